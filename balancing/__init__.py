@@ -1,0 +1,29 @@
+"""Weigh several losses: one library for every method, with nothing but torch.
+
+>>> balancer = create_balancer("pcgrad", objectives=("class", "price"))
+>>> report = balancer.backward({"class": cross_entropy, "price": squared_error})   # instead of sum(losses).backward()
+>>> optimizer.step()
+"""
+
+from balancing.balancer import Balancer, BalancerOptions, BalancingError
+from balancing.gradients import gradnorm, mgda, pcgrad
+from balancing.losses import fixed, reference_loss, running_loss, uncertainty
+from balancing.protocol import MultiObjectiveModel, Phase
+from balancing.registry import balancer_arguments, balancer_class, create_balancer, list_balancers, register_balancer
+from balancing.report import BalanceReport
+from balancing.solvers import SolverError
+
+__all__ = [
+    "BalanceReport",
+    "Balancer",
+    "BalancerOptions",
+    "BalancingError",
+    "MultiObjectiveModel",
+    "Phase",
+    "SolverError",
+    "balancer_arguments",
+    "balancer_class",
+    "create_balancer",
+    "list_balancers",
+    "register_balancer",
+]

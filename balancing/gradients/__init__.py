@@ -1,0 +1,1 @@
+"""Methods that find weights from the Gramian of the objectives' gradients."""

@@ -1,0 +1,91 @@
+"""GradNorm: learn weights that keep the weighted gradients at lengths set by each objective's pace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from balancing.balancer import Balancer, BalancerOptions, BalancingError
+from balancing.registry import register_balancer
+
+__all__ = ["GradNorm"]
+
+
+@register_balancer("gradnorm")
+class GradNorm(Balancer):
+    """Pull the lengths ``w_i n_i``, n_i = ||g_i||, towards ``T_i = mean_j(w_j n_j) r_i^alpha``, where ``r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0))``.
+
+    The weights descend ``sum_i |w_i n_i - T_i|`` with T held constant. Its derivative is ``sign(w_i n_i - T_i) n_i``, so
+    the Gramian's diagonal is enough and no second backward is needed. ``w = K softmax(theta)`` keeps them positive and their sum K.
+    Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing", ICML 2018, which measures at the last shared
+    layer (``at="subset"``) and renormalises w after each step instead.
+
+    needs: gramian     scale: sum-like     heads: weighted
+    theta is a parameter: give ``balancer.parameters()`` to an optimizer (Adam, about 0.02) without weight decay.
+    The paper starts at w = 1. If losses differ by orders of magnitude, the first steps then fill the second moments of the
+    model's optimizer with gradients so large that training stalls after the weights have settled. So by default w starts
+    where all lengths ``w_i n_i`` are equal, the fixed point of the first step.
+
+    Args:
+        objectives: Names of the losses.
+        alpha: How strongly slow objectives are favoured; 0 asks for equal lengths.
+        init: ``lengths``: start at equal lengths of the first gradients. ``equal``: start at w = 1, as published.
+        initial_losses: L_i(0) > 0 of every objective, or ``None`` to take those of the first step.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    needs = "gramian"
+    head_convention = "weighted"
+    initial: Tensor
+    started: Tensor
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        alpha: float = 1.5,
+        init: Literal["lengths", "equal"] = "lengths",
+        initial_losses: Mapping[str, float] | None = None,
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        if init not in ("lengths", "equal"):
+            raise ValueError(f"gradnorm: init must be lengths or equal, got {init!r}")
+        self.alpha = alpha
+        self.theta = nn.Parameter(torch.zeros(len(self.objectives)))
+        given = (
+            torch.zeros(len(self.objectives))
+            if initial_losses is None
+            else self._vector(initial_losses, default=None).float()
+        )
+        if initial_losses is not None:
+            self.require_positive(given)
+        self.register_buffer("initial", given)
+        self.register_buffer("started", torch.tensor(init == "equal"))
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) current weights; the gradient of theta is left in ``theta.grad``."""
+        assert gramian is not None
+        self.require_positive(losses)
+        if not bool(self.initial.any()):
+            self.initial.copy_(losses)
+        norms = gramian.diagonal().clamp(min=0).sqrt()
+        if not bool(self.started) and bool((norms > 0).all()):
+            self.theta.copy_(norms.log().mean() - norms.log())
+            self.started.fill_(True)
+        share = torch.softmax(self.theta.to(losses), 0)
+        w = len(losses) * share
+        pace = losses / self.initial.to(losses)
+        target = (w * norms).mean() * (pace / pace.mean()) ** self.alpha
+        slope = torch.sign(w * norms - target) * norms
+        # chain rule through w = K softmax(theta)
+        gradient = (w * (slope - share @ slope)).to(self.theta)
+        if not bool(gradient.isfinite().all()):
+            raise BalancingError(
+                "gradnorm: the gradient of its weights is not finite; are the losses' scales representable?"
+            )
+        self.theta.grad = gradient if self.theta.grad is None else self.theta.grad.add_(gradient)
+        return w

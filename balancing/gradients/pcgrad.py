@@ -1,0 +1,42 @@
+"""PCGrad: project conflicting gradients onto each other's normal planes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.registry import register_balancer
+
+__all__ = ["PCGrad"]
+
+
+@register_balancer("pcgrad")
+class PCGrad(Balancer):
+    """For each i take p = g_i and, for every j != i in random order, if ``p.g_j < 0``: ``p -= (p.g_j / ||g_j||^2) g_j``. ``d = sum_i p_i``.
+
+    Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020. Each i draws its own order, and projections use the
+    original g_j, as published. Every p stays a combination of the g, so the Gramian suffices.
+
+    needs: gramian     scale: sum-like     heads: unit     preference: scales the gradients before projection
+    """
+
+    needs = "gramian"
+    preference_on = "rows"
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) column sums of the projected gradients' coefficients."""
+        assert gramian is not None
+        size = len(gramian)
+        # row i: the others in i's random order, then i itself, which is left out
+        draws = torch.rand(size, size, generator=self.generator, dtype=torch.float64).fill_diagonal_(2.0)
+        order = draws.argsort(dim=1).to(gramian.device)
+        squared = gramian.diagonal()
+        coefficients = torch.eye(size, dtype=gramian.dtype, device=gramian.device)
+        products = gramian.clone()  # row i: products of p_i with every g
+        for j in order[:, :-1].T:
+            product = products.gather(1, j[:, None])
+            step = torch.where(product < 0, product / squared[j, None], 0.0)
+            coefficients.scatter_add_(1, j[:, None], -step)
+            products = products - step * gramian[j]
+        return coefficients.sum(0)

@@ -1,0 +1,99 @@
+"""Weights from a reference value of each loss: its initial value, or what a constant prediction would score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer, BalancerOptions
+from balancing.registry import register_balancer
+
+__all__ = ["InitialLoss", "PriorLoss"]
+
+
+@register_balancer("initial_loss")
+class InitialLoss(Balancer):
+    """Divide each loss by its value before training: ``w_i = 1 / L_i(0)``.
+
+    needs: losses     scale: own (all terms start at 1)     heads: weighted
+    L(0) is given, for instance by theory (log K for K classes, the mean square of a regression target), or measured as
+    the mean over the first ``batches`` batches; until these are complete the mean so far is used.
+
+    Args:
+        objectives: Names of the losses.
+        initial_losses: L_i(0) > 0 of every objective, or ``None`` to measure them.
+        batches: How many batches to measure over.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    convention = "own"
+    initial: Tensor
+    measured: Tensor
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        initial_losses: Mapping[str, float] | None = None,
+        batches: int = 1,
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        if batches < 1:
+            raise ValueError(f"initial_loss: batches must be at least 1, got {batches}")
+        self.batches = batches
+        given = (
+            torch.zeros(len(self.objectives))
+            if initial_losses is None
+            else self._vector(initial_losses, default=None).float()
+        )
+        if initial_losses is not None:
+            self.require_positive(given)
+        self.register_buffer("initial", given)
+        self.register_buffer("measured", torch.tensor(0 if initial_losses is None else batches))
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) reciprocals of the initial losses."""
+        count = int(self.measured)
+        if count < self.batches:
+            self.require_positive(losses)
+            self.initial += (losses - self.initial) / (count + 1)
+            self.measured += 1
+        return 1 / self.initial.to(losses)
+
+
+@register_balancer("prior_loss")
+class PriorLoss(Balancer):
+    """Divide each loss by what the best constant prediction scores: ``w_i = 1 / L_i^prior``.
+
+    needs: losses     scale: own (a term of 1 means: no better than a constant)     heads: weighted
+    For classification L^prior is the entropy of the label frequencies, for a squared error the variance of the target.
+
+    Args:
+        objectives: Names of the losses.
+        prior_losses: L_i^prior > 0 of every objective; required, as the balancer does not see the labels.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    needs = "nothing"
+    convention = "own"
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        prior_losses: Mapping[str, float] | None = None,
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        if prior_losses is None:
+            raise ValueError("prior_loss needs prior_losses={objective: value}, e.g. label entropy or target variance")
+        self.prior = self._vector(prior_losses, default=None)
+        self.require_positive(self.prior)
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) reciprocals of the prior losses."""
+        return (1 / self.prior).to(losses)

@@ -1,0 +1,89 @@
+"""Weights from learned noise: homoscedastic uncertainty, in both published forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from balancing.balancer import Balancer, BalancerOptions
+from balancing.registry import register_balancer
+
+__all__ = ["Uncertainty"]
+
+
+@register_balancer("uncertainty")
+class Uncertainty(Balancer):
+    """Learn a noise level per objective and let it set the weight.
+
+    ``form="gaussian"`` with s = log sigma^2:  ``sum_i c_i e^{-s_i} L_i + s_i / 2``, c = 1/2 for regression (a Gaussian
+    likelihood), 1 for classification (a softmax with temperature). At the optimum ``e^{s_i} = 2 c_i L_i``. May turn negative.
+    Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses", CVPR 2018.
+
+    ``form="log1p"``:  ``sum_i L_i / (2 p_i^2) + log(1 + p_i^2)``. The second term is never negative; p = 0 is singular.
+    Liebel and Koerner, "Auxiliary Tasks in Multi-Task Learning", 2018.
+
+    needs: losses     scale: own     heads: weighted
+    The levels are parameters: give ``balancer.parameters()`` to an optimizer, with a learning rate of their own (about
+    0.02 with Adam) and no weight decay, which would pull every weight towards its starting value.
+
+    The papers start all levels at the same value. If losses differ by orders of magnitude, the first steps then fill the
+    second moments of the model's optimizer with gradients so large that training stalls for thousands of steps after the
+    weights have settled. So by default the levels start at the optimum for the first losses.
+
+    Args:
+        objectives: Names of the losses.
+        form: ``gaussian`` or ``log1p``.
+        classification: Objectives with the classification likelihood (``gaussian`` only; ``log1p`` has one form).
+        init: ``losses``: start at the optimum for the first losses. A number: start every s (``gaussian``, published: 0)
+            or every p (``log1p``, published: 1) there.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    convention = "own"
+    likelihood: Tensor
+    started: Tensor
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        form: Literal["gaussian", "log1p"] = "gaussian",
+        classification: Sequence[str] = (),
+        init: float | Literal["losses"] = "losses",
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        if form not in ("gaussian", "log1p"):
+            raise ValueError(f"uncertainty: form must be gaussian or log1p, got {form!r}")
+        if isinstance(init, str) and init != "losses":
+            raise ValueError(f"uncertainty: init must be a number or losses, got {init!r}")
+        if form == "log1p" and init == 0:
+            raise ValueError("uncertainty: init=0 is singular in the log1p form")
+        self.form = form
+        self.register_buffer(
+            "likelihood", self._vector(dict.fromkeys(classification, 1.0), default=0.5).float(), persistent=False
+        )
+        self.noise = nn.Parameter(torch.full((len(self.objectives),), 1.0 if init == "losses" else float(init)))
+        self.register_buffer("started", torch.tensor(init != "losses"))
+
+    def loss(self, losses: Tensor) -> Tensor:
+        """(K,) losses -> the weighted losses plus the price of noise."""
+        if not bool(self.started):
+            self._start(losses.detach())
+        noise = self.noise.to(losses)
+        if self.form == "gaussian":
+            return (self.likelihood.to(losses) * torch.exp(-noise) * losses + 0.5 * noise).sum()
+        return (0.5 * losses / noise.square() + torch.log1p(noise.square())).sum()
+
+    @torch.no_grad()
+    def _start(self, losses: Tensor) -> None:
+        """Set every level to the optimum for ``losses``: ``e^s = 2 c L``, or ``p^4 / (1 + p^2) = L / 2``."""
+        self.require_positive(losses)
+        if self.form == "gaussian":
+            self.noise.copy_(torch.log(2 * self.likelihood.to(losses) * losses))
+        else:
+            self.noise.copy_(torch.sqrt(losses / 4 + torch.sqrt(losses.square() / 16 + losses / 2)))
+        self.started.fill_(True)

@@ -1,0 +1,69 @@
+"""What a balancer saw and did in one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+__all__ = ["BalanceReport"]
+
+
+@dataclass(frozen=True)
+class BalanceReport:
+    """Result of one ``Balancer.backward``.
+
+    Attributes:
+        objectives: Names, in the order of every tensor below.
+        losses: (K,) detached losses.
+        weights: (K,) weights of the objectives' gradients; ``None`` for a method that combines coordinates
+            one by one, and while micro-batches are only being collected (``last=False``).
+        gramian: (K, K) inner products of the objectives' gradients where the method measured them, else ``None``.
+        skipped: True if a non-finite loss or gradient made the balancer leave ``.grad`` untouched.
+        skips: How many steps were skipped so far, this one included.
+    """
+
+    objectives: tuple[str, ...]
+    losses: Tensor
+    weights: Tensor | None = None
+    gramian: Tensor | None = None
+    skipped: bool = False
+    skips: int = 0
+
+    @cached_property
+    def norms(self) -> Tensor | None:
+        """(K,) lengths of the objectives' gradients."""
+        return None if self.gramian is None else self.gramian.diagonal().clamp(min=0).sqrt()
+
+    @cached_property
+    def cosines(self) -> Tensor | None:
+        """(K, K) cosines between the objectives' gradients; 0 where a gradient is zero."""
+        if self.gramian is None or self.norms is None:
+            return None
+        lengths = torch.where(self.norms > 0, self.norms, torch.inf)
+        return (self.gramian / lengths[:, None] / lengths).clamp(-1, 1)
+
+    @cached_property
+    def conflicts(self) -> float | None:
+        """Share of the pairs of objectives whose gradients have a negative cosine; ``None`` without pairs."""
+        if self.cosines is None or len(self.objectives) < 2:
+            return None
+        size = len(self.cosines)
+        row, column = torch.triu_indices(size, size, offset=1)
+        return float((self.cosines[row, column] < 0).double().mean())
+
+    def as_dict(self) -> dict[str, float]:
+        """Flat numbers for a log: ``loss/<name>``, ``weight/<name>``, ``norm/<name>``, ``cosine/<a>/<b>``, ``conflicts``."""
+        row: dict[str, float] = {}
+        for kind, values in (("loss", self.losses), ("weight", self.weights), ("norm", self.norms)):
+            if values is not None:
+                row |= {f"{kind}/{name}": value for name, value in zip(self.objectives, values.tolist(), strict=True)}
+        if self.cosines is not None:
+            table = self.cosines.tolist()
+            for i, a in enumerate(self.objectives):
+                row |= {f"cosine/{a}/{b}": table[i][j] for j, b in enumerate(self.objectives) if j > i}
+        if self.conflicts is not None:
+            row["conflicts"] = self.conflicts
+        return row

@@ -1,0 +1,7 @@
+"""``torch.hub.load(repository, name, ...)`` for every model of the zoo."""
+
+import zoo
+
+dependencies = ["torch", "huggingface_hub"]
+
+globals().update({name: zoo.model_entrypoint(name) for name in zoo.list_models()})

@@ -1,0 +1,25 @@
+"""Reference multi-objective architectures: plain modules, one file each.
+
+>>> model = create_model("shared_trunk", in_features=21, classifiers={"cut": 5}, regressors={"price": 1})
+"""
+
+from zoo import shared_trunk
+from zoo.registry import (
+    ModelInfo,
+    create_model,
+    list_models,
+    model_arguments,
+    model_entrypoint,
+    model_info,
+    register_model,
+)
+
+__all__ = [
+    "ModelInfo",
+    "create_model",
+    "list_models",
+    "model_arguments",
+    "model_entrypoint",
+    "model_info",
+    "register_model",
+]

@@ -1,0 +1,26 @@
+"""Problems: data in three splits, and objectives with a criterion and metrics each.
+
+>>> task = create_task("diamonds")
+>>> train, val, test = task.splits()
+"""
+
+from tasks import diamonds
+from tasks.criteria import CrossEntropy, SquaredError
+from tasks.registry import create_task, list_tasks, register_task, task_arguments
+from tasks.task import Batch, DataError, Measure, Objective, Splits, Task, TensorData
+
+__all__ = [
+    "Batch",
+    "CrossEntropy",
+    "DataError",
+    "Measure",
+    "Objective",
+    "Splits",
+    "SquaredError",
+    "Task",
+    "TensorData",
+    "create_task",
+    "list_tasks",
+    "register_task",
+    "task_arguments",
+]

@@ -1,0 +1,106 @@
+"""Losses that mask missing labels, and know what they are worth before training and for a constant prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Criterion", "CrossEntropy", "SquaredError"]
+
+
+class Criterion(Protocol):
+    """Mean loss over the labels that are present."""
+
+    kind: ClassVar[Literal["classification", "regression"]]
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """Scalar mean over present labels; 0, still connected to ``output``, if there is none."""
+
+    def count(self, target: Tensor) -> Tensor:
+        """Number of present labels, a 0-d tensor."""
+
+    def initial(self, target: Tensor) -> float:
+        """Expected loss of an untrained model on these labels."""
+
+    def prior(self, target: Tensor) -> float:
+        """Loss of the best constant prediction on these labels."""
+
+    def present(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) predictions and (N,) labels, in the units of the target, without the missing ones."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy of logits (B, C, ...) with integer labels (B, ...); label -1 is missing.
+
+    Args:
+        classes: Names of the C classes, in the order of the labels.
+    """
+
+    classes: Sequence[str]
+    kind: ClassVar[Literal["classification", "regression"]] = "classification"
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean negative log-likelihood in nats."""
+        return F.cross_entropy(output, target, ignore_index=-1, reduction="sum") / self.count(target).clamp(min=1)
+
+    def count(self, target: Tensor) -> Tensor:
+        """Number of labels that are not -1."""
+        return (target != -1).sum()
+
+    def initial(self, target: Tensor) -> float:
+        """log C: every class equally likely."""
+        return math.log(len(self.classes))
+
+    def prior(self, target: Tensor) -> float:
+        """Entropy of the label frequencies."""
+        share = torch.bincount(target[target != -1].flatten(), minlength=len(self.classes)).double()
+        share = share[share > 0] / share.sum()
+        return float(-(share * share.log()).sum())
+
+    def present(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Most likely class and label."""
+        known = target != -1
+        return output.argmax(1)[known], target[known]
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Mean squared error of values and targets of the same shape; NaN in the target is missing.
+
+    Args:
+        unit: What the numbers mean, for axis labels.
+    """
+
+    unit: str = ""
+    kind: ClassVar[Literal["classification", "regression"]] = "regression"
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean square of the difference."""
+        if output.shape != target.shape:
+            raise ValueError(f"output {tuple(output.shape)} and target {tuple(target.shape)} must have the same shape")
+        known = ~target.isnan()
+        return torch.where(known, output - target.nan_to_num(), 0.0).square().sum() / known.sum().clamp(min=1)
+
+    def count(self, target: Tensor) -> Tensor:
+        """Number of values that are not NaN."""
+        return (~target.isnan()).sum()
+
+    def initial(self, target: Tensor) -> float:
+        """Mean square: the loss of predicting zero."""
+        return float(target[~target.isnan()].double().square().mean())
+
+    def prior(self, target: Tensor) -> float:
+        """Variance: the loss of predicting the mean."""
+        return float(target[~target.isnan()].double().var(correction=0))
+
+    def present(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and targets."""
+        known = ~target.isnan()
+        return output[known], target[known]

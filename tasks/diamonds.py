@@ -1,0 +1,174 @@
+"""Diamonds: how well is a stone cut, and what does it cost?
+
+53,940 stones with nine features and a price (the ggplot2 data, shipped with this package; see data/README.md).
+
+Clean-up: 20 stones with a side of 0 mm and 3 with mistyped sides go (53,917 left); of stones that agree in all eight input
+features only the first stays (53,473 left), or the same stone would be trained and tested on. The file is ordered by price
+in blocks, so the split is random: 15 % validation, 15 % test, stratified by cut, drawn once and for all with seed 0.
+
+Inputs: 6 standardised sizes and 15 indicators of colour and clarity. Objectives: ``cut``, five classes; ``price``, either the
+standardised logarithm, or raw dollars, whose squared error starts ten million times larger than the other loss.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import lzma
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, R2Score
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from tasks.criteria import CrossEntropy, SquaredError
+from tasks.registry import register_task
+from tasks.task import DataError, Measure, Objective, Splits, Task, TensorData
+
+__all__ = ["Diamonds"]
+
+_SHA256 = "9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4"
+_NUMBERS = ("carat", "depth", "table", "x", "y", "z")
+_CUTS = ("Fair", "Good", "Very Good", "Premium", "Ideal")
+_GRADES = {"color": "DEFGHIJ", "clarity": ("I1", "SI2", "SI1", "VS2", "VS1", "VVS2", "VVS1", "IF")}
+_MISTYPED = {(8.09, 58.9, 8.06), (5.12, 5.15, 31.8), (5.15, 31.8, 5.12)}
+
+
+@register_task("diamonds")
+class Diamonds(Task):
+    """Quality of cut (classification) and price (regression) of a diamond, from its size, colour and clarity.
+
+    Args:
+        target: ``log_price`` (standardised with the training mean and deviation) or ``price_usd`` (raw dollars).
+        csv: Another file with the same columns, plain or .xz, instead of the one in the package.
+
+    Raises:
+        ValueError: Unknown ``target``.
+    """
+
+    def __init__(self, target: Literal["log_price", "price_usd"] = "log_price", csv: str | None = None) -> None:
+        super().__init__()
+        if target not in ("log_price", "price_usd"):
+            raise ValueError(f"diamonds: target must be log_price or price_usd, got {target!r}")
+        self.target = target
+        self.csv = csv
+        self.facts = {"in_features": 21, "classifiers": {"cut": 5}, "regressors": {"price": 1}}
+        self._log_mean, self._log_std = 0.0, 1.0  # of the training prices, once loaded
+        dollars = {"mae_usd": Measure(MeanAbsoluteError, self._dollars)}
+        if target == "log_price":
+            unit = "log price, standardised"
+            price = {"r2": Measure(R2Score), "r2_usd": Measure(R2Score, self._dollars), **dollars}
+        else:
+            unit = "price in US dollars"
+            price = {"r2": Measure(R2Score), **dollars}
+        cut = {
+            "accuracy": Measure(lambda: MulticlassAccuracy(len(_CUTS), average="micro")),
+            "macro_f1": Measure(lambda: MulticlassF1Score(len(_CUTS), average="macro")),
+        }
+        self.objectives = (Objective("cut", CrossEntropy(_CUTS), cut), Objective("price", SquaredError(unit), price))
+
+    def load(self, data_dir: Path) -> Splits:
+        """Read, clean and split the stones; ``data_dir`` is not needed, as the file is in the package."""
+        table = _clean(_parse(self._text(), self.csv or "tasks/data/diamonds.csv.xz"))
+        train, val, test = _split(table["cut"])
+        numbers = np.stack([table[name] for name in _NUMBERS], axis=1)
+        mean, std = numbers[train].mean(0), numbers[train].std(0)
+        grades = [np.eye(len(values))[table[name]] for name, values in _GRADES.items()]
+        inputs = torch.tensor(np.concatenate([(numbers - mean) / std, *grades], axis=1), dtype=torch.float32)
+        log_price = np.log(table["price"])
+        self._log_mean, self._log_std = float(log_price[train].mean()), float(log_price[train].std())
+        values = (log_price - self._log_mean) / self._log_std if self.target == "log_price" else table["price"]
+        targets = {"cut": torch.tensor(table["cut"]), "price": torch.tensor(values, dtype=torch.float32)[:, None]}
+
+        def part(index: np.ndarray) -> TensorData:
+            rows = torch.from_numpy(index)
+            return TensorData((inputs[rows],), {name: values[rows] for name, values in targets.items()})
+
+        return Splits(part(train), part(val), part(test))
+
+    def _dollars(self, values: Tensor) -> Tensor:
+        if self.target == "price_usd":
+            return values
+        # a wild prediction must not overflow: no stone costs e times the dearest
+        return torch.exp((values * self._log_std + self._log_mean).clamp(max=11.0))
+
+    def _text(self) -> str:
+        if self.csv is None:
+            packed = resources.files("tasks").joinpath("data/diamonds.csv.xz").read_bytes()
+            source, remedy = "tasks/data/diamonds.csv.xz", "reinstall mozoo, or restore the file from version control"
+        else:
+            path = Path(self.csv)
+            if not path.is_file():
+                raise DataError(
+                    f"diamonds: no file {path}; task.csv must name a CSV file, or be null for the one in the package"
+                )
+            packed, source, remedy = path.read_bytes(), str(path), "check the file"
+        try:
+            data = lzma.decompress(packed) if source.endswith(".xz") else packed
+            text = data.decode("utf-8")
+        except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
+            raise DataError(f"diamonds: {source} is damaged ({error}); {remedy}") from error
+        if self.csv is None and hashlib.sha256(data).hexdigest() != _SHA256:
+            raise DataError(f"diamonds: {source} is damaged (its checksum differs); {remedy}")
+        return text
+
+
+def _parse(text: str, source: str) -> dict[str, np.ndarray]:
+    """Columns by name; cut and grades as indices. Raises DataError naming the file, the line and the column."""
+    reader = csv.DictReader(io.StringIO(text))
+    orders = {"cut": _CUTS, **_GRADES}
+    wanted = (*_NUMBERS, "price", *orders)
+    missing = [name for name in wanted if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(f"diamonds: {source} has no column {missing[0]!r}; it needs {', '.join(wanted)}")
+    columns: dict[str, list[float]] = {name: [] for name in wanted}
+    codes = {name: {value: index for index, value in enumerate(values)} for name, values in orders.items()}
+    for row in reader:
+        for name, column in columns.items():
+            value = row[name]
+            try:
+                number = codes[name][value] if name in codes else float(value)
+            except (KeyError, TypeError, ValueError):
+                raise DataError(f"diamonds: {source}, line {reader.line_num}: {value!r} is no {name}") from None
+            if name not in codes and not (np.isfinite(number) and (number > 0 or name in "xyz")):
+                raise DataError(
+                    f"diamonds: {source}, line {reader.line_num}: {name} must be a positive number, got {value}"
+                )
+            column.append(number)
+    if len(columns["price"]) < 100:
+        raise DataError(
+            f"diamonds: {source} has {len(columns['price'])} stones, too few to split; is the file complete?"
+        )
+    return {
+        name: np.array(values, dtype=np.int64 if name in orders else np.float64) for name, values in columns.items()
+    }
+
+
+def _clean(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without impossible sides, and without stones that repeat all eight input features of an earlier one."""
+    sides = np.stack([table[name] for name in "xyz"], axis=1)
+    good = (sides > 0).all(1) & ~np.array([tuple(row) in _MISTYPED for row in sides.tolist()])
+    table = {name: column[good] for name, column in table.items()}
+    features = np.stack([table[name] for name in (*_NUMBERS, *_GRADES)], axis=1)
+    _, first = np.unique(features, axis=0, return_index=True)
+    keep = np.sort(first)
+    return {name: column[keep] for name, column in table.items()}
+
+
+def _split(cut: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row numbers of train, val and test: 70 / 15 / 15 %, the same mix of cuts in each."""
+    # RandomState, unlike Generator, draws the same numbers in every NumPy version
+    order = np.random.RandomState(0).permutation(len(cut))
+    members = [order[cut[order] == label] for label in range(len(_CUTS))]
+    exact = np.array([0.15 * len(rows) for rows in members])
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact)[: round(0.15 * len(cut)) - counts.sum()]] += 1  # largest remainders
+    val = np.concatenate([rows[:n] for rows, n in zip(members, counts, strict=True)])
+    test = np.concatenate([rows[n : 2 * n] for rows, n in zip(members, counts, strict=True)])
+    train = np.concatenate([rows[2 * n :] for rows, n in zip(members, counts, strict=True)])
+    return np.sort(train), np.sort(val), np.sort(test)

@@ -1,0 +1,148 @@
+"""What a task is: data in three splits, and objectives with a criterion and metrics each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchmetrics import Metric
+
+from tasks.criteria import Criterion
+
+__all__ = ["Batch", "DataError", "Measure", "Objective", "Splits", "Task", "TensorData"]
+
+
+class DataError(RuntimeError):
+    """Data that are missing or damaged; the message names the file and what to do."""
+
+
+class Batch(NamedTuple):
+    """``inputs`` go to ``model.features(*inputs)``; ``targets`` hold the labels by objective."""
+
+    inputs: tuple[Tensor, ...]
+    targets: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TensorData:
+    """A whole split as tensors that share their first dimension, batched by index on whatever device they are on."""
+
+    inputs: tuple[Tensor, ...]
+    targets: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+    def batch(self, index: Tensor) -> Batch:
+        """The rows of ``index`` (B,)."""
+        return Batch(
+            tuple(tensor.index_select(0, index) for tensor in self.inputs),
+            {name: tensor.index_select(0, index) for name, tensor in self.targets.items()},
+        )
+
+    def to(self, device: torch.device | str) -> TensorData:
+        """The same data on ``device``."""
+        return TensorData(
+            tuple(t.to(device) for t in self.inputs), {name: t.to(device) for name, t in self.targets.items()}
+        )
+
+
+class Splits(NamedTuple):
+    """Training, validation (model selection) and test (looked at once) data."""
+
+    train: TensorData | Dataset[Batch]
+    val: TensorData | Dataset[Batch]
+    test: TensorData | Dataset[Batch]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric of one objective.
+
+    Args:
+        make: Makes a fresh torchmetrics Metric, whose ``higher_is_better`` gives the direction.
+        transform: Applied to predictions and to labels first, e.g. to bring them to another unit.
+    """
+
+    make: Callable[[], Metric]
+    transform: Callable[[Tensor], Tensor] = field(default=lambda values: values)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One named scalar loss with its metrics."""
+
+    name: str
+    criterion: Criterion
+    measures: Mapping[str, Measure]
+
+
+class Task:
+    """A problem. A subclass sets ``objectives`` and ``facts`` and overrides :meth:`load`; :meth:`losses` where the default
+    (one criterion per objective) does not fit.
+
+    Attributes:
+        name: Name in the registry.
+        objectives: In the order in which they are reported.
+        facts: What models may ask for when they are built, e.g. ``in_features``; see :meth:`fact`.
+    """
+
+    name: str = "task"
+    objectives: tuple[Objective, ...] = ()
+    facts: Mapping[str, Any] = {}
+
+    def __init__(self) -> None:
+        self._splits: Splits | None = None
+
+    def load(self, data_dir: Path) -> Splits:
+        """Read the data. Raises DataError if they are missing or damaged."""
+        raise TypeError(f"task {self.name} does not load anything")
+
+    def splits(self, data_dir: str | Path = "data") -> Splits:
+        """The data, read once. Raises DataError if they are missing or damaged."""
+        if self._splits is None:
+            self._splits = self.load(Path(data_dir))
+        return self._splits
+
+    def place(self, device: torch.device) -> None:
+        """Move splits that are tensors to ``device``, once and for all."""
+        if self._splits is not None:
+            self._splits = Splits(*(part.to(device) if isinstance(part, TensorData) else part for part in self._splits))
+
+    def losses(self, model: Any, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Any]:
+        """Loss per objective of ``phase``, and the features that the heads read."""
+        features = model.features(*batch.inputs)
+        return self.criteria(model.heads(features), batch.targets), features
+
+    def criteria(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each objective's criterion."""
+        return {o.name: o.criterion(outputs[o.name], targets[o.name]) for o in self.objectives}
+
+    def initial_losses(self) -> dict[str, float]:
+        """Expected losses of an untrained model on the training labels (log K; mean square)."""
+        return {o.name: o.criterion.initial(self._train_labels(o.name)) for o in self.objectives}
+
+    def prior_losses(self) -> dict[str, float]:
+        """Losses of the best constant prediction on the training labels (entropy; variance)."""
+        return {o.name: o.criterion.prior(self._train_labels(o.name)) for o in self.objectives}
+
+    def fact(self, name: str) -> Any:
+        """What a config value ``task`` stands for. Raises KeyError if this task has no such fact."""
+        if name in ("initial_losses", "prior_losses"):
+            return getattr(self, name)()
+        if name == "classification":
+            return tuple(o.name for o in self.objectives if o.criterion.kind == "classification")
+        return self.facts[name]
+
+    def _train_labels(self, objective: str) -> Tensor:
+        if self._splits is None:
+            raise RuntimeError(f"task {self.name}: call splits(data_dir) before asking about its labels")
+        train = self._splits.train
+        if isinstance(train, TensorData):
+            return train.targets[objective]
+        return torch.stack([train[i].targets[objective] for i in range(len(train))])  # type: ignore[arg-type]

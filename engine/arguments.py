@@ -1,0 +1,109 @@
+"""Options of models, tasks and balancers: checked against signatures, and filled in from the task."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Union, get_args, get_origin
+
+from tasks import Task
+
+__all__ = ["ConfigError", "check_arguments", "constructing", "did_you_mean", "resolve_arguments"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names the key and the fix."""
+
+
+@contextmanager
+def constructing() -> Iterator[None]:
+    """What a constructor finds wrong with its arguments is a problem of the configuration."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+
+
+def resolve_arguments(group: str, section: Mapping[str, Any], task: Task) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of a config group, with every value ``task`` replaced by what the task says about itself.
+
+    Raises ConfigError if the task has no such fact, which means that the two do not fit together.
+    """
+    arguments = {}
+    for key, value in section.items():
+        if key == "name":
+            continue
+        try:
+            arguments[key] = task.fact(key) if value == "task" else value
+        except KeyError:
+            raise ConfigError(
+                f"{group} {section['name']!r} asks its task for {key!r}, which task {task.name!r} cannot say; "
+                f"they do not fit together: choose another task, or set {group}.{key}"
+            ) from None
+    return section["name"], arguments
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``did you mean a, b?`` with the nearest names, or all of them if none is near."""
+    options = sorted(known)
+    prefix = name.rpartition(".")[0] + "."  # what all keys of a section share says nothing about likeness
+    bare = {option.removeprefix(prefix): option for option in options}
+    near = [bare[match] for match in difflib.get_close_matches(name.removeprefix(prefix), bare, n=3)]
+    return f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(options)}"
+
+
+def check_arguments(group: str, section: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Hold the options of a config group against the signature they are meant for. Raises ConfigError."""
+    for key, value in section.items():
+        if key == "name":
+            continue
+        if key not in parameters:
+            raise ConfigError(f"{group} {section['name']!r} has no option {key!r}; {did_you_mean(key, parameters)}")
+        if value == "task" and group != "task":
+            continue  # filled in from the task
+        if not _fits(value, parameters[key].annotation):
+            wanted = _describe(parameters[key].annotation)
+            raise ConfigError(f"{group}.{key} must be {wanted}, got {value!r}")
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    origin, arguments = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if wanted is None or wanted is type(None):
+        return value is None
+    if origin is Literal:
+        return value in arguments and not isinstance(value, bool)
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
+        )
+    if origin is not None and issubclass(origin, Sequence):
+        return (
+            isinstance(value, Sequence)
+            and not isinstance(value, str)
+            and all(_fits(item, arguments[0]) for item in value)
+        )
+    if wanted is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, wanted) if isinstance(wanted, type) else True
+
+
+def _describe(wanted: Any) -> str:
+    origin, arguments = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(str(option) for option in arguments)
+    if wanted is type(None):
+        return "null"
+    if origin is not None and issubclass(origin, Mapping):
+        return f"a mapping of {_describe(arguments[0])} to {_describe(arguments[1])}"
+    if origin is not None and issubclass(origin, Sequence):
+        return f"a list of {_describe(arguments[0])}"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "a string"}.get(wanted, str(wanted))

@@ -1,0 +1,61 @@
+"""Batches: by index from tensors that live on the device, or through a DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from engine.device import move
+from engine.seeding import epoch_order
+from tasks import Batch, TensorData
+
+__all__ = ["batches_per_epoch", "evaluation_batches", "micro_batches", "training_batches"]
+
+Split = TensorData | Dataset[Batch]
+
+
+def batches_per_epoch(split: Split, batch_size: int) -> int:
+    """Full batches only: a short last one would weigh its samples more, and BatchNorm cannot take a batch of one."""
+    return max(len(split) // batch_size, 1)  # type: ignore[arg-type]
+
+
+def training_batches(
+    split: Split, batch_size: int, seed: int, epoch: int, start: int, device: torch.device, workers: int
+) -> Iterator[Batch]:
+    """The batches of ``epoch`` from number ``start`` on, in an order that only ``seed`` and ``epoch`` decide."""
+    size = len(split)  # type: ignore[arg-type]
+    order = epoch_order(size, seed, epoch)
+    chunks = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, batches_per_epoch(split, batch_size))]
+    yield from _batches(split, chunks, device, workers)
+
+
+def evaluation_batches(split: Split, batch_size: int, device: torch.device, workers: int) -> Iterator[Batch]:
+    """Every sample once, in order."""
+    yield from _batches(split, list(torch.arange(len(split)).split(batch_size)), device, workers)  # type: ignore[arg-type]
+
+
+def micro_batches(batch: Batch, count: int) -> list[Batch]:
+    """``batch`` in ``count`` parts."""
+    if count == 1:
+        return [batch]
+    inputs = [tensor.chunk(count) for tensor in batch.inputs]
+    targets = {name: tensor.chunk(count) for name, tensor in batch.targets.items()}
+    return [
+        Batch(tuple(part[i] for part in inputs), {name: part[i] for name, part in targets.items()})
+        for i in range(count)
+    ]
+
+
+def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, workers: int) -> Iterator[Batch]:
+    if isinstance(split, TensorData):
+        for chunk in chunks:
+            yield split.batch(chunk.to(device))
+        return
+    indices = [chunk.tolist() for chunk in chunks]
+    loader: DataLoader[Batch] = DataLoader(
+        split, batch_sampler=indices, num_workers=workers, pin_memory=device.type == "cuda"
+    )
+    for batch in loader:
+        yield move(Batch(*batch), device)

@@ -1,0 +1,56 @@
+"""Show what a run would do, and try one step of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from balancing import BalanceReport
+from engine.data import Split, training_batches
+from engine.device import describe_device
+from engine.run import Run
+from tasks import Batch
+
+__all__ = ["describe_run"]
+
+
+class _Step(Protocol):
+    def __call__(self, run: Run, batch: Batch) -> Sequence[BalanceReport]: ...
+
+
+def describe_run(run: Run, step: _Step) -> dict[str, Any]:
+    """Print configuration, data, shapes and parameter counts, and take one step. Writes no files."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(OmegaConf.to_yaml(asdict(run.config)).rstrip(), markup=False)
+    splits = run.task.splits(run.config.data_dir)
+    parts: tuple[tuple[str, Split], ...] = (("train", splits.train), ("val", splits.val), ("test", splits.test))
+    console.print("\ndata        " + "  ".join(f"{name} {len(split):,}" for name, split in parts))  # type: ignore[arg-type]
+    console.print(f"device      {describe_device(run.device)}, {run.total_steps:,} steps")
+
+    table = Table("network", "parameters")
+    for name, network in run.model.networks().items():
+        table.add_row(name, f"{sum(p.numel() for p in network.parameters()):,}")
+    table.add_row("shared by several objectives", f"{sum(p.numel() for p in run.model.shared_parameters()):,}")
+    console.print(table)
+
+    trainer = run.config.trainer
+    batch = next(training_batches(splits.train, trainer.batch_size, run.config.seed, 0, 0, run.device, 0))
+    run.model.eval()
+    with torch.no_grad():
+        outputs = run.model(*batch.inputs)
+    run.model.train()
+    console.print("inputs      " + "  ".join(str(tuple(tensor.shape)) for tensor in batch.inputs))
+    console.print("outputs     " + "  ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in outputs.items()))
+    for turn, report in zip(run.turns, step(run, batch), strict=True):
+        numbers = "  ".join(f"{key} {value:.4g}" for key, value in report.as_dict().items())
+        console.print(f"one step    phase {turn.phase.name}: {numbers}")
+    if run.device.type == "cuda":
+        console.print(f"memory      {torch.cuda.max_memory_allocated(run.device) / 2**20:,.0f} MiB at most")
+    console.print("dry run: nothing was written")
+    return {"status": "dry_run"}

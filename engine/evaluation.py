@@ -1,0 +1,112 @@
+"""Losses and metrics over a whole split."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.arguments import ConfigError, did_you_mean
+from engine.data import Split, evaluation_batches
+from engine.interrupts import StopRequest
+from engine.precision import Precision
+from tasks import Task
+
+__all__ = ["Evaluation", "Selector", "evaluate", "result_names"]
+
+
+@dataclass
+class Evaluation:
+    """``values``: ``<objective>/loss`` and ``<objective>/<metric>``. ``predictions``: objective -> (predictions, labels)."""
+
+    values: dict[str, float]
+    predictions: dict[str, tuple[Tensor, Tensor]]
+
+
+def result_names(task: Task) -> list[str]:
+    """Keys of ``Evaluation.values``."""
+    return [f"{o.name}/{key}" for o in task.objectives for key in ("loss", *o.measures)]
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    split: Split,
+    batch_size: int,
+    precision: Precision,
+    workers: int = 0,
+    stop: StopRequest | None = None,
+) -> Evaluation | None:
+    """Evaluate in eval mode. ``None`` if ``stop`` was asked for before the end.
+
+    Losses are means over the labels that are present, whatever the batch size.
+    """
+    device = precision.device
+    metrics = {o.name: {key: measure.make().to(device) for key, measure in o.measures.items()} for o in task.objectives}
+    sums: dict[str, Any] = {o.name: 0.0 for o in task.objectives}
+    counts: dict[str, Any] = {o.name: 0 for o in task.objectives}
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {o.name: [] for o in task.objectives}
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in evaluation_batches(split, batch_size, device, workers):
+            if stop:
+                return None
+            with precision.autocast():
+                outputs = model(*batch.inputs)
+            for o in task.objectives:
+                output, target = outputs[o.name].float(), batch.targets[o.name]
+                count = o.criterion.count(target)
+                sums[o.name] += o.criterion(output, target) * count
+                counts[o.name] += count
+                prediction, label = o.criterion.present(output, target)
+                for key, measure in o.measures.items():
+                    metrics[o.name][key].update(measure.transform(prediction), measure.transform(label))
+                if sum(len(p) for p, _ in seen[o.name]) < 10_000:
+                    seen[o.name].append((prediction.flatten().cpu(), label.flatten().cpu()))
+    finally:
+        model.train(was_training)
+    values = {}
+    for o in task.objectives:
+        values[f"{o.name}/loss"] = float(sums[o.name] / counts[o.name]) if counts[o.name] else math.nan
+        values |= {f"{o.name}/{key}": float(metric.compute()) for key, metric in metrics[o.name].items()}
+    predictions = {
+        name: (torch.cat([p for p, _ in pairs]), torch.cat([y for _, y in pairs])) for name, pairs in seen.items()
+    }
+    return Evaluation(values, predictions)
+
+
+class Selector:
+    """Which epoch is best, by its validation results; lower scores are better.
+
+    Args:
+        rule: ``loss``: mean over objectives of the loss relative to the best constant prediction, which gives every
+            objective the same say whatever its unit. ``last``: the latest epoch. Or ``val/<objective>/<metric>``.
+        task: Knows the metrics and their directions.
+    """
+
+    def __init__(self, rule: str, task: Task) -> None:
+        names = {f"val/{name}" for name in result_names(task)}
+        if rule not in ("loss", "last") and rule not in names:
+            raise ConfigError(f"trainer.select: unknown rule {rule!r}; {did_you_mean(rule, {'loss', 'last', *names})}")
+        self.rule = rule
+        self.priors = task.prior_losses() if rule == "loss" else {}
+        self.sign = 1.0
+        if rule not in ("loss", "last"):
+            _, objective, key = rule.split("/")
+            measures = next(o.measures for o in task.objectives if o.name == objective)
+            self.sign = -1.0 if key in measures and measures[key].make().higher_is_better else 1.0
+
+    def score(self, values: dict[str, float], epoch: int) -> float:
+        """Score of an epoch's validation results; not a number counts as infinitely bad."""
+        if self.rule == "last":
+            return -float(epoch)
+        if self.rule == "loss":
+            score = sum(values[f"{name}/loss"] / prior for name, prior in self.priors.items()) / len(self.priors)
+        else:
+            score = self.sign * values[self.rule.removeprefix("val/")]
+        return score if not math.isnan(score) else math.inf

@@ -1,0 +1,63 @@
+"""Errors of the configuration system in one plain message."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+import balancing
+import tasks
+import zoo
+from engine.arguments import ConfigError, did_you_mean
+from engine.config import unknown_key
+
+__all__ = ["explain", "reporting"]
+
+_OPTIONS = {
+    "model": lambda: {key for name in zoo.list_models() for key in zoo.model_arguments(name)},
+    "task": lambda: {key for name in tasks.list_tasks() for key in tasks.task_arguments(name)},
+    "balancer": lambda: {key for name in balancing.list_balancers() for key in balancing.balancer_arguments(name)},
+}
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """End the process with one line instead of a traceback: exit code 2 for bad input, 1 for a step that failed."""
+    try:
+        yield
+    except (ConfigError, tasks.DataError) as error:
+        message, code = str(error), 2
+    except (HydraException, OmegaConfBaseException) as error:
+        message, code = explain(error), 2
+    except balancing.BalancingError as error:
+        message, code = str(error), 1
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def explain(error: Exception) -> str:
+    """What went wrong while the command line was read, with the nearest valid names."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = [option for option in error.options if not option.startswith("_")]
+        return f"unknown {group} {name!r}; {did_you_mean(name, options)}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: {str(error).splitlines()[0]}; quote special characters, like 'key=[1, 2]'"
+    text = "\n".join(str(part) for part in (error, error.__cause__) if part is not None)
+    unknown = re.search(r"Key '(?P<key>[^']+)' is not in struct", text)
+    if unknown:
+        full = re.search(r"full_key: (?P<key>\S+)", text)
+        key = full["key"] if full else unknown["key"]
+        section = key.rpartition(".")[0]
+        if section in _OPTIONS:
+            option = key.rpartition(".")[2]
+            return f"{section} has no option {option!r}; {did_you_mean(option, _OPTIONS[section]())}"
+        return unknown_key(key)
+    return text.splitlines()[0]

@@ -1,0 +1,128 @@
+"""Optimizers and schedules of each phase, by their timm names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from balancing import Balancer, Phase
+from engine.arguments import ConfigError, did_you_mean
+from engine.config import OptimizerConfig, SchedulerConfig
+
+__all__ = ["Turn", "build_turn"]
+
+_SCHEDULES = ("cosine", "tanh", "step", "poly", "none")
+
+
+@dataclass
+class Turn:
+    """What one phase needs to take its turn: a balancer, the parameters it moves, and their optimizers."""
+
+    phase: Phase
+    balancer: Balancer
+    parameters: list[nn.Parameter]
+    shared: list[nn.Parameter] | None
+    restricted: bool
+    optimizers: dict[str, torch.optim.Optimizer]
+    schedulers: list[Scheduler]
+    balancer_optimizer: torch.optim.Optimizer | None
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the last step."""
+        for optimizer in (*self.optimizers.values(), *([self.balancer_optimizer] if self.balancer_optimizer else [])):
+            optimizer.zero_grad(set_to_none=True)
+
+    def schedule(self, step: int) -> None:
+        """Set the learning rates for the update after ``step`` updates; a function of ``step`` alone."""
+        for scheduler in self.schedulers:
+            scheduler.step_update(step)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the first parameter group."""
+        return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of balancer and optimizers."""
+        return {
+            "balancer": self.balancer.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "balancer_optimizer": self.balancer_optimizer.state_dict() if self.balancer_optimizer else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.balancer.load_state_dict(state["balancer"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.balancer_optimizer:
+            self.balancer_optimizer.load_state_dict(state["balancer_optimizer"])
+
+
+def build_turn(
+    model: Any,
+    phase: Phase,
+    balancer: Balancer,
+    optimizer: OptimizerConfig,
+    scheduler: SchedulerConfig,
+    balancer_lr: float,
+    total_steps: int,
+) -> Turn:
+    """Optimizers over the networks of ``phase``, each with its schedule. Raises ConfigError for unknown names."""
+    known = [str(name) for name in list_optimizers()]
+    if optimizer.name not in known:
+        raise ConfigError(f"unknown optimizer {optimizer.name!r}; {did_you_mean(optimizer.name, known)}")
+    if scheduler.name not in _SCHEDULES:
+        raise ConfigError(f"unknown schedule {scheduler.name!r}; {did_you_mean(scheduler.name, _SCHEDULES)}")
+    networks = dict(model.networks())
+    chosen = networks if phase.networks is None else {name: networks[name] for name in phase.networks}
+    rates = dict(optimizer.network_lr or {})
+    for name in rates:
+        if not optimizer.per_network or name not in networks:
+            raise ConfigError(
+                f"optimizer.network_lr.{name}: needs optimizer.per_network=true and one of {', '.join(networks)}"
+            )
+    whole: nn.Module = model if phase.networks is None else nn.ModuleDict(chosen)
+    groups = chosen if optimizer.per_network else {"all": whole}
+    optimizers, schedulers = {}, []
+    for name, module in groups.items():
+        lr = rates.get(name, optimizer.lr)
+        # timm leaves biases and normalisation parameters out of weight decay
+        made = create_optimizer_v2(
+            module, opt=optimizer.name, lr=lr, weight_decay=optimizer.weight_decay, momentum=optimizer.momentum
+        )
+        optimizers[name] = made
+        warmup = round(scheduler.warmup * total_steps)
+        schedule, _ = create_scheduler_v2(
+            made,
+            sched=scheduler.name,
+            num_epochs=max(total_steps - warmup, 1),  # in steps; timm counts the warm-up on top
+            warmup_epochs=warmup,
+            warmup_prefix=True,
+            warmup_lr=scheduler.start * lr,
+            min_lr=scheduler.end * lr,
+            decay_epochs=max(scheduler.decay_every * total_steps, 1),
+            decay_rate=scheduler.decay_rate,
+            step_on_epochs=False,
+            updates_per_epoch=1,
+        )
+        if schedule is not None:
+            schedulers.append(schedule)
+    own = list(balancer.parameters())
+    return Turn(
+        phase=phase,
+        balancer=balancer,
+        parameters=list(whole.parameters()),
+        shared=list(model.shared_parameters()) if phase.networks is None else None,
+        restricted=phase.networks is not None,
+        optimizers=optimizers,
+        schedulers=schedulers,
+        balancer_optimizer=torch.optim.Adam(own, lr=balancer_lr) if own else None,
+    )

@@ -1,0 +1,57 @@
+"""Mixed precision: autocast, and loss scaling where fp16 needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Precision"]
+
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """fp32, or autocast to bf16 or fp16; fp16 scales losses so that small gradients survive.
+
+    Args:
+        name: ``fp32``, ``bf16`` or ``fp16``.
+        device: Where the model runs.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.dtype = _TYPES.get(name)
+        self.device = device
+        self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context for the forward pass and the losses."""
+        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+
+    def step(
+        self, optimizers: Iterable[torch.optim.Optimizer], parameters: Sequence[Tensor], clip_norm: float | None
+    ) -> None:
+        """Unscale, clip the norm of all gradients together, and step; an fp16 overflow skips the step.
+
+        Raises FloatingPointError if the norm is not finite and no scaler handles it.
+        """
+        if all(parameter.grad is None for parameter in parameters):
+            return  # the balancer skipped this step
+        optimizers = list(optimizers)
+        if self.scaler is not None:
+            for optimizer in optimizers:
+                self.scaler.unscale_(optimizer)
+        if clip_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+            if self.scaler is None and not bool(norm.isfinite()):
+                raise FloatingPointError("the norm of the gradients is not finite")
+        for optimizer in optimizers:
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+        if self.scaler is not None:
+            self.scaler.update()

@@ -1,0 +1,120 @@
+"""What a run is made of, where it stands, and what it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balancing import BalanceReport
+from engine.config import Config
+from engine.device import describe_device
+from engine.environment import command, git_commit, versions
+from engine.optimization import Turn
+from engine.precision import Precision
+from engine.seeding import load_rng_state, rng_state
+from tasks import Task
+
+__all__ = ["Run", "State", "checkpoint", "evaluation_size", "mean_losses", "restore", "summarise"]
+
+
+@dataclass
+class State:
+    """Where a run is. Steps of the current epoch follow from the total; ``epoch`` counts finished, evaluated epochs."""
+
+    step: int = 0
+    epoch: int = 0
+    best: float = float("inf")
+    best_epoch: int = 0
+    seconds: float = 0.0
+    sums: dict[str, Tensor] = field(default_factory=dict)  # phase -> (K,) sum of the training losses of this epoch
+    counts: dict[str, int] = field(default_factory=dict)  # phase -> how many steps are in that sum
+
+    def add(self, phase: str, report: BalanceReport) -> None:
+        """Count the losses of one step, unless it was skipped."""
+        if not report.skipped:
+            self.sums[phase] = self.sums[phase] + report.losses if phase in self.sums else report.losses
+            self.counts[phase] = self.counts.get(phase, 0) + 1
+
+
+@dataclass
+class Run:
+    """Everything a run is made of."""
+
+    config: Config
+    task: Task
+    model: Any  # an nn.Module that keeps the contract of balancing.MultiObjectiveModel
+    arguments: dict[str, Any]
+    turns: list[Turn]
+    precision: Precision
+    device: torch.device
+    steps_per_epoch: int
+    total_steps: int
+    state: State
+
+
+def mean_losses(run: Run) -> dict[str, float]:
+    """Training losses of the current epoch so far."""
+    return {
+        name: value / run.state.counts[phase]
+        for phase, names in ((turn.phase.name, turn.phase.objectives) for turn in run.turns)
+        if phase in run.state.sums
+        for name, value in zip(names, run.state.sums[phase].tolist(), strict=True)
+    }
+
+
+def evaluation_size(config: Config) -> int:
+    """Without gradients, four times the training batch fits wherever training does."""
+    return config.trainer.eval_batch_size or 4 * config.trainer.batch_size // config.trainer.accumulate
+
+
+def checkpoint(run: Run) -> dict[str, Any]:
+    """Everything that the next step depends on, in plain containers."""
+    return {
+        "config": asdict(run.config),
+        "model": run.model.state_dict(),
+        "turns": {turn.phase.name: turn.state_dict() for turn in run.turns},
+        "scaler": run.precision.scaler.state_dict() if run.precision.scaler else None,
+        "rng": rng_state(),
+        "state": dict(vars(run.state)),
+    }
+
+
+def restore(run: Run, saved: Mapping[str, Any]) -> None:
+    """Inverse of :func:`checkpoint`."""
+    run.model.load_state_dict(saved["model"])
+    for turn in run.turns:
+        turn.load_state_dict(saved["turns"][turn.phase.name])
+    if run.precision.scaler:
+        run.precision.scaler.load_state_dict(saved["scaler"])
+    run.state = State(**saved["state"])
+    run.state.sums = {phase: total.to(run.device) for phase, total in run.state.sums.items()}
+    load_rng_state(saved["rng"])
+
+
+def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
+    """The content of ``summary.json``."""
+    config, state = job.config, job.state
+    return {
+        "model": config.model["name"],
+        "task": config.task["name"],
+        "balancer": config.balancer["name"],
+        "seed": config.seed,
+        "status": "finished" if tested else "stopped",
+        "metrics": {f"test/{name}": value for name, value in tested.items()},
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
+        "score": state.best,
+        "steps": state.step,
+        "seconds": round(state.seconds, 3),
+        "samples_per_second": round(state.step * config.trainer.batch_size / max(state.seconds, 1e-9), 1),
+        "device": describe_device(job.device),
+        "precision": config.trainer.precision,
+        "world_size": 1,
+        "versions": versions(),
+        "git": git_commit(),
+        "command": command(),
+    }

@@ -1,0 +1,42 @@
+"""Seeds, and the state of the global random generators."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import torch
+
+__all__ = ["epoch_order", "load_rng_state", "rng_state", "seed_everything"]
+
+
+def seed_everything(seed: int, deterministic: bool) -> None:
+    """Seed Python and torch on every device; ``deterministic`` also asks for deterministic kernels."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the global generators, in containers that ``torch.load(weights_only=True)`` accepts."""
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def load_rng_state(state: dict[str, Any]) -> None:
+    """Inverse of :func:`rng_state`."""
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def epoch_order(size: int, seed: int, epoch: int) -> torch.Tensor:
+    """(size,) permutation of the training samples, a function of seed and epoch alone, so that a run can resume anywhere."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))

@@ -1,0 +1,166 @@
+"""The run folder: tables of numbers, TensorBoard, and what a run is called."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from engine.arguments import ConfigError
+from engine.checkpoint import write_text
+from engine.config import LoggerConfig
+
+__all__ = ["Table", "Tracker", "make_run_dir"]
+
+
+def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
+    """A new folder ``outputs/<name>/<timestamp>-seed<k>``, or ``chosen``, which must be empty. Raises ConfigError."""
+    if chosen is not None:
+        folder = Path(chosen)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(
+                f"run_dir: {folder} is not empty; choose another folder, or continue its run with resume={folder}"
+            )
+        candidates = [folder]
+    else:
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
+        candidates = [Path("outputs", name, stem + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
+    for folder in candidates:
+        try:
+            folder.mkdir(parents=True, exist_ok=chosen is not None)
+            return folder
+        except FileExistsError:
+            if chosen is not None:
+                raise ConfigError(f"run_dir: {folder} is a file") from None
+        except OSError as error:
+            raise ConfigError(f"run_dir: cannot create {folder} ({error.strerror})") from None
+    raise ConfigError(f"run_dir: too many runs started in {candidates[0].parent} within one second")
+
+
+class Table:
+    """A CSV file that grows a row at a time.
+
+    Args:
+        path: The file.
+        columns: Its header; missing values are left empty.
+        keep: Says of each row already in the file, as strings, whether a resumed run keeps it.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], keep: Any = None) -> None:
+        self.path = path
+        rows = [row for row in read_rows(path) if keep is not None and keep(row)]
+        self._file: TextIO = path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, columns, restval="")
+        self._writer.writeheader()
+        self._writer.writerows(rows)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append a row."""
+        self._writer.writerow(
+            {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()}
+        )
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file as strings; none if there is no file. A row cut short by a crash is left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+
+
+class Tracker:
+    """Writes the numbers of a run to ``metrics.csv``, ``balance.csv``, TensorBoard and, by config, Weights & Biases.
+
+    Args:
+        folder: The run folder.
+        results: Column names of an evaluation.
+        objectives: Of all phases, for the columns of ``balance.csv``.
+        logger: Which services to use.
+        done: (epochs, steps) that a resumed run has behind it; later rows are dropped.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        results: Sequence[str],
+        objectives: Sequence[str],
+        logger: LoggerConfig,
+        done: tuple[int, int] | None,
+    ) -> None:
+        self.folder = folder
+        pairs = [(a, b) for i, a in enumerate(objectives) for b in objectives[i + 1 :]]
+        columns = [f"{kind}/{name}" for kind in ("loss", "weight", "norm") for name in objectives]
+        epochs, steps = done or (0, 0)
+        self.metrics = Table(
+            folder / "metrics.csv",
+            ["epoch", "step", "split", "seconds", "lr", *results],
+            lambda row: int(row["epoch"]) <= epochs and row["split"] != "test",
+        )
+        balance = ["step", "epoch", "phase", *columns, *(f"cosine/{a}/{b}" for a, b in pairs), "conflicts"]
+        self.balance = Table(folder / "balance.csv", balance, lambda row: int(row["step"]) <= steps)
+        self._tensorboard: Any = None
+        if logger.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # a second of imports
+
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=steps + 1 if done else None)
+        self._wandb = _start_wandb(folder, logger) if logger.wandb else None
+
+    def log_metrics(
+        self, epoch: int, step: int, split: str, seconds: float, lr: float, values: Mapping[str, float]
+    ) -> None:
+        """One row per epoch and split."""
+        self.metrics.write(
+            {"epoch": epoch, "step": step, "split": split, "seconds": round(seconds, 3), "lr": lr, **values}
+        )
+        self.metrics.flush()
+        self._send(
+            {f"{split}/{name}": value for name, value in values.items()} | ({"lr": lr} if split == "train" else {}),
+            step,
+        )
+
+    def log_balance(self, step: int, epoch: int, phase: str, values: Mapping[str, float]) -> None:
+        """What a balancer saw and did in one step."""
+        self.balance.write({"step": step, "epoch": epoch, "phase": phase, **values})
+        self._send({f"balance/{name}": value for name, value in values.items()}, step)
+
+    def _send(self, values: Mapping[str, float], step: int) -> None:
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``."""
+        write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def flush(self) -> None:
+        """Bring the files up to date with what was logged."""
+        self.balance.flush()
+
+    def close(self) -> None:
+        """Finish all files."""
+        self.metrics.close()
+        self.balance.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(folder: Path, logger: LoggerConfig) -> Any:
+    import wandb
+
+    return wandb.init(project=logger.wandb_project, name="/".join(folder.parts[-2:]), dir=str(folder))

@@ -103,8 +103,8 @@ class Balancer(nn.Module):
         self.log_losses, self.ema, self.max_norm, self.on_nonfinite = log_losses, ema, max_norm, on_nonfinite
         self.measures = self.needs in ("gramian", "jacobian")
         self.head_rule = heads or (self.head_convention if self.measures else "weighted")
-        self._check_options(preference or {})
-        priorities = self._vector(preference or {}, default=1.0)
+        self._check_options()
+        priorities = self._vector(preference or {}, default=1.0, positive=True)
         self.preference = priorities / priorities.mean()
         self.generator = torch.Generator().manual_seed(seed)
         self.step, self.skips = 0, 0
@@ -278,7 +278,7 @@ class Balancer(nn.Module):
         place = self.held.device
         losses = losses.to(place)
         gramian = None if gramian is None else gramian.to(place)
-        rows, losses = self._row_scale(losses, gramian)
+        chain, rows, losses = self._row_scale(losses, gramian)
         if gramian is not None:
             gramian = gramian * rows[:, None] * rows
         if type(self).loss is not Balancer.loss:
@@ -288,7 +288,7 @@ class Balancer(nn.Module):
                 raw = self.weights(losses, gramian)
         weights = raw * rows
         if self.normalize != "none" or (self.preference_on == "target" and gramian is not None):
-            weights = weights * (raw.sum() / weights.sum())
+            weights = weights * ((raw * chain).sum() / weights.sum())
         if self.preference_on == "weights":
             weights = weights * self.preference.to(weights)
         if self.scale == "sum" and self.convention == "mean":
@@ -307,7 +307,7 @@ class Balancer(nn.Module):
         self, losses: Tensor, gradients: engine.Gradients, gramian: Tensor | None, factor: float
     ) -> list[Tensor]:
         """The update of a method that needs the Jacobian, with every option applied, in the scale of ``.grad``."""
-        rows, losses = self._row_scale(losses, gramian)
+        _, rows, losses = self._row_scale(losses, gramian)
         jacobian = gradients.jacobian()
         jacobian *= (rows / factor).to(jacobian)[:, None]
         with torch.no_grad():
@@ -318,22 +318,22 @@ class Balancer(nn.Module):
             update = update * (self.max_norm / update.norm()).clamp(max=1.0)
         return gradients.split(update * factor)
 
-    def _row_scale(self, losses: Tensor, gramian: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Factors of the gradients that the method is to see, and the losses it is to see."""
+    def _row_scale(self, losses: Tensor, gramian: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Factors of the gradients that the method is to see: those of the logarithm alone, and all; and its losses."""
         rows = torch.ones_like(losses)
         if self.log_losses or self.normalize in ("loss", "loss+"):
             self.require_positive(losses)
-        if self.log_losses:
-            rows, losses = rows / losses, losses.log()
         if self.normalize in ("loss", "loss+"):
             rows = rows / losses
+        chain = 1 / losses if self.log_losses else torch.ones_like(losses)
+        rows, losses = rows * chain, losses.log() if self.log_losses else losses
         if self.normalize in ("l2", "loss+") and gramian is not None:
             lengths = gramian.diagonal().clamp(min=0).sqrt()
             rows = torch.where(lengths > 0, rows / lengths, rows)
         if self.measures and (self.preference_on != "weights" or self.needs == "jacobian"):
             priority = self.preference.to(rows)
             rows = rows / priority if self.preference_on == "target" else rows * priority
-        return rows, losses
+        return chain, rows, losses
 
     def _derivative(self, losses: Tensor) -> Tensor:
         """Weights of a method given by a scalar loss: its derivative. Its own parameters get their gradients here."""
@@ -355,7 +355,7 @@ class Balancer(nn.Module):
                     f"{self.name}: the loss of objective {name!r} is {value:.6g}, but must be positive here"
                 )
 
-    def _check_options(self, preference: Mapping[str, float]) -> None:
+    def _check_options(self) -> None:
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise ValueError(f"{self.name} needs one or more objectives with different names, got {self.objectives}")
         seen = self.measures
@@ -394,15 +394,17 @@ class Balancer(nn.Module):
         for holds, problem in rules:
             if not holds:
                 raise ValueError(f"{self.name}: {problem}")
-        for name, value in preference.items():
-            if not value > 0:
-                raise ValueError(f"{self.name}: the preference of {name!r} must be positive, got {value}")
 
-    def _vector(self, values: Mapping[str, float], default: float | None) -> Tensor:
-        """(K,) tensor from a mapping by objective. Raises ValueError for unknown names, and missing ones without default."""
+    def _vector(self, values: Mapping[str, float], default: float | None, positive: bool = False) -> Tensor:
+        """(K,) tensor from a mapping by objective.
+
+        Raises ValueError for an unknown name, a missing one without default, and a value that is not ``positive``.
+        """
         for name in values:
             if name not in self.objectives:
                 raise ValueError(f"{self.name}: {_unknown(name, self.objectives)}")
+            if positive and not values[name] > 0:
+                raise ValueError(f"{self.name}: the value for objective {name!r} must be positive, got {values[name]}")
         missing = [name for name in self.objectives if name not in values]
         if missing and default is None:
             raise ValueError(f"{self.name}: no value for objective {missing[0]!r}")

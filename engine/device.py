@@ -58,6 +58,8 @@ def compile_model(model: Any) -> None:
 
     Names in ``state_dict`` do not change.
     """
+    import torch._functorch.config
+
     # a backward through a compiled graph may otherwise free buffers that the next objective's backward needs
     torch._functorch.config.donated_buffer = False
     model.features = torch.compile(model.features)

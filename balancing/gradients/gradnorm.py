@@ -56,14 +56,9 @@ class GradNorm(Balancer):
             raise ValueError(f"gradnorm: init must be lengths or equal, got {init!r}")
         self.alpha = alpha
         self.theta = nn.Parameter(torch.zeros(len(self.objectives)))
-        given = (
-            torch.zeros(len(self.objectives))
-            if initial_losses is None
-            else self._vector(initial_losses, default=None).float()
-        )
+        self.register_buffer("initial", torch.zeros(len(self.objectives)))
         if initial_losses is not None:
-            self.require_positive(given)
-        self.register_buffer("initial", given)
+            self.initial.copy_(self._vector(initial_losses, default=None, positive=True))
         self.register_buffer("started", torch.tensor(init == "equal"))
 
     def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:

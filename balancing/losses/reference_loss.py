@@ -45,15 +45,11 @@ class InitialLoss(Balancer):
         if batches < 1:
             raise ValueError(f"initial_loss: batches must be at least 1, got {batches}")
         self.batches = batches
-        given = (
-            torch.zeros(len(self.objectives))
-            if initial_losses is None
-            else self._vector(initial_losses, default=None).float()
-        )
+        self.register_buffer("initial", torch.zeros(len(self.objectives)))
+        self.register_buffer("measured", torch.tensor(0))
         if initial_losses is not None:
-            self.require_positive(given)
-        self.register_buffer("initial", given)
-        self.register_buffer("measured", torch.tensor(0 if initial_losses is None else batches))
+            self.initial.copy_(self._vector(initial_losses, default=None, positive=True))
+            self.measured.fill_(batches)
 
     def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
         """(K,) reciprocals of the initial losses."""
@@ -69,7 +65,7 @@ class InitialLoss(Balancer):
 class PriorLoss(Balancer):
     """Divide each loss by what the best constant prediction scores: ``w_i = 1 / L_i^prior``.
 
-    needs: losses     scale: own (a term of 1 means: no better than a constant)     heads: weighted
+    needs: nothing     scale: own (a term of 1 means: no better than a constant)     heads: weighted
     For classification L^prior is the entropy of the label frequencies, for a squared error the variance of the target.
 
     Args:
@@ -91,8 +87,7 @@ class PriorLoss(Balancer):
         super().__init__(objectives, **options)
         if prior_losses is None:
             raise ValueError("prior_loss needs prior_losses={objective: value}, e.g. label entropy or target variance")
-        self.prior = self._vector(prior_losses, default=None)
-        self.require_positive(self.prior)
+        self.prior = self._vector(prior_losses, default=None, positive=True)
 
     def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
         """(K,) reciprocals of the prior losses."""

@@ -1,0 +1,77 @@
+"""Small problems that the balancing tests share."""
+
+import torch
+from torch import nn
+
+from balancing import create_balancer, list_balancers
+
+LEARNED = ("gradnorm", "uncertainty")
+GRADIENT = ("gradnorm", "mgda", "pcgrad")
+
+
+def make(name, objectives=("a", "b", "c"), **options):
+    """Any registered balancer, with what it cannot do without."""
+    if name == "prior_loss":
+        options.setdefault("prior_losses", {objective: 1.0 + i for i, objective in enumerate(objectives)})
+    return create_balancer(name, objectives, **options)
+
+
+class Net(nn.Module):
+    """Two shared layers and a head per objective; losses of very different size that disagree."""
+
+    def __init__(self, objectives=("a", "b", "c"), dtype=torch.float64, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.objectives = objectives
+        self.trunk = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh())
+        self.head = nn.ModuleDict({name: nn.Linear(6, 2) for name in objectives})
+        self.to(dtype)
+
+    def features(self, x):
+        return self.trunk(x)
+
+    def losses(self, x, features=None):
+        z = self.features(x) if features is None else features
+        return {
+            name: 10.0**i * (self.head[name](z) - (-1.0) ** i * (1 + x[:, :2])).square().mean()
+            for i, name in enumerate(self.objectives)
+        }
+
+    def shared(self):
+        return list(self.trunk.parameters())
+
+    def gradients(self):
+        return {name: p.grad.clone() for name, p in self.named_parameters() if p.grad is not None}
+
+
+def inputs(size=12, dtype=torch.float64, seed=1):
+    return torch.randn(size, 5, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def reference_rows(net, x):
+    """Objective -> {parameter name -> gradient}, each by a backward of its own."""
+    rows = {}
+    for name in net.objectives:
+        net.zero_grad()
+        net.losses(x)[name].backward()
+        rows[name] = net.gradients()
+    net.zero_grad()
+    return rows
+
+
+def train(net, balancer, steps, start=0, lr=0.01):
+    """SGD on the net, Adam on the balancer; the batch depends on the step alone."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    own = torch.optim.Adam(balancer.parameters(), lr=0.02) if list(balancer.parameters()) else None
+    for step in range(start, start + steps):
+        optimizer.zero_grad()
+        if own:
+            own.zero_grad()
+        balancer.backward(net.losses(inputs(seed=100 + step)))
+        optimizer.step()
+        if own:
+            own.step()
+    return own
+
+
+ALL = list_balancers()

@@ -1,0 +1,380 @@
+"""The engine: whatever the method, the gradients that arrive in ``.grad`` are the promised combination."""
+
+import pytest
+import torch
+import torch._functorch.config
+from torch import _functorch as functorch
+from torch import nn
+
+from balancing import Balancer, BalancingError, balancer_class, create_balancer
+from balancing.backward import _CHUNK, Gradients, collect, find_leaves
+from tests.balancing.problems import ALL, GRADIENT, Net, inputs, make, reference_rows
+
+LOSS_ONLY = [name for name in ALL if name not in GRADIENT]
+
+
+class RowMean(Balancer):
+    """Sum of the rows by way of the Jacobian, to check that path against the others."""
+
+    name = "row_mean"
+    needs = "jacobian"
+
+    def combine(self, losses, jacobian):
+        return jacobian.sum(0)
+
+
+def expected(rows, weights, heads):
+    total = {}
+    for weight, gradients in zip(weights, rows.values(), strict=True):
+        for name, gradient in gradients.items():
+            factor = 1.0 if heads == "unit" and name.startswith("head") else weight
+            total[name] = total.get(name, 0) + factor * gradient
+    return total
+
+
+def assert_close(actual, wanted, **tolerance):
+    assert actual.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(actual[name], wanted[name], **tolerance, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_are_the_weighted_sum(name):
+    net, x = Net(), inputs()
+    rows = reference_rows(net, x)
+    balancer = make(name)
+    report = balancer.backward(net.losses(x))
+    assert_close(net.gradients(), expected(rows, report.weights.tolist(), balancer.head_rule))
+
+
+@pytest.mark.parametrize("heads", ["unit", "weighted"])
+@pytest.mark.parametrize("name", GRADIENT)
+def test_heads_get_what_the_option_says(name, heads):
+    net, x = Net(), inputs()
+    rows = reference_rows(net, x)
+    report = make(name, heads=heads).backward(net.losses(x))
+    assert_close(net.gradients(), expected(rows, report.weights.tolist(), heads))
+
+
+def test_sum_is_plain_backward_bit_for_bit():
+    net, x = Net(dtype=torch.float32), inputs(dtype=torch.float32)
+    create_balancer("sum", net.objectives).backward(net.losses(x))
+    balanced = net.gradients()
+    net.zero_grad()
+    torch.stack(list(net.losses(x).values())).sum().backward()
+    plain = net.gradients()
+    assert all(torch.equal(balanced[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_objective_keeps_the_direction_of_its_gradient(name):
+    net, x = Net(("a",)), inputs()
+    rows = reference_rows(net, x)["a"]
+    report = make(name, ("a",)).backward(net.losses(x))
+    scale = 1.0 if name in GRADIENT else float(report.weights)
+    assert_close(net.gradients(), {key: scale * g for key, g in rows.items()})
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_given_shared_parameters_equal_discovered_ones(name):
+    net, x = Net(), inputs()
+    make(name).backward(net.losses(x))
+    discovered = net.gradients()
+    net.zero_grad()
+    make(name).backward(net.losses(x), shared=net.shared())
+    assert_close(net.gradients(), discovered, rtol=0, atol=0)
+
+
+def test_jacobian_path_equals_gramian_path_and_one_backward():
+    net, x = Net(), inputs()
+    report = RowMean(net.objectives).backward(net.losses(x))
+    by_rows = net.gradients()
+    net.zero_grad()
+    create_balancer("sum", net.objectives).backward(net.losses(x))
+    assert_close(by_rows, net.gradients())
+    assert report.weights is None
+    assert report.norms is not None
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_at_features_finds_weights_there_and_passes_them_on(name):
+    net, x = Net(), inputs()
+    rows = reference_rows(net, x)
+    z = net.features(x)
+    balancer = make(name, at="features")
+    report = balancer.backward(net.losses(x, z), features=z)
+    assert_close(net.gradients(), expected(rows, report.weights.tolist(), balancer.head_rule))
+    z = net.features(x)
+    grads = [torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in net.losses(x, z).values()]
+    flat = torch.stack([g.flatten() for g in grads])
+    torch.testing.assert_close(report.gramian, flat @ flat.T)
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+@pytest.mark.parametrize("heads", ["unit", "weighted"])
+def test_at_subset_measures_there_and_weighs_everything(name, heads):
+    net, x = Net(), inputs()
+    rows = reference_rows(net, x)
+    last = [net.trunk[2].weight]
+    report = make(name, at="subset", heads=heads).backward(net.losses(x), subset=last)
+    flat = torch.stack([rows[k]["trunk.2.weight"].flatten() for k in net.objectives])
+    torch.testing.assert_close(report.gramian, flat @ flat.T)
+    assert_close(net.gradients(), expected(rows, report.weights.tolist(), heads))
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if balancer_class(n).needs in ("losses", "gramian")])
+def test_every_keeps_weights_between_refreshes(name):
+    net, balancer, seen = Net(), make(name, every=3), []
+    for step in range(5):
+        x = inputs(seed=step)
+        rows = reference_rows(net, x)
+        report = balancer.backward(net.losses(x))
+        seen.append(report.weights.double())
+        assert_close(net.gradients(), expected(rows, report.weights.tolist(), balancer.head_rule), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(seen[1], seen[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(seen[2], seen[0], rtol=1e-6, atol=0)
+    if name != "initial_loss":
+        assert name in ("gradnorm", "uncertainty") or not torch.allclose(seen[3], seen[0])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_micro_batches_equal_one_batch(name):
+    net, x = Net(), inputs(12)
+    whole = make(name)
+    whole.backward(net.losses(x))
+    wanted, wanted_theta = net.gradients(), [p.grad.clone() for p in whole.parameters()]
+    net.zero_grad()
+    parts = make(name)
+    for i, part in enumerate(x.chunk(3)):
+        losses = {key: loss / 3 for key, loss in net.losses(part).items()}
+        report = parts.backward(losses, last=i == 2)
+        if i < 2 and parts.needs != "nothing":
+            assert report.weights is None
+    assert_close(net.gradients(), wanted)
+    for parameter, gradient in zip(parts.parameters(), wanted_theta, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_accumulate_like_backward(name):
+    net, x = Net(), inputs()
+    make(name).backward(net.losses(x))
+    once = net.gradients()
+    make(name).backward(net.losses(x))
+    assert_close(net.gradients(), {key: 2 * g for key, g in once.items()})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_only_given_parameters_receive_gradients(name):
+    net, x = Net(), inputs()
+    chosen = [*net.trunk[0].parameters(), *net.head["a"].parameters()]
+    make(name).backward(net.losses(x), parameters=chosen)
+    touched = {id(p) for p in net.parameters() if p.grad is not None}
+    assert touched == {id(p) for p in chosen}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_without_shared_parameters_each_objective_keeps_its_gradient(name):
+    nets = {key: nn.Linear(3, 1).double() for key in "ab"}
+    losses = {key: net(torch.ones(4, 3).double()).square().mean() + 1 for key, net in nets.items()}
+    plain = {key: torch.autograd.grad(losses[key], net.weight, retain_graph=True)[0] for key, net in nets.items()}
+    report = make(name, ("a", "b")).backward(losses)
+    for i, key in enumerate("ab"):
+        scale = 1.0 if name in GRADIENT else float(report.weights[i])
+        torch.testing.assert_close(nets[key].weight.grad, scale * plain[key])
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_gradients_that_autograd_aliases_are_not_corrupted(name):
+    p = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    q = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    constant = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    losses = {"a": (p + q).sum(), "b": 3 * ((p + q) * constant).sum() + 50}  # both rows are one tensor for p and q
+    report = make(name, ("a", "b")).backward(losses)
+    wanted = report.weights[0] * torch.ones(2) + report.weights[1] * 3 * constant
+    torch.testing.assert_close(p.grad, wanted)
+    torch.testing.assert_close(q.grad, wanted)
+    assert p.grad.data_ptr() != q.grad.data_ptr()
+    assert constant.tolist() == [1.0, -2.0]
+
+
+def test_weights_come_from_the_true_gramian_for_every_layout():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 160, 3, padding=1))
+    net.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    assert net[2].weight.numel() > _CHUNK
+    losses = {"a": net(x).square().mean(), "b": (net(x) - 1).abs().mean(), "c": net(x)[:, :3].exp().mean()}
+    points = list(net.parameters())
+    flat = torch.stack(
+        [
+            torch.cat([g.flatten() for g in torch.autograd.grad(v, points, retain_graph=True)]).double()
+            for v in losses.values()
+        ]
+    )
+    report = create_balancer("mgda", ("a", "b", "c")).backward(losses)
+    torch.testing.assert_close(report.gramian, flat @ flat.T, rtol=1e-5, atol=1e-9)
+
+
+def test_the_gramian_reads_rows_in_small_pieces():
+    big, small = torch.zeros(3 * _CHUNK + 5), [torch.zeros(7) for _ in range(10)]
+    rows = [[torch.ones_like(p) * (k + 1) for p in (big, *small)] for k in range(2)]
+    gradients = Gradients([big, *small], rows, [{}, {}])
+    assert max(piece.numel() for pieces in gradients._pieces() for piece in pieces) <= 2 * _CHUNK
+    n = 3 * _CHUNK + 75
+    assert gradients.gramian().tolist() == [[n, 2 * n], [2 * n, 4 * n]]
+
+
+def test_rows_with_missing_parts_count_as_zero():
+    p, q = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    gradients = collect([p.sum() + q.sum(), 2 * p.sum()], [p, q], {}, keep_graph=False)
+    assert gradients.gramian().tolist() == [[5.0, 4.0], [4.0, 8.0]]
+    assert [t.tolist() for t in gradients.combine([1.0, 1.0])] == [[3.0, 3.0], [1.0, 1.0, 1.0]]
+
+
+def test_find_leaves_names_the_objectives_of_each_parameter():
+    net, x = Net(("a", "b")), inputs()
+    masks = find_leaves(list(net.losses(x).values()))
+    assert {masks[p] for p in net.trunk.parameters()} == {0b11}
+    assert {masks[p] for p in net.head["a"].parameters()} == {0b01}
+    assert {masks[p] for p in net.head["b"].parameters()} == {0b10}
+    z = net.features(x)
+    assert not set(net.trunk.parameters()) & set(find_leaves(list(net.losses(x, z).values()), stop=[z]))
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_compiled_model_gives_the_gradients_of_the_eager_one(name):
+    functorch.config.donated_buffer = False
+    net, x = Net(), inputs()
+    make(name).backward(net.losses(x))
+    eager = net.gradients()
+    net.zero_grad()
+    compiled = torch.compile(net.losses, backend="aot_eager")
+    make(name).backward(compiled(x), shared=net.shared())
+    assert_close(net.gradients(), eager)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_loss_scaling_cancels(name):
+    net, x = Net(dtype=torch.float32), inputs(dtype=torch.float32)
+    report = make(name).backward(net.losses(x))
+    plain = net.gradients()
+    net.zero_grad()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    scaled = make(name).backward(net.losses(x), scaler=scaler)
+    torch.testing.assert_close(scaled.weights, report.weights, rtol=1e-5, atol=1e-6)
+    assert_close({key: g / 2**16 for key, g in net.gradients().items()}, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_fp16_overflow_is_left_to_the_scaler(name):
+    net, x = Net(dtype=torch.float32), inputs(dtype=torch.float32)
+    before = [p.detach().clone() for p in net.parameters()]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
+    report = make(name).backward(net.losses(x), scaler=scaler)
+    scaler.step(optimizer)
+    scaler.update()
+    assert report.skipped
+    assert scaler.get_scale() < 1e38
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_bf16_autocast_is_finite(name):
+    net, x = Net(dtype=torch.float32), inputs(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = net.losses(x)
+    report = make(name).backward(losses)
+    assert report.weights.isfinite().all()
+    assert all(g.isfinite().all() for g in net.gradients().values())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ALL)
+def test_non_finite_loss_names_objective_and_method(name, bad):
+    net, x = Net(), inputs()
+    losses = net.losses(x)
+    losses["b"] = losses["b"] * bad
+    with pytest.raises(BalancingError, match=rf"{name}.*'b'.*not finite"):
+        make(name).backward(losses)
+    assert not net.gradients()
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_non_finite_gradient_names_objective_and_method(name):
+    p = nn.Parameter(torch.tensor([0.0, 1.0]))
+    losses = {"a": p.square().sum() + 1, "b": p.sqrt().sum()}  # the root has an infinite slope at 0
+    with pytest.raises(BalancingError, match=rf"{name}.*gradient.*'b'"):
+        make(name, ("a", "b")).backward(losses)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_skip_leaves_gradients_alone_and_counts(name):
+    net, x = Net(), inputs()
+    balancer = make(name, on_nonfinite="skip")
+    losses = net.losses(x)
+    losses["c"] = losses["c"] * float("nan")
+    report = balancer.backward(losses)
+    assert report.skipped
+    assert report.skips == 1
+    assert not net.gradients()
+    report = balancer.backward(net.losses(x))
+    assert not report.skipped
+    assert report.skips == 1
+    assert report.weights.isfinite().all()
+
+
+def test_a_loss_that_depends_on_nothing_is_named():
+    net, x = Net(), inputs()
+    losses = net.losses(x)
+    losses["b"] = losses["b"].detach()
+    with pytest.raises(BalancingError, match="'b' does not depend on any trainable parameter"):
+        make("sum").backward(losses)
+
+
+def test_a_loss_that_reaches_nothing_shared_is_named():
+    net, x = Net(), inputs()
+    losses = net.losses(x)
+    losses["b"] = net.head["b"].weight.square().sum()
+    with pytest.raises(BalancingError, match="'b' reaches none of the shared parameters"):
+        make("mgda").backward(losses)
+
+
+def test_a_shared_parameter_that_bypasses_the_features_is_an_error():
+    net, x = Net(), inputs()
+    z = net.features(x)
+    losses = {name: loss + net.trunk[0].weight.square().sum() for name, loss in net.losses(x, z).items()}
+    with pytest.raises(BalancingError, match="without passing through the features"):
+        make("mgda", at="features").backward(losses, features=z)
+
+
+def test_wrong_calls_say_what_to_do():
+    net, x = Net(), inputs()
+    losses = net.losses(x)
+    with pytest.raises(ValueError, match="unknown objective 'aa'; did you mean 'a'"):
+        make("sum").backward({"aa": losses["a"], "b": losses["b"], "c": losses["c"]})
+    with pytest.raises(ValueError, match="'c' is missing"):
+        make("sum").backward({"a": losses["a"], "b": losses["b"]})
+    with pytest.raises(ValueError, match="must be a scalar"):
+        make("sum").backward({**losses, "a": losses["a"].expand(3)})
+    with pytest.raises(ValueError, match=r"needs backward\(\.\.\., features="):
+        make("mgda", at="features").backward(losses)
+    with pytest.raises(ValueError, match=r"needs backward\(\.\.\., subset="):
+        make("mgda", at="subset").backward(losses)
+    with pytest.raises(ValueError, match="cannot collect micro-batches"):
+        make("mgda", at="features").backward(losses, features=x, last=False)
+
+
+def test_report_describes_the_gradients():
+    net, x = Net(("a", "b")), inputs()
+    rows = reference_rows(net, x)
+    report = make("pcgrad", ("a", "b")).backward(net.losses(x))
+    flat = [torch.cat([g.flatten() for key, g in rows[k].items() if key.startswith("trunk")]) for k in "ab"]
+    cosine = torch.nn.functional.cosine_similarity(*flat, dim=0)
+    torch.testing.assert_close(report.norms, torch.stack([f.norm() for f in flat]))
+    torch.testing.assert_close(report.cosines[0, 1], cosine)
+    assert report.conflicts == float(cosine < 0)
+    assert set(report.as_dict()) == {
+        "loss/a", "loss/b", "weight/a", "weight/b", "norm/a", "norm/b", "cosine/a/b", "conflicts",
+    }  # fmt: skip

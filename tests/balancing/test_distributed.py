@@ -1,0 +1,58 @@
+"""Two processes on half the batch each give the gradients of one process on the whole batch."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tests.balancing.problems import ALL, GRADIENT, Net, inputs, make
+
+CASES = [(name, {}) for name in ALL] + [(name, {"at": "features"}) for name in GRADIENT]
+CASES += [("mgda", {"every": 2}), ("pcgrad", {"at": "subset"})]
+
+
+def steps(part):
+    """Gradients of two steps of every case, on ``part(batch)`` of each batch."""
+    found = []
+    for name, options in CASES:
+        net, balancer = Net(), make(name, **options)
+        for seed in range(2):
+            net.zero_grad()
+            x = part(inputs(8, seed=seed))
+            z = net.features(x)
+            balancer.backward(net.losses(x, z), features=z, subset=[net.trunk[2].weight])
+            found.append(net.gradients() | {f"own {i}": p.grad.clone() for i, p in enumerate(balancer.parameters())})
+    return found
+
+
+def worker(rank, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    try:
+        torch.save(steps(lambda x: x.chunk(2)[rank]), f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(worker, args=(port, str(folder)), nprocs=2)
+    return steps(lambda x: x), [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=["-".join([n, *map(str, o.values())]) for n, o in CASES])
+def test_two_processes_equal_one(results, case):
+    whole, ranks = results
+    for index in (2 * case, 2 * case + 1):
+        for rank in ranks:
+            assert rank[index].keys() == whole[index].keys()
+            for key, gradient in whole[index].items():
+                torch.testing.assert_close(rank[index][key], gradient, msg=lambda m, key=key: f"{key}: {m}")

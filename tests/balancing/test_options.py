@@ -1,0 +1,163 @@
+"""The options every balancer takes, and the registry."""
+
+import warnings
+
+import pytest
+import torch
+
+from balancing import Balancer, BalancerOptions, balancer_arguments, create_balancer, list_balancers, register_balancer
+from tests.balancing.problems import ALL, GRADIENT, LEARNED, Net, inputs, make, train
+
+
+def effective(balancer, losses=(1.0, 4.0), rows=((-4.0, 1, 1), (6.0, 1, 1))):
+    j = torch.tensor(rows, dtype=torch.float64)
+    return balancer._effective(torch.tensor(losses, dtype=torch.float64), j @ j.T if balancer.measures else None)
+
+
+def test_options_are_named_alike_everywhere():
+    base = set(balancer_arguments("sum"))
+    assert base == set(BalancerOptions.__annotations__)
+
+
+@pytest.mark.parametrize("name", ["sum", "fixed", "realtime", "uncertainty", "prior_loss", "inverse_mean"])
+def test_preference_multiplies_the_weights_of_loss_methods(name):
+    plain, preferred = make(name, "ab"), make(name, "ab", preference={"a": 3.0})
+    torch.testing.assert_close(effective(preferred), effective(plain) * torch.tensor([1.5, 0.5]), check_dtype=False)
+
+
+def test_preference_depends_on_ratios_only():
+    one, ten = make("mgda", "ab", preference={"a": 2, "b": 1}), make("mgda", "ab", preference={"a": 20, "b": 10})
+    torch.testing.assert_close(effective(one), effective(ten))
+
+
+def test_scale_sum_multiplies_mean_like_weights_by_the_number_of_objectives():
+    torch.testing.assert_close(effective(make("mgda", "ab", scale="sum")), 2 * effective(make("mgda", "ab")))
+    torch.testing.assert_close(effective(make("pcgrad", "ab", scale="sum")), effective(make("pcgrad", "ab")))
+
+
+@pytest.mark.parametrize("kind", ["l2", "loss", "loss+"])
+def test_normalize_balances_scaled_gradients_and_keeps_the_sum_of_weights(kind):
+    j = torch.tensor([[-40.0, 10, 10], [6, 1, 1]], dtype=torch.float64)
+    losses = torch.tensor([5.0, 0.1], dtype=torch.float64)
+    w = make("mgda", "ab", normalize=kind)._effective(losses, j @ j.T)
+    n = j.norm(dim=1)
+    s = {"l2": 1 / n, "loss": 1 / losses, "loss+": 1 / (n * losses)}[kind]
+    d = w @ j
+    progress = j @ d * s  # the min-norm point of the scaled rows makes equal progress along each of them
+    torch.testing.assert_close(progress[0], progress[1])
+    assert abs(w.sum() - 1) < 1e-12
+
+
+def test_log_losses_balances_the_gradients_of_the_logarithms():
+    j = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
+    losses = torch.tensor([2.0, 5.0], dtype=torch.float64)
+    w = make("mgda", "ab", log_losses=True)._effective(losses, j @ j.T)
+    logs = j / losses[:, None]
+    torch.testing.assert_close(w @ j, make("mgda", "ab").weights(losses, logs @ logs.T) @ logs)
+
+
+def test_max_norm_shortens_the_combined_gradient():
+    net, x = Net(), inputs()
+    make("pcgrad", max_norm=0.01).backward(net.losses(x))
+    assert torch.cat([p.grad.flatten() for p in net.shared()]).norm().item() == pytest.approx(0.01)
+    net.zero_grad()
+    make("mgda", max_norm=1e9).backward(net.losses(x))
+    long = net.gradients()
+    net.zero_grad()
+    make("mgda").backward(net.losses(x))
+    assert all(torch.equal(g, long[key]) for key, g in net.gradients().items())
+
+
+def test_ema_smooths_weights_over_steps():
+    balancer = make("realtime", "ab", ema=0.75)
+    balancer._effective(torch.tensor([1.0, 1.0]), None)
+    balancer.step += 1
+    assert balancer._effective(torch.tensor([0.5, 2.0]), None).tolist() == pytest.approx([1.25, 0.875])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sum", {"at": "features"}),
+        ("sum", {"every": 2}),
+        ("sum", {"ema": 0.5}),
+        ("realtime", {"normalize": "l2"}),
+        ("realtime", {"heads": "unit"}),
+        ("realtime", {"scale": "sum"}),
+        ("uncertainty", {"max_norm": 1.0}),
+        ("mgda", {"max_norm": 1.0, "at": "features"}),
+        ("mgda", {"every": 0}),
+        ("mgda", {"ema": 1.0}),
+        ("mgda", {"at": "nowhere"}),
+        ("mgda", {"solver": "cvxpy"}),
+        ("mgda", {"preference": {"x": 1.0}}),
+        ("mgda", {"preference": {"a": 0.0}}),
+        ("fixed", {"values": {"a": -1.0}}),
+        ("fixed", {"values": {"a": 0.0, "b": 0.0}}),
+        ("prior_loss", {"prior_losses": {"a": 1.0}}),
+        ("prior_loss", {"prior_losses": {"a": 0.0, "b": 1.0}}),
+        ("initial_loss", {"batches": 0}),
+        ("inverse_mean", {"window": 0}),
+        ("realtime", {"eps": 0.0}),
+        ("uncertainty", {"form": "log1p", "init": 0.0}),
+        ("uncertainty", {"init": "random"}),
+        ("uncertainty", {"classification": ("x",)}),
+        ("gradnorm", {"init": "random"}),
+    ],
+)
+def test_an_option_without_meaning_is_an_error_that_names_the_method(name, options):
+    with pytest.raises(ValueError, match=name):
+        create_balancer(name, ("a", "b"), **options)
+
+
+def test_objectives_must_be_distinct():
+    with pytest.raises(ValueError, match="different names"):
+        create_balancer("sum", ("a", "a"))
+
+
+def test_prior_loss_asks_for_the_priors():
+    with pytest.raises(ValueError, match="prior_losses="):
+        create_balancer("prior_loss", ("a", "b"))
+
+
+def test_unknown_names_come_with_a_suggestion():
+    with pytest.raises(ValueError, match="did you mean pcgrad"):
+        create_balancer("pcgrd", ("a", "b"))
+    with pytest.raises(TypeError, match="evry"):
+        create_balancer("mgda", ("a", "b"), evry=3)
+
+
+def test_registry_lists_by_glob_and_refuses_a_second_owner():
+    assert list_balancers("*grad") == ["pcgrad"]
+    assert "mgda" in list_balancers()
+    with pytest.raises(ValueError, match="already registered"):
+        register_balancer("mgda")(type("Other", (Balancer,), {}))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_forgotten_parameters_are_noticed(name):
+    net, x, balancer = Net(), inputs(), make(name)
+    for _ in range(100):
+        balancer.backward(net.losses(x))
+    with pytest.warns(UserWarning, match="balancer.parameters"):
+        balancer.backward(net.losses(x))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_optimised_parameters_raise_no_warning(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(Net(), make(name), steps=110, lr=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_docstring_says_what_the_method_needs(name):
+    doc = type(make(name)).__doc__
+    assert f"needs: {make(name).needs}" in doc
+    assert "heads: " + make(name).head_rule in doc
+    assert all(word in doc for word in ("scale:", "heads:"))
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in GRADIENT])
+def test_weights_of_losses_stay_on_the_losses_device(name):
+    assert make(name)._effective(torch.ones(3), None).device.type == "cpu"

@@ -1,0 +1,228 @@
+"""The tables and figures of the README and the docs: run what is missing, write results/, fill in the documents.
+
+python scripts/tables.py                          # everything (about half an hour on two cores)
+python scripts/tables.py diamonds_usd             # one table
+python scripts/tables.py diamonds_usd --collect   # only write it again from finished runs
+
+Runs are kept in outputs/tables/, so an interrupted command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import shutil
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+RESULTS = ROOT / "results"
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table: rows of runs that differ in a few overrides.
+
+    Args:
+        document: The file that shows the table, between two marks.
+        label: Heading of the first column.
+        common: Overrides of every run.
+        rows: Label -> further overrides.
+        figure: Validation columns to draw over time, with their titles.
+    """
+
+    document: str
+    label: str
+    common: tuple[str, ...]
+    rows: Mapping[str, tuple[str, ...]]
+    figure: Mapping[str, str] | None = None
+
+
+BALANCERS = (
+    "sum",
+    "pcgrad",
+    "gradnorm",
+    "mgda",
+    "inverse_mean",
+    "prior_loss",
+    "initial_loss",
+    "uncertainty",
+    "realtime",
+)
+METRICS = {
+    "cut accuracy": ("test/cut/accuracy", 3),
+    "price R2": ("test/price/r2", 4),
+    "price error, USD": ("test/price/mae_usd", 0),
+}
+EXPERIMENTS = {
+    "diamonds_usd": Experiment(
+        "README.md",
+        "balancer",
+        ("experiment=diamonds_usd",),
+        {f"`{name}`": (f"balancer={name}",) for name in BALANCERS},
+        {"cut/accuracy": "accuracy of cut", "price/r2": "R2 of price"},
+    ),
+    "shared_trunk": Experiment(
+        "docs/shared_trunk.md",
+        "change",
+        (),
+        {
+            "none (the default)": (),
+            "`model.norm=layer`": ("model.norm=layer",),
+            "`model.norm=none`": ("model.norm=none",),
+            "`model.dropout=0`": ("model.dropout=0.0",),
+            "`model.dropout=0.1`": ("model.dropout=0.1",),
+            "`model.width=128`": ("model.width=128",),
+            "`model.width=256`": ("model.width=256",),
+            "`model.depth=2`": ("model.depth=2",),
+            "`model.depth=4`": ("model.depth=4",),
+        },
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, then write tables, figures and documents."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(EXPERIMENTS)}; default: all")
+    parser.add_argument("--collect", action="store_true", help="do not train, only collect finished runs")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in EXPERIMENTS:
+            parser.error(f"unknown table {name!r}; choose from {', '.join(EXPERIMENTS)}")
+    for name in options.names or EXPERIMENTS:
+        experiment = EXPERIMENTS[name]
+        jobs = [(name, label, seed) for seed in SEEDS for label in experiment.rows]
+        missing = [job for job in jobs if not (folder(*job) / "summary.json").is_file()]
+        if missing and options.collect:
+            sys.exit(f"error: {name}: {len(missing)} of {len(jobs)} runs are missing; run without --collect")
+        with ProcessPoolExecutor(options.processes) as pool:
+            for done, finished in enumerate(pool.map(train_one, missing), start=1):
+                print(f"{name}: {done}/{len(missing)}  {finished}", flush=True)
+        collect(name, jobs)
+        if experiment.figure:
+            draw(name)
+        fill_in(name)
+
+
+def folder(name: str, label: str, seed: int) -> Path:
+    """Run folder of one job."""
+    plain = "".join(c if c.isalnum() or c in "_=.-" else "" for c in label)
+    return ROOT / "outputs" / "tables" / name / f"{plain}-seed{seed}"
+
+
+def train_one(job: tuple[str, str, int]) -> str:
+    """Train in a worker process, quietly."""
+    import torch
+
+    import engine
+    import train
+
+    name, label, seed = job
+    experiment = EXPERIMENTS[name]
+    torch.set_num_threads(1)
+    target = folder(*job)
+    shutil.rmtree(target, ignore_errors=True)  # an unfinished attempt
+    overrides = [*experiment.common, *experiment.rows[label], f"seed={seed}", "logger.tensorboard=false"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        train.run(engine.compose([*overrides, f"run_dir={target}"]))
+    return target.name
+
+
+def collect(name: str, jobs: Sequence[tuple[str, str, int]]) -> None:
+    """Write one row per run."""
+    experiment = EXPERIMENTS[name]
+    rows = []
+    for job in jobs:
+        _, label, seed = job
+        summary = json.loads((folder(*job) / "summary.json").read_text(encoding="utf-8"))
+        command = ["python train.py", *experiment.common, *experiment.rows[label], f"seed={seed}"]
+        rows.append(
+            {
+                experiment.label: label,
+                "seed": seed,
+                **{metric: f"{summary['metrics'][key]:.6g}" for metric, (key, _) in METRICS.items()},
+                "epochs": summary["epochs"],
+                "device": summary["device"],
+                "torch": summary["versions"]["torch"],
+                "git": summary["git"],
+                "command": " ".join(command),
+            }
+        )
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def markdown(name: str) -> str:
+    """The table as Markdown, from the CSV alone: mean and standard deviation over seeds."""
+    label = EXPERIMENTS[name].label
+    with (RESULTS / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    lines = [f"| {label} | " + " | ".join(METRICS) + " |", "|---" * (1 + len(METRICS)) + "|"]
+    for value in dict.fromkeys(row[label] for row in rows):
+        cells = []
+        for metric, (_, digits) in METRICS.items():
+            numbers = [float(row[metric]) for row in rows if row[label] == value]
+            cells.append(f"{statistics.mean(numbers):,.{digits}f} ± {statistics.stdev(numbers):,.{digits}f}")
+        lines.append(f"| {value} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def marks(name: str) -> tuple[str, str]:
+    """What stands before and after the table in its document."""
+    return f"<!-- {name}: written by scripts/tables.py -->", f"<!-- end of {name} -->"
+
+
+def fill_in(name: str) -> None:
+    """Replace the table in its document."""
+    document = ROOT / EXPERIMENTS[name].document
+    text = document.read_text(encoding="utf-8")
+    first, last = marks(name)
+    document.write_text(
+        text[: text.index(first) + len(first)] + "\n" + markdown(name) + text[text.index(last) :], encoding="utf-8"
+    )
+
+
+def draw(name: str) -> None:
+    """Validation results over time, a line per row of the table, first seed."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from engine.tracking import read_rows
+
+    experiment = EXPERIMENTS[name]
+    panels = experiment.figure or {}
+    style = {"svg.fonttype": "none", "svg.hashsalt": name, "axes.spines.top": False, "axes.spines.right": False}
+    with rc_context(style):
+        figure = Figure(figsize=(10, 3.8), layout="constrained")
+        for axes, (column, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+            for index, label in enumerate(experiment.rows):
+                rows = [
+                    row for row in read_rows(folder(name, label, SEEDS[0]) / "metrics.csv") if row["split"] == "val"
+                ]
+                epochs, values = [int(row["epoch"]) for row in rows], [float(row[column]) for row in rows]
+                colour, width = ("black", 2.5) if index == 0 else (f"C{index}", 1.5)
+                axes.plot(epochs, values, color=colour, linewidth=width, label=label.strip("`"))
+            axes.set_title(title, loc="left")
+            axes.set_xlabel("epoch")
+            axes.grid(color="#e2e8f0")
+        axes.set_ylim(-1.05, 1.05)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+        figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The documents tell the truth: their code runs, their tables are those of results/."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from balancing import list_balancers
+from scripts.tables import EXPERIMENTS, markdown, marks
+from zoo import list_models
+
+EXAMPLE = re.compile(r"<!-- example: run by tests/test_readme.py -->\n```python\n(.*?)```", re.DOTALL)
+DOCUMENTS = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if EXAMPLE.search(d.read_text())], ids=str)
+def test_examples_run(document):
+    for code in EXAMPLE.findall(document.read_text()):
+        names = {}
+        exec(compile(code, str(document), "exec"), names)
+        if "report" in names:
+            assert names["report"].weights.isfinite().all()
+            assert names["report"].conflicts in (0.0, 1.0)
+
+
+def test_the_readme_example_is_ten_lines_of_loop():
+    (code,) = EXAMPLE.findall(Path("README.md").read_text())
+    lines = [line for line in code.splitlines() if line and not line.startswith(("import", "from"))]
+    assert len(lines) <= 10
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_tables_are_up_to_date(name):
+    text = Path(EXPERIMENTS[name].document).read_text()
+    first, last = marks(name)
+    assert text[text.index(first) + len(first) : text.index(last)] == "\n" + markdown(name)
+
+
+def test_there_are_exactly_two_set_up_commands():
+    commands = re.findall(r"^pip install .*$", Path("README.md").read_text(), re.MULTILINE)
+    assert commands == ["pip install -e . && python train.py", 'pip install -e ".[test]" && pytest']
+
+
+@pytest.mark.parametrize("name", [*list_models(), *list_balancers()])
+def test_readme_names_everything(name):
+    assert f"`{name}`" in Path("README.md").read_text()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_lead_somewhere(document):
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text())
+    assert all((document.parent / target).exists() for target in targets), targets

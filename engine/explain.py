@@ -49,7 +49,9 @@ def explain(error: Exception) -> str:
         options = [option for option in error.options if not option.startswith("_")]
         return f"unknown {group} {name!r}; {did_you_mean(name, options)}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: {str(error).splitlines()[0]}; quote special characters, like 'key=[1, 2]'"
+        return (
+            f"cannot read {error.override!r}: {str(error).splitlines()[0]}; quote special characters, like 'key=[1, 2]'"
+        )
     text = "\n".join(str(part) for part in (error, error.__cause__) if part is not None)
     unknown = re.search(r"Key '(?P<key>[^']+)' is not in struct", text)
     if unknown:

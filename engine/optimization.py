@@ -18,6 +18,7 @@ from engine.config import OptimizerConfig, SchedulerConfig
 
 __all__ = ["Turn", "build_turn"]
 
+_FUSED = ("adam", "adamw", "sgd")  # torch's own, with a kernel that updates all parameters at once
 _SCHEDULES = ("cosine", "tanh", "step", "poly", "none")
 
 
@@ -94,9 +95,16 @@ def build_turn(
     optimizers, schedulers = {}, []
     for name, module in groups.items():
         lr = rates.get(name, optimizer.lr)
+        kernel = next(module.parameters()).device.type
+        extra: dict[str, Any] = {"fused": True} if optimizer.name in _FUSED and kernel in ("cpu", "cuda") else {}
         # timm leaves biases and normalisation parameters out of weight decay
         made = create_optimizer_v2(
-            module, opt=optimizer.name, lr=lr, weight_decay=optimizer.weight_decay, momentum=optimizer.momentum
+            module,
+            opt=optimizer.name,
+            lr=lr,
+            weight_decay=optimizer.weight_decay,
+            momentum=optimizer.momentum,
+            **extra,
         )
         optimizers[name] = made
         warmup = round(scheduler.warmup * total_steps)

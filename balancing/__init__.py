@@ -5,13 +5,14 @@
 >>> optimizer.step()
 """
 
-from balancing.balancer import Balancer, BalancerOptions, BalancingError
+from balancing.balancer import Balancer
+from balancing.errors import BalancingError
 from balancing.gradients import gradnorm, mgda, pcgrad
 from balancing.losses import fixed, reference_loss, running_loss, uncertainty
+from balancing.options import BalancerOptions
 from balancing.protocol import MultiObjectiveModel, Phase
 from balancing.registry import balancer_arguments, balancer_class, create_balancer, list_balancers, register_balancer
 from balancing.report import BalanceReport
-from balancing.solvers import SolverError
 
 __all__ = [
     "BalanceReport",
@@ -20,7 +21,6 @@ __all__ = [
     "BalancingError",
     "MultiObjectiveModel",
     "Phase",
-    "SolverError",
     "balancer_arguments",
     "balancer_class",
     "create_balancer",

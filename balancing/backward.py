@@ -1,30 +1,17 @@
-"""Per-objective gradients: the only code of the library that touches autograd, and processes.
-
-Gradients of K objectives stay as K lists of tensors, as autograd returns them; they are read once for the Gramian and
-once for the combination, and no flat (K, P) copy is built unless a method asks for the Jacobian itself.
-"""
+"""One call of ``Balancer.backward`` seen from autograd: which leaves the losses reach, and how gradients get there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-__all__ = [
-    "Gradients",
-    "average_over_processes",
-    "collect",
-    "deposit",
-    "find_leaves",
-    "sum_over_samples",
-    "weighted_backward",
-]
+from balancing.errors import BalancingError
+from balancing.processes import several_processes
+from balancing.rows import Gradients, deposit
 
-# Elements of one row read at a time for the Gramian: K such pieces stay in the processor's cache.
-_CHUNK = 1 << 16
+__all__ = ["Step", "collect", "find_leaves"]
 
 
 def find_leaves(roots: Sequence[Tensor], stop: Iterable[Tensor] = ()) -> dict[Tensor, int]:
@@ -66,171 +53,6 @@ def find_leaves(roots: Sequence[Tensor], stop: Iterable[Tensor] = ()) -> dict[Te
     return leaves
 
 
-def several_processes() -> bool:
-    """True inside a process group of two or more."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def average_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor, in place, by its mean over all processes: one all-reduce of one flat bucket.
-
-    Does nothing in a single process.
-    """
-    if not tensors or not several_processes():
-        return
-    bucket = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(bucket)
-    bucket /= dist.get_world_size()
-    for tensor, piece in zip(tensors, bucket.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(piece.view_as(tensor))
-
-
-def sum_over_samples(gramian: Tensor, device: torch.device) -> Tensor:
-    """The Gramian of the whole batch's features from every process's own: samples are disjoint, so inner products add.
-
-    Each process differentiates the mean over its own part of the batch, hence the square of the number of processes.
-    ``device`` is one on which the processes can communicate.
-    """
-    if not several_processes():
-        return gramian
-    mine = gramian.to(device)
-    average_over_processes([mine])
-    return mine.to(gramian.device) / dist.get_world_size()
-
-
-def deposit(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    """Average ``gradients`` over processes and add them to ``leaves[...].grad``, as ``Tensor.backward`` would."""
-    average_over_processes(gradients)
-    for leaf, gradient in zip(leaves, gradients, strict=True):
-        leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
-
-
-def weighted_backward(total: Tensor, parameters: Sequence[Tensor] | None) -> None:
-    """One ordinary backward of ``total`` into ``.grad`` (of ``parameters`` only, if given)."""
-    if several_processes():
-        leaves = list(find_leaves([total])) if parameters is None else list(parameters)
-        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
-        found = [(leaf, g.clone()) for leaf, g in zip(leaves, gradients, strict=True) if g is not None]
-        deposit([leaf for leaf, _ in found], [g for _, g in found])
-    else:
-        total.backward(inputs=None if parameters is None else list(parameters))
-
-
-@dataclass
-class Gradients:
-    """Gradients of K objectives.
-
-    Attributes:
-        points: Where the gradients were taken: shared parameters, features, or a subset of the parameters.
-        rows: ``rows[k][p]`` is the gradient of objective k at ``points[p]``; ``None`` stands for zero.
-        heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
-    """
-
-    points: list[Tensor]
-    rows: list[list[Tensor | None]]
-    heads: list[dict[Tensor, Tensor]]
-
-    def __add__(self, other: Gradients) -> Gradients:
-        """Sum over micro-batches."""
-        rows = [
-            [_plus(a, b) for a, b in zip(mine, theirs, strict=True)]
-            for mine, theirs in zip(self.rows, other.rows, strict=True)
-        ]
-        heads = []
-        for mine, theirs in zip(self.heads, other.heads, strict=True):
-            merged = dict(mine)
-            for leaf, gradient in theirs.items():
-                merged[leaf] = merged[leaf] + gradient if leaf in merged else gradient
-            heads.append(merged)
-        return Gradients(other.points, rows, heads)
-
-    def synchronise(self) -> None:
-        """Average the rows over processes, a row at a time. Zero rows must be real: every process sends the same sizes."""
-        if several_processes():
-            for k, row in enumerate(self.rows):
-                filled = [
-                    torch.zeros_like(point) if g is None else g.clone()
-                    for g, point in zip(row, self.points, strict=True)
-                ]
-                average_over_processes(filled)
-                self.rows[k] = list(filled)
-
-    def gramian(self) -> Tensor:
-        """(K, K) inner products of the rows, float64 on the CPU: one pass over the rows and one device synchronisation.
-
-        Products are taken over pieces of 65,536 elements in the gradients' precision and summed in float64.
-        """
-        size = len(self.rows)
-        parts: list[Tensor] = []
-        for pieces in self._pieces():
-            block = torch.stack(pieces)
-            block = block.float() if block.dtype in (torch.float16, torch.bfloat16) else block
-            parts.append(block @ block.T)
-        if not parts:
-            return torch.zeros(size, size, dtype=torch.float64)
-        return torch.stack(parts).cpu().double().sum(0)
-
-    def _pieces(self) -> Iterable[list[Tensor]]:
-        """Yield K aligned vectors at a time: slices of large tensors, and small tensors packed together."""
-        packed: list[list[Tensor]] = []
-        filled = 0
-        for p, point in enumerate(self.points):
-            vectors = _aligned([row[p] for row in self.rows], point)
-            if vectors is None:
-                continue
-            numel = vectors[0].numel()
-            if numel >= _CHUNK:
-                for start in range(0, numel, _CHUNK):
-                    yield [v[start : start + _CHUNK] for v in vectors]
-                continue
-            packed.append(vectors)
-            filled += numel
-            if filled >= _CHUNK:
-                yield [torch.cat(column) for column in zip(*packed, strict=True)]
-                packed, filled = [], 0
-        if packed:
-            yield [torch.cat(column) for column in zip(*packed, strict=True)]
-
-    def combine(self, weights: Sequence[float]) -> list[Tensor]:
-        """``sum_k weights[k] rows[k]``, a tensor per point. The rows are dropped as they are read."""
-        total: list[Tensor | None] = [None] * len(self.points)
-        for k, weight in enumerate(weights):
-            row, self.rows[k] = self.rows[k], []
-            for p, gradient in enumerate(row):
-                if gradient is not None:
-                    # autograd may hand out views and aliases, so nothing it returned is changed in place
-                    mine = total[p]
-                    total[p] = gradient * weight if mine is None else mine.add_(gradient, alpha=weight)
-        return [torch.zeros_like(point) if t is None else t for t, point in zip(total, self.points, strict=True)]
-
-    def jacobian(self) -> Tensor:
-        """(K, P) matrix of the flattened rows, which are dropped as they are copied."""
-        width = sum(point.numel() for point in self.points)
-        reference = self.points[0]
-        matrix = torch.zeros(len(self.rows), width, dtype=reference.dtype, device=reference.device)
-        for k in range(len(self.rows)):
-            row, self.rows[k] = self.rows[k], []
-            start = 0
-            for gradient, point in zip(row, self.points, strict=True):
-                if gradient is not None:
-                    matrix[k, start : start + point.numel()] = gradient.reshape(-1)
-                start += point.numel()
-        return matrix
-
-    def split(self, vector: Tensor) -> list[Tensor]:
-        """Cut a (P,) vector into tensors shaped like the points."""
-        pieces = vector.split([point.numel() for point in self.points])
-        return [piece.reshape(point.shape).clone() for piece, point in zip(pieces, self.points, strict=True)]
-
-    def deposit_heads(self, weights: Sequence[float]) -> None:
-        """Add ``weights[k]`` times objective k's gradient to the leaves outside the points."""
-        total: dict[Tensor, Tensor] = {}
-        for weight, gradients in zip(weights, self.heads, strict=True):
-            for leaf, gradient in gradients.items():
-                total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
-        deposit(list(total), list(total.values()))
-
-
 def collect(
     losses: Sequence[Tensor], points: Sequence[Tensor], others: dict[Tensor, int], keep_graph: bool
 ) -> Gradients:
@@ -250,36 +72,95 @@ def collect(
     return Gradients(list(points), rows, heads)
 
 
-def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b
+class Step:
+    """The losses of one call, and the leaves that it may touch.
 
-
-def _aligned(gradients: Sequence[Tensor | None], point: Tensor) -> list[Tensor] | None:
-    """The gradients as vectors that list the same elements in the same order; ``None`` if all are zero.
-
-    Equal dense layouts (channels_last included) are viewed as they lie; anything else is copied.
+    Args:
+        name: Of the method, for messages.
+        losses: K scalars.
+        shared: The contested leaves, or ``None`` to find them: those that several losses reach.
+        parameters: The only leaves that receive gradients, or ``None`` for all.
+        scaler: Scales the losses, so that ``.grad`` ends up scaled.
     """
-    present = [g for g in gradients if g is not None]
-    if not present:
-        return None
-    strides = present[0].stride()
-    if all(g.stride() == strides for g in present) and _dense(present[0]):
-        vectors = [None if g is None else g.as_strided((g.numel(),), (1,)) for g in gradients]
-    else:
-        vectors = [None if g is None else g.reshape(-1) for g in gradients]
-    zero = (
-        None
-        if len(present) == len(gradients)
-        else torch.zeros(point.numel(), dtype=present[0].dtype, device=point.device)
-    )
-    return [zero if v is None else v for v in vectors]  # type: ignore[misc]
 
+    def __init__(
+        self,
+        name: str,
+        losses: Sequence[Tensor],
+        shared: Sequence[Tensor] | None,
+        parameters: Sequence[Tensor] | None,
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        self.name = name
+        self.losses = [loss if scaler is None else scaler.scale(loss) for loss in losses]
+        self._shared = None if shared is None else set(shared)
+        self._parameters = None if parameters is None else list(parameters)
+        self._scaler = scaler
 
-def _dense(tensor: Tensor) -> bool:
-    """True if the elements fill one block of memory without gaps or overlap, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
+    def loss_scale(self) -> float:
+        """The factor in all gradients that the scaler caused."""
+        if self._scaler is None or not self._scaler.is_enabled():
+            return 1.0
+        return float(self._scaler.scale(torch.ones((), device=self.losses[0].device)))
+
+    def partition(self, stop: Sequence[Tensor] = ()) -> tuple[list[Tensor], dict[Tensor, int]]:
+        """The contested leaves, and the others with their masks (see :func:`find_leaves`), on paths that avoid ``stop``."""
+        masks = self._allowed(find_leaves(self.losses, stop))
+        if self._shared is None:
+            contested = {leaf for leaf, mask in masks.items() if mask.bit_count() > 1}
+        else:
+            contested = self._shared
+        others = {leaf: mask for leaf, mask in masks.items() if leaf not in contested}
+        return [leaf for leaf in masks if leaf in contested], others
+
+    def collect(self, points: list[Tensor] | None, heads: bool) -> Gradients:
+        """Each loss's gradients at ``points`` (``None``: the contested leaves) and, with ``heads``, at its other leaves.
+
+        Raises BalancingError if a contested leaf can be reached without passing through the points.
+        """
+        if not heads:
+            return collect(self.losses, points or [], {}, keep_graph=True)
+        contested, others = self.partition(stop=points or ())
+        if points is None:
+            return collect(self.losses, contested, others, keep_graph=False)
+        if contested:
+            raise BalancingError(
+                f"{self.name}: {len(contested)} shared parameter(s) are reached without passing through the features; "
+                "use at='shared', or give shared=model.shared_parameters() if the model is compiled"
+            )
+        return collect(self.losses, points, others, keep_graph=True)
+
+    def single_backward(self, weights: Tensor, unit_heads: bool) -> None:
+        """Write the gradient of the weighted sum; with ``unit_heads``, that of the plain sum to uncontested leaves."""
+        total = self._total(weights)
+        if unit_heads:
+            contested, others = self.partition()
+            if contested:
+                found = torch.autograd.grad(total, contested, retain_graph=True)
+                deposit(contested, [gradient.clone() for gradient in found])
+            if others:
+                found = torch.autograd.grad(self._total(torch.ones_like(weights)), list(others))
+                deposit(list(others), [gradient.clone() for gradient in found])
+        elif several_processes():
+            leaves = self._parameters or list(find_leaves([total]))
+            gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+            reached = [(leaf, g.clone()) for leaf, g in zip(leaves, gradients, strict=True) if g is not None]
+            deposit([leaf for leaf, _ in reached], [g for _, g in reached])
+        else:
+            total.backward(inputs=self._parameters)
+
+    def pass_on(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Continue the backward pass from the features, at which ``gradients`` arrived, to the trunk."""
+        trunk = list(self._allowed(find_leaves(features)))
+        found = torch.autograd.grad(features, trunk, grad_outputs=gradients)
+        deposit(trunk, [gradient.clone() for gradient in found])
+
+    def _allowed(self, masks: dict[Tensor, int]) -> dict[Tensor, int]:
+        if self._parameters is None:
+            return masks
+        chosen = set(self._parameters)
+        return {leaf: mask for leaf, mask in masks.items() if leaf in chosen}
+
+    def _total(self, weights: Tensor) -> Tensor:
+        stacked = torch.stack(self.losses)
+        return torch.dot(stacked, weights.to(stacked))

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from balancing import backward as engine
+from balancing.backward import Step
+from balancing.errors import BalancingError, SolverError
+from balancing.options import check_options, ordered_losses, unknown_objective
+from balancing.processes import average_over_processes, sum_over_samples
 from balancing.report import BalanceReport
+from balancing.rows import Gradients, deposit
 
-__all__ = ["Balancer", "BalancerOptions", "BalancingError"]
+__all__ = ["Balancer"]
 
 Needs = Literal["nothing", "losses", "gramian", "jacobian"]
-
-
-class BalancingError(RuntimeError):
-    """A step that cannot be balanced; the message names the objective or the method."""
-
-
-class BalancerOptions(TypedDict, total=False):
-    """The options of :class:`Balancer`, for the signatures of its subclasses."""
-
-    at: Literal["shared", "features", "subset"]
-    every: int
-    preference: Mapping[str, float] | None
-    heads: Literal["unit", "weighted"] | None
-    scale: Literal["paper", "sum"]
-    normalize: Literal["none", "l2", "loss", "loss+"]
-    log_losses: bool
-    ema: float
-    max_norm: float
-    on_nonfinite: Literal["raise", "skip"]
-    seed: int
 
 
 class Balancer(nn.Module):
@@ -103,13 +86,13 @@ class Balancer(nn.Module):
         self.log_losses, self.ema, self.max_norm, self.on_nonfinite = log_losses, ema, max_norm, on_nonfinite
         self.measures = self.needs in ("gramian", "jacobian")
         self.head_rule = heads or (self.head_convention if self.measures else "weighted")
-        self._check_options()
+        check_options(self)
         priorities = self._vector(preference or {}, default=1.0, positive=True)
         self.preference = priorities / priorities.mean()
         self.generator = torch.Generator().manual_seed(seed)
         self.step, self.skips = 0, 0
         self.register_buffer("held", torch.ones(len(self.objectives)))  # the weights that every= and ema= carry over
-        self._pending: tuple[Tensor, engine.Gradients] | None = None
+        self._pending: tuple[Tensor, Gradients] | None = None
         self._unmoved, self._versions = 0, -1
 
     # ---- what a method overrides ---------------------------------------------------------------------------------
@@ -158,80 +141,55 @@ class Balancer(nn.Module):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        values = self._ordered(losses)
+        values = ordered_losses(self, losses)
         seen = torch.stack([value.detach() for value in values])
-        engine.average_over_processes([seen])
-        step = _Step([value if scaler is None else scaler.scale(value) for value in values], shared, parameters)
+        average_over_processes([seen])
+        step = Step(self.name, values, shared, parameters, scaler)
 
         resting = self.step % self.every != 0
         if resting or self.needs == "nothing" or (self.needs == "losses" and last and self._pending is None):
             if not self._finite(seen, "loss"):
                 return self._skip(seen)
             weights = self.held if resting else self._effective(seen, None)
-            self._single_backward(step, weights)
+            step.single_backward(weights, self.head_rule == "unit")
             return self._finish(seen, weights, None, last)
 
-        if self.at == "features":
-            gradients = self._collect_at_features(step, features, last)
-        elif self.at == "subset":
-            gradients = self._collect_at_subset(step, subset, last)
-        else:
-            gradients = self._collect_at_shared(step)
+        points = self._points(features, subset, last)
+        gradients = step.collect(points, heads=self.at != "subset")
+        if self.measures:
+            self._check_reach(gradients)
         if self._pending is not None:
             seen, gradients = self._pending[0] + seen, self._pending[1] + gradients
             self._pending = None
         if not last:
             self._pending = (seen, gradients)
             return BalanceReport(self.objectives, seen, skips=self.skips)
-        return self._balance(step, seen, gradients, scaler)
+        return self._balance(step, seen, gradients)
 
-    def _collect_at_shared(self, step: _Step) -> engine.Gradients:
-        contested, others = step.partition()
-        return self._reaching(engine.collect(step.losses, contested, others, keep_graph=False), "shared parameters")
+    def _points(
+        self, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool
+    ) -> list[Tensor] | None:
+        """Where gradients are measured; ``None`` stands for all shared parameters."""
+        if self.at == "shared":
+            return None
+        given = features if self.at == "features" else subset
+        if given is None or len(given) == 0:
+            raise ValueError(f"{self.name}: at={self.at!r} needs backward(..., {self.at}=...)")
+        if not last:
+            raise ValueError(f"{self.name}: at={self.at!r} cannot collect micro-batches; use at='shared'")
+        return [given] if isinstance(given, Tensor) else list(given)
 
-    def _collect_at_subset(self, step: _Step, subset: Sequence[Tensor] | None, last: bool) -> engine.Gradients:
-        if not subset or not last:
-            problem = "cannot collect micro-batches; use at='shared'" if subset else "needs backward(..., subset=[...])"
-            raise ValueError(f"{self.name}: at='subset' {problem}")
-        return self._reaching(engine.collect(step.losses, subset, {}, keep_graph=True), "tensors of the subset")
-
-    def _collect_at_features(
-        self, step: _Step, features: Tensor | Sequence[Tensor] | None, last: bool
-    ) -> engine.Gradients:
-        if features is None or not last:
-            problem = (
-                "needs backward(..., features=...)"
-                if features is None
-                else "cannot collect micro-batches; use at='shared'"
-            )
-            raise ValueError(f"{self.name}: at='features' {problem}")
-        points = [features] if isinstance(features, Tensor) else list(features)
-        contested, others = step.partition(stop=points)
-        if contested:
-            raise BalancingError(
-                f"{self.name}: {len(contested)} shared parameter(s) are reached without passing through the features; "
-                "use at='shared', or give shared=model.shared_parameters() if the model is compiled"
-            )
-        return self._reaching(engine.collect(step.losses, points, others, keep_graph=True), "features")
-
-    def _balance(
-        self, step: _Step, seen: Tensor, gradients: engine.Gradients, scaler: torch.amp.GradScaler | None
-    ) -> BalanceReport:
+    def _balance(self, step: Step, seen: Tensor, gradients: Gradients) -> BalanceReport:
         """Find the weights of collected gradients, and write the result to ``.grad``."""
-        losses, gramian, factor = seen, None, 1.0
+        losses, gramian, factor = seen, None, step.loss_scale()
         if self.at != "features":
             gradients.synchronise()
         if self.measures:
-            losses, gramian = seen.cpu().double(), gradients.gramian()
+            losses, gramian = seen.cpu().double(), gradients.gramian() / factor**2
             if self.at == "features":
-                gramian = engine.sum_over_samples(gramian, seen.device)
-            if scaler is not None and scaler.is_enabled():
-                factor = float(scaler.scale(torch.ones((), device=seen.device)))
-                gramian /= factor**2
+                gramian = sum_over_samples(gramian, seen.device)
         overflow = factor != 1.0 and gramian is not None and not bool(gramian.isfinite().all())
-        if not overflow and not (
-            self._finite(losses, "loss") and (gramian is None or self._finite(gramian.diagonal(), "gradient"))
-        ):
+        if not overflow and not self._all_finite(losses, gramian):
             return self._skip(seen)
 
         weights: Tensor | None = torch.ones_like(losses)
@@ -245,31 +203,17 @@ class Balancer(nn.Module):
         else:
             weights = self._effective(losses, gramian)
 
-        if self.at == "subset":
-            self._single_backward(step, losses.new_ones(len(losses)) if weights is None else weights)
+        if self.at == "subset" and weights is not None:
+            step.single_backward(weights, self.head_rule == "unit")
             return self._finish(seen, weights, gramian, True, overflow)
         factors = [1.0] * len(self.objectives) if weights is None else weights.tolist()
         gradients.deposit_heads(factors if self.head_rule == "weighted" else [1.0] * len(factors))
         combined = gradients.combine(factors) if combined is None else combined
         if self.at == "features":
-            trunk = step.allowed(engine.find_leaves(gradients.points))
-            found = torch.autograd.grad(gradients.points, list(trunk), grad_outputs=combined)
-            engine.deposit(list(trunk), [gradient.clone() for gradient in found])
+            step.pass_on(gradients.points, combined)
         else:
-            engine.deposit(gradients.points, combined)
+            deposit(gradients.points, combined)
         return self._finish(seen, weights, gramian, True, overflow)
-
-    def _single_backward(self, step: _Step, weights: Tensor) -> None:
-        """Write the gradient of the weighted sum; leaves that one loss reaches get it unweighted if heads are ``unit``."""
-        total = step.total(weights)
-        if self.head_rule == "weighted":
-            engine.weighted_backward(total, step.parameters)
-            return
-        contested, others = step.partition()
-        for target, value in ((contested, total), (list(others), step.total(torch.ones_like(weights)))):
-            if target:
-                found = torch.autograd.grad(value, target, retain_graph=True)
-                engine.deposit(target, [gradient.clone() for gradient in found])
 
     # ---- from what was seen to weights ---------------------------------------------------------------------------
 
@@ -284,8 +228,11 @@ class Balancer(nn.Module):
         if type(self).loss is not Balancer.loss:
             raw = self._derivative(losses)
         else:
-            with torch.no_grad():
-                raw = self.weights(losses, gramian)
+            try:
+                with torch.no_grad():
+                    raw = self.weights(losses, gramian)
+            except SolverError as error:
+                raise BalancingError(f"{self.name}: {error}") from error
         weights = raw * rows
         if self.normalize != "none" or (self.preference_on == "target" and gramian is not None):
             weights = weights * ((raw * chain).sum() / weights.sum())
@@ -304,7 +251,7 @@ class Balancer(nn.Module):
         return weights
 
     def _combined_rows(
-        self, losses: Tensor, gradients: engine.Gradients, gramian: Tensor | None, factor: float
+        self, losses: Tensor, gradients: Gradients, gramian: Tensor | None, factor: float
     ) -> list[Tensor]:
         """The update of a method that needs the Jacobian, with every option applied, in the scale of ``.grad``."""
         _, rows, losses = self._row_scale(losses, gramian)
@@ -355,46 +302,6 @@ class Balancer(nn.Module):
                     f"{self.name}: the loss of objective {name!r} is {value:.6g}, but must be positive here"
                 )
 
-    def _check_options(self) -> None:
-        if not self.objectives or len(set(self.objectives)) != len(self.objectives):
-            raise ValueError(f"{self.name} needs one or more objectives with different names, got {self.objectives}")
-        seen = self.measures
-        weighs = self.needs in ("losses", "gramian")
-        rules = [
-            (self.at in ("shared", "features", "subset"), f"at must be shared, features or subset, got {self.at!r}"),
-            (self.every >= 1, f"every must be at least 1, got {self.every}"),
-            (self.head_rule in ("unit", "weighted"), f"heads must be unit or weighted, got {self.head_rule!r}"),
-            (self.scale in ("paper", "sum"), f"scale must be paper or sum, got {self.scale!r}"),
-            (
-                self.normalize in ("none", "l2", "loss", "loss+"),
-                f"normalize must be none, l2, loss or loss+, got {self.normalize!r}",
-            ),
-            (0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}"),
-            (self.max_norm >= 0, f"max_norm must not be negative, got {self.max_norm}"),
-            (self.on_nonfinite in ("raise", "skip"), f"on_nonfinite must be raise or skip, got {self.on_nonfinite!r}"),
-            (self.at == "shared" or seen, "looks at no gradients, so at= has no meaning"),
-            (self.at != "subset" or self.needs == "gramian", "combines whole gradients, so at='subset' has no meaning"),
-            (self.every == 1 or weighs, "finds no weights to keep, so every= has no meaning"),
-            (self.ema == 0 or weighs, "finds no weights to smooth, so ema= has no meaning"),
-            (self.head_rule == "weighted" or seen, "weighs losses, so heads='unit' has no meaning"),
-            (
-                self.head_rule == "unit" or self.needs != "jacobian",
-                "finds no weights, so heads='weighted' has no meaning",
-            ),
-            (self.normalize == "none" or seen, "looks at no gradients, so normalize= has no meaning"),
-            (
-                self.max_norm == 0 or (seen and self.at == "shared"),
-                "max_norm= needs a gradient method with at='shared'",
-            ),
-            (
-                self.scale == "paper" or self.convention != "own",
-                "sets the length of its update itself, so scale='sum' has no meaning",
-            ),
-        ]
-        for holds, problem in rules:
-            if not holds:
-                raise ValueError(f"{self.name}: {problem}")
-
     def _vector(self, values: Mapping[str, float], default: float | None, positive: bool = False) -> Tensor:
         """(K,) tensor from a mapping by objective.
 
@@ -402,7 +309,7 @@ class Balancer(nn.Module):
         """
         for name in values:
             if name not in self.objectives:
-                raise ValueError(f"{self.name}: {_unknown(name, self.objectives)}")
+                raise ValueError(f"{self.name}: {unknown_objective(name, self.objectives)}")
             if positive and not values[name] > 0:
                 raise ValueError(f"{self.name}: the value for objective {name!r} must be positive, got {values[name]}")
         missing = [name for name in self.objectives if name not in values]
@@ -410,34 +317,16 @@ class Balancer(nn.Module):
             raise ValueError(f"{self.name}: no value for objective {missing[0]!r}")
         return torch.tensor([float(values.get(name, default)) for name in self.objectives], dtype=torch.float64)  # type: ignore[arg-type]
 
-    def _ordered(self, losses: Mapping[str, Tensor]) -> list[Tensor]:
-        """The losses in order, in single precision at least."""
-        for name in losses:
-            if name not in self.objectives:
-                raise ValueError(f"{self.name}: {_unknown(name, self.objectives)}")
-        values = []
-        for name in self.objectives:
-            if name not in losses:
-                raise ValueError(f"{self.name}: the loss of objective {name!r} is missing")
-            value = losses[name]
-            if value.dim() != 0:
-                raise ValueError(
-                    f"{self.name}: the loss of objective {name!r} must be a scalar, got shape {tuple(value.shape)}"
-                )
-            if not value.requires_grad:
-                raise BalancingError(
-                    f"{self.name}: the loss of objective {name!r} does not depend on any trainable parameter"
-                )
-            values.append(value.float() if value.dtype in (torch.float16, torch.bfloat16) else value)
-        return values
-
-    def _reaching(self, gradients: engine.Gradients, where: str) -> engine.Gradients:
+    def _check_reach(self, gradients: Gradients) -> None:
         for name, row in zip(self.objectives, gradients.rows, strict=True):
-            if self.measures and row and all(gradient is None for gradient in row):
+            if row and all(gradient is None for gradient in row):
+                where = "shared parameters" if self.at == "shared" else self.at
                 raise BalancingError(
                     f"{self.name}: objective {name!r} reaches none of the {where}; leave it out of this balancer"
                 )
-        return gradients
+
+    def _all_finite(self, losses: Tensor, gramian: Tensor | None) -> bool:
+        return self._finite(losses, "loss") and (gramian is None or self._finite(gramian.diagonal(), "gradient"))
 
     def _finite(self, values: Tensor, what: str) -> bool:
         if bool(values.isfinite().all()):
@@ -487,45 +376,3 @@ class Balancer(nn.Module):
     def extra_repr(self) -> str:
         """Name and objectives, for ``print(balancer)``."""
         return f"{self.name}, objectives={self.objectives}"
-
-
-class _Step:
-    """The losses of one call, and which leaves of their graphs it may touch."""
-
-    def __init__(
-        self, losses: Sequence[Tensor], shared: Sequence[Tensor] | None, parameters: Sequence[Tensor] | None
-    ) -> None:
-        self.losses = losses
-        self.parameters = parameters
-        self._shared = None if shared is None else set(shared)
-
-    def allowed(self, masks: dict[Tensor, int]) -> dict[Tensor, int]:
-        """Only the leaves that may receive gradients."""
-        if self.parameters is None:
-            return masks
-        chosen = set(self.parameters)
-        return {leaf: mask for leaf, mask in masks.items() if leaf in chosen}
-
-    def partition(self, stop: Sequence[Tensor] = ()) -> tuple[list[Tensor], dict[Tensor, int]]:
-        """The contested leaves, and the mask of objectives of each other leaf, in paths that do not cross ``stop``."""
-        masks = self.allowed(engine.find_leaves(self.losses, stop))
-        contested = {
-            leaf
-            for leaf, mask in masks.items()
-            if (leaf in self._shared if self._shared is not None else mask.bit_count() > 1)
-        }
-        return [leaf for leaf in masks if leaf in contested], {
-            leaf: mask for leaf, mask in masks.items() if leaf not in contested
-        }
-
-    def total(self, weights: Tensor) -> Tensor:
-        """Weighted sum of the losses."""
-        stacked = torch.stack(list(self.losses))
-        return torch.dot(stacked, weights.to(stacked))
-
-
-def _unknown(name: str, objectives: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, objectives, n=1)
-    return f"unknown objective {name!r}; " + (
-        f"did you mean {near[0]!r}?" if near else f"the objectives are {', '.join(objectives)}"
-    )

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["SolverError", "frank_wolfe", "min_norm_weights", "nonnegative_qp"]
+from balancing.errors import SolverError
 
-
-class SolverError(RuntimeError):
-    """A solver stopped without a solution."""
+__all__ = ["frank_wolfe", "min_norm_weights", "nonnegative_qp"]
 
 
 def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:

@@ -8,7 +8,9 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.balancer import Balancer, BalancerOptions, BalancingError
+from balancing.balancer import Balancer
+from balancing.errors import BalancingError
+from balancing.options import BalancerOptions
 from balancing.registry import register_balancer
 
 __all__ = ["GradNorm"]

@@ -8,7 +8,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer, BalancerOptions
+from balancing.balancer import Balancer
+from balancing.options import BalancerOptions
 from balancing.registry import register_balancer
 
 __all__ = ["InitialLoss", "PriorLoss"]

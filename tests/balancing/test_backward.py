@@ -7,7 +7,8 @@ from torch import _functorch as functorch
 from torch import nn
 
 from balancing import Balancer, BalancingError, balancer_class, create_balancer
-from balancing.backward import _CHUNK, Gradients, collect, find_leaves
+from balancing.backward import collect, find_leaves
+from balancing.rows import _CHUNK, Gradients
 from tests.balancing.problems import ALL, GRADIENT, Net, inputs, make, reference_rows
 
 LOSS_ONLY = [name for name in ALL if name not in GRADIENT]

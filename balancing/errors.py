@@ -1,0 +1,11 @@
+"""What can go wrong in a step."""
+
+__all__ = ["BalancingError", "SolverError"]
+
+
+class BalancingError(RuntimeError):
+    """A step that cannot be balanced; the message names the objective or the method."""
+
+
+class SolverError(RuntimeError):
+    """A solver stopped without a solution; a balancer reports it as a BalancingError."""

@@ -1,0 +1,177 @@
+"""Gradients of K objectives, kept as autograd returned them.
+
+They stay K lists of tensors, are read once for the Gramian and once for the combination, and no flat (K, P) copy is built
+unless a method asks for the Jacobian itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from balancing.processes import average_over_processes, several_processes
+
+__all__ = ["Gradients", "deposit"]
+
+# Elements of one row read at a time for the Gramian: K such pieces stay in the processor's cache.
+_CHUNK = 1 << 16
+
+
+def deposit(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Average ``gradients`` over processes and add them to ``leaves[...].grad``, as ``Tensor.backward`` would."""
+    average_over_processes(gradients)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
+
+
+@dataclass
+class Gradients:
+    """Gradients of K objectives.
+
+    Attributes:
+        points: Where the gradients were taken: shared parameters, features, or a subset of the parameters.
+        rows: ``rows[k][p]`` is the gradient of objective k at ``points[p]``; ``None`` stands for zero.
+        heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
+    """
+
+    points: list[Tensor]
+    rows: list[list[Tensor | None]]
+    heads: list[dict[Tensor, Tensor]]
+
+    def __add__(self, other: Gradients) -> Gradients:
+        """Sum over micro-batches."""
+        rows = [
+            [_plus(a, b) for a, b in zip(mine, theirs, strict=True)]
+            for mine, theirs in zip(self.rows, other.rows, strict=True)
+        ]
+        heads = []
+        for mine, theirs in zip(self.heads, other.heads, strict=True):
+            merged = dict(mine)
+            for leaf, gradient in theirs.items():
+                merged[leaf] = merged[leaf] + gradient if leaf in merged else gradient
+            heads.append(merged)
+        return Gradients(other.points, rows, heads)
+
+    def synchronise(self) -> None:
+        """Average the rows over processes, a row at a time. Zero rows must be real: every process sends the same sizes."""
+        if several_processes():
+            for k, row in enumerate(self.rows):
+                filled = [
+                    torch.zeros_like(point) if g is None else g.clone()
+                    for g, point in zip(row, self.points, strict=True)
+                ]
+                average_over_processes(filled)
+                self.rows[k] = list(filled)
+
+    def gramian(self) -> Tensor:
+        """(K, K) inner products of the rows, float64 on the CPU: one pass over the rows and one device synchronisation.
+
+        Products are taken over pieces of 65,536 elements in the gradients' precision and summed in float64.
+        """
+        size = len(self.rows)
+        parts: list[Tensor] = []
+        for pieces in self._pieces():
+            block = torch.stack(pieces)
+            block = block.float() if block.dtype in (torch.float16, torch.bfloat16) else block
+            parts.append(block @ block.T)
+        if not parts:
+            return torch.zeros(size, size, dtype=torch.float64)
+        return torch.stack(parts).cpu().double().sum(0)
+
+    def _pieces(self) -> Iterable[list[Tensor]]:
+        """Yield K aligned vectors at a time: slices of large tensors, and small tensors packed together."""
+        packed: list[list[Tensor]] = []
+        filled = 0
+        for p, point in enumerate(self.points):
+            vectors = _aligned([row[p] for row in self.rows], point)
+            if vectors is None:
+                continue
+            numel = vectors[0].numel()
+            if numel >= _CHUNK:
+                for start in range(0, numel, _CHUNK):
+                    yield [v[start : start + _CHUNK] for v in vectors]
+                continue
+            packed.append(vectors)
+            filled += numel
+            if filled >= _CHUNK:
+                yield [torch.cat(column) for column in zip(*packed, strict=True)]
+                packed, filled = [], 0
+        if packed:
+            yield [torch.cat(column) for column in zip(*packed, strict=True)]
+
+    def combine(self, weights: Sequence[float]) -> list[Tensor]:
+        """``sum_k weights[k] rows[k]``, a tensor per point. The rows are dropped as they are read."""
+        total: list[Tensor | None] = [None] * len(self.points)
+        for k, weight in enumerate(weights):
+            row, self.rows[k] = self.rows[k], []
+            for p, gradient in enumerate(row):
+                if gradient is not None:
+                    # autograd may hand out views and aliases, so nothing it returned is changed in place
+                    mine = total[p]
+                    total[p] = gradient * weight if mine is None else mine.add_(gradient, alpha=weight)
+        return [torch.zeros_like(point) if t is None else t for t, point in zip(total, self.points, strict=True)]
+
+    def jacobian(self) -> Tensor:
+        """(K, P) matrix of the flattened rows, which are dropped as they are copied."""
+        width = sum(point.numel() for point in self.points)
+        reference = self.points[0]
+        matrix = torch.zeros(len(self.rows), width, dtype=reference.dtype, device=reference.device)
+        for k in range(len(self.rows)):
+            row, self.rows[k] = self.rows[k], []
+            start = 0
+            for gradient, point in zip(row, self.points, strict=True):
+                if gradient is not None:
+                    matrix[k, start : start + point.numel()] = gradient.reshape(-1)
+                start += point.numel()
+        return matrix
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """Cut a (P,) vector into tensors shaped like the points."""
+        pieces = vector.split([point.numel() for point in self.points])
+        return [piece.reshape(point.shape).clone() for piece, point in zip(pieces, self.points, strict=True)]
+
+    def deposit_heads(self, weights: Sequence[float]) -> None:
+        """Add ``weights[k]`` times objective k's gradient to the leaves outside the points."""
+        total: dict[Tensor, Tensor] = {}
+        for weight, gradients in zip(weights, self.heads, strict=True):
+            for leaf, gradient in gradients.items():
+                total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
+        deposit(list(total), list(total.values()))
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def _aligned(gradients: Sequence[Tensor | None], point: Tensor) -> list[Tensor] | None:
+    """The gradients as vectors that list the same elements in the same order; ``None`` if all are zero.
+
+    Equal dense layouts (channels_last included) are viewed as they lie; anything else is copied.
+    """
+    present = [g for g in gradients if g is not None]
+    if not present:
+        return None
+    strides = present[0].stride()
+    if all(g.stride() == strides for g in present) and _dense(present[0]):
+        vectors = [None if g is None else g.as_strided((g.numel(),), (1,)) for g in gradients]
+    else:
+        vectors = [None if g is None else g.reshape(-1) for g in gradients]
+    zero = (
+        None
+        if len(present) == len(gradients)
+        else torch.zeros(point.numel(), dtype=present[0].dtype, device=point.device)
+    )
+    return [zero if v is None else v for v in vectors]  # type: ignore[misc]
+
+
+def _dense(tensor: Tensor) -> bool:
+    """True if the elements fill one block of memory without gaps or overlap, in any order of dimensions."""
+    expected = 1
+    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True

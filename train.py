@@ -33,6 +33,7 @@ def build(config: Config) -> engine.Run:
     """Make task, model, balancers and optimizers, in this order: each may ask those before it."""
     trainer = config.trainer
     device = engine.resolve_device(trainer.device)
+    engine.use_threads(trainer.threads)
     engine.seed_everything(config.seed, trainer.deterministic)
     with engine.constructing():
         task = create_task(**config.task)

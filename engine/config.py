@@ -50,6 +50,7 @@ class TrainerConfig:
     eval_batch_size: int | None = None
     accumulate: int = 1
     device: str = "auto"
+    threads: int | None = None
     precision: str = "fp32"
     compile: bool = False
     workers: int = 0
@@ -155,6 +156,7 @@ def _check_ranges(config: Config) -> None:
         "trainer.batch_size": (trainer.batch_size, 1),
         "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
         "trainer.accumulate": (trainer.accumulate, 1),
+        "trainer.threads": (trainer.threads, 1),
         "trainer.workers": (trainer.workers, 0),
         "trainer.log_every": (trainer.log_every, 1),
         "optimizer.weight_decay": (config.optimizer.weight_decay, 0),

@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.arguments import ConfigError
 from tasks import Batch
 
-__all__ = ["compile_model", "describe_device", "move", "resolve_device", "synchronise"]
+__all__ = ["compile_model", "describe_device", "move", "resolve_device", "synchronise", "use_threads"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -31,11 +31,22 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def use_threads(count: int | None) -> None:
+    """Let torch use this many CPU threads for one operation; ``None`` leaves its own choice."""
+    if count is not None:
+        torch.set_num_threads(count)
+
+
 def describe_device(device: torch.device) -> str:
     """Name of the hardware, for the summary."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+    return f"{device.type} ({_threads()})" if device.type == "cpu" else device.type
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def move(batch: Batch, device: torch.device) -> Batch:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-__all__ = ["confusion", "cosine_map", "curves", "data_uri", "scatter"]
+__all__ = ["confusion", "cosine_map", "curves", "data_uri", "scatter", "trade_off"]
 
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#be185d")
 _STYLE: Any = {
@@ -46,7 +46,7 @@ def data_uri(figure: Figure) -> str:
 def curves(
     title: str, series: Mapping[str, Series], xlabel: str, ylabel: str = "", order: Sequence[str] = ()
 ) -> Figure:
-    """Lines over time; logarithmic where positive values span more than a factor of 50.
+    """Lines over time; logarithmic where positive values span more than a factor of 50, smoothed over long noisy runs.
 
     Args:
         title: Above the axes.
@@ -57,12 +57,16 @@ def curves(
     """
     figure, axes = _axes(title)
     values = np.array([y for _, ys in series.values() for y in ys if np.isfinite(y)])
+    logarithmic = len(values) > 0 and values.min() > 0 and values.max() > 50 * values.min()
     for index, (label, (x, y)) in enumerate(series.items()):
         objective = label.split("/")[0].removesuffix(" train").removesuffix(" val")
         colour = _COLOURS[(order.index(objective) if objective in order else index) % len(_COLOURS)]
         style = "--" if label.endswith(" train") else "-"
+        if len(x) > 200:
+            axes.plot(x, y, color=colour, alpha=0.2, linewidth=0.8)
+            x, y = _smooth(x, False), _smooth(y, logarithmic)
         axes.plot(x, y, style, color=colour, label=label, linewidth=1.6, marker="o" if len(x) < 3 else None)
-    if len(values) and values.min() > 0 and values.max() > 50 * values.min():
+    if logarithmic:
         axes.set_yscale("log")
     if xlabel in ("epoch", "step"):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -70,6 +74,20 @@ def curves(
     axes.set_ylabel(ylabel)
     if len(series) > 1:
         axes.legend(fontsize=9)
+    return figure
+
+
+def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str) -> Figure:
+    """One objective against another, epoch by epoch; the last epoch is the large dot. ``x`` and ``y`` are (epochs, values)."""
+    figure, axes = _axes(title)
+    axes.plot(x[1], y[1], color="#94a3b8", linewidth=1)
+    axes.scatter(x[1], y[1], c=list(x[0]), cmap="Blues", s=16, edgecolors="#2563eb", linewidths=0.4, zorder=2)
+    axes.scatter(x[1][-1:], y[1][-1:], color="#d97706", s=60, zorder=3)
+    for values, scale in ((x[1], axes.set_xscale), (y[1], axes.set_yscale)):
+        if min(values) > 0 and max(values) > 50 * min(values):
+            scale("log")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
     return figure
 
 
@@ -126,6 +144,12 @@ def scatter(title: str, predicted: np.ndarray, actual: np.ndarray, unit: str) ->
     axes.set_xlabel(f"true ({unit})" if unit else "true")
     axes.set_ylabel("predicted")
     return figure
+
+
+def _smooth(values: Sequence[float], logarithmic: bool) -> list[float]:
+    """Means over 60 consecutive pieces; geometric means for a logarithmic axis."""
+    pieces = np.array_split(np.log(values) if logarithmic else np.asarray(values), 60)
+    return [float(np.exp(piece.mean()) if logarithmic else piece.mean()) for piece in pieces]
 
 
 def _axes(title: str, height: float = 3.0) -> tuple[Figure, Axes]:

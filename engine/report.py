@@ -106,6 +106,14 @@ def _learning(rows: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
         if not name.endswith("/loss"):
             figure = figures.curves(name, {name: _series(rows, name, "epoch", "val")}, "epoch", order=objectives)
             yield figures.data_uri(figure), "Validation split."
+    for a, b in list(combinations(objectives, 2))[:3]:
+        x, y = (_series(rows, f"{name}/loss", "epoch", "val") for name in (a, b))
+        if x[0] == y[0]:
+            figure = figures.trade_off(f"{a} against {b}", x, y, f"loss of {a}", f"loss of {b}")
+            yield (
+                figures.data_uri(figure),
+                "Validation losses, epoch by epoch; further to the lower left is better for both.",
+            )
 
 
 def _balancing(rows: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
@@ -149,13 +157,6 @@ def _balancing(rows: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
             figures.data_uri(figures.curves("share of pairs in conflict", {"conflicts": smooth}, "step")),
             "Pairs with a negative cosine, averaged over neighbouring steps.",
         )
-    names = list(losses)
-    for a, b in list(combinations(names, 2))[:3]:
-        path = {"path": (losses[a][1], losses[b][1])}
-        yield (
-            figures.data_uri(figures.curves(f"{a} against {b}", path, f"loss of {a}", f"loss of {b}")),
-            "Training losses of single batches; towards the lower left is better for both.",
-        )
 
 
 def _predictions(task: Task, predictions: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[tuple[str, str]]:
@@ -167,12 +168,7 @@ def _predictions(task: Task, predictions: Mapping[str, tuple[Tensor, Tensor]]) -
         predicted, actual = (tensor.numpy() for tensor in predictions[objective.name])
         if isinstance(objective.criterion, CrossEntropy):
             figure = figures.confusion(objective.name, predicted, actual, objective.criterion.classes)
-            yield (
-                figures.data_uri(figure),
-                "Each row: where the stones of one true class went."
-                if task.name == "diamonds"
-                else "Each row: where samples of one true class went.",
-            )
+            yield figures.data_uri(figure), "Each row: where the samples of one true class went."
         elif isinstance(objective.criterion, SquaredError):
             figure = figures.scatter(objective.name, predicted, actual, objective.criterion.unit)
             yield figures.data_uri(figure), "Darker: more samples; the line is a perfect prediction."

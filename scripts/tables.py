@@ -64,7 +64,7 @@ METRICS = {
     "price error, USD": ("test/price/mae_usd", 0),
 }
 EXPERIMENTS = {
-    "quickstart": Experiment("README.md", "command", (), {"`python train.py`": ()}),
+    "quickstart": Experiment("README.md", "run", (), {"`python train.py`": ()}),
     "diamonds_usd": Experiment(
         "README.md",
         "balancer",

@@ -101,17 +101,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.names:
         if name not in EXPERIMENTS:
             parser.error(f"unknown table {name!r}; choose from {', '.join(EXPERIMENTS)}")
-    for name in options.names or EXPERIMENTS:
-        experiment = EXPERIMENTS[name]
-        jobs = [(name, label, seed) for seed in SEEDS for label in experiment.rows]
-        missing = [job for job in jobs if not (folder(*job) / "summary.json").is_file()]
-        if missing and options.collect:
-            sys.exit(f"error: {name}: {len(missing)} of {len(jobs)} runs are missing; run without --collect")
-        with ProcessPoolExecutor(options.processes) as pool:
-            for done, finished in enumerate(pool.map(train_one, missing), start=1):
-                print(f"{name}: {done}/{len(missing)}  {finished}", flush=True)
-        collect(name, jobs)
-        if experiment.figure:
+    names = options.names or list(EXPERIMENTS)
+    jobs = {name: [(name, label, seed) for seed in SEEDS for label in EXPERIMENTS[name].rows] for name in names}
+    missing = [job for name in names for job in jobs[name] if not (folder(*job) / "summary.json").is_file()]
+    if missing and options.collect:
+        sys.exit(f"error: {len(missing)} runs are missing, such as {folder(*missing[0])}; run without --collect")
+    # train everything before any tracked file changes, so that each run records the commit it belongs to
+    with ProcessPoolExecutor(options.processes) as pool:
+        for done, finished in enumerate(pool.map(train_one, missing), start=1):
+            print(f"{done}/{len(missing)}  {finished}", flush=True)
+    for name in names:
+        collect(name, jobs[name])
+        if EXPERIMENTS[name].figure:
             draw(name)
         fill_in(name)
 

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -207,7 +208,7 @@ def draw(name: str) -> None:
 
     experiment = EXPERIMENTS[name]
     panels = experiment.figure or {}
-    style = {"svg.fonttype": "none", "svg.hashsalt": name, "axes.spines.top": False, "axes.spines.right": False}
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "axes.spines.top": False, "axes.spines.right": False}
     with rc_context(style):
         figure = Figure(figsize=(10, 3.8), layout="constrained")
         for axes, (column, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):

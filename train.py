@@ -85,10 +85,11 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
     for turn in run.turns:
         turn.zero_grad()
         for index, part in enumerate(parts := engine.micro_batches(batch, trainer.accumulate)):
+            share = engine.batch_size(part) / engine.batch_size(batch)
             with precision.autocast():
                 losses, features = run.task.losses(run.model, part, turn.phase.name)
             report = turn.balancer.backward(
-                losses if len(parts) == 1 else {name: loss / len(parts) for name, loss in losses.items()},
+                losses if len(parts) == 1 else {name: share * loss for name, loss in losses.items()},
                 shared=turn.shared,
                 parameters=turn.parameters if turn.restricted else None,
                 features=features,

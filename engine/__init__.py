@@ -3,7 +3,7 @@
 from engine.arguments import ConfigError, constructing, resolve_arguments
 from engine.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
 from engine.config import Config, compose, validate
-from engine.data import batches_per_epoch, micro_batches, training_batches
+from engine.data import batch_size, batches_per_epoch, micro_batches, training_batches
 from engine.device import compile_model, describe_device, resolve_device, synchronise, use_threads
 from engine.dry_run import describe_run
 from engine.evaluation import Selector, evaluate, result_names
@@ -27,6 +27,7 @@ __all__ = [
     "State",
     "StopRequest",
     "Tracker",
+    "batch_size",
     "batches_per_epoch",
     "build_turn",
     "checkpoint",

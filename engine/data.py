@@ -11,7 +11,7 @@ from engine.device import move
 from engine.seeding import epoch_order
 from tasks import Batch, TensorData
 
-__all__ = ["batches_per_epoch", "evaluation_batches", "micro_batches", "training_batches"]
+__all__ = ["batch_size", "batches_per_epoch", "evaluation_batches", "micro_batches", "training_batches"]
 
 Split = TensorData | Dataset[Batch]
 
@@ -36,12 +36,18 @@ def evaluation_batches(split: Split, batch_size: int, device: torch.device, work
     yield from _batches(split, list(torch.arange(len(split)).split(batch_size)), device, workers)  # type: ignore[arg-type]
 
 
+def batch_size(batch: Batch) -> int:
+    """Number of samples."""
+    return len(batch.inputs[0])
+
+
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
-    """``batch`` in ``count`` parts."""
+    """``batch`` in ``count`` parts, of one sample at least."""
+    count = min(count, batch_size(batch))
     if count == 1:
         return [batch]
-    inputs = [tensor.chunk(count) for tensor in batch.inputs]
-    targets = {name: tensor.chunk(count) for name, tensor in batch.targets.items()}
+    inputs = [tensor.tensor_split(count) for tensor in batch.inputs]
+    targets = {name: tensor.tensor_split(count) for name, tensor in batch.targets.items()}
     return [
         Batch(tuple(part[i] for part in inputs), {name: part[i] for name, part in targets.items()})
         for i in range(count)
@@ -53,9 +59,13 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
         for chunk in chunks:
             yield split.batch(chunk.to(device))
         return
-    indices = [chunk.tolist() for chunk in chunks]
     loader: DataLoader[Batch] = DataLoader(
-        split, batch_sampler=indices, num_workers=workers, pin_memory=device.type == "cuda"
+        split,
+        batch_sampler=[chunk.tolist() for chunk in chunks],
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        # without one of its own, a loader draws from the global generator, and a resumed run would draw once more
+        generator=torch.Generator(),
     )
     for batch in loader:
         yield move(Batch(*batch), device)

@@ -127,10 +127,7 @@ def _balancing(rows: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
     weights, losses, norms = all_of("weight"), all_of("loss"), all_of("norm")
     if weights:
         yield figures.data_uri(figures.curves("weights", weights, "step")), "Weight of each objective's gradient."
-        shares = {
-            name: (x, [w * loss for w, loss in zip(y, losses[name][1], strict=True)])
-            for name, (x, y) in weights.items()
-        }
+        shares = {name: _product(series, losses[name]) for name, series in weights.items()}
         yield (
             figures.data_uri(figures.curves("weighted losses", shares, "step")),
             "Weight times loss: how much each term asks for.",
@@ -186,6 +183,13 @@ def _repeat(folder: Path, summary: Mapping[str, Any]) -> str:
         f'<details><summary>Versions</summary><div class="wide"><table>{versions}</table></div></details>'
         f"<details><summary>Configuration</summary><pre>{config}</pre></details>"
     )
+
+
+def _product(a: tuple[list[float], list[float]], b: tuple[list[float], list[float]]) -> tuple[list[float], list[float]]:
+    """Product of two series, where both have a value; a step that was skipped has losses, but no weights."""
+    other = dict(zip(*b, strict=True))
+    found = [(x, y * other[x]) for x, y in zip(*a, strict=True) if x in other]
+    return [x for x, _ in found], [y for _, y in found]
 
 
 def _series(rows: list[dict[str, str]], name: str, x: str, split: str | None = None) -> tuple[list[float], list[float]]:

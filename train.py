@@ -44,11 +44,10 @@ def build(config: Config) -> engine.Run:
         model = create_model(name, **arguments).to(device)
     if not isinstance(model, MultiObjectiveModel):
         raise ConfigError(f"model {name} does not keep the contract of balancing.MultiObjectiveModel")
-    names = {objective.name for objective in task.objectives}
-    if not set(model.objectives) <= names:
-        raise ConfigError(
-            f"model {name} has objectives {model.objectives}, but task {task.name} has {tuple(sorted(names))}"
-        )
+    names = [objective.name for objective in task.objectives]
+    if not set(model.objectives) <= set(names):
+        raise ConfigError(f"model {name} has objectives {model.objectives}, but task {task.name} has {tuple(names)}")
+    task.keep(model.objectives)
     if trainer.compile:
         engine.compile_model(model)
     steps_per_epoch = engine.batches_per_epoch(train, trainer.batch_size)
@@ -96,6 +95,8 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
                 scaler=precision.scaler,
                 last=index == len(parts) - 1,
             )
+        if report.skipped and not report.overflow:
+            turn.zero_grad()  # of earlier micro-batches
         precision.step(turn.optimizers.values(), turn.parameters, trainer.clip_norm)
         if turn.balancer_optimizer is not None and not report.skipped:
             turn.balancer_optimizer.step()

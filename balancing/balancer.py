@@ -92,7 +92,8 @@ class Balancer(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)
         self.step, self.skips = 0, 0
         self.register_buffer("held", torch.ones(len(self.objectives)))  # the weights that every= and ema= carry over
-        self._pending: tuple[Tensor, Gradients] | None = None
+        self._pending: tuple[Tensor, Gradients] | None = None  # losses and gradients of earlier micro-batches
+        self._partial: Tensor | None = None  # their losses, where gradients were written at once
         self._unmoved, self._versions = 0, -1
 
     # ---- what a method overrides ---------------------------------------------------------------------------------
@@ -147,12 +148,9 @@ class Balancer(nn.Module):
         step = Step(self.name, values, shared, parameters, scaler)
 
         resting = self.step % self.every != 0
-        if resting or self.needs == "nothing" or (self.needs == "losses" and last and self._pending is None):
-            if not self._finite(seen, "loss"):
-                return self._skip(seen)
-            weights = self.held if resting else self._effective(seen, None)
-            step.single_backward(weights, self.head_rule == "unit")
-            return self._finish(seen, weights, None, last)
+        constant = resting or (self.needs == "nothing" and not self.log_losses)
+        if constant or (not self.measures and last and self._pending is None):
+            return self._weigh(step, seen, resting, last)
 
         points = self._points(features, subset, last)
         gradients = step.collect(points, heads=self.at != "subset")
@@ -165,6 +163,18 @@ class Balancer(nn.Module):
             self._pending = (seen, gradients)
             return BalanceReport(self.objectives, seen, skips=self.skips)
         return self._balance(step, seen, gradients)
+
+    def _weigh(self, step: Step, seen: Tensor, resting: bool, last: bool) -> BalanceReport:
+        """One backward with weights that follow from nothing but these losses."""
+        seen, self._partial = seen if self._partial is None else self._partial + seen, None
+        finite = self._finite(seen, "loss")
+        if finite:
+            weights = self.held if resting else self._effective(seen, None)
+            step.single_backward(weights, self.head_rule == "unit")
+        if not last:
+            self._partial = seen
+            return BalanceReport(self.objectives, seen, skipped=not finite, skips=self.skips)
+        return self._finish(seen, weights, None) if finite else self._skip(seen)
 
     def _points(
         self, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool
@@ -205,7 +215,7 @@ class Balancer(nn.Module):
 
         if self.at == "subset" and weights is not None:
             step.single_backward(weights, self.head_rule == "unit")
-            return self._finish(seen, weights, gramian, True, overflow)
+            return self._finish(seen, weights, gramian, overflow)
         factors = [1.0] * len(self.objectives) if weights is None else weights.tolist()
         gradients.deposit_heads(factors if self.head_rule == "weighted" else [1.0] * len(factors))
         combined = gradients.combine(factors) if combined is None else combined
@@ -213,7 +223,7 @@ class Balancer(nn.Module):
             step.pass_on(gradients.points, combined)
         else:
             deposit(gradients.points, combined)
-        return self._finish(seen, weights, gramian, True, overflow)
+        return self._finish(seen, weights, gramian, overflow)
 
     # ---- from what was seen to weights ---------------------------------------------------------------------------
 
@@ -344,14 +354,14 @@ class Balancer(nn.Module):
         return BalanceReport(self.objectives, seen, skipped=True, skips=self.skips)
 
     def _finish(
-        self, seen: Tensor, weights: Tensor | None, gramian: Tensor | None, last: bool, overflow: bool = False
+        self, seen: Tensor, weights: Tensor | None, gramian: Tensor | None, overflow: bool = False
     ) -> BalanceReport:
         if overflow:
             self.skips += 1
-        elif last:
+        else:
             self.step += 1
             self._warn_if_idle()
-        return BalanceReport(self.objectives, seen, weights, gramian, skipped=overflow, skips=self.skips)
+        return BalanceReport(self.objectives, seen, weights, gramian, overflow, self.skips, overflow)
 
     def _warn_if_idle(self) -> None:
         """A learnable balancer that nobody optimises is a plain sum; say so once."""

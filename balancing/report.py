@@ -21,7 +21,9 @@ class BalanceReport:
         weights: (K,) weights of the objectives' gradients; ``None`` for a method that combines coordinates
             one by one, and while micro-batches are only being collected (``last=False``).
         gramian: (K, K) inner products of the objectives' gradients where the method measured them, else ``None``.
-        skipped: True if a non-finite loss or gradient made the balancer leave ``.grad`` untouched.
+        skipped: True if a non-finite loss or gradient was seen: do not step. Nothing was added to ``.grad``, except by
+            earlier micro-batches of a method with constant weights.
+        overflow: True if it was an fp16 overflow: ``.grad`` holds the infinity, so that ``GradScaler.step`` skips the step.
         skips: How many steps were skipped so far, this one included.
     """
 
@@ -31,6 +33,7 @@ class BalanceReport:
     gramian: Tensor | None = None
     skipped: bool = False
     skips: int = 0
+    overflow: bool = False
 
     @cached_property
     def norms(self) -> Tensor | None:

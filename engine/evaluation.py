@@ -64,20 +64,22 @@ def evaluate(
                 sums[o.name] += o.criterion(output, target) * count
                 counts[o.name] += count
                 prediction, label = o.criterion.present(output, target)
-                for key, measure in o.measures.items() if len(label) else ():
+                if len(label) == 0:
+                    continue
+                for key, measure in o.measures.items():
                     metrics[o.name][key].update(measure.transform(prediction), measure.transform(label))
                 if sum(len(p) for p, _ in seen[o.name]) < 10_000:
                     seen[o.name].append((prediction.flatten().cpu(), label.flatten().cpu()))
     finally:
         model.train(was_training)
-    values = {}
+    values, predictions = {}, {}
     for o in task.objectives:
-        values[f"{o.name}/loss"] = float(sums[o.name] / counts[o.name]) if counts[o.name] else math.nan
-        known = counts[o.name] > 0
+        known = bool(counts[o.name] > 0)
+        values[f"{o.name}/loss"] = float(sums[o.name] / counts[o.name]) if known else math.nan
         values |= {f"{o.name}/{key}": float(m.compute()) if known else math.nan for key, m in metrics[o.name].items()}
-    predictions = {
-        name: (torch.cat([p for p, _ in pairs]), torch.cat([y for _, y in pairs])) for name, pairs in seen.items()
-    }
+        if known:
+            predicted, actual = zip(*seen[o.name], strict=True)
+            predictions[o.name] = (torch.cat(predicted), torch.cat(actual))
     return Evaluation(values, predictions)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +113,10 @@ class Task:
         """Move splits that are tensors to ``device``, once and for all."""
         if self._splits is not None:
             self._splits = Splits(*(part.to(device) if isinstance(part, TensorData) else part for part in self._splits))
+
+    def keep(self, names: Collection[str]) -> None:
+        """Leave out the objectives that are not in ``names``, for a model that has fewer."""
+        self.objectives = tuple(objective for objective in self.objectives if objective.name in names)
 
     def losses(self, model: Any, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Any]:
         """Loss per objective of ``phase``, and the features that the heads read."""

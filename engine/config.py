@@ -165,6 +165,8 @@ def _check_ranges(config: Config) -> None:
     for key, (value, least) in at_least.items():
         if value is not None and not value >= least:
             raise ConfigError(f"{key} must be at least {least}, got {value}")
+    if config.seed >= 2**31:
+        raise ConfigError(f"seed must be below 2147483648, got {config.seed}")
     positive = {
         "optimizer.lr": config.optimizer.lr,
         "trainer.clip_norm": trainer.clip_norm,

@@ -74,7 +74,12 @@ class Diamonds(Task):
 
     def load(self, data_dir: Path) -> Splits:
         """Read, clean and split the stones; ``data_dir`` is not needed, as the file is in the package."""
-        table = _clean(_parse(self._text(), self.csv or "tasks/data/diamonds.csv.xz"))
+        source = self.csv or "tasks/data/diamonds.csv.xz"
+        table = _clean(_parse(self._text(), source))
+        if len(table["cut"]) < 100:
+            raise DataError(
+                f"diamonds: {source} has {len(table['cut'])} different stones, too few; is the file complete?"
+            )
         train, val, test = _split(table["cut"])
         numbers = np.stack([table[name] for name in _NUMBERS], axis=1)
         mean, std = numbers[train].mean(0), numbers[train].std(0)
@@ -128,31 +133,32 @@ def _parse(text: str, source: str) -> dict[str, np.ndarray]:
         raise DataError(f"diamonds: {source} has no column {missing[0]!r}; it needs {', '.join(wanted)}")
     columns: dict[str, list[float]] = {name: [] for name in wanted}
     codes = {name: {value: index for index, value in enumerate(values)} for name, values in orders.items()}
-    for row in reader:
-        for name, column in columns.items():
-            value = row[name]
-            try:
-                number = codes[name][value] if name in codes else float(value)
-            except (KeyError, TypeError, ValueError):
-                raise DataError(f"diamonds: {source}, line {reader.line_num}: {value!r} is no {name}") from None
-            if name not in codes and not (np.isfinite(number) and (number > 0 or name in "xyz")):
-                raise DataError(
-                    f"diamonds: {source}, line {reader.line_num}: {name} must be a positive number, got {value}"
-                )
-            column.append(number)
-    if len(columns["price"]) < 100:
-        raise DataError(
-            f"diamonds: {source} has {len(columns['price'])} stones, too few to split; is the file complete?"
-        )
+    try:
+        for row in reader:
+            for name, column in columns.items():
+                column.append(_number(name, row[name], codes.get(name)))
+    except (csv.Error, ValueError) as error:
+        raise DataError(f"diamonds: {source}, line {reader.line_num}: {error}") from None
     return {
         name: np.array(values, dtype=np.int64 if name in orders else np.float64) for name, values in columns.items()
     }
 
 
+def _number(name: str, text: str | None, codes: dict[str, int] | None) -> float:
+    """A cell as a number. Raises ValueError saying what is wrong with it."""
+    try:
+        number = float(text or "") if codes is None else codes[text or ""]
+    except (KeyError, ValueError):
+        raise ValueError(f"{text!r} is no {name}") from None
+    if codes is None and not (np.isfinite(number) and (number > 0 or name in "xyz")):
+        raise ValueError(f"{name} must be a positive number, got {text}")
+    return number
+
+
 def _clean(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Without impossible sides, and without stones that repeat all eight input features of an earlier one."""
     sides = np.stack([table[name] for name in "xyz"], axis=1)
-    good = (sides > 0).all(1) & ~np.array([tuple(row) in _MISTYPED for row in sides.tolist()])
+    good = (sides > 0).all(1) & ~np.array([tuple(row) in _MISTYPED for row in sides.tolist()], dtype=bool)
     table = {name: column[good] for name, column in table.items()}
     features = np.stack([table[name] for name in (*_NUMBERS, *_GRADES)], axis=1)
     _, first = np.unique(features, axis=0, return_index=True)

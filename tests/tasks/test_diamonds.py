@@ -98,7 +98,7 @@ def lines():
             "line 301: price must be a positive",
         ),
         (lambda rows: [*rows[:300], '0.3,"Fine","E","SI2",61.5,55,326,3.95,3.98,2.43'], "line 301: 'Fine' is no cut"),
-        (lambda rows: rows[:50], "too few to split"),
+        (lambda rows: rows[:50], "too few"),
         (lambda rows: [], "has no column"),
     ],
 )

@@ -42,7 +42,7 @@ def batch_size(batch: Batch) -> int:
 
 
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
-    """``batch`` in ``count`` parts, of one sample at least."""
+    """``batch`` in ``count`` parts, of one sample at least. Parts count by their size, whatever labels they lack."""
     count = min(count, batch_size(batch))
     if count == 1:
         return [batch]

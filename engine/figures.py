@@ -39,7 +39,8 @@ Series = tuple[Sequence[float], Sequence[float]]
 def data_uri(figure: Figure) -> str:
     """The figure as an SVG image that needs nothing from outside."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -73,7 +74,7 @@ def curves(
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     if len(series) > 1:
-        axes.legend(fontsize=9)
+        axes.legend(fontsize=9, frameon=False)
     return figure
 
 
@@ -138,9 +139,10 @@ def scatter(title: str, predicted: np.ndarray, actual: np.ndarray, unit: str) ->
     """Prediction against truth, with the diagonal."""
     figure, axes = _axes(title)
     finite = np.isfinite(predicted) & np.isfinite(actual)
-    axes.hexbin(actual[finite], predicted[finite], gridsize=50, bins="log", cmap="Blues", mincnt=1, linewidths=0)
-    ends = [float(actual[finite].min()), float(actual[finite].max())]
-    axes.plot(ends, ends, color="#d97706", linewidth=1)
+    if finite.any():  # a run may have diverged
+        axes.hexbin(actual[finite], predicted[finite], gridsize=50, bins="log", cmap="Blues", mincnt=1, linewidths=0)
+        ends = [float(actual[finite].min()), float(actual[finite].max())]
+        axes.plot(ends, ends, color="#d97706", linewidth=1)
     axes.set_xlabel(f"true ({unit})" if unit else "true")
     axes.set_ylabel("predicted")
     return figure

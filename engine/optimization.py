@@ -82,7 +82,11 @@ def build_turn(
         raise ConfigError(f"unknown optimizer {optimizer.name!r}; {did_you_mean(optimizer.name, known)}")
     if scheduler.name not in _SCHEDULES:
         raise ConfigError(f"unknown schedule {scheduler.name!r}; {did_you_mean(scheduler.name, _SCHEDULES)}")
-    networks = dict(model.networks())
+    if scheduler.name == "none" and scheduler.warmup > 0:
+        raise ConfigError(
+            "scheduler.name=none keeps the learning rate as it is; set scheduler.warmup=0, or another name"
+        )
+    networks = {name: module for name, module in model.networks().items() if any(True for _ in module.parameters())}
     chosen = networks if phase.networks is None else {name: networks[name] for name in phase.networks}
     rates = dict(optimizer.network_lr or {})
     for name in rates:

@@ -29,7 +29,7 @@ class Display:
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=20),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[speed]}"),
                 TimeElapsedColumn(),

@@ -58,7 +58,7 @@ def write_report(folder: Path, task: Task, predictions: Mapping[str, tuple[Tenso
 
 def _header(summary: Mapping[str, Any]) -> str:
     cards = "".join(
-        f'<div class="card"><span>{html.escape(name.removeprefix("test/"))}</span><b>{value:.4g}</b></div>'
+        f'<div class="card"><span>{html.escape(name.removeprefix("test/"))}</span><b>{"not finite" if value is None else f"{value:.4g}"}</b></div>'
         for name, value in sorted(summary["metrics"].items(), key=_card_order)
     )
     facts = (
@@ -108,7 +108,7 @@ def _learning(rows: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
             yield figures.data_uri(figure), "Validation split."
     for a, b in list(combinations(objectives, 2))[:3]:
         x, y = (_series(rows, f"{name}/loss", "epoch", "val") for name in (a, b))
-        if x[0] == y[0]:
+        if x[0] and x[0] == y[0]:
             figure = figures.trade_off(f"{a} against {b}", x, y, f"loss of {a}", f"loss of {b}")
             yield (
                 figures.data_uri(figure),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -143,8 +144,8 @@ class Tracker:
             self._wandb.log(dict(values), step=step)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json``."""
-        write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        """Write ``summary.json``; JSON has no NaN, so a number that is not finite becomes null."""
+        write_text(self.folder / "summary.json", json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
 
     def flush(self) -> None:
         """Bring the files up to date with what was logged."""
@@ -158,6 +159,12 @@ class Tracker:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _start_wandb(folder: Path, logger: LoggerConfig) -> Any:

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if missing and options.collect:
         sys.exit(f"error: {len(missing)} runs are missing, such as {folder(*missing[0])}; run without --collect")
     # train everything before any tracked file changes, so that each run records the commit it belongs to
-    with ProcessPoolExecutor(options.processes) as pool:
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         for done, finished in enumerate(pool.map(train_one, missing), start=1):
             print(f"{done}/{len(missing)}  {finished}", flush=True)
     for name in names:

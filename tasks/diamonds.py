@@ -80,6 +80,9 @@ class Diamonds(Task):
             raise DataError(
                 f"diamonds: {source} has {len(table['cut'])} different stones, too few; is the file complete?"
             )
+        constant = [name for name, column in table.items() if (column == column[0]).all()]
+        if constant:
+            raise DataError(f"diamonds: {source} has the same {constant[0]} in every row, so there is nothing to learn")
         train, val, test = _split(table["cut"])
         numbers = np.stack([table[name] for name in _NUMBERS], axis=1)
         mean, std = numbers[train].mean(0), numbers[train].std(0)

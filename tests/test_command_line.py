@@ -1,0 +1,266 @@
+"""train.py as a command: one line for every mistake, a stop that can be resumed, sweeps, and plain output."""
+
+import json
+import lzma
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import train
+
+ROOT = Path(__file__).resolve().parent.parent
+SHORT = ("trainer.device=cpu", "trainer.batch_size=64", "logger.tensorboard=false")
+
+
+@pytest.fixture
+def fails(monkeypatch, capsys, tmp_path):
+    """Run the command in this process; it must end with exit code 2 and one line, which is returned."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def call(*arguments):
+        before = sorted(tmp_path.rglob("*"))
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as stop:
+            train.main()
+        out, err = capsys.readouterr()
+        assert_one_line(stop.value.code, out, err)
+        assert sorted(tmp_path.rglob("*")) == before
+        return err
+
+    yield call
+    GlobalHydra.instance().clear()
+
+
+def assert_one_line(code, out, err):
+    assert code == 2, err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+
+
+def start(folder, *arguments, **environment):
+    """The command as a process of its own, in ``folder``."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "model=shared_trnk": "did you mean shared_trunk?",
+    "balancer=pcgrd": "did you mean pcgrad?",
+    "task=diamond": "did you mean diamonds?",
+    "optimizer=adamv": "did you mean adam, adamw?",
+    "optimizer.name=adamv": "did you mean adam",
+    "scheduler.name=cosin": "did you mean cosine?",
+    "trainer.select=val/cut/acuracy": "did you mean val/cut/accuracy",
+    "imports=[no_such_module]": "no_such_module",
+    "trainer.epoch=3": "did you mean trainer.epochs",
+    "+trainer.epoch=3": "did you mean trainer.epochs",
+    "trainer.epohcs=3": "did you mean trainer.epochs",
+    "trianer.epochs=3": "did you mean trainer?",
+    "sed=1": "did you mean seed",
+    "+sed=1": "did you mean seed",
+    "model.nrom=layer": "did you mean norm",
+    "+model.nrom=layer": "did you mean norm",
+    "task.traget=price_usd": "did you mean target",
+    "balancer.evry=2": "did you mean every",
+    "+balancer.alpha=1": "balancer 'sum' has no option 'alpha'",
+    "seed=abc": "seed",
+    "seed=-1": "seed must be at least 0",
+    "trainer.epochs=-1": "trainer.epochs must be at least 1",
+    "trainer.epochs=2.5": "trainer.epochs",
+    "trainer.compile=perhaps": "trainer.compile",
+    "trainer.precision=fp8": "fp32, bf16 or fp16",
+    "trainer.device=tpu": "auto, cpu, cuda",
+    "trainer.accumulate=3": "must divide trainer.batch_size",
+    "optimizer.lr=fast": "optimizer.lr",
+    "optimizer.lr=0": "optimizer.lr must be positive",
+    "optimizer.network_lr={trunk: 0.1}": "needs optimizer.per_network=true",
+    "scheduler.warmup=2": "scheduler.warmup",
+    "model.width=abc": "model.width must be an integer",
+    "model.width=0": "width",
+    "model.norm=bach": "model.norm must be one of batch, layer, none",
+    "model.dropout=1.5": "dropout",
+    "balancer.at=nowhere": "balancer.at must be one of shared, features, subset",
+    "task.target=euros": "task.target must be one of log_price, price_usd",
+    "model.classifiers={colour: 5}": "but task diamonds has ('cut', 'price')",
+    "resume=nowhere": "there is no nowhere/last.pt",
+    "trainer.epochs=[1": "cannot read",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_mistake_is_one_line_that_helps(fails, stones, override):
+    data = () if override.startswith("resume") else (f"task.csv={stones}",)
+    assert MISTAKES[override] in fails(*data, override)
+
+
+def test_seed_too_large_for_the_generators_is_one_line(fails, stones):
+    assert "seed" in fails(f"task.csv={stones}", "seed=20000000000000")
+
+
+def test_resume_with_other_overrides_is_refused(fails):
+    assert "leave out trainer.epochs=50" in fails("resume=somewhere", "trainer.epochs=50")
+
+
+def test_checkpoint_that_is_none_is_one_line(fails, tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
+    assert "cannot be read" in fails(f"resume={tmp_path}")
+
+
+# ---- damaged data ----------------------------------------------------------------------------------------------------
+
+
+def damaged(text, damage):
+    """Name and bytes of a file of stones with something wrong."""
+    lines = text.splitlines()
+    bare = text.replace('"', "")
+    if damage == "cut off":
+        return "stones.csv", "\n".join([*lines[:500], lines[500][:9]]).encode()
+    if damage == "a column short":
+        return "stones.csv", "\n".join(line.rpartition(",")[0] for line in lines).encode()
+    if damage == "a word for a number":
+        return "stones.csv", "\n".join([*lines[:500], lines[500].replace(lines[500].split(",")[0], "heavy")]).encode()
+    if damage == "an unknown cut":
+        return "stones.csv", bare.replace("Premium", "Supreme").encode()
+    if damage == "empty":
+        return "stones.csv", b""
+    if damage == "a header alone":
+        return "stones.csv", lines[0].encode()
+    if damage == "too few stones":
+        return "stones.csv", "\n".join(lines[:50]).encode()
+    if damage == "not text":
+        return "stones.csv", bytes(range(256))
+    if damage == "garbage as xz":
+        return "stones.csv.xz", bytes(range(256))
+    if damage == "half an xz":
+        packed = lzma.compress(text.encode())
+        return "stones.csv.xz", packed[: len(packed) // 2]
+    if damage == "an open quote":
+        return "stones.csv", (bare * 3).replace("Premium", '"Premium', 1).encode()
+    if damage == "a stray line end":
+        return "stones.csv", "\n".join([*lines[:500], lines[500].replace(",", "\r,", 1)]).encode()
+    assert damage == "one stone only"
+    return "stones.csv", "\n".join([lines[0], *[lines[1]] * 200]).encode()
+
+
+TOLD = {
+    "cut off": "line 501",
+    "a column short": "has no column 'z'",
+    "a word for a number": "line 501: 'heavy' is no carat",
+    "an unknown cut": "'Supreme' is no cut",
+    "empty": "has no column 'carat'",
+    "a header alone": "too few",
+    "too few stones": "49",
+    "not text": "damaged",
+    "garbage as xz": "damaged",
+    "half an xz": "damaged",
+    "an open quote": "stones.csv",
+    "a stray line end": "stones.csv, line 50",
+    "one stone only": "too few",
+}
+
+
+@pytest.mark.parametrize("damage", TOLD)
+def test_damaged_table_is_one_line_that_names_the_place(fails, stones, tmp_path, damage):
+    name, data = damaged(stones.read_text(), damage)
+    (tmp_path / name).write_bytes(data)
+    message = fails(f"task.csv={name}", "trainer.max_steps=2", *SHORT)
+    assert name in message
+    assert TOLD[damage] in message
+
+
+def test_missing_table_is_one_line_that_names_it(fails):
+    assert "no file nowhere.csv" in fails("task.csv=nowhere.csv")
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
+
+
+def test_misspelt_key_ends_the_process_with_one_line(tmp_path):
+    code, out, err = finish(start(tmp_path, "trainer.epoch=3"))
+    assert_one_line(code, out, err)
+    assert "trainer.epochs" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_table_ends_the_process_with_one_line(tmp_path):
+    (tmp_path / "stones.csv.xz").write_bytes(b"garbage")
+    code, out, err = finish(start(tmp_path, "task.csv=stones.csv.xz"))
+    assert_one_line(code, out, err)
+    assert "stones.csv.xz" in err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_model_and_task_that_do_not_fit_end_the_process_with_one_line(tmp_path):
+    (tmp_path / "toy.py").write_text(
+        "import torch\n"
+        "from tasks import *\n"
+        "@register_task('toy')\n"
+        "class Toy(Task):\n"
+        "    objectives = (Objective('size', SquaredError(), {}),)\n"
+        "    def load(self, data_dir):\n"
+        "        data = TensorData((torch.ones(8, 1),), {'size': torch.ones(8, 1)})\n"
+        "        return Splits(data, data, data)\n"
+    )
+    (tmp_path / "extra" / "task").mkdir(parents=True)
+    (tmp_path / "extra" / "task" / "toy.yaml").write_text("name: toy\n")
+    process = start(tmp_path, "--config-dir", "extra", "imports=[toy]", "task=toy", PYTHONPATH=str(tmp_path))
+    code, out, err = finish(process)
+    assert_one_line(code, out, err)
+    assert "'shared_trunk'" in err
+    assert "'toy'" in err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_sigterm_saves_and_the_run_can_be_resumed(tmp_path, stones):
+    process = start(tmp_path, f"task.csv={stones}", "run_dir=run", "trainer.epochs=20", *SHORT)
+    for line in process.stdout:
+        if line.startswith("epoch 2/20"):
+            break
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process)
+    assert (code, err) == (0, "")
+    assert "python train.py resume=run" in out
+    stopped = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert stopped["status"] == "stopped"
+    assert stopped["metrics"] == {}
+    assert (tmp_path / "run" / "report.html").is_file()
+
+    code, out, err = finish(start(tmp_path, "resume=run"))
+    assert (code, err) == (0, "")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["epochs"], summary["steps"]) == ("finished", 20, 20 * (1398 // 64))
+    assert summary["metrics"]["test/cut/accuracy"] > 0.5
+
+
+def test_sweep_over_seeds_makes_a_folder_each_and_prints_plain_lines(tmp_path, stones):
+    process = start(tmp_path, "-m", "seed=0,1", f"task.csv={stones}", "trainer.max_steps=20", *SHORT)
+    code, out, err = finish(process)
+    assert (code, err) == (0, "")
+    assert not set("\x1b\r") & set(out)
+    assert out.count("epoch 1/1") == 2
+    folders = sorted((tmp_path / "outputs" / "shared_trunk-diamonds-sum").iterdir(), key=lambda path: path.name[-1])
+    assert [folder.name.rpartition("-")[2] for folder in folders] == ["seed0", "seed1"]
+    losses = [json.loads((folder / "summary.json").read_text())["metrics"]["test/cut/loss"] for folder in folders]
+    assert losses[0] != losses[1]

@@ -1,0 +1,95 @@
+"""The files in configs/ against the code that they configure."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+import balancing
+import engine
+import tasks
+import zoo
+from engine import config as schema
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+ARGUMENTS = {
+    "model": (zoo.list_models, zoo.model_arguments),
+    "task": (tasks.list_tasks, tasks.task_arguments),
+    "balancer": (balancing.list_balancers, balancing.balancer_arguments),
+}
+SCHEMAS = {
+    "optimizer": schema.OptimizerConfig,
+    "scheduler": schema.SchedulerConfig,
+    "trainer": schema.TrainerConfig,
+    "logger": schema.LoggerConfig,
+}
+
+
+def files(*groups):
+    found = [path for group in groups for path in sorted((CONFIGS / group).glob("*.yaml"))]
+    return [(path.parent.name, path.stem) for path in found if not path.stem.startswith("_")]
+
+
+def plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize(("group", "name"), files(*ARGUMENTS))
+def test_file_lists_every_argument_with_its_default(group, name):
+    section = dict(getattr(engine.compose([f"{group}={name}"]), group))
+    signature = ARGUMENTS[group][1](section.pop("name"))
+    assert set(section) == set(signature)
+    for key, value in section.items():
+        default = signature[key].default
+        if value == "task":
+            assert default in (inspect.Parameter.empty, None, ())
+        else:
+            assert (value, type(value)) == (plain(default), type(plain(default))), key
+
+
+@pytest.mark.parametrize(("group", "name"), files(*SCHEMAS))
+def test_file_lists_every_field(group, name):
+    listed = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+    assert list(listed) == [field.name for field in dataclasses.fields(SCHEMAS[group])]
+    engine.compose([f"{group}={name}"])
+
+
+@pytest.mark.parametrize(("group", "name"), files("experiment", "debug"))
+def test_recipe_composes(group, name):
+    assert engine.compose([f"{group}={name}"]) != engine.compose()
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in ARGUMENTS for name in ARGUMENTS[group][0]()])
+def test_registered_name_has_a_file(group, name):
+    assert (CONFIGS / group / f"{name}.yaml").is_file()
+    assert getattr(engine.compose([f"{group}={name}"]), group)["name"] == name
+
+
+@pytest.mark.parametrize("name", [name for _, name in files("model")])
+def test_model_brings_its_default_task(name):
+    config = engine.compose([f"model={name}"])
+    assert config.task["name"] == zoo.model_info(config.model["name"]).default_task
+
+
+@pytest.mark.parametrize("task", tasks.list_tasks())
+def test_task_on_the_command_line_wins(task):
+    assert engine.compose([f"task={task}", "model=shared_trunk"]).task["name"] == task
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_file_names_no_class(path):
+    assert "_target_" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_key_is_written_once(path):
+    def keys(node):
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value]
+            assert len(set(names)) == len(names)
+            for _, value in node.value:
+                keys(value)
+
+    keys(yaml.compose(path.read_text()))

@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def folder(name: str, label: str, seed: int) -> Path:
     """Run folder of one job."""
-    plain = "".join(c if c.isalnum() or c in "_=.-" else "" for c in label)
+    plain = "".join(c for c in label.replace("=", "-") if c.isalnum() or c in "_.-")  # hydra reads "=" as its own
     return ROOT / "outputs" / "tables" / name / f"{plain}-seed{seed}"
 
 

@@ -96,10 +96,11 @@ class Step:
         self._shared = None if shared is None else set(shared)
         self._parameters = None if parameters is None else list(parameters)
         self._scaler = scaler
+        self.is_scaled = scaler is not None and scaler.is_enabled()
 
     def loss_scale(self) -> float:
         """The factor in all gradients that the scaler caused."""
-        if self._scaler is None or not self._scaler.is_enabled():
+        if self._scaler is None or not self.is_scaled:
             return 1.0
         return float(self._scaler.scale(torch.ones((), device=self.losses[0].device)))
 

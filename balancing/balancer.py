@@ -198,7 +198,7 @@ class Balancer(nn.Module):
             losses, gramian = seen.cpu().double(), gradients.gramian() / factor**2
             if self.at == "features":
                 gramian = sum_over_samples(gramian, seen.device)
-        overflow = factor != 1.0 and gramian is not None and not bool(gramian.isfinite().all())
+        overflow = step.is_scaled and gramian is not None and not bool(gramian.isfinite().all())
         if not overflow and not self._all_finite(losses, gramian):
             return self._skip(seen)
 

@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"unknown table {name!r}; choose from {', '.join(EXPERIMENTS)}")
     names = options.names or list(EXPERIMENTS)
     jobs = {name: [(name, label, seed) for seed in SEEDS for label in EXPERIMENTS[name].rows] for name in names}
-    missing = [job for name in names for job in jobs[name] if not (folder(*job) / "summary.json").is_file()]
+    missing = [job for name in names for job in jobs[name] if not is_finished(folder(*job))]
     if missing and options.collect:
         sys.exit(f"error: {len(missing)} runs are missing, such as {folder(*missing[0])}; run without --collect")
     # train everything before any tracked file changes, so that each run records the commit it belongs to
@@ -123,6 +123,12 @@ def folder(name: str, label: str, seed: int) -> Path:
     """Run folder of one job."""
     plain = "".join(c for c in label.replace("=", "-") if c.isalnum() or c in "_.-")  # hydra reads "=" as its own
     return ROOT / "outputs" / "tables" / name / f"{plain}-seed{seed}"
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run in this folder came to its end."""
+    summary = run / "summary.json"
+    return summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "finished"
 
 
 def train_one(job: tuple[str, str, int]) -> str:

@@ -80,14 +80,11 @@ EXPERIMENTS = {
         (),
         {
             "none (the default)": (),
+            "`model.norm=batch`": ("model.norm=batch",),
             "`model.norm=layer`": ("model.norm=layer",),
-            "`model.norm=none`": ("model.norm=none",),
-            "`model.dropout=0`": ("model.dropout=0.0",),
-            "`model.dropout=0.1`": ("model.dropout=0.1",),
+            "`model.dropout=0.05`": ("model.dropout=0.05",),
             "`model.width=128`": ("model.width=128",),
-            "`model.width=256`": ("model.width=256",),
-            "`model.depth=2`": ("model.depth=2",),
-            "`model.depth=4`": ("model.depth=4",),
+            "`model.depth=3`": ("model.depth=3",),
         },
     ),
 }

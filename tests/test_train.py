@@ -358,7 +358,7 @@ def test_skipped_step_is_left_out_of_the_means(train_in, monkeypatch):
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
 
-LONG = (f"trainer.max_steps={2 * PER_EPOCH}", "model.dropout=0.2", "trainer.log_every=1")
+LONG = (f"trainer.max_steps={2 * PER_EPOCH}", "model.norm=batch", "model.dropout=0.2", "trainer.log_every=1")
 
 
 def assert_resume_is_exact(train_in, monkeypatch, stop, *overrides):

@@ -61,9 +61,9 @@ class SharedTrunk(nn.Module, PyTorchModelHubMixin):
         classifiers: Mapping[str, int],
         regressors: Mapping[str, int],
         width: int = 192,
-        depth: int = 3,
-        norm: Literal["batch", "layer", "none"] = "batch",
-        dropout: float = 0.05,
+        depth: int = 4,
+        norm: Literal["batch", "layer", "none"] = "none",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         sizes = {**classifiers, **regressors}
@@ -125,9 +125,9 @@ def shared_trunk(
     classifiers: Mapping[str, int],
     regressors: Mapping[str, int],
     width: int = 192,
-    depth: int = 3,
-    norm: Literal["batch", "layer", "none"] = "batch",
-    dropout: float = 0.05,
+    depth: int = 4,
+    norm: Literal["batch", "layer", "none"] = "none",
+    dropout: float = 0.0,
 ) -> SharedTrunk:
     """The MLP of :class:`SharedTrunk`."""
     return SharedTrunk(in_features, classifiers, regressors, width, depth, norm, dropout)

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import engine
-from balancing import BalanceReport, BalancingError, MultiObjectiveModel, create_balancer
+from balancing import BalanceReport, BalancingError, MultiObjectiveModel, NonFiniteError, create_balancer
 from engine import Config, ConfigError
 from tasks import Batch, create_task
 from zoo import create_model
@@ -54,9 +54,12 @@ def build(config: Config) -> engine.Run:
     total_steps = min(trainer.epochs * steps_per_epoch, trainer.max_steps or sys.maxsize)
     turns = []
     for phase in model.phases:
-        method, options = engine.resolve_arguments("balancer", config.balancer, task)
+        method, options = engine.resolve_arguments("balancer", config.balancer, task, phase.objectives)
         with engine.constructing():
             balancer = create_balancer(method, phase.objectives, **options)
+        if balancer.at == "subset" or (balancer.at == "features" and trainer.accumulate > 1):
+            remedy = "it is for a loop of your own" if balancer.at == "subset" else "use trainer.accumulate=1"
+            raise ConfigError(f"balancer.at={balancer.at} is not possible here: {remedy}, or use balancer.at=shared")
         if not balancer.measures:
             balancer.to(device)  # weights of losses are found where the losses are, without waiting for the device
         turns.append(
@@ -128,9 +131,9 @@ def train_epoch(run: engine.Run, tracker: engine.Tracker, display: engine.Displa
         try:
             reports = train_step(run, batch)
         except (BalancingError, FloatingPointError) as error:
-            raise BalancingError(
-                f"step {state.step + 1}: {error}; a lower optimizer.lr or trainer.clip_norm=1 often helps"
-            ) from None
+            diverged = isinstance(error, (NonFiniteError, FloatingPointError))
+            hint = "; a lower optimizer.lr or trainer.clip_norm=1 often helps" if diverged else ""
+            raise BalancingError(f"step {state.step + 1}: {error}{hint}") from None
         state.step += 1
         for turn, report in zip(run.turns, reports, strict=True):
             phase = turn.phase.name

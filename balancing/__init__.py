@@ -6,7 +6,7 @@
 """
 
 from balancing.balancer import Balancer
-from balancing.errors import BalancingError
+from balancing.errors import BalancingError, NonFiniteError
 from balancing.gradients import gradnorm, mgda, pcgrad
 from balancing.losses import fixed, reference_loss, running_loss, uncertainty
 from balancing.options import BalancerOptions
@@ -20,6 +20,7 @@ __all__ = [
     "BalancerOptions",
     "BalancingError",
     "MultiObjectiveModel",
+    "NonFiniteError",
     "Phase",
     "balancer_arguments",
     "balancer_class",

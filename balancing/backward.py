@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,37 +21,57 @@ def find_leaves(roots: Sequence[Tensor], stop: Iterable[Tensor] = ()) -> dict[Te
     Bit k is set if ``roots[k]`` depends on the leaf. Paths that run through a tensor of ``stop`` are not followed.
     The graph is walked once, whatever the number of roots.
     """
-    stopped = {tensor.grad_fn for tensor in stop if tensor.grad_fn is not None}
+    stopped = {(tensor.grad_fn, tensor.output_nr) for tensor in stop if tensor.grad_fn is not None}
     stopped_leaves = {tensor for tensor in stop if tensor.grad_fn is None}
-    masks: dict[object, int] = {}
+    masks: dict[Any, int] = {}
     leaves: dict[Tensor, int] = {}
     for bit, root in enumerate(roots):
+        if (root.grad_fn, root.output_nr) in stopped:
+            continue
         if root.grad_fn is not None:
             masks[root.grad_fn] = masks.get(root.grad_fn, 0) | 1 << bit
         elif root.requires_grad and root not in stopped_leaves:
             leaves[root] = leaves.get(root, 0) | 1 << bit
 
-    order: list[object] = []  # every node after all nodes it leads to
-    seen: set[object] = set()
+    order: list[Any] = []  # every node after all nodes it leads to
+    seen: set[Any] = set()
     for first in list(masks):
-        stack: list[tuple[object, bool]] = [(first, False)]
+        stack: list[tuple[Any, bool]] = [(first, False)]
         while stack:
             node, done = stack.pop()
             if done:
                 order.append(node)
-            elif node not in seen and node not in stopped:
+            elif node not in seen:
                 seen.add(node)
                 stack.append((node, True))
-                stack.extend((child, False) for child, _ in node.next_functions if child is not None)  # type: ignore[attr-defined]
+                stack.extend(
+                    (edge[0], False) for edge in node.next_functions if edge[0] is not None and edge not in stopped
+                )
     for node in reversed(order):
         mask = masks.get(node, 0)
         leaf = getattr(node, "variable", None)
         if leaf is not None and leaf not in stopped_leaves:
             leaves[leaf] = leaves.get(leaf, 0) | mask
-        for child, _ in node.next_functions:  # type: ignore[attr-defined]
-            if child is not None:
-                masks[child] = masks.get(child, 0) | mask
+        for edge in node.next_functions:
+            if edge[0] is not None and edge not in stopped:
+                masks[edge[0]] = masks.get(edge[0], 0) | mask
     return leaves
+
+
+def _nested(tensors: Sequence[Tensor]) -> bool:
+    """True if one of the tensors is computed from another."""
+    wanted = {(tensor.grad_fn, tensor.output_nr) for tensor in tensors}
+    stack: list[Any] = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    seen: set[Any] = set()
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            edges = [edge for edge in node.next_functions if edge[0] is not None]
+            if any(edge in wanted for edge in edges):
+                return True
+            stack.extend(child for child, _ in edges)
+    return False
 
 
 def collect(
@@ -93,8 +114,8 @@ class Step:
     ) -> None:
         self.name = name
         self.losses = [loss if scaler is None else scaler.scale(loss) for loss in losses]
-        self._shared = None if shared is None else set(shared)
-        self._parameters = None if parameters is None else list(parameters)
+        self._shared = None if shared is None else {leaf for leaf in shared if leaf.requires_grad}
+        self._parameters = None if parameters is None else [leaf for leaf in parameters if leaf.requires_grad]
         self._scaler = scaler
         self.is_scaled = scaler is not None and scaler.is_enabled()
 
@@ -123,11 +144,21 @@ class Step:
             return collect(self.losses, points or [], {}, keep_graph=True)
         contested, others = self.partition(stop=points or ())
         if points is None:
+            if not contested and (self._shared or not others):
+                which = "shared parameters" if self._shared else "parameters"
+                raise BalancingError(f"{self.name}: the losses reach none of the given {which}")
             return collect(self.losses, contested, others, keep_graph=False)
-        if contested:
+        trunk = find_leaves(points)
+        past = len(contested) + sum(leaf in trunk for leaf in others)
+        if past:
             raise BalancingError(
-                f"{self.name}: {len(contested)} shared parameter(s) are reached without passing through the features; "
+                f"{self.name}: {past} shared parameter(s) are reached without passing through the features; "
                 "use at='shared', or give shared=model.shared_parameters() if the model is compiled"
+            )
+        if _nested(points):
+            raise BalancingError(
+                f"{self.name}: one of the features is computed from another, so gradients would count twice; "
+                "give the heads copies, features = [f.view_as(f) for f in features], or use at='shared'"
             )
         return collect(self.losses, points, others, keep_graph=True)
 

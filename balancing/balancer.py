@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from balancing.backward import Step
-from balancing.errors import BalancingError, SolverError
+from balancing.errors import BalancingError, NonFiniteError, SolverError
 from balancing.options import check_options, ordered_losses, unknown_objective
 from balancing.processes import average_over_processes, sum_over_samples
 from balancing.report import BalanceReport
@@ -28,7 +29,7 @@ class Balancer(nn.Module):
     must see: ``nothing`` (constant weights), the ``losses``, the ``gramian`` of the gradients or their ``jacobian``.
     State is buffers, parameters and the random generator, so ``state_dict`` makes the next step repeatable bit for bit.
     A balancer with parameters (``uncertainty``, ``gradnorm``) needs them in an optimizer, without weight decay.
-    The K x K arithmetic runs where the balancer's state lives, which is the CPU unless you move it.
+    Gradient methods do their K x K arithmetic on the CPU in float64, loss methods theirs where their state lives.
 
     Args:
         objectives: Names of the losses; their order is the order of every (K,) tensor.
@@ -45,7 +46,8 @@ class Balancer(nn.Module):
         log_losses: Balance the logarithms of the losses, which must be positive.
         ema: Smooth the weights over steps, ``w <- ema w_previous + (1 - ema) w``; 0 is off.
         max_norm: Shorten the combined gradient of the shared parameters to this length; 0 is off.
-        on_nonfinite: ``raise`` on a non-finite loss or gradient, or ``skip`` the step and count it in the report.
+        on_nonfinite: ``raise`` on a non-finite loss, or gradient where the method measures it, or ``skip`` the step and
+            count it in the report.
         seed: Seed of the balancer's own random generator.
 
     Raises:
@@ -56,6 +58,8 @@ class Balancer(nn.Module):
     needs: ClassVar[Needs] = "losses"
     #: ``mean``: weights sum to about 1. ``sum``: to about K. ``own``: the method sets the length of the update itself.
     convention: ClassVar[Literal["mean", "sum", "own"]] = "sum"
+    #: Whether the method takes reciprocals or logarithms of the losses.
+    positive: ClassVar[bool] = False
     #: What ``heads=None`` means for a gradient method.
     head_convention: ClassVar[Literal["unit", "weighted"]] = "unit"
     #: How a preference p acts: on the ``weights`` found (w p), on the ``rows`` beforehand (p g), or as a ``target``:
@@ -142,6 +146,7 @@ class Balancer(nn.Module):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
+        pending, self._pending = self._pending, None  # forgotten if this call fails
         values = ordered_losses(self, losses)
         seen = torch.stack([value.detach() for value in values])
         average_over_processes([seen])
@@ -149,16 +154,15 @@ class Balancer(nn.Module):
 
         resting = self.step % self.every != 0
         constant = resting or (self.needs == "nothing" and not self.log_losses)
-        if constant or (not self.measures and last and self._pending is None):
+        if constant or (not self.measures and last and pending is None):
             return self._weigh(step, seen, resting, last)
 
         points = self._points(features, subset, last)
         gradients = step.collect(points, heads=self.at != "subset")
         if self.measures:
             self._check_reach(gradients)
-        if self._pending is not None:
-            seen, gradients = self._pending[0] + seen, self._pending[1] + gradients
-            self._pending = None
+        if pending is not None:
+            seen, gradients = pending[0] + seen, pending[1] + gradients
         if not last:
             self._pending = (seen, gradients)
             return BalanceReport(self.objectives, seen, skips=self.skips)
@@ -187,7 +191,10 @@ class Balancer(nn.Module):
             raise ValueError(f"{self.name}: at={self.at!r} needs backward(..., {self.at}=...)")
         if not last:
             raise ValueError(f"{self.name}: at={self.at!r} cannot collect micro-batches; use at='shared'")
-        return [given] if isinstance(given, Tensor) else list(given)
+        points = [point for point in ([given] if isinstance(given, Tensor) else given) if point.requires_grad]
+        if not points:
+            raise BalancingError(f"{self.name}: none of the {self.at} requires a gradient; is the trunk frozen?")
+        return points
 
     def _balance(self, step: Step, seen: Tensor, gradients: Gradients) -> BalanceReport:
         """Find the weights of collected gradients, and write the result to ``.grad``."""
@@ -229,9 +236,8 @@ class Balancer(nn.Module):
 
     def _effective(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
         """The method's weights with every option applied."""
-        place = self.held.device
-        losses = losses.to(place)
-        gramian = None if gramian is None else gramian.to(place)
+        if gramian is None:
+            losses = losses.to(self.held.device)
         chain, rows, losses = self._row_scale(losses, gramian)
         if gramian is not None:
             gramian = gramian * rows[:, None] * rows
@@ -243,6 +249,7 @@ class Balancer(nn.Module):
                     raw = self.weights(losses, gramian)
             except SolverError as error:
                 raise BalancingError(f"{self.name}: {error}") from error
+        self._warn_if_idle()
         weights = raw * rows
         if self.normalize != "none" or (self.preference_on == "target" and gramian is not None):
             weights = weights * ((raw * chain).sum() / weights.sum())
@@ -320,6 +327,8 @@ class Balancer(nn.Module):
         for name in values:
             if name not in self.objectives:
                 raise ValueError(f"{self.name}: {unknown_objective(name, self.objectives)}")
+            if not math.isfinite(values[name]):
+                raise ValueError(f"{self.name}: the value for objective {name!r} must be finite, got {values[name]}")
             if positive and not values[name] > 0:
                 raise ValueError(f"{self.name}: the value for objective {name!r} must be positive, got {values[name]}")
         missing = [name for name in self.objectives if name not in values]
@@ -343,13 +352,12 @@ class Balancer(nn.Module):
             return True
         if self.on_nonfinite == "raise":
             index = int((~values.isfinite()).nonzero()[0])
-            raise BalancingError(f"{self.name}: the {what} of objective {self.objectives[index]!r} is not finite")
+            raise NonFiniteError(f"{self.name}: the {what} of objective {self.objectives[index]!r} is not finite")
         return False
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
     def _skip(self, seen: Tensor) -> BalanceReport:
-        self._pending = None
         self.skips += 1
         return BalanceReport(self.objectives, seen, skipped=True, skips=self.skips)
 
@@ -360,7 +368,6 @@ class Balancer(nn.Module):
             self.skips += 1
         else:
             self.step += 1
-            self._warn_if_idle()
         return BalanceReport(self.objectives, seen, weights, gramian, overflow, self.skips, overflow)
 
     def _warn_if_idle(self) -> None:
@@ -371,7 +378,7 @@ class Balancer(nn.Module):
         if self._unmoved == 100 and any(True for _ in self.parameters()):
             warnings.warn(
                 f"{self.name}: its parameters have not moved for 100 steps; give balancer.parameters() to an optimizer",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def get_extra_state(self) -> dict[str, Any]:

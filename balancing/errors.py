@@ -1,10 +1,14 @@
 """What can go wrong in a step."""
 
-__all__ = ["BalancingError", "SolverError"]
+__all__ = ["BalancingError", "NonFiniteError", "SolverError"]
 
 
 class BalancingError(RuntimeError):
     """A step that cannot be balanced; the message names the objective or the method."""
+
+
+class NonFiniteError(BalancingError):
+    """A loss or a gradient is infinite or not a number."""
 
 
 class SolverError(RuntimeError):

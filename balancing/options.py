@@ -77,6 +77,11 @@ def check_options(balancer: Balancer) -> None:
             "max_norm= needs a gradient method with at='shared'",
         ),
         (
+            balancer.max_norm == 0 or balancer.every == 1,
+            "measures no gradients between the steps of every=, so max_norm= would not hold there",
+        ),
+        (not (balancer.log_losses and balancer.positive), "needs positive losses, so log_losses= has no meaning"),
+        (
             balancer.scale == "paper" or balancer.convention != "own",
             "sets the length of its update itself, so scale='sum' has no meaning",
         ),

@@ -42,18 +42,18 @@ class Gradients:
     heads: list[dict[Tensor, Tensor]]
 
     def __add__(self, other: Gradients) -> Gradients:
-        """Sum over micro-batches."""
-        rows = [
-            [_plus(a, b) for a, b in zip(mine, theirs, strict=True)]
-            for mine, theirs in zip(self.rows, other.rows, strict=True)
-        ]
-        heads = []
-        for mine, theirs in zip(self.heads, other.heads, strict=True):
-            merged = dict(mine)
-            for leaf, gradient in theirs.items():
-                merged[leaf] = merged[leaf] + gradient if leaf in merged else gradient
-            heads.append(merged)
-        return Gradients(other.points, rows, heads)
+        """Sum over micro-batches, leaf by leaf: their graphs may differ. What is contested in one is contested in the sum."""
+        points = list(dict.fromkeys([*self.points, *other.points]))
+        rows, heads = [], []
+        for k in range(len(self.rows)):
+            total: dict[Tensor, Tensor] = {}
+            for part in (self, other):
+                for leaf, gradient in [*zip(part.points, part.rows[k], strict=True), *part.heads[k].items()]:
+                    if gradient is not None:
+                        total[leaf] = total[leaf] + gradient if leaf in total else gradient
+            rows.append([total.pop(point, None) for point in points])
+            heads.append(total)
+        return Gradients(points, rows, heads)
 
     def synchronise(self) -> None:
         """Average the rows over processes, a row at a time. Zero rows must be real: every process sends the same sizes."""
@@ -69,14 +69,16 @@ class Gradients:
     def gramian(self) -> Tensor:
         """(K, K) inner products of the rows, float64 on the CPU: one pass over the rows and one device synchronisation.
 
-        Products are taken over pieces of 65,536 elements in the gradients' precision and summed in float64.
+        Products are taken over pieces of 65,536 elements, in float64 where the device has it.
         """
         size = len(self.rows)
         parts: list[Tensor] = []
         for pieces in self._pieces():
             block = torch.stack(pieces)
-            block = block.float() if block.dtype in (torch.float16, torch.bfloat16) else block
-            parts.append(block @ block.T)
+            # squares of float32 gradients may over- or underflow
+            block = block.float() if block.device.type == "mps" else block.double()
+            with torch.autocast(block.device.type, enabled=False):
+                parts.append(block @ block.T)
         if not parts:
             return torch.zeros(size, size, dtype=torch.float64)
         return torch.stack(parts).cpu().double().sum(0)
@@ -140,10 +142,6 @@ class Gradients:
             for leaf, gradient in gradients.items():
                 total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
         deposit(list(total), list(total.values()))
-
-
-def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b
 
 
 def _aligned(gradients: Sequence[Tensor | None], point: Tensor) -> list[Tensor] | None:

@@ -27,8 +27,12 @@ def constructing() -> Iterator[None]:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
 
 
-def resolve_arguments(group: str, section: Mapping[str, Any], task: Task) -> tuple[str, dict[str, Any]]:
+def resolve_arguments(
+    group: str, section: Mapping[str, Any], task: Task, objectives: Sequence[str] | None = None
+) -> tuple[str, dict[str, Any]]:
     """Name and arguments of a config group, with every value ``task`` replaced by what the task says about itself.
+
+    Facts by objective are cut down to ``objectives``, if given.
 
     Raises ConfigError if the task has no such fact, which means that the two do not fit together.
     """
@@ -37,13 +41,21 @@ def resolve_arguments(group: str, section: Mapping[str, Any], task: Task) -> tup
         if key == "name":
             continue
         try:
-            arguments[key] = task.fact(key) if value == "task" else value
+            arguments[key] = _only(task.fact(key), objectives) if value == "task" else value
         except KeyError:
             raise ConfigError(
                 f"{group} {section['name']!r} asks its task for {key!r}, which task {task.name!r} cannot say; "
                 f"they do not fit together: choose another task, or set {group}.{key}"
             ) from None
     return section["name"], arguments
+
+
+def _only(fact: Any, objectives: Sequence[str] | None) -> Any:
+    if objectives is None:
+        return fact
+    if isinstance(fact, Mapping):
+        return {name: value for name, value in fact.items() if name in objectives}
+    return tuple(name for name in fact if name in objectives) if isinstance(fact, tuple) else fact
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -77,7 +77,7 @@ def build_turn(
     total_steps: int,
 ) -> Turn:
     """Optimizers over the networks of ``phase``, each with its schedule. Raises ConfigError for unknown names."""
-    known = [str(name) for name in list_optimizers()]
+    known = [str(name) for name in list_optimizers() if name != "adahessian"]  # it needs second derivatives
     if optimizer.name not in known:
         raise ConfigError(f"unknown optimizer {optimizer.name!r}; {did_you_mean(optimizer.name, known)}")
     if scheduler.name not in _SCHEDULES:
@@ -102,14 +102,17 @@ def build_turn(
         kernel = next(module.parameters()).device.type
         extra: dict[str, Any] = {"fused": True} if optimizer.name in _FUSED and kernel in ("cpu", "cuda") else {}
         # timm leaves biases and normalisation parameters out of weight decay
-        made = create_optimizer_v2(
-            module,
-            opt=optimizer.name,
-            lr=lr,
-            weight_decay=optimizer.weight_decay,
-            momentum=optimizer.momentum,
-            **extra,
-        )
+        try:
+            made = create_optimizer_v2(
+                module,
+                opt=optimizer.name,
+                lr=lr,
+                weight_decay=optimizer.weight_decay,
+                momentum=optimizer.momentum,
+                **extra,
+            )
+        except (ImportError, RuntimeError, AssertionError) as error:  # a package that is not installed, for instance
+            raise ConfigError(f"optimizer {optimizer.name!r} cannot be used here: {error}") from error
         optimizers[name] = made
         warmup = round(scheduler.warmup * total_steps)
         schedule, _ = create_scheduler_v2(

@@ -40,6 +40,7 @@ class GradNorm(Balancer):
     """
 
     needs = "gramian"
+    positive = True
     head_convention = "weighted"
     initial: Tensor
     started: Tensor

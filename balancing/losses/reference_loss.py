@@ -31,6 +31,7 @@ class InitialLoss(Balancer):
     """
 
     convention = "own"
+    positive = True
     initial: Tensor
     measured: Tensor
 

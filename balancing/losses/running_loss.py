@@ -29,6 +29,7 @@ class Realtime(Balancer):
     """
 
     convention = "own"
+    positive = True
 
     def __init__(self, objectives: Sequence[str], *, eps: float = 1e-8, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
@@ -55,6 +56,7 @@ class InverseMean(Balancer):
     """
 
     convention = "mean"
+    positive = True
     history: Tensor
     count: Tensor
 

@@ -44,6 +44,7 @@ class Uncertainty(Balancer):
     """
 
     convention = "own"
+    positive = True
     likelihood: Tensor
     started: Tensor
 

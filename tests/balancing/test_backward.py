@@ -350,6 +350,112 @@ def test_a_shared_parameter_that_bypasses_the_features_is_an_error():
         make("mgda", at="features").backward(losses, features=z)
 
 
+def two_levels(x, copy):
+    """Features at two depths, and two losses that read both."""
+    torch.manual_seed(0)
+    first, second, heads = nn.Linear(5, 4).double(), nn.Linear(4, 4).double(), [nn.Linear(8, 1).double() for _ in "ab"]
+    low = first(x).tanh()
+    high = second(low).tanh()
+    features = [low.view_as(low), high.view_as(high)] if copy else [low, high]
+    z = torch.cat(features, 1)
+    losses = {"a": heads[0](z).square().mean(), "b": (heads[1](z) - 1).square().mean()}
+    return losses, features, [*first.parameters(), *second.parameters()]
+
+
+def test_features_computed_from_one_another_are_refused_and_copies_are_exact():
+    losses, features, _ = two_levels(inputs(), copy=False)
+    with pytest.raises(BalancingError, match="computed from another"):
+        make("gradnorm", ("a", "b"), at="features", init="equal").backward(losses, features=features)
+    losses, features, trunk = two_levels(inputs(), copy=True)
+    wanted = torch.autograd.grad(losses["a"] + losses["b"], trunk, retain_graph=True)
+    make("gradnorm", ("a", "b"), at="features", init="equal").backward(losses, features=features)
+    for parameter, gradient in zip(trunk, wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_a_trunk_parameter_that_one_loss_reads_past_the_features_is_an_error():
+    trunk, head = nn.Linear(5, 4).double(), nn.Linear(4, 1).double()
+    x = inputs()
+    z = trunk(x).tanh()
+    losses = {"a": (z @ trunk.weight - 1).square().mean(), "b": head(z).square().mean()}
+    with pytest.raises(BalancingError, match="without passing through the features"):
+        make("mgda", ("a", "b"), at="features").backward(losses, features=z)
+
+
+def test_another_output_of_the_layer_that_made_the_features_is_not_lost():
+    trunk, head = nn.Linear(5, 8).double(), nn.Linear(4, 1).double()
+    z, side = trunk(inputs()).chunk(2, 1)
+    losses = {"a": (z + side).square().mean(), "b": (head(z) - side).square().mean()}
+    with pytest.raises(BalancingError, match="without passing through the features"):
+        make("mgda", ("a", "b"), at="features").backward(losses, features=z)
+
+
+@pytest.mark.parametrize("name", ["mgda", "realtime"])
+def test_micro_batches_may_take_different_paths(name):
+    torch.manual_seed(0)
+    left, right, heads = nn.Linear(5, 4).double(), nn.Linear(5, 4).double(), nn.Linear(4, 2).double()
+    x = inputs()
+
+    def losses(*trunks):
+        outs = [heads(trunk(x).tanh()).square().mean(0) for trunk in trunks]
+        return {"a": sum(o[0] for o in outs), "b": sum(o[1] for o in outs)}
+
+    parameters = [*left.parameters(), *right.parameters(), *heads.parameters()]
+    report = make(name, ("a", "b")).backward(losses(left, right))
+    wanted = [p.grad.clone() for p in parameters]
+    for p in parameters:
+        p.grad = None
+    balancer = make(name, ("a", "b"))
+    balancer.backward(losses(left), last=False)
+    parts = balancer.backward(losses(right))
+    torch.testing.assert_close(parts.weights, report.weights)
+    for p, gradient in zip(parameters, wanted, strict=True):
+        torch.testing.assert_close(p.grad, gradient)
+
+
+def test_a_failed_micro_batch_is_forgotten():
+    net, x = Net(), inputs()
+    balancer = make("mgda")
+    balancer.backward(net.losses(x), last=False)
+    with pytest.raises(ValueError, match="is missing"):
+        balancer.backward({"a": net.losses(x)["a"]})
+    report = balancer.backward(net.losses(x))
+    torch.testing.assert_close(report.losses, torch.stack(list(net.losses(x).values())).detach())
+
+
+def test_shared_parameters_of_another_model_are_noticed():
+    net, x = Net(), inputs()
+    with pytest.raises(BalancingError, match="none of the given shared parameters"):
+        make("mgda").backward(net.losses(x), shared=Net().shared())
+    with pytest.raises(BalancingError, match="none of the given parameters"):
+        make("mgda").backward(net.losses(x), parameters=Net().shared())
+
+
+def test_frozen_parameters_may_be_listed():
+    net, x = Net(), inputs()
+    net.trunk[0].weight.requires_grad_(False)
+    for name in ("sum", "mgda"):
+        make(name).backward(net.losses(x), parameters=list(net.parameters()), shared=net.shared())
+    assert net.trunk[0].weight.grad is None
+    assert net.trunk[2].weight.grad is not None
+
+
+@pytest.mark.parametrize("exponent", [-24, 20])
+def test_lengths_beyond_the_squares_of_float32_are_measured(exponent):
+    p = nn.Parameter(torch.ones(3))
+    losses = {"a": 10.0**exponent * p.sum(), "b": 2 * 10.0**exponent * p.sum()}
+    report = make("mgda", ("a", "b")).backward(losses)
+    assert (report.norms[1] / report.norms[0]).item() == pytest.approx(2)
+
+
+def test_autocast_does_not_touch_the_gramian():
+    p = nn.Parameter(torch.randn(50, 50))
+    gradients = collect([(p * p).sum(), p.sin().sum()], [p], {}, keep_graph=False)
+    plain = gradients.gramian()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(gradients.gramian(), plain)
+
+
 def test_wrong_calls_say_what_to_do():
     net, x = Net(), inputs()
     losses = net.losses(x)

@@ -103,6 +103,10 @@ def test_ema_smooths_weights_over_steps():
         ("uncertainty", {"init": "random"}),
         ("uncertainty", {"classification": ("x",)}),
         ("gradnorm", {"init": "random"}),
+        ("pcgrad", {"max_norm": 1.0, "every": 2}),
+        ("realtime", {"log_losses": True}),
+        ("fixed", {"values": {"a": float("nan")}}),
+        ("mgda", {"preference": {"a": float("inf")}}),
     ],
 )
 def test_an_option_without_meaning_is_an_error_that_names_the_method(name, options):

@@ -29,7 +29,7 @@ def test_balancing_rescues_the_cut_from_a_price_in_dollars(metrics, balancer):
     plain = metrics(*short, "balancer=sum")["test/cut/accuracy"]
     balanced = metrics(*short, f"balancer={balancer}")["test/cut/accuracy"]
     assert plain < 0.5
-    assert balanced > 0.68
+    assert balanced > 0.65
 
 
 @pytest.mark.slow

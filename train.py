@@ -93,7 +93,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
             report = turn.balancer.backward(
                 losses if len(parts) == 1 else {name: share * loss for name, loss in losses.items()},
                 shared=turn.shared,
-                parameters=turn.parameters if turn.restricted else None,
+                parameters=None if turn.phase.networks is None else turn.parameters,
                 features=features,
                 scaler=precision.scaler,
                 last=index == len(parts) - 1,
@@ -151,6 +151,12 @@ def train_epoch(run: engine.Run, tracker: engine.Tracker, display: engine.Displa
     state.seconds += time.perf_counter() - clock
 
 
+def evaluate(run: engine.Run, split: engine.Split, stop: engine.StopRequest) -> engine.Evaluation | None:
+    """Losses and metrics over a split, or ``None`` if asked to stop before its end."""
+    size, workers = engine.evaluation_size(run.config), run.config.trainer.workers
+    return engine.evaluate(run.model, run.task, split, size, run.precision, workers, stop)
+
+
 def finish_epoch(
     run: engine.Run,
     folder: Path,
@@ -161,15 +167,7 @@ def finish_epoch(
 ) -> None:
     """Validate, keep the best weights, write the numbers. Does nothing if asked to stop before validation ends."""
     config, state = run.config, run.state
-    found = engine.evaluate(
-        run.model,
-        run.task,
-        run.task.splits(config.data_dir).val,
-        engine.evaluation_size(config),
-        run.precision,
-        config.trainer.workers,
-        stop,
-    )
+    found = evaluate(run, run.task.splits(config.data_dir).val, stop)
     if found is None:
         return
     means = {f"{name}/loss": mean for name, mean in engine.mean_losses(run).items()}
@@ -223,15 +221,7 @@ def run(config: Config) -> dict[str, Any]:
                     break
             if not stop:
                 engine.load_weights(folder / "best", job.model)
-                found = engine.evaluate(
-                    job.model,
-                    job.task,
-                    job.task.splits().test,
-                    engine.evaluation_size(config),
-                    job.precision,
-                    config.trainer.workers,
-                    stop,
-                )
+                found = evaluate(job, job.task.splits(config.data_dir).test, stop)
                 if found is not None:
                     tested, predictions = found.values, found.predictions
                     tracker.log_metrics(

@@ -93,6 +93,21 @@ def collect(
     return Gradients(list(points), rows, heads)
 
 
+def _differentiate(
+    outputs: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+    gradients: Sequence[Tensor] | None = None,
+    keep_graph: bool = False,
+) -> None:
+    """Write the gradients of ``outputs`` to those of ``leaves`` that they reach, averaged over processes."""
+    if not leaves:
+        return
+    found = torch.autograd.grad(outputs, leaves, gradients, retain_graph=keep_graph, allow_unused=True)
+    # copies, as autograd may hand out views and aliases
+    reached = [(leaf, gradient.clone()) for leaf, gradient in zip(leaves, found, strict=True) if gradient is not None]
+    deposit([leaf for leaf, _ in reached], [gradient for _, gradient in reached])
+
+
 class Step:
     """The losses of one call, and the leaves that it may touch.
 
@@ -167,25 +182,16 @@ class Step:
         total = self._total(weights)
         if unit_heads:
             contested, others = self.partition()
-            if contested:
-                found = torch.autograd.grad(total, contested, retain_graph=True)
-                deposit(contested, [gradient.clone() for gradient in found])
-            if others:
-                found = torch.autograd.grad(self._total(torch.ones_like(weights)), list(others))
-                deposit(list(others), [gradient.clone() for gradient in found])
+            _differentiate([total], contested, keep_graph=True)
+            _differentiate([self._total(torch.ones_like(weights))], list(others))
         elif several_processes():
-            leaves = self._parameters or list(find_leaves([total]))
-            gradients = torch.autograd.grad(total, leaves, allow_unused=True)
-            reached = [(leaf, g.clone()) for leaf, g in zip(leaves, gradients, strict=True) if g is not None]
-            deposit([leaf for leaf, _ in reached], [g for _, g in reached])
+            _differentiate([total], list(find_leaves([total])) if self._parameters is None else self._parameters)
         else:
             total.backward(inputs=self._parameters)
 
     def pass_on(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Continue the backward pass from the features, at which ``gradients`` arrived, to the trunk."""
-        trunk = list(self._allowed(find_leaves(features)))
-        found = torch.autograd.grad(features, trunk, grad_outputs=gradients)
-        deposit(trunk, [gradient.clone() for gradient in found])
+        _differentiate(features, list(self._allowed(find_leaves(features))), gradients)
 
     def _allowed(self, masks: dict[Tensor, int]) -> dict[Tensor, int]:
         if self._parameters is None:

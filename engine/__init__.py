@@ -3,10 +3,10 @@
 from engine.arguments import ConfigError, constructing, resolve_arguments
 from engine.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
 from engine.config import Config, compose, validate
-from engine.data import batch_size, batches_per_epoch, micro_batches, training_batches
+from engine.data import Split, batch_size, batches_per_epoch, micro_batches, training_batches
 from engine.device import compile_model, describe_device, resolve_device, synchronise, use_threads
 from engine.dry_run import describe_run
-from engine.evaluation import Selector, evaluate, result_names
+from engine.evaluation import Evaluation, Selector, evaluate, result_names
 from engine.explain import reporting
 from engine.interrupts import StopRequest
 from engine.optimization import build_turn
@@ -21,9 +21,11 @@ __all__ = [
     "Config",
     "ConfigError",
     "Display",
+    "Evaluation",
     "Precision",
     "Run",
     "Selector",
+    "Split",
     "State",
     "StopRequest",
     "Tracker",

@@ -30,7 +30,6 @@ class Turn:
     balancer: Balancer
     parameters: list[nn.Parameter]
     shared: list[nn.Parameter] | None
-    restricted: bool
     optimizers: dict[str, torch.optim.Optimizer]
     schedulers: list[Scheduler]
     balancer_optimizer: torch.optim.Optimizer | None
@@ -99,35 +98,8 @@ def build_turn(
     optimizers, schedulers = {}, []
     for name, module in groups.items():
         lr = rates.get(name, optimizer.lr)
-        kernel = next(module.parameters()).device.type
-        extra: dict[str, Any] = {"fused": True} if optimizer.name in _FUSED and kernel in ("cpu", "cuda") else {}
-        # timm leaves biases and normalisation parameters out of weight decay
-        try:
-            made = create_optimizer_v2(
-                module,
-                opt=optimizer.name,
-                lr=lr,
-                weight_decay=optimizer.weight_decay,
-                momentum=optimizer.momentum,
-                **extra,
-            )
-        except (ImportError, RuntimeError, AssertionError) as error:  # a package that is not installed, for instance
-            raise ConfigError(f"optimizer {optimizer.name!r} cannot be used here: {error}") from error
-        optimizers[name] = made
-        warmup = round(scheduler.warmup * total_steps)
-        schedule, _ = create_scheduler_v2(
-            made,
-            sched=scheduler.name,
-            num_epochs=max(total_steps - warmup, 1),  # in steps; timm counts the warm-up on top
-            warmup_epochs=warmup,
-            warmup_prefix=True,
-            warmup_lr=scheduler.start * lr,
-            min_lr=scheduler.end * lr,
-            decay_epochs=max(scheduler.decay_every * total_steps, 1),
-            decay_rate=scheduler.decay_rate,
-            step_on_epochs=False,
-            updates_per_epoch=1,
-        )
+        optimizers[name] = _make_optimizer(module, optimizer, lr)
+        schedule = _make_schedule(optimizers[name], scheduler, lr, total_steps)
         if schedule is not None:
             schedulers.append(schedule)
     own = list(balancer.parameters())
@@ -136,8 +108,40 @@ def build_turn(
         balancer=balancer,
         parameters=list(whole.parameters()),
         shared=list(model.shared_parameters()) if phase.networks is None else None,
-        restricted=phase.networks is not None,
         optimizers=optimizers,
         schedulers=schedulers,
         balancer_optimizer=torch.optim.Adam(own, lr=balancer_lr) if own else None,
     )
+
+
+def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:
+    """timm's optimizer, which leaves biases and normalisation parameters out of weight decay."""
+    kernel = next(module.parameters()).device.type
+    extra: dict[str, Any] = {"fused": True} if config.name in _FUSED and kernel in ("cpu", "cuda") else {}
+    try:
+        return create_optimizer_v2(
+            module, opt=config.name, lr=lr, weight_decay=config.weight_decay, momentum=config.momentum, **extra
+        )
+    except (ImportError, RuntimeError, AssertionError) as error:  # a package that is not installed, for instance
+        raise ConfigError(f"optimizer {config.name!r} cannot be used here: {error}") from error
+
+
+def _make_schedule(
+    optimizer: torch.optim.Optimizer, config: SchedulerConfig, lr: float, total_steps: int
+) -> Scheduler | None:
+    """timm's schedule, counted in steps; ``None`` for a constant rate."""
+    warmup = round(config.warmup * total_steps)
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched=config.name,
+        num_epochs=max(total_steps - warmup, 1),  # in steps; timm counts the warm-up on top
+        warmup_epochs=warmup,
+        warmup_prefix=True,
+        warmup_lr=config.start * lr,
+        min_lr=config.end * lr,
+        decay_epochs=max(config.decay_every * total_steps, 1),
+        decay_rate=config.decay_rate,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    return schedule

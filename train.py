@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -101,6 +102,9 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
         if report.skipped and not report.overflow:
             turn.zero_grad()  # of earlier micro-batches
         precision.step(turn.optimizers.values(), turn.parameters, trainer.clip_norm)
+        if turn.balancer.observes and not report.skipped:
+            with torch.no_grad(), precision.autocast():
+                turn.balancer.observe(run.task.losses(run.model, batch, turn.phase.name)[0])
         if turn.balancer_optimizer is not None and not report.skipped:
             turn.balancer_optimizer.step()
         reports.append(report)
@@ -172,6 +176,8 @@ def finish_epoch(
         return
     means = {f"{name}/loss": mean for name, mean in engine.mean_losses(run).items()}
     state.epoch, state.sums, state.counts = state.epoch + 1, {}, {}
+    for turn in run.turns:
+        turn.balancer.next_epoch()
     lr = run.turns[0].lr
     tracker.log_metrics(state.epoch, state.step, "train", state.seconds, lr, means)
     tracker.log_metrics(state.epoch, state.step, "val", state.seconds, lr, found.values)

@@ -75,21 +75,27 @@ def _nested(tensors: Sequence[Tensor]) -> bool:
 
 
 def collect(
-    losses: Sequence[Tensor], points: Sequence[Tensor], others: dict[Tensor, int], keep_graph: bool
+    losses: Sequence[Tensor],
+    points: Sequence[Tensor],
+    others: dict[Tensor, int],
+    keep_graph: bool,
+    active: Sequence[int] | None = None,
 ) -> Gradients:
     """Gradient of each loss at ``points`` and at those of ``others`` whose mask (see :func:`find_leaves`) names it.
 
-    K traversals of the graph; it is freed with the last unless ``keep_graph``.
+    A traversal of the graph for each ``active`` loss (``None``: all); it is freed with the last unless ``keep_graph``.
     """
-    rows: list[list[Tensor | None]] = []
-    heads: list[dict[Tensor, Tensor]] = []
-    for k, loss in enumerate(losses):
+    rows: list[list[Tensor | None]] = [[None] * len(points) for _ in losses]
+    heads: list[dict[Tensor, Tensor]] = [{} for _ in losses]
+    chosen = range(len(losses)) if active is None else active
+    for k in chosen:
         own = [leaf for leaf, mask in others.items() if mask >> k & 1]
-        found = torch.autograd.grad(
-            loss, [*points, *own], retain_graph=keep_graph or k < len(losses) - 1, allow_unused=True
-        )
-        rows.append(list(found[: len(points)]))
-        heads.append({leaf: g for leaf, g in zip(own, found[len(points) :], strict=True) if g is not None})
+        if not points and not own:
+            continue
+        keep = keep_graph or k != chosen[-1]
+        found = torch.autograd.grad(losses[k], [*points, *own], retain_graph=keep, allow_unused=True)
+        rows[k] = list(found[: len(points)])
+        heads[k] = {leaf: g for leaf, g in zip(own, found[len(points) :], strict=True) if g is not None}
     return Gradients(list(points), rows, heads)
 
 
@@ -117,6 +123,7 @@ class Step:
         shared: The contested leaves, or ``None`` to find them: those that several losses reach.
         parameters: The only leaves that receive gradients, or ``None`` for all.
         scaler: Scales the losses, so that ``.grad`` ends up scaled.
+        active: Indices of the losses to differentiate, or ``None`` for all.
     """
 
     def __init__(
@@ -126,8 +133,9 @@ class Step:
         shared: Sequence[Tensor] | None,
         parameters: Sequence[Tensor] | None,
         scaler: torch.amp.GradScaler | None,
+        active: Sequence[int] | None = None,
     ) -> None:
-        self.name = name
+        self.name, self._active = name, active
         self.losses = [loss if scaler is None else scaler.scale(loss) for loss in losses]
         self._shared = None if shared is None else {leaf for leaf in shared if leaf.requires_grad}
         self._parameters = None if parameters is None else [leaf for leaf in parameters if leaf.requires_grad]
@@ -156,13 +164,13 @@ class Step:
         Raises BalancingError if a contested leaf can be reached without passing through the points.
         """
         if not heads:
-            return collect(self.losses, points or [], {}, keep_graph=True)
+            return collect(self.losses, points or [], {}, keep_graph=True, active=self._active)
         contested, others = self.partition(stop=points or ())
         if points is None:
             if not contested and (self._shared or not others):
                 which = "shared parameters" if self._shared else "parameters"
                 raise BalancingError(f"{self.name}: the losses reach none of the given {which}")
-            return collect(self.losses, contested, others, keep_graph=False)
+            return collect(self.losses, contested, others, keep_graph=False, active=self._active)
         trunk = find_leaves(points)
         past = len(contested) + sum(leaf in trunk for leaf in others)
         if past:
@@ -175,15 +183,15 @@ class Step:
                 f"{self.name}: one of the features is computed from another, so gradients would count twice; "
                 "give the heads copies, features = [f.view_as(f) for f in features], or use at='shared'"
             )
-        return collect(self.losses, points, others, keep_graph=True)
+        return collect(self.losses, points, others, keep_graph=True, active=self._active)
 
-    def single_backward(self, weights: Tensor, unit_heads: bool) -> None:
-        """Write the gradient of the weighted sum; with ``unit_heads``, that of the plain sum to uncontested leaves."""
+    def single_backward(self, weights: Tensor, heads: Tensor | None) -> None:
+        """Write the gradient of the weighted sum; uncontested leaves get that of the sum with ``heads`` as weights, if given."""
         total = self._total(weights)
-        if unit_heads:
+        if heads is not None:
             contested, others = self.partition()
             _differentiate([total], contested, keep_graph=True)
-            _differentiate([self._total(torch.ones_like(weights))], list(others))
+            _differentiate([self._total(heads)], list(others))
         elif several_processes():
             _differentiate([total], list(find_leaves([total])) if self._parameters is None else self._parameters)
         else:
@@ -200,5 +208,8 @@ class Step:
         return {leaf: mask for leaf, mask in masks.items() if leaf in chosen}
 
     def _total(self, weights: Tensor) -> Tensor:
-        stacked = torch.stack(self.losses)
+        losses = self.losses
+        if self._active is not None:
+            losses, weights = [losses[k] for k in self._active], weights[list(self._active)]
+        stacked = torch.stack(losses)
         return torch.dot(stacked, weights.to(stacked))

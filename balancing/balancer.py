@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,17 +17,31 @@ from balancing.options import check_options, ordered_losses, unknown_objective
 from balancing.processes import average_over_processes, sum_over_samples
 from balancing.report import BalanceReport
 from balancing.rows import Gradients, deposit
+from balancing.weighing import View, translate, view
 
 __all__ = ["Balancer"]
 
-Needs = Literal["nothing", "losses", "gramian", "jacobian"]
+Needs = Literal["nothing", "losses", "gramian", "jacobian", "validation"]
+
+
+@dataclass
+class _Part:
+    """Losses and gradients of ``count`` micro-batches, summed."""
+
+    losses: Tensor
+    gradients: Gradients
+    count: int
+
+    def __add__(self, other: _Part) -> _Part:
+        return _Part(self.losses + other.losses, self.gradients + other.gradients, self.count + other.count)
 
 
 class Balancer(nn.Module):
     """Turns K losses into gradients. ``backward`` stands in for ``sum(losses).backward()``.
 
-    A method overrides exactly one of :meth:`weights`, :meth:`combine` and :meth:`loss`, and says in ``needs`` what it
-    must see: ``nothing`` (constant weights), the ``losses``, the ``gramian`` of the gradients or their ``jacobian``.
+    A method overrides exactly one of :meth:`weights`, :meth:`loss`, :meth:`row_weights` and :meth:`combine`, and says in
+    ``needs`` what it must see: ``nothing`` (its weights follow from the step alone), the ``losses``, the ``gramian`` of
+    the gradients, their ``jacobian``, or losses on ``validation`` data (:class:`balancing.bilevel.MetaBalancer`).
     State is buffers, parameters and the random generator, so ``state_dict`` makes the next step repeatable bit for bit.
     A balancer with parameters (``uncertainty``, ``gradnorm``) needs them in an optimizer, without weight decay.
     Gradient methods do their K x K arithmetic on the CPU in float64, loss methods theirs where their state lives.
@@ -62,11 +77,19 @@ class Balancer(nn.Module):
     positive: ClassVar[bool] = False
     #: What ``heads=None`` means for a gradient method.
     head_convention: ClassVar[Literal["unit", "weighted"]] = "unit"
-    #: How a preference p acts: on the ``weights`` found (w p), on the ``rows`` beforehand (p g), or as a ``target``:
-    #: the method sees g / p, so that a min-norm or equal-progress direction makes progress in proportion to p.
-    preference_on: ClassVar[Literal["weights", "rows", "target"]] = "weights"
+    #: How a preference p acts: on the ``weights`` found (w p); on the ``rows`` beforehand (p g; p L for loss methods); as
+    #: a ``target``: the method sees g / p, so that a min-norm or equal-progress direction makes progress in proportion
+    #: to p; or in the ``method`` itself, which reads ``self.preference``.
+    preference_on: ClassVar[Literal["weights", "rows", "target", "method"]] = "weights"
+    #: Whether micro-batches are kept apart as two samples, so that the Gramian becomes an unbiased estimate.
+    unbiased: ClassVar[bool] = False
+    #: Whether ``memory`` holds gradients, which must then have the same size at every step.
+    remembers: ClassVar[bool] = False
+    #: Whether the method wants :meth:`observe` to be called after the optimizer's step.
+    observes: bool = False
 
     held: Tensor
+    held_first: Tensor
 
     def __init__(
         self,
@@ -89,16 +112,30 @@ class Balancer(nn.Module):
         self.at, self.every, self.scale, self.normalize = at, every, scale, normalize
         self.log_losses, self.ema, self.max_norm, self.on_nonfinite = log_losses, ema, max_norm, on_nonfinite
         self.measures = self.needs in ("gramian", "jacobian")
+        self.combines = type(self).combine is not Balancer.combine
         self.head_rule = heads or (self.head_convention if self.measures else "weighted")
         check_options(self)
         priorities = self._vector(preference or {}, default=1.0, positive=True)
         self.preference = priorities / priorities.mean()
         self.generator = torch.Generator().manual_seed(seed)
-        self.step, self.skips = 0, 0
+        self.step, self.epoch, self.skips = 0, 0, 0
         self.register_buffer("held", torch.ones(len(self.objectives)))  # the weights that every= and ema= carry over
-        self._pending: tuple[Tensor, Gradients] | None = None  # losses and gradients of earlier micro-batches
+        self.memory: dict[str, Tensor] = {}  # state whose size only the first step tells
+        self.before: Balancer | None = None
+        self._first: Tensor | None = None  # the weights that ``before`` found for this step
+        self._pending: list[_Part] = []  # earlier micro-batches
         self._partial: Tensor | None = None  # their losses, where gradients were written at once
         self._unmoved, self._versions = 0, -1
+
+    def weigh_first(self, before: Balancer) -> None:
+        """Let ``before`` weigh the losses, and balance the weighted losses. Heads, too, get gradients of weighted losses.
+
+        Raises ValueError if ``before`` does not weigh losses.
+        """
+        if before.needs not in ("nothing", "losses") or type(before).active is not Balancer.active:
+            raise ValueError(f"{self.name}: only a method that weighs losses can come before it, not {before.name}")
+        self.before, self.observes = before, self.observes or before.observes
+        self.register_buffer("held_first", torch.ones(len(self.objectives)))
 
     # ---- what a method overrides ---------------------------------------------------------------------------------
 
@@ -106,13 +143,24 @@ class Balancer(nn.Module):
         """(K,) losses and, for Gramian methods, the (K, K) Gramian -> (K,) weights. Runs without gradients."""
         raise TypeError(f"{self.name} does not find weights")
 
-    def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(K,) losses and (K, P) gradients -> (P,) update direction. Runs without gradients."""
-        raise TypeError(f"{self.name} does not combine gradients coordinate by coordinate")
-
     def loss(self, losses: Tensor) -> Tensor:
         """(K,) losses -> the scalar to minimise, differentiable in the losses and in the balancer's parameters."""
         raise TypeError(f"{self.name} has no scalar loss")
+
+    def row_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+        """(K,) losses and (K, P) gradients -> (K,) weights. Runs without gradients."""
+        raise TypeError(f"{self.name} does not find weights from whole gradients")
+
+    def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+        """(K,) losses and (K, P) gradients, which may be overwritten -> (P,) update direction. Runs without gradients."""
+        raise TypeError(f"{self.name} does not combine gradients coordinate by coordinate")
+
+    def active(self) -> tuple[int, ...] | None:
+        """Indices of the objectives that take part in the coming step, or ``None`` for all. The others cost nothing."""
+        return None
+
+    def update(self, losses: Tensor) -> None:
+        """Learn from the (K,) losses that :meth:`observe` was given. Runs without gradients."""
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
@@ -146,27 +194,48 @@ class Balancer(nn.Module):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        pending, self._pending = self._pending, None  # forgotten if this call fails
+        pending, self._pending = self._pending, []  # forgotten if this call fails
         values = ordered_losses(self, losses)
         seen = torch.stack([value.detach() for value in values])
         average_over_processes([seen])
-        step = Step(self.name, values, shared, parameters, scaler)
+        active = self.active()
+        step = Step(self.name, values, shared, parameters, scaler, active)
 
         resting = self.step % self.every != 0
-        constant = resting or (self.needs == "nothing" and not self.log_losses)
-        if constant or (not self.measures and last and pending is None):
+        constant = resting or (self.needs == "nothing" and not self.log_losses and self.before is None)
+        if constant or (not self.measures and last and not pending):
             return self._weigh(step, seen, resting, last)
 
         points = self._points(features, subset, last)
-        gradients = step.collect(points, heads=self.at != "subset")
+        part = _Part(seen, step.collect(points, heads=self.at != "subset"), 1)
         if self.measures:
-            self._check_reach(gradients)
-        if pending is not None:
-            seen, gradients = pending[0] + seen, pending[1] + gradients
+            self._check_reach(part.gradients, active)
+        apart = self.unbiased and len(pending) == 1
+        parts = [*pending, part] if not pending or apart else [*pending[1:], pending[0] + part]
         if not last:
-            self._pending = (seen, gradients)
-            return BalanceReport(self.objectives, seen, skips=self.skips)
-        return self._balance(step, seen, gradients)
+            self._pending = parts
+            return BalanceReport(self.objectives, torch.stack([p.losses for p in parts]).sum(0), skips=self.skips)
+        return self._balance(step, parts)
+
+    def observe(self, losses: Mapping[str, Tensor]) -> None:
+        """Show a method with ``observes`` the losses of the step's batch again, computed after the optimizer's step.
+
+        Raises as :meth:`backward` does for losses that do not fit.
+        """
+        if self.before is not None:
+            self.before.observe(losses)
+        if type(self).update is not Balancer.update:
+            values = torch.stack([v.detach() for v in ordered_losses(self, losses, differentiable=False)])
+            average_over_processes([values])
+            if self._finite(values, "loss"):
+                with torch.no_grad():
+                    self.update(values.to(self.held.device))
+
+    def next_epoch(self) -> None:
+        """Tell the balancer that an epoch has ended, for methods that count epochs."""
+        self.epoch += 1
+        if self.before is not None:
+            self.before.next_epoch()
 
     def _weigh(self, step: Step, seen: Tensor, resting: bool, last: bool) -> BalanceReport:
         """One backward with weights that follow from nothing but these losses."""
@@ -174,7 +243,7 @@ class Balancer(nn.Module):
         finite = self._finite(seen, "loss")
         if finite:
             weights = self.held if resting else self._effective(seen, None)
-            step.single_backward(weights, self.head_rule == "unit")
+            step.single_backward(weights, self._head_weights(resting))
         if not last:
             self._partial = seen
             return BalanceReport(self.objectives, seen, skipped=not finite, skips=self.skips)
@@ -196,11 +265,17 @@ class Balancer(nn.Module):
             raise BalancingError(f"{self.name}: none of the {self.at} requires a gradient; is the trunk frozen?")
         return points
 
-    def _balance(self, step: Step, seen: Tensor, gradients: Gradients) -> BalanceReport:
+    def _balance(self, step: Step, parts: list[_Part]) -> BalanceReport:
         """Find the weights of collected gradients, and write the result to ``.grad``."""
-        losses, gramian, factor = seen, None, step.loss_scale()
+        losses, gramian, unbiased, factor = parts[0].losses, None, None, step.loss_scale()
         if self.at != "features":
-            gradients.synchronise()
+            for part in parts:
+                part.gradients.synchronise()
+        if len(parts) == 2:  # each holds a sum over some of the micro-batches
+            share = parts[0].count * parts[1].count / (parts[0].count + parts[1].count) ** 2
+            unbiased = parts[0].gradients.products(parts[1].gradients) / (share * factor**2)
+            parts = [parts[0] + parts[1]]
+        seen, gradients = parts[0].losses, parts[0].gradients
         if self.measures:
             losses, gramian = seen.cpu().double(), gradients.gramian() / factor**2
             if self.at == "features":
@@ -212,19 +287,24 @@ class Balancer(nn.Module):
         weights: Tensor | None = torch.ones_like(losses)
         combined: list[Tensor] | None = None
         if overflow:
-            pass  # the plain sum carries the infinity to the scaler, which skips the step and lowers its scale
+            self._first = (
+                None  # the plain sum carries the infinity to the scaler, which skips the step and lowers its scale
+            )
         elif self.measures and not gradients.points:
-            pass  # nothing is shared, so there is nothing to balance: each objective keeps its own gradient
+            # nothing is shared, so there is nothing to balance: each objective keeps its own, or its first, gradient
+            weights = self._weigh_before(losses)
         elif self.needs == "jacobian":
-            combined, weights = self._combined_rows(losses, gradients, gramian, factor), None
+            weights, combined = self._combined_rows(losses, gradients, gramian, factor)
         else:
-            weights = self._effective(losses, gramian)
+            weights = self._effective(losses, gramian if unbiased is None else unbiased)
 
-        if self.at == "subset" and weights is not None:
-            step.single_backward(weights, self.head_rule == "unit")
+        heads = self._head_weights()
+        if self.at == "subset":
+            assert weights is not None
+            step.single_backward(weights, heads)
             return self._finish(seen, weights, gramian, overflow)
-        factors = [1.0] * len(self.objectives) if weights is None else weights.tolist()
-        gradients.deposit_heads(factors if self.head_rule == "weighted" else [1.0] * len(factors))
+        factors = [] if weights is None else weights.tolist()
+        gradients.deposit_heads(factors if heads is None else heads.tolist())
         combined = gradients.combine(factors) if combined is None else combined
         if self.at == "features":
             step.pass_on(gradients.points, combined)
@@ -238,71 +318,63 @@ class Balancer(nn.Module):
         """The method's weights with every option applied."""
         if gramian is None:
             losses = losses.to(self.held.device)
-        chain, rows, losses = self._row_scale(losses, gramian)
-        if gramian is not None:
-            gramian = gramian * rows[:, None] * rows
+        seen = self._view(losses, gramian)
         if type(self).loss is not Balancer.loss:
-            raw = self._derivative(losses)
+            raw = self._derivative(seen.losses)
         else:
-            try:
-                with torch.no_grad():
-                    raw = self.weights(losses, gramian)
-            except SolverError as error:
-                raise BalancingError(f"{self.name}: {error}") from error
+            raw = self._call(self.weights, seen.losses, seen.gramian)
         self._warn_if_idle()
-        weights = raw * rows
-        if self.normalize != "none" or (self.preference_on == "target" and gramian is not None):
-            weights = weights * ((raw * chain).sum() / weights.sum())
-        if self.preference_on == "weights":
-            weights = weights * self.preference.to(weights)
-        if self.scale == "sum" and self.convention == "mean":
-            weights = weights * len(self.objectives)
-        if self.ema > 0 and self.step > 0:
-            weights = self.ema * self.held.to(weights) + (1 - self.ema) * weights
-        if self.ema > 0 or self.every > 1:
-            self.held.copy_(weights)
-        if self.max_norm > 0 and gramian is not None:
-            true = weights / rows
-            length = (true @ gramian @ true).clamp(min=0).sqrt()
-            weights = weights * (self.max_norm / length).clamp(max=1.0)
-        return weights
+        return translate(self, raw, seen)
 
     def _combined_rows(
         self, losses: Tensor, gradients: Gradients, gramian: Tensor | None, factor: float
-    ) -> list[Tensor]:
-        """The update of a method that needs the Jacobian, with every option applied, in the scale of ``.grad``."""
-        _, rows, losses = self._row_scale(losses, gramian)
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Weights, if there are any, and the update of a method that needs the Jacobian, in the scale of ``.grad``."""
+        seen = self._view(losses, gramian)
         jacobian = gradients.jacobian()
-        jacobian *= (rows / factor).to(jacobian)[:, None]
-        with torch.no_grad():
-            update = self.combine(losses.to(jacobian.device), jacobian)
+        jacobian *= (seen.rows / factor).to(jacobian)[:, None]
+        shown = seen.losses.to(torch.promote_types(jacobian.dtype, torch.float32)).to(jacobian.device)
+        if not self.combines:
+            raw = self._call(self.row_weights, shown, jacobian).to(seen.rows)
+            weights = translate(self, raw, seen)
+            return weights, gradients.split((weights / seen.rows * factor).to(jacobian) @ jacobian)
+        update = self._call(self.combine, shown, jacobian)
         if self.scale == "sum" and self.convention == "mean":
             update = update * len(self.objectives)
         if self.max_norm > 0:
             update = update * (self.max_norm / update.norm()).clamp(max=1.0)
-        return gradients.split(update * factor)
+        return None, gradients.split(update * factor)
 
-    def _row_scale(self, losses: Tensor, gramian: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Factors of the gradients that the method is to see: those of the logarithm alone, and all; and its losses."""
-        rows = torch.ones_like(losses)
-        if self.log_losses or self.normalize in ("loss", "loss+"):
-            self.require_positive(losses)
-        if self.normalize in ("loss", "loss+"):
-            rows = rows / losses
-        chain = 1 / losses if self.log_losses else torch.ones_like(losses)
-        rows, losses = rows * chain, losses.log() if self.log_losses else losses
-        if self.normalize in ("l2", "loss+") and gramian is not None:
-            lengths = gramian.diagonal().clamp(min=0).sqrt()
-            rows = torch.where(lengths > 0, rows / lengths, rows)
-        if self.measures and (self.preference_on != "weights" or self.needs == "jacobian"):
-            priority = self.preference.to(rows)
-            rows = rows / priority if self.preference_on == "target" else rows * priority
-        return chain, rows, losses
+    def _view(self, losses: Tensor, gramian: Tensor | None) -> View:
+        return view(self, losses, gramian, None if self.before is None else self._weigh_before(losses))
+
+    def _weigh_before(self, losses: Tensor) -> Tensor:
+        """The weights that ``before`` gives to these losses, kept for the heads; ones without it."""
+        if self.before is None:
+            return torch.ones_like(losses)
+        resting = self.before.step % self.before.every != 0
+        self._first = self.before.held if resting else self.before._effective(losses, None)
+        self.held_first.copy_(self._first)
+        return self._first.to(losses)
+
+    def _head_weights(self, resting: bool = False) -> Tensor | None:
+        """Weights of the gradients of heads; ``None`` if they are those of the shared parameters."""
+        if self.head_rule == "weighted":
+            return None
+        first = self.held_first if resting and self.before is not None else self._first
+        return torch.ones(len(self.objectives)) if first is None else first
+
+    def _call(self, method: Callable[..., Tensor], losses: Tensor, gradients: Tensor | None) -> Tensor:
+        try:
+            with torch.no_grad():
+                return method(losses, gradients)
+        except SolverError as error:
+            raise BalancingError(f"{self.name}: {error}") from error
 
     def _derivative(self, losses: Tensor) -> Tensor:
         """Weights of a method given by a scalar loss: its derivative. Its own parameters get their gradients here."""
         leaf = losses.detach().requires_grad_()
-        own = list(self.parameters())
+        own = list(self.parameters(recurse=False))
         with torch.enable_grad():
             weights, *gradients = torch.autograd.grad(self.loss(leaf), [leaf, *own])
         for parameter, gradient in zip(own, gradients, strict=True):
@@ -336,9 +408,9 @@ class Balancer(nn.Module):
             raise ValueError(f"{self.name}: no value for objective {missing[0]!r}")
         return torch.tensor([float(values.get(name, default)) for name in self.objectives], dtype=torch.float64)  # type: ignore[arg-type]
 
-    def _check_reach(self, gradients: Gradients) -> None:
-        for name, row in zip(self.objectives, gradients.rows, strict=True):
-            if row and all(gradient is None for gradient in row):
+    def _check_reach(self, gradients: Gradients, active: tuple[int, ...] | None) -> None:
+        for index, (name, row) in enumerate(zip(self.objectives, gradients.rows, strict=True)):
+            if (active is None or index in active) and row and all(gradient is None for gradient in row):
                 where = "shared parameters" if self.at == "shared" else self.at
                 raise BalancingError(
                     f"{self.name}: objective {name!r} reaches none of the {where}; leave it out of this balancer"
@@ -367,8 +439,13 @@ class Balancer(nn.Module):
         if overflow:
             self.skips += 1
         else:
-            self.step += 1
+            self._advance()
         return BalanceReport(self.objectives, seen, weights, gramian, overflow, self.skips, overflow)
+
+    def _advance(self) -> None:
+        self.step += 1
+        if self.before is not None:
+            self.before._advance()
 
     def _warn_if_idle(self) -> None:
         """A learnable balancer that nobody optimises is a plain sum; say so once."""
@@ -382,13 +459,15 @@ class Balancer(nn.Module):
             )
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Counters and the random generator, as part of ``state_dict``."""
-        return {"step": self.step, "skips": self.skips, "generator": self.generator.get_state()}
+        """Counters, the random generator and ``memory``, as part of ``state_dict``."""
+        counters = {"step": self.step, "epoch": self.epoch, "skips": self.skips}
+        return {**counters, "generator": self.generator.get_state(), "memory": dict(self.memory)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`get_extra_state`."""
-        self.step, self.skips = state["step"], state["skips"]
+        self.step, self.epoch, self.skips = state["step"], state["epoch"], state["skips"]
         self.generator.set_state(state["generator"].cpu())
+        self.memory = {key: value.clone() for key, value in state["memory"].items()}
 
     def extra_repr(self) -> str:
         """Name and objectives, for ``print(balancer)``."""

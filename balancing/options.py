@@ -40,7 +40,7 @@ def check_options(balancer: Balancer) -> None:
             f"{balancer.name} needs one or more objectives with different names, got {balancer.objectives}"
         )
     seen = balancer.measures
-    weighs = balancer.needs in ("losses", "gramian")
+    weighs = balancer.needs in ("losses", "gramian") or (seen and not balancer.combines)
     rules = [
         (
             balancer.at in ("shared", "features", "subset"),
@@ -61,6 +61,10 @@ def check_options(balancer: Balancer) -> None:
         ),
         (balancer.at == "shared" or seen, "looks at no gradients, so at= has no meaning"),
         (
+            balancer.at == "shared" or not balancer.remembers,
+            f"keeps gradients from step to step, so at={balancer.at!r} has no meaning",
+        ),
+        (
             balancer.at != "subset" or balancer.needs == "gramian",
             "combines whole gradients, so at='subset' has no meaning",
         ),
@@ -68,7 +72,7 @@ def check_options(balancer: Balancer) -> None:
         (balancer.ema == 0 or weighs, "finds no weights to smooth, so ema= has no meaning"),
         (balancer.head_rule == "weighted" or seen, "weighs losses, so heads='unit' has no meaning"),
         (
-            balancer.head_rule == "unit" or balancer.needs != "jacobian",
+            balancer.head_rule == "unit" or not balancer.combines,
             "finds no weights, so heads='weighted' has no meaning",
         ),
         (balancer.normalize == "none" or seen, "looks at no gradients, so normalize= has no meaning"),
@@ -91,7 +95,7 @@ def check_options(balancer: Balancer) -> None:
             raise ValueError(f"{balancer.name}: {problem}")
 
 
-def ordered_losses(balancer: Balancer, losses: Mapping[str, Tensor]) -> list[Tensor]:
+def ordered_losses(balancer: Balancer, losses: Mapping[str, Tensor], differentiable: bool = True) -> list[Tensor]:
     """The losses in the balancer's order, in single precision at least. Raises for names and tensors that do not fit."""
     for name in losses:
         if name not in balancer.objectives:
@@ -105,7 +109,7 @@ def ordered_losses(balancer: Balancer, losses: Mapping[str, Tensor]) -> list[Ten
             raise ValueError(
                 f"{balancer.name}: the loss of objective {name!r} must be a scalar, got shape {tuple(value.shape)}"
             )
-        if not value.requires_grad:
+        if differentiable and not value.requires_grad:
             raise BalancingError(
                 f"{balancer.name}: the loss of objective {name!r} does not depend on any trainable parameter"
             )

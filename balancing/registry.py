@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any, TypeVar
 
@@ -54,19 +54,40 @@ def balancer_arguments(name: str) -> dict[str, inspect.Parameter]:
     if any(p.kind is p.VAR_KEYWORD for p in own.values()):
         merged |= {key: p for key, p in shared.items() if key not in merged}
     merged.pop("objectives")
-    return merged
+    return merged | {"before": inspect.signature(create_balancer, eval_str=True).parameters["before"]}
 
 
-def create_balancer(name: str, objectives: Sequence[str], **arguments: Any) -> Balancer:
+def create_balancer(
+    name: str | Sequence[str],
+    objectives: Sequence[str],
+    *,
+    before: str | Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> Balancer:
     """Make the balancer called ``name`` for ``objectives``.
 
+    ``create_balancer(["uncertainty", "pcgrad"], ...)`` composes: the first weighs the losses, the second balances the
+    gradients of the weighted losses. It is short for ``create_balancer("pcgrad", ..., before="uncertainty")``.
+
     Args:
-        name: One of ``list_balancers()``.
+        name: One of ``list_balancers()``, or several, of which all but the last weigh losses.
         objectives: Names of the losses, in the order of every (K,) tensor.
-        arguments: The method's own arguments and the options of :class:`balancing.Balancer`.
+        before: A method that weighs the losses first: its name, or ``{"name": ..., argument: value}``.
+        arguments: Of the method called ``name`` (the last, if several): its own and the options of :class:`Balancer`.
 
     Raises:
-        ValueError: Unknown name or value out of range.
+        ValueError: Unknown name, value out of range, or methods that do not compose.
         TypeError: Unknown argument.
     """
-    return balancer_class(name)(tuple(objectives), **arguments)
+    *first, last = [name] if isinstance(name, str) else name
+    if first and before is not None:
+        raise ValueError(f"{last}: give either a list of methods or before=")
+    balancer = balancer_class(last)(tuple(objectives), **arguments)
+    if first:
+        balancer.weigh_first(create_balancer(first, objectives))
+    elif before is not None:
+        chosen: Mapping[str, Any] = {"name": before} if isinstance(before, str) else before
+        if "name" not in chosen:
+            raise ValueError(f"{last}: before= must be a name, or a mapping with a name, got {dict(chosen)}")
+        balancer.weigh_first(create_balancer(**{**chosen, "objectives": objectives}))
+    return balancer

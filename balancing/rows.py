@@ -43,7 +43,7 @@ class Gradients:
 
     def __add__(self, other: Gradients) -> Gradients:
         """Sum over micro-batches, leaf by leaf: their graphs may differ. What is contested in one is contested in the sum."""
-        points = list(dict.fromkeys([*self.points, *other.points]))
+        points = self._all_points(other)
         rows, heads = [], []
         for k in range(len(self.rows)):
             total: dict[Tensor, Tensor] = {}
@@ -54,6 +54,21 @@ class Gradients:
             rows.append([total.pop(point, None) for point in points])
             heads.append(total)
         return Gradients(points, rows, heads)
+
+    def products(self, other: Gradients) -> Tensor:
+        """(K, K) inner products with the rows of ``other``, made symmetric; float64 on the CPU."""
+        points, size = self._all_points(other), len(self.rows)
+        rows = [part._at(points, k) for part in (self, other) for k in range(size)]
+        block = Gradients(points, rows, []).gramian()[:size, size:]
+        return (block + block.T) / 2
+
+    def _all_points(self, other: Gradients) -> list[Tensor]:
+        return list(dict.fromkeys([*self.points, *other.points]))
+
+    def _at(self, points: Sequence[Tensor], k: int) -> list[Tensor | None]:
+        """Row k at ``points``; a leaf that is not contested here counts as contested."""
+        found = self.heads[k] | {p: g for p, g in zip(self.points, self.rows[k], strict=True) if g is not None}
+        return [found.get(point) for point in points]
 
     def synchronise(self) -> None:
         """Average the rows over processes, a row at a time. Zero rows must be real: every process sends the same sizes."""

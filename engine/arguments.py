@@ -40,6 +40,10 @@ def resolve_arguments(
     for key, value in section.items():
         if key == "name":
             continue
+        if isinstance(value, Mapping) and "name" in value:  # a method before another
+            inner, options = resolve_arguments(f"{group}.{key}", value, task, objectives)
+            arguments[key] = {"name": inner, **options}
+            continue
         try:
             arguments[key] = _only(task.fact(key), objectives) if value == "task" else value
         except KeyError:
@@ -85,6 +89,8 @@ def _fits(value: Any, wanted: Any) -> bool:
     origin, arguments = get_origin(wanted), get_args(wanted)
     if origin in (Union, types.UnionType):
         return any(_fits(value, option) for option in arguments)
+    if wanted is Any:
+        return True
     if wanted is None or wanted is type(None):
         return value is None
     if origin is Literal:

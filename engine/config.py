@@ -132,6 +132,8 @@ def validate(composed: DictConfig) -> Config:
         except ImportError as error:
             raise ConfigError(f"imports: cannot import {module!r} ({error})") from None
     _check_ranges(config)
+    if config.balancer.get("before") is not None:
+        config.balancer["before"] = _with_defaults(config.balancer["before"])
     for group, create in (
         ("model", zoo.model_arguments),
         ("task", tasks.task_arguments),
@@ -144,6 +146,23 @@ def validate(composed: DictConfig) -> Config:
             raise ConfigError(str(error)) from None
         check_arguments(group, section, parameters)
     return config
+
+
+def _with_defaults(before: Any) -> dict[str, Any]:
+    """The method that weighs losses first, with the defaults that it has when it is chosen as ``balancer``."""
+    chosen = {"name": before} if isinstance(before, str) else before
+    if not isinstance(chosen, dict) or not isinstance(chosen.get("name"), str):
+        raise ConfigError(f"balancer.before must be a name, or a mapping with a name, got {before!r}")
+    try:
+        parameters = balancing.balancer_arguments(chosen["name"])
+    except ValueError as error:
+        raise ConfigError(f"balancer.before: {error}") from None
+    file = CONFIG_DIR / "balancer" / f"{chosen['name']}.yaml"
+    defaults = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
+    assert isinstance(defaults, dict)
+    merged = {str(key): value for key, value in (defaults | chosen).items() if key != "defaults"}
+    check_arguments("balancer.before", merged, parameters)
+    return merged
 
 
 def _check_ranges(config: Config) -> None:

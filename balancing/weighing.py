@@ -1,0 +1,79 @@
+"""What the options make of losses and gradients before a method sees them, and of the weights it finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from balancing.balancer import Balancer
+
+__all__ = ["View", "translate", "view"]
+
+
+@dataclass
+class View:
+    """What a method is shown.
+
+    Attributes:
+        losses: (K,) losses as the method sees them.
+        gramian: (K, K) Gramian of the gradients as the method sees them, or ``None``.
+        rows: (K,) factors between the true gradients and those that the method sees.
+        chain: (K,) the part of ``rows`` that belongs to the losses: weights found first, and derivatives of logarithms.
+    """
+
+    losses: Tensor
+    gramian: Tensor | None
+    rows: Tensor
+    chain: Tensor
+
+
+def view(balancer: Balancer, losses: Tensor, gramian: Tensor | None, first: Tensor | None) -> View:
+    """Apply ``first`` (weights found by another method), ``log_losses``, ``normalize`` and, where it acts here, ``preference``.
+
+    Raises BalancingError for a loss that must be positive and is not.
+    """
+    chain = torch.ones_like(losses) if first is None else first.to(losses)
+    losses = losses * chain
+    if balancer.log_losses or balancer.normalize in ("loss", "loss+"):
+        balancer.require_positive(losses)
+    size = losses
+    if balancer.log_losses:
+        chain, losses = chain / losses, losses.log()
+    rows = chain
+    if balancer.normalize in ("l2", "loss+") and gramian is not None:
+        lengths = gramian.diagonal().clamp(min=0).sqrt() * chain.abs()
+        rows = torch.where(lengths > 0, rows / lengths, rows)
+    if balancer.normalize in ("loss", "loss+"):
+        rows = rows / size
+    priority = balancer.preference.to(rows)
+    if balancer.preference_on == "target":
+        rows = rows / priority
+    elif balancer.preference_on == "rows":
+        rows = rows * priority
+        losses = losses if balancer.measures else losses * priority
+    return View(losses, None if gramian is None else gramian * rows[:, None] * rows, rows, chain)
+
+
+def translate(balancer: Balancer, raw: Tensor, seen: View) -> Tensor:
+    """Weights of the true gradients from those a method found, after ``preference``, ``scale``, ``ema`` and ``max_norm``."""
+    weights = raw * seen.rows
+    if balancer.normalize != "none" or balancer.preference_on == "target":
+        # the update keeps the scale of the gradients; absolute values, so that its sign cannot change
+        weights = weights * ((raw * seen.chain).abs().sum() / weights.abs().sum())
+    if balancer.preference_on == "weights":
+        weights = weights * balancer.preference.to(weights)
+    if balancer.scale == "sum" and balancer.convention == "mean":
+        weights = weights * len(balancer.objectives)
+    if balancer.ema > 0 and balancer.step > 0:
+        weights = balancer.ema * balancer.held.to(weights) + (1 - balancer.ema) * weights
+    if balancer.ema > 0 or balancer.every > 1:
+        balancer.held.copy_(weights)
+    if balancer.max_norm > 0 and seen.gramian is not None:
+        own = weights / seen.rows
+        length = (own @ seen.gramian @ own).clamp(min=0).sqrt()
+        weights = weights * (balancer.max_norm / length).clamp(max=1.0)
+    return weights

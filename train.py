@@ -24,7 +24,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import engine
-from balancing import BalanceReport, BalancingError, MultiObjectiveModel, NonFiniteError, create_balancer
+from balancing import (
+    BalanceReport,
+    BalancingError,
+    MetaBalancer,
+    MultiObjectiveModel,
+    NonFiniteError,
+    create_balancer,
+)
 from engine import Config, ConfigError
 from tasks import Batch, create_task
 from zoo import create_model
@@ -61,6 +68,13 @@ def build(config: Config) -> engine.Run:
         if balancer.at == "subset" or (balancer.at == "features" and trainer.accumulate > 1):
             remedy = "it is for a loop of your own" if balancer.at == "subset" else "use trainer.accumulate=1"
             raise ConfigError(f"balancer.at={balancer.at} is not possible here: {remedy}, or use balancer.at=shared")
+        if isinstance(balancer, MetaBalancer) and (
+            trainer.accumulate > 1 or trainer.compile or trainer.precision == "fp16" or trainer.batch_size < 2
+        ):
+            raise ConfigError(
+                f"balancer {method} takes virtual steps on half of each batch: it needs trainer.accumulate=1, "
+                "trainer.compile=false, trainer.precision=fp32 or bf16, and trainer.batch_size of at least 2"
+            )
         if not balancer.measures:
             balancer.to(device)  # weights of losses are found where the losses are, without waiting for the device
         turns.append(
@@ -87,7 +101,12 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
     trainer, precision, reports = run.config.trainer, run.precision, []
     for turn in run.turns:
         turn.zero_grad()
-        for index, part in enumerate(parts := engine.micro_batches(batch, trainer.accumulate)):
+        if isinstance(turn.balancer, MetaBalancer):
+            report = look_ahead(run, turn, turn.balancer, batch)
+            parts: list[Batch] = []
+        else:
+            parts = engine.micro_batches(batch, trainer.accumulate)
+        for index, part in enumerate(parts):
             share = engine.batch_size(part) / engine.batch_size(batch)
             with precision.autocast():
                 losses, features = run.task.losses(run.model, part, turn.phase.name)
@@ -109,6 +128,20 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
             turn.balancer_optimizer.step()
         reports.append(report)
     return reports
+
+
+def look_ahead(run: engine.Run, turn: engine.Turn, balancer: MetaBalancer, batch: Batch) -> BalanceReport:
+    """One half of the batch trains the model, the other tells what that does to losses on data that it did not train on."""
+    half, other = engine.micro_batches(batch, 2)
+
+    def losses(model: torch.nn.Module, part: Batch) -> dict[str, Tensor]:
+        with run.precision.autocast():
+            return run.task.losses(model, part, turn.phase.name)[0]
+
+    chosen = None if turn.phase.networks is None else turn.parameters
+    return balancer.meta_backward(
+        run.model, lambda net: losses(net, half), lambda net: losses(net, other), lr=turn.lr, parameters=chosen
+    )
 
 
 def train_epoch(run: engine.Run, tracker: engine.Tracker, display: engine.Display, stop: engine.StopRequest) -> None:

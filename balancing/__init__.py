@@ -6,9 +6,49 @@
 """
 
 from balancing.balancer import Balancer
+from balancing.bilevel import auto_lambda, forum, moml
+from balancing.bilevel.meta import MetaBalancer
 from balancing.errors import BalancingError, NonFiniteError
-from balancing.gradients import gradnorm, mgda, pcgrad
-from balancing.losses import fixed, reference_loss, running_loss, uncertainty
+from balancing.gradients import (
+    aligned_mtl,
+    cagrad,
+    conflict_free,
+    dualproj,
+    fairgrad,
+    grad_normalize,
+    gradnorm,
+    gradvac,
+    imtl,
+    krum,
+    mgda,
+    modo,
+    nash_mtl,
+    pareto_mtl,
+    pcd,
+    pcgrad,
+    sdmgrad,
+    torchjd,
+    upgrad,
+)
+from balancing.jacobians import conflict_free_momentum, db_mtl, excess_mtl, graddrop, moco, trimmed_mean
+from balancing.losses import (
+    dwa,
+    famo,
+    fixed,
+    go4align,
+    group_dro,
+    igb,
+    imtl_l,
+    pbi,
+    power_mean,
+    progress,
+    reference_loss,
+    rlw,
+    running_loss,
+    scheduled,
+    tchebycheff,
+    uncertainty,
+)
 from balancing.options import BalancerOptions
 from balancing.protocol import MultiObjectiveModel, Phase
 from balancing.registry import balancer_arguments, balancer_class, create_balancer, list_balancers, register_balancer
@@ -19,6 +59,7 @@ __all__ = [
     "Balancer",
     "BalancerOptions",
     "BalancingError",
+    "MetaBalancer",
     "MultiObjectiveModel",
     "NonFiniteError",
     "Phase",

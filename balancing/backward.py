@@ -10,7 +10,7 @@ from torch import Tensor
 
 from balancing.errors import BalancingError
 from balancing.processes import several_processes
-from balancing.rows import Gradients, deposit
+from balancing.rows import Gradients, deposit, flat_rows
 
 __all__ = ["Step", "collect", "find_leaves"]
 
@@ -80,13 +80,17 @@ def collect(
     others: dict[Tensor, int],
     keep_graph: bool,
     active: Sequence[int] | None = None,
+    flat: bool = False,
 ) -> Gradients:
     """Gradient of each loss at ``points`` and at those of ``others`` whose mask (see :func:`find_leaves`) names it.
 
     A traversal of the graph for each ``active`` loss (``None``: all); it is freed with the last unless ``keep_graph``.
+    With ``flat`` the rows are moved into one matrix as they come.
     """
     rows: list[list[Tensor | None]] = [[None] * len(points) for _ in losses]
     heads: list[dict[Tensor, Tensor]] = [{} for _ in losses]
+    matrix = flat_rows(points, len(losses)) if flat and points else None
+    gradients = Gradients(list(points), rows, heads, matrix)
     chosen = range(len(losses)) if active is None else active
     for k in chosen:
         own = [leaf for leaf, mask in others.items() if mask >> k & 1]
@@ -96,7 +100,10 @@ def collect(
         found = torch.autograd.grad(losses[k], [*points, *own], retain_graph=keep, allow_unused=True)
         rows[k] = list(found[: len(points)])
         heads[k] = {leaf: g for leaf, g in zip(own, found[len(points) :], strict=True) if g is not None}
-    return Gradients(list(points), rows, heads)
+        if matrix is not None:
+            del found
+            gradients.flatten(k, matrix)
+    return gradients
 
 
 def _differentiate(
@@ -137,7 +144,7 @@ class Step:
     ) -> None:
         self.name, self._active = name, active
         self.losses = [loss if scaler is None else scaler.scale(loss) for loss in losses]
-        self._shared = None if shared is None else {leaf for leaf in shared if leaf.requires_grad}
+        self._shared = None if shared is None else dict.fromkeys(leaf for leaf in shared if leaf.requires_grad)
         self._parameters = None if parameters is None else [leaf for leaf in parameters if leaf.requires_grad]
         self._scaler = scaler
         self.is_scaled = scaler is not None and scaler.is_enabled()
@@ -152,13 +159,13 @@ class Step:
         """The contested leaves, and the others with their masks (see :func:`find_leaves`), on paths that avoid ``stop``."""
         masks = self._allowed(find_leaves(self.losses, stop))
         if self._shared is None:
-            contested = {leaf for leaf, mask in masks.items() if mask.bit_count() > 1}
+            contested = dict.fromkeys(leaf for leaf, mask in masks.items() if mask.bit_count() > 1)
         else:
             contested = self._shared
         others = {leaf: mask for leaf, mask in masks.items() if leaf not in contested}
-        return [leaf for leaf in masks if leaf in contested], others
+        return [leaf for leaf in contested if leaf in masks], others
 
-    def collect(self, points: list[Tensor] | None, heads: bool) -> Gradients:
+    def collect(self, points: list[Tensor] | None, heads: bool, flat: bool = False) -> Gradients:
         """Each loss's gradients at ``points`` (``None``: the contested leaves) and, with ``heads``, at its other leaves.
 
         Raises BalancingError if a contested leaf can be reached without passing through the points.
@@ -170,7 +177,7 @@ class Step:
             if not contested and (self._shared or not others):
                 which = "shared parameters" if self._shared else "parameters"
                 raise BalancingError(f"{self.name}: the losses reach none of the given {which}")
-            return collect(self.losses, contested, others, keep_graph=False, active=self._active)
+            return collect(self.losses, contested, others, keep_graph=False, active=self._active, flat=flat)
         trunk = find_leaves(points)
         past = len(contested) + sum(leaf in trunk for leaf in others)
         if past:
@@ -183,7 +190,7 @@ class Step:
                 f"{self.name}: one of the features is computed from another, so gradients would count twice; "
                 "give the heads copies, features = [f.view_as(f) for f in features], or use at='shared'"
             )
-        return collect(self.losses, points, others, keep_graph=True, active=self._active)
+        return collect(self.losses, points, others, keep_graph=True, active=self._active, flat=flat)
 
     def single_backward(self, weights: Tensor, heads: Tensor | None) -> None:
         """Write the gradient of the weighted sum; uncontested leaves get that of the sum with ``heads`` as weights, if given."""

@@ -125,6 +125,7 @@ class Balancer(nn.Module):
         self._first: Tensor | None = None  # the weights that ``before`` found for this step
         self._pending: list[_Part] = []  # earlier micro-batches
         self._partial: Tensor | None = None  # their losses, where gradients were written at once
+        self._order: list[Tensor] | None = None  # the parameters that ``memory`` is about
         self._unmoved, self._versions = 0, -1
 
     def weigh_first(self, before: Balancer) -> None:
@@ -207,7 +208,7 @@ class Balancer(nn.Module):
             return self._weigh(step, seen, resting, last)
 
         points = self._points(features, subset, last)
-        part = _Part(seen, step.collect(points, heads=self.at != "subset"), 1)
+        part = _Part(seen, step.collect(points, self.at != "subset", self.needs == "jacobian"), 1)
         if self.measures:
             self._check_reach(part.gradients, active)
         apart = self.unbiased and len(pending) == 1
@@ -227,9 +228,10 @@ class Balancer(nn.Module):
         if type(self).update is not Balancer.update:
             values = torch.stack([v.detach() for v in ordered_losses(self, losses, differentiable=False)])
             average_over_processes([values])
+            values = values.to(self.held.device)
             if self._finite(values, "loss"):
                 with torch.no_grad():
-                    self.update(values.to(self.held.device))
+                    self.update(values if self._first is None else values * self._first.to(values))
 
     def next_epoch(self) -> None:
         """Tell the balancer that an epoch has ended, for methods that count epochs."""
@@ -331,19 +333,21 @@ class Balancer(nn.Module):
     ) -> tuple[Tensor | None, list[Tensor]]:
         """Weights, if there are any, and the update of a method that needs the Jacobian, in the scale of ``.grad``."""
         seen = self._view(losses, gramian)
+        if self.remembers:
+            self._keep_order(gradients)
         jacobian = gradients.jacobian()
-        jacobian *= (seen.rows / factor).to(jacobian)[:, None]
+        if bool((factors := seen.rows / factor).ne(1).any()):
+            jacobian *= factors.to(jacobian)[:, None]
         shown = seen.losses.to(torch.promote_types(jacobian.dtype, torch.float32)).to(jacobian.device)
         if not self.combines:
             raw = self._call(self.row_weights, shown, jacobian).to(seen.rows)
             weights = translate(self, raw, seen)
-            return weights, gradients.split((weights / seen.rows * factor).to(jacobian) @ jacobian)
+            return weights, gradients.combine((seen.shown(weights) * factor).tolist())
         update = self._call(self.combine, shown, jacobian)
-        if self.scale == "sum" and self.convention == "mean":
-            update = update * len(self.objectives)
+        size = len(self.objectives) if self.scale == "sum" and self.convention == "mean" else 1.0
         if self.max_norm > 0:
-            update = update * (self.max_norm / update.norm()).clamp(max=1.0)
-        return None, gradients.split(update * factor)
+            size *= float((self.max_norm / (size * update.norm())).clamp(max=1.0))
+        return None, gradients.split(update if size * factor == 1 else update * (size * factor))
 
     def _view(self, losses: Tensor, gramian: Tensor | None) -> View:
         return view(self, losses, gramian, None if self.before is None else self._weigh_before(losses))
@@ -366,7 +370,7 @@ class Balancer(nn.Module):
 
     def _call(self, method: Callable[..., Tensor], losses: Tensor, gradients: Tensor | None) -> Tensor:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
                 return method(losses, gradients)
         except SolverError as error:
             raise BalancingError(f"{self.name}: {error}") from error
@@ -407,6 +411,19 @@ class Balancer(nn.Module):
         if missing and default is None:
             raise ValueError(f"{self.name}: no value for objective {missing[0]!r}")
         return torch.tensor([float(values.get(name, default)) for name in self.objectives], dtype=torch.float64)  # type: ignore[arg-type]
+
+    def _keep_order(self, gradients: Gradients) -> None:
+        """What is remembered belongs to parameters in the order of the first step, however the graph lists them now."""
+        if self._order is not None and {*self._order} == {*gradients.points}:
+            gradients.reorder(self._order)
+        size = sum(point.numel() for point in gradients.points)
+        kept = {value.shape[-1] for value in self.memory.values() if value.dim() > 0}
+        if kept - {size} or (self._order is not None and {*self._order} != {*gradients.points}):
+            raise BalancingError(
+                f"{self.name}: remembers gradients of other parameters than the {size} numbers that the losses share now; "
+                "give shared=model.shared_parameters(), or use a fresh balancer"
+            )
+        self._order = list(gradients.points)
 
     def _check_reach(self, gradients: Gradients, active: tuple[int, ...] | None) -> None:
         for index, (name, row) in enumerate(zip(self.objectives, gradients.rows, strict=True)):

@@ -14,10 +14,13 @@ from torch import Tensor
 
 from balancing.processes import average_over_processes, several_processes
 
-__all__ = ["Gradients", "deposit"]
+__all__ = ["Gradients", "deposit", "flat_rows", "gramian_of"]
 
-# Elements of one row read at a time for the Gramian: K such pieces stay in the processor's cache.
-_CHUNK = 1 << 16
+# Elements of one row read at a time for the Gramian. K such pieces stay in the processor's cache, so that each row is
+# read from memory once; and a float32 sum of this length keeps six digits.
+_CHUNK = 1 << 18
+# Up to this number of rows, products of pairs are faster on the CPU than a copy into one block and a matrix product.
+_PAIRS = 12
 
 
 def deposit(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
@@ -25,6 +28,20 @@ def deposit(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     average_over_processes(gradients)
     for leaf, gradient in zip(leaves, gradients, strict=True):
         leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
+
+
+def gramian_of(matrix: Tensor) -> Tensor:
+    """(K, P) rows -> (K, K) inner products, as :meth:`Gradients.gramian` finds them."""
+    return Gradients([matrix[0]], [[row] for row in matrix], []).gramian()
+
+
+def flat_rows(points: Sequence[Tensor], size: int) -> Tensor:
+    """Zeros for ``size`` flattened rows at ``points``."""
+    width = sum(point.numel() for point in points)
+    dtype = points[0].dtype
+    for point in points[1:]:
+        dtype = torch.promote_types(dtype, point.dtype)
+    return torch.zeros(size, width, dtype=dtype, device=points[0].device)
 
 
 @dataclass
@@ -35,11 +52,20 @@ class Gradients:
         points: Where the gradients were taken: shared parameters, features, or a subset of the parameters.
         rows: ``rows[k][p]`` is the gradient of objective k at ``points[p]``; ``None`` stands for zero.
         heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
+        matrix: (K, P) the rows flattened, if they were collected into one; ``rows`` are then views of it.
     """
 
     points: list[Tensor]
     rows: list[list[Tensor | None]]
     heads: list[dict[Tensor, Tensor]]
+    matrix: Tensor | None = None
+
+    def flatten(self, k: int, matrix: Tensor) -> None:
+        """Move row k into ``matrix``."""
+        pieces = self.split(matrix[k])
+        for p, (gradient, piece) in enumerate(zip(self.rows[k], pieces, strict=True)):
+            if gradient is not None:
+                self.rows[k][p] = piece.copy_(gradient)
 
     def __add__(self, other: Gradients) -> Gradients:
         """Sum over micro-batches, leaf by leaf: their graphs may differ. What is contested in one is contested in the sum."""
@@ -70,33 +96,63 @@ class Gradients:
         found = self.heads[k] | {p: g for p, g in zip(self.points, self.rows[k], strict=True) if g is not None}
         return [found.get(point) for point in points]
 
+    def reorder(self, points: Sequence[Tensor]) -> None:
+        """Take the points in this order, which must hold all of them."""
+        self.rows = [self._at(points, k) for k in range(len(self.rows))]
+        self.points, self.matrix = list(points), None
+
     def synchronise(self) -> None:
         """Average the rows over processes, a row at a time. Zero rows must be real: every process sends the same sizes."""
-        if several_processes():
-            for k, row in enumerate(self.rows):
-                filled = [
-                    torch.zeros_like(point) if g is None else g.clone()
-                    for g, point in zip(row, self.points, strict=True)
-                ]
-                average_over_processes(filled)
-                self.rows[k] = list(filled)
+        if not several_processes():
+            return
+        for k, row in enumerate(self.rows):
+            if self.matrix is not None:
+                average_over_processes([self.matrix[k]])
+                self.rows[k] = list(self.split(self.matrix[k]))
+                continue
+            filled = [
+                torch.zeros_like(point) if g is None else g.clone() for g, point in zip(row, self.points, strict=True)
+            ]
+            average_over_processes(filled)
+            self.rows[k] = list(filled)
 
     def gramian(self) -> Tensor:
         """(K, K) inner products of the rows, float64 on the CPU: one pass over the rows and one device synchronisation.
 
-        Products are taken over pieces of 65,536 elements, in float64 where the device has it.
+        On the CPU products are taken in the rows' precision over pieces of 262,144 elements, and pieces are added in
+        float64. If float32 squares over- or underflow, and on other devices, products are float64 (float32 on MPS).
         """
         size = len(self.rows)
+        cpu = all(point.device.type == "cpu" and point.dtype in (torch.float32, torch.float64) for point in self.points)
+        total = self._products(exact=not cpu)
+        present = torch.tensor([any(g is not None for g in row) for row in self.rows])
+        squares = total.diagonal()[present]
+        tiny, huge = 1e-30, 1e30  # half of the range of float32: the mixed products must fit as well
+        if cpu and size > 0 and not bool(((squares > tiny) & (squares < huge)).all()):
+            total = self._products(exact=True)
+        return total
+
+    def _products(self, exact: bool) -> Tensor:
+        size = len(self.rows)
+        first, second = torch.triu_indices(size, size)
+        pairs = list(zip(first.tolist(), second.tolist(), strict=True))
         parts: list[Tensor] = []
         for pieces in self._pieces():
+            if not exact and size <= _PAIRS:
+                parts.append(torch.stack([torch.dot(pieces[i], pieces[j]) for i, j in pairs]))
+                continue
             block = torch.stack(pieces)
-            # squares of float32 gradients may over- or underflow
-            block = block.float() if block.device.type == "mps" else block.double()
+            if block.device.type == "mps":
+                block = block.float()
+            elif exact or torch.get_float32_matmul_precision() != "highest":
+                block = block.double()
             with torch.autocast(block.device.type, enabled=False):
-                parts.append(block @ block.T)
-        if not parts:
-            return torch.zeros(size, size, dtype=torch.float64)
-        return torch.stack(parts).cpu().double().sum(0)
+                parts.append((block @ block.T)[first.to(block.device), second.to(block.device)])
+        total = torch.zeros(size, size, dtype=torch.float64)
+        if parts:
+            total[first, second] = torch.stack(parts).double().sum(0).cpu()
+            total[second, first] = total[first, second]
+        return total
 
     def _pieces(self) -> Iterable[list[Tensor]]:
         """Yield K aligned vectors at a time: slices of large tensors, and small tensors packed together."""
@@ -121,34 +177,30 @@ class Gradients:
 
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         """``sum_k weights[k] rows[k]``, a tensor per point. The rows are dropped as they are read."""
-        total: list[Tensor | None] = [None] * len(self.points)
-        for k, weight in enumerate(weights):
-            row, self.rows[k] = self.rows[k], []
-            for p, gradient in enumerate(row):
+        total: list[Tensor] = []
+        for p, point in enumerate(self.points):
+            mine: Tensor | None = None
+            for row, weight in zip(self.rows, weights, strict=True):
+                gradient, row[p] = row[p], None
                 if gradient is not None:
                     # autograd may hand out views and aliases, so nothing it returned is changed in place
-                    mine = total[p]
-                    total[p] = gradient * weight if mine is None else mine.add_(gradient, alpha=weight)
-        return [torch.zeros_like(point) if t is None else t for t, point in zip(total, self.points, strict=True)]
+                    mine = gradient * weight if mine is None else mine.add_(gradient, alpha=weight)
+            total.append(torch.zeros_like(point) if mine is None else mine)
+        return total
 
     def jacobian(self) -> Tensor:
-        """(K, P) matrix of the flattened rows, which are dropped as they are copied."""
-        width = sum(point.numel() for point in self.points)
-        reference = self.points[0]
-        matrix = torch.zeros(len(self.rows), width, dtype=reference.dtype, device=reference.device)
-        for k in range(len(self.rows)):
-            row, self.rows[k] = self.rows[k], []
-            start = 0
-            for gradient, point in zip(row, self.points, strict=True):
-                if gradient is not None:
-                    matrix[k, start : start + point.numel()] = gradient.reshape(-1)
-                start += point.numel()
-        return matrix
+        """(K, P) matrix of the flattened rows, which the caller may overwrite."""
+        if self.matrix is None:
+            matrix = flat_rows(self.points, len(self.rows))
+            for k in range(len(self.rows)):
+                self.flatten(k, matrix)
+            self.matrix = matrix
+        return self.matrix
 
     def split(self, vector: Tensor) -> list[Tensor]:
-        """Cut a (P,) vector into tensors shaped like the points."""
+        """Cut a (P,) vector into views shaped like the points."""
         pieces = vector.split([point.numel() for point in self.points])
-        return [piece.reshape(point.shape).clone() for piece, point in zip(pieces, self.points, strict=True)]
+        return [piece.view(point.shape) for piece, point in zip(pieces, self.points, strict=True)]
 
     def deposit_heads(self, weights: Sequence[float]) -> None:
         """Add ``weights[k]`` times objective k's gradient to the leaves outside the points."""

@@ -30,6 +30,10 @@ class View:
     rows: Tensor
     chain: Tensor
 
+    def shown(self, weights: Tensor) -> Tensor:
+        """Weights of the gradients that the method sees, from those of the true gradients."""
+        return torch.where(self.rows == 0, 0.0, weights / self.rows)
+
 
 def view(balancer: Balancer, losses: Tensor, gramian: Tensor | None, first: Tensor | None) -> View:
     """Apply ``first`` (weights found by another method), ``log_losses``, ``normalize`` and, where it acts here, ``preference``.
@@ -63,7 +67,8 @@ def translate(balancer: Balancer, raw: Tensor, seen: View) -> Tensor:
     weights = raw * seen.rows
     if balancer.normalize != "none" or balancer.preference_on == "target":
         # the update keeps the scale of the gradients; absolute values, so that its sign cannot change
-        weights = weights * ((raw * seen.chain).abs().sum() / weights.abs().sum())
+        size = weights.abs().sum()
+        weights = weights * torch.where(size > 0, (raw * seen.chain).abs().sum() / size, 1.0)
     if balancer.preference_on == "weights":
         weights = weights * balancer.preference.to(weights)
     if balancer.scale == "sum" and balancer.convention == "mean":
@@ -73,7 +78,7 @@ def translate(balancer: Balancer, raw: Tensor, seen: View) -> Tensor:
     if balancer.ema > 0 or balancer.every > 1:
         balancer.held.copy_(weights)
     if balancer.max_norm > 0 and seen.gramian is not None:
-        own = weights / seen.rows
+        own = seen.shown(weights)
         length = (own @ seen.gramian @ own).clamp(min=0).sqrt()
         weights = weights * (balancer.max_norm / length).clamp(max=1.0)
     return weights

@@ -9,7 +9,7 @@ from engine.dry_run import describe_run
 from engine.evaluation import Evaluation, Selector, evaluate, result_names
 from engine.explain import reporting
 from engine.interrupts import StopRequest
-from engine.optimization import build_turn
+from engine.optimization import Turn, build_turn
 from engine.precision import Precision
 from engine.progress import Display
 from engine.report import write_report
@@ -31,6 +31,7 @@ __all__ = [
     "Tracker",
     "batch_size",
     "batches_per_epoch",
+    "Turn",
     "build_turn",
     "checkpoint",
     "compile_model",

@@ -1,4 +1,4 @@
-"""Weights that do not depend on the step: the plain sum, and weights set by hand."""
+"""Weights that do not depend on the step: the plain sum, weights set by hand, and one objective alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from balancing.balancer import Balancer
 from balancing.options import BalancerOptions
 from balancing.registry import register_balancer
 
-__all__ = ["Fixed", "Sum"]
+__all__ = ["Fixed", "Single", "Sum"]
 
 
 @register_balancer("sum")
@@ -62,3 +62,37 @@ class Fixed(Balancer):
     def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
         """(K,) the given values."""
         return self.values.to(losses)
+
+
+@register_balancer("single")
+class Single(Balancer):
+    """One objective alone: ``L_objective``.
+
+    needs: nothing     scale: own     heads: weighted
+    The single-task baseline: the other objectives are not differentiated, so their heads get no gradient.
+
+    Args:
+        objectives: Names of the losses.
+        objective: The one to train; the first if ``None``.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    needs = "nothing"
+    convention = "own"
+
+    def __init__(
+        self, objectives: Sequence[str], *, objective: str | None = None, **options: Unpack[BalancerOptions]
+    ) -> None:
+        super().__init__(objectives, **options)
+        chosen = self._vector({self.objectives[0] if objective is None else objective: 1.0}, default=0.0)
+        self.index = int(chosen.argmax())
+
+    def active(self) -> tuple[int, ...]:
+        """The chosen objective."""
+        return (self.index,)
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) 1 for the chosen objective, 0 for the others."""
+        w = torch.zeros_like(losses)
+        w[self.index] = 1
+        return w

@@ -3,10 +3,7 @@
 import torch
 from torch import nn
 
-from balancing import create_balancer, list_balancers
-
-LEARNED = ("gradnorm", "uncertainty")
-GRADIENT = ("gradnorm", "mgda", "pcgrad")
+from balancing import Balancer, balancer_class, create_balancer, list_balancers
 
 
 def make(name, objectives=("a", "b", "c"), **options):
@@ -67,11 +64,29 @@ def train(net, balancer, steps, start=0, lr=0.01):
         optimizer.zero_grad()
         if own:
             own.zero_grad()
-        balancer.backward(net.losses(inputs(seed=100 + step)))
+        x = inputs(seed=100 + step)
+        balancer.backward(net.losses(x))
         optimizer.step()
+        if balancer.observes:
+            with torch.no_grad():
+                balancer.observe(net.losses(x))
         if own:
             own.step()
+        if step % 3 == 2:
+            balancer.next_epoch()
     return own
 
 
-ALL = list_balancers()
+def overrides(name, method):
+    return getattr(balancer_class(name), method) is not getattr(Balancer, method)
+
+
+#: Every method that a batch of losses is enough for. Bilevel methods and the adapter have tests of their own.
+ALL = [name for name in list_balancers() if balancer_class(name).needs != "validation" and name != "torchjd"]
+GRAMIAN = [name for name in ALL if balancer_class(name).needs == "gramian"]
+JACOBIAN = [name for name in ALL if balancer_class(name).needs == "jacobian"]
+GRADIENT = GRAMIAN + JACOBIAN
+COMBINES = [name for name in ALL if overrides(name, "combine")]
+WEIGHS = [name for name in ALL if name not in COMBINES]
+TURNS = [name for name in ALL if overrides(name, "active")]
+LEARNED = [name for name in ALL if list(make(name).parameters())]

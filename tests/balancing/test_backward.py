@@ -9,9 +9,23 @@ from torch import nn
 from balancing import Balancer, BalancingError, balancer_class, create_balancer
 from balancing.backward import collect, find_leaves
 from balancing.rows import _CHUNK, Gradients
-from tests.balancing.problems import ALL, GRADIENT, Net, inputs, make, reference_rows
+from tests.balancing.problems import (
+    ALL,
+    COMBINES,
+    GRADIENT,
+    GRAMIAN,
+    JACOBIAN,
+    TURNS,
+    WEIGHS,
+    Net,
+    inputs,
+    make,
+    reference_rows,
+    train,
+)
 
-LOSS_ONLY = [name for name in ALL if name not in GRADIENT]
+#: Methods that need more objectives than one or two.
+MANY = ("krum", "trimmed_mean")
 
 
 class RowMean(Balancer):
@@ -24,12 +38,15 @@ class RowMean(Balancer):
         return jacobian.sum(0)
 
 
-def expected(rows, weights, heads):
+def expected(rows, balancer, report):
+    """The weighted sum of the rows; heads as the balancer's rule has it. Objectives whose turn it is not give nothing."""
+    heads = balancer._head_weights()
+    heads = report.weights if heads is None else heads
     total = {}
-    for weight, gradients in zip(weights, rows.values(), strict=True):
+    for weight, head, gradients in zip(report.weights.tolist(), heads.tolist(), rows.values(), strict=True):
         for name, gradient in gradients.items():
-            factor = 1.0 if heads == "unit" and name.startswith("head") else weight
-            total[name] = total.get(name, 0) + factor * gradient
+            if weight != 0 or balancer.name not in TURNS:
+                total[name] = total.get(name, 0) + (head if name.startswith("head") else weight) * gradient
     return total
 
 
@@ -39,22 +56,51 @@ def assert_close(actual, wanted, **tolerance):
         torch.testing.assert_close(actual[name], wanted[name], **tolerance, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@pytest.mark.parametrize("name", ALL)
+def shared(gradients):
+    return torch.cat([g.flatten() for name, g in gradients.items() if name.startswith("trunk")])
+
+
+@pytest.mark.parametrize("name", WEIGHS)
 def test_gradients_are_the_weighted_sum(name):
     net, x = Net(), inputs()
     rows = reference_rows(net, x)
     balancer = make(name)
     report = balancer.backward(net.losses(x))
-    assert_close(net.gradients(), expected(rows, report.weights.tolist(), balancer.head_rule))
+    assert_close(net.gradients(), expected(rows, balancer, report))
+
+
+@pytest.mark.parametrize("name", COMBINES)
+def test_jacobian_methods_combine_the_rows_and_leave_heads_their_gradients(name):
+    net, x = Net(), inputs()
+    rows = reference_rows(net, x)
+    balancer, twin = make(name), make(name)
+    seen = net.losses(x)
+    report = balancer.backward(seen, shared=net.shared())
+    jacobian = torch.stack([shared(rows[key]) for key in net.objectives])
+    heads = balancer._head_weights()
+    if name in TURNS:
+        jacobian[1:] = 0
+    losses = torch.stack([seen[key].detach() for key in net.objectives])
+    update = twin.combine(losses * heads, jacobian * heads[:, None])
+    assert report.weights is None
+    torch.testing.assert_close(shared(net.gradients()), update)
+    for i, key in enumerate(net.objectives):
+        for leaf, gradient in rows[key].items():
+            if leaf.startswith("head"):
+                found = net.gradients().get(leaf, torch.zeros_like(gradient))
+                turn = 0 if name in TURNS and i > 0 else 1
+                torch.testing.assert_close(found, turn * heads[i] * gradient)
 
 
 @pytest.mark.parametrize("heads", ["unit", "weighted"])
-@pytest.mark.parametrize("name", GRADIENT)
+@pytest.mark.parametrize("name", [n for n in GRADIENT if n in WEIGHS])
 def test_heads_get_what_the_option_says(name, heads):
     net, x = Net(), inputs()
     rows = reference_rows(net, x)
-    report = make(name, heads=heads).backward(net.losses(x))
-    assert_close(net.gradients(), expected(rows, report.weights.tolist(), heads))
+    balancer = make(name, heads=heads)
+    report = balancer.backward(net.losses(x))
+    assert (balancer._head_weights() is None) == (heads == "weighted")
+    assert_close(net.gradients(), expected(rows, balancer, report))
 
 
 def test_sum_is_plain_backward_bit_for_bit():
@@ -67,13 +113,20 @@ def test_sum_is_plain_backward_bit_for_bit():
     assert all(torch.equal(balanced[name], plain[name]) for name in plain)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [n for n in ALL if n not in MANY])
 def test_one_objective_keeps_the_direction_of_its_gradient(name):
     net, x = Net(("a",)), inputs()
     rows = reference_rows(net, x)["a"]
-    report = make(name, ("a",)).backward(net.losses(x))
-    scale = 1.0 if name in GRADIENT else float(report.weights)
-    assert_close(net.gradients(), {key: scale * g for key, g in rows.items()})
+    balancer = make(name, ("a",))
+    report = balancer.backward(net.losses(x))
+    found, own = shared(net.gradients()), shared(rows)
+    scale = float(found @ own / (own @ own))
+    torch.testing.assert_close(found, scale * own)
+    assert scale > 0
+    if name in GRADIENT and balancer.convention != "own":
+        assert scale == pytest.approx(float(balancer._head_weights()[0]) if balancer.before else 1.0)
+    if report.weights is not None:
+        assert scale == pytest.approx(float(report.weights[0]))
 
 
 @pytest.mark.parametrize("name", GRADIENT)
@@ -82,8 +135,15 @@ def test_given_shared_parameters_equal_discovered_ones(name):
     make(name).backward(net.losses(x))
     discovered = net.gradients()
     net.zero_grad()
-    make(name).backward(net.losses(x), shared=net.shared())
+    order = [*collect_order(net, x)]
+    make(name).backward(net.losses(x), shared=order)
     assert_close(net.gradients(), discovered, rtol=0, atol=0)
+
+
+def collect_order(net, x):
+    """The shared parameters in the order in which the graph lists them."""
+    masks = find_leaves(list(net.losses(x).values()))
+    return [leaf for leaf, mask in masks.items() if mask.bit_count() > 1]
 
 
 def test_jacobian_path_equals_gramian_path_and_one_backward():
@@ -97,53 +157,83 @@ def test_jacobian_path_equals_gramian_path_and_one_backward():
     assert report.norms is not None
 
 
-@pytest.mark.parametrize("name", GRADIENT)
+@pytest.mark.parametrize("name", GRAMIAN)
 def test_at_features_finds_weights_there_and_passes_them_on(name):
     net, x = Net(), inputs()
     rows = reference_rows(net, x)
     z = net.features(x)
     balancer = make(name, at="features")
     report = balancer.backward(net.losses(x, z), features=z)
-    assert_close(net.gradients(), expected(rows, report.weights.tolist(), balancer.head_rule))
+    assert_close(net.gradients(), expected(rows, balancer, report))
     z = net.features(x)
     grads = [torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in net.losses(x, z).values()]
     flat = torch.stack([g.flatten() for g in grads])
     torch.testing.assert_close(report.gramian, flat @ flat.T)
 
 
-@pytest.mark.parametrize("name", GRADIENT)
+@pytest.mark.parametrize("name", [n for n in JACOBIAN if not balancer_class(n).remembers])
+def test_jacobian_methods_combine_at_features(name):
+    net, x = Net(), inputs()
+    z = net.features(x)
+    losses = net.losses(x, z)
+    rows = torch.stack([torch.autograd.grad(v, z, retain_graph=True)[0].flatten() for v in losses.values()])
+    update = make(name).combine(torch.stack(list(losses.values())).detach(), rows)
+    wanted = torch.autograd.grad(z, net.shared(), update.view_as(z), retain_graph=True)
+    make(name, at="features").backward(losses, features=z)
+    for parameter, gradient in zip(net.shared(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("name", GRAMIAN)
 @pytest.mark.parametrize("heads", ["unit", "weighted"])
 def test_at_subset_measures_there_and_weighs_everything(name, heads):
     net, x = Net(), inputs()
     rows = reference_rows(net, x)
     last = [net.trunk[2].weight]
-    report = make(name, at="subset", heads=heads).backward(net.losses(x), subset=last)
+    balancer = make(name, at="subset", heads=heads)
+    report = balancer.backward(net.losses(x), subset=last)
     flat = torch.stack([rows[k]["trunk.2.weight"].flatten() for k in net.objectives])
     torch.testing.assert_close(report.gramian, flat @ flat.T)
-    assert_close(net.gradients(), expected(rows, report.weights.tolist(), heads))
+    assert_close(net.gradients(), expected(rows, balancer, report))
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if balancer_class(n).needs in ("losses", "gramian")])
-def test_every_keeps_weights_between_refreshes(name):
-    net, balancer, seen = Net(), make(name, every=3), []
+@pytest.mark.parametrize("name", [n for n in WEIGHS if balancer_class(n).needs != "nothing"])
+def test_every_keeps_weights_between_refreshes(name, monkeypatch):
+    net, balancer, seen, calls = Net(), make(name, every=3), [], []
+    find = balancer._effective
+    if balancer_class(name).needs == "jacobian":
+        monkeypatch.setattr(balancer, "row_weights", lambda *a, find=balancer.row_weights: calls.append(1) or find(*a))
+    else:
+        monkeypatch.setattr(balancer, "_effective", lambda *a: calls.append(1) or find(*a))
     for step in range(5):
         x = inputs(seed=step)
         rows = reference_rows(net, x)
         report = balancer.backward(net.losses(x))
         seen.append(report.weights.double())
-        assert_close(net.gradients(), expected(rows, report.weights.tolist(), balancer.head_rule), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(seen[1], seen[0], rtol=1e-6, atol=0)
-    torch.testing.assert_close(seen[2], seen[0], rtol=1e-6, atol=0)
-    if name != "initial_loss":
-        assert name in ("gradnorm", "uncertainty") or not torch.allclose(seen[3], seen[0])
+        assert len(calls) == 1 + step // 3
+        if step % 3 == 0:
+            assert_close(net.gradients(), expected(rows, balancer, report), rtol=1e-6, atol=1e-6)
+        else:
+            torch.testing.assert_close(seen[step], seen[step - 1], rtol=1e-6, atol=0)
+            heads = balancer._head_weights(resting=True)
+            wanted = combination(rows, seen[step], seen[step] if heads is None else heads)
+            assert_close(net.gradients(), wanted, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ALL)
+def combination(rows, weights, heads):
+    total = {}
+    for weight, head, gradients in zip(weights.tolist(), heads.tolist(), rows.values(), strict=True):
+        for name, gradient in gradients.items():
+            total[name] = total.get(name, 0) + (head if name.startswith("head") else weight) * gradient
+    return total
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if not balancer_class(n).unbiased])
 def test_micro_batches_equal_one_batch(name):
     net, x = Net(), inputs(12)
     whole = make(name)
     whole.backward(net.losses(x))
-    wanted, wanted_theta = net.gradients(), [p.grad.clone() for p in whole.parameters()]
+    wanted, wanted_theta = net.gradients(), [p.grad for p in whole.parameters()]
     net.zero_grad()
     parts = make(name)
     for i, part in enumerate(x.chunk(3)):
@@ -153,7 +243,33 @@ def test_micro_batches_equal_one_batch(name):
             assert report.weights is None
     assert_close(net.gradients(), wanted)
     for parameter, gradient in zip(parts.parameters(), wanted_theta, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient)
+        assert (parameter.grad is None) == (gradient is None)
+        if gradient is not None:
+            torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if balancer_class(n).unbiased])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_micro_batches_are_independent_samples_for_an_unbiased_gramian(name, count, monkeypatch):
+    net, x, balancer, shown = Net(), inputs(12), make(name), []
+    monkeypatch.setattr(
+        balancer,
+        "weights",
+        lambda losses, gramian, find=balancer.weights: (shown.append(gramian), find(losses, gramian))[1],
+    )
+    parts = [{key: shared(row) for key, row in reference_rows(net, part).items()} for part in x.chunk(count)]
+    rows = reference_rows(net, x)
+    for i, part in enumerate(x.chunk(count)):
+        losses = {key: loss / count for key, loss in net.losses(part).items()}
+        report = balancer.backward(losses, last=i == count - 1)
+    halves = [
+        torch.stack([torch.stack([p[key] for p in parts[i::2]]).mean(0) for key in net.objectives]) for i in (0, 1)
+    ]
+    if count == 3:  # the third joins the first
+        halves[0] = torch.stack([(parts[0][key] + parts[2][key]) / 2 for key in net.objectives])
+    cross = halves[0] @ halves[1].T
+    torch.testing.assert_close(shown[0], (cross + cross.T) / 2)
+    assert_close(net.gradients(), expected(rows, balancer, report))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -168,7 +284,7 @@ def test_gradients_accumulate_like_backward(name):
 @pytest.mark.parametrize("name", ALL)
 def test_only_given_parameters_receive_gradients(name):
     net, x = Net(), inputs()
-    chosen = [*net.trunk[0].parameters(), *net.head["a"].parameters()]
+    chosen = [*net.trunk[0].parameters(), *net.head["a"].parameters()]  # the first objective has the first turn
     make(name).backward(net.losses(x), parameters=chosen)
     touched = {id(p) for p in net.parameters() if p.grad is not None}
     assert touched == {id(p) for p in chosen}
@@ -176,16 +292,23 @@ def test_only_given_parameters_receive_gradients(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_without_shared_parameters_each_objective_keeps_its_gradient(name):
-    nets = {key: nn.Linear(3, 1).double() for key in "ab"}
+    names = ("a", "b", "c")
+    nets = {key: nn.Linear(3, 1).double() for key in names}
     losses = {key: net(torch.ones(4, 3).double()).square().mean() + 1 for key, net in nets.items()}
     plain = {key: torch.autograd.grad(losses[key], net.weight, retain_graph=True)[0] for key, net in nets.items()}
-    report = make(name, ("a", "b")).backward(losses)
-    for i, key in enumerate("ab"):
-        scale = 1.0 if name in GRADIENT else float(report.weights[i])
-        torch.testing.assert_close(nets[key].weight.grad, scale * plain[key])
+    balancer = make(name, names)
+    report = balancer.backward(losses)
+    heads = balancer._head_weights()
+    heads = report.weights if heads is None else heads
+    active = balancer_class(name).active(make(name, names))
+    for i, key in enumerate(names):
+        if active is None or i in active:
+            torch.testing.assert_close(nets[key].weight.grad, float(heads[i]) * plain[key])
+        else:
+            assert nets[key].weight.grad is None
 
 
-@pytest.mark.parametrize("name", GRADIENT)
+@pytest.mark.parametrize("name", [n for n in GRAMIAN if n not in MANY])
 def test_gradients_that_autograd_aliases_are_not_corrupted(name):
     p = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
     q = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
@@ -201,7 +324,7 @@ def test_gradients_that_autograd_aliases_are_not_corrupted(name):
 
 def test_weights_come_from_the_true_gramian_for_every_layout():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 160, 3, padding=1))
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 512, 3, padding=1))
     net.to(memory_format=torch.channels_last)
     x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
     assert net[2].weight.numel() > _CHUNK
@@ -243,7 +366,8 @@ def test_find_leaves_names_the_objectives_of_each_parameter():
     assert not set(net.trunk.parameters()) & set(find_leaves(list(net.losses(x, z).values()), stop=[z]))
 
 
-@pytest.mark.parametrize("name", GRADIENT)
+# with a compiled graph GradDrop's coordinates come in another order, and heads whose turn it is not get zeros
+@pytest.mark.parametrize("name", [n for n in GRADIENT if n not in ("graddrop", *TURNS)])
 def test_compiled_model_gives_the_gradients_of_the_eager_one(name):
     functorch.config.donated_buffer = False
     net, x = Net(), inputs()
@@ -263,11 +387,12 @@ def test_loss_scaling_cancels(name):
     net.zero_grad()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     scaled = make(name).backward(net.losses(x), scaler=scaler)
-    torch.testing.assert_close(scaled.weights, report.weights, rtol=1e-5, atol=1e-6)
+    if report.weights is not None:
+        torch.testing.assert_close(scaled.weights, report.weights, rtol=1e-5, atol=1e-6)
     assert_close({key: g / 2**16 for key, g in net.gradients().items()}, plain, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", GRADIENT)
+@pytest.mark.parametrize("name", [n for n in GRADIENT if n not in TURNS])
 def test_fp16_overflow_is_left_to_the_scaler(name):
     net, x = Net(dtype=torch.float32), inputs(dtype=torch.float32)
     before = [p.detach().clone() for p in net.parameters()]
@@ -287,7 +412,7 @@ def test_bf16_autocast_is_finite(name):
     with torch.autocast("cpu", torch.bfloat16):
         losses = net.losses(x)
     report = make(name).backward(losses)
-    assert report.weights.isfinite().all()
+    assert report.weights is None or report.weights.isfinite().all()
     assert all(g.isfinite().all() for g in net.gradients().values())
 
 
@@ -302,7 +427,7 @@ def test_non_finite_loss_names_objective_and_method(name, bad):
     assert not net.gradients()
 
 
-@pytest.mark.parametrize("name", GRADIENT)
+@pytest.mark.parametrize("name", [n for n in GRADIENT if n not in MANY and n not in TURNS])
 def test_non_finite_gradient_names_objective_and_method(name):
     p = nn.Parameter(torch.tensor([0.0, 1.0]))
     losses = {"a": p.square().sum() + 1, "b": p.sqrt().sum()}  # the root has an infinite slope at 0
@@ -323,7 +448,7 @@ def test_skip_leaves_gradients_alone_and_counts(name):
     report = balancer.backward(net.losses(x))
     assert not report.skipped
     assert report.skips == 1
-    assert report.weights.isfinite().all()
+    assert all(g.isfinite().all() for g in net.gradients().values())
 
 
 def test_a_loss_that_depends_on_nothing_is_named():

@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tests.balancing.problems import ALL, GRADIENT, Net, inputs, make
+from tests.balancing.problems import ALL, GRAMIAN, Net, inputs, make
 
-CASES = [(name, {}) for name in ALL] + [(name, {"at": "features"}) for name in GRADIENT]
-CASES += [("mgda", {"every": 2}), ("pcgrad", {"at": "subset"})]
+CASES = [(name, {}) for name in ALL] + [(name, {"at": "features"}) for name in GRAMIAN]
+CASES += [("mgda", {"every": 2}), ("pcgrad", {"at": "subset"}), ("pcgrad", {"before": "uncertainty"})]
 
 
 def steps(part):
@@ -24,6 +24,9 @@ def steps(part):
             x = part(inputs(8, seed=seed))
             z = net.features(x)
             balancer.backward(net.losses(x, z), features=z, subset=[net.trunk[2].weight])
+            if balancer.observes:
+                with torch.no_grad():
+                    balancer.observe({key: 0.9 * loss for key, loss in net.losses(x).items()})
             found.append(net.gradients() | {f"own {i}": p.grad.clone() for i, p in enumerate(balancer.parameters())})
     return found
 

@@ -5,8 +5,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balancing.solvers import frank_wolfe, min_norm_weights, nonnegative_qp
+from balancing.solvers import (
+    ActiveSet,
+    UnboundedError,
+    conflict_averse_weights,
+    cosine_matrix,
+    dual_cone_weights,
+    dual_cone_weights_of_each,
+    fair_weights,
+    frank_wolfe,
+    min_norm_weights,
+    nonnegative_qp,
+)
 
+SIZES = (2, 3, 5, 10, 20, 40)
 KINDS = ("random", "scaled", "low_rank", "duplicated", "opposed", "zero_row", "aligned")
 
 
@@ -28,7 +40,7 @@ def rows(kind, size, seed=0):
     return j
 
 
-@pytest.mark.parametrize("size", [2, 3, 5, 10, 20, 40])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_min_norm_weights_satisfy_the_kkt_conditions(kind, size):
     for seed in range(5):
@@ -75,3 +87,93 @@ def test_nonnegative_qp_satisfies_the_kkt_conditions(size, seed, exponent):
     assert x.min() >= 0
     assert slope.min() >= -bound
     assert (slope * x * unit).abs().max() <= bound * max(1.0, float((x * unit).max()))
+
+
+def test_nonnegative_qp_without_a_minimum_says_so():
+    opposed = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    with pytest.raises(UnboundedError, match="no minimum"):
+        nonnegative_qp(opposed, torch.tensor([1.0, 0.5], dtype=torch.float64))
+    # bounded all the same: the variable that depends on the others takes their place
+    x = nonnegative_qp(torch.ones(2, 2, dtype=torch.float64), torch.tensor([1.0, 2.0], dtype=torch.float64))
+    assert x.tolist() == pytest.approx([0, 2])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 10_000))
+def test_active_set_does_not_depend_on_where_it_starts(size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    _, a = cosine_matrix(rows("random", size, seed) @ rows("random", size, seed).T)
+    first, second = torch.randn(2, size, generator=generator, dtype=torch.float64).tolist()
+    solver = ActiveSet(a.tolist())
+    solver.solve(first)
+    assert solver.solve(second) == pytest.approx(ActiveSet(a.tolist()).solve(second), abs=1e-11)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_dual_cone_weights_satisfy_the_kkt_conditions(kind, size):
+    for seed in range(3):
+        j = rows(kind, size, seed)
+        lengths, cosines = cosine_matrix(j @ j.T)
+        generator = torch.Generator().manual_seed(seed)
+        target = torch.rand(size, generator=generator, dtype=torch.float64) * lengths
+        targets = torch.cat([torch.eye(size, dtype=torch.float64), target[None] / target.max()])
+        found = torch.cat([dual_cone_weights_of_each(cosines), dual_cone_weights(cosines, targets[-1])[None]])
+        slope = found @ cosines
+        assert (found >= targets).all()
+        assert slope.min() >= -1e-11, (kind, size, seed)
+        assert (slope * (found - targets)).abs().max() <= 1e-8, (kind, size, seed)
+
+
+def test_problems_that_block_pivoting_leaves_open_are_solved_one_by_one():
+    _, cosines = cosine_matrix(rows("random", 12) @ rows("random", 12).T)
+    wanted = dual_cone_weights_of_each(cosines)
+    torch.testing.assert_close(dual_cone_weights_of_each(cosines, iterations=1), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 5.0])
+def test_fair_weights_solve_their_equations(kind, size, alpha):
+    for seed in range(2):
+        j = rows(kind, size, seed)
+        gramian = j @ j.T
+        priority = torch.linspace(1, 3, size, dtype=torch.float64)
+        w = fair_weights(gramian, priority, alpha)
+        lengths = j.norm(dim=1)
+        present = lengths > 0
+        assert (w[~present] == 0).all()
+        w, gramian, lengths, priority = w[present], gramian[present][:, present], lengths[present], priority[present]
+        assert w.min() > 0
+        assert w.isfinite().all()
+        # the ridge that bounds w where no finite solution exists is part of the equations
+        product = gramian @ w + 1e-12 * lengths.square() * w
+        residual = (product - priority * w ** (-1 / alpha)).abs()
+        assert (residual <= 1e-9 * priority * w ** (-1 / alpha) + 1e-14 * (gramian.abs() @ w)).all(), (kind, seed)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("radius", [0.1, 0.4, 0.9, 1.5])
+def test_conflict_averse_weights_close_the_duality_gap(kind, size, radius):
+    for seed in range(3):
+        j = rows(kind, size, seed)
+        w = conflict_averse_weights(j @ j.T, radius)
+        d, mean, lengths = w @ j, j.mean(0), j.norm(dim=1)
+        ball = radius * mean.norm()
+        assert (d - mean).norm() <= ball * (1 + 1e-8)
+        # any convex combination bounds min_i g_i.d from above: that of d, single gradients, and the shortest one
+        step = (w - 1 / size).clamp(min=0)
+        shortest = min_norm_weights(cosine_matrix(j @ j.T)[1]) / lengths
+        candidates = [
+            row for row in (step, shortest, *torch.eye(size, dtype=torch.float64)) if 0 < row.sum() < torch.inf
+        ]
+        duals = [row @ j / row.sum() for row in candidates]
+        bound = min(float(dual @ mean + ball * dual.norm()) for dual in duals)
+        scale = float(lengths.max() * (mean.norm() + d.norm()))
+        assert bound - float((j @ d).min()) <= 1e-8 * scale, (kind, size, seed)
+
+
+def test_conflict_averse_weights_with_radius_zero_are_the_mean():
+    gramian = rows("random", 4) @ rows("random", 4).T
+    assert conflict_averse_weights(gramian, 0.0).tolist() == [0.25] * 4

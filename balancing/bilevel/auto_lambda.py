@@ -1,0 +1,71 @@
+"""Auto-Lambda: weights whose step lowers the primary objectives' validation losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor, nn
+
+from balancing.bilevel.meta import Lookahead, MetaBalancer
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+
+__all__ = ["AutoLambda"]
+
+
+@register_balancer("auto_lambda")
+class AutoLambda(MetaBalancer):
+    """Minimise ``sum_i lambda_i L_i``, with lambda descending ``F = sum_{i primary} L_i^val(theta - lr sum_j lambda_j g_j)``.
+
+    ``dF/dlambda_i = -lr g_i . v``, where v is the gradient of the primary validation losses after the virtual step. The
+    product is the slope of L_i along v, by a central difference: ``(L_i(theta + e v) - L_i(theta - e v)) / 2e``,
+    ``e = radius / ||v||``. A step costs two backwards and two forwards more, whatever the number of objectives.
+    Liu, James, Davison and Johns, "Auto-Lambda: Disentangling Dynamic Task Relationships", TMLR 2022.
+
+    needs: validation     scale: own (lambda starts at ``init``)     heads: weighted     preference: scales both losses
+    The virtual step is plain gradient descent, without the momentum and weight decay of the model's optimizer, which the
+    original adds to it. Lambda is not constrained, as published: an objective that harms the primary ones may reach a
+    negative weight, and is then unlearned.
+
+    Args:
+        objectives: Names of the losses.
+        primary: The objectives whose validation losses count; all if empty.
+        init: The first lambda of every objective.
+        radius: How far from the parameters the difference is taken, in their units.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    convention = "own"
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        primary: Sequence[str] = (),
+        init: float = 0.1,
+        radius: float = 0.01,
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        if not radius > 0:
+            raise ValueError(f"auto_lambda: radius must be positive, got {radius}")
+        self.radius = radius
+        self.primary = self._vector(dict.fromkeys(primary or self.objectives, 1.0), default=0.0)
+        self.alpha = nn.Parameter(torch.full((len(self.objectives),), float(init)))
+
+    def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Lambda, the gradient of the weighted training losses, and ``dF/dlambda``."""
+        weights = self.alpha.detach().to(ahead.losses)
+        gradients = ahead.gradient(torch.dot(weights, ahead.losses), ahead.parameters)
+        trial = ahead.moved(gradients, -ahead.lr)
+        losses = ahead.validation_losses(trial)
+        outer = ahead.gradient(torch.dot(self.primary.to(losses), losses), trial)
+        length = torch.stack([gradient.norm().to(losses) for gradient in outer]).norm()
+        if not bool(length > 0):
+            return weights, gradients, torch.zeros_like(weights)
+        e = self.radius / length
+        with torch.no_grad():
+            difference = ahead.train_losses(ahead.moved(outer, e)) - ahead.train_losses(ahead.moved(outer, -e))
+        return weights, gradients, -ahead.lr * ahead.mean(difference) / (2 * e)

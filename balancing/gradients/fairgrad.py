@@ -1,0 +1,51 @@
+"""FairGrad: progress of the objectives that is fair in the sense of network utility."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+from balancing.solvers import fair_weights
+
+__all__ = ["FairGrad"]
+
+
+@register_balancer("fairgrad")
+class FairGrad(Balancer):
+    """Progress that is alpha-fair: ``(G w)_i = p_i w_i^(-1/alpha)`` with w > 0, ``d = sum_i w_i g_i``.
+
+    So ``w_i = (p_i / g_i.d)^alpha``: alpha near 0 is the plain sum, 1 is ``nash_mtl``, and the larger alpha the closer to
+    the largest smallest progress. The update grows as the gradients to the power ``(1 - alpha) / (1 + alpha)``.
+    Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024.
+
+    needs: gramian     scale: own     heads: unit     preference: p, with progress in proportion to it where w is equal
+    The equations are the minimum of ``1/2 w'Gw - sum_i p_i w_i^(1 - 1/alpha) / (1 - 1/alpha)``, convex for every alpha and
+    solved by Newton's method to 1e-9 at any scale; public code stops at the limits of a general least-squares routine.
+    An objective with a zero gradient gets weight 0. If a convex combination of the gradients is zero, no finite solution
+    exists; then those weights are huge (``1e12^(alpha / (1 + alpha))`` times the usual) and what they add to d cancels.
+
+    Args:
+        objectives: Names of the losses.
+        alpha: How much the objectives with the least progress are favoured; positive, 1 to 2 in the paper.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    needs = "gramian"
+    convention = "own"
+    preference_on = "method"
+
+    def __init__(self, objectives: Sequence[str], *, alpha: float = 1.0, **options: Unpack[BalancerOptions]) -> None:
+        super().__init__(objectives, **options)
+        if not alpha > 0:
+            raise ValueError(f"fairgrad: alpha must be positive, got {alpha}")
+        self.alpha = alpha
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) positive weights; 0 for a zero gradient."""
+        assert gramian is not None
+        return fair_weights(gramian, self.preference.to(gramian), self.alpha)

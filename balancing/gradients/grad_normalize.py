@@ -1,0 +1,74 @@
+"""Gradients of equal length, set directly rather than learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+
+__all__ = ["GradNormalize"]
+
+
+@register_balancer("grad_normalize")
+class GradNormalize(Balancer):
+    """Give every gradient the mean length: ``w_i = mean_j(n_j) / n_i r_i^alpha``, n_i = ||g_i||.
+
+    ``r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0))`` lets slow objectives go faster. This is the point at which GradNorm's
+    weights come to rest, up to their sum, reached in one step and without a learning rate.
+
+    needs: gramian     scale: sum-like (own with length="unit")     heads: unit
+    A zero gradient keeps weight 1 and does not count in the mean.
+
+    Args:
+        objectives: Names of the losses.
+        length: ``mean``: of the gradients of this step. ``unit``: 1, so ``w_i = r_i^alpha / n_i``.
+        alpha: How strongly slow objectives are favoured; 0 asks for equal lengths, any other value for positive losses.
+        initial_losses: L_i(0) > 0 of every objective, or ``None`` to take those of the first step. Unused if alpha is 0.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    needs = "gramian"
+    initial: Tensor
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        length: Literal["mean", "unit"] = "mean",
+        alpha: float = 0.0,
+        initial_losses: Mapping[str, float] | None = None,
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        if length not in ("mean", "unit"):
+            raise ValueError(f"grad_normalize: length must be mean or unit, got {length!r}")
+        self.length, self.alpha = length, alpha
+        self.register_buffer("initial", torch.zeros(len(self.objectives)))
+        if initial_losses is not None:
+            self.initial.copy_(self._vector(initial_losses, default=None, positive=True))
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) reciprocals of the gradients' lengths."""
+        assert gramian is not None
+        norms = gramian.diagonal().clamp(min=0).sqrt()
+        present = norms > 0
+        if not bool(present.any()):
+            return torch.ones_like(norms)
+        length = norms[present].mean() if self.length == "mean" else 1.0
+        return torch.where(present, length / norms * self._pace(losses), 1.0)
+
+    def _pace(self, losses: Tensor) -> Tensor:
+        """(K,) factors ``r_i^alpha``."""
+        if self.alpha == 0:
+            return torch.ones_like(losses)
+        self.require_positive(losses)
+        if not bool(self.initial.any()):
+            self.initial.copy_(losses)
+        pace = losses / self.initial.to(losses)
+        return (pace / pace.mean()) ** self.alpha

@@ -1,0 +1,64 @@
+"""Krum: follow only the gradients that lie close to others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+
+__all__ = ["Krum"]
+
+
+@register_balancer("krum")
+class Krum(Balancer):
+    """Average the m gradients whose K - f - 2 nearest others are nearest, by the sum of ``||g_i - g_j||^2``.
+
+    Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", NIPS 2017; m > 1 is
+    Multi-Krum.
+
+    needs: gramian     scale: mean-like     heads: unit
+    Needs K >= f + 3 objectives. Distances are squared as published; some public code sums plain distances. Among equal
+    scores the first objective wins; with K = f + 3 a score is one distance, which the two nearest gradients always share.
+
+    Args:
+        objectives: Names of the losses.
+        byzantine: f, how many objectives may be arbitrarily wrong.
+        selected: m, how many gradients are averaged.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    needs = "gramian"
+    convention = "mean"
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        byzantine: int = 0,
+        selected: int = 1,
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        size = len(self.objectives)
+        if byzantine < 0:
+            raise ValueError(f"krum: byzantine must not be negative, got {byzantine}")
+        if size < byzantine + 3:
+            raise ValueError(f"krum: byzantine={byzantine} needs at least {byzantine + 3} objectives, got {size}")
+        if not 1 <= selected <= size:
+            raise ValueError(f"krum: selected must be between 1 and {size}, got {selected}")
+        self.byzantine, self.selected = byzantine, selected
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) 1 / m for the selected gradients, else 0."""
+        assert gramian is not None
+        squared = gramian.diagonal()
+        distances = (squared[:, None] + squared - 2 * gramian).clamp(min=0).fill_diagonal_(torch.inf)
+        nearest = distances.sort(dim=1).values[:, : len(gramian) - self.byzantine - 2]
+        chosen = nearest.sum(1).argsort(stable=True)[: self.selected]
+        return torch.zeros_like(squared).index_fill(0, chosen, 1 / self.selected)

@@ -1,0 +1,93 @@
+"""Pareto MTL: a Pareto point in a chosen part of the space of losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+from balancing.solvers import min_norm_weights
+
+__all__ = ["ParetoMTL"]
+
+
+@register_balancer("pareto_mtl")
+class ParetoMTL(Balancer):
+    """MGDA among the losses that lie nearer to one ray, by angle, than to any other: ``(u_j - u_k).L <= 0`` for all rays u_j.
+
+    While a constraint is violated in the first epochs, the update is the min-norm point of the violated constraints'
+    gradients ``sum_i (u_j - u_k)_i g_i`` alone. From the first batch inside on, it is the min-norm point of the objectives'
+    gradients and those of the constraints that are violated. Weights may be negative; the sum of their sizes is K.
+    Lin et al., "Pareto Multi-Task Learning", NeurIPS 2019; the authors' code has two objectives only.
+
+    needs: gramian     scale: sum-like     heads: unit     preference: factors of the losses before they meet the rays
+    A ray is the wanted ratio of the losses, so these should be of one size: divide them by what is usual, or give rays in
+    their units. Heads get their own gradient, as a negative weight would teach a head to be wrong.
+
+    Args:
+        objectives: Names of the losses.
+        rays: At least two vectors of K non-negative numbers. ``None``: for two objectives, five spread evenly over the
+            quarter circle, as published; for more, one along each loss and the diagonal.
+        index: Which ray to stay near; ``None``: the one nearest to the diagonal, equal losses.
+        search_epochs: How long at most to descend on violated constraints alone.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    needs = "gramian"
+    preference_on = "method"
+    inside: Tensor
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        rays: Sequence[Sequence[float]] | None = None,
+        index: int | None = None,
+        search_epochs: int = 2,
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        size = len(self.objectives)
+        table = _default_rays(size) if rays is None else [list(map(float, ray)) for ray in rays]
+        if any(len(ray) != size or min(ray) < 0 or not 0 < sum(ray) < math.inf for ray in table):
+            raise ValueError(f"pareto_mtl: rays must be non-negative and not zero, with {size} numbers each")
+        if len(table) < 2:
+            raise ValueError(f"pareto_mtl: needs at least two rays, got {len(table)}")
+        if index is not None and not 0 <= index < len(table):
+            raise ValueError(f"pareto_mtl: index must be in 0 ... {len(table) - 1}, got {index}")
+        if search_epochs < 0:
+            raise ValueError(f"pareto_mtl: search_epochs must not be negative, got {search_epochs}")
+        if self.normalize != "none":
+            raise ValueError("pareto_mtl: its constraints are gradients of losses, so normalize= has no meaning")
+        self.search_epochs = search_epochs
+        directions = torch.nn.functional.normalize(torch.tensor(table, dtype=torch.float64), dim=1)
+        chosen = int(directions.sum(1).argmax()) if index is None else index
+        self.differences = torch.cat([directions[:chosen], directions[chosen + 1 :]]) - directions[chosen]
+        self.register_buffer("inside", torch.tensor(False))
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) weights of the objectives, their parts in the constraints included."""
+        assert gramian is not None
+        priority = self.preference.to(gramian)
+        violated = self.differences[self.differences @ (priority * losses.to(gramian)) > 0]
+        if not len(violated):
+            self.inside.fill_(True)
+        searching = not bool(self.inside) and self.epoch < self.search_epochs
+        rows = violated if searching else torch.cat([torch.eye(len(priority), dtype=gramian.dtype), violated])
+        rows = rows * priority
+        weights = min_norm_weights(rows @ gramian @ rows.T) @ rows
+        total = weights.abs().sum()
+        return weights * (len(weights) / total) if total > 0 else weights
+
+
+def _default_rays(size: int) -> list[list[float]]:
+    if size == 2:
+        return [[math.cos(angle * math.pi / 8), math.sin(angle * math.pi / 8)] for angle in range(5)]
+    axes = [[float(i == j) for j in range(size)] for i in range(size)]
+    return [*axes, [1.0] * size]

@@ -1,0 +1,94 @@
+"""PCD: follow the primary objective as far as the progress promised to the others allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.options import BalancerOptions, unknown_objective
+from balancing.registry import register_balancer
+from balancing.solvers import ActiveSet, UnboundedError, cosine_matrix, min_norm_weights
+
+__all__ = ["PCD"]
+
+
+@register_balancer("pcd")
+class PCD(Balancer):
+    """The direction nearest to the primary gradient that gives each secondary objective a share tau of its own progress.
+
+    ``min_d ||d - h_0||`` with ``h_j.d >= tau p_j ||h_j||^2`` for every secondary j, then d gets the length of g_0. Gradients
+    are compared as ``h_i = g_i / sqrt(v_i)``, v_i the running mean of ||g_i||^2 with its bias removed.
+    Varam and AlHajri, "Not All Objectives Are Born Equal: Priority-Constrained Descent for Hierarchical Multi-Objective
+    Optimization", TMLR 2026.
+
+    needs: gramian     scale: own     heads: unit     preference: p, which scales tau
+    The promise may cost the primary objective its progress. But if the constraints exclude each other, or no direction
+    improves all objectives (a secondary gradient exactly opposed to g_0, say, where public code returns -g_0), d is g_0.
+    v_i is not kept from zero by a constant, so small gradients count in full; a zero primary gradient gives d = 0.
+
+    Args:
+        objectives: Names of the losses.
+        primary: The objective that comes first; ``None``: the first named.
+        tau: Share of the progress along its own gradient that a secondary objective is to make, in [0, 1].
+        beta: Decay of v per step, in [0, 1).
+        options: See :class:`balancing.Balancer`.
+    """
+
+    needs = "gramian"
+    convention = "own"
+    preference_on = "method"
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        primary: str | None = None,
+        tau: float = 0.02,
+        beta: float = 0.999,
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        if primary is not None and primary not in self.objectives:
+            raise ValueError(f"pcd: {unknown_objective(primary, self.objectives)}")
+        if not 0 <= tau <= 1:
+            raise ValueError(f"pcd: tau must be in [0, 1], got {tau}")
+        if not 0 <= beta < 1:
+            raise ValueError(f"pcd: beta must be in [0, 1), got {beta}")
+        self.primary = 0 if primary is None else self.objectives.index(primary)
+        self.tau, self.beta = tau, beta
+        # not buffers, which would follow the model to devices without float64
+        self.memory = {"squares": torch.zeros(len(self.objectives), dtype=torch.float64), "mass": torch.zeros(())}
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) non-negative weights; that of the primary objective is positive unless its gradient is zero."""
+        assert gramian is not None
+        first = self.primary
+        lengths, cosines = cosine_matrix(gramian)
+        squares, mass = (self.memory[key].to(lengths) * self.beta for key in ("squares", "mass"))
+        squares, mass = squares + (1 - self.beta) * lengths.square(), mass + (1 - self.beta)
+        self.memory = {"squares": squares, "mass": mass}
+        typical = (squares / mass).sqrt()
+        alone = torch.zeros_like(lengths).index_fill(0, torch.tensor(first), 1.0)
+        if lengths[first] == 0:
+            return alone
+
+        size = torch.where(typical > 0, lengths / typical, 0.0)  # ||h_i||
+        missing = self.tau * self.preference.to(size) * size - size[first] * cosines[first]
+        missing[first] = 0.0  # the primary objective is under no constraint: it stands alone and adds nothing
+        others = cosines.clone()
+        others[first], others[:, first] = alone, alone
+        try:
+            unit = size * alone + torch.tensor(ActiveSet(others.tolist()).solve(missing.tolist()), dtype=size.dtype)
+        except UnboundedError:
+            return alone
+        progress = cosines @ unit
+        length = (unit @ progress).clamp(min=0).sqrt()
+        if progress[first] <= 0 or length < 1e-5:
+            nearest = min_norm_weights(cosines)
+            if nearest @ cosines @ nearest < 1e-12:
+                return alone
+        return torch.where(lengths > 0, unit / lengths, 0.0) * (lengths[first] / length)

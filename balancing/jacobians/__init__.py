@@ -1,0 +1,1 @@
+"""Methods that see whole gradients: coordinate by coordinate, or averaged over steps."""

@@ -1,0 +1,88 @@
+"""MoCo: MGDA's weights, and the gradients they combine, tracked over steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.gradients.modo import project_to_simplex
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+from balancing.rows import gramian_of
+
+__all__ = ["MoCo"]
+
+
+@register_balancer("moco")
+class MoCo(Balancer):
+    """Average the gradients over steps, ``y_i <- y_i - beta_k (y_i - h_i)``, and follow ``d = sum_i w_i y_i``.
+
+    The weights on the simplex descend ``1/2 ||d||^2``: ``w <- project(w - gamma_k (Y Y' + rho) w)``. At step k = 1, 2, ...
+    ``beta_k = beta / k^beta_decay`` and ``gamma_k = gamma / k^gamma_decay``; Y starts at 0 and w at 1 / K.
+    Fernando et al., "Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent Approach", ICLR 2023.
+
+    needs: jacobian     scale: mean-like     heads: unit     preference: multiplies the weights
+    As in the authors' code, ``h_i = g_i L_i / ||g_i||``, a gradient as long as its loss, which must be positive;
+    ``rescale=False`` is the paper's ``h_i = g_i``. Public code has a softmax where the paper and this class project.
+    A zero gradient counts as zero. Keeps K gradients from step to step.
+
+    Args:
+        objectives: Names of the losses.
+        beta: Step of the averages, in (0, 1].
+        beta_decay: Power of the step number that divides it.
+        gamma: Step of the weights, in the unit of 1 / ``||y||^2``.
+        gamma_decay: Power of the step number that divides it.
+        rho: Pull towards equal weights, in the unit of ``||y||^2``.
+        rescale: Whether gradients are made as long as their losses.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    needs = "jacobian"
+    convention = "mean"
+    positive = True
+    preference_on = "method"
+    remembers = True
+    mixture: Tensor
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        beta: float = 0.5,
+        beta_decay: float = 0.5,
+        gamma: float = 0.1,
+        gamma_decay: float = 0.5,
+        rho: float = 0.0,
+        rescale: bool = True,
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        if not 0 < beta <= 1 or not gamma > 0:
+            raise ValueError(f"moco: beta must be in (0, 1] and gamma positive, got {beta} and {gamma}")
+        if min(beta_decay, gamma_decay, rho) < 0:
+            raise ValueError(
+                f"moco: beta_decay, gamma_decay and rho must not be negative, got {beta_decay}, {gamma_decay} and {rho}"
+            )
+        self.beta, self.beta_decay, self.gamma, self.gamma_decay = beta, beta_decay, gamma, gamma_decay
+        self.rho, self.rescale = rho, rescale
+        self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
+
+    def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+        """(P,) combination of the averages."""
+        if self.rescale:
+            self.require_positive(losses)
+            lengths = torch.linalg.vector_norm(jacobian, dim=1)
+            jacobian *= torch.where(lengths > 0, losses.to(jacobian) / lengths, 0.0)[:, None]
+        y = self.memory["y"].to(jacobian) if "y" in self.memory else torch.zeros_like(jacobian)
+        y.lerp_(jacobian, self.beta / (self.step + 1) ** self.beta_decay)
+        self.memory["y"] = y
+        products = gramian_of(y)
+        w = self.mixture.to(products)
+        gamma = self.gamma / (self.step + 1) ** self.gamma_decay
+        w = project_to_simplex(w - gamma * (products @ w + self.rho * w))
+        self.mixture.copy_(w)
+        return (w * self.preference).to(y) @ y

@@ -1,0 +1,61 @@
+"""Trimmed mean: leave out the extremes of every coordinate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+
+__all__ = ["TrimmedMean"]
+
+# Coordinates sorted at a time: they stay in the processor's cache.
+_CHUNK = 1 << 16
+
+
+@register_balancer("trimmed_mean")
+class TrimmedMean(Balancer):
+    """Per coordinate, the mean of the gradients without the b smallest and the b largest.
+
+    Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018.
+
+    needs: jacobian     scale: mean-like     heads: unit     preference: scales the gradients beforehand
+    Needs K >= 2b + 1 objectives; b = 0 is the mean.
+
+    Args:
+        objectives: Names of the losses.
+        trim: b, how many gradients are left out on either side.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    needs = "jacobian"
+    convention = "mean"
+    preference_on = "rows"
+
+    def __init__(self, objectives: Sequence[str], *, trim: int = 1, **options: Unpack[BalancerOptions]) -> None:
+        super().__init__(objectives, **options)
+        size = len(self.objectives)
+        if trim < 0:
+            raise ValueError(f"trimmed_mean: trim must not be negative, got {trim}")
+        if size < 2 * trim + 1:
+            raise ValueError(f"trimmed_mean: trim={trim} needs at least {2 * trim + 1} objectives, got {size}")
+        self.trim = trim
+
+    def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+        """(P,) trimmed means."""
+        update = torch.empty_like(jacobian[0])
+        for part, out in zip(jacobian.split(_CHUNK, dim=1), update.split(_CHUNK), strict=True):
+            rows = list(part.unbind())
+            for _ in range(self.trim):  # the largest of each coordinate moves to the end, and the smallest to the front
+                for k in range(len(rows) - 1):
+                    rows[k], rows[k + 1] = torch.minimum(rows[k], rows[k + 1]), torch.maximum(rows[k], rows[k + 1])
+                for k in range(len(rows) - 2, 0, -1):
+                    rows[k - 1], rows[k] = torch.minimum(rows[k - 1], rows[k]), torch.maximum(rows[k - 1], rows[k])
+                rows = rows[1:-1]
+            torch.mean(torch.stack(rows), 0, out=out)
+        return update

@@ -1,0 +1,89 @@
+"""Dynamic weight average: more weight to losses that fall slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+
+__all__ = ["DWA"]
+
+
+@register_balancer("dwa")
+class DWA(Balancer):
+    """More weight to losses that fall slowly: ``w = K softmax(r / T)``, ``r_i = mean_1(L_i) / mean_2(L_i)``.
+
+    mean_1 is over the last epoch that ended and mean_2 over the one before it; with ``window`` = n, over the last n
+    steps, the current one included, and the n before them. Until both are complete w = 1.
+    Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention", CVPR 2019.
+
+    needs: losses     scale: sum-like     heads: weighted
+    Epochs are counted by ``balancer.next_epoch()``; a loop that does not call it trains with w = 1. Public code with a
+    window starts after one, when the other still holds the ones it was initialised with.
+
+    Args:
+        objectives: Names of the losses.
+        temperature: T; the larger, the more equal the weights.
+        window: n in steps, or ``None`` for epochs.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    positive = True
+    history: Tensor
+    filled: Tensor
+    mean: Tensor
+    count: Tensor
+    period: Tensor
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        temperature: float = 2.0,
+        window: int | None = None,
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        if not temperature > 0:
+            raise ValueError(f"dwa: temperature must be positive, got {temperature}")
+        if window is not None and window < 1:
+            raise ValueError(f"dwa: window must be at least 1, got {window}")
+        self.temperature, self.window = temperature, window
+        self.register_buffer("history", torch.zeros(2 * (window or 1), len(self.objectives)))  # of steps or of epochs
+        self.register_buffer("filled", torch.tensor(0))
+        self.register_buffer("mean", torch.zeros(len(self.objectives)))  # of the current epoch
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("period", torch.tensor(0))
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) K times the softmax of the ratios."""
+        if self.window is None:
+            self._average(losses)
+        else:
+            self._push(losses)
+        if int(self.filled) < len(self.history):
+            return torch.ones_like(losses)
+        before, last = self.history.to(losses).chunk(2)
+        return len(losses) * torch.softmax(last.mean(0) / before.mean(0) / self.temperature, 0)
+
+    def _average(self, losses: Tensor) -> None:
+        """Add ``losses`` to the mean of this epoch; the first of an epoch closes the mean of the last."""
+        if self.epoch != int(self.period) and int(self.count) > 0:
+            self._push(self.mean)
+            self.mean.zero_()
+            self.count.zero_()
+        self.period.fill_(self.epoch)
+        self.count += 1
+        self.mean += (losses - self.mean) / self.count
+
+    def _push(self, values: Tensor) -> None:
+        self.require_positive(values)
+        self.history.copy_(self.history.roll(-1, 0))
+        self.history[-1] = values
+        self.filled += 1

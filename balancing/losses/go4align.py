@@ -1,0 +1,97 @@
+"""GO4Align: objectives that stand alike share a weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.errors import BalancingError
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+
+__all__ = ["GO4Align", "group_centres"]
+
+
+@register_balancer("go4align")
+class GO4Align(Balancer):
+    """Cluster the objectives by ``q_i = p_i sum_j(L_j) / L_i`` and give each the mean q of its group.
+
+    p starts at 1/K and follows the losses: ``p_i <- p_i exp(-eta L_i)``, divided by the sum. With one group all
+    weights are equal, with K groups w = q.
+    Shen, Wang, Xiao, van Noord and Worring, "GO4Align: Group Optimization for Multi-Task Alignment", NeurIPS 2024.
+
+    needs: losses     scale: own     heads: weighted
+    The groups are the exact k-means clustering of K numbers, which needs no starting point; public code starts
+    its k-means from random centres at every step.
+
+    Args:
+        objectives: Names of the losses.
+        groups: How many; K if there are fewer objectives.
+        eta: Step of p, per unit of loss.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    convention = "own"
+    positive = True
+    log_shares: Tensor
+
+    def __init__(
+        self, objectives: Sequence[str], *, groups: int = 2, eta: float = 1e-4, **options: Unpack[BalancerOptions]
+    ) -> None:
+        super().__init__(objectives, **options)
+        if groups < 1:
+            raise ValueError(f"go4align: groups must be at least 1, got {groups}")
+        if eta < 0:
+            raise ValueError(f"go4align: eta must not be negative, got {eta}")
+        self.groups, self.eta = groups, eta
+        self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) the centre of each objective's group."""
+        self.require_positive(losses)
+        exact = losses.cpu().double()
+        log_shares = torch.log_softmax(self.log_shares.to(exact) - self.eta * exact, 0)
+        self.log_shares.copy_(log_shares)
+        q = log_shares.exp() * exact.sum() / exact
+        centres = group_centres(q.tolist(), self.groups)
+        if not max(centres) <= torch.finfo(losses.dtype).max:
+            raise BalancingError("go4align: the losses differ so much that their weights cannot be represented")
+        return torch.tensor(centres, dtype=losses.dtype, device=losses.device)
+
+
+def group_centres(values: Sequence[float], groups: int) -> list[float]:
+    """The mean of the group of each value, for the division into ``groups`` with the least sum of squared deviations.
+
+    Groups are intervals of the sorted values, so dynamic programming finds the optimum: O(groups K^2).
+    """
+    size = len(values)
+    order = sorted(range(size), key=values.__getitem__)
+    ordered = [values[i] for i in order]
+    cost = [0.0] + [math.inf] * size  # of the best division of the first n values into the groups so far
+    begins: list[list[int]] = []  # where the last of these groups begins
+    for _ in range(min(groups, size)):
+        best, begin = [math.inf] * (size + 1), [0] * (size + 1)
+        for first in range(size):
+            mean = spread = 0.0
+            for last in range(first, size):
+                delta = ordered[last] - mean
+                mean += delta / (last - first + 1)
+                spread += delta * (ordered[last] - mean)
+                if cost[first] + spread < best[last + 1]:
+                    best[last + 1], begin[last + 1] = cost[first] + spread, first
+        cost = best
+        begins.append(begin)
+    centres = [0.0] * size
+    end = size
+    for begin in reversed(begins):
+        members = order[begin[end] : end]
+        centre = math.fsum(values[i] for i in members) / len(members)
+        for i in members:
+            centres[i] = centre
+        end = begin[end]
+    return centres

@@ -1,0 +1,60 @@
+"""Improvable gap balancing, from the losses alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+
+__all__ = ["IGB"]
+
+
+@register_balancer("igb")
+class IGB(Balancer):
+    """More weight to losses far from done: ``sum_i v_i log L_i``, ``v = K softmax(L / base)``, ``w_i = v_i / L_i``.
+
+    The base is the mean of each loss over the first epoch or the first ``window`` steps; until it is known v = 1.
+    Dai, Fei and Lu, "Improvable Gap Balancing for Multi-Task Learning", UAI 2023: the first of its two methods (the
+    other learns v by reinforcement).
+
+    needs: losses     scale: own (the terms sum to K)     heads: weighted
+    Invariant to the scale of every loss. Epochs are counted by ``balancer.next_epoch()``.
+
+    Args:
+        objectives: Names of the losses.
+        window: How many steps the base is averaged over, or ``None`` for the first epoch.
+        options: See :class:`balancing.Balancer`.
+    """
+
+    convention = "own"
+    positive = True
+    base: Tensor
+    count: Tensor
+
+    def __init__(
+        self, objectives: Sequence[str], *, window: int | None = None, **options: Unpack[BalancerOptions]
+    ) -> None:
+        super().__init__(objectives, **options)
+        if window is not None and window < 1:
+            raise ValueError(f"igb: window must be at least 1, got {window}")
+        self.window = window
+        self.register_buffer("base", torch.zeros(len(self.objectives)))
+        self.register_buffer("count", torch.tensor(0))
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) v over the losses."""
+        self.require_positive(losses)
+        count = int(self.count)
+        measuring = self.epoch == 0 if self.window is None else count < self.window
+        if measuring or count == 0:  # a balancer that joins later takes its first losses
+            self.count += 1
+            self.base += (losses - self.base) / self.count
+        if measuring:
+            return 1 / losses
+        return len(losses) * torch.softmax(losses / self.base.to(losses), 0) / losses

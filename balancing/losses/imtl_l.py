@@ -1,0 +1,63 @@
+"""IMTL-L: learned weights that bring every loss to the same size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from balancing.balancer import Balancer
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+
+__all__ = ["ImpartialLoss"]
+
+
+@register_balancer("imtl_l")
+class ImpartialLoss(Balancer):
+    """Learn a weight ``e^{s_i}`` per objective: ``sum_i e^{s_i} L_i - s_i``. At the optimum ``e^{s_i} = 1 / L_i``.
+
+    Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021, its part for the losses.
+
+    needs: losses     scale: own (all terms tend to 1)     heads: weighted
+    s is a parameter: give ``balancer.parameters()`` to an optimizer, with a learning rate of its own (about 0.02 with
+    Adam) and no weight decay, which would pull every weight towards 1.
+
+    The paper starts at w = 1. If losses differ by orders of magnitude, the first steps then fill the second moments of
+    the model's optimizer with gradients so large that training stalls for thousands of steps after the weights have
+    settled. So by default the weights start at the optimum for the first losses.
+
+    Args:
+        objectives: Names of the losses.
+        init: ``losses``: start at the optimum for the first losses. A number: start every s there (published: 0).
+        options: See :class:`balancing.Balancer`.
+    """
+
+    convention = "own"
+    positive = True
+    started: Tensor
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        *,
+        init: float | Literal["losses"] = "losses",
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        if isinstance(init, str) and init != "losses":
+            raise ValueError(f"imtl_l: init must be a number or losses, got {init!r}")
+        self.log_weights = nn.Parameter(torch.full((len(self.objectives),), 0.0 if init == "losses" else float(init)))
+        self.register_buffer("started", torch.tensor(init != "losses"))
+
+    def loss(self, losses: Tensor) -> Tensor:
+        """(K,) losses -> the weighted losses minus the logarithms of the weights."""
+        if not bool(self.started):
+            self.require_positive(losses)
+            with torch.no_grad():
+                self.log_weights.copy_(-losses.log())
+                self.started.fill_(True)
+        s = self.log_weights.to(losses)
+        return (s.exp() * losses - s).sum()

@@ -1,0 +1,48 @@
+"""Random loss weighting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from balancing.balancer import Balancer
+from balancing.options import BalancerOptions
+from balancing.registry import register_balancer
+
+__all__ = ["RLW"]
+
+
+@register_balancer("rlw")
+class RLW(Balancer):
+    """New random weights at every step: ``w = softmax(z)``, z standard normal.
+
+    Lin, Ye, Zhang and Tsang, "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task Learning",
+    TMLR 2022.
+
+    needs: nothing     scale: mean-like     heads: weighted
+    A method worth its cost should do better. All micro-batches of a step, and all processes, share one draw.
+
+    Args:
+        objectives: Names of the losses.
+        options: See :class:`balancing.Balancer`; ``seed`` decides the draws.
+    """
+
+    needs = "nothing"
+    convention = "mean"
+    drawn: Tensor
+    values: Tensor
+
+    def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
+        super().__init__(objectives, **options)
+        self.register_buffer("drawn", torch.tensor(-1))
+        self.register_buffer("values", torch.zeros(len(self.objectives)))
+
+    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """(K,) the weights drawn for this step."""
+        if int(self.drawn) != self.step:
+            self.values.copy_(torch.softmax(torch.randn(len(self.objectives), generator=self.generator), 0))
+            self.drawn.fill_(self.step)
+        return self.values.to(losses)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from balancing.errors import BalancingError
 from balancing.processes import several_processes
-from balancing.rows import Gradients, deposit, flat_rows
+from balancing.rows import Gradients, deposit
 
 __all__ = ["Step", "collect", "find_leaves"]
+
+Room = Callable[[Sequence[Tensor], int], Tensor]
 
 
 def find_leaves(roots: Sequence[Tensor], stop: Iterable[Tensor] = ()) -> dict[Tensor, int]:
@@ -80,16 +82,16 @@ def collect(
     others: dict[Tensor, int],
     keep_graph: bool,
     active: Sequence[int] | None = None,
-    flat: bool = False,
+    room: Room | None = None,
 ) -> Gradients:
     """Gradient of each loss at ``points`` and at those of ``others`` whose mask (see :func:`find_leaves`) names it.
 
     A traversal of the graph for each ``active`` loss (``None``: all); it is freed with the last unless ``keep_graph``.
-    With ``flat`` the rows are moved into one matrix as they come.
+    With ``room`` the rows are moved, as they come, into the (K, P) matrix that it gives for the points.
     """
     rows: list[list[Tensor | None]] = [[None] * len(points) for _ in losses]
     heads: list[dict[Tensor, Tensor]] = [{} for _ in losses]
-    matrix = flat_rows(points, len(losses)) if flat and points else None
+    matrix = room(points, len(losses)) if room is not None and points else None
     gradients = Gradients(list(points), rows, heads, matrix)
     chosen = range(len(losses)) if active is None else active
     for k in chosen:
@@ -103,6 +105,9 @@ def collect(
         if matrix is not None:
             del found
             gradients.flatten(k, matrix)
+    if matrix is not None:
+        for k in set(range(len(losses))) - set(chosen):
+            matrix[k] = 0
     return gradients
 
 
@@ -165,7 +170,7 @@ class Step:
         others = {leaf: mask for leaf, mask in masks.items() if leaf not in contested}
         return [leaf for leaf in contested if leaf in masks], others
 
-    def collect(self, points: list[Tensor] | None, heads: bool, flat: bool = False) -> Gradients:
+    def collect(self, points: list[Tensor] | None, heads: bool, room: Room | None = None) -> Gradients:
         """Each loss's gradients at ``points`` (``None``: the contested leaves) and, with ``heads``, at its other leaves.
 
         Raises BalancingError if a contested leaf can be reached without passing through the points.
@@ -177,7 +182,7 @@ class Step:
             if not contested and (self._shared or not others):
                 which = "shared parameters" if self._shared else "parameters"
                 raise BalancingError(f"{self.name}: the losses reach none of the given {which}")
-            return collect(self.losses, contested, others, keep_graph=False, active=self._active, flat=flat)
+            return collect(self.losses, contested, others, keep_graph=False, active=self._active, room=room)
         trunk = find_leaves(points)
         past = len(contested) + sum(leaf in trunk for leaf in others)
         if past:
@@ -190,7 +195,7 @@ class Step:
                 f"{self.name}: one of the features is computed from another, so gradients would count twice; "
                 "give the heads copies, features = [f.view_as(f) for f in features], or use at='shared'"
             )
-        return collect(self.losses, points, others, keep_graph=True, active=self._active, flat=flat)
+        return collect(self.losses, points, others, keep_graph=True, active=self._active, room=room)
 
     def single_backward(self, weights: Tensor, heads: Tensor | None) -> None:
         """Write the gradient of the weighted sum; uncontested leaves get that of the sum with ``heads`` as weights, if given."""
@@ -206,7 +211,11 @@ class Step:
 
     def pass_on(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Continue the backward pass from the features, at which ``gradients`` arrived, to the trunk."""
-        _differentiate(features, list(self._allowed(find_leaves(features))), gradients)
+        leaves = list(self._allowed(find_leaves(features)))
+        if several_processes():
+            _differentiate(features, leaves, gradients)
+        elif leaves:
+            torch.autograd.backward(features, gradients, inputs=leaves)
 
     def _allowed(self, masks: dict[Tensor, int]) -> dict[Tensor, int]:
         if self._parameters is None:

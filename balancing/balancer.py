@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from balancing.backward import Step
+from balancing.combining import Workspace, combine_rows
 from balancing.errors import BalancingError, NonFiniteError, SolverError
-from balancing.options import check_options, ordered_losses, unknown_objective
+from balancing.options import check_options, objective_vector, ordered_losses
 from balancing.processes import average_over_processes, sum_over_samples
 from balancing.report import BalanceReport
 from balancing.rows import Gradients, deposit
@@ -85,6 +85,8 @@ class Balancer(nn.Module):
     unbiased: ClassVar[bool] = False
     #: Whether ``memory`` holds gradients, which must then have the same size at every step.
     remembers: ClassVar[bool] = False
+    #: Whether :meth:`combine` may be given the rows piece by piece, as no coordinate looks at another.
+    coordinatewise: ClassVar[bool] = False
     #: Whether the method wants :meth:`observe` to be called after the optimizer's step.
     observes: bool = False
 
@@ -125,7 +127,7 @@ class Balancer(nn.Module):
         self._first: Tensor | None = None  # the weights that ``before`` found for this step
         self._pending: list[_Part] = []  # earlier micro-batches
         self._partial: Tensor | None = None  # their losses, where gradients were written at once
-        self._order: list[Tensor] | None = None  # the parameters that ``memory`` is about
+        self._workspace = Workspace()
         self._unmoved, self._versions = 0, -1
 
     def weigh_first(self, before: Balancer) -> None:
@@ -208,7 +210,8 @@ class Balancer(nn.Module):
             return self._weigh(step, seen, resting, last)
 
         points = self._points(features, subset, last)
-        part = _Part(seen, step.collect(points, self.at != "subset", self.needs == "jacobian"), 1)
+        room = self._workspace.room if self.remembers and last and not pending else None
+        part = _Part(seen, step.collect(points, self.at != "subset", room), 1)
         if self.measures:
             self._check_reach(part.gradients, active)
         apart = self.unbiased and len(pending) == 1
@@ -288,15 +291,15 @@ class Balancer(nn.Module):
 
         weights: Tensor | None = torch.ones_like(losses)
         combined: list[Tensor] | None = None
-        if overflow:
-            self._first = (
-                None  # the plain sum carries the infinity to the scaler, which skips the step and lowers its scale
-            )
+        if overflow:  # the plain sum carries the infinity to the scaler, which skips the step and lowers its scale
+            self._first = None
         elif self.measures and not gradients.points:
             # nothing is shared, so there is nothing to balance: each objective keeps its own, or its first, gradient
             weights = self._weigh_before(losses)
         elif self.needs == "jacobian":
-            weights, combined = self._combined_rows(losses, gradients, gramian, factor)
+            if self.remembers:
+                self._workspace.keep_order(self, gradients)
+            weights, combined = combine_rows(self, self._view(losses, gramian), gradients, factor)
         else:
             weights = self._effective(losses, gramian if unbiased is None else unbiased)
 
@@ -324,30 +327,9 @@ class Balancer(nn.Module):
         if type(self).loss is not Balancer.loss:
             raw = self._derivative(seen.losses)
         else:
-            raw = self._call(self.weights, seen.losses, seen.gramian)
+            raw = self.call(self.weights, seen.losses, seen.gramian)
         self._warn_if_idle()
         return translate(self, raw, seen)
-
-    def _combined_rows(
-        self, losses: Tensor, gradients: Gradients, gramian: Tensor | None, factor: float
-    ) -> tuple[Tensor | None, list[Tensor]]:
-        """Weights, if there are any, and the update of a method that needs the Jacobian, in the scale of ``.grad``."""
-        seen = self._view(losses, gramian)
-        if self.remembers:
-            self._keep_order(gradients)
-        jacobian = gradients.jacobian()
-        if bool((factors := seen.rows / factor).ne(1).any()):
-            jacobian *= factors.to(jacobian)[:, None]
-        shown = seen.losses.to(torch.promote_types(jacobian.dtype, torch.float32)).to(jacobian.device)
-        if not self.combines:
-            raw = self._call(self.row_weights, shown, jacobian).to(seen.rows)
-            weights = translate(self, raw, seen)
-            return weights, gradients.combine((seen.shown(weights) * factor).tolist())
-        update = self._call(self.combine, shown, jacobian)
-        size = len(self.objectives) if self.scale == "sum" and self.convention == "mean" else 1.0
-        if self.max_norm > 0:
-            size *= float((self.max_norm / (size * update.norm())).clamp(max=1.0))
-        return None, gradients.split(update if size * factor == 1 else update * (size * factor))
 
     def _view(self, losses: Tensor, gramian: Tensor | None) -> View:
         return view(self, losses, gramian, None if self.before is None else self._weigh_before(losses))
@@ -368,7 +350,8 @@ class Balancer(nn.Module):
         first = self.held_first if resting and self.before is not None else self._first
         return torch.ones(len(self.objectives)) if first is None else first
 
-    def _call(self, method: Callable[..., Tensor], losses: Tensor, gradients: Tensor | None) -> Tensor:
+    def call(self, method: Callable[..., Tensor], losses: Tensor, gradients: Tensor | None) -> Tensor:
+        """What a method answers, without gradients and autocast. A solver that failed is a BalancingError."""
         try:
             with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
                 return method(losses, gradients)
@@ -400,30 +383,7 @@ class Balancer(nn.Module):
 
         Raises ValueError for an unknown name, a missing one without default, and a value that is not ``positive``.
         """
-        for name in values:
-            if name not in self.objectives:
-                raise ValueError(f"{self.name}: {unknown_objective(name, self.objectives)}")
-            if not math.isfinite(values[name]):
-                raise ValueError(f"{self.name}: the value for objective {name!r} must be finite, got {values[name]}")
-            if positive and not values[name] > 0:
-                raise ValueError(f"{self.name}: the value for objective {name!r} must be positive, got {values[name]}")
-        missing = [name for name in self.objectives if name not in values]
-        if missing and default is None:
-            raise ValueError(f"{self.name}: no value for objective {missing[0]!r}")
-        return torch.tensor([float(values.get(name, default)) for name in self.objectives], dtype=torch.float64)  # type: ignore[arg-type]
-
-    def _keep_order(self, gradients: Gradients) -> None:
-        """What is remembered belongs to parameters in the order of the first step, however the graph lists them now."""
-        if self._order is not None and {*self._order} == {*gradients.points}:
-            gradients.reorder(self._order)
-        size = sum(point.numel() for point in gradients.points)
-        kept = {value.shape[-1] for value in self.memory.values() if value.dim() > 0}
-        if kept - {size} or (self._order is not None and {*self._order} != {*gradients.points}):
-            raise BalancingError(
-                f"{self.name}: remembers gradients of other parameters than the {size} numbers that the losses share now; "
-                "give shared=model.shared_parameters(), or use a fresh balancer"
-            )
-        self._order = list(gradients.points)
+        return objective_vector(self, values, default, positive)
 
     def _check_reach(self, gradients: Gradients, active: tuple[int, ...] | None) -> None:
         for index, (name, row) in enumerate(zip(self.objectives, gradients.rows, strict=True)):
@@ -466,12 +426,15 @@ class Balancer(nn.Module):
 
     def _warn_if_idle(self) -> None:
         """A learnable balancer that nobody optimises is a plain sum; say so once."""
-        versions = sum(parameter._version for parameter in self.parameters())
+        own = list(self.parameters(recurse=False))
+        versions = sum(parameter._version for parameter in own)
         self._unmoved = self._unmoved + 1 if versions == self._versions else 0
         self._versions = versions
-        if self._unmoved == 100 and any(True for _ in self.parameters()):
+        if own and self._unmoved == 100:
+            observing = ", and call balancer.observe after each step of the model's" if self.observes else ""
             warnings.warn(
-                f"{self.name}: its parameters have not moved for 100 steps; give balancer.parameters() to an optimizer",
+                f"{self.name}: its parameters have not moved for 100 steps; "
+                f"give balancer.parameters() to an optimizer{observing}",
                 stacklevel=5,
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -14,7 +15,7 @@ from balancing.errors import BalancingError
 if TYPE_CHECKING:
     from balancing.balancer import Balancer
 
-__all__ = ["BalancerOptions", "check_options", "ordered_losses", "unknown_objective"]
+__all__ = ["BalancerOptions", "check_options", "objective_vector", "ordered_losses", "unknown_objective"]
 
 
 class BalancerOptions(TypedDict, total=False):
@@ -115,6 +116,24 @@ def ordered_losses(balancer: Balancer, losses: Mapping[str, Tensor], differentia
             )
         values.append(value.float() if value.dtype in (torch.float16, torch.bfloat16) else value)
     return values
+
+
+def objective_vector(balancer: Balancer, values: Mapping[str, float], default: float | None, positive: bool) -> Tensor:
+    """(K,) float64 tensor from a mapping by objective.
+
+    Raises ValueError for an unknown name, a missing one without default, and a value that is not ``positive``.
+    """
+    for name, value in values.items():
+        if name not in balancer.objectives:
+            raise ValueError(f"{balancer.name}: {unknown_objective(name, balancer.objectives)}")
+        if not math.isfinite(value):
+            raise ValueError(f"{balancer.name}: the value for objective {name!r} must be finite, got {value}")
+        if positive and not value > 0:
+            raise ValueError(f"{balancer.name}: the value for objective {name!r} must be positive, got {value}")
+    missing = [name for name in balancer.objectives if name not in values]
+    if missing and default is None:
+        raise ValueError(f"{balancer.name}: no value for objective {missing[0]!r}")
+    return torch.tensor([float(values.get(name, default)) for name in balancer.objectives], dtype=torch.float64)  # type: ignore[arg-type]
 
 
 def unknown_objective(name: str, objectives: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ unless a method asks for the Jacobian itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ __all__ = ["Gradients", "deposit", "flat_rows", "gramian_of"]
 # Elements of one row read at a time for the Gramian. K such pieces stay in the processor's cache, so that each row is
 # read from memory once; and a float32 sum of this length keeps six digits.
 _CHUNK = 1 << 18
+_PIECE = 1 << 16  # the same for work that reads and writes a piece several times
 # Up to this number of rows, products of pairs are faster on the CPU than a copy into one block and a matrix product.
 _PAIRS = 12
 
@@ -36,12 +37,12 @@ def gramian_of(matrix: Tensor) -> Tensor:
 
 
 def flat_rows(points: Sequence[Tensor], size: int) -> Tensor:
-    """Zeros for ``size`` flattened rows at ``points``."""
+    """Room for ``size`` flattened rows at ``points``."""
     width = sum(point.numel() for point in points)
     dtype = points[0].dtype
     for point in points[1:]:
         dtype = torch.promote_types(dtype, point.dtype)
-    return torch.zeros(size, width, dtype=dtype, device=points[0].device)
+    return torch.empty(size, width, dtype=dtype, device=points[0].device)
 
 
 @dataclass
@@ -61,11 +62,12 @@ class Gradients:
     matrix: Tensor | None = None
 
     def flatten(self, k: int, matrix: Tensor) -> None:
-        """Move row k into ``matrix``."""
+        """Move row k into ``matrix``. A gradient that is missing stays so, and is zero there."""
         pieces = self.split(matrix[k])
         for p, (gradient, piece) in enumerate(zip(self.rows[k], pieces, strict=True)):
-            if gradient is not None:
-                self.rows[k][p] = piece.copy_(gradient)
+            self.rows[k][p] = piece.zero_() if gradient is None else piece.copy_(gradient)
+            if gradient is None:
+                self.rows[k][p] = None
 
     def __add__(self, other: Gradients) -> Gradients:
         """Sum over micro-batches, leaf by leaf: their graphs may differ. What is contested in one is contested in the sum."""
@@ -186,6 +188,25 @@ class Gradients:
                     # autograd may hand out views and aliases, so nothing it returned is changed in place
                     mine = gradient * weight if mine is None else mine.add_(gradient, alpha=weight)
             total.append(torch.zeros_like(point) if mine is None else mine)
+        return total
+
+    def combine_coordinates(self, combine: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Apply ``combine`` ((K, n) -> (n,)) to pieces of 65,536 coordinates, which stay in the cache. Drops the rows."""
+        total = []
+        for p, point in enumerate(self.points):
+            vectors = _aligned([row[p] for row in self.rows], point)
+            if vectors is None:
+                total.append(torch.zeros_like(point))
+                continue
+            like = next(g for row in self.rows if (g := row[p]) is not None)
+            dense = all(row[p] is None or row[p].stride() == like.stride() for row in self.rows) and _dense(like)  # type: ignore[union-attr]
+            result = torch.empty_like(like) if dense else torch.empty(like.shape, dtype=like.dtype, device=like.device)
+            flat = result.as_strided((result.numel(),), (1,))
+            for start in range(0, len(flat), _PIECE):
+                flat[start : start + _PIECE] = combine(torch.stack([v[start : start + _PIECE] for v in vectors]))
+            total.append(result)
+            for row in self.rows:
+                row[p] = None
         return total
 
     def jacobian(self) -> Tensor:

@@ -183,6 +183,27 @@ def min_norm_weights(gramian: Tensor) -> Tensor:
     return x / x.sum()
 
 
+def frank_wolfe(gramian: Tensor, iterations: int = 250, tolerance: float = 1e-5) -> Tensor:
+    """The same weights by the Frank-Wolfe iteration of Sener and Koltun (2018), Algorithm 2, from the uniform point.
+
+    Stops when the duality gap ``w'Gw - min_i (Gw)_i`` is at most ``tolerance`` times ``w'Gw``, or after ``iterations``.
+    """
+    size = len(gramian)
+    w = torch.full((size,), 1.0 / size, dtype=gramian.dtype)
+    for _ in range(iterations):
+        slope = gramian @ w
+        length = w @ slope
+        vertex = int(slope.argmin())
+        if float(length - slope[vertex]) <= tolerance * float(length):
+            break
+        # the shortest point between w and the vertex, in closed form
+        gap = length + gramian[vertex, vertex] - 2 * slope[vertex]
+        step = ((length - slope[vertex]) / gap).clamp(0.0, 1.0)
+        w = (1 - step) * w
+        w[vertex] += step
+    return w
+
+
 def cosine_matrix(gramian: Tensor, ridge: float = 1e-13) -> tuple[Tensor, Tensor]:
     """(K,) lengths of the gradients, and (K, K) cosines between them; a zero gradient is orthogonal to all others.
 
@@ -335,24 +356,3 @@ def fair_weights(gramian: Tensor, priority: Tensor, alpha: float) -> Tensor:
         if largest < 1e-7 or float(residual.abs().max()) < rounding:
             return weights.index_copy(0, present, unit * b)
     raise SolverError("Newton's method for the proportionally fair weights did not converge")
-
-
-def frank_wolfe(gramian: Tensor, iterations: int = 250, tolerance: float = 1e-5) -> Tensor:
-    """The same weights by the Frank-Wolfe iteration of Sener and Koltun (2018), Algorithm 2, from the uniform point.
-
-    Stops when the duality gap ``w'Gw - min_i (Gw)_i`` is at most ``tolerance`` times ``w'Gw``, or after ``iterations``.
-    """
-    size = len(gramian)
-    w = torch.full((size,), 1.0 / size, dtype=gramian.dtype)
-    for _ in range(iterations):
-        slope = gramian @ w
-        length = w @ slope
-        vertex = int(slope.argmin())
-        if float(length - slope[vertex]) <= tolerance * float(length):
-            break
-        # the shortest point between w and the vertex, in closed form
-        gap = length + gramian[vertex, vertex] - 2 * slope[vertex]
-        step = ((length - slope[vertex]) / gap).clamp(0.0, 1.0)
-        w = (1 - step) * w
-        w[vertex] += step
-    return w

@@ -1,11 +1,13 @@
 """The documents tell the truth: their code runs, their tables are those of results/."""
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
-from balancing import list_balancers
+from balancing import Balancer, balancer_arguments, list_balancers
+from scripts import benchmark_balancers, figures
 from scripts.tables import EXPERIMENTS, markdown, marks
 from zoo import list_models
 
@@ -34,6 +36,29 @@ def test_tables_are_up_to_date(name):
     text = Path(EXPERIMENTS[name].document).read_text()
     first, last = marks(name)
     assert text[text.index(first) + len(first) : text.index(last)] == "\n" + markdown(name)
+
+
+@pytest.mark.parametrize("name", benchmark_balancers.TABLES)
+def test_cost_tables_are_up_to_date(name):
+    text = benchmark_balancers.DOCUMENT.read_text()
+    first, last = benchmark_balancers.marks(name)
+    table = benchmark_balancers.TABLES[name](benchmark_balancers.read())
+    assert text[text.index(first) + len(first) : text.index(last)] == "\n" + table
+
+
+def test_the_table_of_methods_is_up_to_date():
+    text = figures.DOCUMENT.read_text()
+    first, last = figures.marks("chooser")
+    assert text[text.index(first) + len(first) : text.index(last)] == "\n" + figures.chooser()
+
+
+@pytest.mark.parametrize(("family", "name"), [(f, name) for f in figures.FAMILIES for name in figures.FAMILIES[f]])
+def test_pages_tell_every_option(family, name):
+    page = Path(f"docs/balancing_{family}.md").read_text()
+    (section,) = re.findall(rf"^##+ `{name}`\n(.*?)(?=^##|\Z)", page, re.DOTALL | re.MULTILINE)
+    shared = {*inspect.signature(Balancer).parameters, "before"}
+    own = [key for key in balancer_arguments(name) if key not in shared]
+    assert [key for key in own if f"`{key}" not in section] == []
 
 
 def test_there_are_exactly_two_set_up_commands():

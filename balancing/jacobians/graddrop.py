@@ -14,9 +14,6 @@ from balancing.registry import register_balancer
 
 __all__ = ["GradDrop"]
 
-# Coordinates decided at a time: they stay in the processor's cache.
-_CHUNK = 1 << 16
-
 
 @register_balancer("graddrop")
 class GradDrop(Balancer):
@@ -36,6 +33,7 @@ class GradDrop(Balancer):
     """
 
     needs = "jacobian"
+    coordinatewise = True
     preference_on = "rows"
 
     def __init__(
@@ -52,19 +50,17 @@ class GradDrop(Balancer):
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(P,) sum of what is kept."""
-        update = torch.empty_like(jacobian[0])
-        for rows, out in zip(jacobian.split(_CHUNK, dim=1), update.split(_CHUNK), strict=True):
-            draw = torch.rand(len(out), generator=self.generator, dtype=out.dtype).to(out.device)
-            positive, negative = torch.zeros_like(out), torch.zeros_like(out)
-            leaks = torch.zeros_like(out), torch.zeros_like(out)
-            for row, leak in zip(rows, self.leak.tolist(), strict=True):
-                part = row.clamp(min=0)
-                rest = row - part
-                positive += part
-                negative += rest
-                if leak > 0:
-                    leaks[0].add_(rest, alpha=leak)
-                    leaks[1].add_(part, alpha=leak)
-            keep_positive = draw * (positive - negative) < positive  # false where there is nothing to keep
-            torch.where(keep_positive, positive + leaks[0], negative + leaks[1], out=out)
-        return update
+        draw = torch.rand(jacobian.shape[1], generator=self.generator, dtype=jacobian.dtype).to(jacobian.device)
+        positive, negative = torch.zeros_like(draw), torch.zeros_like(draw)
+        leaks = torch.zeros_like(draw), torch.zeros_like(draw)
+        for row, leak in zip(jacobian, self.leak.tolist(), strict=True):
+            part = row.clamp(min=0)
+            rest = row - part
+            positive += part
+            negative += rest
+            if leak > 0:
+                leaks[0].add_(rest, alpha=leak)
+                leaks[1].add_(part, alpha=leak)
+        # products, as torch.where is ten times slower; false where there is nothing to keep
+        keep = (draw * (positive - negative) < positive).to(draw)
+        return keep * (positive + leaks[0]) + (1 - keep) * (negative + leaks[1])

@@ -14,9 +14,6 @@ from balancing.registry import register_balancer
 
 __all__ = ["TrimmedMean"]
 
-# Coordinates sorted at a time: they stay in the processor's cache.
-_CHUNK = 1 << 16
-
 
 @register_balancer("trimmed_mean")
 class TrimmedMean(Balancer):
@@ -34,6 +31,7 @@ class TrimmedMean(Balancer):
     """
 
     needs = "jacobian"
+    coordinatewise = True
     convention = "mean"
     preference_on = "rows"
 
@@ -48,14 +46,11 @@ class TrimmedMean(Balancer):
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(P,) trimmed means."""
-        update = torch.empty_like(jacobian[0])
-        for part, out in zip(jacobian.split(_CHUNK, dim=1), update.split(_CHUNK), strict=True):
-            rows = list(part.unbind())
-            for _ in range(self.trim):  # the largest of each coordinate moves to the end, and the smallest to the front
-                for k in range(len(rows) - 1):
-                    rows[k], rows[k + 1] = torch.minimum(rows[k], rows[k + 1]), torch.maximum(rows[k], rows[k + 1])
-                for k in range(len(rows) - 2, 0, -1):
-                    rows[k - 1], rows[k] = torch.minimum(rows[k - 1], rows[k]), torch.maximum(rows[k - 1], rows[k])
-                rows = rows[1:-1]
-            torch.mean(torch.stack(rows), 0, out=out)
-        return update
+        rows = list(jacobian.unbind())
+        for _ in range(self.trim):  # the largest of each coordinate moves to the end, and the smallest to the front
+            for k in range(len(rows) - 1):
+                rows[k], rows[k + 1] = torch.minimum(rows[k], rows[k + 1]), torch.maximum(rows[k], rows[k + 1])
+            for k in range(len(rows) - 2, 0, -1):
+                rows[k - 1], rows[k] = torch.minimum(rows[k - 1], rows[k]), torch.maximum(rows[k - 1], rows[k])
+            rows = rows[1:-1]
+        return torch.stack(rows).mean(0)

@@ -21,7 +21,6 @@ from tests.balancing.problems import (
     inputs,
     make,
     reference_rows,
-    train,
 )
 
 #: Methods that need more objectives than one or two.

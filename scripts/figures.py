@@ -1,0 +1,417 @@
+"""What each method makes of two conflicting gradients, as pictures, and the table that compares all methods.
+
+python scripts/figures.py        # writes results/arrows_*.svg and the table in docs/balancing.md (seconds)
+
+Every arrow is what ``backward`` left in ``.grad``. Every entry of the table is an attribute of the class or a measurement
+of it; only what bilevel methods cost, and the row of the adapter, are written by hand.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+RESULTS = ROOT / "results"
+DOCUMENT = ROOT / "docs" / "balancing.md"
+
+from balancing import Balancer, MetaBalancer, balancer_class, create_balancer  # noqa: E402
+
+#: Every method, family by family, in the order of the pages in docs/.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "losses": (
+        *("sum", "fixed", "single", "scheduled", "alternating", "rlw"),
+        *("initial_loss", "prior_loss", "realtime", "inverse_mean", "igb"),
+        *("uncertainty", "imtl_l", "famo"),
+        *("geometric", "power_mean", "tchebycheff", "stch", "pbi", "cosmos"),
+        *("dwa", "softadapt", "relobralo", "cov_weighting", "group_dro", "go4align"),
+    ),
+    "gradients": (
+        *("grad_normalize", "gradnorm"),
+        *("mgda", "sdmgrad", "modo", "cagrad", "pareto_mtl"),
+        *("pcgrad", "gradvac", "upgrad", "dualproj", "pcd"),
+        *("imtl_g", "imtl", "conflict_free", "aligned_mtl"),
+        *("nash_mtl", "fairgrad"),
+        *("krum", "torchjd"),
+    ),
+    "jacobians": ("graddrop", "trimmed_mean", "moco", "db_mtl", "excess_mtl", "conflict_free_momentum"),
+    "bilevel": ("auto_lambda", "moml", "forum"),
+}
+
+
+# ---- a problem whose losses and gradients are chosen -----------------------------------------------------------------
+
+
+class Problem(nn.Module):
+    """Losses that are linear in one vector of shared parameters, so that they and their gradients can be chosen.
+
+    Args:
+        size: P, how many parameters.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.zeros(size, dtype=torch.float64))
+
+    def choose(self, losses: Tensor, jacobian: Tensor) -> None:
+        """Set the (K,) losses and their (K, P) gradients."""
+        self.values, self.jacobian, self.theta.grad = losses, jacobian, None
+
+    def forward(self) -> dict[str, Tensor]:
+        """Name -> loss."""
+        return dict(zip(names(len(self.values)), self.values + self.jacobian @ self.theta, strict=True))
+
+
+@dataclass
+class Found:
+    """What a method did in one step: the gradient it left, and its weights if it has any."""
+
+    direction: Tensor
+    weights: Tensor | None
+
+
+def names(count: int) -> tuple[str, ...]:
+    """``a``, ``b``, ``c``, ..."""
+    return tuple("abcdefghij"[:count])
+
+
+def make(name: str, count: int = 2, units: Sequence[float] | None = None, **arguments: Any) -> Balancer:
+    """A balancer for ``count`` objectives, with what it cannot do without, in the ``units`` of their losses."""
+    if name == "prior_loss":
+        units = [1.0] * count if units is None else units
+        arguments.setdefault("prior_losses", dict(zip(names(count), units, strict=True)))
+    return create_balancer(name, names(count), **arguments)
+
+
+def follow(
+    balancer: Balancer,
+    steps: Sequence[tuple[Tensor, Tensor]],
+    optimizer: type[torch.optim.Adam | torch.optim.SGD] = torch.optim.Adam,
+) -> list[Found]:
+    """Successive steps, each an epoch with losses and gradients of its own. ``optimizer`` moves what is learned."""
+    problem, found = Problem(steps[0][1].shape[1]), []
+    own = optimizer(balancer.parameters(), lr=0.02) if any(True for _ in balancer.parameters()) else None
+    for index, step in enumerate(steps):
+        problem.choose(*step)
+        if isinstance(balancer, MetaBalancer):
+            report = balancer.meta_backward(problem, Problem.__call__, Problem.__call__, lr=0.01)
+        else:
+            report = balancer.backward(problem(), shared=[problem.theta])
+        grad = problem.theta.grad
+        found.append(Found(torch.zeros_like(problem.theta) if grad is None else grad, report.weights))
+        if balancer.observes and index + 1 < len(steps):
+            problem.choose(*steps[index + 1])
+            balancer.observe(problem())
+        if own is not None:
+            own.step()
+            own.zero_grad()
+        balancer.next_epoch()
+    return found
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+#: Two gradients at an obtuse angle, the second twice as long as the first, and a third for methods that need it.
+ANGLES, LENGTHS = (145.0, 15.0, 80.0), (1.0, 2.0, 1.2)
+#: The losses at four steps: the smaller one falls faster.
+LOSSES = ((1.2, 2.4, 1.5), (1.0, 2.2, 1.4), (0.8, 2.0, 1.3), (0.6, 1.8, 1.2))
+#: Arguments that show what a method is for, where its defaults are the plain sum.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "fixed": {"values": {"a": 2.0}},
+    "scheduled": {"end": {"b": 0.0}},
+    "prior_loss": {"prior_losses": {"a": 1.2, "b": 3.0}},
+    "fairgrad": {"alpha": 2.0},
+}
+NOTES = {
+    "sum": "the plain sum",
+    "fixed": "a: 2 by hand",
+    "scheduled": "b fades out",
+    "fairgrad": "alpha = 2",
+    "rlw": "dots: other draws",
+    "graddrop": "dots: other draws",
+    "krum": "of three gradients",
+    "trimmed_mean": "of three gradients",
+}
+#: Methods that need three objectives.
+THREE = ("krum", "trimmed_mean")
+#: Methods whose arrow depends on chance: the tips for other seeds are dots.
+RANDOM = ("rlw", "graddrop")
+A, B, C, GOOD, BAD, CONE = "#2563eb", "#d97706", "#7c3aed", "#111827", "#be123c", "#dcfce7"
+COLUMNS, LEFT, RIGHT, BOTTOM, TOP = 4, -1.35, 2.25, -0.5, 2.1
+
+
+def pictures() -> dict[str, tuple[str, ...]]:
+    """File -> its panels."""
+    drawn = {
+        family: tuple(n for n in FAMILIES[family] if n != "torchjd") for family in ("losses", "gradients", "jacobians")
+    }
+    return {"losses": drawn["losses"], **{key: ("sum", *drawn[key]) for key in ("gradients", "jacobians")}}
+
+
+def example(name: str, seed: int = 0) -> tuple[Tensor, Found]:
+    """The gradients that a panel shows, and what the method makes of them at the last step."""
+    count = 3 if name in THREE else 2
+    turn = [math.radians(angle) for angle in ANGLES[:count]]
+    rows = [[n * math.cos(t), n * math.sin(t)] for n, t in zip(LENGTHS, turn, strict=False)]
+    jacobian = torch.tensor(rows, dtype=torch.float64)
+    steps = [(torch.tensor(values[:count], dtype=torch.float64), jacobian) for values in LOSSES]
+    return jacobian, follow(make(name, count, seed=seed, **ARGUMENTS.get(name, {})), steps)[-1]
+
+
+def draw(family: str, folder: Path = RESULTS) -> None:
+    """One panel per method: the gradients, the directions that harm no objective, and the direction of the method."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    panels = pictures()[family]
+    lines = math.ceil(len(panels) / COLUMNS)
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": family, "font.size": 10}
+    with rc_context(style):
+        layout = ConstrainedLayoutEngine(h_pad=0.04, w_pad=0.03, hspace=0.0, wspace=0.0)
+        figure = Figure(figsize=(1.6 * COLUMNS, 1.6 * lines + 0.75), layout=layout)
+        grid = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+        for axes, name in zip(grid, panels, strict=False):
+            panel(axes, name, labels=axes is grid[0])
+        for axes in grid[len(panels) :]:
+            axes.axis("off")
+        legend = [
+            Patch(color=CONE, label="harms no objective"),
+            Line2D([], [], color=GOOD, linewidth=2.5, label="d inside"),
+            Line2D([], [], color=BAD, linewidth=2.5, label="d outside"),
+        ]
+        figure.legend(
+            handles=legend, loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2, title=caption()
+        )
+        figure.savefig(folder / f"arrows_{family}.svg", metadata={"Date": None})
+
+
+def caption() -> str:
+    """What all panels have in common."""
+    (first, *_, last), steps = [values[:2] for values in LOSSES], len(LOSSES)
+    return f"Step {steps} of {steps}; the losses (a, b) went from {first} to {last}"
+
+
+def panel(axes: Any, name: str, labels: bool) -> None:
+    """Draw one method."""
+    jacobian, found = example(name)
+    axes.set(xlim=(LEFT, RIGHT), ylim=(BOTTOM, TOP), xticks=[], yticks=[], aspect="equal")
+    for spine in axes.spines.values():
+        spine.set_color("#cbd5e1")
+    cone(axes, jacobian)
+    for row, colour, letter in zip(jacobian.tolist(), (A, B, C), "abc", strict=False):
+        arrow(axes, row, colour, 1.6)
+        if labels or letter == "c":
+            axes.text(row[0] * 0.9, row[1] + 0.14, f"g$_{letter}$", color=colour, ha="center", va="bottom")
+    if name in RANDOM:
+        tips = [example(name, seed)[1].direction.tolist() for seed in range(1, 17)]
+        axes.scatter(*zip(*tips, strict=True), s=7, color="#6b7280", zorder=3)
+    d = found.direction
+    harms = bool((jacobian @ unit(d) < -TOLERANCE).any())
+    shown = min(1.0, *(limit / value for value, limit in zip(d.tolist(), bounds(d), strict=True) if value != 0))
+    arrow(axes, (shown * d).tolist(), BAD if harms else GOOD, 2.6)
+    axes.set_title(name, family="monospace", fontsize=10.5 if len(name) < 18 else 8.5, weight="bold", pad=16)
+    axes.text(
+        0.5, 1.03, label(found), transform=axes.transAxes, ha="center", va="bottom", fontsize=9.5, color="#374151"
+    )
+    note = f"d is {1 / shown:.0f} times as long" if shown < 1 else NOTES.get(name, "")
+    axes.text(0.5, 0.02, note, transform=axes.transAxes, ha="center", va="bottom", fontsize=8.5, color="#6b7280")
+
+
+def label(found: Found) -> str:
+    """The weights in words."""
+    if found.weights is None:
+        return "no weights"
+    return "w = " + ", ".join(f"{w:.2f}" for w in found.weights.tolist()).replace("-", "\N{MINUS SIGN}")
+
+
+def bounds(d: Tensor) -> list[float]:
+    """How far an arrow may reach in either coordinate."""
+    return [0.95 * (RIGHT if d[0] > 0 else LEFT), 0.95 * (TOP if d[1] > 0 else BOTTOM)]
+
+
+def arrow(axes: Any, tip: Sequence[float], colour: str, width: float) -> None:
+    """From the origin to ``tip``, with a head that leaves room for a shaft."""
+    size = min(5 + 2.5 * width, 20 * math.hypot(*tip))
+    axes.annotate(
+        "",
+        xy=tip,
+        xytext=(0, 0),
+        arrowprops={
+            "arrowstyle": "-|>,head_length=0.45,head_width=0.22",
+            "color": colour,
+            "linewidth": width,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "mutation_scale": size,
+            "joinstyle": "miter",
+        },
+    )
+
+
+def cone(axes: Any, jacobian: Tensor) -> None:
+    """Shade the directions that have a non-negative product with every gradient."""
+    from matplotlib.patches import Wedge
+
+    angles = [math.degrees(math.atan2(y, x)) for x, y in jacobian.tolist()]
+    low, high = max(angles) - 90, min(angles) + 90
+    if low < high:
+        axes.add_patch(Wedge((0, 0), 10, low, high, facecolor=CONE, edgecolor="none", zorder=0))
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+#: What a step of a bilevel method costs; the classes of the others tell.
+BILEVEL = {
+    "auto_lambda": "2 backwards, 3 forwards more",
+    "moml": "2K backwards, a forward more",
+    "forum": "K + T backwards, T + 1 forwards more",
+}
+#: Agreement of directions and signs of products: well above rounding in single precision, well below what anyone notices.
+TOLERANCE = 1e-4
+
+
+def chooser() -> str:
+    """The table as Markdown: attributes of the classes, and two measurements of each."""
+    head = ("method", "needs", "a step costs", "scale", "heads", "preference on", "unit-free", "harms an objective")
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for family, methods in FAMILIES.items():
+        for name in methods:
+            cls, link = balancer_class(name), f"[`{name}`](balancing_{family}.md#{name})"
+            if name == "torchjd":
+                cells = [
+                    "gramian or jacobian",
+                    cost(cls),
+                    cls.convention,
+                    "unit",
+                    cls.preference_on,
+                    "as there",
+                    "as there",
+                ]
+            else:
+                cells = [
+                    cls.needs,
+                    cost(cls),
+                    cls.convention,
+                    heads(name),
+                    cls.preference_on,
+                    invariance(name),
+                    harm(name),
+                ]
+            lines.append("| " + " | ".join([link, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def cost(cls: type[Balancer]) -> str:
+    """What a step costs, in backward passes through the shared parameters."""
+    if cls.needs == "validation":
+        return BILEVEL[cls.name]
+    turns = cls.active is not Balancer.active
+    words = "K backwards" if cls.needs in ("gramian", "jacobian") and not turns else "1 backward"
+    words += ", of one objective" * turns + ", a forward more" * bool(cls.observes)
+    return words + ", gradients kept" * cls.remembers
+
+
+def heads(name: str) -> str:
+    """What the gradients of heads are multiplied with by default."""
+    balancer = make(name, 3)
+    rule = balancer.head_rule if balancer.measures else "weighted"
+    return rule if balancer.before is None else f"{rule}, after `{balancer.before.name}`"
+
+
+def invariance(name: str) -> str:
+    """Whether the directions of some steps stay the same if one objective is given in a unit a thousandth as large.
+
+    What is learned takes plain gradient steps here: Adam would turn the rounding errors of a zero gradient into steps.
+    """
+    units = torch.tensor([1.0, 1000.0, 1.0], dtype=torch.float64)
+    for seed in range(10):
+        steps = random_steps(seed, count=3, length=4)
+        scaled = [(losses * units, jacobian * units[:, None]) for losses, jacobian in steps]
+        plain = follow(make(name, 3), steps, torch.optim.SGD)
+        other = follow(make(name, 3, units.tolist()), scaled, torch.optim.SGD)
+        for one, two in zip(plain, other, strict=True):
+            if (unit(one.direction) - unit(two.direction)).norm() > TOLERANCE:
+                return "no"
+    return "yes"
+
+
+def harm(name: str) -> str:
+    """Whether the method is ever seen to harm an objective."""
+    counts = [count for count in (2, 3, 5) if count > 2 or name not in THREE]
+    found = [count for count in counts if harms(name, count)]
+    if not found:
+        return "never"
+    return "sometimes" if found[0] == counts[0] else "if K > 2"
+
+
+def harms(name: str, count: int, trials: int = 70) -> bool:
+    """Whether the direction of the K-th step has a negative product with a gradient of that step, some of which conflict.
+
+    That is looked for in ``trials`` random runs.
+    """
+    seed = 0
+    while trials:
+        seed += 1
+        steps = random_steps(seed, count, length=count)
+        jacobian = steps[-1][1]
+        if not bool((jacobian @ jacobian.T < 0).any()):
+            continue
+        trials -= 1
+        d = unit(follow(make(name, count), steps)[-1].direction)
+        if bool((jacobian @ d < -TOLERANCE * jacobian.norm(dim=1)).any()):
+            return True
+    return False
+
+
+def random_steps(seed: int, count: int, length: int) -> list[tuple[Tensor, Tensor]]:
+    """Losses, and gradients of K numbers, for some steps; their sizes differ between objectives by factors of about three."""
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(count, count + 1, generator=generator, dtype=torch.float64)
+    scale, steps = base[:, 0].exp(), []
+    for _ in range(length):
+        noise = torch.randn(base.shape, generator=generator, dtype=torch.float64)
+        losses = scale * (1 + 0.2 * noise[:, 0].tanh())
+        steps.append((losses, scale[:, None] * (base + 0.3 * noise)[:, 1:]))
+    return steps
+
+
+def unit(vector: Tensor) -> Tensor:
+    """Of length 1; the zero vector as it is."""
+    return vector / vector.norm().clamp(min=1e-30)
+
+
+def marks(name: str) -> tuple[str, str]:
+    """What stands before and after the table in its document."""
+    return f"<!-- {name}: written by scripts/figures.py -->", f"<!-- end of {name} -->"
+
+
+def fill_in() -> None:
+    """Replace the table in its document."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    first, last = marks("chooser")
+    DOCUMENT.write_text(
+        text[: text.index(first) + len(first)] + "\n" + chooser() + text[text.index(last) :], encoding="utf-8"
+    )
+
+
+def main() -> None:
+    """Write everything."""
+    RESULTS.mkdir(exist_ok=True)
+    for family in pictures():
+        draw(family)
+    fill_in()
+
+
+if __name__ == "__main__":
+    main()

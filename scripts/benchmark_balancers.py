@@ -187,22 +187,38 @@ def methods() -> list[str]:
     return [name for name in list_balancers() if balancer_class(name).needs != "validation" and name != "torchjd"]
 
 
+def looks_at_gradients(name: str) -> bool:
+    """Whether a step takes a backward pass per objective."""
+    from balancing import balancer_class
+
+    return balancer_class(name).needs in ("gramian", "jacobian")
+
+
 def arguments_of(name: str, objectives: Sequence[str]) -> dict[str, Any]:
     """What a method cannot do without."""
     return {"prior_losses": dict.fromkeys(objectives, 1.0)} if name == "prior_loss" else {}
 
 
+def measure_losses(rounds: int) -> list[Row]:
+    """Every method that takes one backward, at K = 3 on ResNet-18. The differences are small, so there are more turns."""
+    problem = Problem(3)
+    chosen = [name for name in methods() if not looks_at_gradients(name)]
+    variants = {"plain": problem.plain}
+    variants |= {name: problem.balanced(name, **arguments_of(name, problem.names)) for name in chosen}
+    return as_rows(problem, take_turns(problem, variants, 3 * rounds, "methods that look at losses"))
+
+
 def measure_steps(rounds: int) -> list[Row]:
-    """Every method at K = 3 on ResNet-18, with torchjd beside those it has."""
+    """Every method that looks at gradients, at K = 3 on ResNet-18, with torchjd beside those it has."""
     problem = Problem(3)
     variants = {"plain": problem.plain, "bare": problem.bare}
-    variants |= {name: problem.balanced(name, **arguments_of(name, problem.names)) for name in methods()}
+    variants |= {name: problem.balanced(name) for name in methods() if looks_at_gradients(name)}
     variants |= {f"{name}, features": problem.balanced(name, at="features") for name in ("mgda", "upgrad")}
     for aggregator in ("UPGrad", "MGDA", "PCGrad"):
         variants[f"torchjd {aggregator}, looped"] = problem.torchjd(aggregator, 1)
         variants[f"torchjd {aggregator}, vmapped"] = problem.torchjd(aggregator, None)
         variants[f"torchjd {aggregator}, looped, summed Gramians"] = problem.torchjd(aggregator, 1, optimize=True)
-    return as_rows(problem, take_turns(problem, variants, rounds, "every method"))
+    return as_rows(problem, take_turns(problem, variants, rounds, "methods that look at gradients"))
 
 
 def measure_every(rounds: int) -> list[Row]:
@@ -325,6 +341,7 @@ def peak_of(step: Callable[[], None]) -> int:
 
 
 PARTS: dict[str, Callable[[int], list[Row]]] = {
+    "losses": measure_losses,
     "steps": measure_steps,
     "every": measure_every,
     "counts": measure_counts,
@@ -353,22 +370,29 @@ def ratio(rows: Sequence[Row], part: str, variant: str, column: str = "to_plain"
     return float(row[column])
 
 
+def losses_table(rows: Sequence[Row]) -> str:
+    """Cost of a step with each method that takes one backward."""
+    lines = ["| step | to a plain step |", "|---|---|"]
+    return "\n".join(lines + cells(rows, "losses", "to_plain")) + "\n"
+
+
 def steps_table(rows: Sequence[Row]) -> str:
-    """Cost of a step with each method."""
+    """Cost of a step with each method that looks at gradients."""
     lines = ["| step | to a plain step | to the bare passes |", "|---|---|---|"]
-    chosen = [row for row in rows if row["part"] == "steps"]
-    shown = [row for row in chosen if row["variant"] in ("plain", "bare")]
-    rest = [row for row in chosen if row not in shown]
+    every = [line.replace(" |", ", `every=10` |", 1) + " |" for line in cells(rows, "every", "to_plain")[1:]]
+    return "\n".join(lines + cells(rows, "steps", "to_plain", "to_bare") + every) + "\n"
+
+
+def cells(rows: Sequence[Row], part: str, *columns: str) -> list[str]:
+    """A line per variant: plain and bare first, other libraries last."""
+    chosen = [row for row in rows if row["part"] == part]
+    first = [row for row in chosen if row["variant"] in ("plain", "bare")]
+    rest = [row for row in chosen if row not in first]
     rest.sort(key=lambda row: ("torchjd" in row["variant"], row["variant"]))
-    lines += [
-        f"| {row['variant']} | {float(row['to_plain']):.2f} | {float(row['to_bare']):.2f} |" for row in [*shown, *rest]
+    return [
+        f"| {row['variant']} | " + " | ".join(f"{float(row[column]):.2f}" for column in columns) + " |"
+        for row in [*first, *rest]
     ]
-    lines += [
-        f"| {row['variant']}, `every=10` | {float(row['to_plain']):.2f} | |"
-        for row in rows
-        if row["part"] == "every" and row["variant"] != "plain"
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def solvers_table(rows: Sequence[Row]) -> str:
@@ -389,6 +413,7 @@ def memory_table(rows: Sequence[Row]) -> str:
 
 
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
+    "cost_losses": losses_table,
     "cost_steps": steps_table,
     "cost_solvers": solvers_table,
     "cost_memory": memory_table,

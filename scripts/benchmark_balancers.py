@@ -379,6 +379,8 @@ def losses_table(rows: Sequence[Row]) -> str:
 def steps_table(rows: Sequence[Row]) -> str:
     """Cost of a step with each method that looks at gradients."""
     lines = ["| step | to a plain step | to the bare passes |", "|---|---|---|"]
+    cheap = {row["variant"] for row in rows if row["part"] == "losses"} - {"plain"}
+    rows = [row for row in rows if row["part"] != "steps" or row["variant"] not in cheap]  # they have their own table
     every = [line.replace(" |", ", `every=10` |", 1) + " |" for line in cells(rows, "every", "to_plain")[1:]]
     return "\n".join(lines + cells(rows, "steps", "to_plain", "to_bare") + every) + "\n"
 

@@ -211,13 +211,43 @@ def test_dry_run_writes_nothing(configure, monkeypatch, tmp_path, capsys):
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("balancer", balancing.list_balancers())
-def test_every_balancer_trains(train_in, configure, tmp_path, balancer):
-    overrides = (f"balancer={balancer}", "trainer.max_steps=10")
+#: One of each kind that the loop must serve; tests/balancing has every method.
+KINDS = [
+    *("sum", "uncertainty", "rlw", "dwa", "famo", "alternating", "pcgrad", "gradnorm", "modo", "imtl"),
+    *("graddrop", "moco", "conflict_free_momentum", "auto_lambda", "moml", "forum"),
+]
+
+
+@pytest.mark.parametrize("balancer", [*KINDS, "pcgrad balancer.before=uncertainty"])
+def test_every_kind_of_balancer_trains(train_in, configure, tmp_path, balancer):
+    overrides = (*f"balancer={balancer}".split(), "trainer.max_steps=10")
     untrained = train.build(configure(tmp_path / "run", *overrides)).model
     trained = saved(train_in("run", *overrides))["model"]
     assert all(tensor.isfinite().all() for tensor in trained.values())
     assert [name for name, parameter in untrained.named_parameters() if torch.equal(parameter, trained[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (("balancer=krum",), "krum: byzantine=0 needs at least 3 objectives"),
+        (("balancer=forum", "trainer.accumulate=2"), "needs trainer.accumulate=1"),
+        (("balancer=moml", "trainer.precision=fp16"), "trainer.precision=fp32 or bf16"),
+        (("balancer=pcgrad", "balancer.before=mgda"), "only a method that weighs losses can come before it"),
+        (("balancer=pcgrad", "balancer.before=uncertanty"), "did you mean uncertainty"),
+        (("balancer=pcgrad", "balancer.before={name: uncertainty, inti: 0}"), "has no option 'inti'; did you mean init"),
+    ],
+)
+def test_a_balancer_that_cannot_run_says_so_before_anything_is_written(configure, tmp_path, overrides, problem):
+    with pytest.raises(engine.ConfigError, match=problem):
+        train.run(configure(tmp_path / "run", *overrides))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_method_before_has_the_defaults_of_its_own_file(configure, tmp_path):
+    (turn,) = train.build(configure(tmp_path / "run", "balancer=pcgrad", "balancer.before=uncertainty")).turns
+    assert turn.balancer.before.likelihood.tolist() == [1.0, 0.5]  # classification: task
+    assert [group["params"] for group in turn.balancer_optimizer.param_groups] == [list(turn.balancer.parameters())]
 
 
 def test_training_lowers_every_loss(finished):
@@ -383,9 +413,15 @@ def assert_resume_is_exact(train_in, monkeypatch, stop, *overrides):
     assert not (stopped.parent / "unused").exists()
 
 
-@pytest.mark.parametrize("balancer", ["sum", "uncertainty", "pcgrad", "gradnorm"])
+@pytest.mark.parametrize(
+    "balancer",
+    [
+        *("sum", "uncertainty", "famo", "dwa", "pcgrad", "gradnorm", "moco", "conflict_free_momentum", "auto_lambda"),
+        "pcgrad balancer.before=uncertainty",
+    ],
+)
 def test_resume_is_bit_equal(train_in, monkeypatch, balancer):
-    assert_resume_is_exact(train_in, monkeypatch, PER_EPOCH + 9, f"balancer={balancer}")
+    assert_resume_is_exact(train_in, monkeypatch, PER_EPOCH + 9, *f"balancer={balancer}".split())
 
 
 def test_resume_is_bit_equal_in_half_precision(train_in, monkeypatch):

@@ -98,8 +98,9 @@ def build(config: Config) -> engine.Run:
 
 def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
     """One update: every phase takes its turn. This is where losses become gradients."""
-    trainer, precision, reports = run.config.trainer, run.precision, []
-    for turn in run.turns:
+    trainer, precision = run.config.trainer, run.precision
+    reports: dict[str, BalanceReport] = {}  # of the last update of each phase
+    for turn in (turn for turn in run.turns for _ in range(turn.phase.steps)):
         turn.zero_grad()
         if isinstance(turn.balancer, MetaBalancer):
             report = look_ahead(run, turn, turn.balancer, batch)
@@ -126,8 +127,8 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
                 turn.balancer.observe(run.task.losses(run.model, batch, turn.phase.name)[0])
         if turn.balancer_optimizer is not None and not report.skipped:
             turn.balancer_optimizer.step()
-        reports.append(report)
-    return reports
+        reports[turn.phase.name] = report
+    return list(reports.values())
 
 
 def look_ahead(run: engine.Run, turn: engine.Turn, balancer: MetaBalancer, batch: Batch) -> BalanceReport:
@@ -247,6 +248,7 @@ def run(config: Config) -> dict[str, Any]:
     tracker = engine.Tracker(folder, engine.result_names(job.task), objectives, config.logger, done)
     predictions: dict[str, tuple[Tensor, Tensor]] = {}
     tested: dict[str, float] = {}
+    pictures: dict[str, Any] = {}
     try:
         with engine.Display(job.total_steps, job.state.step) as display, engine.StopRequest() as stop:
             display.say(f"{name} on {engine.describe_device(job.device)}: {job.total_steps} steps, writing to {folder}")
@@ -263,6 +265,8 @@ def run(config: Config) -> dict[str, Any]:
                 found = evaluate(job, job.task.splits(config.data_dir).test, stop)
                 if found is not None:
                     tested, predictions = found.values, found.predictions
+                    with torch.no_grad():
+                        pictures = job.task.pictures(job.model.eval(), job.task.splits(config.data_dir).test)
                     tracker.log_metrics(
                         job.state.best_epoch, job.state.step, "test", job.state.seconds, job.turns[0].lr, tested
                     )
@@ -270,7 +274,7 @@ def run(config: Config) -> dict[str, Any]:
         tracker.write_summary(summary)
     finally:
         tracker.close()
-    engine.write_report(folder, job.task, predictions)
+    engine.write_report(folder, job.task, predictions, pictures)
     if tested:
         display.results(f"test, weights of epoch {job.state.best_epoch}", tested)
         display.say(

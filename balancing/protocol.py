@@ -19,11 +19,13 @@ class Phase:
         name: Passed to the task, which computes the losses of this phase.
         objectives: The objectives minimised in this phase, in order.
         networks: Keys of ``model.networks()`` that are updated; ``None`` updates the whole model.
+        steps: Updates that the phase takes on each batch, such as a critic's.
     """
 
     name: str
     objectives: tuple[str, ...]
     networks: tuple[str, ...] | None = None
+    steps: int = 1
 
 
 @runtime_checkable

@@ -24,7 +24,12 @@ def batches_per_epoch(split: Split, batch_size: int) -> int:
 def training_batches(
     split: Split, batch_size: int, seed: int, epoch: int, start: int, device: torch.device, workers: int
 ) -> Iterator[Batch]:
-    """The batches of ``epoch`` from number ``start`` on, in an order that only ``seed`` and ``epoch`` decide."""
+    """The batches of ``epoch`` from number ``start`` on, in an order that only ``seed`` and ``epoch`` decide.
+
+    A data set with ``set_epoch(seed, epoch)`` is told both, so that its augmentations follow from them and the index.
+    """
+    if hasattr(split, "set_epoch"):
+        split.set_epoch(seed, epoch)
     size = len(split)  # type: ignore[arg-type]
     order = epoch_order(size, seed, epoch)
     chunks = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, batches_per_epoch(split, batch_size))]

@@ -57,7 +57,7 @@ def evaluate(
             if stop:
                 return None
             with precision.autocast():
-                outputs = model(*batch.inputs)
+                outputs = task.outputs(model, batch)
             for o in task.objectives:
                 output, target = outputs[o.name].float(), batch.targets[o.name]
                 count = o.criterion.count(target)

@@ -8,13 +8,16 @@ import math
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from engine.checkpoint import write_text
 from engine.tracking import read_rows
 from tasks import CrossEntropy, SquaredError, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["write_report"]
 
@@ -34,14 +37,20 @@ details summary { cursor: pointer; color: #475569; margin-top: 8px } .stopped { 
 _CARDS = ("accuracy", "macro_f1", "r2", "r2_usd", "mae_usd", "loss")
 
 
-def write_report(folder: Path, task: Task, predictions: Mapping[str, tuple[Tensor, Tensor]]) -> Path:
-    """Write ``report.html`` from the tables of a run folder and the predictions on the test split, if it was tested."""
+def write_report(
+    folder: Path,
+    task: Task,
+    predictions: Mapping[str, tuple[Tensor, Tensor]],
+    pictures: Mapping[str, Figure] | None = None,
+) -> Path:
+    """Write ``report.html`` from the tables of a run folder and, if it was tested, predictions and pictures of the test split."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     sections = [
         _header(summary),
         _section("Learning", _learning(read_rows(folder / "metrics.csv"))),
         _section("Balancing", _balancing(read_rows(folder / "balance.csv"))),
         _section("Predictions on the test split", _predictions(task, predictions)),
+        _section("Samples", _samples(pictures or {})),
         _repeat(folder, summary),
     ]
     title = f"{summary['model']} on {summary['task']}, {summary['balancer']}"
@@ -87,6 +96,13 @@ def _section(title: str, pictures: Iterator[tuple[str, str]]) -> str:
         for source, caption in pictures
     )
     return f'<h2>{title}</h2><div class="grid">{shown}</div>' if shown else ""
+
+
+def _samples(pictures: Mapping[str, Figure]) -> Iterator[tuple[str, str]]:
+    from engine import figures
+
+    for caption, figure in pictures.items():
+        yield figures.data_uri(figure), caption
 
 
 def _learning(rows: list[dict[str, str]]) -> Iterator[tuple[str, str]]:

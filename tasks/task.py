@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch.utils.data import Dataset
 from torchmetrics import Metric
 
 from tasks.criteria import Criterion
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Batch", "DataError", "Measure", "Objective", "Splits", "Task", "TensorData"]
 
@@ -122,6 +125,14 @@ class Task:
         """Loss per objective of ``phase``, and the features that the heads read."""
         features = model.features(*batch.inputs)
         return self.criteria(model.heads(features), batch.targets), features
+
+    def outputs(self, model: Any, batch: Batch) -> Mapping[str, Tensor]:
+        """What an evaluation compares with ``batch.targets``."""
+        return model(*batch.inputs)
+
+    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+        """Sample predictions for the report, caption -> figure. ``model`` is in eval mode."""
+        return {}
 
     def criteria(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each objective's criterion."""

@@ -68,7 +68,7 @@ def evaluate(
                     continue
                 for key, measure in o.measures.items():
                     metrics[o.name][key].update(measure.transform(prediction), measure.transform(label))
-                if sum(len(p) for p, _ in seen[o.name]) < 10_000:
+                if output.dim() <= 2 and sum(len(p) for p, _ in seen[o.name]) < 10_000:  # maps have pictures of their own
                     seen[o.name].append((prediction.flatten().cpu(), label.flatten().cpu()))
     finally:
         model.train(was_training)
@@ -77,7 +77,7 @@ def evaluate(
         known = bool(counts[o.name] > 0)
         values[f"{o.name}/loss"] = float(sums[o.name] / counts[o.name]) if known else math.nan
         values |= {f"{o.name}/{key}": float(m.compute()) if known else math.nan for key, m in metrics[o.name].items()}
-        if known:
+        if known and seen[o.name]:
             predicted, actual = zip(*seen[o.name], strict=True)
             predictions[o.name] = (torch.cat(predicted), torch.cat(actual))
     return Evaluation(values, predictions)

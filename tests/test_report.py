@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 import matplotlib.image
 import pytest
+from matplotlib.figure import Figure
 
 import engine
 import tasks
@@ -133,6 +134,17 @@ def test_names_are_escaped(folder, tmp_path, stones):
     written = engine.write_report(tmp_path / "run", task, {}).read_text(encoding="utf-8")
     assert "<script>" not in written
     assert "&lt;script&gt;" in written
+
+
+def test_pictures_of_the_task_are_shown_with_their_captions(folder, tmp_path, stones):
+    shutil.copytree(folder, tmp_path / "run")
+    figure = Figure()
+    figure.subplots().plot([0, 1])
+    task = tasks.create_task("diamonds", csv=str(stones))
+    written = engine.write_report(tmp_path / "run", task, {}, {"what the model saw": figure}).read_text("utf-8")
+    samples = written.partition("<h2>Samples</h2>")[2].partition("<h2>")[0]
+    assert len(pictures(samples)) == 1
+    assert "<figcaption>what the model saw</figcaption>" in samples
 
 
 def test_run_that_skipped_a_step_gets_its_report(tmp_path, stones, monkeypatch):

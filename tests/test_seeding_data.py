@@ -86,6 +86,27 @@ def test_training_batches_from_an_offset_are_the_tail_of_the_epoch(make, start):
     assert_same(training_batches(make(), 8, 0, 1, start, CPU, 0), whole[start:])
 
 
+class Augmented(torch.utils.data.Dataset):
+    """A sample holds its index, and what the engine said about the epoch."""
+
+    def set_epoch(self, seed, epoch):
+        self.said = (seed, epoch)
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return Batch((torch.tensor([float(index), *self.said]),), {"none": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_set_knows_seed_and_epoch_in_every_worker(workers):
+    data = Augmented()
+    for epoch in (0, 3):
+        (batch,) = training_batches(data, 6, 5, epoch, 0, CPU, workers)
+        assert batch.inputs[0][:, 1:].tolist() == [[5, epoch]] * 6
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_gives_the_batches_of_tensors(workers):
     data = table()

@@ -67,7 +67,7 @@ def finish(process):
 
 MISTAKES = {
     "model=shared_trnk": "did you mean shared_trunk?",
-    "balancer=pcgrd": "did you mean pcgrad?",
+    "balancer=pcgrd": "did you mean pcgrad, pcd, upgrad?",
     "task=diamond": "did you mean diamonds?",
     "optimizer=adamv": "did you mean adam, adamw?",
     "optimizer.name=adamv": "did you mean adam",

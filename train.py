@@ -52,10 +52,8 @@ def build(config: Config) -> engine.Run:
         model = create_model(name, **arguments).to(device)
     if not isinstance(model, MultiObjectiveModel):
         raise ConfigError(f"model {name} does not keep the contract of balancing.MultiObjectiveModel")
-    names = [objective.name for objective in task.objectives]
-    if not set(model.objectives) <= set(names):
-        raise ConfigError(f"model {name} has objectives {model.objectives}, but task {task.name} has {tuple(names)}")
-    task.keep(model.objectives)
+    with engine.constructing():
+        task.keep(model.objectives)
     if trainer.compile:
         engine.compile_model(model)
     steps_per_epoch = engine.batches_per_epoch(train, trainer.batch_size)
@@ -100,7 +98,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
     """One update: every phase takes its turn. This is where losses become gradients."""
     trainer, precision = run.config.trainer, run.precision
     reports: dict[str, BalanceReport] = {}  # of the last update of each phase
-    for turn in (turn for turn in run.turns for _ in range(turn.phase.steps)):
+    for turn in [each for each in run.turns for _ in range(each.phase.steps)]:
         turn.zero_grad()
         if isinstance(turn.balancer, MetaBalancer):
             report = look_ahead(run, turn, turn.balancer, batch)
@@ -189,10 +187,11 @@ def train_epoch(run: engine.Run, tracker: engine.Tracker, display: engine.Displa
     state.seconds += time.perf_counter() - clock
 
 
-def evaluate(run: engine.Run, split: engine.Split, stop: engine.StopRequest) -> engine.Evaluation | None:
-    """Losses and metrics over a split, or ``None`` if asked to stop before its end."""
+def evaluate(run: engine.Run, name: str, stop: engine.StopRequest) -> engine.Evaluation | None:
+    """Losses and metrics over the split ``name``, or ``None`` if asked to stop before its end."""
+    split = getattr(run.task.splits(run.config.data_dir), name)
     size, workers = engine.evaluation_size(run.config), run.config.trainer.workers
-    return engine.evaluate(run.model, run.task, split, size, run.precision, workers, stop)
+    return engine.evaluate(run.model, run.task, split, size, run.precision, workers, stop, name)
 
 
 def finish_epoch(
@@ -205,7 +204,7 @@ def finish_epoch(
 ) -> None:
     """Validate, keep the best weights, write the numbers. Does nothing if asked to stop before validation ends."""
     config, state = run.config, run.state
-    found = evaluate(run, run.task.splits(config.data_dir).val, stop)
+    found = evaluate(run, "val", stop)
     if found is None:
         return
     means = {f"{name}/loss": mean for name, mean in engine.mean_losses(run).items()}
@@ -262,7 +261,7 @@ def run(config: Config) -> dict[str, Any]:
                     break
             if not stop:
                 engine.load_weights(folder / "best", job.model)
-                found = evaluate(job, job.task.splits(config.data_dir).test, stop)
+                found = evaluate(job, "test", stop)
                 if found is not None:
                     tested, predictions = found.values, found.predictions
                     with torch.no_grad():

@@ -32,11 +32,12 @@ def resolve_arguments(
 ) -> tuple[str, dict[str, Any]]:
     """Name and arguments of a config group, with every value ``task`` replaced by what the task says about itself.
 
-    Facts by objective are cut down to ``objectives``, if given.
+    Facts and options by objective are cut down to ``objectives``, if given: each phase has its own.
 
     Raises ConfigError if the task has no such fact, which means that the two do not fit together.
     """
     arguments = {}
+    known = {objective.name for objective in task.objectives}
     for key, value in section.items():
         if key == "name":
             continue
@@ -45,7 +46,9 @@ def resolve_arguments(
             arguments[key] = {"name": inner, **options}
             continue
         try:
-            arguments[key] = _only(task.fact(key), objectives) if value == "task" else value
+            found = task.fact(key) if value == "task" else value
+            by_objective = isinstance(found, Mapping) and set(found) <= known
+            arguments[key] = _only(found, objectives) if value == "task" or by_objective else found
         except KeyError:
             raise ConfigError(
                 f"{group} {section['name']!r} asks its task for {key!r}, which task {task.name!r} cannot say; "

@@ -28,6 +28,7 @@ class OptimizerConfig:
     lr: float = 1e-3
     weight_decay: float = 0.01
     momentum: float = 0.9
+    betas: list[float] | None = None
     per_network: bool = False
     network_lr: dict[str, float] | None = None
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from engine.device import move
 from engine.seeding import epoch_order
-from tasks import Batch, TensorData
+from tasks import Batch, DataError, TensorData
 
 __all__ = ["batch_size", "batches_per_epoch", "evaluation_batches", "micro_batches", "training_batches"]
 
@@ -72,5 +72,8 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
         # without one of its own, a loader draws from the global generator, and a resumed run would draw once more
         generator=torch.Generator(),
     )
-    for batch in loader:
-        yield move(Batch(*batch), device)
+    try:
+        for batch in loader:
+            yield move(Batch(*batch), device)
+    except DataError as error:  # one from a worker has that process's traceback in its message
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None

@@ -43,7 +43,7 @@ def describe_run(run: Run, step: _Step) -> dict[str, Any]:
     batch = next(training_batches(splits.train, trainer.batch_size, run.config.seed, 0, 0, run.device, 0))
     run.model.eval()
     with torch.no_grad():
-        outputs = run.model(*batch.inputs)
+        outputs = run.task.outputs(run.model, batch)
     run.model.train()
     console.print("inputs      " + "  ".join(str(tuple(tensor.shape)) for tensor in batch.inputs))
     console.print("outputs     " + "  ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in outputs.items()))

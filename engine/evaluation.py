@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from engine.arguments import ConfigError, did_you_mean
 from engine.data import Split, evaluation_batches
 from engine.interrupts import StopRequest
 from engine.precision import Precision
-from tasks import Task
+from tasks import Batch, Task
 
 __all__ = ["Evaluation", "Selector", "evaluate", "result_names"]
 
@@ -28,7 +29,7 @@ class Evaluation:
 
 def result_names(task: Task) -> list[str]:
     """Keys of ``Evaluation.values``."""
-    return [f"{o.name}/{key}" for o in task.objectives for key in ("loss", *o.measures)]
+    return list(task.results())
 
 
 @torch.no_grad()
@@ -40,8 +41,9 @@ def evaluate(
     precision: Precision,
     workers: int = 0,
     stop: StopRequest | None = None,
+    name: str = "val",
 ) -> Evaluation | None:
-    """Evaluate in eval mode. ``None`` if ``stop`` was asked for before the end.
+    """Evaluate the split called ``name`` in eval mode. ``None`` if ``stop`` was asked for before the end.
 
     Losses are means over the labels that are present, whatever the batch size.
     """
@@ -53,9 +55,11 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        for batch in evaluation_batches(split, batch_size, device, workers):
-            if stop:
-                return None
+        with precision.autocast():
+            own = task.evaluate(model, name, _batches(split, batch_size, device, workers, stop))
+        if own is not None:
+            return Evaluation(own, {})
+        for batch in _batches(split, batch_size, device, workers, stop):
             with precision.autocast():
                 outputs = task.outputs(model, batch)
             for o in task.objectives:
@@ -68,8 +72,12 @@ def evaluate(
                     continue
                 for key, measure in o.measures.items():
                     metrics[o.name][key].update(measure.transform(prediction), measure.transform(label))
-                if output.dim() <= 2 and sum(len(p) for p, _ in seen[o.name]) < 10_000:  # maps have pictures of their own
+                if (
+                    output.dim() <= 2 and sum(len(p) for p, _ in seen[o.name]) < 10_000
+                ):  # maps have pictures of their own
                     seen[o.name].append((prediction.flatten().cpu(), label.flatten().cpu()))
+    except _Stopped:
+        return None
     finally:
         model.train(was_training)
     values, predictions = {}, {}
@@ -83,6 +91,19 @@ def evaluate(
     return Evaluation(values, predictions)
 
 
+class _Stopped(Exception):
+    """The run was asked to stop."""
+
+
+def _batches(
+    split: Split, batch_size: int, device: torch.device, workers: int, stop: StopRequest | None
+) -> Iterator[Batch]:
+    for batch in evaluation_batches(split, batch_size, device, workers):
+        if stop:
+            raise _Stopped
+        yield batch
+
+
 class Selector:
     """Which epoch is best, by its validation results; lower scores are better.
 
@@ -93,16 +114,15 @@ class Selector:
     """
 
     def __init__(self, rule: str, task: Task) -> None:
-        names = {f"val/{name}" for name in result_names(task)}
-        if rule not in ("loss", "last") and rule not in names:
-            raise ConfigError(f"trainer.select: unknown rule {rule!r}; {did_you_mean(rule, {'loss', 'last', *names})}")
+        higher = {f"val/{name}": better for name, better in task.results().items()}
+        known = {"loss", "last", *higher}
+        if type(task).evaluate is not Task.evaluate:  # it has losses while it trains only
+            known = {"last", *(name for name in higher if not name.endswith("/loss"))}
+        if rule not in known:
+            raise ConfigError(f"trainer.select: task {task.name} has no rule {rule!r}; {did_you_mean(rule, known)}")
         self.rule = rule
         self.priors = task.prior_losses() if rule == "loss" else {}
-        self.sign = 1.0
-        if rule not in ("loss", "last"):
-            _, objective, key = rule.split("/")
-            measures = next(o.measures for o in task.objectives if o.name == objective)
-            self.sign = -1.0 if key in measures and measures[key].make().higher_is_better else 1.0
+        self.sign = -1.0 if higher.get(rule, False) else 1.0
 
     def score(self, values: dict[str, float], epoch: int) -> float:
         """Score of an epoch's validation results; not a number counts as infinitely bad."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -118,11 +118,16 @@ def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> to
     """timm's optimizer, which leaves biases and normalisation parameters out of weight decay."""
     kernel = next(module.parameters()).device.type
     extra: dict[str, Any] = {"fused": True} if config.name in _FUSED and kernel in ("cpu", "cuda") else {}
+    if config.betas is not None:
+        if not get_optimizer_info(config.name).has_betas:
+            raise ConfigError(f"optimizer.betas: optimizer {config.name!r} has none; set optimizer.betas=null")
+        extra["betas"] = tuple(config.betas)
     try:
         return create_optimizer_v2(
             module, opt=config.name, lr=lr, weight_decay=config.weight_decay, momentum=config.momentum, **extra
         )
-    except (ImportError, RuntimeError, AssertionError) as error:  # a package that is not installed, for instance
+    # a package that is not installed, or a value out of range
+    except (ImportError, RuntimeError, AssertionError, ValueError) as error:
         raise ConfigError(f"optimizer {config.name!r} cannot be used here: {error}") from error
 
 

@@ -114,6 +114,8 @@ def _learning(rows: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
         series = {
             f"{objective} {split}": _series(rows, f"{objective}/loss", "epoch", split) for split in ("train", "val")
         }
+        if not any(x for x, _ in series.values()):
+            continue  # what is judged as a whole has no loss of its own
         yield (
             figures.data_uri(figures.curves(f"loss of {objective}", series, "epoch", order=objectives)),
             "Dashed: training, solid: validation.",

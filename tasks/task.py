@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -118,7 +118,13 @@ class Task:
             self._splits = Splits(*(part.to(device) if isinstance(part, TensorData) else part for part in self._splits))
 
     def keep(self, names: Collection[str]) -> None:
-        """Leave out the objectives that are not in ``names``, for a model that has fewer."""
+        """Leave out the objectives that are not in ``names``, for a model that has fewer.
+
+        Raises ValueError for a name that this task does not know.
+        """
+        own = tuple(objective.name for objective in self.objectives)
+        if not set(names) <= set(own):
+            raise ValueError(f"the model has objectives {tuple(names)}, but task {self.name} has {own}")
         self.objectives = tuple(objective for objective in self.objectives if objective.name in names)
 
     def losses(self, model: Any, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Any]:
@@ -129,6 +135,21 @@ class Task:
     def outputs(self, model: Any, batch: Batch) -> Mapping[str, Tensor]:
         """What an evaluation compares with ``batch.targets``."""
         return model(*batch.inputs)
+
+    def results(self) -> dict[str, bool]:
+        """Keys of an evaluation, ``<objective>/<metric>`` -> whether higher is better."""
+        found = {}
+        for o in self.objectives:
+            found[f"{o.name}/loss"] = False
+            found |= {f"{o.name}/{key}": bool(m.make().higher_is_better) for key, m in o.measures.items()}
+        return found
+
+    def evaluate(self, model: Any, split_name: str, batches: Iterable[Batch]) -> dict[str, float] | None:
+        """Values for keys of :meth:`results`, for a task whose results are not sums over samples; ``None``: losses and measures.
+
+        ``model`` is in eval mode, and no gradients are recorded.
+        """
+        return None
 
     def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
         """Sample predictions for the report, caption -> figure. ``model`` is in eval mode."""

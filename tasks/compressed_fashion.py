@@ -1,0 +1,110 @@
+"""Compressed Fashion-MNIST: a garment seen through a few random measurements. What does it look like, and what is it?
+
+Each of the m measurements is a random Gaussian combination of all pixels of the 32 x 32 image (28 x 28 with a black margin).
+The matrix is drawn once from a seed. m = 64 measurements of 1,024 pixels leave most of the image open; what is known about
+garments fills it in.
+
+Inputs: m standardised measurements. Objectives: ``image``, its pixels in [0, 1]; ``class``, ten classes. 55,000 images are
+trained on, 5,000 validate, 10,000 test.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.image import PeakSignalNoiseRatio
+
+from tasks.criteria import CrossEntropy, SquaredError
+from tasks.fashion import CLASSES, fashion_splits
+from tasks.registry import register_task
+from tasks.task import Batch, Measure, Objective, Splits, Task, TensorData
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["CompressedFashion"]
+
+
+@register_task("compressed_fashion")
+class CompressedFashion(Task):
+    """Reconstruct and classify a garment from random measurements.
+
+    Args:
+        measurements: How many.
+        image_size: Side of the images: 28, or more with a black margin.
+        matrix_seed: Of the measurements.
+        download: Fetch Fashion-MNIST (31 MB) if it is not found.
+
+    Raises:
+        ValueError: No measurements, or ``image_size`` below 28.
+    """
+
+    def __init__(
+        self, measurements: int = 64, image_size: int = 32, matrix_seed: int = 0, download: bool = False
+    ) -> None:
+        super().__init__()
+        if measurements < 1 or image_size < 28:
+            raise ValueError(
+                "compressed_fashion: measurements must be at least 1 and image_size at least 28, "
+                f"got {measurements} and {image_size}"
+            )
+        self.measurements = measurements
+        self.image_size = image_size
+        self.matrix_seed = matrix_seed
+        self.download = download
+        self.facts = {
+            "in_features": measurements,
+            "in_channels": 1,
+            "image_size": image_size,
+            "classes": len(CLASSES),
+            "classifiers": {"class": len(CLASSES)},
+        }
+        psnr = Measure(lambda: PeakSignalNoiseRatio(data_range=1.0))  # of the mean error over all images
+        accuracy = Measure(lambda: MulticlassAccuracy(len(CLASSES), average="micro"))
+        self.objectives = (
+            Objective("image", SquaredError("grey value"), {"psnr": psnr}),
+            Objective("class", CrossEntropy(CLASSES), {"accuracy": accuracy}),
+        )
+
+    def load(self, data_dir: Path) -> Splits:
+        """Read and measure the images. Raises DataError if they are missing or damaged."""
+        parts = [(self._pad(images), labels) for images, labels in fashion_splits(data_dir, self.download)]
+        random = torch.Generator().manual_seed(self.matrix_seed)
+        matrix = torch.randn(self.image_size**2, self.measurements, generator=random)
+        measured = [images.flatten(1) @ matrix for images, _ in parts]
+        mean, std = measured[0].mean(0), measured[0].std(0)
+        return Splits(
+            *(
+                TensorData(((values - mean) / std,), {"image": images, "class": labels.long()})
+                for values, (images, labels) in zip(measured, parts, strict=True)
+            )
+        )
+
+    def _pad(self, images: Tensor) -> Tensor:
+        margin = self.image_size - images.shape[-1]
+        return F.pad(images[:, None], (margin // 2, margin - margin // 2) * 2).float().div_(255)
+
+    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+        """Images above what the model makes of their measurements."""
+        from matplotlib.figure import Figure
+
+        assert isinstance(split, TensorData)
+        batch = split.batch(torch.arange(min(12, len(split)), device=split.inputs[0].device))
+        outputs = model(*batch.inputs)
+        rows = [batch.targets["image"], outputs["image"].float()]
+        sheet = torch.cat([torch.cat(list(row[:, 0].cpu().clamp(0, 1)), dim=1) for row in rows])
+        figure = Figure(figsize=(9.0, 2.4))
+        axes = figure.add_subplot()
+        axes.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1)
+        axes.grid(False)
+        centres = [(row + 0.5) * self.image_size for row in range(max(len(batch.inputs[0]), 2))]
+        axes.set_yticks(centres[:2], ["image", "reconstruction"])
+        guesses = [CLASSES[index] for index in outputs["class"].argmax(1).tolist()]
+        axes.set_xticks(centres[: len(guesses)], guesses, rotation=45, ha="right")
+        return {f"Images, reconstructions from {self.measurements} measurements, and predicted classes.": figure}

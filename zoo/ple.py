@@ -1,0 +1,243 @@
+"""Progressive layered extraction: experts of everyone and experts of one objective, level upon level.
+
+In a plain mixture of experts every objective pulls at every expert. Here each objective also has experts that no other
+objective's gate can choose, so what they disagree about has a place to go. The shared experts of the next level read a
+mixture of all experts, so knowledge still flows from any objective to any other. With one level this is the customised
+gate control of the same paper.
+
+    x (B, in_features) = state a = common state = state b
+      state a -> own experts a --> mixture by gate a (own a, shared)                -> state a      levels - 1 times
+      common  -> shared experts -> mixture by the shared gate (own a, shared, own b) -> common
+      state b -> own experts b --> mixture by gate b (own b, shared)                -> state b
+    last level:
+      common  -> shared experts -> features (B, shared_experts, width), with each objective's state
+      state a -> own experts a --> mixture by gate a (own a, shared) -> tower a -> a
+      state b -> own experts b --> mixture by gate b (own b, shared) -> tower b -> b
+
+Shared parameters: all experts and shared gates below the last level, and its shared experts; with three levels or more also
+the gates below the last two. The other gates, the own experts of the last level and the towers have one objective each.
+Features for ``at="features"``: the outputs of the last shared experts, and the state of each objective.
+Origin: H. Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for Personalized
+Recommendations", RecSys 2020.
+
+    model = create_model("ple", in_features=21, classifiers={"cut": 5}, regressors={"price": 1})
+    outputs = model(x)                          # {"cut": (B, 5), "price": (B, 1)}
+    balancer.backward({"cut": cross_entropy(outputs["cut"], y), "price": mse_loss(outputs["price"], z)})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from balancing.protocol import Phase
+from zoo.registry import ModelInfo, register_model
+
+__all__ = ["PLE", "ple"]
+
+
+def _mlp(inputs: int, width: int, depth: int, dropout: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        layers += [nn.Linear(width if index else inputs, width), nn.SiLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers)
+
+
+class _Experts(nn.ModuleList):
+    """Networks that see the same input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) -> (B, experts, width)."""
+        return torch.stack([expert(x) for expert in self], dim=1)
+
+
+def _mixture(gate: nn.Module, x: Tensor, experts: Tensor) -> Tensor:
+    """What the gate chooses for x (B, inputs) from the experts (B, experts, width), as (B, width)."""
+    return (gate(x).softmax(dim=1)[:, :, None] * experts).sum(dim=1)
+
+
+class _Level(nn.Module):
+    """The experts and gates of one level; the last level needs no shared gate, as nothing reads its common state."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        inputs: int,
+        width: int,
+        depth: int,
+        own: int,
+        shared: int,
+        dropout: float,
+        last: bool,
+    ) -> None:
+        super().__init__()
+
+        def experts(count: int) -> _Experts:
+            return _Experts(_mlp(inputs, width, depth, dropout) for _ in range(count))
+
+        self.shared = experts(shared)
+        self.own = nn.ModuleDict({name: experts(own) for name in names})
+        self.gate = nn.ModuleDict({name: nn.Linear(inputs, own + shared) for name in names})
+        self.shared_gate = None if last else nn.Linear(inputs, len(names) * own + shared)
+
+    def forward(self, common: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Common state and state of each objective -> the same for the next level."""
+        assert self.shared_gate is not None
+        shared = self.shared(common)
+        own = [experts(state) for experts, state in zip(self.own.values(), states, strict=True)]
+        mixed = [
+            _mixture(gate, state, torch.cat([experts, shared], dim=1))
+            for gate, state, experts in zip(self.gate.values(), states, own, strict=True)
+        ]
+        return _mixture(self.shared_gate, common, torch.cat([*own, shared], dim=1)), mixed
+
+
+class PLE(nn.Module, PyTorchModelHubMixin):
+    """Levels of shared and own MLP experts, with an MLP tower per objective.
+
+    Args:
+        in_features: Number of inputs.
+        classifiers: Objective -> number of classes; the output is logits (B, classes).
+        regressors: Objective -> number of values; the output is values (B, dims).
+        levels: Number of levels, at least 1.
+        shared_experts: Number of shared experts in each level, at least 1.
+        own_experts: Number of experts of each objective in each level, at least 1.
+        width: Units of every hidden layer of experts and towers.
+        depth: Number of hidden layers of an expert, at least 1.
+        tower_depth: Number of hidden layers between an objective's last mixture and its linear output; may be 0.
+        dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
+
+    Raises:
+        ValueError: No objectives, an objective named twice, or a value out of range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        classifiers: Mapping[str, int],
+        regressors: Mapping[str, int],
+        levels: int = 2,
+        shared_experts: int = 1,
+        own_experts: int = 1,
+        width: int = 96,
+        depth: int = 2,
+        tower_depth: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        sizes = {**classifiers, **regressors}
+        if not sizes or len(sizes) < len(classifiers) + len(regressors):
+            raise ValueError("ple needs at least one objective, and a different name for each")
+        if min(in_features, levels, shared_experts, own_experts, width, depth, *sizes.values()) < 1 or tower_depth < 0:
+            raise ValueError(
+                "ple: in_features, levels, shared_experts, own_experts, width, depth and the size of every head "
+                "must be at least 1, tower_depth 0"
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"ple: dropout must be in [0, 1), got {dropout}")
+        self.objectives = tuple(sizes)
+        self.levels = nn.ModuleList(
+            _Level(
+                self.objectives,
+                width if index else in_features,
+                width,
+                depth,
+                own_experts,
+                shared_experts,
+                dropout,
+                last=index == levels - 1,
+            )
+            for index in range(levels)
+        )
+        self.head = nn.ModuleDict(
+            {
+                name: nn.Sequential(*_mlp(width, width, tower_depth, dropout), nn.Linear(width, size))
+                for name, size in sizes.items()
+            }
+        )
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """One phase: all objectives together."""
+        return (Phase("train", self.objectives),)
+
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, in_features) -> the last shared experts (B, shared_experts, width), and the state of each objective."""
+        common, states = x, [x] * len(self.objectives)
+        for level in self.levels[:-1]:
+            common, states = level(common, states)
+        return self._last.shared(common), *states
+
+    def heads(self, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """What :meth:`features` gives -> one output per objective."""
+        shared, *states = features
+        last, outputs = self._last, {}
+        for name, state in zip(self.objectives, states, strict=True):
+            experts = torch.cat([last.own[name](state), shared], dim=1)
+            outputs[name] = self.head[name](_mixture(last.gate[name], state, experts))
+        return outputs
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, in_features) -> one output per objective."""
+        return self.heads(self.features(x))
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Everything but the heads, if there is more than one."""
+        own = {p for name in self.objectives for p in self.objective_parameters(name)}
+        return [p for p in self.parameters() if p not in own]
+
+    def objective_parameters(self, name: str) -> list[nn.Parameter]:
+        """Own experts and gate of the last level, the gate that feeds them, the tower; all if there is no other."""
+        if len(self.objectives) == 1:
+            return list(self.parameters())
+        gates = [cast(_Level, level).gate[name] for level in self.levels[-2:]]
+        parts = [*gates, self._last.own[name], self.head[name]]
+        return [p for part in parts for p in part.parameters()]
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The levels and the towers, for an optimizer each."""
+        return {"levels": self.levels, "heads": self.head}
+
+    @property
+    def _last(self) -> _Level:
+        return cast(_Level, self.levels[-1])
+
+
+@register_model(
+    ModelInfo(
+        summary="levels of shared and own MLP experts, mixed by gates, for tables",
+        inputs="x (B, in_features)",
+        objectives="any number of classifiers and regressors",
+        default_task="diamonds",
+        origin="Tang et al., RecSys 2020",
+    )
+)
+def ple(
+    in_features: int,
+    classifiers: Mapping[str, int],
+    regressors: Mapping[str, int],
+    levels: int = 2,
+    shared_experts: int = 1,
+    own_experts: int = 1,
+    width: int = 96,
+    depth: int = 2,
+    tower_depth: int = 1,
+    dropout: float = 0.0,
+) -> PLE:
+    """The levels of :class:`PLE`."""
+    return PLE(
+        in_features,
+        classifiers,
+        regressors,
+        levels,
+        shared_experts,
+        own_experts,
+        width,
+        depth,
+        tower_depth,
+        dropout,
+    )

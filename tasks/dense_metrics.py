@@ -1,0 +1,246 @@
+"""Metrics of maps, over the pixels that have a truth: (N,) labels, (N,) depths, (N, 3) normals.
+
+Public code averages in two ways that differ whenever batches do:
+
+    pooled    sums and counts over all pixels of a split, so that the size of batches does not matter
+    mtan      mean of the batches' means and of their medians; classes that never occur make mIoU not a number
+
+The second is how S. Liu et al. (MTAN, CVPR 2019) and the papers that build on their code report depth and normals, there with
+batches of two pictures. Their confusion matrix is pooled in both.
+
+    measures = depth_measures("pooled")          # {"abs_err": Measure(...), "rel_err": ..., "rmse": ..., "delta1": ...}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, MeanAbsolutePercentageError, MeanSquaredError, Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+from tasks.task import Measure
+
+__all__ = [
+    "AngleMean",
+    "AngleMedian",
+    "MeanIoU",
+    "PerBatch",
+    "RatioWithin",
+    "WithinAngle",
+    "angles",
+    "depth_measures",
+    "normal_measures",
+    "segmentation_measures",
+]
+
+Protocol = Literal["pooled", "mtan"]
+
+
+class MeanIoU(MulticlassJaccardIndex):
+    """Mean over classes of intersection / union, both counted over all pixels.
+
+    Args:
+        classes: Number of classes.
+        protocol: With ``pooled``, a class that is neither predicted nor true is left out; with ``mtan``, the result is NaN.
+    """
+
+    def __init__(self, classes: int, protocol: Protocol = "pooled") -> None:
+        super().__init__(classes, average="macro", validate_args=False)
+        self.protocol = protocol
+
+    def compute(self) -> Tensor:
+        """The mean, in [0, 1]."""
+        if self.protocol == "mtan" and self.absent:
+            return torch.full((), torch.nan, device=self.confmat.device)
+        return super().compute()
+
+    @property
+    def absent(self) -> list[int]:
+        """Classes that were neither predicted nor true so far."""
+        return torch.nonzero(self.confmat.sum(0) + self.confmat.sum(1) == 0).flatten().tolist()
+
+
+class _PixelMean(Metric):
+    """Mean of a value per pixel."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        values = self.values(prediction, target)
+        self.total += values.sum()
+        self.count += values.numel()
+
+    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
+
+
+class RatioWithin(_PixelMean):
+    """Share of depths that are wrong by a factor below ``limit``, such as 1.25, 1.25 ** 2 or 1.25 ** 3."""
+
+    higher_is_better = True
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
+        # a prediction of 0 or less is wrong by more than any factor
+        close = (prediction < target * self.limit) & (prediction * self.limit > target) & (prediction > 0)
+        return close.float()
+
+
+def angles(prediction: Tensor, target: Tensor) -> Tensor:
+    """Degrees between (N, 3) directions and (N, 3) normals, of any length; 90 for a direction of (0, 0, 0)."""
+    a, b = F.normalize(prediction, dim=-1), F.normalize(target, dim=-1)
+    # unlike the arc cosine, exact for small angles too
+    half = torch.atan2(torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1))
+    return torch.rad2deg(2 * half)
+
+
+class AngleMean(_PixelMean):
+    """Mean angle in degrees."""
+
+    higher_is_better = False
+
+    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return angles(prediction, target)
+
+
+class WithinAngle(_PixelMean):
+    """Share of angles below ``limit`` degrees."""
+
+    higher_is_better = True
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (angles(prediction, target) < self.limit).float()
+
+
+class AngleMedian(Metric):
+    """Median angle in degrees, from a histogram whose bins are 0.001 degrees wide: no pixel is kept."""
+
+    higher_is_better = False
+    full_state_update = False
+    histogram: Tensor
+
+    _PER_DEGREE = 1000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("histogram", torch.zeros(180 * self._PER_DEGREE + 1, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        # a direction that is not a number is as wrong as can be
+        bins = (angles(prediction, target).nan_to_num(nan=180.0) * self._PER_DEGREE).round().long()
+        self.histogram += torch.bincount(bins, minlength=len(self.histogram))
+
+    def compute(self) -> Tensor:
+        below = self.histogram.cumsum(0)
+        count = int(below[-1])
+        if count == 0:
+            return torch.full((), torch.nan, device=below.device)
+        middle = torch.tensor(
+            [(count + 1) // 2, count // 2 + 1], device=below.device
+        )  # the same one if the count is odd
+        return torch.searchsorted(below, middle).float().mean() / self._PER_DEGREE
+
+
+class PerBatch(Metric):
+    """Mean over batches of what ``metric`` says of each.
+
+    Args:
+        metric: Gives a number per batch; reset for every one.
+        keep: Pixels of (N, ...) targets that count.
+    """
+
+    full_state_update = False
+    total: Tensor
+    batches: Tensor
+
+    def __init__(self, metric: Metric, keep: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.metric, self.keep = metric, keep
+        self.metric.sync_on_compute = False  # other processes have other batches
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("batches", torch.tensor(0), dist_reduce_fx="sum")
+
+    @property
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]
+        """As for the metric."""
+        return self.metric.higher_is_better
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """One batch."""
+        if self.keep is not None:
+            kept = self.keep(target)
+            prediction, target = prediction[kept], target[kept]
+        self.metric.reset()
+        self.metric.update(prediction, target)
+        self.total += self.metric.compute()
+        self.batches += 1
+
+    def compute(self) -> Tensor:
+        """Mean over the batches so far."""
+        return self.total / self.batches
+
+
+def segmentation_measures(classes: int, protocol: Protocol = "pooled") -> dict[str, Measure]:
+    """mIoU and pixel accuracy."""
+    _check(protocol)
+    return {
+        "miou": Measure(partial(MeanIoU, classes, protocol)),
+        "pixel_accuracy": Measure(partial(MulticlassAccuracy, classes, average="micro", validate_args=False)),
+    }
+
+
+def depth_measures(protocol: Protocol = "pooled") -> dict[str, Measure]:
+    """Absolute error and its root mean square in the unit of the data, relative error, shares within factors of 1.25."""
+    make: dict[str, Callable[[], Metric]] = {
+        "abs_err": MeanAbsoluteError,
+        "rel_err": MeanAbsolutePercentageError,
+        "rmse": partial(MeanSquaredError, squared=False),
+        **{f"delta{k}": partial(RatioWithin, 1.25**k) for k in (1, 2, 3)},
+    }
+    return _measures(make, protocol)
+
+
+def normal_measures(protocol: Protocol = "pooled") -> dict[str, Measure]:
+    """Mean and median angle in degrees, shares within 11.25, 22.5 and 30 degrees."""
+    limits = {"within_11_25": 11.25, "within_22_5": 22.5, "within_30": 30.0}
+    make: dict[str, Callable[[], Metric]] = {
+        "mean": AngleMean,
+        "median": AngleMedian,
+        **{name: partial(WithinAngle, limit) for name, limit in limits.items()},
+    }
+    # public code takes a normal for unknown if its components add up to 0
+    return _measures(make, protocol, keep=lambda target: target.sum(-1) != 0)
+
+
+def _measures(make: dict[str, Callable[[], Metric]], protocol: Protocol, **batch: Any) -> dict[str, Measure]:
+    _check(protocol)
+    if protocol == "pooled":
+        return {name: Measure(build) for name, build in make.items()}
+    return {name: Measure(lambda build=build: PerBatch(build(), **batch)) for name, build in make.items()}  # type: ignore[misc]
+
+
+def _check(protocol: str) -> None:
+    if protocol not in ("pooled", "mtan"):
+        raise ValueError(f"protocol must be pooled or mtan, got {protocol!r}")

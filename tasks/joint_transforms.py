@@ -1,0 +1,195 @@
+"""Augmentations that move an image and its labels, depth and normals together.
+
+Albumentations draws the numbers, applies the colours and composes; what geometry does to depth and normals is written here,
+as it does not know of either: zooming in by s brings everything s times closer (metric depth / s, disparity * s), a mirror
+negates the x of normals, and normals have length 1 again after they were interpolated.
+
+    sample {"image", "segmentation", "depth", "normals"} -> zoom and crop -> mirror -> brightness, contrast -> sample
+
+The result is a pure function of the sample and a seed. With :func:`sample_seed` it depends on (seed, epoch, index) alone, so
+workers never repeat one another, and a resumed run sees what an uninterrupted one would.
+
+    move = JointTransform(zooms=(1.0, 1.2, 1.5))
+    sample = move(sample, sample_seed(seed=0, epoch=3, index=17))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks a server for its newest version when it is imported
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+__all__ = ["JointTransform", "planes", "resize_sample", "sample_seed"]
+
+Sample = dict[str, np.ndarray]
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """A number in [0, 2^32) that differs between seeds, epochs and samples without a pattern."""
+    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0])
+
+
+class JointTransform:
+    """Random zoom, mirror, brightness and contrast for a sample of aligned maps.
+
+    A sample has ``image`` (H, W, 3) float32 in [0, 1] and any of ``segmentation`` (H, W) int16, ``depth`` (H, W) float32 with 0
+    where unknown, ``normals`` (3, H, W) float32 with 0 where unknown.
+
+    Args:
+        zooms: One of these factors is drawn, a window smaller by it cropped at random, and brought back to full size.
+        mirror: Probability of a horizontal flip.
+        jitter: Largest relative change of brightness and of contrast.
+        inverse_depth: Depth is a disparity, which grows when things come closer.
+        protocol: ``pooled``: the geometry above. ``mtan``: as public code does, which aligns corners when it interpolates,
+            does not bring normals back to length 1, and divides a disparity too.
+
+    Raises:
+        ValueError: A zoom below 1, or a probability or jitter outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        zooms: Sequence[float] = (1.0, 1.2, 1.5),
+        mirror: float = 0.5,
+        jitter: float = 0.0,
+        inverse_depth: bool = False,
+        protocol: Literal["pooled", "mtan"] = "pooled",
+    ) -> None:
+        if not zooms or min(zooms) < 1:
+            raise ValueError(f"zooms must be at least 1, got {tuple(zooms)}")
+        if not 0 <= mirror <= 1 or not 0 <= jitter <= 1:
+            raise ValueError(f"mirror and jitter must be in [0, 1], got {mirror} and {jitter}")
+        steps: list[A.BasicTransform] = [_Zoom(tuple(zooms), inverse_depth, protocol == "mtan"), _Mirror(p=mirror)]
+        if jitter > 0:
+            steps.append(A.RandomBrightnessContrast(brightness_limit=jitter, contrast_limit=jitter, p=1.0))
+        # strict: an argument or a map that albumentations does not know is an error, not left as it was
+        self._compose = A.Compose(steps, strict=True)
+
+    def __call__(self, sample: Sample, seed: int) -> Sample:
+        """The sample after the augmentation that ``seed`` decides."""
+        self._compose.set_random_seed(seed)
+        return self._compose(**sample)
+
+
+def planes(array: np.ndarray) -> np.ndarray:
+    """(H, W, 3) float32 -> (3, H, W), faster than a transposed copy."""
+    out = np.empty((3, *array.shape[:2]), np.float32)
+    cv2.split(array, list(out))
+    return out
+
+
+def resize_sample(sample: Sample, height: int, width: int) -> Sample:
+    """All maps at another size: the image averages, labels and depth take the nearest value, normals stay of length 1."""
+    if sample["image"].shape[:2] == (height, width):
+        return sample
+    methods: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+        "image": lambda image: cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA),
+        "segmentation": lambda labels: _nearest(labels, height, width),
+        "depth": lambda depth: _nearest(depth, height, width),
+        "normals": lambda normals: _unit(normals, height, width),
+    }
+    return {name: methods[name](values) for name, values in sample.items()}
+
+
+class _Joint(A.DualTransform):
+    """A transform that knows the maps of a sample by name."""
+
+    @property
+    def targets(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "image": self.apply,
+            "segmentation": self.apply_to_mask,
+            "depth": self.apply_to_depth,
+            "normals": self.apply_to_normals,
+        }
+
+    def apply_to_depth(self, depth: np.ndarray, **parameters: Any) -> np.ndarray:
+        return self.apply_to_mask(depth, **parameters)
+
+    def apply_to_normals(self, normals: np.ndarray, **parameters: Any) -> np.ndarray:
+        raise NotImplementedError
+
+
+class _Mirror(_Joint):
+    def apply(self, img: np.ndarray, **parameters: Any) -> np.ndarray:
+        return cv2.flip(img, 1)
+
+    def apply_to_normals(self, normals: np.ndarray, **parameters: Any) -> np.ndarray:
+        mirrored = np.stack([cv2.flip(plane, 1) for plane in normals])
+        mirrored[0] *= -1
+        return mirrored
+
+
+class _Zoom(_Joint):
+    def __init__(self, zooms: tuple[float, ...], inverse_depth: bool, mtan: bool) -> None:
+        super().__init__(p=1.0)
+        self.zooms, self.mtan = zooms, mtan
+        self.multiplies = inverse_depth and not mtan
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        height, width = params["shape"][:2]
+        zoom = self.py_random.choice(self.zooms)
+        rows, columns = max(int(height / zoom), 1), max(int(width / zoom), 1)
+        top, left = self.py_random.randint(0, height - rows), self.py_random.randint(0, width - columns)
+        return {"zoom": zoom, "window": (slice(top, top + rows), slice(left, left + columns)), "size": (height, width)}
+
+    def apply(self, img: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any) -> np.ndarray:
+        if zoom == 1:
+            return img
+        return (
+            _corners(img[window].transpose(2, 0, 1), *size).transpose(1, 2, 0)
+            if self.mtan
+            else _linear(img[window], *size)
+        )
+
+    def apply_to_mask(
+        self, mask: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any
+    ) -> np.ndarray:
+        return mask if zoom == 1 else _nearest(mask[window], *size)
+
+    def apply_to_depth(self, depth: np.ndarray, zoom: float = 1.0, **parameters: Any) -> np.ndarray:
+        near = self.apply_to_mask(depth, zoom=zoom, **parameters)
+        return near * np.float32(zoom if self.multiplies else 1 / zoom)
+
+    def apply_to_normals(
+        self, normals: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any
+    ) -> np.ndarray:
+        if zoom == 1:
+            return normals
+        near = normals[(slice(None), *window)]
+        return _corners(near, *size) if self.mtan else _unit(near, *size)
+
+
+def _nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows = np.arange(height) * values.shape[0] // height
+    columns = np.arange(width) * values.shape[1] // width
+    return values.take(rows, axis=0).take(columns, axis=1)
+
+
+def _linear(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _corners(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """As public code interpolates (C, H, W): the first and last pixels stay where they are."""
+    return F.interpolate(torch.from_numpy(values)[None], (height, width), mode="bilinear", align_corners=True)[
+        0
+    ].numpy()
+
+
+def _unit(normals: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Normals interpolated to length 1; 0 where the nearest one is unknown, or opposite ones cancel."""
+    smooth = np.stack([_linear(plane, height, width) for plane in normals])
+    length = np.sqrt(np.einsum("chw,chw->hw", smooth, smooth))
+    known = _nearest(np.asarray(normals.any(axis=0)), height, width) & (length > 0.01)
+    length[~known] = np.inf
+    smooth /= length
+    return smooth

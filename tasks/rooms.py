@@ -1,0 +1,209 @@
+"""Rooms: what is where, how far, and which way does it face?
+
+Furnished rooms, ray-cast from a seed (see tasks/room_renderer.py): pictures with the 13 classes of NYUv2, depth in metres and
+surface normals, for work on dense prediction without a download. They are rendered once, by all processors, into
+``<data_dir>/rooms-v<recipe>-<height>x<width>-seed<seed>`` in the layout of MTAN's NYUv2 files, which other public code reads
+as well. An interrupted rendering goes on where it stopped, and a larger set keeps the rooms of a smaller one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tasks import room_renderer
+from tasks.dense_folders import DenseData, DenseTask, NpyFolder
+from tasks.registry import register_task
+from tasks.room_renderer import KINDS, SPLITS, VERSION
+from tasks.task import DataError, Splits
+
+__all__ = ["Rooms", "render_rooms"]
+
+_MANIFEST = "rooms.json"
+
+
+@register_task("rooms")
+class Rooms(DenseTask):
+    """Segmentation (13 classes), depth and normals of rooms that are rendered on first use.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        train: Number of rooms to train on.
+        val: Number of rooms to select on.
+        test: Number of rooms to test on.
+        seed: Of the rooms.
+        holes: Leave out depth and labels where a camera would have none, at edges and on grazing surfaces.
+        protocol: ``pooled``: sums over all pixels. ``mtan``: averages over batches and augmentation as in public code.
+        augment: Zoom and mirror training pictures.
+        jitter: Largest relative change of brightness and contrast in training.
+        rarity: A class counts in the loss as its frequency to the power of minus this; 0: every pixel counts the same.
+
+    Raises:
+        ValueError: A value out of range.
+    """
+
+    def __init__(
+        self,
+        height: int = 96,
+        width: int = 128,
+        train: int = 1000,
+        val: int = 100,
+        test: int = 200,
+        seed: int = 0,
+        holes: bool = True,
+        protocol: Literal["pooled", "mtan"] = "pooled",
+        augment: bool = True,
+        jitter: float = 0.0,
+        rarity: float = 0.5,
+    ) -> None:
+        maps = ("segmentation", "depth", "normals")
+        super().__init__(protocol, augment, jitter, room_renderer.CLASSES, maps, rarity)
+        if min(height, width) < 8:
+            raise ValueError(f"rooms: height and width must be at least 8, got {height} and {width}")
+        if min(train, val, test) < 1:
+            raise ValueError(f"rooms: train, val and test must be at least 1, got {train}, {val} and {test}")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"rooms: seed must be in [0, 2^32), got {seed}")
+        self.options = {"seed": seed, "height": height, "width": width, "holes": holes}
+        self.counts = dict(zip(SPLITS, (train, val, test), strict=True))
+
+    def load(self, data_dir: Path) -> Splits:
+        """Render what is not in ``data_dir`` yet."""
+        options = self.options
+        key = f"v{VERSION}-{options['height']}x{options['width']}-seed{options['seed']}"
+        root = data_dir / f"rooms-{key}{'' if options['holes'] else '-whole'}"
+        render_rooms(root, self.counts, self.options)
+        maps = dict(zip(("image", "segmentation", "depth", "normals"), KINDS, strict=True))
+        remedy = "delete it, and it is rendered again"
+        parts = [
+            DenseData(
+                NpyFolder(root / split, maps, len(self.classes), remedy, count),
+                range(count),
+                self.transform if split == "train" else None,
+            )
+            for split, count in self.counts.items()
+        ]
+        return Splits(*parts)
+
+
+def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], processes: int | None = None) -> None:
+    """Make sure that ``root`` has the first rooms of each split.
+
+    Args:
+        root: Folder of the set.
+        counts: Split -> number of rooms.
+        options: Arguments of :func:`tasks.room_renderer.render_room` that are the same for all rooms.
+        processes: How many render at once; default one per processor.
+
+    Raises:
+        DataError: The folder holds other rooms, or cannot be written.
+    """
+    try:
+        for split in counts:
+            for kind in KINDS:
+                (root / split / kind).mkdir(parents=True, exist_ok=True)
+        with _alone(root / ".lock"):
+            _check_manifest(root / _MANIFEST, {"recipe": VERSION, **options})
+            missing = _missing(root, counts)
+            if missing:
+                _render(root, missing, options, processes or _processors())
+    except OSError as error:
+        raise DataError(f"rooms: cannot write to {root} ({error}); set data_dir to a folder with space") from None
+
+
+def _missing(root: Path, counts: dict[str, int]) -> list[tuple[str, int]]:
+    """Rooms that lack one of their files."""
+    found = {(split, kind): set(os.listdir(root / split / kind)) for split in counts for kind in KINDS}
+    return [
+        (split, index)
+        for split, count in counts.items()
+        for index in range(count)
+        if any(f"{index}.npy" not in found[split, kind] for kind in KINDS)
+    ]
+
+
+def _check_manifest(path: Path, recipe: dict[str, Any]) -> None:
+    """Say what the folder holds, or refuse to mix it with something else."""
+    if not path.is_file():
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(recipe, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        held = None
+    if held != recipe:
+        raise DataError(f"{path} says that this folder holds other rooms ({held}, not {recipe}); move the folder away")
+
+
+def _render(root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], processes: int) -> None:
+    """Programs of their own, not forks or pools: they start at once, without torch, whatever the caller is doing."""
+    processes = min(processes, len(rooms))
+    reading, writing = os.pipe()
+    workers: list[subprocess.Popen[str]] = []
+    with tempfile.TemporaryFile("w+") as complaints, os.fdopen(reading) as done:
+        try:
+            workers.extend(_start(root, rooms[k::processes], options, writing, complaints) for k in range(processes))
+            os.close(writing)  # so that reading ends with the last worker
+            with _progress() as progress:
+                bar = progress.add_task("rendering rooms", total=len(rooms))
+                for _ in done:
+                    progress.advance(bar)
+            codes = [worker.wait() for worker in workers]
+        finally:
+            for worker in workers:
+                worker.terminate()
+                worker.wait()
+        if any(codes):
+            complaints.seek(0)
+            last = (complaints.read().strip().splitlines() or ["no message"])[-1]
+            raise DataError(f"rooms: rendering into {root} failed ({last}); what is done is kept")
+
+
+def _start(
+    root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], output: int, complaints: IO[str]
+) -> subprocess.Popen[str]:
+    # -P: the modules beside the program must not hide those of Python
+    command = [sys.executable, "-P", room_renderer.__file__]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=complaints, text=True)
+    assert worker.stdin is not None
+    with contextlib.suppress(BrokenPipeError), worker.stdin as order:  # its own complaint says more
+        json.dump({"folder": str(root), "options": options, "rooms": rooms}, order)
+    return worker
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time, where the system can lock files; the others find the rooms rendered."""
+    try:
+        import fcntl
+    except ImportError:
+        yield  # two processes would do the same work twice, with the same result
+        return
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

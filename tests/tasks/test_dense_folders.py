@@ -1,0 +1,320 @@
+"""Public layouts of dense data, made here in exactly their conventions, whole and damaged."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from tasks import DataError, create_task
+
+H, W = 16, 24
+
+
+def unit(random):
+    normals = random.randn(H, W, 3)
+    normals /= np.linalg.norm(normals, axis=2, keepdims=True)
+    normals[-2:] = 0
+    return normals
+
+
+def arrays(index, classes=13):
+    """One sample as MTAN's files have it: float64 image and normals, float labels, metric depth with a last axis."""
+    random = np.random.RandomState(index)
+    label = random.randint(-1, classes, (H, W)).astype(np.float32)
+    depth = random.uniform(0.5, 9, (H, W, 1)).astype(np.float32)
+    depth[:2] = 0
+    return {"image": random.rand(H, W, 3), "label": label, "depth": depth, "normal": unit(random)}
+
+
+def save(root, counts, classes=13, kinds=("image", "label", "depth", "normal"), rename=None):
+    for split, count in counts.items():
+        for kind in kinds:
+            folder = root / split / (rename or {}).get(kind, kind)
+            folder.mkdir(parents=True)
+            for i in range(count):
+                np.save(folder / f"{i}.npy", arrays(i, classes)[kind])
+    return root
+
+
+@pytest.fixture
+def nyuv2(tmp_path):
+    return save(tmp_path / "nyuv2", {"train": 10, "val": 4})
+
+
+def test_nyuv2_is_read_in_the_conventions_of_its_files(nyuv2):
+    task = create_task("nyuv2", validation=0.2, augment=False)
+    train, val, test = task.splits(nyuv2.parent)
+    assert (len(train), len(val), len(test)) == (8, 2, 4)
+    (image,), targets = train[3]
+    disk = arrays(3)
+    assert {name: (value.dtype, tuple(value.shape)) for name, value in targets.items()} == {
+        "segmentation": (torch.int64, (H, W)),
+        "depth": (torch.float32, (1, H, W)),
+        "normals": (torch.float32, (3, H, W)),
+    }
+    np.testing.assert_array_equal(image.permute(1, 2, 0), disk["image"].astype(np.float32))
+    np.testing.assert_array_equal(targets["segmentation"], disk["label"])
+    np.testing.assert_array_equal(targets["depth"][0], disk["depth"][..., 0])
+    np.testing.assert_array_equal(targets["normals"].permute(1, 2, 0), disk["normal"].astype(np.float32))
+    assert task.facts == {
+        "in_channels": 3,
+        "segmentation_classes": 13,
+        "maps": ("segmentation", "depth", "normals"),
+    }
+
+
+def test_validation_is_held_out_of_training_and_test_is_the_public_one(nyuv2):
+    train, val, test = create_task("nyuv2", augment=False).splits(nyuv2.parent)
+    shown = [batch.inputs[0].numpy().tobytes() for part in (train, val) for batch in part]
+    assert len(set(shown)) == 10
+    assert torch.equal(test[2].inputs[0], create_task("nyuv2", augment=False).splits(nyuv2.parent).test[2].inputs[0])
+    _, val, test = create_task("nyuv2", validation=0).splits(nyuv2.parent)
+    assert val is test
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float64])
+def test_any_type_of_image_is_accepted(nyuv2, dtype):
+    image = arrays(0)["image"]
+    np.save(
+        nyuv2 / "train/image/0.npy", np.rint(image * 255).astype(dtype) if dtype == np.uint8 else image.astype(dtype)
+    )
+    loaded = create_task("nyuv2", augment=False).splits(nyuv2.parent).train[0].inputs[0]
+    np.testing.assert_allclose(loaded.permute(1, 2, 0), image, atol=0.003)
+
+
+def broken(path, change):
+    if callable(change):
+        np.save(path, change(np.load(path)))
+    else:
+        path.write_bytes(path.read_bytes()[:change])
+
+
+def with_value(value):
+    def change(array):
+        array = array.copy()
+        array.flat[7] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "problem"),
+    [
+        ("image/2.npy", 500, "damaged"),
+        ("image/2.npy", 0, "damaged"),
+        ("label/2.npy", 100, "damaged"),
+        ("image/2.npy", lambda a: a[..., :2], r"an image must be \(H, W, 3\)"),
+        ("image/2.npy", lambda a: a * 255, r"an image must be in \[0, 1\]"),
+        ("image/2.npy", with_value(np.nan), r"an image must be in \[0, 1\]"),
+        ("label/2.npy", with_value(13), "labels must be whole numbers from -1 to 12"),
+        ("label/2.npy", with_value(255), "labels must be"),
+        ("label/2.npy", lambda a: a.astype(str), "its numbers are"),
+        ("label/2.npy", with_value(1.5), "labels must be"),
+        ("label/2.npy", with_value(np.nan), "labels must be"),
+        ("label/2.npy", lambda a: a[:-1], "it is 15 x 24 pixels, its image 16 x 24"),
+        ("depth/2.npy", with_value(np.nan), "depth must be finite"),
+        ("depth/2.npy", with_value(np.inf), "depth must be finite"),
+        ("depth/2.npy", with_value(-1), "depth must be finite and not negative"),
+        ("depth/2.npy", lambda a: np.repeat(a, 2, axis=2), "depth must be"),
+        ("normal/2.npy", with_value(np.nan), "normals must have length 1"),
+        ("normal/2.npy", lambda a: a * 127, "normals must have length 1"),
+        ("normal/2.npy", lambda a: a.astype(str), "its numbers are"),
+        ("normal/2.npy", lambda a: np.array([None]), "damaged"),
+    ],
+)
+def test_a_damaged_file_is_named_when_it_is_read(nyuv2, file, change, problem):
+    broken(nyuv2 / "train" / file, change)
+    train = create_task("nyuv2").splits(nyuv2.parent).train
+    assert train[1].targets
+    with pytest.raises(DataError, match=problem) as caught:
+        train[2]
+    assert str(nyuv2 / "train" / file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("removed", "problem"),
+    [
+        (["train/depth/9.npy"], r"depth has 9 files, but .*image has 10"),
+        (["train/label/4.npy"], r"label has no 4\.npy"),
+        ([f"val/normal/{i}.npy" for i in range(4)], r"normal has no \.npy files"),
+        ([f"train/image/{i}.npy" for i in range(10)], r"image has no \.npy files"),
+    ],
+)
+def test_a_partial_set_is_refused_before_anything_is_read(nyuv2, removed, problem):
+    for name in removed:
+        (nyuv2 / name).unlink()
+    with pytest.raises(DataError, match=problem):
+        create_task("nyuv2").splits(nyuv2.parent)
+
+
+@pytest.mark.parametrize("name", ["nyuv2", "cityscapes"])
+def test_a_missing_set_says_where_it_was_looked_for_and_where_to_get_it(tmp_path, name):
+    with pytest.raises(DataError, match="unpack them to") as caught:
+        create_task(name).splits(tmp_path)
+    message = str(caught.value)
+    assert str(tmp_path / name / "train/image") in message
+    assert "https://github.com/lorenmt/mtan" in message
+    with pytest.raises(DataError, match="elsewhere"):
+        create_task(name, root=str(tmp_path / "elsewhere")).splits(tmp_path)
+
+
+def test_augmentation_follows_from_seed_epoch_and_index(nyuv2):
+    train = create_task("nyuv2").splits(nyuv2.parent).train
+
+    def images(epoch, workers=0):
+        train.set_epoch(5, epoch)
+        return torch.cat([batch[0][0] for batch in DataLoader(train, batch_size=2, num_workers=workers)])
+
+    first = images(0)
+    assert not torch.equal(first, images(1))
+    assert torch.equal(first, images(0))
+    assert torch.equal(first, images(0, workers=2))
+
+
+def test_reference_losses_need_a_few_samples_only(nyuv2, monkeypatch):
+    task = create_task("nyuv2")
+    read = []
+    train = task.splits(nyuv2.parent).train
+    monkeypatch.setattr(train, "get", lambda i, augment=None, get=train.get: (read.append(i), get(i, augment))[1])
+    prior, initial = task.prior_losses(), task.initial_losses()
+    assert sorted(read) == list(range(9))
+    assert set(prior) == set(initial) == {"segmentation", "depth", "normals"}
+    assert all(np.isfinite([*prior.values(), *initial.values()]))
+    assert prior["segmentation"] < initial["segmentation"] == pytest.approx(np.log(13))
+
+
+def test_pictures_show_four_samples(nyuv2):
+    class Model(torch.nn.Linear):
+        def forward(self, image):
+            size = image.shape[-2:]
+            return {
+                "segmentation": torch.zeros(len(image), 13, *size),
+                "depth": torch.ones(len(image), 1, *size),
+                "normals": torch.ones(len(image), 3, *size),
+            }
+
+    task = create_task("nyuv2")
+    (figure,) = task.pictures(Model(1, 1), task.splits(nyuv2.parent).test).values()
+    assert len(figure.axes) == 4 * 7
+    task.keep(("depth",))
+    (figure,) = task.pictures(Model(1, 1), task.splits(nyuv2.parent).test).values()
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["image", "depth, predicted", "depth, true"]
+
+
+# ---- Cityscapes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["label", "label_7"])
+def test_cityscapes_in_mtans_layout_with_either_name_of_the_labels(tmp_path, folder):
+    kinds = ("image", "label", "depth")
+    save(tmp_path / "cityscapes", {"train": 4, "val": 2}, 7, kinds, {"label": folder})
+    task = create_task("cityscapes", height=H, width=W, augment=False)
+    (image,), targets = task.splits(tmp_path).train[1]
+    np.testing.assert_array_equal(targets["segmentation"], arrays(1, 7)["label"])
+    np.testing.assert_array_equal(targets["depth"][0], arrays(1, 7)["depth"][..., 0])
+    assert task.facts["maps"] == tuple(targets) == ("segmentation", "depth")
+    assert task.facts["segmentation_classes"] == 7
+    assert image.shape == (3, H, W)
+
+
+def test_cityscapes_is_brought_to_the_size_asked_for(tmp_path):
+    save(tmp_path / "cityscapes", {"train": 4, "val": 2}, 7, ("image", "label", "depth"))
+    for part in create_task("cityscapes", height=8, width=12).splits(tmp_path):
+        (image,), targets = part[0]
+        assert image.shape[1:] == targets["segmentation"].shape == targets["depth"].shape[1:] == (8, 12)
+
+
+def save_official(root, cities, size=(32, 16)):
+    random = np.random.RandomState(0)
+    for split, names in cities.items():
+        for city in names:
+            for frame in range(2):
+                stem = f"{city}/{city}_{frame:06}_000019_"
+                pictures = {
+                    f"leftImg8bit/{split}/{stem}leftImg8bit.png": random.randint(0, 256, (*size[::-1], 3)).astype(
+                        np.uint8
+                    ),
+                    f"gtFine/{split}/{stem}gtFine_labelIds.png": random.randint(0, 34, size[::-1]).astype(np.uint8),
+                    f"disparity/{split}/{stem}disparity.png": random.randint(0, 32257, size[::-1]).astype(np.uint16),
+                }
+                for name, pixels in pictures.items():
+                    (root / name).parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(root / name)
+    return root
+
+
+@pytest.fixture
+def official(tmp_path):
+    return save_official(tmp_path / "cityscapes", {"train": ("ulm", "aachen"), "val": ("lindau",)})
+
+
+def test_cityscapes_as_published(official):
+    task = create_task("cityscapes", height=16, width=32, augment=False, classes=19, validation=0.25)
+    train, val, test = task.splits(official.parent)
+    assert (len(train), len(val), len(test)) == (3, 1, 2)
+    (image,), targets = train[1]
+    stem = "train/aachen/aachen_000001_000019_"
+    pixels = np.asarray(Image.open(official / "leftImg8bit" / f"{stem}leftImg8bit.png"))
+    ids = np.asarray(Image.open(official / "gtFine" / f"{stem}gtFine_labelIds.png"))
+    disparity = np.asarray(Image.open(official / "disparity" / f"{stem}disparity.png"))
+    np.testing.assert_allclose(image.permute(1, 2, 0), pixels / 255, atol=1e-6)
+    np.testing.assert_allclose(targets["depth"][0], disparity / 65535, atol=1e-7)
+    wanted = {7: 0, 8: 1, 11: 2, 23: 10, 24: 11, 31: 16, 33: 18, 0: -1, 9: -1, 29: -1, 30: -1}
+    for number, index in wanted.items():
+        assert set(targets["segmentation"][torch.from_numpy(ids == number)].tolist()) <= {index}
+
+
+def test_seven_categories_of_the_official_ids(official):
+    train = create_task("cityscapes", height=16, width=32, augment=False).splits(official.parent).train
+    ids = np.asarray(Image.open(official / "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png"))
+    wanted = {6: -1, 7: 0, 10: 0, 11: 1, 16: 1, 17: 2, 20: 2, 21: 3, 22: 3, 23: 4, 24: 5, 25: 5, 26: 6, 33: 6}
+    for number, index in wanted.items():
+        assert set(train[0].targets["segmentation"][torch.from_numpy(ids == number)].tolist()) <= {index}
+
+
+def test_a_picture_without_labels_is_named(official):
+    path = official / "gtFine/train/ulm/ulm_000000_000019_gtFine_labelIds.png"
+    path.unlink()
+    with pytest.raises(DataError, match="is missing, but") as caught:
+        create_task("cityscapes").splits(official.parent)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pixels", "problem"),
+    [
+        ("leftImg8bit", None, "damaged"),
+        ("disparity", None, "damaged"),
+        ("gtFine_labelIds", np.full((16, 32), 200, np.uint8), "label ids must be"),
+        ("gtFine_labelIds", np.zeros((16, 32, 3), np.uint8), "label ids must be"),
+        ("disparity", np.zeros((8, 32), np.uint16), "it is 8 x 32 pixels"),
+    ],
+)
+def test_a_damaged_picture_is_named(official, kind, pixels, problem):
+    folder = "gtFine" if kind.startswith("gtFine") else kind
+    path = official / folder / f"train/aachen/aachen_000000_000019_{kind}.png"
+    if pixels is None:
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        Image.fromarray(pixels).save(path)
+    train = create_task("cityscapes").splits(official.parent).train
+    with pytest.raises(DataError, match=problem) as caught:
+        train[0]
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("nyuv2", {"protocol": "other"}),
+        ("nyuv2", {"validation": 1.0}),
+        ("nyuv2", {"jitter": 2.0}),
+        ("cityscapes", {"classes": 8}),
+        ("cityscapes", {"height": 0}),
+    ],
+)
+def test_values_out_of_range_are_refused(name, arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        create_task(name, **arguments)

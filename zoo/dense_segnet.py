@@ -1,0 +1,131 @@
+"""SegNet for several maps: encoder and decoder are shared, two convolutions per map are not.
+
+The encoder remembers where in each window the largest value was, and the decoder puts values back to just these places.
+This is the trunk that the literature on balancing compares methods on.
+
+    image (B, C, H, W) -> 5 x [convolutions -> max pooling] -> 5 x [unpooling -> convolutions] -> features (B, width, H, W)
+                                        '--- places of the maxima ---^                             |-> segmentation, logits
+                                                                                                   |-> depth, positive
+                                                                                                   |-> normals, unit vectors
+
+Any size: poolings round up. Shared parameters: encoder and decoder. Features for ``at="features"``: the decoder's output.
+Origin: V. Badrinarayanan et al., "SegNet", TPAMI 2017; a shared one for three maps ("Split"): S. Liu et al., "End-to-End
+Multi-Task Learning with Attention", CVPR 2019.
+
+    model = create_model("dense_segnet", in_channels=3, maps=("segmentation", "depth"), segmentation_classes=13)
+    outputs = model(image)                      # {"segmentation": (B, 13, H, W), "depth": (B, 1, H, W)}
+    balancer.backward({"segmentation": cross_entropy(outputs["segmentation"], y), "depth": l1_loss(outputs["depth"], z)})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from zoo.dense import MapModel, map_sizes
+from zoo.registry import ModelInfo, register_model
+
+__all__ = ["DenseSegNet", "SegNet", "dense_segnet", "prediction"]
+
+_DEPTHS = (2, 2, 3, 3, 3)  # convolutions per stage, those of VGG-16
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+def prediction(width: int, outputs: int) -> nn.Sequential:
+    """The last two convolutions of a map."""
+    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, outputs, 1))
+
+
+def _unpool(values: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size): values at their places, zeros elsewhere."""
+    batch, channels = values.shape[:2]
+    empty = values.new_zeros(batch, channels, size[0] * size[1])
+    return empty.scatter(2, places.flatten(2), values.flatten(2)).view(batch, channels, *size)
+
+
+class SegNet(nn.Module):
+    """Encoder and decoder of five stages each.
+
+    Args:
+        in_channels: Channels of the image.
+        width: Channels of the first stage and of the output; the stages have 1, 2, 4, 8 and 8 times as many.
+    """
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.widths = [width, 2 * width, 4 * width, 8 * width, 8 * width]
+        finer = [in_channels, *self.widths[:-1]]
+        self.encoder = nn.ModuleList(map(self._stage, finer, self.widths, _DEPTHS))
+        finer[0] = width
+        self.decoder = nn.ModuleList(map(self._stage, self.widths[::-1], finer[::-1], _DEPTHS[::-1]))
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, depth: int) -> nn.Sequential:
+        return nn.Sequential(_block(inputs, outputs), *(_block(outputs, outputs) for _ in range(depth - 1)))
+
+    def stages(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(B, C, H, W) -> an early and the last tensor of every stage: encoder from fine to coarse, decoder back again."""
+        found, places, values = [], [], image
+        for stage in self.encoder:
+            first, *rest = stage.children()
+            early = last = first(values)
+            for block in rest:
+                last = block(last)
+            values, maxima = F.max_pool2d(last, 2, ceil_mode=True, return_indices=True)
+            found.append((early, last))
+            places.append((maxima, last.shape[-2:]))
+        for stage, (maxima, size) in zip(self.decoder, reversed(places), strict=True):
+            early = _unpool(values, maxima, size)
+            values = stage(early)
+            found.append((early, values))
+        return found
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, width, H, W)."""
+        return self.stages(image)[-1][1]
+
+
+class DenseSegNet(MapModel, PyTorchModelHubMixin):
+    """SegNet with two convolutions per map.
+
+    Args:
+        in_channels: Channels of the image.
+        maps: Which of segmentation, depth and normals.
+        segmentation_classes: Number of classes, if there is a segmentation.
+        width: Channels of the first stage; 64 in the papers.
+
+    Raises:
+        ValueError: No maps, unknown maps, or a size out of range.
+    """
+
+    def __init__(
+        self, in_channels: int, maps: Sequence[str], segmentation_classes: int | None = None, width: int = 64
+    ) -> None:
+        sizes = map_sizes("dense_segnet", maps, segmentation_classes)
+        if min(in_channels, width) < 1:
+            raise ValueError("dense_segnet: in_channels and width must be at least 1")
+        super().__init__(SegNet(in_channels, width), {name: prediction(width, size) for name, size in sizes.items()})
+
+
+@register_model(
+    ModelInfo(
+        summary="SegNet with two convolutions per map",
+        inputs="image (B, in_channels, H, W)",
+        objectives="any of segmentation, depth and normals",
+        default_task="rooms",
+        origin="Badrinarayanan et al., TPAMI 2017; Liu et al., CVPR 2019",
+    )
+)
+def dense_segnet(
+    in_channels: int, maps: Sequence[str], segmentation_classes: int | None = None, width: int = 64
+) -> DenseSegNet:
+    """The model of :class:`DenseSegNet`."""
+    return DenseSegNet(in_channels, maps, segmentation_classes, width)

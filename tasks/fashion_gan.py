@@ -1,0 +1,156 @@
+"""Fashion-MNIST for a GAN: make garments that pass for photographs, of the kind that was asked for.
+
+Grey images of 28 x 28 pixels in ten classes, as numbers in [-1, 1]: 55,000 to train on; 5,000 (validation) and 10,000 (test)
+to compare with as many generated ones. A Frechet distance falls as the number of samples grows, so those of the two splits
+cannot be compared. See :mod:`tasks.gan_metrics` for its features.
+
+    samples/frechet         distance between features of generated and of real images; other real images have about 1
+    samples/frechet_share   that as a share of the distance of a Gaussian with the real images' pixel mean and covariance
+    samples/smallest_class  share of the class that the classifier sees least often in the samples; real images: 0.1
+    samples/largest_class   share of the class that it sees most often
+    samples/class_accuracy  share of the samples in which it sees the class that was asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tasks.fashion import CLASSES, fashion_splits
+from tasks.gan_losses import Loss
+from tasks.gan_metrics import ImageClassifier, Moments, frechet_distance, pixel_gaussian, trained_classifier
+from tasks.gan_task import GanTask, Penalty, fixed_noise
+from tasks.registry import register_task
+from tasks.task import Batch, Splits, TensorData
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FashionGan"]
+
+
+@register_task("fashion_gan")
+class FashionGan(GanTask):
+    """Generate garments by class.
+
+    Args:
+        image_size: Side of the images: 28, or more with a black margin.
+        labels: Whether the generator is asked for a class; without, there is no auxiliary classifier.
+        download: Fetch the images if they are not on this machine.
+        loss: ``bce`` (non-saturating), ``hinge`` or ``wgan``.
+        penalty: On the slope of the discriminators: ``none``, ``r1`` or ``gradient`` (the one of WGAN-GP).
+        penalty_weight: Factor of the penalty.
+
+    Raises:
+        ValueError: ``image_size`` below 28, or an unknown loss or penalty.
+    """
+
+    sample_results = {
+        "samples/frechet": False,
+        "samples/frechet_share": False,
+        "samples/smallest_class": True,
+        "samples/largest_class": False,
+        "samples/class_accuracy": True,
+    }
+
+    def __init__(
+        self,
+        image_size: int = 28,
+        labels: bool = True,
+        download: bool = False,
+        loss: Loss = "bce",
+        penalty: Penalty = "none",
+        penalty_weight: float = 1.0,
+    ) -> None:
+        if image_size < 28:
+            raise ValueError(f"fashion_gan: image_size must be at least 28, got {image_size}")
+        super().__init__(loss, penalty, penalty_weight, CLASSES if labels else ())
+        self.image_size, self.download = image_size, download
+        self.facts = {"in_channels": 1, "image_size": image_size, "classes": len(CLASSES) if labels else 0}
+        self._data_dir = Path()
+        self._judge: ImageClassifier | None = None
+        self._reference: dict[
+            str, tuple[tuple[Tensor, Tensor], float]
+        ] = {}  # split -> moments, distance of the Gaussian
+
+    def load(self, data_dir: Path) -> Splits:
+        """Read the images. Raises DataError if they are missing or damaged."""
+        self._data_dir = data_dir
+        return Splits(*(self._part(*part) for part in fashion_splits(data_dir, self.download)))
+
+    def _part(self, images: Tensor, labels: Tensor) -> TensorData:
+        margin = self.image_size - images.shape[-1]
+        sides = (margin // 2, margin - margin // 2) * 2
+        scaled = torch.nn.functional.pad(images[:, None], sides).float().div_(127.5).sub_(1)
+        return TensorData((scaled,), {"real_class": labels.long(), "fake_class": labels.long()})
+
+    @torch.no_grad()
+    def evaluate(self, model: Any, split_name: str, batches: Iterable[Batch]) -> dict[str, float]:
+        """Compare the images of a split with as many generated ones of the same classes, always from the same noise."""
+        judge, fakes, reals = self._classifier(), Moments(), Moments()
+        known = split_name in self._reference
+        seen, asked, generator = [], [], torch.Generator().manual_seed(0)
+        for batch in batches:
+            images, labels = batch.inputs[0], batch.targets["real_class"]
+            judge.to(images.device)
+            noise = fixed_noise(len(images), model.latent, images.device, generator)
+            features, logits = judge(model.generate(noise, labels if model.classes else None))
+            fakes.update(features)
+            seen.append(logits.argmax(1))
+            asked.append(labels)
+            if not known:
+                reals.update(judge(images)[0])
+        count = sum(len(labels) for labels in asked)
+        if not known:
+            self._reference[split_name] = reals.compute(), self._distance_of_gaussian(judge, reals.compute(), count)
+        real, unit = self._reference[split_name]
+        distance, kinds = frechet_distance(fakes.compute(), real), torch.cat(seen)
+        shares = torch.bincount(kinds, minlength=len(CLASSES)) / count
+        return {
+            "samples/frechet": distance,
+            "samples/frechet_share": distance / unit,
+            "samples/smallest_class": float(shares.min()),
+            "samples/largest_class": float(shares.max()),
+            "samples/class_accuracy": float((kinds == torch.cat(asked)).float().mean()),
+        }
+
+    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+        """Samples, a column for each class."""
+        from matplotlib.figure import Figure
+
+        rows, columns = 8, len(CLASSES)
+        device = next(model.parameters()).device
+        labels = torch.arange(columns, device=device).repeat(rows)
+        with torch.no_grad():
+            images = model.generate(fixed_noise(len(labels), model.latent, device), labels if model.classes else None)
+        sheet = images.float().cpu().view(rows, columns, *images.shape[-2:]).transpose(1, 2).flatten(0, 1).flatten(1)
+        figure = Figure(figsize=(7.5, 6.2))
+        axes = figure.add_subplot()
+        axes.imshow(sheet.numpy(), cmap="gray", vmin=-1, vmax=1)
+        axes.grid(False)
+        axes.set_yticks([])
+        centres = [(column + 0.5) * self.image_size for column in range(columns)]
+        axes.set_xticks(centres, CLASSES if model.classes else [""] * columns, rotation=45, ha="right")
+        return {"Generated images, each from its own noise.": figure}
+
+    def _classifier(self) -> ImageClassifier:
+        if self._judge is None:
+            train = self.splits(self._data_dir).train
+            assert isinstance(train, TensorData)
+            images, labels = train.inputs[0], train.targets["real_class"]
+            name = f"fashion-{self.image_size}"
+            self._judge = trained_classifier(self._data_dir / "classifiers", name, images, labels, len(CLASSES))
+        return self._judge
+
+    def _distance_of_gaussian(self, judge: ImageClassifier, real: tuple[Tensor, Tensor], count: int) -> float:
+        train = self.splits(self._data_dir).train
+        assert isinstance(train, TensorData)
+        moments, images = Moments(), train.inputs[0]
+        for part in pixel_gaussian(images, count).split(1_000):
+            moments.update(judge(part.to(images.device))[0])
+        return frechet_distance(moments.compute(), real)

@@ -1,0 +1,107 @@
+"""GANs through train.run: turns, results about samples as a whole, and exact resume."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+import engine
+import tasks
+import train
+
+SMALL = (
+    *("model=gan_points", "model.width=8", "model.depth=1", "task.samples=96", "trainer.batch_size=32"),
+    *("trainer.epochs=3", "trainer.device=cpu", "logger.tensorboard=false", "trainer.log_every=1"),
+)
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("task.labels=true", "balancer=pcgrad", "model.discriminator_steps=2"),
+        ("task.labels=true", "balancer=mgda", "model.discriminators=2"),
+        ("task.labels=true", "balancer=uncertainty", "task.loss=hinge", "task.penalty=none"),
+        ("task=grid_of_gaussians", "task.loss=wgan", "task.penalty=gradient"),
+    ],
+)
+def test_a_gan_trains_through_the_same_loop(tmp_path, overrides):
+    folder = tmp_path / "run"
+    task = () if "task=grid_of_gaussians" in overrides else ("task=ring_of_gaussians",)
+    summary = train.run(engine.compose([*SMALL, *task, *overrides, f"run_dir={folder}"]))
+    assert summary["status"] == "finished"
+    assert set(summary["metrics"]) == {f"test/samples/{name}" for name in ("modes", "high_quality", "reverse_kl")}
+    training, validation, *_ = rows(folder / "metrics.csv")
+    assert float(training["real_fake/loss"])
+    assert training["samples/modes"] == ""
+    assert float(validation["samples/modes"]) >= 0
+    assert validation["real_fake/loss"] == ""
+    assert [row["phase"] for row in rows(folder / "balance.csv")] == ["discriminator", "generator"] * 9
+    assert "Generated points over real ones." in (folder / "report.html").read_text()
+
+
+def test_the_best_epoch_can_be_chosen_by_a_result_about_samples(tmp_path):
+    config = engine.compose([*SMALL, "trainer.select=val/samples/modes"])
+    task = tasks.create_task(**config.task)
+    selector = engine.Selector(config.trainer.select, task)
+    assert selector.score({"samples/modes": 7.0}, 1) < selector.score({"samples/modes": 6.0}, 1)
+    selector = engine.Selector("val/samples/reverse_kl", task)
+    assert selector.score({"samples/reverse_kl": 0.1}, 1) < selector.score({"samples/reverse_kl": 0.2}, 1)
+    with pytest.raises(engine.ConfigError, match="did you mean val/samples/modes"):
+        engine.Selector("val/samples/mode", task)
+    for losses in ("loss", "val/real_fake/loss"):
+        with pytest.raises(engine.ConfigError, match="ring_of_gaussians has no rule"):
+            engine.Selector(losses, task)
+
+
+def test_resume_is_bit_equal(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
+    overrides = (*SMALL, "task.labels=true", "balancer=pcgrad", "scheduler=constant")
+    train.run(engine.compose([*overrides, f"run_dir={tmp_path / 'whole'}"]))
+    request, step = engine.StopRequest(), train.train_step
+
+    def counted(run, batch):
+        request.asked = run.state.step + 1 == 5
+        return step(run, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", counted)
+        patch.setattr(engine, "StopRequest", lambda: request)
+        train.run(engine.compose([*overrides, f"run_dir={tmp_path / 'stopped'}"]))
+    train.run(engine.compose([*overrides, f"resume={tmp_path / 'stopped'}"]))
+    once, twice = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "stopped"))
+    for part in ("model", "turns", "rng"):
+        torch.testing.assert_close(twice[part], once[part], rtol=0, atol=0)
+    assert (tmp_path / "whole/balance.csv").read_bytes() == (tmp_path / "stopped/balance.csv").read_bytes()
+    results = [json.loads((tmp_path / name / "summary.json").read_text())["metrics"] for name in ("whole", "stopped")]
+    assert results[0] == results[1]
+
+
+def test_an_evaluation_that_is_stopped_has_no_values():
+    config = engine.compose([*SMALL])
+    run = train.build(config)
+    stop = engine.StopRequest()
+    stop.asked = True
+    assert train.evaluate(run, "val", stop) is None
+
+
+def test_betas_reach_the_optimizer_and_one_without_them_says_so():
+    turn = train.build(engine.compose([*SMALL])).turns[0]
+    assert next(iter(turn.optimizers.values())).param_groups[0]["betas"] == (0.5, 0.999)
+    with pytest.raises(engine.ConfigError, match=r"optimizer\.betas"):
+        train.build(engine.compose([*SMALL, "optimizer.name=sgd"]))
+
+
+def test_names_of_another_turn_may_stand_in_the_options_of_a_balancer():
+    config = engine.compose([*SMALL, "task.labels=true", "balancer=mgda", "balancer.preference={fake_class: 2.0}"])
+    first, second = train.build(config).turns
+    assert first.balancer.preference.tolist() == [1, 1]
+    assert second.balancer.preference[1] == 2 * second.balancer.preference[0]
+    with pytest.raises(engine.ConfigError, match="fake_clas"):
+        train.build(engine.compose([*SMALL, "balancer=mgda", "balancer.preference={fake_clas: 2.0}"]))

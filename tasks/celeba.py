@@ -1,0 +1,188 @@
+"""CelebA: 202,599 faces of celebrities, and forty yes-or-no attributes of each; the benchmark with many objectives.
+
+Every attribute is an objective of its own. It has two classes, ``no`` and ``yes``, and its loss is the binary
+cross-entropy of the difference of their logits. The official partition gives 162,770 / 19,867 / 19,962 images. Faces
+are aligned, 178x218 pixels, and are stretched to 64x64 with colours in [0, 1] and no augmentation, as in the
+published multi-task experiments.
+
+Z. Liu, P. Luo, X. Wang, X. Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchmetrics.classification import BinaryAccuracy, BinaryF1Score
+
+from tasks.criteria import CrossEntropy
+from tasks.image_reading import ImageFiles, ImageTask, View
+from tasks.registry import register_task
+from tasks.task import DataError, Measure, Objective, Splits
+
+__all__ = ["CelebA"]
+
+# fmt: off
+_ATTRIBUTES = (
+    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",
+    "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses",
+    "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache",
+    "Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks",
+    "Sideburns", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick",
+    "Wearing_Necklace", "Wearing_Necktie", "Young",
+)
+# fmt: on
+# where attributes, partition and images lie: torchvision's tree, and that of the official download
+_TREES = (
+    ("list_attr_celeba.txt", "list_eval_partition.txt", ("img_align_celeba", "img_align_celeba_png")),
+    (
+        "Anno/list_attr_celeba.txt",
+        "Eval/list_eval_partition.txt",
+        ("Img/img_align_celeba", "Img/img_align_celeba_png"),
+    ),
+)
+
+
+@register_task("celeba")
+class CelebA(ImageTask):
+    """Forty attributes of a face, each an objective.
+
+    Args:
+        attributes: Some of the forty, for fewer objectives; all of them if ``None``.
+        image_size: Height and width that faces are stretched to.
+        flip: Probability of mirroring a training image.
+
+    Raises:
+        ValueError: An attribute that there is not, or named twice; a value out of range.
+    """
+
+    def __init__(self, attributes: Sequence[str] | None = None, image_size: int = 64, flip: float = 0.0) -> None:
+        super().__init__()
+        names = _ATTRIBUTES if attributes is None else tuple(attributes)
+        for name in names:
+            if name not in _ATTRIBUTES:
+                near = difflib.get_close_matches(name, _ATTRIBUTES, n=3)
+                raise ValueError(
+                    f"celeba: there is no attribute {name!r}; "
+                    + (f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(_ATTRIBUTES)}")
+                )
+        if not names or len(set(names)) < len(names):
+            raise ValueError("celeba: name at least one attribute, and none of them twice")
+        self.view = View(image_size, "stretch", flip, standardise=False)
+        measures = {"accuracy": Measure(BinaryAccuracy), "f1": Measure(BinaryF1Score)}
+        self.objectives = tuple(Objective(name, CrossEntropy(("no", "yes")), measures) for name in names)
+        self.facts = {
+            "in_channels": 3,
+            "image_size": image_size,
+            "classifiers": dict.fromkeys(names, 2),
+            "regressors": {},
+        }
+
+    def load(self, data_dir: Path) -> Splits:
+        """Read attributes and partition, from either public tree, in ``data_dir`` or a folder celeba in it."""
+        attributes, partition, folder = _find(data_dir)
+        names, labels = _attributes(attributes)
+        parts = _partition(partition, names, attributes)
+        suffix = ".png" if folder.name.endswith("_png") else ".jpg"
+        files = [Path(name).stem + suffix for name in names]
+        there = {path.name for path in folder.iterdir()}
+        missing = [file for file in files if file not in there]
+        if missing:
+            raise DataError(
+                f"celeba: {folder} lacks {len(missing):,} of the {len(files):,} images in {attributes}, first {missing[0]}; "
+                "unpack the archive of images again"
+            )
+        columns = {o.name: torch.from_numpy(labels[:, _ATTRIBUTES.index(o.name)]) for o in self.objectives}
+        for name, column in columns.items():
+            if column[parts == 0].unique().numel() < 2:
+                raise DataError(f"celeba: {name} is the same for every training image of {attributes}; is it complete?")
+
+        def part(number: int) -> ImageFiles:
+            index = torch.from_numpy(parts == number).nonzero().flatten()
+            paths = [str(folder / files[i]) for i in index.tolist()]
+            targets = {name: column[index] for name, column in columns.items()}
+            return ImageFiles(paths, targets, self.view, augment=number == 0)
+
+        return Splits(part(0), part(1), part(2))
+
+
+def _find(data_dir: Path) -> tuple[Path, Path, Path]:
+    """Attribute file, partition file and folder of images. Raises DataError naming what there is not."""
+    roots = (data_dir / "celeba", data_dir / "CelebA", data_dir)
+    for root in roots:
+        for attributes, partition, folders in _TREES:
+            if not (root / attributes).is_file():
+                continue
+            if not (root / partition).is_file():
+                raise DataError(
+                    f"celeba: {root / attributes} is there, but not {root / partition}; it is part of the same download"
+                )
+            for folder in folders:
+                if (root / folder).is_dir():
+                    return root / attributes, root / partition, root / folder
+            raise DataError(
+                f"celeba: {root / attributes} is there, but not the images in {root / folders[0]}; "
+                "unpack img_align_celeba.zip there"
+            )
+    raise DataError(
+        f"celeba: no list_attr_celeba.txt in {', '.join(str(root) for root in roots)}, nor in a folder Anno there; download "
+        f"Anno, Eval and Img from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html to {roots[0]}, or set data_dir"
+    )
+
+
+def _attributes(path: Path) -> tuple[list[str], np.ndarray]:
+    """File names, and labels (N, 40) that are 0 or 1."""
+    lines = _lines(path)
+    if len(lines) < 2 or not lines[0].strip().isdecimal() or tuple(lines[1].split()) != _ATTRIBUTES:
+        raise DataError(
+            f"celeba: {path} does not begin with a number of images and the forty attributes; it is another file"
+        )
+    if int(lines[0]) != len(lines) - 2:
+        raise DataError(
+            f"celeba: {path} says {int(lines[0]):,} images and has {len(lines) - 2:,}; it is incomplete, download it again"
+        )
+    names = []
+    labels = np.empty((len(lines) - 2, len(_ATTRIBUTES)), np.int64)
+    signs = {"1": 1, "-1": 0}
+    for row, line in enumerate(lines[2:]):
+        name, *values = line.split()
+        if len(values) != len(_ATTRIBUTES) or not signs.keys() >= set(values):
+            raise DataError(
+                f"celeba: {path}, line {row + 3}: a file name and forty times 1 or -1 are expected; download it again"
+            )
+        names.append(name)
+        labels[row] = [signs[value] for value in values]
+    return names, labels
+
+
+def _partition(path: Path, names: Sequence[str], attributes: Path) -> np.ndarray:
+    """0, 1 or 2 for each image: train, val or test."""
+    numbers = {}
+    for row, line in enumerate(_lines(path)):
+        cells = line.split()
+        if len(cells) != 2 or cells[1] not in ("0", "1", "2"):
+            raise DataError(
+                f"celeba: {path}, line {row + 1}: a file name and 0, 1 or 2 are expected; download it again"
+            )
+        numbers[cells[0]] = int(cells[1])
+    different = sorted(set(names) ^ set(numbers))
+    if different:
+        raise DataError(
+            f"celeba: {path} and {attributes} do not name the same images, first {different[0]}; download both again"
+        )
+    parts = np.array([numbers[name] for name in names])
+    for number, name in enumerate(("train", "val", "test")):
+        if not (parts == number).any():
+            raise DataError(f"celeba: {path} has no image of the split {name!r} ({number}); download it again")
+    return parts
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines that are not empty."""
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"celeba: {path} is damaged ({error}); download it again") from None

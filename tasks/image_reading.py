@@ -1,0 +1,169 @@
+"""Images on disk as a data set: labels stay in memory, pixels are read when they are asked for.
+
+    file -> upright RGB -> resized (antialiased) -> [random flip and crop] -> (3, size, size) -> standardised
+
+What is random about a sample is drawn from (seed, epoch, index) alone, so that no two loader processes repeat each
+other and a resumed run sees what the uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tasks.task import Batch, DataError, Task
+
+__all__ = ["ImageFiles", "ImageTask", "View", "check_image"]
+
+_MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet
+_ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for damaged files
+
+
+@dataclass(frozen=True)
+class View:
+    """How a file becomes a tensor.
+
+    Args:
+        size: Height and width in pixels.
+        fit: What happens to images that are no squares: ``crop`` keeps their middle, ``stretch`` distorts them.
+        flip: Probability of mirroring left and right.
+        crop: Smallest share of the area that a random crop keeps; 1 for no random crops.
+        standardise: Subtract the mean of ImageNet's colours and divide by their deviation; otherwise values are in [0, 1].
+
+    Raises:
+        ValueError: A value out of range.
+    """
+
+    size: int
+    fit: Literal["crop", "stretch"] = "crop"
+    flip: float = 0.0
+    crop: float = 1.0
+    standardise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"image_size must be at least 1, got {self.size}")
+        if self.fit not in ("crop", "stretch"):
+            raise ValueError(f"fit must be crop or stretch, got {self.fit!r}")
+        if not (0 <= self.flip <= 1 and 0 < self.crop <= 1):
+            raise ValueError(f"flip must be in [0, 1] and crop in (0, 1], got {self.flip} and {self.crop}")
+
+    def tensor(self, path: str | Path, key: Sequence[int] | None = None) -> Tensor:
+        """(3, size, size); random in the way that ``key`` decides, or not random if it is ``None``."""
+        image = torch.from_numpy(self.pixels(path, key)).permute(2, 0, 1).float() / 255
+        return (image - _MEAN[:, None, None]) / _STD[:, None, None] if self.standardise else image
+
+    def pixels(self, path: str | Path, key: Sequence[int] | None = None) -> np.ndarray:
+        """The same as (size, size, 3) bytes. Raises DataError naming the file."""
+        if key is None or (self.flip == 0 and self.crop == 1):
+            return _read(path, self.size, self.fit, square=True)
+        # larger by as much as the smallest crop is enlarged afterwards
+        image = _read(path, math.ceil(self.size / math.sqrt(self.crop)), self.fit, square=self.crop == 1)
+        augment = _augmentation(self.size, self.flip, self.crop)
+        augment.set_random_seed(int(np.random.SeedSequence(list(key)).generate_state(1)[0]))
+        return np.ascontiguousarray(augment(image=image)["image"])
+
+
+class ImageFiles(Dataset[Batch]):
+    """One split: a file and a label per objective for each sample.
+
+    Args:
+        paths: Files.
+        targets: Labels by objective, as many as files.
+        view: How they are read.
+        augment: Whether flips and crops are drawn, anew in every epoch.
+    """
+
+    def __init__(self, paths: Sequence[str], targets: dict[str, Tensor], view: View, augment: bool = False) -> None:
+        self.paths = list(paths)
+        self.targets = targets
+        self.view = view
+        self.augment = augment
+        self.moment = (0, 0)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Batch:
+        key = (*self.moment, index) if self.augment else None
+        image = self.view.tensor(self.paths[index], key)
+        return Batch((image,), {name: labels[index] for name, labels in self.targets.items()})
+
+    def set_epoch(self, seed: int, epoch: int) -> None:
+        """What the augmentations of the coming epoch follow from, besides the index."""
+        self.moment = (seed, epoch)
+
+
+class ImageTask(Task):
+    """A task whose splits have their labels in ``targets``, so that no image is read to count them."""
+
+    def _train_labels(self, objective: str) -> Tensor:
+        if self._splits is None:
+            return super()._train_labels(objective)
+        train: Any = self._splits.train
+        return train.targets[objective]
+
+
+def check_image(path: str | Path) -> None:
+    """Raise DataError if the file is missing, does not begin like an image, or is cut off; pixels are not decoded if it is whole."""
+    try:
+        with Image.open(path) as image, open(path, "rb") as file:
+            ending = _ENDINGS.get(image.format or "", b"")
+            file.seek(max(os.path.getsize(path) - 64, 0))
+            if ending not in file.read():
+                image.load()  # cut off, or followed by something of the camera's
+    except FileNotFoundError:
+        raise DataError(f"there is no image {path}") from None
+    except _DAMAGE as error:
+        raise DataError(f"cannot read image {path} ({error})") from None
+
+
+def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:
+    """Bytes (H, W, 3), the shorter side ``short`` long; cut or stretched to a square on request."""
+    try:
+        with Image.open(path) as file:
+            file.draft(None, (2 * short, 2 * short))  # JPEG: decode no more than is needed; other formats ignore it
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith(("I", "F")):
+                raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
+            if "transparency" in image.info:
+                image = image.convert("RGBA")
+            image = image.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"there is no image {path}; was it moved since the run began?") from None
+    except _DAMAGE as error:
+        raise DataError(f"cannot read image {path} ({error}); replace it, or take it out of the list") from None
+    width, height = image.size
+    if fit == "stretch":
+        return np.array(image.resize((short, short), Image.Resampling.BILINEAR))
+    scale = short / min(width, height)
+    resized = image.resize(
+        (max(round(width * scale), short), max(round(height * scale), short)), Image.Resampling.BILINEAR
+    )
+    if square:
+        left, top = (resized.width - short) // 2, (resized.height - short) // 2
+        resized = resized.crop((left, top, left + short, top + short))
+    return np.array(resized)
+
+
+@lru_cache
+def _augmentation(size: int, flip: float, crop: float) -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks a server for its newest version
+    import albumentations
+
+    steps: list[Any] = [albumentations.HorizontalFlip(p=flip)]
+    if crop < 1:
+        steps.append(albumentations.RandomResizedCrop((size, size), scale=(crop, 1.0), area_for_downscale="image"))
+    return albumentations.Compose(steps, strict=True)

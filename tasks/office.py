@@ -1,0 +1,222 @@
+"""Office-31 and Office-Home: the same classes of objects, photographed in several domains; multi-input learning.
+
+    inputs  (amazon (B, 3, H, W), dslr (B, 3, H, W), webcam (B, 3, H, W))    one image and label per domain
+               |                    |                  |
+               |------------------> trunk <------------|                    one model, applied to each domain by itself
+               v                    v                  v
+             head amazon          head dslr          head webcam
+
+Every domain is an objective: classify its own images. So a sample holds one image of each domain, which have nothing
+to do with each other. An epoch is one pass over the largest domain; the smaller ones are repeated, in a new order
+every epoch. When a split is evaluated every image counts once, and places that a small domain cannot fill are masked.
+
+The task passes each domain through the model by itself, so that any model for one image will do: it needs
+``features(image)`` and a head for each domain, and of each domain's outputs only those of its own head are used. Batch
+normalisation sees one domain at a time.
+
+K. Saenko, B. Kulis, M. Fritz, T. Darrell, "Adapting Visual Category Models to New Domains", ECCV 2010.
+H. Venkateswara et al., "Deep Hashing Network for Unsupervised Domain Adaptation", CVPR 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from tasks.criteria import CrossEntropy
+from tasks.image_reading import ImageFiles, ImageTask, View
+from tasks.registry import register_task
+from tasks.task import Batch, DataError, Measure, Objective, Splits
+
+__all__ = ["Domains", "Office"]
+
+_DOMAINS = {
+    "office_31": ("amazon", "dslr", "webcam"),
+    "office_home": ("Art", "Clipart", "Product", "Real_World"),
+}
+_CLASSES = {"office_31": 31, "office_home": 65}
+_PAGES = {
+    "office_31": "https://www.cc.gatech.edu/~judy/domainadapt/",
+    "office_home": "https://www.hemanthdv.org/officeHomeDataset.html",
+}
+
+
+class Domains(Dataset[Batch]):
+    """One split: sample i holds an image of every domain.
+
+    Args:
+        parts: Domain -> its images, with the labels as target of the same name.
+        repeat: Repeat small domains, in an order drawn for each epoch; otherwise mask what they lack with label -1.
+    """
+
+    def __init__(self, parts: Mapping[str, ImageFiles], repeat: bool) -> None:
+        self.parts = dict(parts)
+        self.repeat = repeat
+        self.targets = {name: part.targets[name] for name, part in parts.items()}
+        self.set_epoch(0, 0)
+
+    def __len__(self) -> int:
+        return max(len(part) for part in self.parts.values())
+
+    def __getitem__(self, index: int) -> Batch:
+        inputs, targets = [], {}
+        for number, (name, part) in enumerate(self.parts.items()):
+            if index < len(part) or self.repeat:
+                place = int(self.orders[name][index % len(part)])
+                # not the place, or a repeated image would be cropped the same way again
+                inputs.append(
+                    part.view.tensor(part.paths[place], (*self.moment, index, number) if self.repeat else None)
+                )
+                targets[name] = self.targets[name][place]
+            else:
+                inputs.append(torch.zeros(3, part.view.size, part.view.size))
+                targets[name] = torch.tensor(-1)
+        return Batch(tuple(inputs), targets)
+
+    def set_epoch(self, seed: int, epoch: int) -> None:
+        """Which images of the small domains are repeated, and beside which others, follows from both."""
+        self.moment = (seed, epoch)
+        # RandomState, unlike Generator, draws the same numbers in every NumPy version
+        random = np.random.RandomState(np.random.SeedSequence([seed, epoch]).generate_state(4))
+        self.orders = {
+            name: random.permutation(len(part)) if self.repeat else np.arange(len(part))
+            for name, part in self.parts.items()
+        }
+
+
+@register_task("office")
+class Office(ImageTask):
+    """Classify objects in the images of several domains, an objective per domain.
+
+    Needs the images in their original folders, and the lists ``<domain>_<split>.txt`` with a path and a class number on each line,
+    split 60 / 20 / 20 %. Class numbers are those of the lists; they do not follow the alphabet.
+
+    Args:
+        data: ``office_31`` (amazon, dslr, webcam; 31 classes) or ``office_home`` (Art, Clipart, Product, Real_World; 65 classes).
+        lists: Folder of the lists, if they are not beside the images.
+        image_size: Height and width that images are stretched to.
+        flip: Probability of mirroring a training image.
+        crop: Smallest share of a training image's area that a random crop keeps; 1 for no random crops.
+
+    Raises:
+        ValueError: A value out of range.
+    """
+
+    def __init__(
+        self,
+        data: Literal["office_31", "office_home"] = "office_31",
+        lists: str | None = None,
+        image_size: int = 224,
+        flip: float = 0.0,
+        crop: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if data not in _DOMAINS:
+            raise ValueError(f"office: data must be office_31 or office_home, got {data!r}")
+        self.data = data
+        self.lists = lists
+        self.view = View(image_size, "stretch", flip, crop)
+        self.classes = _CLASSES[data]
+        self._describe([f"class {number}" for number in range(self.classes)])
+        self.facts = {
+            "in_channels": 3,
+            "image_size": image_size,
+            "classifiers": dict.fromkeys(_DOMAINS[data], self.classes),
+            "regressors": {},
+        }
+
+    def load(self, data_dir: Path) -> Splits:
+        """Read the lists; images are looked for in ``data_dir`` and in a folder of the data set's name in it."""
+        images, lists = self._find(data_dir)
+        names: dict[int, str] = {}
+        splits = []
+        for split in ("train", "val", "test"):
+            parts = {
+                domain: self._part(images, lists / f"{domain}_{split}.txt", domain, names)
+                for domain in _DOMAINS[self.data]
+            }
+            splits.append(Domains(parts, repeat=split == "train"))
+        self._describe([names.get(number, f"class {number}") for number in range(self.classes)])
+        return Splits(*splits)
+
+    def losses(self, model: Any, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Any]:
+        """Loss per domain, and the features of each."""
+        features = tuple(model.features(images) for images in self._inputs(batch).values())
+        outputs = {name: model.heads(part)[name] for name, part in zip(self._inputs(batch), features, strict=True)}
+        return self.criteria(outputs, batch.targets), features
+
+    def outputs(self, model: Any, batch: Batch) -> Mapping[str, Tensor]:
+        """Each domain's images through the trunk and its own head."""
+        return {name: model(images)[name] for name, images in self._inputs(batch).items()}
+
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        kept = {objective.name for objective in self.objectives}
+        return {name: x for name, x in zip(_DOMAINS[self.data], batch.inputs, strict=True) if name in kept}
+
+    def _describe(self, names: list[str]) -> None:
+        measures = {"accuracy": Measure(partial(MulticlassAccuracy, self.classes, average="micro"))}
+        self.objectives = tuple(
+            Objective(domain, CrossEntropy(tuple(names)), measures) for domain in _DOMAINS[self.data]
+        )
+
+    def _find(self, data_dir: Path) -> tuple[Path, Path]:
+        """Folder that the paths in the lists start from, and folder of the lists."""
+        domains = _DOMAINS[self.data]
+        dashed = self.data.replace("_", "-")
+        roots = (data_dir / self.data, data_dir / dashed, data_dir)
+        images = next((root for root in roots if (root / domains[0]).is_dir()), None)
+        if images is None:
+            raise DataError(
+                f"office: no folder {domains[0]} in {', '.join(str(root) for root in roots)}; download the images from "
+                f"{_PAGES[self.data]} and unpack them to {roots[0]}, or set data_dir"
+            )
+        places = (
+            [Path(self.lists)] if self.lists is not None else [images, images / "lists", images / "data_txt" / dashed]
+        )
+        lists = next((place for place in places if (place / f"{domains[0]}_train.txt").is_file()), None)
+        if lists is None:
+            raise DataError(
+                f"office: no list {domains[0]}_train.txt in {', '.join(str(place) for place in places)}; the published lists are "
+                f"in the repository of LibMTL, examples/office/data_txt/{dashed}; copy them to {images}, or set task.lists"
+            )
+        return images, lists
+
+    def _part(self, images: Path, path: Path, domain: str, names: dict[int, str]) -> ImageFiles:
+        """The images of a list. Collects class names, which are the images' folders, and raises if they contradict each other."""
+        if not path.is_file():
+            raise DataError(f"office: there is no list {path}; copy it from where the others come from")
+        paths, labels = [], []
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            if not line.strip():
+                continue
+            name, _, text = line.strip().rpartition(" ")
+            if not name or not text.isdecimal() or int(text) >= self.classes:
+                raise DataError(
+                    f"office: {path}, line {number}: a path and a class from 0 to {self.classes - 1} are expected, got {line!r}; "
+                    "restore the list"
+                )
+            folder = Path(name).parent.name
+            if names.setdefault(int(text), folder) != folder:
+                raise DataError(
+                    f"office: {path}, line {number}: class {text} is {folder} here and {names[int(text)]} in an earlier line; "
+                    "use lists that were made together"
+                )
+            if not (images / name).is_file():
+                raise DataError(
+                    f"office: {path}, line {number}: there is no image {images / name}; unpack the images again"
+                )
+            paths.append(str(images / name))
+            labels.append(int(text))
+        if len(set(labels)) < 2:
+            raise DataError(
+                f"office: {path} has images of {len(set(labels))} classes, and needs at least 2; restore the list"
+            )
+        return ImageFiles(paths, {domain: torch.tensor(labels)}, self.view)

@@ -2,6 +2,6 @@
 
 import zoo
 
-dependencies = ["torch", "huggingface_hub"]
+dependencies = ["torch", "huggingface_hub", "timm"]
 
 globals().update({name: zoo.model_entrypoint(name) for name in zoo.list_models()})

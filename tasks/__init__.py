@@ -4,7 +4,19 @@
 >>> train, val, test = task.splits()
 """
 
-from tasks import diamonds
+from tasks import (
+    celeba,
+    compressed_fashion,
+    dense_folders,
+    diamonds,
+    fashion_gan,
+    gaussians,
+    image_table,
+    multi_fashion,
+    office,
+    rooms,
+    two_view_fashion,
+)
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.registry import create_task, list_tasks, register_task, task_arguments
 from tasks.task import Batch, DataError, Measure, Objective, Splits, Task, TensorData

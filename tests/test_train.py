@@ -235,7 +235,10 @@ def test_every_kind_of_balancer_trains(train_in, configure, tmp_path, balancer):
         (("balancer=moml", "trainer.precision=fp16"), "trainer.precision=fp32 or bf16"),
         (("balancer=pcgrad", "balancer.before=mgda"), "only a method that weighs losses can come before it"),
         (("balancer=pcgrad", "balancer.before=uncertanty"), "did you mean uncertainty"),
-        (("balancer=pcgrad", "balancer.before={name: uncertainty, inti: 0}"), "has no option 'inti'; did you mean init"),
+        (
+            ("balancer=pcgrad", "balancer.before={name: uncertainty, inti: 0}"),
+            "has no option 'inti'; did you mean init",
+        ),
     ],
 )
 def test_a_balancer_that_cannot_run_says_so_before_anything_is_written(configure, tmp_path, overrides, problem):

@@ -1,0 +1,117 @@
+"""A tiny instance of every model, with random inputs and simple losses. A new model needs one line in ``TINY``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import zoo
+
+Inputs = tuple[Tensor, ...]
+
+
+def squared(model, inputs, phase):
+    """Squared distance of each output of ``phase`` from targets that disagree."""
+    outputs = model.heads(model.features(*inputs))
+    return {name: (outputs[name] - 1 - k).square().mean() for k, name in enumerate(phase.objectives)}
+
+
+def adversarial(model, inputs, phase):
+    """The losses of the player whose turn it is."""
+    (real,) = inputs
+    labels = torch.arange(len(real)) % model.classes
+    fake = model.generate(model.noise(len(real)), labels)
+    if phase.name == "generator":
+        outputs = model(fake)
+        losses = {name: F.softplus(-outputs[name]).mean() for name in model.adversarial}
+        return losses | {"fake_class": F.cross_entropy(outputs["fake_class"], labels)}
+    outputs, forged = model(real), model(fake.detach())
+    return {
+        "real_fake": (F.softplus(-outputs["real_fake"]) + F.softplus(forged["real_fake"])).mean(),
+        "real_class": F.cross_entropy(outputs["real_class"], labels),
+    }
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """What it takes to try a model.
+
+    Args:
+        shapes: Of its inputs, without the batch.
+        arguments: For ``create_model``.
+        losses: The losses of a phase, from model, inputs and phase.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    arguments: dict[str, Any]
+    losses: Callable[..., dict[str, Tensor]] = squared
+
+    def inputs(self, size: int) -> Inputs:
+        """A batch of random inputs."""
+        return tuple(torch.randn(size, *shape) for shape in self.shapes)
+
+
+def table(**arguments):
+    return Tiny(((4,),), {"in_features": 4, "classifiers": {"a": 3}, "regressors": {"b": 1, "c": 2}, **arguments})
+
+
+def maps(**arguments):
+    every = {"maps": ("segmentation", "depth", "normals"), "segmentation_classes": 4}
+    return Tiny(((3, 32, 32),), {"in_channels": 3, **every, **arguments})
+
+
+def pictures(size, **arguments):
+    heads = {"classifiers": {"a": 3, "b": 2}, "regressors": {"c": 1}}
+    return Tiny(((1, size, size),), {"in_channels": 1, **heads, **arguments})
+
+
+def views(**arguments):
+    sizes = {"in_features": 6, "in_channels": 1, "classes": 3, "linear_width": 8, "conv_width": 2, "conv_depth": 2}
+    return Tiny(((6,), (1, 8, 6)), {**sizes, **arguments})
+
+
+TINY = {
+    "chained": Tiny(
+        ((6,),),
+        {"in_features": 6, "in_channels": 1, "image_size": 8, "classes": 3}
+        | {"linear_width": 8, "conv_width": 2, "conv_depth": 2},
+    ),
+    "cross_stitch": table(width=8, depth=2),
+    "dense": maps(encoder="test_resnet", width=8),
+    "dense_mtan": maps(width=4),
+    "dense_resnet18": maps(maps=("segmentation", "depth"), width=8),  # eleven million parameters: two rows of them
+    "dense_segnet": maps(width=4),
+    "dual_separate": views(),
+    "dual_sum": views(),
+    "gan": Tiny(
+        ((1, 8, 8),),
+        {"in_channels": 1, "image_size": 8, "classes": 2, "latent": 4, "width": 4, "discriminators": 2},
+        adversarial,
+    ),
+    "gan_points": Tiny(((2,),), {"in_features": 2, "classes": 2, "latent": 4, "width": 8, "depth": 2}, adversarial),
+    "mmoe": table(width=8, depth=1, experts=2),
+    "ple": table(width=8, depth=1),
+    "shared_trunk": table(width=8, depth=2),
+    "shared_trunk_lenet": pictures(12, image_size=12, channels=(2, 3), kernels=(3, 3), width=4),
+    "shared_trunk_resnet18": pictures(32, regressors={}),
+    "shared_trunk_timm": pictures(32, backbone="test_resnet"),
+}
+
+
+def tiny(name: str) -> Tiny:
+    """The entry of ``TINY``; the test is skipped if there is none."""
+    if name not in TINY:
+        pytest.skip(f"{name}: no line in tests/zoo/tiny.py")
+    return TINY[name]
+
+
+def build(name: str) -> torch.nn.Module:
+    """The tiny model, always with the same weights."""
+    torch.manual_seed(0)
+    return zoo.create_model(name, **tiny(name).arguments)

@@ -25,7 +25,7 @@ _CSS = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #0f172a; background: #f8fafc; margin: 0 auto; max-width: 1180px; padding: 24px 16px }
 h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2rem 0 .75rem } p { margin: .25rem 0; color: #475569 }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 16px }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 16px }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin-top: 16px }
 .card, figure, pre, table { background: white; border: 1px solid #e2e8f0; border-radius: 10px }
 .card { padding: 12px 16px } .card b { display: block; font-size: 1.35rem } .card span { color: #64748b; font-size: .85rem }
@@ -50,7 +50,7 @@ def write_report(
         _section("Learning", _learning(read_rows(folder / "metrics.csv"))),
         _section("Balancing", _balancing(read_rows(folder / "balance.csv"))),
         _section("Predictions on the test split", _predictions(task, predictions)),
-        _section("Samples", _samples(pictures or {})),
+        _section("Samples", _samples(pictures or {}), layout="stack"),
         _repeat(folder, summary),
     ]
     title = f"{summary['model']} on {summary['task']}, {summary['balancer']}"
@@ -90,12 +90,12 @@ def _card_order(item: tuple[str, float]) -> tuple[str, int]:
     return objective, _CARDS.index(key) if key in _CARDS else len(_CARDS)
 
 
-def _section(title: str, pictures: Iterator[tuple[str, str]]) -> str:
+def _section(title: str, pictures: Iterator[tuple[str, str]], layout: str = "grid") -> str:
     shown = "".join(
         f'<figure><img alt="{html.escape(caption)}" src="{source}"><figcaption>{html.escape(caption)}</figcaption></figure>'
         for source, caption in pictures
     )
-    return f'<h2>{title}</h2><div class="grid">{shown}</div>' if shown else ""
+    return f'<h2>{title}</h2><div class="{layout}">{shown}</div>' if shown else ""
 
 
 def _samples(pictures: Mapping[str, Figure]) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """What balancing costs: time and memory of every method against a plain backward, in one run on this machine.
 
-python scripts/benchmark_balancers.py                    # everything (about half an hour on two cores)
+python scripts/benchmark_balancers.py                    # everything (about 20 minutes on two cores)
 python scripts/benchmark_balancers.py solvers memory     # some parts
 python scripts/benchmark_balancers.py --collect          # only draw and fill in the documents again
 

@@ -65,9 +65,10 @@ class Gradients:
         """Move row k into ``matrix``. A gradient that is missing stays so, and is zero there."""
         pieces = self.split(matrix[k])
         for p, (gradient, piece) in enumerate(zip(self.rows[k], pieces, strict=True)):
-            self.rows[k][p] = piece.zero_() if gradient is None else piece.copy_(gradient)
             if gradient is None:
-                self.rows[k][p] = None
+                piece.zero_()
+            else:
+                self.rows[k][p] = piece.copy_(gradient)
 
     def __add__(self, other: Gradients) -> Gradients:
         """Sum over micro-batches, leaf by leaf: their graphs may differ. What is contested in one is contested in the sum."""
@@ -198,9 +199,13 @@ class Gradients:
             if vectors is None:
                 total.append(torch.zeros_like(point))
                 continue
-            like = next(g for row in self.rows if (g := row[p]) is not None)
-            dense = all(row[p] is None or row[p].stride() == like.stride() for row in self.rows) and _dense(like)  # type: ignore[union-attr]
-            result = torch.empty_like(like) if dense else torch.empty(like.shape, dtype=like.dtype, device=like.device)
+            present = [g for row in self.rows if (g := row[p]) is not None]
+            like = present[0]
+            result = (
+                torch.empty_like(like)
+                if _alike(present)
+                else torch.empty(like.shape, dtype=like.dtype, device=like.device)
+            )
             flat = result.as_strided((result.numel(),), (1,))
             for start in range(0, len(flat), _PIECE):
                 flat[start : start + _PIECE] = combine(torch.stack([v[start : start + _PIECE] for v in vectors]))
@@ -240,8 +245,7 @@ def _aligned(gradients: Sequence[Tensor | None], point: Tensor) -> list[Tensor] 
     present = [g for g in gradients if g is not None]
     if not present:
         return None
-    strides = present[0].stride()
-    if all(g.stride() == strides for g in present) and _dense(present[0]):
+    if _alike(present):
         vectors = [None if g is None else g.as_strided((g.numel(),), (1,)) for g in gradients]
     else:
         vectors = [None if g is None else g.reshape(-1) for g in gradients]
@@ -251,6 +255,11 @@ def _aligned(gradients: Sequence[Tensor | None], point: Tensor) -> list[Tensor] 
         else torch.zeros(point.numel(), dtype=present[0].dtype, device=point.device)
     )
     return [zero if v is None else v for v in vectors]  # type: ignore[misc]
+
+
+def _alike(tensors: Sequence[Tensor]) -> bool:
+    """True if all lie densely in memory, in the same order of dimensions."""
+    return _dense(tensors[0]) and all(tensor.stride() == tensors[0].stride() for tensor in tensors)
 
 
 def _dense(tensor: Tensor) -> bool:

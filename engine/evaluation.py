@@ -72,9 +72,8 @@ def evaluate(
                     continue
                 for key, measure in o.measures.items():
                     metrics[o.name][key].update(measure.transform(prediction), measure.transform(label))
-                if (
-                    output.dim() <= 2 and sum(len(p) for p, _ in seen[o.name]) < 10_000
-                ):  # maps have pictures of their own
+                # maps have pictures of their own
+                if output.dim() <= 2 and sum(len(p) for p, _ in seen[o.name]) < 10_000:
                     seen[o.name].append((prediction.flatten().cpu(), label.flatten().cpu()))
     except _Stopped:
         return None

@@ -236,20 +236,24 @@ def measure_every(rounds: int) -> list[Row]:
     return as_rows(problem, {name: value / 10 for name, value in medians.items()})
 
 
+def one_of_each(problem: Problem) -> dict[str, Callable[[], None]]:
+    """The steps whose cost is drawn as a curve."""
+    return {
+        "plain": problem.plain,
+        "bare": problem.bare,
+        "uncertainty": problem.balanced("uncertainty"),
+        "upgrad": problem.balanced("upgrad"),
+        "upgrad, features": problem.balanced("upgrad", at="features"),
+        "torchjd UPGrad, looped": problem.torchjd("UPGrad", 1),
+    }
+
+
 def measure_counts(rounds: int) -> list[Row]:
     """Cost against the number of objectives."""
     rows = []
     for count in COUNTS:
         problem = Problem(count)
-        variants = {
-            "plain": problem.plain,
-            "bare": problem.bare,
-            "uncertainty": problem.balanced("uncertainty"),
-            "upgrad": problem.balanced("upgrad"),
-            "upgrad, features": problem.balanced("upgrad", at="features"),
-            "torchjd UPGrad, looped": problem.torchjd("UPGrad", 1),
-        }
-        rows += as_rows(problem, take_turns(problem, variants, max(3, rounds * 3 // count), f"K = {count}"))
+        rows += as_rows(problem, take_turns(problem, one_of_each(problem), max(3, rounds * 3 // count), f"K = {count}"))
     return rows
 
 
@@ -258,15 +262,7 @@ def measure_sizes(rounds: int) -> list[Row]:
     rows = []
     for trunk in TRUNKS:
         problem = Problem(3, trunk)
-        variants = {
-            "plain": problem.plain,
-            "bare": problem.bare,
-            "uncertainty": problem.balanced("uncertainty"),
-            "upgrad": problem.balanced("upgrad"),
-            "upgrad, features": problem.balanced("upgrad", at="features"),
-            "torchjd UPGrad, looped": problem.torchjd("UPGrad", 1),
-        }
-        rows += as_rows(problem, take_turns(problem, variants, max(3, rounds // 2), trunk))
+        rows += as_rows(problem, take_turns(problem, one_of_each(problem), max(3, rounds // 2), trunk))
     return rows
 
 
@@ -358,16 +354,6 @@ def read() -> list[Row]:
     """The rows of ``results/balancer_cost.csv``."""
     with (RESULTS / "balancer_cost.csv").open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
-
-
-def ratio(rows: Sequence[Row], part: str, variant: str, column: str = "to_plain", **where: object) -> float:
-    """One number of the table."""
-    (row,) = [
-        row
-        for row in rows
-        if row["part"] == part and row["variant"] == variant and all(row[k] == str(v) for k, v in where.items())
-    ]
-    return float(row[column])
 
 
 def losses_table(rows: Sequence[Row]) -> str:

@@ -19,9 +19,9 @@ import torch
 from torchmetrics.classification import BinaryAccuracy, BinaryF1Score
 
 from tasks.criteria import CrossEntropy
-from tasks.image_reading import ImageFiles, ImageTask, View
+from tasks.image_reading import ImageFiles, View
 from tasks.registry import register_task
-from tasks.task import DataError, Measure, Objective, Splits
+from tasks.task import DataError, Measure, Objective, Splits, Task
 
 __all__ = ["CelebA"]
 
@@ -47,7 +47,7 @@ _TREES = (
 
 
 @register_task("celeba")
-class CelebA(ImageTask):
+class CelebA(Task):
     """Forty attributes of a face, each an objective.
 
     Args:

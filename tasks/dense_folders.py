@@ -28,9 +28,9 @@ from torch.utils.data import Dataset
 
 from tasks.dense_criteria import DepthError, NormalCosine, Segmentation, rarity_weights
 from tasks.dense_metrics import depth_measures, normal_measures, segmentation_measures
-from tasks.joint_transforms import JointTransform, Sample, planes, resize_sample, sample_seed
+from tasks.joint_transforms import JointTransform, Sample, planes, resize_sample
 from tasks.registry import register_task
-from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
+from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData, sample_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

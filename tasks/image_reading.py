@@ -22,9 +22,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tasks.task import Batch, DataError, Task
+from tasks.task import Batch, DataError, sample_seed
 
-__all__ = ["ImageFiles", "ImageTask", "View", "check_image"]
+__all__ = ["ImageFiles", "View", "check_image"]
 
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
@@ -72,7 +72,7 @@ class View:
         # larger by as much as the smallest crop is enlarged afterwards
         image = _read(path, math.ceil(self.size / math.sqrt(self.crop)), self.fit, square=self.crop == 1)
         augment = _augmentation(self.size, self.flip, self.crop)
-        augment.set_random_seed(int(np.random.SeedSequence(list(key)).generate_state(1)[0]))
+        augment.set_random_seed(sample_seed(*key))
         return np.ascontiguousarray(augment(image=image)["image"])
 
 
@@ -104,16 +104,6 @@ class ImageFiles(Dataset[Batch]):
     def set_epoch(self, seed: int, epoch: int) -> None:
         """What the augmentations of the coming epoch follow from, besides the index."""
         self.moment = (seed, epoch)
-
-
-class ImageTask(Task):
-    """A task whose splits have their labels in ``targets``, so that no image is read to count them."""
-
-    def _train_labels(self, objective: str) -> Tensor:
-        if self._splits is None:
-            return super()._train_labels(objective)
-        train: Any = self._splits.train
-        return train.targets[objective]
 
 
 def check_image(path: str | Path) -> None:

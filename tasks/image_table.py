@@ -31,9 +31,9 @@ from torchmetrics import MeanAbsoluteError, R2Score
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from tasks.criteria import CrossEntropy, SquaredError
-from tasks.image_reading import ImageFiles, ImageTask, View, check_image
+from tasks.image_reading import ImageFiles, View, check_image
 from tasks.registry import register_task
-from tasks.task import Batch, DataError, Measure, Objective, Splits, TensorData
+from tasks.task import Batch, DataError, Measure, Objective, Splits, Task, TensorData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ _SPLITS = ("train", "val", "test")
 
 
 @register_task("image_table")
-class ImageTable(ImageTask):
+class ImageTable(Task):
     """Your own images, with the label columns of a CSV file.
 
     Args:

@@ -6,7 +6,7 @@ negates the x of normals, and normals have length 1 again after they were interp
 
     sample {"image", "segmentation", "depth", "normals"} -> zoom and crop -> mirror -> brightness, contrast -> sample
 
-The result is a pure function of the sample and a seed. With :func:`sample_seed` it depends on (seed, epoch, index) alone, so
+The result is a pure function of the sample and a seed. With :func:`tasks.task.sample_seed` it depends on (seed, epoch, index) alone, so
 workers never repeat one another, and a resumed run sees what an uninterrupted one would.
 
     move = JointTransform(zooms=(1.0, 1.2, 1.5))
@@ -27,14 +27,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-__all__ = ["JointTransform", "planes", "resize_sample", "sample_seed"]
+__all__ = ["JointTransform", "planes", "resize_sample"]
 
 Sample = dict[str, np.ndarray]
-
-
-def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """A number in [0, 2^32) that differs between seeds, epochs and samples without a pattern."""
-    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0])
 
 
 class JointTransform:

@@ -32,9 +32,9 @@ from torch.utils.data import Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from tasks.criteria import CrossEntropy
-from tasks.image_reading import ImageFiles, ImageTask, View
+from tasks.image_reading import ImageFiles, View
 from tasks.registry import register_task
-from tasks.task import Batch, DataError, Measure, Objective, Splits
+from tasks.task import Batch, DataError, Measure, Objective, Splits, Task
 
 __all__ = ["Domains", "Office"]
 
@@ -93,7 +93,7 @@ class Domains(Dataset[Batch]):
 
 
 @register_task("office")
-class Office(ImageTask):
+class Office(Task):
     """Classify objects in the images of several domains, an objective per domain.
 
     Needs the images in their original folders, and the lists ``<domain>_<split>.txt`` with a path and a class number on each line,

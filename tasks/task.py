@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -17,7 +18,7 @@ from tasks.criteria import Criterion
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Batch", "DataError", "Measure", "Objective", "Splits", "Task", "TensorData"]
+__all__ = ["Batch", "DataError", "Measure", "Objective", "Splits", "Task", "TensorData", "sample_seed"]
 
 
 class DataError(RuntimeError):
@@ -83,6 +84,11 @@ class Objective:
     name: str
     criterion: Criterion
     measures: Mapping[str, Measure]
+
+
+def sample_seed(*key: int) -> int:
+    """A number in [0, 2^32) for the randomness of a sample: it differs between keys (seed, epoch, index) without a pattern."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 class Task:
@@ -179,6 +185,7 @@ class Task:
         if self._splits is None:
             raise RuntimeError(f"task {self.name}: call splits(data_dir) before asking about its labels")
         train = self._splits.train
-        if isinstance(train, TensorData):
-            return train.targets[objective]
-        return torch.stack([train[i].targets[objective] for i in range(len(train))])  # type: ignore[arg-type]
+        targets = getattr(train, "targets", None)
+        if targets is not None:  # in memory: no sample has to be read
+            return targets[objective]
+        return torch.stack([train[i].targets[objective] for i in range(len(train))])  # type: ignore[arg-type, index]

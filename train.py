@@ -6,6 +6,7 @@ python train.py balancer=realtime task.target=price_usd      # losses seven orde
 python train.py -m balancer=sum,mgda,gradnorm seed=0,1,2     # a sweep
 python train.py resume=outputs/<run>                         # go on where a run stopped, bit for bit on the CPU
 python train.py trainer.dry_run=true                         # configuration, shapes, parameter counts, one step
+torchrun --nproc-per-node 4 train.py balancer=pcgrad         # several processes, each with its part of every batch
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from timm.utils import ModelEmaV3
 from torch import Tensor
 
 import engine
@@ -29,31 +31,37 @@ from balancing import (
     BalancingError,
     MetaBalancer,
     MultiObjectiveModel,
-    NonFiniteError,
     create_balancer,
 )
+from balancing.spans import span
 from engine import Config, ConfigError
 from tasks import Batch, create_task
 from zoo import create_model
 
+ALONE = engine.Processes()
 
-def build(config: Config) -> engine.Run:
+
+def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
     """Make task, model, balancers and optimizers, in this order: each may ask those before it."""
     trainer = config.trainer
-    device = engine.resolve_device(trainer.device)
+    device = engine.resolve_device(trainer.device, processes)
     engine.use_threads(trainer.threads)
     engine.seed_everything(config.seed, trainer.deterministic)
     with engine.constructing():
         task = create_task(**config.task)
-    train = task.splits(config.data_dir).train
+    train = processes.in_turn(lambda: task.splits(config.data_dir)).train
+    if trainer.overfit is not None:
+        train = task.shorten(trainer.overfit).train
     task.place(device)
     name, arguments = engine.resolve_arguments("model", config.model, task)
     with engine.constructing():
-        model = create_model(name, **arguments).to(device)
+        model = create_model(name, **arguments)
     if not isinstance(model, MultiObjectiveModel):
         raise ConfigError(f"model {name} does not keep the contract of balancing.MultiObjectiveModel")
     with engine.constructing():
         task.keep(model.objectives)
+    model = engine.place_model(model, device, trainer, processes)
+    ema = None if trainer.ema is None else ModelEmaV3(model, trainer.ema, use_warmup=True)
     if trainer.compile:
         engine.compile_model(model)
     steps_per_epoch = engine.batches_per_epoch(train, trainer.batch_size)
@@ -61,18 +69,11 @@ def build(config: Config) -> engine.Run:
     turns = []
     for phase in model.phases:
         method, options = engine.resolve_arguments("balancer", config.balancer, task, phase.objectives)
+        if trainer.on_nonfinite == "skip":
+            options["on_nonfinite"] = "skip"
         with engine.constructing():
             balancer = create_balancer(method, phase.objectives, **options)
-        if balancer.at == "subset" or (balancer.at == "features" and trainer.accumulate > 1):
-            remedy = "it is for a loop of your own" if balancer.at == "subset" else "use trainer.accumulate=1"
-            raise ConfigError(f"balancer.at={balancer.at} is not possible here: {remedy}, or use balancer.at=shared")
-        if isinstance(balancer, MetaBalancer) and (
-            trainer.accumulate > 1 or trainer.compile or trainer.precision == "fp16" or trainer.batch_size < 2
-        ):
-            raise ConfigError(
-                f"balancer {method} takes virtual steps on half of each batch: it needs trainer.accumulate=1, "
-                "trainer.compile=false, trainer.precision=fp32 or bf16, and trainer.batch_size of at least 2"
-            )
+        engine.check_balancer(balancer, trainer, processes)
         if not balancer.measures:
             balancer.to(device)  # weights of losses are found where the losses are, without waiting for the device
         turns.append(
@@ -91,6 +92,8 @@ def build(config: Config) -> engine.Run:
         steps_per_epoch,
         total_steps,
         engine.State(),
+        processes,
+        ema,
     )
 
 
@@ -105,12 +108,12 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
             parts: list[Batch] = []
         else:
             parts = engine.micro_batches(batch, trainer.accumulate)
-        for index, part in enumerate(parts):
-            share = engine.batch_size(part) / engine.batch_size(batch)
-            with precision.autocast():
-                losses, features = run.task.losses(run.model, part, turn.phase.name)
+        shares = engine.label_shares(run.task, parts, turn.phase.objectives, run.processes)
+        for index, piece in enumerate(parts):
+            with span("forward"), precision.autocast():
+                losses, features = run.task.losses(run.model, piece, turn.phase.name)
             report = turn.balancer.backward(
-                losses if len(parts) == 1 else {name: share * loss for name, loss in losses.items()},
+                losses if shares is None else {name: shares[index][name] * loss for name, loss in losses.items()},
                 shared=turn.shared,
                 parameters=None if turn.phase.networks is None else turn.parameters,
                 features=features,
@@ -119,13 +122,16 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
             )
         if report.skipped and not report.overflow:
             turn.zero_grad()  # of earlier micro-batches
-        precision.step(turn.optimizers.values(), turn.parameters, trainer.clip_norm)
+        with span("optimizer"):
+            precision.step(turn.optimizers.values(), turn.parameters, trainer.clip_norm, trainer.on_nonfinite)
         if turn.balancer.observes and not report.skipped:
             with torch.no_grad(), precision.autocast():
                 turn.balancer.observe(run.task.losses(run.model, batch, turn.phase.name)[0])
         if turn.balancer_optimizer is not None and not report.skipped:
             turn.balancer_optimizer.step()
         reports[turn.phase.name] = report
+    if run.ema is not None:
+        run.ema.update(run.model, run.state.step + 1)
     return list(reports.values())
 
 
@@ -133,9 +139,9 @@ def look_ahead(run: engine.Run, turn: engine.Turn, balancer: MetaBalancer, batch
     """One half of the batch trains the model, the other tells what that does to losses on data that it did not train on."""
     half, other = engine.micro_batches(batch, 2)
 
-    def losses(model: torch.nn.Module, part: Batch) -> dict[str, Tensor]:
+    def losses(model: torch.nn.Module, piece: Batch) -> dict[str, Tensor]:
         with run.precision.autocast():
-            return run.task.losses(model, part, turn.phase.name)[0]
+            return run.task.losses(model, piece, turn.phase.name)[0]
 
     chosen = None if turn.phase.networks is None else turn.parameters
     return balancer.meta_backward(
@@ -143,39 +149,47 @@ def look_ahead(run: engine.Run, turn: engine.Turn, balancer: MetaBalancer, batch
     )
 
 
-def train_epoch(run: engine.Run, tracker: engine.Tracker, display: engine.Display, stop: engine.StopRequest) -> None:
+def train_epoch(
+    run: engine.Run,
+    folder: Path,
+    tracker: engine.Tracker | None,
+    display: engine.Display,
+    stop: engine.StopRequest,
+) -> None:
     """Train the steps that are left of the current epoch, or until asked to stop."""
-    config, state = run.config, run.state
+    config, state, trainer = run.config, run.state, run.config.trainer
     start = state.step - state.epoch * run.steps_per_epoch
     end = min((state.epoch + 1) * run.steps_per_epoch, run.total_steps)
     run.model.train()
     clock, first = time.perf_counter(), state.step
     batches = engine.training_batches(
         run.task.splits(config.data_dir).train,
-        config.trainer.batch_size,
+        trainer.batch_size,
         config.seed,
         state.epoch,
         start,
         run.device,
-        config.trainer.workers,
+        trainer.workers,
+        run.processes,
     )
     for batch in batches:
-        if state.step >= end or stop:
+        if state.step >= end or stop.agreed():
             break
         for turn in run.turns:
-            turn.schedule(state.step)
+            turn.schedule(state.step, 0.5**state.rollbacks)
         try:
             reports = train_step(run, batch)
         except (BalancingError, FloatingPointError) as error:
-            diverged = isinstance(error, (NonFiniteError, FloatingPointError))
-            hint = "; a lower optimizer.lr or trainer.clip_norm=1 often helps" if diverged else ""
-            raise BalancingError(f"step {state.step + 1}: {error}{hint}") from None
+            raise engine.locate(run, error) from None
         state.step += 1
         for turn, report in zip(run.turns, reports, strict=True):
             phase = turn.phase.name
             state.add(phase, report)
-            if state.step % config.trainer.log_every == 0:
+            if tracker is not None and state.step % trainer.log_every == 0:
                 tracker.log_balance(state.step, state.epoch + 1, phase, report.as_dict())
+        if trainer.save_every and state.step % trainer.save_every == 0 and state.step < end:
+            state.seconds, clock = state.seconds + time.perf_counter() - clock, time.perf_counter()
+            save(run, folder, tracker)
         if display.live and state.step % 10 == 0:
             display.step(
                 state.step,
@@ -189,15 +203,24 @@ def train_epoch(run: engine.Run, tracker: engine.Tracker, display: engine.Displa
 
 def evaluate(run: engine.Run, name: str, stop: engine.StopRequest) -> engine.Evaluation | None:
     """Losses and metrics over the split ``name``, or ``None`` if asked to stop before its end."""
+    engine.settle_buffers(run)
     split = getattr(run.task.splits(run.config.data_dir), name)
     size, workers = engine.evaluation_size(run.config), run.config.trainer.workers
-    return engine.evaluate(run.model, run.task, split, size, run.precision, workers, stop, name)
+    return engine.evaluate(run.trained, run.task, split, size, run.precision, workers, stop, name, run.processes)
+
+
+def save(run: engine.Run, folder: Path, tracker: engine.Tracker | None) -> None:
+    """Write ``last.pt``, and the tables up to the same step."""
+    engine.settle_buffers(run)
+    if tracker is not None:
+        tracker.flush()
+        engine.save_checkpoint(folder / "last.pt", engine.checkpoint(run))
 
 
 def finish_epoch(
     run: engine.Run,
     folder: Path,
-    tracker: engine.Tracker,
+    tracker: engine.Tracker | None,
     display: engine.Display,
     selector: engine.Selector,
     stop: engine.StopRequest,
@@ -211,13 +234,15 @@ def finish_epoch(
     state.epoch, state.sums, state.counts = state.epoch + 1, {}, {}
     for turn in run.turns:
         turn.balancer.next_epoch()
-    lr = run.turns[0].lr
-    tracker.log_metrics(state.epoch, state.step, "train", state.seconds, lr, means)
-    tracker.log_metrics(state.epoch, state.step, "val", state.seconds, lr, found.values)
     score = selector.score(found.values, state.epoch)
-    if score < state.best or state.epoch == 1:
+    better = score < state.best or state.epoch == 1
+    if better:
         state.best, state.best_epoch = score, state.epoch
-        engine.save_weights(folder / "best", run.model, {"model": config.model["name"], **run.arguments})
+    if tracker is not None:
+        for split, values in (("train", means), ("val", found.values)):
+            tracker.log_metrics(state.epoch, state.step, split, state.seconds, run.turns[0].lr, values)
+        if better:
+            engine.save_weights(folder / "best", run.trained, {"model": config.model["name"], **run.arguments})
     training = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
     validation = "  ".join(f"{name} {value:.4g}" for name, value in found.values.items())
     best = "  (best so far)" if state.best_epoch == state.epoch else ""
@@ -226,56 +251,64 @@ def finish_epoch(
     )
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
     """Train, select on the validation split, test once. Returns what ``summary.json`` holds.
 
     Raises ConfigError or DataError before anything is written if the run cannot start.
     """
     saved = engine.load_checkpoint(Path(config.resume, "last.pt")) if config.resume else None
-    job = build(config)
+    job = build(config, processes)
     selector = engine.Selector(config.trainer.select, job.task)
     if config.trainer.dry_run:
         return engine.describe_run(job, train_step)
     name = f"{config.model['name']}-{config.task['name']}-{config.balancer['name']}"
-    folder = Path(config.resume) if config.resume else engine.make_run_dir(name, config.seed, config.run_dir)
+    fresh = engine.make_run_dir(name, config.seed, config.run_dir) if processes.main and not config.resume else None
+    folder = Path(config.resume) if config.resume else processes.share(fresh)
+    if config.trainer.profile is not None:
+        return engine.profile_run(job, train_step, folder)
     if saved is not None:
         engine.restore(job, saved)
-    else:
+    elif processes.main:
         engine.write_text(folder / "config.yaml", OmegaConf.to_yaml(asdict(config)))
-    objectives = [objective for turn in job.turns for objective in turn.phase.objectives]
-    done = (job.state.epoch, job.state.step) if saved is not None else None
-    tracker = engine.Tracker(folder, engine.result_names(job.task), objectives, config.logger, done)
-    predictions: dict[str, tuple[Tensor, Tensor]] = {}
-    tested: dict[str, float] = {}
+    tracker = engine.open_tracker(job, folder, resumed=saved is not None)
+    if saved is None and config.trainer.on_nonfinite == "rollback":
+        save(job, folder, tracker)
+    found: engine.Evaluation | None = None
     pictures: dict[str, Any] = {}
     try:
-        with engine.Display(job.total_steps, job.state.step) as display, engine.StopRequest() as stop:
+        with engine.Display(job.total_steps, job.state.step) as display, engine.StopRequest(processes) as stop:
             display.say(f"{name} on {engine.describe_device(job.device)}: {job.total_steps} steps, writing to {folder}")
             while job.state.epoch * job.steps_per_epoch < job.total_steps:
-                train_epoch(job, tracker, display, stop)
-                if not stop:
+                try:
+                    train_epoch(job, folder, tracker, display, stop)
+                except engine.Diverged as error:
+                    tracker = engine.roll_back(job, folder, tracker, error)
+                    display.say(f"{error}; back to step {job.state.step}, with half the learning rate")
+                    continue
+                if not stop.agreed():
                     finish_epoch(job, folder, tracker, display, selector, stop)
-                tracker.flush()
-                engine.save_checkpoint(folder / "last.pt", engine.checkpoint(job))
-                if stop:
+                save(job, folder, tracker)
+                if stop.agreed():
                     break
-            if not stop:
-                engine.load_weights(folder / "best", job.model)
+            if not stop.agreed():
+                engine.load_weights(folder / "best", job.trained)
                 found = evaluate(job, "test", stop)
-                if found is not None:
-                    tested, predictions = found.values, found.predictions
-                    with torch.no_grad():
-                        pictures = job.task.pictures(job.model.eval(), job.task.splits(config.data_dir).test)
-                    tracker.log_metrics(
-                        job.state.best_epoch, job.state.step, "test", job.state.seconds, job.turns[0].lr, tested
-                    )
-        summary = engine.summarise(job, tested)
-        tracker.write_summary(summary)
+            summary = engine.summarise(job, found.values if found else {})
+            if found is not None and tracker is not None:
+                tracker.log_metrics(
+                    job.state.best_epoch, job.state.step, "test", job.state.seconds, job.turns[0].lr, found.values
+                )
+                with torch.no_grad():
+                    pictures = job.task.pictures(job.trained.eval(), job.task.splits(config.data_dir).test)
+        if tracker is not None:
+            tracker.write_summary(summary)
     finally:
-        tracker.close()
-    engine.write_report(folder, job.task, predictions, pictures)
-    if tested:
-        display.results(f"test, weights of epoch {job.state.best_epoch}", tested)
+        if tracker is not None:
+            tracker.close()
+    if processes.main:
+        engine.write_report(folder, job.task, found.predictions if found else {}, pictures)
+    if found is not None:
+        display.results(f"test, weights of epoch {job.state.best_epoch}", found.values)
         display.say(
             f"{summary['seconds']:.1f} s of training, {summary['samples_per_second']:.0f} samples/s; open {folder / 'report.html'}"
         )
@@ -289,8 +322,6 @@ def run(config: Config) -> dict[str, Any]:
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def _main(composed: DictConfig) -> float | None:
     with engine.reporting():  # in here, as hydra adds lines of its own to an exception that leaves a job
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError("train.py runs in one process; start it with python, not torchrun")
         resume = composed.get("resume")
         if resume:
             others = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
@@ -298,7 +329,9 @@ def _main(composed: DictConfig) -> float | None:
                 raise ConfigError(f"resume keeps the configuration of {resume}; leave out {' '.join(others)}")
             composed = OmegaConf.create(engine.load_checkpoint(Path(resume, "last.pt"))["config"])
             composed.resume = resume
-        summary = run(engine.validate(composed))
+        config = engine.validate(composed)
+        with engine.interruptible(), engine.join_processes(config.trainer.device) as processes:
+            summary = run(config, processes)
         if summary["status"] == "stopped":
             sys.exit(0)  # also ends a sweep
         return summary.get("score")

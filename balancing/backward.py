@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from balancing.errors import BalancingError
-from balancing.processes import several_processes
-from balancing.rows import Gradients, deposit
+from balancing.processes import averaged_gradients, several_processes
+from balancing.rows import Gradients
+from balancing.spans import span
 
 __all__ = ["Step", "collect", "find_leaves"]
 
@@ -83,6 +84,7 @@ def collect(
     keep_graph: bool,
     active: Sequence[int] | None = None,
     room: Room | None = None,
+    names: Sequence[str] | None = None,
 ) -> Gradients:
     """Gradient of each loss at ``points`` and at those of ``others`` whose mask (see :func:`find_leaves`) names it.
 
@@ -99,7 +101,8 @@ def collect(
         if not points and not own:
             continue
         keep = keep_graph or k != chosen[-1]
-        found = torch.autograd.grad(losses[k], [*points, *own], retain_graph=keep, allow_unused=True)
+        with span(f"backward of {names[k] if names else k}"):
+            found = torch.autograd.grad(losses[k], [*points, *own], retain_graph=keep, allow_unused=True)
         rows[k] = list(found[: len(points)])
         heads[k] = {leaf: g for leaf, g in zip(own, found[len(points) :], strict=True) if g is not None}
         if matrix is not None:
@@ -117,13 +120,17 @@ def _differentiate(
     gradients: Sequence[Tensor] | None = None,
     keep_graph: bool = False,
 ) -> None:
-    """Write the gradients of ``outputs`` to those of ``leaves`` that they reach, averaged over processes."""
+    """Add the gradients of ``outputs`` to those of ``leaves`` that they reach, averaged over processes."""
     if not leaves:
         return
-    found = torch.autograd.grad(outputs, leaves, gradients, retain_graph=keep_graph, allow_unused=True)
-    # copies, as autograd may hand out views and aliases
-    reached = [(leaf, gradient.clone()) for leaf, gradient in zip(leaves, found, strict=True) if gradient is not None]
-    deposit([leaf for leaf, _ in reached], [gradient for _, gradient in reached])
+    if several_processes():
+        found: Sequence[Tensor | None] = averaged_gradients(outputs, leaves, gradients, keep_graph)
+    else:
+        found = torch.autograd.grad(outputs, leaves, gradients, retain_graph=keep_graph, allow_unused=True)
+    for leaf, gradient in zip(leaves, found, strict=True):
+        if gradient is not None:
+            # a copy, as autograd may hand out views and aliases
+            leaf.grad = gradient.clone() if leaf.grad is None else leaf.grad.add_(gradient)
 
 
 class Step:
@@ -136,6 +143,7 @@ class Step:
         parameters: The only leaves that receive gradients, or ``None`` for all.
         scaler: Scales the losses, so that ``.grad`` ends up scaled.
         active: Indices of the losses to differentiate, or ``None`` for all.
+        objectives: Names of the losses, for a profiler.
     """
 
     def __init__(
@@ -146,8 +154,9 @@ class Step:
         parameters: Sequence[Tensor] | None,
         scaler: torch.amp.GradScaler | None,
         active: Sequence[int] | None = None,
+        objectives: Sequence[str] | None = None,
     ) -> None:
-        self.name, self._active = name, active
+        self.name, self._active, self._names = name, active, objectives
         self.losses = [loss if scaler is None else scaler.scale(loss) for loss in losses]
         self._shared = None if shared is None else dict.fromkeys(leaf for leaf in shared if leaf.requires_grad)
         self._parameters = None if parameters is None else [leaf for leaf in parameters if leaf.requires_grad]
@@ -176,13 +185,13 @@ class Step:
         Raises BalancingError if a contested leaf can be reached without passing through the points.
         """
         if not heads:
-            return collect(self.losses, points or [], {}, keep_graph=True, active=self._active)
+            return collect(self.losses, points or [], {}, keep_graph=True, active=self._active, names=self._names)
         contested, others = self.partition(stop=points or ())
         if points is None:
             if not contested and (self._shared or not others):
                 which = "shared parameters" if self._shared else "parameters"
                 raise BalancingError(f"{self.name}: the losses reach none of the given {which}")
-            return collect(self.losses, contested, others, keep_graph=False, active=self._active, room=room)
+            return collect(self.losses, contested, others, False, self._active, room, self._names)
         trunk = find_leaves(points)
         past = len(contested) + sum(leaf in trunk for leaf in others)
         if past:
@@ -195,27 +204,29 @@ class Step:
                 f"{self.name}: one of the features is computed from another, so gradients would count twice; "
                 "give the heads copies, features = [f.view_as(f) for f in features], or use at='shared'"
             )
-        return collect(self.losses, points, others, keep_graph=True, active=self._active, room=room)
+        return collect(self.losses, points, others, True, self._active, room, self._names)
 
     def single_backward(self, weights: Tensor, heads: Tensor | None) -> None:
         """Write the gradient of the weighted sum; uncontested leaves get that of the sum with ``heads`` as weights, if given."""
         total = self._total(weights)
-        if heads is not None:
-            contested, others = self.partition()
-            _differentiate([total], contested, keep_graph=True)
-            _differentiate([self._total(heads)], list(others))
-        elif several_processes():
-            _differentiate([total], list(find_leaves([total])) if self._parameters is None else self._parameters)
-        else:
-            total.backward(inputs=self._parameters)
+        with span("backward of the weighted sum"):
+            if heads is not None:
+                contested, others = self.partition()
+                _differentiate([total], contested, keep_graph=True)
+                _differentiate([self._total(heads)], list(others))
+            elif several_processes():
+                _differentiate([total], list(find_leaves([total])) if self._parameters is None else self._parameters)
+            else:
+                total.backward(inputs=self._parameters)
 
     def pass_on(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Continue the backward pass from the features, at which ``gradients`` arrived, to the trunk."""
         leaves = list(self._allowed(find_leaves(features)))
-        if several_processes():
-            _differentiate(features, leaves, gradients)
-        elif leaves:
-            torch.autograd.backward(features, gradients, inputs=leaves)
+        with span("backward of the trunk"):
+            if several_processes():
+                _differentiate(features, leaves, gradients)
+            elif leaves:
+                torch.autograd.backward(features, gradients, inputs=leaves)
 
     def _allowed(self, masks: dict[Tensor, int]) -> dict[Tensor, int]:
         if self._parameters is None:

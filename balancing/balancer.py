@@ -17,6 +17,7 @@ from balancing.options import check_options, objective_vector, ordered_losses
 from balancing.processes import average_over_processes, sum_over_samples
 from balancing.report import BalanceReport
 from balancing.rows import Gradients, deposit
+from balancing.spans import span
 from balancing.weighing import View, translate, view
 
 __all__ = ["Balancer"]
@@ -202,7 +203,7 @@ class Balancer(nn.Module):
         seen = torch.stack([value.detach() for value in values])
         average_over_processes([seen])
         active = self.active()
-        step = Step(self.name, values, shared, parameters, scaler, active)
+        step = Step(self.name, values, shared, parameters, scaler, active, self.objectives)
 
         resting = self.step % self.every != 0
         constant = resting or (self.needs == "nothing" and not self.log_losses and self.before is None)
@@ -282,7 +283,8 @@ class Balancer(nn.Module):
             parts = [parts[0] + parts[1]]
         seen, gradients = parts[0].losses, parts[0].gradients
         if self.measures:
-            losses, gramian = seen.cpu().double(), gradients.gramian() / factor**2
+            with span("Gramian"):
+                losses, gramian = seen.cpu().double(), gradients.gramian() / factor**2
             if self.at == "features":
                 gramian = sum_over_samples(gramian, seen.device)
         overflow = step.is_scaled and gramian is not None and not bool(gramian.isfinite().all())
@@ -310,7 +312,8 @@ class Balancer(nn.Module):
             return self._finish(seen, weights, gramian, overflow)
         factors = [] if weights is None else weights.tolist()
         gradients.deposit_heads(factors if heads is None else heads.tolist())
-        combined = gradients.combine(factors) if combined is None else combined
+        with span("combination"):
+            combined = gradients.combine(factors) if combined is None else combined
         if self.at == "features":
             step.pass_on(gradients.points, combined)
         else:
@@ -353,7 +356,7 @@ class Balancer(nn.Module):
     def call(self, method: Callable[..., Tensor], losses: Tensor, gradients: Tensor | None) -> Tensor:
         """What a method answers, without gradients and autocast. A solver that failed is a BalancingError."""
         try:
-            with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
+            with span("weights"), torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
                 return method(losses, gradients)
         except SolverError as error:
             raise BalancingError(f"{self.name}: {error}") from error

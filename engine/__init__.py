@@ -1,19 +1,32 @@
 """Organs of a training run: configuration, device, precision, data, optimizers, checkpoints, tracking and the report."""
 
 from engine.arguments import ConfigError, constructing, resolve_arguments
-from engine.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
+from engine.checkpoint import SaveError, load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
 from engine.config import Config, compose, validate
-from engine.data import Split, batch_size, batches_per_epoch, micro_batches, training_batches
-from engine.device import compile_model, describe_device, resolve_device, synchronise, use_threads
+from engine.data import Split, batch_size, batches_per_epoch, label_shares, micro_batches, training_batches
+from engine.device import compile_model, describe_device, place_model, resolve_device, synchronise, use_threads
+from engine.distributed import Processes, join_processes
 from engine.dry_run import describe_run
 from engine.evaluation import Evaluation, Selector, evaluate, result_names
 from engine.explain import reporting
-from engine.interrupts import StopRequest
-from engine.optimization import Turn, build_turn
+from engine.interrupts import StopRequest, interruptible
+from engine.optimization import Turn, build_turn, check_balancer
 from engine.precision import Precision
+from engine.profiling import profile_run
 from engine.progress import Display
+from engine.recovery import Diverged, locate, roll_back
 from engine.report import write_report
-from engine.run import Run, State, checkpoint, evaluation_size, mean_losses, restore, summarise
+from engine.run import (
+    Run,
+    State,
+    checkpoint,
+    evaluation_size,
+    mean_losses,
+    open_tracker,
+    restore,
+    settle_buffers,
+    summarise,
+)
 from engine.seeding import seed_everything
 from engine.tracking import Tracker, make_run_dir
 
@@ -21,9 +34,12 @@ __all__ = [
     "Config",
     "ConfigError",
     "Display",
+    "Diverged",
     "Evaluation",
     "Precision",
+    "Processes",
     "Run",
+    "SaveError",
     "Selector",
     "Split",
     "State",
@@ -33,6 +49,7 @@ __all__ = [
     "batches_per_epoch",
     "Turn",
     "build_turn",
+    "check_balancer",
     "checkpoint",
     "compile_model",
     "compose",
@@ -41,19 +58,28 @@ __all__ = [
     "describe_run",
     "evaluate",
     "evaluation_size",
+    "interruptible",
+    "join_processes",
+    "label_shares",
     "load_checkpoint",
     "load_weights",
+    "locate",
     "make_run_dir",
     "mean_losses",
     "micro_batches",
+    "open_tracker",
+    "place_model",
+    "profile_run",
     "reporting",
     "resolve_arguments",
     "resolve_device",
     "restore",
     "result_names",
+    "roll_back",
     "save_checkpoint",
     "save_weights",
     "seed_everything",
+    "settle_buffers",
     "summarise",
     "synchronise",
     "training_batches",

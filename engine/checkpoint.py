@@ -4,38 +4,68 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine.arguments import ConfigError
 
-__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "save_weights", "write_text"]
+__all__ = ["SaveError", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights", "write_text"]
 
 
-def _replace(temporary: Path, path: Path) -> None:
-    """Move a finished file into place: whoever reads ``path`` sees the old or the new one, never a part."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+class SaveError(RuntimeError):
+    """A file of the run that cannot be written; the message names it and the reason."""
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of ``path`` when it is complete: a reader finds the old or the new one.
+
+    Raises:
+        SaveError: It cannot be written; ``path`` is what it was before.
+    """
+    temporary = path.with_name(path.name + ".part")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        if os.name == "posix":  # the new name must survive a power failure as well
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        kept = "what it held before is kept" if path.exists() else "nothing is left of it"
+        raise SaveError(
+            f"cannot write {path} ({reason}); {kept}. Make room or mend the permissions, then go on with resume=..."
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    _replace(temporary, path)
+    """Write a text file atomically. Raises SaveError."""
+    with _replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write plain containers and tensors atomically, so that ``torch.load(path, weights_only=True)`` reads them."""
-    temporary = path.with_name(path.name + ".part")
-    torch.save(dict(state), temporary)
-    _replace(temporary, path)
+    """Write plain containers and tensors atomically, so that ``torch.load(path, weights_only=True)`` reads them.
+
+    Raises:
+        SaveError: It cannot be written; an earlier checkpoint is kept.
+    """
+    with _replacing(path) as temporary:
+        torch.save(dict(state), temporary)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -46,18 +76,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
         raise ConfigError(f"resume: {path} cannot be read ({type(error).__name__}); is it complete?") from error
-    if not isinstance(state, dict) or "config" not in state:
+    if not isinstance(state, dict) or not {"config", "model", "turns", "state"} <= state.keys():
         raise ConfigError(f"resume: {path} is not a checkpoint of train.py")
     return state
 
 
 def save_weights(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Write ``model.safetensors`` and ``config.json`` (model name and arguments) into ``folder``."""
-    folder.mkdir(exist_ok=True)
+    """Write ``model.safetensors`` and ``config.json`` (model name and arguments) into ``folder``. Raises SaveError."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"cannot make {folder} ({error.strerror})") from error
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    temporary = folder / "model.safetensors.part"
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}, temporary)
-    _replace(temporary, folder / "model.safetensors")
+    with _replacing(folder / "model.safetensors") as temporary:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}, temporary)
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

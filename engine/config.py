@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -54,11 +55,20 @@ class TrainerConfig:
     threads: int | None = None
     precision: str = "fp32"
     compile: bool = False
+    tf32: bool = True
+    channels_last: bool = False
+    checkpoint_activations: bool = False
+    batch_statistics: str = "averaged"
     workers: int = 0
     clip_norm: float | None = None
+    on_nonfinite: str = "stop"
+    ema: float | None = None
     balancer_lr: float = 0.025
     select: str = "loss"
     log_every: int = 10
+    save_every: int | None = None
+    overfit: int | None = None
+    profile: int | None = None
     deterministic: bool = False
     dry_run: bool = False
 
@@ -68,6 +78,9 @@ class LoggerConfig:
     tensorboard: bool = True
     wandb: bool = False
     wandb_project: str = "mozoo"
+    mlflow: bool = False
+    mlflow_uri: str | None = None
+    mlflow_experiment: str = "mozoo"
 
 
 @dataclass
@@ -167,8 +180,10 @@ def _with_defaults(before: Any) -> dict[str, Any]:
 
 
 def _check_ranges(config: Config) -> None:
-    if config.logger.wandb and importlib.util.find_spec("wandb") is None:
-        raise ConfigError("logger.wandb=true needs the package: pip install -e '.[wandb]'")
+    for service in ("wandb", "mlflow"):
+        found = importlib.util.find_spec(service)
+        if getattr(config.logger, service) and (found is None or found.origin is None):  # a mere folder has no origin
+            raise ConfigError(f"logger.{service}=true needs the package: pip install -e '.[{service}]'")
     trainer, scheduler = config.trainer, config.scheduler
     at_least = {
         "trainer.epochs": (trainer.epochs, 1),
@@ -179,6 +194,9 @@ def _check_ranges(config: Config) -> None:
         "trainer.threads": (trainer.threads, 1),
         "trainer.workers": (trainer.workers, 0),
         "trainer.log_every": (trainer.log_every, 1),
+        "trainer.save_every": (trainer.save_every, 1),
+        "trainer.overfit": (trainer.overfit, 1),
+        "trainer.profile": (trainer.profile, 1),
         "optimizer.weight_decay": (config.optimizer.weight_decay, 0),
         "seed": (config.seed, 0),
     }
@@ -200,12 +218,25 @@ def _check_ranges(config: Config) -> None:
         "scheduler.warmup": scheduler.warmup,
         "scheduler.start": scheduler.start,
         "scheduler.end": scheduler.end,
+        "trainer.ema": trainer.ema,
     }.items():
-        if not 0 <= share <= 1:
+        if share is not None and not 0 <= share <= 1:
             raise ConfigError(f"{key} is a share and must be between 0 and 1, got {share}")
-    if trainer.precision not in ("fp32", "bf16", "fp16"):
-        raise ConfigError(f"trainer.precision must be fp32, bf16 or fp16, got {trainer.precision!r}")
+    one_of = {
+        "trainer.precision": (trainer.precision, ("fp32", "bf16", "fp16")),
+        "trainer.batch_statistics": (trainer.batch_statistics, ("local", "averaged", "synchronised")),
+        "trainer.on_nonfinite": (trainer.on_nonfinite, ("stop", "skip", "rollback")),
+    }
+    for key, (chosen, options) in one_of.items():
+        if chosen not in options:
+            raise ConfigError(f"{key} must be one of {', '.join(options)}, got {chosen!r}")
     if trainer.batch_size % trainer.accumulate:
         raise ConfigError(
             f"trainer.accumulate={trainer.accumulate} must divide trainer.batch_size={trainer.batch_size}"
+        )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if trainer.batch_size % (processes * trainer.accumulate):
+        raise ConfigError(
+            f"trainer.batch_size={trainer.batch_size} cannot be split over {processes} processes"
+            + (f" with trainer.accumulate={trainer.accumulate}" if trainer.accumulate > 1 else "")
         )

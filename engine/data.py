@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from engine.device import move
+from engine.distributed import Processes
 from engine.seeding import epoch_order
-from tasks import Batch, DataError, TensorData
+from tasks import Batch, DataError, Task, TensorData
 
-__all__ = ["batch_size", "batches_per_epoch", "evaluation_batches", "micro_batches", "training_batches"]
+__all__ = [
+    "batch_indices",
+    "batch_size",
+    "batches_per_epoch",
+    "evaluation_batches",
+    "label_shares",
+    "micro_batches",
+    "training_batches",
+]
 
 Split = TensorData | Dataset[Batch]
 
@@ -21,28 +30,65 @@ def batches_per_epoch(split: Split, batch_size: int) -> int:
     return max(len(split) // batch_size, 1)  # type: ignore[arg-type]
 
 
+def batch_indices(split: Split, batch_size: int, seed: int, epoch: int, number: int) -> torch.Tensor:
+    """(B,) indices of the samples in a training batch, the same in all processes."""
+    order = epoch_order(len(split), seed, epoch)  # type: ignore[arg-type]
+    return order[number * batch_size : (number + 1) * batch_size]
+
+
 def training_batches(
-    split: Split, batch_size: int, seed: int, epoch: int, start: int, device: torch.device, workers: int
+    split: Split,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    start: int,
+    device: torch.device,
+    workers: int,
+    processes: Processes = Processes(),  # noqa: B008  it never changes
 ) -> Iterator[Batch]:
     """The batches of ``epoch`` from number ``start`` on, in an order that only ``seed`` and ``epoch`` decide.
 
-    A data set with ``set_epoch(seed, epoch)`` is told both, so that its augmentations follow from them and the index.
+    Each process gets its part of every batch; parts are disjoint and of equal size. A data set with
+    ``set_epoch(seed, epoch)`` is told both, so that its augmentations follow from them and the index.
     """
     if hasattr(split, "set_epoch"):
         split.set_epoch(seed, epoch)
-    size = len(split)  # type: ignore[arg-type]
-    order = epoch_order(size, seed, epoch)
+    order = epoch_order(len(split), seed, epoch)  # type: ignore[arg-type]
     chunks = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, batches_per_epoch(split, batch_size))]
-    yield from _batches(split, chunks, device, workers)
+    parts = [len(chunk) // processes.size for chunk in chunks]
+    mine = [c[processes.rank * n : (processes.rank + 1) * n] for c, n in zip(chunks, parts, strict=True)]
+    yield from _batches(split, mine, device, workers)
 
 
-def evaluation_batches(split: Split, batch_size: int, device: torch.device, workers: int) -> Iterator[Batch]:
-    """Every sample once, in order."""
-    yield from _batches(split, list(torch.arange(len(split)).split(batch_size)), device, workers)  # type: ignore[arg-type]
+def evaluation_batches(
+    split: Split,
+    batch_size: int,
+    device: torch.device,
+    workers: int,
+    processes: Processes = Processes(),  # noqa: B008
+) -> Iterator[Batch]:
+    """Every sample once, in order; several processes take whole batches in turn."""
+    chunks = list(torch.arange(len(split)).split(batch_size))  # type: ignore[arg-type]
+    yield from _batches(split, chunks[processes.rank :: processes.size], device, workers)
+
+
+def label_shares(
+    task: Task, parts: Sequence[Batch], objectives: Sequence[str], processes: Processes
+) -> list[dict[str, torch.Tensor]] | None:
+    """What each part's mean loss counts in the mean over the whole batch, by its share of the labels that are present.
+
+    Times the number of processes, whose losses are averaged later. ``None`` if there is one part and one process.
+    """
+    if len(parts) <= 1 and processes.size == 1:
+        return None
+    counts = torch.stack([task.label_counts(part, objectives) for part in parts]).double()
+    whole = processes.total(counts.sum(0)).clamp(min=torch.finfo(torch.float64).tiny)
+    shares = (processes.size * counts / whole).float()
+    return [dict(zip(objectives, share.unbind(), strict=True)) for share in shares]
 
 
 def batch_size(batch: Batch) -> int:
-    """Number of samples."""
+    """Number of samples in this process's part."""
     return len(batch.inputs[0])
 
 

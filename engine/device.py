@@ -5,16 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.arguments import ConfigError
+from engine.config import TrainerConfig
+from engine.distributed import Processes, broadcast_model
 from tasks import Batch
 
-__all__ = ["compile_model", "describe_device", "move", "resolve_device", "synchronise", "use_threads"]
+__all__ = ["compile_model", "describe_device", "move", "place_model", "resolve_device", "synchronise", "use_threads"]
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is the accelerator if there is one, else the CPU. Raises ConfigError if the device is not there."""
+def resolve_device(name: str, processes: Processes = Processes()) -> torch.device:  # noqa: B008  it never changes
+    """``auto`` is the accelerator if there is one, else the CPU. Raises ConfigError if the device is not there.
+
+    Of several processes on CUDA each has the device that it chose when it joined.
+    """
+    if processes.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
@@ -62,6 +69,33 @@ def synchronise(device: torch.device) -> None:
     """Wait for the device, so that a clock read now is true."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def place_model(model: Any, device: torch.device, trainer: TrainerConfig, processes: Processes) -> Any:
+    """The model on its device, in the memory format that was asked for, the same in all processes.
+
+    Raises:
+        ConfigError: Something was asked for that model or device do not have.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if trainer.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = trainer.tf32
+    if trainer.checkpoint_activations:
+        able = [module for module in model.modules() if hasattr(module, "set_grad_checkpointing")]
+        if not able:
+            raise ConfigError("trainer.checkpoint_activations=true needs a timm trunk, which this model does not have")
+        for module in able:
+            module.set_grad_checkpointing(True)
+    if processes.size > 1 and trainer.batch_statistics == "synchronised":
+        if device.type != "cuda":
+            raise ConfigError("trainer.batch_statistics=synchronised needs CUDA; choose averaged")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = model.to(device)
+    if trainer.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if processes.size > 1:
+        broadcast_model(model)
+    return model
 
 
 def compile_model(model: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.arguments import ConfigError, did_you_mean
 from engine.data import Split, evaluation_batches
+from engine.distributed import Processes
 from engine.interrupts import StopRequest
 from engine.precision import Precision
 from tasks import Batch, Task
@@ -42,10 +44,12 @@ def evaluate(
     workers: int = 0,
     stop: StopRequest | None = None,
     name: str = "val",
+    processes: Processes = Processes(),  # noqa: B008  it never changes
 ) -> Evaluation | None:
     """Evaluate the split called ``name`` in eval mode. ``None`` if ``stop`` was asked for before the end.
 
-    Losses are means over the labels that are present, whatever the batch size.
+    Losses are means over the labels that are present, whatever the batch size. Several processes share the batches, and
+    all get the results of the whole split; a task that evaluates as a whole does so in every process.
     """
     device = precision.device
     metrics = {o.name: {key: measure.make().to(device) for key, measure in o.measures.items()} for o in task.objectives}
@@ -56,10 +60,10 @@ def evaluate(
     model.eval()
     try:
         with precision.autocast():
-            own = task.evaluate(model, name, _batches(split, batch_size, device, workers, stop))
+            own = task.evaluate(model, name, _batches(split, batch_size, device, workers, stop, Processes()))
         if own is not None:
             return Evaluation(own, {})
-        for batch in _batches(split, batch_size, device, workers, stop):
+        for batch in _batches(split, batch_size, device, workers, stop, processes):
             with precision.autocast():
                 outputs = task.outputs(model, batch)
             for o in task.objectives:
@@ -79,15 +83,23 @@ def evaluate(
         return None
     finally:
         model.train(was_training)
-    values, predictions = {}, {}
-    for o in task.objectives:
-        known = bool(counts[o.name] > 0)
-        values[f"{o.name}/loss"] = float(sums[o.name] / counts[o.name]) if known else math.nan
+    totals = processes.total(torch.tensor([[sums[o.name], counts[o.name]] for o in task.objectives], device=device))
+    values: dict[str, float] = {}
+    predictions: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for o, (total, count) in zip(task.objectives, totals.tolist(), strict=True):
+        known = count > 0
+        values[f"{o.name}/loss"] = total / count if known else math.nan
+        # torchmetrics puts together what the processes saw
         values |= {f"{o.name}/{key}": float(m.compute()) if known else math.nan for key, m in metrics[o.name].items()}
-        if known and seen[o.name]:
-            predicted, actual = zip(*seen[o.name], strict=True)
-            predictions[o.name] = (torch.cat(predicted), torch.cat(actual))
-    return Evaluation(values, predictions)
+    for part in processes.gather(seen):
+        for name_of, pairs in part.items():
+            predictions.setdefault(name_of, []).extend(pairs)
+    return Evaluation(values, {key: _joined(pairs) for key, pairs in predictions.items() if pairs})
+
+
+def _joined(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    predicted, actual = zip(*pairs, strict=True)
+    return torch.cat(predicted), torch.cat(actual)
 
 
 class _Stopped(Exception):
@@ -95,12 +107,19 @@ class _Stopped(Exception):
 
 
 def _batches(
-    split: Split, batch_size: int, device: torch.device, workers: int, stop: StopRequest | None
+    split: Split,
+    batch_size: int,
+    device: torch.device,
+    workers: int,
+    stop: StopRequest | None,
+    processes: Processes,
 ) -> Iterator[Batch]:
-    for batch in evaluation_batches(split, batch_size, device, workers):
-        if stop:
+    batches = evaluation_batches(split, batch_size, device, workers, processes)
+    count = -(-len(split) // batch_size)  # type: ignore[arg-type]
+    for _ in range(-(-count // processes.size)):  # as often in every process, though the last may lack a batch
+        if stop is not None and stop.agreed():
             raise _Stopped
-        yield batch
+        yield from itertools.islice(batches, 1)
 
 
 class Selector:

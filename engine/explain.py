@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -14,6 +16,7 @@ import balancing
 import tasks
 import zoo
 from engine.arguments import ConfigError, did_you_mean
+from engine.checkpoint import SaveError
 from engine.config import unknown_key
 
 __all__ = ["explain", "reporting"]
@@ -27,18 +30,27 @@ _OPTIONS = {
 
 @contextmanager
 def reporting() -> Iterator[None]:
-    """End the process with one line instead of a traceback: exit code 2 for bad input, 1 for a step that failed."""
+    """End the process with one line instead of a traceback.
+
+    Exit code 2 for bad input, 1 for a step or a file that failed, 0 if somebody interrupted before there was anything to save.
+    """
     try:
         yield
     except (ConfigError, tasks.DataError) as error:
         message, code = str(error), 2
     except (HydraException, OmegaConfBaseException) as error:
         message, code = explain(error), 2
-    except balancing.BalancingError as error:
+    except (balancing.BalancingError, SaveError) as error:
         message, code = str(error), 1
+    except torch.distributed.DistError as error:
+        message, code = f"another process ended ({str(error).splitlines()[0]})", 1
+    except KeyboardInterrupt:
+        print("interrupted before the first step; nothing is lost, start again", file=sys.stderr)
+        sys.exit(0)
     else:
         return
-    print(f"error: {message}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")
+    print(f"error{'' if rank == '0' else f' in process {rank}'}: {message}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -12,11 +12,12 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from balancing import Balancer, Phase
+from balancing import Balancer, MetaBalancer, Phase
 from engine.arguments import ConfigError, did_you_mean
-from engine.config import OptimizerConfig, SchedulerConfig
+from engine.config import OptimizerConfig, SchedulerConfig, TrainerConfig
+from engine.distributed import Processes
 
-__all__ = ["Turn", "build_turn"]
+__all__ = ["Turn", "build_turn", "check_balancer"]
 
 _FUSED = ("adam", "adamw", "sgd")  # torch's own, with a kernel that updates all parameters at once
 _SCHEDULES = ("cosine", "tanh", "step", "poly", "none")
@@ -32,6 +33,7 @@ class Turn:
     shared: list[nn.Parameter] | None
     optimizers: dict[str, torch.optim.Optimizer]
     schedulers: list[Scheduler]
+    rates: dict[str, float]  # of the optimizers, before any schedule
     balancer_optimizer: torch.optim.Optimizer | None
 
     def zero_grad(self) -> None:
@@ -39,10 +41,14 @@ class Turn:
         for optimizer in (*self.optimizers.values(), *([self.balancer_optimizer] if self.balancer_optimizer else [])):
             optimizer.zero_grad(set_to_none=True)
 
-    def schedule(self, step: int) -> None:
-        """Set the learning rates for the update after ``step`` updates; a function of ``step`` alone."""
+    def schedule(self, step: int, factor: float = 1.0) -> None:
+        """Set the learning rates for the update after ``step`` updates, ``factor`` times what the schedule says."""
         for scheduler in self.schedulers:
             scheduler.step_update(step)
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                # a schedule has just set the rate; a constant one is what it was at the start
+                group["lr"] = factor * (group["lr"] if self.schedulers else self.rates[name])
 
     @property
     def lr(self) -> float:
@@ -110,8 +116,26 @@ def build_turn(
         shared=list(model.shared_parameters()) if phase.networks is None else None,
         optimizers=optimizers,
         schedulers=schedulers,
+        rates={name: rates.get(name, optimizer.lr) for name in groups},
         balancer_optimizer=torch.optim.Adam(own, lr=balancer_lr) if own else None,
     )
+
+
+def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Processes) -> None:
+    """Raise ConfigError if the training loop cannot give the balancer what it needs."""
+    if balancer.at == "subset" or (balancer.at == "features" and trainer.accumulate > 1):
+        remedy = "it is for a loop of your own" if balancer.at == "subset" else "use trainer.accumulate=1"
+        raise ConfigError(f"balancer.at={balancer.at} is not possible here: {remedy}, or use balancer.at=shared")
+    if isinstance(balancer, MetaBalancer) and (
+        trainer.accumulate > 1
+        or trainer.compile
+        or trainer.precision == "fp16"
+        or trainer.batch_size < 2 * processes.size
+    ):
+        raise ConfigError(
+            f"balancer {balancer.name} takes virtual steps on half of each batch: it needs trainer.accumulate=1, "
+            f"trainer.compile=false, trainer.precision=fp32 or bf16, and trainer.batch_size of at least {2 * processes.size}"
+        )
 
 
 def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:

@@ -32,11 +32,16 @@ class Precision:
         return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 
     def step(
-        self, optimizers: Iterable[torch.optim.Optimizer], parameters: Sequence[Tensor], clip_norm: float | None
+        self,
+        optimizers: Iterable[torch.optim.Optimizer],
+        parameters: Sequence[Tensor],
+        clip_norm: float | None,
+        on_nonfinite: str = "stop",
     ) -> None:
         """Unscale, clip the norm of all gradients together, and step; an fp16 overflow skips the step.
 
-        Raises FloatingPointError if the norm is not finite and no scaler handles it.
+        The norm is looked at if it is clipped, or if something can be done about one that is not finite: with ``skip``
+        there is no step then. Raises FloatingPointError otherwise, if no scaler handles it.
         """
         if all(parameter.grad is None for parameter in parameters):
             return  # the balancer skipped this step
@@ -44,9 +49,11 @@ class Precision:
         if self.scaler is not None:
             for optimizer in optimizers:
                 self.scaler.unscale_(optimizer)
-        if clip_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+        if clip_norm is not None or (on_nonfinite != "stop" and self.scaler is None):
+            norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm or float("inf"))
             if self.scaler is None and not bool(norm.isfinite()):
+                if on_nonfinite == "skip":
+                    return
                 raise FloatingPointError("the norm of the gradients is not finite")
         for optimizer in optimizers:
             if self.scaler is None:

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from balancing import BalanceReport
+from balancing import BalanceReport, NonFiniteError
+from engine.arguments import ConfigError
 from engine.config import Config
 from engine.device import describe_device
+from engine.distributed import Processes, average_buffers
 from engine.environment import command, git_commit, versions
 from engine.optimization import Turn
 from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
+from engine.tracking import Tracker
 from tasks import Task
 
-__all__ = ["Run", "State", "checkpoint", "evaluation_size", "mean_losses", "restore", "summarise"]
+__all__ = [
+    "Run",
+    "State",
+    "checkpoint",
+    "evaluation_size",
+    "mean_losses",
+    "open_tracker",
+    "restore",
+    "settle_buffers",
+    "summarise",
+]
+
+_HOPELESS = 50
 
 
 @dataclass
@@ -30,11 +47,18 @@ class State:
     best: float = float("inf")
     best_epoch: int = 0
     seconds: float = 0.0
+    skipped: int = 0  # steps in a row, until now
+    rollbacks: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)  # phase -> (K,) sum of the training losses of this epoch
     counts: dict[str, int] = field(default_factory=dict)  # phase -> how many steps are in that sum
 
     def add(self, phase: str, report: BalanceReport) -> None:
-        """Count the losses of one step, unless it was skipped."""
+        """Count the losses of one step, unless it was skipped. Raises NonFiniteError if nothing else ever happens."""
+        self.skipped = self.skipped + 1 if report.skipped and not report.overflow else 0
+        if self.skipped >= _HOPELESS:
+            raise NonFiniteError(
+                f"step {self.step}: {_HOPELESS} steps in a row were skipped; the weights are beyond help"
+            )
         if not report.skipped:
             self.sums[phase] = self.sums[phase] + report.losses if phase in self.sums else report.losses
             self.counts[phase] = self.counts.get(phase, 0) + 1
@@ -54,6 +78,13 @@ class Run:
     steps_per_epoch: int
     total_steps: int
     state: State
+    processes: Processes
+    ema: ModelEmaV3 | None
+
+    @property
+    def trained(self) -> Any:
+        """What is evaluated and kept: the running mean of the weights if there is one, else the model."""
+        return self.model if self.ema is None else self.ema.module
 
 
 def mean_losses(run: Run) -> dict[str, float]:
@@ -71,11 +102,29 @@ def evaluation_size(config: Config) -> int:
     return config.trainer.eval_batch_size or 4 * config.trainer.batch_size // config.trainer.accumulate
 
 
+def settle_buffers(run: Run) -> None:
+    """Make one set of BatchNorm statistics of those that the processes collected, if they are to be averaged."""
+    if run.processes.size > 1 and run.config.trainer.batch_statistics == "averaged":
+        average_buffers(run.model)
+        if run.ema is not None:
+            average_buffers(run.ema.module)
+
+
+def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
+    """Tables for the run; ``None`` in a process that does not write. A resumed run keeps the rows that are behind it."""
+    if not run.processes.main:
+        return None
+    objectives = [objective for turn in run.turns for objective in turn.phase.objectives]
+    done = (run.state.epoch, run.state.step) if resumed else None
+    return Tracker(folder, list(run.task.results()), objectives, run.config.logger, done)
+
+
 def checkpoint(run: Run) -> dict[str, Any]:
     """Everything that the next step depends on, in plain containers."""
     return {
         "config": asdict(run.config),
         "model": run.model.state_dict(),
+        "ema": None if run.ema is None else run.ema.module.state_dict(),
         "turns": {turn.phase.name: turn.state_dict() for turn in run.turns},
         "scaler": run.precision.scaler.state_dict() if run.precision.scaler else None,
         "rng": rng_state(),
@@ -84,8 +133,18 @@ def checkpoint(run: Run) -> dict[str, Any]:
 
 
 def restore(run: Run, saved: Mapping[str, Any]) -> None:
-    """Inverse of :func:`checkpoint`."""
+    """Inverse of :func:`checkpoint`. Raises ConfigError if it is one of another model, balancer or version."""
+    try:
+        _restore(run, saved)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"resume: the checkpoint does not fit what its configuration describes ({reason})") from error
+
+
+def _restore(run: Run, saved: Mapping[str, Any]) -> None:
     run.model.load_state_dict(saved["model"])
+    if run.ema is not None:
+        run.ema.module.load_state_dict(saved["ema"])
     for turn in run.turns:
         turn.load_state_dict(saved["turns"][turn.phase.name])
     if run.precision.scaler:
@@ -113,7 +172,7 @@ def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
         "samples_per_second": round(state.step * config.trainer.batch_size / max(state.seconds, 1e-9), 1),
         "device": describe_device(job.device),
         "precision": config.trainer.precision,
-        "world_size": 1,
+        "world_size": job.processes.size,
         "versions": versions(),
         "git": git_commit(),
         "command": command(),

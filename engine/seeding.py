@@ -25,7 +25,7 @@ def rng_state() -> dict[str, Any]:
     """State of the global generators, in containers that ``torch.load(weights_only=True)`` accepts."""
     state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = torch.cuda.get_rng_state()  # of this process's device; all processes draw the same numbers
     return state
 
 
@@ -34,7 +34,7 @@ def load_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> torch.Tensor:

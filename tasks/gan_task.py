@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from tasks.criteria import CrossEntropy
 from tasks.gan_losses import Loss, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
-from tasks.task import Batch, Objective, Task
+from tasks.task import Batch, DataError, Objective, Task, TensorData
 
 __all__ = ["Adversarial", "GanTask", "Penalty", "fixed_noise"]
 
@@ -107,7 +109,7 @@ class GanTask(Task):
         labels = batch.targets.get("real_class") if model.classes else None
         if phase == "discriminator":
             return self._discriminator(model, batch.inputs[0], labels)
-        fake = model.generate(model.noise(len(batch.inputs[0])), labels)
+        fake = model.generate(_noise(model, len(batch.inputs[0])), labels)
         outputs = model.heads(model.features(fake))
         losses = {name: generator_loss(self.loss, outputs[name]) for name in model.adversarial}
         if labels is not None:
@@ -116,7 +118,7 @@ class GanTask(Task):
 
     def _discriminator(self, model: Any, real: Tensor, labels: Tensor | None) -> tuple[dict[str, Tensor], Any]:
         with torch.no_grad():
-            fake = model.generate(model.noise(len(real)), labels).to(real)
+            fake = model.generate(_noise(model, len(real)), labels).to(real)
         features = model.features(torch.cat([real, fake]))
         outputs = model.heads(features)
         truth, forgery = outputs["real_fake"].chunk(2)
@@ -131,6 +133,21 @@ class GanTask(Task):
             losses["real_class"] = self.labelling(outputs["real_class"][: len(real)], labels)
         return losses, features
 
+    def read(self, path: Path) -> TensorData:
+        """Nothing: samples are generated."""
+        raise DataError(f"task {self.name} generates samples and cannot read {path}; leave the input out")
+
+    @torch.no_grad()
+    def sample(self, model: Any, count: int, seed: int = 0) -> tuple[Tensor, list[str]]:
+        """``count`` samples, the same for the same ``seed``, and the class that each was asked to be of, if there are any."""
+        device = next(model.parameters()).device
+        noise = fixed_noise(count, model.latent, device, torch.Generator().manual_seed(seed))
+        if not model.classes:
+            return model.generate(noise).float().cpu(), []
+        labels = torch.arange(count, device=device) % model.classes
+        names = [self.labelling.classes[label] for label in labels.tolist()]
+        return model.generate(noise, labels).float().cpu(), names
+
     def _train_labels(self, objective: str) -> Tensor:
         return super()._train_labels(objective) if objective.endswith("_class") else torch.empty(0)
 
@@ -140,6 +157,13 @@ class GanTask(Task):
 
     #: Keys of what :meth:`evaluate` finds -> whether higher is better.
     sample_results: ClassVar[dict[str, bool]] = {}
+
+
+def _noise(model: Any, count: int) -> Tensor:
+    """Noise for this process's part of a batch. All processes draw that of the whole batch, from equal generators."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return model.noise(count)
+    return model.noise(count * dist.get_world_size()).chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def fixed_noise(count: int, latent: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:

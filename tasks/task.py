@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from torchmetrics import Metric
 
-from tasks.criteria import Criterion
+from tasks.criteria import Criterion, CrossEntropy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Batch", "DataError", "Measure", "Objective", "Splits", "Task", "TensorData", "sample_seed"]
+__all__ = ["Batch", "DataError", "Measure", "Objective", "Prediction", "Splits", "Task", "TensorData", "sample_seed"]
 
 
 class DataError(RuntimeError):
@@ -47,6 +47,14 @@ class TensorData:
         return Batch(
             tuple(tensor.index_select(0, index) for tensor in self.inputs),
             {name: tensor.index_select(0, index) for name, tensor in self.targets.items()},
+        )
+
+    def first(self, count: int) -> TensorData:
+        """The first ``count`` samples."""
+        return replace(
+            self,
+            inputs=tuple(t[:count] for t in self.inputs),
+            targets={name: t[:count] for name, t in self.targets.items()},
         )
 
     def to(self, device: torch.device | str) -> TensorData:
@@ -79,11 +87,36 @@ class Measure:
 
 @dataclass(frozen=True)
 class Objective:
-    """One named scalar loss with its metrics."""
+    """One named scalar loss with its metrics.
+
+    Args:
+        name: Names the loss, and the model's output.
+        criterion: The loss.
+        measures: Metrics by name.
+        restore: Brings outputs from the unit that is learnt to the one that people use.
+    """
 
     name: str
     criterion: Criterion
     measures: Mapping[str, Measure]
+    restore: Callable[[Tensor], Tensor] = field(default=lambda values: values)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about N inputs, in words and units that people use.
+
+    Args:
+        cells: Column of a table -> N class names or numbers.
+        maps: Name -> numbers (N, H, W) or (N, H, W, 3).
+        pictures: How some of the maps look: bytes of the same shape, grey or coloured.
+        legends: Name of a map -> the table that explains it, column -> values.
+    """
+
+    cells: Mapping[str, Sequence[str | float]] = field(default_factory=dict)
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
+    legends: Mapping[str, Mapping[str, Sequence[str | int]]] = field(default_factory=dict)
 
 
 def sample_seed(*key: int) -> int:
@@ -118,6 +151,16 @@ class Task:
             self._splits = self.load(Path(data_dir))
         return self._splits
 
+    def shorten(self, count: int) -> Splits:
+        """Keep the first ``count`` training samples only, as all three splits: can a model learn them by heart?"""
+        if self._splits is None:
+            raise RuntimeError(f"task {self.name}: call splits(data_dir) before shorten")
+        train = self._splits.train
+        count = min(count, len(train))  # type: ignore[arg-type]
+        few = train.first(count) if isinstance(train, TensorData) else Subset(train, range(count))
+        self._splits = Splits(few, few, few)
+        return self._splits
+
     def place(self, device: torch.device) -> None:
         """Move splits that are tensors to ``device``, once and for all."""
         if self._splits is not None:
@@ -137,6 +180,16 @@ class Task:
         """Loss per objective of ``phase``, and the features that the heads read."""
         features = model.features(*batch.inputs)
         return self.criteria(model.heads(features), batch.targets), features
+
+    def label_counts(self, batch: Batch, names: Sequence[str]) -> Tensor:
+        """(K,) for each objective in ``names`` how many labels of ``batch`` its loss is the mean over; samples, if it has none.
+
+        Losses of parts of a batch are put together by these numbers.
+        """
+        samples = batch.inputs[0].new_tensor(len(batch.inputs[0]), dtype=torch.float32)
+        criteria = {o.name: o.criterion for o in self.objectives}
+        counts = [criteria[name].count(batch.targets[name]) if name in batch.targets else samples for name in names]
+        return torch.stack([count.float() for count in counts])
 
     def outputs(self, model: Any, batch: Batch) -> Mapping[str, Tensor]:
         """What an evaluation compares with ``batch.targets``."""
@@ -160,6 +213,34 @@ class Task:
     def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
         """Sample predictions for the report, caption -> figure. ``model`` is in eval mode."""
         return {}
+
+    def learnt(self) -> dict[str, Any]:
+        """What :meth:`read` and :meth:`describe` know from the training data, in containers that JSON can hold."""
+        return {}
+
+    def recall(self, learnt: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`learnt`, for a task that reads new inputs and whose training data are not there."""
+
+    def read(self, path: Path) -> TensorData:
+        """A file of the user as inputs, prepared like those of the splits; it has no targets.
+
+        Raises DataError naming the file and what is wrong with it.
+        """
+        raise DataError(f"task {self.name} does not say how to read {path}; give it a method read")
+
+    def describe(self, outputs: Mapping[str, Tensor]) -> Prediction:
+        """Outputs for one batch, on the CPU: names of the most likely classes with their probabilities, and numbers."""
+        cells: dict[str, Sequence[str | float]] = {}
+        for o in self.objectives:
+            if o.name not in outputs:
+                continue
+            if isinstance(o.criterion, CrossEntropy):
+                shares, labels = outputs[o.name].softmax(1).max(1)
+                cells[o.name] = [o.criterion.classes[label] for label in labels.tolist()]
+                cells[f"{o.name}_probability"] = shares.tolist()
+            else:
+                cells[o.name] = o.restore(outputs[o.name]).flatten().tolist()
+        return Prediction(cells)
 
     def criteria(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each objective's criterion."""

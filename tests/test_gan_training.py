@@ -72,7 +72,7 @@ def test_resume_is_bit_equal(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "train_step", counted)
-        patch.setattr(engine, "StopRequest", lambda: request)
+        patch.setattr(engine, "StopRequest", lambda processes: request)
         train.run(engine.compose([*overrides, f"run_dir={tmp_path / 'stopped'}"]))
     train.run(engine.compose([*overrides, f"resume={tmp_path / 'stopped'}"]))
     once, twice = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "stopped"))

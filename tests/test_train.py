@@ -74,7 +74,7 @@ def stop_after(monkeypatch, steps):
         return step(run, batch)
 
     monkeypatch.setattr(train, "train_step", counted)
-    monkeypatch.setattr(engine, "StopRequest", lambda: request)
+    monkeypatch.setattr(engine, "StopRequest", lambda processes: request)
 
 
 def spoil(monkeypatch, objective, step):
@@ -362,9 +362,9 @@ def test_each_network_trains_at_its_own_rate(train_in, configure, tmp_path):
     assert moved["head"] > 1e-2
 
 
-def test_loss_that_is_not_a_number_is_an_error_naming_objective_and_step(train_in, monkeypatch):
+def test_loss_that_is_not_a_number_is_an_error_naming_objective_step_and_samples(train_in, monkeypatch):
     spoil(monkeypatch, "price", step=5)
-    with pytest.raises(balancing.BalancingError, match=r"^step 5: .*'price' is not finite"):
+    with pytest.raises(balancing.BalancingError, match=r"^step 5, training samples \d+, .*'price' is not finite"):
         train_in("run")
 
 

@@ -1,0 +1,138 @@
+"""Several processes, started by ``torchrun``, that train one model together.
+
+There is no wrapper around the model: parameters are sent from process 0 at the start, every process sees its part of each
+batch, and the balancers average losses and gradients (:mod:`balancing.processes`). All processes draw from equal random
+generators, so whatever is drawn for a whole batch is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from engine.arguments import ConfigError
+
+__all__ = ["Processes", "average_buffers", "broadcast_model", "join_processes"]
+
+T = TypeVar("T")
+_PATIENCE = timedelta(hours=2)  # the first process may have to render or download a data set
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who takes part. Every method is called by all processes, in the same order.
+
+    Attributes:
+        rank: Number of this process; 0 writes all files.
+        size: How many there are.
+        local_rank: Number of this process on its machine.
+        control: The group for messages between processors: gloo, whatever carries the gradients.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def in_turn(self, action: Callable[[], T]) -> T:
+        """The first process acts, then the first of every machine, then all others: they find files that it made."""
+        if self.size == 1:
+            return action()
+        mine = 0 if self.main else 1 if self.local_rank == 0 else 2
+        results = []
+        for turn in range(3):
+            if turn == mine:
+                results.append(action())
+            dist.barrier(self.control)
+        return results[0]
+
+    def share(self, value: T | None) -> T:
+        """What process 0 gives, in every process."""
+        box = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(box, group=self.control)
+        return box[0]  # type: ignore[return-value]
+
+    def gather(self, value: T) -> list[T]:
+        """What every process gives, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether one of the processes says so; a message between processors, not devices."""
+        if self.size == 1:
+            return flag
+        votes = torch.tensor([int(flag)])
+        dist.all_reduce(votes, group=self.control)
+        return bool(votes.item())
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over all processes."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+
+@contextlib.contextmanager
+def join_processes(device: str) -> Iterator[Processes]:
+    """Join the processes that torchrun started, or be alone. All but process 0 are silent, errors excepted.
+
+    Raises:
+        ConfigError: A device that is not one for each process.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Processes()
+        return
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    kind = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"trainer.device={device} is one device; several processes take auto, cuda or cpu")
+    if kind == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"process {local_rank} of this machine finds {torch.cuda.device_count()} CUDA devices; "
+                "start torchrun with --nproc-per-node=gpu, or set trainer.device=cpu"
+            )
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
+    control: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    processes = Processes(rank, size, local_rank, control)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if processes.main else nowhere):
+            yield processes
+    finally:
+        dist.destroy_process_group()
+
+
+def broadcast_model(model: nn.Module) -> None:
+    """Give every process the parameters and buffers of process 0."""
+    for tensor in model.state_dict().values():
+        if isinstance(tensor, Tensor):
+            dist.broadcast(tensor, src=0)
+
+
+def average_buffers(model: nn.Module) -> None:
+    """Replace what BatchNorm collected by its mean over the processes, each of which saw its own samples."""
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= dist.get_world_size()

@@ -1,0 +1,76 @@
+"""Where the time of a step goes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+from balancing import BalanceReport
+from balancing.spans import span
+from engine.data import training_batches
+from engine.device import synchronise
+from engine.run import Run
+from tasks import Batch
+
+__all__ = ["profile_run"]
+
+_WARM_UP = 5
+
+
+def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]], folder: Path) -> dict[str, Any]:
+    """Take ``trainer.profile`` steps under torch's profiler; print a table and write ``trace.json`` into ``folder``.
+
+    The balancers, the training step and this function name the parts; see :func:`balancing.spans.span`.
+    """
+    count = run.config.trainer.profile
+    assert count is not None
+    cuda = run.device.type == "cuda"
+    run.model.train()
+    batches = _batches(run)
+    for batch in itertools.islice(batches, _WARM_UP):
+        step(run, batch)
+    synchronise(run.device)
+    with profile(activities=[ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])) as profiler:
+        for _ in range(count):
+            with span("whole step"):
+                with span("data"):
+                    batch = next(batches)
+                step(run, batch)
+                synchronise(run.device)
+    trace = folder / "trace.json"
+    profiler.export_chrome_trace(str(trace))
+    times = {
+        event.key.removeprefix("span: "): (event.device_time_total if cuda else event.cpu_time_total) / 1000 / count
+        for event in profiler.key_averages()
+        if event.key.startswith("span: ")
+    }
+    if cuda:  # the device is not busy all the time
+        wall = {event.key: event.cpu_time_total / 1000 / count for event in profiler.key_averages()}
+        times["whole step"] = wall["span: whole step"]
+    total = times.pop("whole step")
+    table = Table(title=f"{count} steps, {total:.3f} ms each", title_justify="left")
+    for column, side in (("part", "left"), ("ms", "right"), ("share", "right")):
+        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    for name, milliseconds in [*times.items(), ("the rest", total - sum(times.values()))]:
+        table.add_row(name, f"{milliseconds:.3f}", f"{milliseconds / total:.1%}")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(
+        f"every operation is in {trace}; open it in chrome://tracing or https://ui.perfetto.dev", markup=False
+    )
+    return {"status": "profile"}
+
+
+def _batches(run: Run) -> Iterator[Batch]:
+    trainer, seed = run.config.trainer, run.config.seed
+    split = run.task.splits(run.config.data_dir).train
+    for epoch in itertools.count():
+        yield from training_batches(
+            split, trainer.batch_size, seed, epoch, 0, run.device, trainer.workers, run.processes
+        )

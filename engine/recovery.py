@@ -1,0 +1,57 @@
+"""What to do when a loss or a gradient is not finite: say where, or go back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from balancing import BalancingError, NonFiniteError
+from engine.checkpoint import load_checkpoint
+from engine.data import batch_indices
+from engine.run import Run, open_tracker, restore
+from engine.tracking import Tracker
+
+__all__ = ["Diverged", "locate", "roll_back"]
+
+_TRIES = 5
+
+
+class Diverged(BalancingError):
+    """Training met a number that is not finite."""
+
+
+def locate(run: Run, error: Exception) -> BalancingError:
+    """The same error, with its step and, if numbers are not finite, the samples of the batch and what often helps."""
+    state = run.state
+    if not isinstance(error, (NonFiniteError, FloatingPointError)):
+        return BalancingError(f"step {state.step + 1}: {error}")
+    split, size = run.task.splits(run.config.data_dir).train, run.config.trainer.batch_size
+    number = state.step - state.epoch * run.steps_per_epoch
+    indices = batch_indices(split, size, run.config.seed, state.epoch, number).tolist()
+    shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+    hint = (
+        ""
+        if run.config.trainer.on_nonfinite == "rollback"
+        else (
+            "; a lower optimizer.lr or trainer.clip_norm=1 often helps, trainer.on_nonfinite=rollback goes back by itself"
+        )
+    )
+    return Diverged(f"step {state.step + 1}, training samples {shown}: {error}{hint}")
+
+
+def roll_back(run: Run, folder: Path, tracker: Tracker | None, error: Diverged) -> Tracker | None:
+    """Return to the last checkpoint, and halve the learning rate from there on. Raises ``error`` after too many tries.
+
+    Returns:
+        A tracker that goes on from there; the old one is closed.
+    """
+    if run.config.trainer.on_nonfinite != "rollback" or run.state.rollbacks == _TRIES:
+        raise error
+    done = run.state.rollbacks + 1
+    restore(run, load_checkpoint(folder / "last.pt"))
+    run.state.rollbacks = done
+    torch.manual_seed(run.config.seed + done)  # other noise, in case that it was the noise
+    if tracker is not None:
+        tracker.close()
+    return open_tracker(run, folder, resumed=True)

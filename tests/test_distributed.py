@@ -1,0 +1,153 @@
+"""Several processes train to the weights of one process on the same batches; files, errors and stops are those of one run."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+import engine
+import train
+from tests.conftest import ROOT
+
+EXACT = ("trainer.device=cpu", "logger.tensorboard=false", "optimizer=sgd", "optimizer.lr=0.01", "trainer.max_steps=6")
+TABLE = ("trainer.batch_size=64", "model.dropout=0", "model.norm=layer", *EXACT)
+POINTS = ("model=gan_points", "trainer.batch_size=64", "task.samples=1024", "optimizer.betas=null", *EXACT)
+CASES = {
+    **{name: (f"balancer={name}", *TABLE) for name in ("sum", "pcgrad", "mgda", "upgrad", "gradnorm")},
+    # as published: a start where the first losses put it has no slope, and its optimizer makes steps of rounding errors
+    "uncertainty": ("balancer=uncertainty", "balancer.init=0", *TABLE),
+    "micro-batches": ("balancer=mgda", "trainer.accumulate=2", *TABLE),
+    "running mean": ("balancer=sum", "trainer.ema=0.9", *TABLE),
+    "clipped": ("balancer=sum", "trainer.clip_norm=0.1", *TABLE),
+    "gan": ("balancer=sum", *POINTS),
+    "balanced gan": ("balancer=pcgrad", "model.discriminators=2", *POINTS),
+}
+
+
+def train_in(folder, stones, overrides, processes=None):
+    data = () if "model=gan_points" in overrides else (f"task.csv={stones}",)
+    config = engine.compose([*data, f"run_dir={folder}", *overrides])
+    return train.run(config, processes or engine.Processes())
+
+
+def worker(rank, port, folder, stones, cases):
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2"
+    )
+    torch.set_num_threads(1)
+    with engine.join_processes("cpu") as processes:
+        for name, overrides in cases.items():
+            found = train_in(f"{folder}/{name}", stones, overrides, processes)
+            torch.save(found, f"{folder}/{name} {rank}.pt")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, stones):
+    """Runs of every case in one process, and in two."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "write_report", lambda *arguments: None)
+        for name, overrides in CASES.items():
+            train_in(one / name, stones, overrides)
+    mp.spawn(worker, args=(free_port(), str(two), stones, CASES), nprocs=2)
+    return one, two
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_end_with_the_weights_of_one(folders, case):
+    one, two = (torch.load(folder / case / "last.pt", weights_only=True) for folder in folders)
+    torch.testing.assert_close(two["model"], one["model"], rtol=1e-4, atol=1e-6)
+    assert (two["ema"] is None) == (one["ema"] is None) == (case != "running mean")
+    if one["ema"] is not None:
+        torch.testing.assert_close(two["ema"], one["ema"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_report_the_results_of_one(folders, case):
+    one, two = (json.loads((folder / case / "summary.json").read_text()) for folder in folders)
+    known = [name for name, value in one["metrics"].items() if value is not None]
+    assert two["metrics"].keys() == one["metrics"].keys()
+    assert known
+    assert [two["metrics"][name] for name in known] == pytest.approx([one["metrics"][name] for name in known], rel=1e-3)
+    assert two["steps"] == one["steps"]
+    assert (one["world_size"], two["world_size"]) == (1, 2)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_processes_get_the_same_results(folders, case):
+    first, second = (torch.load(folders[1] / f"{case} {rank}.pt")["metrics"] for rank in range(2))
+    assert first == second
+
+
+def launch(*overrides, log):
+    """Two processes of train.py, started by torchrun."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, str(ROOT / "train.py"), "trainer.device=cpu", "logger.tensorboard=false", *overrides],
+        cwd=log.parent,
+        env=environment,
+        stdout=log.open("w"),
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_torchrun_speaks_once_stops_together_and_resumes(tmp_path, stones):
+    """A signal to one of the processes stops both, at the same step; the run goes on in one process."""
+    log, folder = tmp_path / "log.txt", tmp_path / "run"
+    running = launch(
+        f"task.csv={stones}",
+        f"run_dir={folder}",
+        "trainer.epochs=100000",
+        "balancer=pcgrad",
+        "scheduler=constant",
+        log=log,
+    )
+    deadline = time.monotonic() + 120
+    while "epoch 1/" not in log.read_text():
+        assert running.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    children = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGTERM)
+    assert running.wait(timeout=60) == 0, log.read_text()
+    shown = log.read_text()
+    assert shown.count("writing to") == shown.count("stopped at step") == 1
+    saved = torch.load(folder / "last.pt", weights_only=True)
+    assert json.loads((folder / "summary.json").read_text())["status"] == "stopped"
+    assert f"stopped at step {saved['state']['step']} " in shown
+
+
+def test_mistake_under_torchrun_ends_both_processes_with_its_message(tmp_path):
+    running = launch("task.csv=nowhere.csv", log=tmp_path / "log.txt")
+    assert running.wait(timeout=120) != 0
+    assert "error: " in (tmp_path / "log.txt").read_text()
+    assert "nowhere.csv" in (tmp_path / "log.txt").read_text()
+
+
+def test_batch_that_cannot_be_split_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(engine.ConfigError, match="batch_size=64 cannot be split over 3 processes"):
+        engine.compose(["trainer.batch_size=64"])

@@ -129,6 +129,7 @@ class Balancer(nn.Module):
         self._pending: list[_Part] = []  # earlier micro-batches
         self._partial: Tensor | None = None  # their losses, where gradients were written at once
         self._workspace = Workspace()
+        self._arriving: tuple[Tensor, torch.cuda.Event] | None = None  # losses that are still to be looked at
         self._unmoved, self._versions = 0, -1
 
     def weigh_first(self, before: Balancer) -> None:
@@ -246,7 +247,7 @@ class Balancer(nn.Module):
     def _weigh(self, step: Step, seen: Tensor, resting: bool, last: bool) -> BalanceReport:
         """One backward with weights that follow from nothing but these losses."""
         seen, self._partial = seen if self._partial is None else self._partial + seen, None
-        finite = self._finite(seen, "loss")
+        finite = self._finite_so_far(seen)
         if finite:
             weights = self.held if resting else self._effective(seen, None)
             step.single_backward(weights, self._head_weights(resting))
@@ -406,6 +407,22 @@ class Balancer(nn.Module):
             index = int((~values.isfinite()).nonzero()[0])
             raise NonFiniteError(f"{self.name}: the {what} of objective {self.objectives[index]!r} is not finite")
         return False
+
+    def _finite_so_far(self, losses: Tensor) -> bool:
+        """As :meth:`_finite`, but on CUDA one step late, so that nobody waits for the device: the losses are on their way."""
+        if losses.device.type != "cuda" or self.on_nonfinite == "skip":
+            return self._finite(losses, "loss")
+        if self._arriving is not None:
+            earlier, arrival = self._arriving
+            arrival.synchronize()
+            self._arriving = None
+            self._finite(earlier, "loss")
+        host = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
+        host.copy_(losses, non_blocking=True)
+        arrival = torch.cuda.Event()
+        arrival.record()
+        self._arriving = host, arrival
+        return True
 
     # ---- state ---------------------------------------------------------------------------------------------------
 

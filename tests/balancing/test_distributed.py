@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from balancing import processes
 from tests.balancing.problems import ALL, GRAMIAN, Net, inputs, make
 
 CASES = [(name, {}) for name in ALL] + [(name, {"at": "features"}) for name in GRAMIAN]
@@ -34,6 +35,7 @@ def steps(part):
 def worker(rank, port, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
+    processes._BUCKET = 40  # several messages, although the net is small
     dist.init_process_group("gloo", rank=rank, world_size=2)
     try:
         torch.save(steps(lambda x: x.chunk(2)[rank]), f"{folder}/{rank}.pt")

@@ -189,6 +189,7 @@ def train_epoch(
                 tracker.log_balance(state.step, state.epoch + 1, phase, report.as_dict())
         if trainer.save_every and state.step % trainer.save_every == 0 and state.step < end:
             state.seconds, clock = state.seconds + time.perf_counter() - clock, time.perf_counter()
+            first = state.step
             save(run, folder, tracker)
         if display.live and state.step % 10 == 0:
             display.step(
@@ -196,6 +197,7 @@ def train_epoch(
                 state.epoch + 1,
                 engine.mean_losses(run),
                 (state.step - first) / (time.perf_counter() - clock),
+                reports,
             )
     engine.synchronise(run.device)
     state.seconds += time.perf_counter() - clock
@@ -243,12 +245,8 @@ def finish_epoch(
             tracker.log_metrics(state.epoch, state.step, split, state.seconds, run.turns[0].lr, values)
         if better:
             engine.save_weights(folder / "best", run.trained, {"model": config.model["name"], **run.arguments})
-    training = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
-    validation = "  ".join(f"{name} {value:.4g}" for name, value in found.values.items())
-    best = "  (best so far)" if state.best_epoch == state.epoch else ""
-    display.say(
-        f"epoch {state.epoch}/{-(-run.total_steps // run.steps_per_epoch)}  train {training}  |  val {validation}{best}"
-    )
+    epochs = -(-run.total_steps // run.steps_per_epoch)
+    display.epoch(state.epoch, epochs, means, found.values, state.best_epoch == state.epoch)
 
 
 def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from engine.arguments import ConfigError, check_arguments, did_you_mean
 __all__ = ["Config", "compose", "unknown_key", "validate"]
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+_RECIPE = ("seeds", "tier", "source", "expected")  # never meant by a typo on the command line
 
 
 @dataclass
@@ -99,6 +100,11 @@ class Config:
     run_dir: str | None = None
     resume: str | None = None
     imports: list[str] = field(default_factory=list)
+    # what a recipe in configs/experiment says about its results; scripts/reproduce.py reads it, training does not
+    seeds: list[int] = field(default_factory=list)
+    tier: str | None = None
+    source: str | None = None
+    expected: dict[str, list[float]] = field(default_factory=dict)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -123,8 +129,9 @@ def known_keys(schema: type = Config, prefix: str = "") -> list[str]:
 def unknown_key(key: str) -> str:
     """Message about a key that is not in the schema, with its nearest neighbours in the same section."""
     section = key.rpartition(".")[0]
-    siblings = [name for name in known_keys() if name.rpartition(".")[0] == section]
-    return f"there is no key {key!r}; {did_you_mean(key, siblings or known_keys())}"
+    known = [name for name in known_keys() if name not in _RECIPE]
+    siblings = [name for name in known if name.rpartition(".")[0] == section]
+    return f"there is no key {key!r}; {did_you_mean(key, siblings or known)}"
 
 
 def validate(composed: DictConfig) -> Config:

@@ -42,5 +42,8 @@ def git_commit() -> str | None:
 
 
 def command() -> str:
-    """The command line of this process, ready to be pasted into a shell."""
-    return shlex.join(["python", *sys.argv])
+    """The command line of this run, ready to be pasted into a shell; of a sweep, what it takes to repeat one run of it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
+    return shlex.join(["python", sys.argv[0], *overrides])

@@ -10,12 +10,26 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-__all__ = ["confusion", "cosine_map", "curves", "data_uri", "scatter", "trade_off"]
+__all__ = [
+    "COLOURS",
+    "STYLES",
+    "confusion",
+    "curves",
+    "data_uri",
+    "front",
+    "heat_map",
+    "matrix",
+    "new_axes",
+    "scatter",
+    "trade_off",
+]
 
-_COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#be185d")
+COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#be185d")
+STYLES = ("-", "-.", ":")  # of lines, once all colours are taken
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -27,25 +41,33 @@ _STYLE: Any = {
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # where it is, so that matplotlib need not look for room
     "axes.grid": True,
     "grid.color": "#e2e8f0",
     "xtick.color": "#64748b",
     "ytick.color": "#64748b",
     "legend.frameon": False,
+    "text.parse_math": False,
 }
 Series = tuple[Sequence[float], Sequence[float]]
 
 
-def data_uri(figure: Figure) -> str:
-    """The figure as an SVG image that needs nothing from outside."""
+def data_uri(figure: Figure, crop: bool = False) -> str:
+    """The figure as an SVG image that needs nothing from outside; ``crop`` takes white margins off, and twice the time."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight" if crop else None)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def curves(
-    title: str, series: Mapping[str, Series], xlabel: str, ylabel: str = "", order: Sequence[str] = ()
+    title: str,
+    series: Mapping[str, Series],
+    xlabel: str,
+    order: Sequence[str] = (),
+    bands: Mapping[str, Series] | None = None,
+    limits: tuple[float, float] | None = None,
+    legend: bool = True,
 ) -> Figure:
     """Lines over time; logarithmic where positive values span more than a factor of 50, smoothed over long noisy runs.
 
@@ -53,57 +75,112 @@ def curves(
         title: Above the axes.
         series: Label -> (x, y). A label that ends in `` train`` is drawn dashed.
         xlabel: Below the axes.
-        ylabel: Beside the axes.
         order: Objectives, so that each keeps its colour in every figure; a label starts with the name of its objective.
+        bands: Label of a series -> lower and upper end of the band around it.
+        limits: Of the y axis; as the values need by default.
+        legend: Whether to name the lines, if there are several.
     """
-    figure, axes = _axes(title)
+    figure, axes = new_axes(title)
     values = np.array([y for _, ys in series.values() for y in ys if np.isfinite(y)])
-    logarithmic = len(values) > 0 and values.min() > 0 and values.max() > 50 * values.min()
+    logarithmic = limits is None and len(values) > 0 and values.min() > 0 and values.max() > 50 * values.min()
     for index, (label, (x, y)) in enumerate(series.items()):
         objective = label.split("/")[0].removesuffix(" train").removesuffix(" val")
-        colour = _COLOURS[(order.index(objective) if objective in order else index) % len(_COLOURS)]
-        style = "--" if label.endswith(" train") else "-"
+        number = order.index(objective) if objective in order else index
+        colour = COLOURS[number % len(COLOURS)]
+        style = "--" if label.endswith(" train") else STYLES[number // len(COLOURS) % len(STYLES)]
+        if bands and label in bands:
+            low = np.maximum(bands[label][0], values.min() / 3) if logarithmic else bands[label][0]
+            axes.fill_between(x, low, bands[label][1], color=colour, alpha=0.15, linewidth=0)
         if len(x) > 200:
             axes.plot(x, y, color=colour, alpha=0.2, linewidth=0.8)
             x, y = _smooth(x, False), _smooth(y, logarithmic)
-        axes.plot(x, y, style, color=colour, label=label, linewidth=1.6, marker="o" if len(x) < 3 else None)
+        dot: Any = {"marker": "o", "markerfacecolor": "white" if style == "--" else colour} if len(x) < 3 else {}
+        axes.plot(x, y, style, color=colour, label=label, linewidth=1.6, **dot)
     if logarithmic:
         axes.set_yscale("log")
+        _plain(axes.yaxis)
     if xlabel in ("epoch", "step"):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    if limits:
+        axes.set_ylim(*limits)
     axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    if len(series) > 1:
-        axes.legend(fontsize=9, frameon=False)
+    if len(series) > 1 and legend:
+        axes.legend(fontsize=9, frameon=False, loc="best" if len(values) < 2000 else "upper right")
     return figure
 
 
 def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str) -> Figure:
-    """One objective against another, epoch by epoch; the last epoch is the large dot. ``x`` and ``y`` are (epochs, values)."""
-    figure, axes = _axes(title)
-    axes.plot(x[1], y[1], color="#94a3b8", linewidth=1)
-    axes.scatter(x[1], y[1], c=list(x[0]), cmap="Blues", s=16, edgecolors="#2563eb", linewidths=0.4, zorder=2)
-    axes.scatter(x[1][-1:], y[1][-1:], color="#d97706", s=60, zorder=3)
-    for values, scale in ((x[1], axes.set_xscale), (y[1], axes.set_yscale)):
+    """One objective against another, epoch by epoch; ``x`` and ``y`` are (epochs, values).
+
+    Filled dots: epochs that no other beats in both; the ring is the last epoch.
+    """
+    figure, axes = new_axes(title, left=0.21)
+    points = np.array([x[1], y[1]]).T
+    best = points[front(points)]
+    axes.plot(*points.T, color="#94a3b8", linewidth=1, marker="o", markersize=3, markerfacecolor="white")
+    axes.plot(*best.T, "o", color="#2563eb", markersize=5)
+    axes.plot(*points[-1], "o", color="#d97706", markersize=11, markerfacecolor="none", markeredgewidth=2)
+    side = "left" if points[0, 0] < points[:, 0].mean() else "right"
+    axes.annotate(f"epoch {x[0][0]:.0f}", points[0], xytext=(0, 5), textcoords="offset points", fontsize=8, ha=side)
+    axes.margins(0.12)
+    for values, scale, axis in ((x[1], axes.set_xscale, axes.xaxis), (y[1], axes.set_yscale, axes.yaxis)):
         if min(values) > 0 and max(values) > 50 * min(values):
             scale("log")
+            _plain(axis)
+        else:
+            axis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     return figure
 
 
-def cosine_map(title: str, steps: Sequence[float], pairs: Mapping[str, Sequence[float]]) -> Figure:
-    """Cosine between gradients, a row per pair of objectives, time from left to right; red is conflict."""
-    figure, axes = _axes(title, height=1.4 + 0.35 * len(pairs))
+def front(points: np.ndarray) -> np.ndarray:
+    """Which of the (N, M) points, all to be minimised, no other beats: as good everywhere and better somewhere."""
+    no_worse = (points[:, None] <= points[None]).all(2)
+    better = (points[:, None] < points[None]).any(2)
+    return np.logical_not((no_worse & better).any(0))
+
+
+def heat_map(title: str, x: Sequence[float], rows: Mapping[str, Sequence[float]], xlabel: str, label: str) -> Figure:
+    """Values over time, a row each, time from left to right.
+
+    Args:
+        title: Above the axes.
+        x: Where the values stand.
+        rows: Name -> a value for each of ``x``.
+        xlabel: Below the axes.
+        label: What the colours mean. ``cosine``: from -1, red, to 1, blue.
+    """
+    values = np.array(list(rows.values()), dtype=float)
+    columns = np.array_split(values, min(values.shape[1], 120), axis=1)
+    smooth = np.stack([part.mean(1) for part in columns], axis=1)
+    figure, axes = new_axes(title, height=1.3 + 0.22 * len(rows), layout="constrained")
     axes.grid(False)
-    values = np.array(list(pairs.values()))
-    columns = min(values.shape[1], 120)
-    smooth = np.stack([np.nanmean(part, axis=1) for part in np.array_split(values, columns, axis=1)], axis=1)
-    extent = (steps[0], steps[-1] if len(steps) > 1 else steps[0] + 1, len(pairs) - 0.5, -0.5)
-    image = axes.imshow(smooth, aspect="auto", cmap="RdBu", vmin=-1, vmax=1, extent=extent, interpolation="nearest")
-    axes.set_yticks(range(len(pairs)), labels=list(pairs))
-    axes.set_xlabel("step")
-    figure.colorbar(image, ax=axes, label="cosine")
+    margin = (x[-1] - x[0]) / max(len(x) - 1, 1) / 2 or 0.5
+    extent = (x[0] - margin, x[-1] + margin, len(rows) - 0.5, -0.5)
+    logarithmic = label != "cosine" and smooth.min() > 0 and smooth.max() > 50 * smooth.min()
+    colours: Any = {"cmap": "RdBu", "vmin": -1, "vmax": 1} if label == "cosine" else {"cmap": "viridis"}
+    image = axes.imshow(
+        smooth, aspect="auto", extent=extent, interpolation="nearest", norm="log" if logarithmic else None, **colours
+    )
+    axes.set_yticks(range(len(rows)), labels=list(rows), fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+    axes.set_xlabel(xlabel)
+    bar = figure.colorbar(image, ax=axes, label=label, aspect=max(6, 2 * len(rows)), pad=0.02)
+    if logarithmic:
+        _plain(bar.ax.yaxis)
+    return figure
+
+
+def matrix(title: str, names: Sequence[str], table: np.ndarray, label: str) -> Figure:
+    """A value in [-1, 1] for each pair of names; red is negative."""
+    figure, axes = new_axes(title, height=4.2, layout="constrained")
+    axes.grid(False)
+    image = axes.imshow(table, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+    size = 8 if len(names) < 20 else 5
+    axes.set_xticks(range(len(names)), labels=list(names), rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), labels=list(names), fontsize=size)
+    figure.colorbar(image, ax=axes, label=label, aspect=30, pad=0.02)
     return figure
 
 
@@ -113,23 +190,16 @@ def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Se
     table = np.zeros((size, size))
     np.add.at(table, (actual, predicted), 1)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
-    figure, axes = _axes(title, height=max(3.0, 0.5 * size + 1))
+    figure, axes = new_axes(title, height=min(max(2.7, 0.32 * size + 1), 6.0), layout="constrained")
     axes.grid(False)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    if size <= 15:
-        for i in range(size):
-            for j in range(size):
-                axes.text(
-                    j,
-                    i,
-                    f"{share[i, j]:.0%}",
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    color="white" if share[i, j] > 0.5 else "#334155",
-                )
-    axes.set_xticks(range(size), labels=list(classes), rotation=30, ha="right")
-    axes.set_yticks(range(size), labels=list(classes))
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    if size <= 10:
+        for i, j in np.ndindex(size, size):
+            colour = "white" if share[i, j] > 0.5 else "#334155"
+            axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=9, color=colour)
+    if size <= 30:
+        axes.set_xticks(range(size), labels=list(classes), rotation=30, ha="right", fontsize=8)
+        axes.set_yticks(range(size), labels=list(classes), fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     return figure
@@ -137,10 +207,12 @@ def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Se
 
 def scatter(title: str, predicted: np.ndarray, actual: np.ndarray, unit: str) -> Figure:
     """Prediction against truth, with the diagonal."""
-    figure, axes = _axes(title)
+    figure, axes = new_axes(title, left=0.2)
     finite = np.isfinite(predicted) & np.isfinite(actual)
     if finite.any():  # a run may have diverged
-        axes.hexbin(actual[finite], predicted[finite], gridsize=50, bins="log", cmap="Blues", mincnt=1, linewidths=0)
+        table, *edges = np.histogram2d(actual[finite], predicted[finite], bins=60)
+        shade = np.ma.masked_equal(np.log1p(table.T), 0)
+        axes.pcolormesh(*edges, shade, cmap="Blues", vmin=-1, rasterized=True)
         ends = [float(actual[finite].min()), float(actual[finite].max())]
         axes.plot(ends, ends, color="#d97706", linewidth=1)
     axes.set_xlabel(f"true ({unit})" if unit else "true")
@@ -154,9 +226,20 @@ def _smooth(values: Sequence[float], logarithmic: bool) -> list[float]:
     return [float(np.exp(piece.mean()) if logarithmic else piece.mean()) for piece in pieces]
 
 
-def _axes(title: str, height: float = 3.0) -> tuple[Figure, Axes]:
+def _plain(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def new_axes(title: str, height: float = 2.7, layout: Any = None, left: float = 0.16) -> tuple[Figure, Axes]:
+    """Axes of 4.4 inches, which is the width of a phone. Margins are fixed, as looking for them doubles the time, but
+    ``layout`` may ask for it where labels are long."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.6, height))
+        figure = Figure(figsize=(4.4, height), layout=layout)
         axes = figure.add_subplot()
-        axes.set_title(title)
+        axes.set_title(title, fontsize=11 if len(title) < 36 else 8)
+        if layout is None:
+            figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
     return figure, axes

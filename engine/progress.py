@@ -1,19 +1,27 @@
-"""What a person sees while a run goes on: a live bar on a terminal, plain lines elsewhere."""
+"""What a person sees while a run goes on: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from balancing import BalanceReport
 
 __all__ = ["Display"]
 
+_ROWS = 8  # objectives that fit below the bar
+
 
 class Display:
-    """A progress bar over all steps, and one line per epoch above it. A context manager.
+    """A progress bar over all steps with a row per objective, and one line per epoch above. A context manager.
+
+    Where the output is no terminal, nothing but the lines is printed, and :meth:`step` does nothing.
 
     Args:
         total: Steps of the whole run.
@@ -22,43 +30,80 @@ class Display:
 
     def __init__(self, total: int, done: int = 0) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self._bar: Progress | None = None
-        self._total, self._done = total, done
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            expand=True,
+        )
+        self._line = self._bar.add_task("starting", total=total, completed=done, speed="")
+        self._live: Live | None = None
 
     def __enter__(self) -> Display:
-        if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
-            )
-            self._line = self._bar.add_task("starting", total=self._total, completed=self._done, speed="")
-            self._bar.start()
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self._live = Live(self._bar, console=self.console, transient=True, refresh_per_second=4)
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     @property
     def live(self) -> bool:
-        """True on a terminal, where the bar wants updates."""
-        return self._bar is not None
+        """True on a terminal, where :meth:`step` shows something."""
+        return self._live is not None
 
-    def step(self, step: int, epoch: int, losses: Mapping[str, float], steps_per_second: float) -> None:
-        """Move the bar."""
-        if self._bar is not None:
-            text = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            self._bar.update(
-                self._line, completed=step, description=f"epoch {epoch}  {text}", speed=f"{steps_per_second:.0f} step/s"
-            )
+    def step(
+        self,
+        step: int,
+        epoch: int,
+        losses: Mapping[str, float],
+        steps_per_second: float,
+        reports: Sequence[BalanceReport] = (),
+    ) -> None:
+        """Show where the run is.
+
+        Args:
+            step: Steps done.
+            epoch: Counted from 1.
+            losses: Objective -> its mean training loss in this epoch.
+            steps_per_second: Speed.
+            reports: Of the latest step, one per phase, for weights and conflicts. Reading them waits for the device.
+        """
+        if self._live is None:
+            return
+        speed = f"{steps_per_second:.0f} step/s" if steps_per_second >= 10 else f"{steps_per_second:.2g} step/s"
+        self._bar.update(self._line, completed=step, description=f"epoch {epoch}", speed=speed)
+        weights: dict[str, float] = {}
+        for report in reports:
+            if report.weights is not None:
+                weights |= dict(zip(report.objectives, report.weights.tolist(), strict=True))
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("objective", no_wrap=True)
+        table.add_column("loss", justify="right")
+        table.add_column("weight", justify="right")
+        for name, loss in list(losses.items())[:_ROWS]:
+            table.add_row(Text(name), f"{loss:.4g}", f"{weights[name]:.4g}" if name in weights else "")
+        notes = [f"and {len(losses) - _ROWS} more objectives"] if len(losses) > _ROWS else []
+        shares = [report.conflicts for report in reports if report.conflicts is not None]
+        if shares:
+            notes.append(f"{sum(shares) / len(shares):.0%} of the pairs of gradients in conflict")
+        self._live.update(Group(self._bar, table, *(Text(note, style="dim") for note in notes)))
+
+    def epoch(self, number: int, total: int, train: Mapping[str, float], val: Mapping[str, float], best: bool) -> None:
+        """Print the results of an epoch, keyed ``<objective>/<metric>``, in one line."""
+        self.say(
+            f"epoch {number}/{total}  train {_brief(train)}  |  val {_brief(val)}{'  (best so far)' if best else ''}"
+        )
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -74,3 +119,17 @@ class Display:
             own = {name.split("/", 1)[1]: value for name, value in values.items() if name.split("/")[0] == objective}
             table.add_row(objective, "   ".join(f"{key} {value:.4g}" for key, value in own.items()))
         self.console.print(table)
+
+
+def _brief(values: Mapping[str, float]) -> str:
+    """``<objective>/<metric> value`` in one line; of many objectives, the mean of each metric."""
+    objectives = {name.split("/")[0] for name in values}
+    if len(objectives) <= _ROWS:
+        return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    kinds: dict[str, list[float]] = {}
+    for name, value in values.items():
+        kinds.setdefault(name.split("/", 1)[1], []).append(value)
+    return (
+        "  ".join(f"{kind} {sum(found) / len(found):.4g}" for kind, found in kinds.items())
+        + f"  (means of {len(objectives)} objectives)"
+    )

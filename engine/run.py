@@ -49,6 +49,7 @@ class State:
     seconds: float = 0.0
     skipped: int = 0  # steps in a row, until now
     rollbacks: int = 0
+    command: str = field(default_factory=command)  # that started it, also if it was resumed since
     sums: dict[str, Tensor] = field(default_factory=dict)  # phase -> (K,) sum of the training losses of this epoch
     counts: dict[str, int] = field(default_factory=dict)  # phase -> how many steps are in that sum
 
@@ -137,7 +138,7 @@ def restore(run: Run, saved: Mapping[str, Any]) -> None:
     try:
         _restore(run, saved)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch names the tensor in the second
         raise ConfigError(f"resume: the checkpoint does not fit what its configuration describes ({reason})") from error
 
 
@@ -175,5 +176,5 @@ def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
         "world_size": job.processes.size,
         "versions": versions(),
         "git": git_commit(),
-        "command": command(),
+        "command": state.command,
     }

@@ -1,4 +1,4 @@
-"""The run folder: tables of numbers, TensorBoard, and what a run is called."""
+"""The run folder: tables of numbers, and what a run is called."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from engine.arguments import ConfigError
 from engine.checkpoint import write_text
 from engine.config import LoggerConfig
+from engine.services import start_services
 
 __all__ = ["Table", "Tracker", "make_run_dir"]
 
@@ -82,7 +83,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 class Tracker:
-    """Writes the numbers of a run to ``metrics.csv``, ``balance.csv``, TensorBoard and, by config, Weights & Biases.
+    """Writes the numbers of a run to ``metrics.csv``, ``balance.csv`` and the services that the configuration asks for.
 
     Args:
         folder: The run folder.
@@ -111,12 +112,8 @@ class Tracker:
         )
         balance = ["step", "epoch", "phase", *columns, *(f"cosine/{a}/{b}" for a, b in pairs), "conflicts"]
         self.balance = Table(folder / "balance.csv", balance, lambda row: int(row["step"]) <= steps)
-        self._tensorboard: Any = None
-        if logger.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # a second of imports
-
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=steps + 1 if done else None)
-        self._wandb = _start_wandb(folder, logger) if logger.wandb else None
+        self._status = "failed"
+        self._services = start_services(folder, logger, steps if done else None)
 
     def log_metrics(
         self, epoch: int, step: int, split: str, seconds: float, lr: float, values: Mapping[str, float]
@@ -137,37 +134,29 @@ class Tracker:
         self._send({f"balance/{name}": value for name, value in values.items()}, step)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
-        if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(dict(values), step=step)
+        for service in self._services:
+            service.log(values, step)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``; JSON has no NaN, so a number that is not finite becomes null."""
+        self._status = summary["status"]
         write_text(self.folder / "summary.json", json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
 
     def flush(self) -> None:
         """Bring the files up to date with what was logged."""
         self.balance.flush()
+        for service in self._services:
+            service.flush()
 
     def close(self) -> None:
         """Finish all files."""
         self.metrics.close()
         self.balance.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for service in self._services:
+            service.close(self._status)
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _start_wandb(folder: Path, logger: LoggerConfig) -> Any:
-    import wandb
-
-    return wandb.init(project=logger.wandb_project, name="/".join(folder.parts[-2:]), dir=str(folder))

@@ -8,15 +8,21 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from dataclasses import asdict
 from html.parser import HTMLParser
 
 import matplotlib.image
+import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 import engine
 import tasks
 import train
+from balancing import BalanceReport
+from engine import figures
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on the PATH")
@@ -170,24 +176,168 @@ def test_run_that_diverged_gets_its_report(tmp_path, stones):
     assert "<span>price/loss</span><b>not finite</b>" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
+# ---- runs of other kinds -----------------------------------------------------------------------------------------------
+
+
+def made_up(folder, names, epochs=3, steps=20, phases=None, measures=("accuracy",), tested=True):
+    """The folder of a run that nobody trained, written by the tracker, and the report of it."""
+    folder.mkdir()
+    config = engine.compose(["trainer.device=cpu", "logger.tensorboard=false"])
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(asdict(config)))
+    keys = [f"{name}/{key}" for name in names for key in ("loss", *measures)]
+    tracker = engine.Tracker(folder, keys, names, config.logger, None)
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers():
+        return {key: float(torch.rand((), generator=generator)) for key in keys}
+
+    for epoch in range(1, epochs + 1):
+        for split in ("train", "val"):
+            tracker.log_metrics(epoch, epoch * 10, split, 1.0, 0.1, numbers())
+    for step in range(1, steps + 1):
+        for phase, own in (phases or {"all": names}).items():
+            rows = torch.randn(len(own), 5, generator=generator)
+            losses, weights = torch.rand(2, len(own), generator=generator)
+            report = BalanceReport(tuple(own), losses, weights, rows @ rows.T)
+            tracker.log_balance(step, 1, phase, report.as_dict())
+    summary = {
+        "model": "a_model",
+        "task": "a_task",
+        "balancer": "pcgrad",
+        "seed": 0,
+        "precision": "fp32",
+        "world_size": 1,
+        "status": "finished" if tested else "stopped",
+        "epochs": epochs,
+        "best_epoch": epochs,
+        "steps": steps,
+        "seconds": 1.0,
+        "samples_per_second": 10.0,
+        "device": "cpu",
+        "versions": {"torch": "2"},
+        "git": None,
+        "metrics": {f"test/{key}": value for key, value in numbers().items()} if tested else {},
+        "command": "python train.py model=a_model",
+    }
+    tracker.write_summary(summary)
+    tracker.close()
+    task = tasks.Task()
+    task.objectives = tuple(tasks.Objective(name, tasks.CrossEntropy(("no", "yes")), {}) for name in names)
+    guesses = torch.randint(2, (2, 50), generator=generator)
+    engine.write_report(folder, task, dict.fromkeys(names, tuple(guesses)) if tested else {})
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def captions(page, title):
+    """Captions of the pictures below one heading."""
+    return re.findall("<figcaption>(.*?)</figcaption>", page.partition(f"<h2>{title}</h2>")[2].partition("<h2>")[0])
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory):
+    return made_up(tmp_path_factory.mktemp("forty") / "run", [f"attribute_{i}" for i in range(40)])
+
+
+@pytest.fixture(scope="module")
+def two_phases(tmp_path_factory):
+    turns = {"discriminator": ("real", "real_class"), "generator": ("fake", "fake_class")}
+    return made_up(
+        tmp_path_factory.mktemp("phases") / "run", [*turns["discriminator"], *turns["generator"]], phases=turns
+    )
+
+
+def test_every_phase_has_its_own_pictures(two_phases):
+    found = captions(two_phases, "Balancing: discriminator")
+    assert len(found) == len(captions(two_phases, "Balancing: generator")) == 5
+    assert [text for text in found if "over the whole run" in text]
+
+
+def test_forty_objectives_are_shown_together(forty):
+    cards = dict(re.findall(r'<div class="card"><span>(.*?)</span><b>(.*?)</b></div>', forty))
+    assert set(cards) == {"accuracy, mean of 40", "loss, mean of 40"}
+    assert "<td>attribute_39</td>" in forty
+    assert len(pictures(forty)) < 25
+    assert any("Of 780 pairs, the 28 that conflict most" in text for text in captions(forty, "Balancing"))
+    predictions = captions(forty, "Predictions on the test split")
+    assert len(predictions) == 8
+    assert all("8 objectives of 40 with the largest loss" in text for text in predictions)
+    heights = [float(ET.fromstring(base64.b64decode(s[len(PICTURE) :])).get("height")[:-2]) for s in pictures(forty)]
+    assert max(heights) < 1000  # points; a row for each of 780 pairs would be a picture of four metres
+
+
+def test_one_objective_has_nothing_to_balance_and_no_conflicts(tmp_path):
+    page = made_up(tmp_path / "run", ["price"])
+    assert captions(page, "Balancing") == ["Length of each objective&#x27;s gradient, before weighting."]
+    assert "against" not in page
+
+
+def test_stopped_run_shows_its_last_validation(tmp_path):
+    page = made_up(tmp_path / "run", ["cut", "price"], tested=False)
+    assert '<b class="stopped">stopped</b>' in page
+    assert "Validation split, epoch 3: the run stopped before its test." in page
+    assert page.count('<div class="card">') == 4
+    assert captions(page, "Predictions on the test split") == []
+
+
+def test_run_stopped_in_its_first_epoch_gets_its_report(tmp_path):
+    page = made_up(tmp_path / "run", ["cut", "price"], epochs=0, steps=1, tested=False)
+    assert captions(page, "Learning") == []
+    assert len(captions(page, "Balancing")) == 5
+
+
+def test_trade_off_marks_the_epochs_that_no_other_beats():
+    points = np.array([[1.0, 4.0], [2.0, 2.0], [3.0, 3.0], [2.0, 2.0], [4.0, 1.0], [4.0, 1.5]])
+    assert figures.front(points).tolist() == [True, True, False, True, True, False]
+
+
 # ---- in a browser ----------------------------------------------------------------------------------------------------
 
+PROBE = """<!doctype html><title>waiting</title>%s<script>
+const found = [];
+onload = () => {
+  for (const frame of document.querySelectorAll("iframe")) {
+    const page = frame.contentDocument, root = page.documentElement;
+    found.push({
+      pictures: Array.from(page.images, image => image.complete && image.naturalWidth > 0),
+      requests: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
+      width: [root.clientWidth, root.scrollWidth],
+    });
+  }
+  document.title = JSON.stringify(found);
+};
+</script>"""
+
+
+def inspect(pages, folder):
+    """What a browser makes of pages on a phone of 390 pixels, and what it wrote to its console."""
+    frames = "".join(f'<iframe width="390" height="844" srcdoc="{html.escape(page)}"></iframe>' for page in pages)
+    (folder / "probe.html").write_text(PROBE % frames, encoding="utf-8")
+    dom, log = browse(folder / "probe.html", folder, "--dump-dom", "--virtual-time-budget=10000")
+    console = [line for line in log.splitlines() if "CONSOLE" in line]
+    return json.loads(html.unescape(re.search("<title>(.*?)</title>", dom)[1])), console
+
 
 @browser
-def test_browser_reports_no_errors(folder, tmp_path):
-    dom, log = browse(folder / "report.html", tmp_path, "--dump-dom")
-    assert "balanced by pcgrad" in dom
-    assert [line for line in log.splitlines() if "CONSOLE" in line] == []
+def test_phone_shows_every_kind_of_report_without_complaint(page, forty, two_phases, tmp_path):
+    pages = [page, forty, two_phases]
+    found, console = inspect(pages, tmp_path)
+    assert console == []
+    for source, seen in zip(pages, found, strict=True):
+        assert seen["pictures"] == [True] * len(pictures(source))
+        assert seen["requests"] == []
+        assert seen["width"][1] <= seen["width"][0] <= 390
 
 
 @browser
-def test_browser_decodes_every_picture(page, tmp_path):
-    script = "document.title = Array.from(document.images, i => i.complete && i.naturalWidth > 0).join()"
-    copy = tmp_path / "copy.html"
-    copy.write_text(page.replace("</body>", f"<script>onload = () => {{ {script} }}</script></body>"), encoding="utf-8")
-    dom, _ = browse(copy, tmp_path, "--dump-dom", "--virtual-time-budget=5000")
-    decoded = re.search("<title>(.*?)</title>", dom)[1].split(",")
-    assert decoded == ["true"] * len(pictures(page))
+def test_browser_would_notice(tmp_path):
+    broken = (
+        '<p style="width: 600px">wide</p><img src="data:image/png;base64,AAAA"><script>console.error("oh")</script>'
+    )
+    (seen,), console = inspect([broken + '<img src="http://127.0.0.1:9/picture.png">'], tmp_path)
+    assert len(console) >= 1
+    assert seen["pictures"] == [False, False]
+    assert seen["requests"] == ["http://127.0.0.1:9/picture.png"]
+    assert seen["width"][1] > 390
 
 
 @browser

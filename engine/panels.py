@@ -1,0 +1,166 @@
+"""Pictures of the tables of a run: what it learned, and what its balancer saw and did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["MANY", "Pictures", "Rows", "balancing", "learning", "series"]
+
+MANY = 8  # with more objectives than colours, lines become rows of a heat map
+_PAIRS = 28  # rows of the heat map of cosines: all pairs of eight objectives
+Rows = list[dict[str, str]]
+Series = tuple[list[float], list[float]]
+Pictures = Iterator[tuple[str, str]]  # data URI, caption
+
+
+def series(rows: Rows, name: str, x: str, split: str | None = None) -> Series:
+    """(x, y) of the rows that have a finite value in column ``name``."""
+    found = [
+        (float(row[x]), float(row[name])) for row in rows if row.get(name) and (split is None or row["split"] == split)
+    ]
+    found = [(a, b) for a, b in found if math.isfinite(b)]
+    return [a for a, _ in found], [b for _, b in found]
+
+
+def learning(metrics: Rows, balance: Rows) -> Pictures:
+    """Losses and results over epochs, and losses against each other.
+
+    Args:
+        metrics: Of ``metrics.csv``.
+        balance: Of ``balance.csv``; says which objectives conflict most, where not all pairs can be shown.
+    """
+    from engine import figures  # matplotlib takes a second to import
+
+    columns = _columns(metrics)
+    objectives = _objectives(metrics)
+    if len(objectives) > MANY:
+        for kind in dict.fromkeys(name.split("/", 1)[1] for name in columns):
+            lines = {name: series(metrics, f"{name}/{kind}", "epoch", "val") for name in objectives}
+            yield from _together(kind, lines, "epoch", kind, "Validation split, epoch by epoch.")
+    else:
+        for name in objectives:
+            lines = {f"{name} {split}": series(metrics, f"{name}/loss", "epoch", split) for split in ("train", "val")}
+            lines = {label: line for label, line in lines.items() if line[0]}
+            if lines:  # what is judged as a whole has no loss of its own
+                figure = figures.curves(f"loss of {name}", lines, "epoch", order=objectives)
+                yield figures.data_uri(figure), "Dashed: training, solid: validation."
+        for name in columns:
+            line = series(metrics, name, "epoch", "val")
+            if line[0] and not name.endswith("/loss"):
+                figure = figures.curves(name, {name: line}, "epoch", order=objectives)
+                yield figures.data_uri(figure), "Validation split."
+    pairs = list(combinations(objectives, 2))
+    if len(pairs) > 3:  # those that conflict most, by a sample of the steps
+        sample = balance[:: len(balance) // 50 + 1]
+        cosines = {pair: series(sample, f"cosine/{pair[0]}/{pair[1]}", "step")[1] or [1.0] for pair in pairs}
+        pairs.sort(key=lambda pair: float(np.mean(cosines[pair])))
+    for a, b in pairs[:3]:
+        x, y = (series(metrics, f"{name}/loss", "epoch", "val") for name in (a, b))
+        if len(x[0]) > 1 and x[0] == y[0]:
+            figure = figures.trade_off(f"{a} against {b}", x, y, f"loss of {a}", f"loss of {b}")
+            yield (
+                figures.data_uri(figure),
+                "Validation losses, epoch by epoch; lower left is better for both. Filled: no other epoch beats it in both. "
+                "Ring: the last.",
+            )
+
+
+def balancing(balance: Rows, metrics: Rows) -> Pictures:
+    """Weights, gradients and conflicts over the steps of one phase.
+
+    Args:
+        balance: Of ``balance.csv``, those of the phase.
+        metrics: Of ``metrics.csv``, for the order of the objectives.
+    """
+    from engine import figures
+
+    def all_of(kind: str) -> dict[str, Series]:
+        names = [name for name in (balance[0] if balance else ()) if name.startswith(kind + "/")]
+        found = {name.removeprefix(kind + "/"): series(balance, name, "step") for name in names}
+        return {name: line for name, line in found.items() if line[0]}
+
+    order = _objectives(metrics)
+    weights, losses, norms = all_of("weight"), all_of("loss"), all_of("norm")
+    if len(losses) < 2:  # nothing to balance
+        weights = {}
+    asked = {name: _product(line, losses[name]) for name, line in weights.items()}
+    yield from _together("weights", weights, "step", "weight", "Weight of each objective's gradient.", order)
+    note = "Weight times loss: how much each term asks for."
+    yield from _together("weighted losses", asked, "step", "weight x loss", note, order)
+    note = "Length of each objective's gradient, before weighting."
+    yield from _together("gradient lengths", norms, "step", "length", note, order)
+    yield from _agreement(all_of("cosine"), list(norms))
+    x, y = series(balance, "conflicts", "step")
+    if x:
+        window = max(len(y) // 30, 1)
+        smooth = (x[::window], [float(np.mean(y[i : i + window])) for i in range(0, len(y), window)])
+        figure = figures.curves("share of pairs in conflict", {"conflicts": smooth}, "step", limits=(-0.02, 1.02))
+        note = f"Pairs with a negative cosine, averaged over neighbouring steps; {np.mean(y):.0%} over the whole run."
+        yield figures.data_uri(figure), note
+
+
+def _agreement(cosines: Mapping[str, Series], names: Sequence[str]) -> Pictures:
+    """Cosines of all pairs over time; of very many, their means, and over time those in conflict."""
+    from engine import figures
+
+    if not cosines:
+        return
+    caption = "Blue: the objectives' gradients agree; red: they conflict."
+    means = {name: float(np.mean(y)) for name, (_, y) in cosines.items()}
+    chosen = list(cosines)
+    if len(chosen) > _PAIRS:
+        table = np.eye(len(names))
+        for pair, mean in means.items():
+            i, j = (names.index(name) for name in pair.split("/"))
+            table[i, j] = table[j, i] = mean
+        picture = figures.matrix("agreement of gradients, mean over the run", names, table, "cosine")
+        yield figures.data_uri(picture), caption
+        chosen = sorted(chosen, key=lambda pair: means[pair])[:_PAIRS]
+        caption += f" Of {len(means)} pairs, the {_PAIRS} that conflict most."
+    lines = {pair.replace("/", " · "): cosines[pair] for pair in chosen}
+    yield figures.data_uri(_heat_map("agreement of gradients", lines, "step", "cosine")), caption
+
+
+def _together(
+    title: str, lines: Mapping[str, Series], xlabel: str, label: str, caption: str, order: Sequence[str] = ()
+) -> Pictures:
+    """Lines of all objectives in one picture; a heat map if they are many."""
+    from engine import figures
+
+    lines = {name: line for name, line in lines.items() if line[0]}
+    if len(lines) > MANY:
+        yield figures.data_uri(_heat_map(title, lines, xlabel, label)), caption
+    elif lines:
+        yield figures.data_uri(figures.curves(title, lines, xlabel, order)), caption
+
+
+def _heat_map(title: str, lines: Mapping[str, Series], xlabel: str, label: str) -> Figure:
+    """A row per line; those with gaps, such as of skipped steps, are left out."""
+    from engine import figures
+
+    x = max((x for x, _ in lines.values()), key=len)
+    rows = {name: line[1] for name, line in lines.items() if len(line[0]) == len(x)}
+    return figures.heat_map(title, x, rows, xlabel, label)
+
+
+def _columns(metrics: Rows) -> list[str]:
+    return [name for name in (metrics[0] if metrics else ()) if "/" in name]
+
+
+def _objectives(metrics: Rows) -> list[str]:
+    return list(dict.fromkeys(name.split("/")[0] for name in _columns(metrics)))
+
+
+def _product(a: Series, b: Series) -> Series:
+    """Product of two series, where both have a value; a step that was skipped has losses, but no weights."""
+    other = dict(zip(*b, strict=True))
+    found = [(x, y * other[x]) for x, y in zip(*a, strict=True) if x in other]
+    return [x for x, _ in found], [y for _, y in found]

@@ -1,0 +1,1 @@
+"""Commands, each a file to run: python scripts/<name>.py."""

@@ -1,0 +1,251 @@
+"""scripts/compare.py: sets of seeds, what is computed of them, the three files, and errors that name the remedy."""
+
+import csv
+import json
+import math
+import os
+import re
+from dataclasses import asdict
+
+import pytest
+from omegaconf import OmegaConf
+
+import engine
+import train
+from scripts import compare
+from scripts.run_sets import directions, estimate, find_runs, group, student_t
+from tests.test_report import browser, elements, inspect, pictures
+
+# test results of made-up runs of diamonds: set -> seed -> cut/accuracy, price/r2
+RESULTS = {
+    "sum": {0: (0.70, 0.90), 1: (0.72, 0.92), 2: (0.74, 0.94)},
+    "mgda": {0: (0.80, 0.90), 1: (0.80, 0.90), 2: (0.80, 0.90)},
+    "pcgrad": {0: (0.60, 0.95), 1: (0.60, 0.95)},
+    "rlw": {0: (0.60, 0.80)},
+}
+
+
+def write_run(folder, overrides=(), seed=0, values=(0.5, 0.5), status="finished", seconds=10.0):
+    """A run folder as train.py leaves it, without training."""
+    folder.mkdir(parents=True)
+    config = engine.compose([*overrides, f"seed={seed}", "logger.tensorboard=false"])
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(asdict(config)))
+    accuracy, r2 = values
+    metrics = {"cut/loss": 1 - accuracy, "cut/accuracy": accuracy, "price/loss": 1 - r2, "price/r2": r2}
+    tracker = engine.Tracker(folder, list(metrics), ("cut", "price"), config.logger, None)
+    for epoch in (1, 2, 3):
+        tracker.log_metrics(epoch, epoch, "val", 1.0, 0.1, {name: value * epoch / 3 for name, value in metrics.items()})
+    names = {"model": config.model["name"], "task": config.task["name"], "balancer": config.balancer["name"]}
+    tested = {f"test/{name}": value for name, value in metrics.items()} if status == "finished" else {}
+    facts = {"seed": seed, "status": status, "metrics": tested, "steps": 100, "seconds": seconds, "device": "cpu"}
+    tracker.write_summary({**names, **facts, "samples_per_second": 1000 / seconds})
+    tracker.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("outputs")
+    for balancer, seeds in RESULTS.items():
+        for seed, values in seeds.items():
+            seconds = 20.0 if balancer == "mgda" else 10.0
+            write_run(root / balancer / f"seed{seed}", [f"balancer={balancer}"], seed, values, seconds=seconds)
+    return root
+
+
+def made(folder, *arguments):
+    """Run the command; its three files by ending."""
+    compare.main([*map(str, arguments), "--out", str(folder / "found")])
+    return {path.suffix: path.read_text(encoding="utf-8") for path in (folder / "found").iterdir()}
+
+
+def table(text):
+    """(set, value) -> (mean, half width) of the CSV."""
+    rows = csv.DictReader(text.splitlines())
+    return {
+        (row["set"], row["value"]): tuple(float(row[key]) if row[key] else None for key in ("mean", "half_width"))
+        for row in rows
+    }
+
+
+def refusal(capsys, *arguments):
+    """The message of a command that ends with an error."""
+    with pytest.raises(SystemExit) as stopped:
+        compare.main([str(argument) for argument in arguments])
+    assert capsys.readouterr().out == ""
+    return str(stopped.value.code)
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("freedom", "printed"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (10, 2.228), (120, 1.980)]
+)
+def test_students_t_is_the_one_of_the_tables(freedom, printed):
+    assert student_t(freedom) == pytest.approx(printed, abs=6e-4)
+
+
+def test_intervals_are_of_the_mean():
+    found = estimate([1.0, 2.0, 3.0])
+    assert (found.mean, found.half) == (2.0, pytest.approx(4.3027 / math.sqrt(3), rel=1e-4))
+    assert estimate([5.0]).half is None
+    assert (str(estimate([0.7, 0.72, 0.74])), str(estimate([314.0])), str(estimate([math.nan]))) == (
+        *("0.720 ± 0.050", "314", "-"),
+    )
+
+
+def test_command_computes_what_the_formulas_say(outputs, tmp_path):
+    found = table(made(tmp_path, outputs)[".csv"])
+    assert found["sum", "cut/accuracy"] == (pytest.approx(0.72), pytest.approx(4.3027 * 0.02 / math.sqrt(3), rel=1e-4))
+    assert found["rlw", "cut/accuracy"] == (0.6, None)
+    delta = 100 * ((0.72 - 0.80) / 0.72 + (0.92 - 0.90) / 0.92) / 2
+    assert found["mgda", "delta-m, %"] == (pytest.approx(delta), pytest.approx(0, abs=1e-9))
+    assert found["sum", "delta-m, %"][0] == pytest.approx(0, abs=1e-9)
+    assert found["sum", "delta-m, %"][1] > 1
+    assert {name: found[name, "mean rank"][0] for name in RESULTS} == {"sum": 2, "mgda": 2, "pcgrad": 2, "rlw": 3.5}
+    assert found["mgda", "cost"] == (pytest.approx(2), pytest.approx(0))
+    assert found["pcgrad", "samples/s"] == (100, 0)
+
+
+def test_front_holds_the_sets_that_no_other_beats(outputs, tmp_path):
+    rows = csv.DictReader(made(tmp_path, outputs)[".csv"].splitlines())
+    assert {row["set"] for row in rows if row["front"] == "1"} == {"sum", "mgda", "pcgrad"}
+
+
+def test_another_baseline_and_other_metrics(outputs, tmp_path):
+    found = table(made(tmp_path, outputs, "--baseline", "mgda", "--metrics", "price/r2")[".csv"])
+    assert found["pcgrad", "delta-m, %"][0] == pytest.approx(100 * (0.90 - 0.95) / 0.90)
+    assert found["sum", "cost"][0] == pytest.approx(0.5)
+    assert [found[name, "mean rank"][0] for name in ("pcgrad", "sum", "mgda", "rlw")] == [1, 2, 3, 4]
+
+
+def test_single_task_runs_are_the_baseline_of_their_objective(tmp_path):
+    for objective, values in (("cut", (0.5, 0.1)), ("price", (0.1, 0.8))):
+        write_run(tmp_path / objective, ["balancer=single", f"balancer.objective={objective}"], 0, values)
+    write_run(tmp_path / "sum", ["balancer=sum"], 0, (0.6, 0.8), seconds=15.0)
+    found = table(made(tmp_path, tmp_path, "--single-task")[".csv"])
+    assert found["sum", "delta-m, %"] == (pytest.approx(-10), None)
+    assert found["sum", "cost"][0] == pytest.approx(0.75)  # two trainings of 10 s in the same number of steps
+    assert found["single (balancer.objective=cut)", "delta-m, %"] == (None, None)
+
+
+def test_a_run_without_a_finite_result_is_shown_and_not_ranked(tmp_path):
+    write_run(tmp_path / "good", ["balancer=sum"], 0, (0.6, 0.8))
+    write_run(tmp_path / "other", ["balancer=mgda"], 0, (0.7, 0.8))
+    write_run(tmp_path / "diverged", ["balancer=pcgrad"], 0, (math.nan, math.nan))
+    files = made(tmp_path, tmp_path)
+    assert table(files[".csv"])["pcgrad", "mean rank"] == (None, None)
+    assert re.search(r"\| pcgrad \| 1 \| - \| - \|", files[".md"])
+
+
+# ---- sets ------------------------------------------------------------------------------------------------------------
+
+
+def sets_of(*places):
+    return {title: {each.label: len(each.runs) for each in sets} for title, sets in group(find_runs(places)[0]).items()}
+
+
+def test_sets_differ_in_options_and_not_in_seeds_or_places(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"a{seed}", ["balancer=cagrad"], seed)
+        write_run(tmp_path / f"b{seed}", ["balancer=cagrad", "balancer.c=0.9"], seed)
+        write_run(tmp_path / f"c{seed}", ["balancer=sum", "optimizer.lr=0.1", "data_dir=/elsewhere"], seed)
+    assert sets_of(str(tmp_path)) == {
+        "diamonds": {"cagrad": 2, "cagrad (balancer.c=0.9)": 2, "sum (optimizer.lr=0.1)": 2}
+    }
+
+
+def test_other_tasks_and_other_options_of_a_task_are_other_sections(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", ["task.target=price_usd"])
+    write_run(tmp_path / "c", ["model=mmoe"])
+    assert sets_of(str(tmp_path)) == {
+        "diamonds (task.target=log_price)": {"shared_trunk, sum": 1, "mmoe, sum": 1},
+        "diamonds (task.target=price_usd)": {"sum": 1},
+    }
+
+
+def test_older_runs_of_a_seed_are_left_out_and_named(tmp_path):
+    write_run(tmp_path / "new", values=(0.9, 0.9))
+    os.utime(write_run(tmp_path / "old", values=(0.1, 0.1)) / "summary.json", (0, 0))
+    files = made(tmp_path, tmp_path)
+    assert table(files[".csv"])["sum", "cut/accuracy"] == (0.9, None)
+    assert "sum: older runs of the same seeds were left out (1)" in files[".md"]
+
+
+def test_unfinished_runs_are_named_and_globs_are_understood(outputs, tmp_path, capsys):
+    stopped = write_run(tmp_path / "stopped", status="stopped")
+    made(tmp_path, f"{outputs}/*/seed0", stopped)
+    said = capsys.readouterr()
+    assert f"left out, as it is not finished: {stopped}" in said.err
+    assert "| rlw | 1 |" in said.out
+
+
+def test_directions_come_from_the_task(outputs):
+    known = directions(find_runs([str(outputs / "rlw")])[0])
+    assert known == {"cut/loss": False, "cut/accuracy": True, "price/loss": False, "price/r2": True}
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_errors_name_what_is_wrong_and_what_to_do(outputs, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    stopped = write_run(tmp_path / "stopped", status="stopped")
+    assert re.search("there is no .*nowhere; give run folders", refusal(capsys, tmp_path / "nowhere"))
+    assert re.search("no summary.json in .*empty", refusal(capsys, tmp_path / "empty"))
+    assert f"python train.py resume={stopped}" in refusal(capsys, tmp_path)
+    assert "no runs of 'sim'; choose from mgda, pcgrad, rlw, sum" in refusal(capsys, outputs, "--baseline", "sim")
+    assert "no result cut/acc; choose from cut/loss, cut/accuracy" in refusal(capsys, outputs, "--metrics", "cut/acc")
+    assert "balancer=single balancer.objective=cut" in refusal(capsys, outputs, "--single-task")
+    (tmp_path / "file").touch()
+    assert "cannot create" in refusal(capsys, outputs, "--out", tmp_path / "file" / "folder")
+    (tmp_path / "empty" / "summary.json").write_text("{")
+    assert re.search("empty cannot be read as a run", refusal(capsys, tmp_path / "empty"))
+
+
+def test_a_baseline_that_could_be_several_sets_is_asked_for(tmp_path, capsys):
+    for name, rate in (("a", 0.1), ("b", 0.2)):
+        write_run(tmp_path / name, ["balancer=sum", f"optimizer.lr={rate}"])
+    write_run(tmp_path / "c", ["balancer=mgda"])
+    message = refusal(capsys, tmp_path, "--baseline", "sum")
+    assert "several sets of 'sum'; choose one of 'sum (optimizer.lr=0.1)', 'sum (optimizer.lr=0.2)'" in message
+    write_run(tmp_path / "d", ["balancer=sum"], values=(0.25, 0.25))
+    found = table(made(tmp_path, tmp_path, "--baseline", "sum")[".csv"])
+    assert {found[f"sum (optimizer.lr={rate})", "delta-m, %"][0] for rate in (0.1, 0.2)} == {-100}
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_markdown_has_a_row_for_each_set_best_rank_first(outputs, tmp_path):
+    lines = made(tmp_path, outputs)[".md"].splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert rows[0].startswith("| balancer | seeds | delta-m, % | mean rank | cut/accuracy ↑ | price/r2 ↑ |")
+    assert rows[-1].startswith("| rlw | 1 |")
+    assert len(rows) == 1 + len(RESULTS)
+    assert "**0.8000 ± 0.0000**" in next(row for row in rows if "mgda" in row)
+
+
+@browser
+def test_page_is_complete_on_a_phone(outputs, tmp_path):
+    page = made(tmp_path, outputs)[".html"]
+    assert len(pictures(page)) == 6  # a pair of objectives, the legend, two results and two losses
+    assert [a["src"][:5] for tag, a in elements(page) if "src" in a] == ["data:"] * 6
+    (seen,), console = inspect([page], tmp_path)
+    assert console == []
+    assert seen["pictures"] == [True] * 6
+    assert seen["requests"] == []
+    assert seen["width"][1] <= seen["width"][0] <= 390
+
+
+def test_real_runs_can_be_compared(stones, tmp_path):
+    short = ("trainer.device=cpu", "trainer.batch_size=64", "trainer.max_steps=10", "logger.tensorboard=false")
+    for balancer in ("sum", "pcgrad"):
+        folder = tmp_path / "runs" / balancer
+        train.run(engine.compose([f"task.csv={stones}", f"run_dir={folder}", f"balancer={balancer}", *short]))
+    found = table(made(tmp_path, tmp_path / "runs")[".csv"])
+    summary = json.loads((tmp_path / "runs" / "pcgrad" / "summary.json").read_text())
+    assert found["pcgrad", "cut/accuracy"][0] == pytest.approx(summary["metrics"]["test/cut/accuracy"])
+    assert found["sum", "cost"][0] == 1

@@ -186,7 +186,7 @@ def train_epoch(
             phase = turn.phase.name
             state.add(phase, report)
             if tracker is not None and state.step % trainer.log_every == 0:
-                tracker.log_balance(state.step, state.epoch + 1, phase, report.as_dict())
+                tracker.log_report(state.step, state.epoch + 1, phase, report)
         if trainer.save_every and state.step % trainer.save_every == 0 and state.step < end:
             state.seconds, clock = state.seconds + time.perf_counter() - clock, time.perf_counter()
             first = state.step
@@ -228,7 +228,7 @@ def finish_epoch(
     stop: engine.StopRequest,
 ) -> None:
     """Validate, keep the best weights, write the numbers. Does nothing if asked to stop before validation ends."""
-    config, state = run.config, run.state
+    state = run.state
     found = evaluate(run, "val", stop)
     if found is None:
         return
@@ -244,7 +244,7 @@ def finish_epoch(
         for split, values in (("train", means), ("val", found.values)):
             tracker.log_metrics(state.epoch, state.step, split, state.seconds, run.turns[0].lr, values)
         if better:
-            engine.save_weights(folder / "best", run.trained, {"model": config.model["name"], **run.arguments})
+            engine.save_weights(folder / "best", run.trained, engine.model_config(run))
     epochs = -(-run.total_steps // run.steps_per_epoch)
     display.epoch(state.epoch, epochs, means, found.values, state.best_epoch == state.epoch)
 
@@ -305,6 +305,8 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
             tracker.close()
     if processes.main:
         engine.write_report(folder, job.task, found.predictions if found else {}, pictures)
+        if found is not None:
+            engine.write_model_card(folder / "best", summary, job.trained, job.task)
     if found is not None:
         display.results(f"test, weights of epoch {job.state.best_epoch}", found.values)
         display.say(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -25,6 +25,7 @@ class BalanceReport:
             earlier micro-batches of a method with constant weights.
         overflow: True if it was an fp16 overflow: ``.grad`` holds the infinity, so that ``GradScaler.step`` skips the step.
         skips: How many steps were skipped so far, this one included.
+        arrival: When the tensors will be on the processor, for a report that :meth:`to_host` gave.
     """
 
     objectives: tuple[str, ...]
@@ -34,6 +35,23 @@ class BalanceReport:
     skipped: bool = False
     skips: int = 0
     overflow: bool = False
+    arrival: torch.cuda.Event | None = None
+
+    def to_host(self) -> BalanceReport:
+        """A report for later: its CUDA tensors start on their way to the processor, and :meth:`as_dict` waits for no others."""
+        if self.losses.device.type != "cuda":
+            return self
+        losses, weights = (
+            None if t is None or t.device.type != "cuda" else torch.empty_like(t, device="cpu", pin_memory=True)
+            for t in (self.losses, self.weights)
+        )
+        assert losses is not None
+        losses.copy_(self.losses, non_blocking=True)
+        if weights is not None and self.weights is not None:
+            weights.copy_(self.weights, non_blocking=True)
+        arrival = torch.cuda.Event()
+        arrival.record()
+        return replace(self, losses=losses, weights=self.weights if weights is None else weights, arrival=arrival)
 
     @cached_property
     def norms(self) -> Tensor | None:
@@ -60,6 +78,8 @@ class BalanceReport:
     def as_dict(self) -> dict[str, float]:
         """Flat numbers for a log: ``loss/<name>``, ``weight/<name>``, ``norm/<name>``, ``cosine/<a>/<b>``, ``conflicts``."""
         row: dict[str, float] = {}
+        if self.arrival is not None:
+            self.arrival.synchronize()
         for kind, values in (("loss", self.losses), ("weight", self.weights), ("norm", self.norms)):
             if values is not None:
                 row |= {f"{kind}/{name}": value for name, value in zip(self.objectives, values.tolist(), strict=True)}

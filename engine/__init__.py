@@ -10,8 +10,10 @@ from engine.dry_run import describe_run
 from engine.evaluation import Evaluation, Selector, evaluate, result_names
 from engine.explain import reporting
 from engine.interrupts import StopRequest, interruptible
+from engine.model_card import write_model_card
 from engine.optimization import Turn, build_turn, check_balancer
 from engine.precision import Precision
+from engine.prediction import model_config
 from engine.profiling import profile_run
 from engine.progress import Display
 from engine.recovery import Diverged, locate, roll_back
@@ -67,6 +69,7 @@ __all__ = [
     "make_run_dir",
     "mean_losses",
     "micro_batches",
+    "model_config",
     "open_tracker",
     "place_model",
     "profile_run",
@@ -85,6 +88,7 @@ __all__ = [
     "training_batches",
     "use_threads",
     "validate",
+    "write_model_card",
     "write_report",
     "write_text",
 ]

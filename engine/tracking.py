@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from balancing import BalanceReport
 from engine.arguments import ConfigError
 from engine.checkpoint import write_text
 from engine.config import LoggerConfig
@@ -112,6 +113,7 @@ class Tracker:
         )
         balance = ["step", "epoch", "phase", *columns, *(f"cosine/{a}/{b}" for a, b in pairs), "conflicts"]
         self.balance = Table(folder / "balance.csv", balance, lambda row: int(row["step"]) <= steps)
+        self._late: list[tuple[int, int, str, BalanceReport]] = []
         self._status = "failed"
         self._services = start_services(folder, logger, steps if done else None)
 
@@ -133,6 +135,19 @@ class Tracker:
         self.balance.write({"step": step, "epoch": epoch, "phase": phase, **values})
         self._send({f"balance/{name}": value for name, value in values.items()}, step)
 
+    def log_report(self, step: int, epoch: int, phase: str, report: BalanceReport) -> None:
+        """The same from a report. Numbers on their way from a device are written with the next ones: nobody waits for them."""
+        arrived = report.losses.device.type == "cpu"
+        self._write_late(before=step)
+        self._late.append((step, epoch, phase, report.to_host()))
+        if arrived:
+            self._write_late()
+
+    def _write_late(self, before: int | None = None) -> None:
+        while self._late and (before is None or self._late[0][0] < before):
+            step, epoch, phase, report = self._late.pop(0)
+            self.log_balance(step, epoch, phase, report.as_dict())
+
     def _send(self, values: Mapping[str, float], step: int) -> None:
         for service in self._services:
             service.log(values, step)
@@ -144,12 +159,14 @@ class Tracker:
 
     def flush(self) -> None:
         """Bring the files up to date with what was logged."""
+        self._write_late()
         self.balance.flush()
         for service in self._services:
             service.flush()
 
     def close(self) -> None:
         """Finish all files."""
+        self._write_late()
         self.metrics.close()
         self.balance.close()
         for service in self._services:

@@ -19,7 +19,7 @@ from tasks import (
 )
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.registry import create_task, list_tasks, register_task, task_arguments
-from tasks.task import Batch, DataError, Measure, Objective, Splits, Task, TensorData
+from tasks.task import Batch, DataError, Measure, Objective, Prediction, Splits, Task, TensorData
 
 __all__ = [
     "Batch",
@@ -27,6 +27,7 @@ __all__ = [
     "DataError",
     "Measure",
     "Objective",
+    "Prediction",
     "Splits",
     "SquaredError",
     "Task",

@@ -21,7 +21,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryF1Score
 from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View
 from tasks.registry import register_task
-from tasks.task import DataError, Measure, Objective, Splits, Task
+from tasks.task import DataError, Measure, Objective, Splits, Task, TensorData
 
 __all__ = ["CelebA"]
 
@@ -107,6 +107,10 @@ class CelebA(Task):
             return ImageFiles(paths, targets, self.view, augment=number == 0)
 
         return Splits(part(0), part(1), part(2))
+
+    def read(self, path: Path) -> TensorData:
+        """One face, aligned and cut out like those of the set."""
+        return TensorData((self.view.tensor(path)[None],), {})
 
 
 def _find(data_dir: Path) -> tuple[Path, Path, Path]:

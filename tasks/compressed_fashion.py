@@ -10,6 +10,7 @@ trained on, 5,000 validate, 10,000 test.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from tasks.criteria import CrossEntropy, SquaredError
-from tasks.fashion import CLASSES, fashion_splits
+from tasks.fashion import CLASSES, fashion_splits, read_garment
 from tasks.registry import register_task
-from tasks.task import Batch, Measure, Objective, Splits, Task, TensorData
+from tasks.task import Batch, Measure, Objective, Prediction, Splits, Task, TensorData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,6 +59,7 @@ class CompressedFashion(Task):
         self.image_size = image_size
         self.matrix_seed = matrix_seed
         self.download = download
+        self._mean, self._std = torch.zeros(measurements), torch.ones(measurements)  # of training, once loaded
         self.facts = {
             "in_features": measurements,
             "in_channels": 1,
@@ -75,16 +77,39 @@ class CompressedFashion(Task):
     def load(self, data_dir: Path) -> Splits:
         """Read and measure the images. Raises DataError if they are missing or damaged."""
         parts = [(self._pad(images), labels) for images, labels in fashion_splits(data_dir, self.download)]
-        random = torch.Generator().manual_seed(self.matrix_seed)
-        matrix = torch.randn(self.image_size**2, self.measurements, generator=random)
-        measured = [images.flatten(1) @ matrix for images, _ in parts]
-        mean, std = measured[0].mean(0), measured[0].std(0)
+        measured = [self._measure(images) for images, _ in parts]
+        self._mean, self._std = measured[0].mean(0), measured[0].std(0)
         return Splits(
             *(
-                TensorData(((values - mean) / std,), {"image": images, "class": labels.long()})
+                TensorData((self._standardise(values),), {"image": images, "class": labels.long()})
                 for values, (images, labels) in zip(measured, parts, strict=True)
             )
         )
+
+    def learnt(self) -> dict[str, Any]:
+        """Mean and deviation of the training images' measurements."""
+        return {"mean": self._mean.tolist(), "std": self._std.tolist()}
+
+    def recall(self, learnt: Mapping[str, Any]) -> None:
+        """Standardise with these from now on."""
+        self._mean, self._std = torch.tensor(learnt["mean"]), torch.tensor(learnt["std"])
+
+    def read(self, path: Path) -> TensorData:
+        """The measurements of a garment, of which the model sees nothing else."""
+        return TensorData((self._standardise(self._measure(self._pad(read_garment(path)))),), {})
+
+    def describe(self, outputs: Mapping[str, Tensor]) -> Prediction:
+        """The class, and the image as a map of grey values."""
+        cells = super().describe({"class": outputs["class"]}).cells
+        images = outputs["image"][:, 0].clamp(0, 1)
+        return Prediction(cells, {"image": images.numpy()}, {"image": (images * 255).round().byte().numpy()})
+
+    def _measure(self, images: Tensor) -> Tensor:
+        random = torch.Generator().manual_seed(self.matrix_seed)
+        return images.flatten(1) @ torch.randn(self.image_size**2, self.measurements, generator=random)
+
+    def _standardise(self, measured: Tensor) -> Tensor:
+        return (measured - self._mean) / self._std
 
     def _pad(self, images: Tensor) -> Tensor:
         margin = self.image_size - images.shape[-1]

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tasks.task import Batch
+from tasks.task import Batch, Prediction
 
-__all__ = ["compare", "paint"]
+__all__ = ["compare", "describe", "paint"]
 
 _PALETTE = np.array(
     [
@@ -84,3 +84,27 @@ def paint(name: str, values: Tensor, limit: float) -> np.ndarray:
     length = np.sqrt((array * array).sum(0, keepdims=True))
     unit = array / np.maximum(length, 1e-9)
     return np.moveaxis(np.where(length > 0, unit / 2 + 0.5, 0.0), 0, -1)
+
+
+def describe(outputs: Mapping[str, Tensor], classes: Sequence[str]) -> Prediction:
+    """Labels (N, H, W), depths (N, H, W) and normals (N, H, W, 3), with their colours; each depth map has its own scale.
+
+    Args:
+        outputs: Map -> (N, C, H, W), on the CPU.
+        classes: Names of the classes.
+    """
+    maps: dict[str, np.ndarray] = {}
+    pictures: dict[str, np.ndarray] = {}
+    legends: dict[str, dict[str, Sequence[str | int]]] = {}
+    for name, values in outputs.items():
+        limits = values.flatten(1).max(1).values.tolist()
+        colours = np.stack([paint(name, value, limit) for value, limit in zip(values, limits, strict=True)])
+        pictures[name] = (255 * colours).round().astype(np.uint8)
+        array = values.movedim(1, -1).numpy()
+        if name == "segmentation":
+            maps[name] = array.argmax(-1).astype(np.uint8)
+            colour = [to_hex(_PALETTE[label % len(_PALETTE)]) for label in range(len(classes))]
+            legends[name] = {"label": range(len(classes)), "class": classes, "colour": colour}
+        else:
+            maps[name] = array[..., 0] if name == "depth" else array
+    return Prediction({}, maps, pictures, legends)

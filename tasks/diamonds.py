@@ -16,9 +16,10 @@ import csv
 import hashlib
 import io
 import lzma
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ _SHA256 = "9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4"
 _NUMBERS = ("carat", "depth", "table", "x", "y", "z")
 _CUTS = ("Fair", "Good", "Very Good", "Premium", "Ideal")
 _GRADES = {"color": "DEFGHIJ", "clarity": ("I1", "SI2", "SI1", "VS2", "VS1", "VVS2", "VVS1", "IF")}
+_DAMAGE = (lzma.LZMAError, EOFError, UnicodeDecodeError)
 _MISTYPED = {(8.09, 58.9, 8.06), (5.12, 5.15, 31.8), (5.15, 31.8, 5.12)}
 
 
@@ -58,7 +60,8 @@ class Diamonds(Task):
         self.target = target
         self.csv = csv
         self.facts = {"in_features": 21, "classifiers": {"cut": 5}, "regressors": {"price": 1}}
-        self._log_mean, self._log_std = 0.0, 1.0  # of the training prices, once loaded
+        self._mean, self._std = np.zeros(len(_NUMBERS)), np.ones(len(_NUMBERS))  # of the training sizes, once loaded
+        self._log_mean, self._log_std = 0.0, 1.0  # of the training prices, likewise
         dollars = {"mae_usd": Measure(MeanAbsoluteError, self._dollars)}
         if target == "log_price":
             unit = "log price, standardised"
@@ -70,12 +73,15 @@ class Diamonds(Task):
             "accuracy": Measure(lambda: MulticlassAccuracy(len(_CUTS), average="micro")),
             "macro_f1": Measure(lambda: MulticlassF1Score(len(_CUTS), average="macro")),
         }
-        self.objectives = (Objective("cut", CrossEntropy(_CUTS), cut), Objective("price", SquaredError(unit), price))
+        self.objectives = (
+            Objective("cut", CrossEntropy(_CUTS), cut),
+            Objective("price", SquaredError(unit), price, self._dollars),
+        )
 
     def load(self, data_dir: Path) -> Splits:
         """Read, clean and split the stones; ``data_dir`` is not needed, as the file is in the package."""
         source = self.csv or "tasks/data/diamonds.csv.xz"
-        table = _clean(_parse(self._text(), source))
+        table = _clean(_parse(self._text(), source, (*_NUMBERS, "price", "cut", *_GRADES)))
         if len(table["cut"]) < 100:
             raise DataError(
                 f"diamonds: {source} has {len(table['cut'])} different stones, too few; is the file complete?"
@@ -85,9 +91,8 @@ class Diamonds(Task):
             raise DataError(f"diamonds: {source} has the same {constant[0]} in every row, so there is nothing to learn")
         train, val, test = _split(table["cut"])
         numbers = np.stack([table[name] for name in _NUMBERS], axis=1)
-        mean, std = numbers[train].mean(0), numbers[train].std(0)
-        grades = [np.eye(len(values))[table[name]] for name, values in _GRADES.items()]
-        inputs = torch.tensor(np.concatenate([(numbers - mean) / std, *grades], axis=1), dtype=torch.float32)
+        self._mean, self._std = numbers[train].mean(0), numbers[train].std(0)
+        inputs = self._features(table)
         log_price = np.log(table["price"])
         self._log_mean, self._log_std = float(log_price[train].mean()), float(log_price[train].std())
         values = (log_price - self._log_mean) / self._log_std if self.target == "log_price" else table["price"]
@@ -98,6 +103,33 @@ class Diamonds(Task):
             return TensorData((inputs[rows],), {name: values[rows] for name, values in targets.items()})
 
         return Splits(part(train), part(val), part(test))
+
+    def learnt(self) -> dict[str, Any]:
+        """Mean and deviation of the training sizes, and of the logarithms of the prices."""
+        sizes = {"mean": self._mean.tolist(), "std": self._std.tolist()}
+        return {**sizes, "log_mean": self._log_mean, "log_std": self._log_std}
+
+    def recall(self, learnt: Mapping[str, Any]) -> None:
+        """Standardise with these from now on."""
+        self._mean, self._std = np.array(learnt["mean"]), np.array(learnt["std"])
+        self._log_mean, self._log_std = learnt["log_mean"], learnt["log_std"]
+
+    def read(self, path: Path) -> TensorData:
+        """Stones of a CSV file with the columns of the data set but for cut and price, which are not looked at."""
+        try:
+            text = _decode(path.read_bytes(), str(path))
+        except (*_DAMAGE, OSError) as error:
+            raise DataError(f"diamonds: cannot read {path} ({error}); it must be a CSV file, plain or .xz") from None
+        table = _parse(text, str(path), (*_NUMBERS, *_GRADES))
+        if not len(table["carat"]):
+            raise DataError(f"diamonds: {path} has no lines after the header; it needs one for each stone")
+        return TensorData((self._features(table),), {})
+
+    def _features(self, table: Mapping[str, np.ndarray]) -> Tensor:
+        numbers = np.stack([table[name] for name in _NUMBERS], axis=1)
+        grades = [np.eye(len(values))[table[name]] for name, values in _GRADES.items()]
+        standardised = (numbers - self._mean) / self._std
+        return torch.tensor(np.concatenate([standardised, *grades], axis=1), dtype=torch.float32)
 
     def _dollars(self, values: Tensor) -> Tensor:
         if self.target == "price_usd":
@@ -117,20 +149,22 @@ class Diamonds(Task):
                 )
             packed, source, remedy = path.read_bytes(), str(path), "check the file"
         try:
-            data = lzma.decompress(packed) if source.endswith(".xz") else packed
-            text = data.decode("utf-8")
-        except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
+            text = _decode(packed, source)
+        except _DAMAGE as error:
             raise DataError(f"diamonds: {source} is damaged ({error}); {remedy}") from error
-        if self.csv is None and hashlib.sha256(data).hexdigest() != _SHA256:
+        if self.csv is None and hashlib.sha256(text.encode("utf-8")).hexdigest() != _SHA256:
             raise DataError(f"diamonds: {source} is damaged (its checksum differs); {remedy}")
         return text
 
 
-def _parse(text: str, source: str) -> dict[str, np.ndarray]:
-    """Columns by name; cut and grades as indices. Raises DataError naming the file, the line and the column."""
+def _decode(packed: bytes, source: str) -> str:
+    return (lzma.decompress(packed) if source.endswith(".xz") else packed).decode("utf-8")
+
+
+def _parse(text: str, source: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns ``wanted``; cut and grades as indices. Raises DataError naming the file, the line and the column."""
     reader = csv.DictReader(io.StringIO(text))
     orders = {"cut": _CUTS, **_GRADES}
-    wanted = (*_NUMBERS, "price", *orders)
     missing = [name for name in wanted if name not in (reader.fieldnames or ())]
     if missing:
         raise DataError(f"diamonds: {source} has no column {missing[0]!r}; it needs {', '.join(wanted)}")
@@ -152,7 +186,8 @@ def _number(name: str, text: str | None, codes: dict[str, int] | None) -> float:
     try:
         number = float(text or "") if codes is None else codes[text or ""]
     except (KeyError, ValueError):
-        raise ValueError(f"{text!r} is no {name}") from None
+        known = "" if codes is None else f"; choose from {', '.join(codes)}"
+        raise ValueError(f"{text!r} is no {name}{known}") from None
     if codes is None and not (np.isfinite(number) and (number > 0 or name in "xyz")):
         raise ValueError(f"{name} must be a positive number, got {text}")
     return number

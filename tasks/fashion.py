@@ -29,9 +29,10 @@ import torch
 from rich.progress import wrap_file
 from torch import Tensor
 
+from tasks.image_reading import read_pixels
 from tasks.task import Batch, DataError, TensorData
 
-__all__ = ["CLASSES", "PixelData", "fashion_splits", "read_fashion"]
+__all__ = ["CLASSES", "PixelData", "fashion_splits", "read_fashion", "read_garment"]
 
 CLASSES = (
     "T-shirt",
@@ -90,6 +91,17 @@ def fashion_splits(data_dir: str | Path, download: bool = False) -> tuple[tuple[
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     val, train = order[: len(images) // 12], order[len(images) // 12 :]
     return (images[train], labels[train]), (images[val], labels[val]), test
+
+
+def read_garment(path: str | Path, side: int = 28) -> Tensor:
+    """(1, side, side) bytes of a grey picture, bright on black. Raises DataError if it is of another kind or size."""
+    pixels = torch.from_numpy(read_pixels(path, 1)[..., 0])
+    if pixels.shape != (side, side):
+        height, width = pixels.shape
+        raise DataError(
+            f"{path} is {width} x {height} pixels, and the model takes {side} x {side}; cut it or scale it first"
+        )
+    return pixels[None]
 
 
 def _find(data_dir: Path, name: str, download: bool) -> Path:

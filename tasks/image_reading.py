@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from tasks.task import Batch, DataError, sample_seed
 
-__all__ = ["ImageFiles", "View", "check_image"]
+__all__ = ["ImageFiles", "View", "check_image", "read_pixels"]
 
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
@@ -118,6 +118,25 @@ def check_image(path: str | Path) -> None:
         raise DataError(f"there is no image {path}") from None
     except _DAMAGE as error:
         raise DataError(f"cannot read image {path} ({error})") from None
+
+
+def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
+    """Bytes (H, W, channels) of an upright picture as it is. Raises DataError for one that has other channels."""
+    mode = {1: "L", 3: "RGB"}[channels]
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            image.load()
+    except FileNotFoundError:
+        raise DataError(f"there is no picture {path}") from None
+    except _DAMAGE as error:
+        raise DataError(f"cannot read picture {path} ({error})") from None
+    if image.mode != mode:
+        raise DataError(
+            f"{path} has {len(image.getbands())} channels ({image.mode}), and the model takes pictures of {channels} ({mode}, "
+            f"8 bits each); convert it first"
+        )
+    return np.array(image).reshape(image.height, image.width, channels)
 
 
 def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:

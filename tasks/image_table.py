@@ -132,6 +132,21 @@ class ImageTable(Task):
 
         return Splits(part_of("train"), part_of("val"), part_of("test"))
 
+    def learnt(self) -> dict[str, Any]:
+        """Class names, and mean and deviation of the numbers."""
+        return {"classes": self._names, "scales": self._scales}
+
+    def recall(self, learnt: Mapping[str, Any]) -> None:
+        """Speak of these classes, in these units, from now on."""
+        self._describe(
+            {name: tuple(names) for name, names in learnt["classes"].items()},
+            {name: (mean, std) for name, (mean, std) in learnt["scales"].items()},
+        )
+
+    def read(self, path: Path) -> TensorData:
+        """One image."""
+        return TensorData((self.view.tensor(path)[None],), {})
+
     def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
         """A dozen images of the split with what the model says about them, and their labels."""
         if not isinstance(split, ImageFiles):
@@ -162,14 +177,14 @@ class ImageTable(Task):
             actual = criterion.classes[int(label)] if label >= 0 else "unknown"
             text = f"{predicted} ({actual})"
         else:
-            restore = objective.measures["mae"].transform
-            actual = "unknown" if label.isnan() else f"{restore(label).item():.3g}"
-            text = f"{restore(output).item():.3g} ({actual})"
+            actual = "unknown" if label.isnan() else f"{objective.restore(label).item():.3g}"
+            text = f"{objective.restore(output).item():.3g} ({actual})"
         # a dollar sign would begin a formula
         return f"{objective.name}: {text}".replace("$", r"\$")
 
     def _describe(self, classes: Mapping[str, tuple[str, ...]], scales: Mapping[str, tuple[float, float]]) -> None:
         """Objectives and facts for these class names and (mean, deviation) of the numbers."""
+        self._names, self._scales = classes, scales
         objectives = []
         for name, names in classes.items():
             count = max(len(names), 2)  # their names are only known once the table is read
@@ -182,7 +197,7 @@ class ImageTable(Task):
             restore = partial(_restore, mean=mean, std=std)
             measures = {"r2": Measure(R2Score), "mae": Measure(MeanAbsoluteError, restore)}
             unit = f"{self.regression[name]}, standardised"
-            objectives.append(Objective(name, SquaredError(unit), measures))
+            objectives.append(Objective(name, SquaredError(unit), measures, restore))
         self.objectives = tuple(objectives)
         self.facts = {
             "in_channels": 3,

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from tasks.criteria import CrossEntropy
-from tasks.fashion import CLASSES, PixelData, fashion_splits
+from tasks.fashion import CLASSES, PixelData, fashion_splits, read_garment
 from tasks.registry import register_task
 from tasks.task import Measure, Objective, Splits, Task
 
@@ -86,14 +86,21 @@ class MultiFashion(Task):
         parts = fashion_splits(data_dir, self.download)
         return Splits(*(self._part(images, labels.long(), random) for images, labels in parts))
 
+    def read(self, path: Path) -> PixelData:
+        """A canvas with two garments."""
+        return PixelData((self._resized(read_garment(path, self.canvas)[:, None]),), {})
+
     def _part(self, images: Tensor, labels: Tensor, random: torch.Generator) -> PixelData:
         first, second = (
             torch.cat([torch.randperm(len(images), generator=random) for _ in range(self.copies)]) for _ in range(2)
         )
-        samples = overlay(images[first], images[second], self.canvas, self.offset)[:, None]
-        if self.resize is not None:
-            samples = F.interpolate(samples, size=(self.resize, self.resize), mode="nearest")
+        samples = self._resized(overlay(images[first], images[second], self.canvas, self.offset)[:, None])
         return PixelData((samples,), {"top_left": labels[first], "bottom_right": labels[second]})
+
+    def _resized(self, samples: Tensor) -> Tensor:
+        if self.resize is None:
+            return samples
+        return F.interpolate(samples, size=(self.resize, self.resize), mode="nearest")
 
 
 def overlay(first: Tensor, second: Tensor, canvas: int, offset: int) -> Tensor:

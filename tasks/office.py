@@ -34,7 +34,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View
 from tasks.registry import register_task
-from tasks.task import Batch, DataError, Measure, Objective, Splits, Task
+from tasks.task import Batch, DataError, Measure, Objective, Splits, Task, TensorData
 
 __all__ = ["Domains", "Office"]
 
@@ -147,6 +147,19 @@ class Office(Task):
         self._describe([names.get(number, f"class {number}") for number in range(self.classes)])
         return Splits(*splits)
 
+    def learnt(self) -> dict[str, Any]:
+        """Names of the classes, which are those of the folders."""
+        return {"classes": list(self._names)}
+
+    def recall(self, learnt: Mapping[str, Any]) -> None:
+        """Speak of these classes from now on."""
+        self._describe(learnt["classes"])
+
+    def read(self, path: Path) -> TensorData:
+        """One image, for the head of each domain: which domain it is from, only the user can say."""
+        image = self.view.tensor(path)[None]
+        return TensorData((image,) * len(_DOMAINS[self.data]), {})
+
     def losses(self, model: Any, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Any]:
         """Loss per domain, and the features of each."""
         features = tuple(model.features(images) for images in self._inputs(batch).values())
@@ -162,6 +175,7 @@ class Office(Task):
         return {name: x for name, x in zip(_DOMAINS[self.data], batch.inputs, strict=True) if name in kept}
 
     def _describe(self, names: list[str]) -> None:
+        self._names = names
         measures = {"accuracy": Measure(partial(MulticlassAccuracy, self.classes, average="micro"))}
         self.objectives = tuple(
             Objective(domain, CrossEntropy(tuple(names)), measures) for domain in _DOMAINS[self.data]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from tasks.criteria import CrossEntropy
-from tasks.fashion import CLASSES, PixelData, fashion_splits
+from tasks.fashion import CLASSES, PixelData, fashion_splits, read_garment
 from tasks.registry import register_task
 from tasks.task import Batch, Measure, Objective, Splits, Task
 
@@ -55,10 +55,16 @@ class TwoViewFashion(Task):
             *(self._part(images, labels.long()) for images, labels in fashion_splits(data_dir, self.download))
         )
 
+    def read(self, path: Path) -> PixelData:
+        """A garment."""
+        return PixelData(self._views(read_garment(path)), {})
+
     def _part(self, images: Tensor, labels: Tensor) -> PixelData:
+        return PixelData(self._views(images), {objective.name: labels for objective in self.objectives})
+
+    def _views(self, images: Tensor) -> tuple[Tensor, Tensor]:
         left, right = images[:, :, : self.cut], images[:, None, :, self.cut :]
-        views = (left.flatten(1), right.contiguous())
-        return PixelData(views, {objective.name: labels for objective in self.objectives})
+        return left.flatten(1), right.contiguous()
 
     def losses(self, model: Any, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Any]:
         """Only of the objectives that the model trains in this phase, which may be fewer than it is judged on."""

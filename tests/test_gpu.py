@@ -66,3 +66,11 @@ def test_step_of_a_loss_method_never_waits_for_the_device():
         balancer.backward({"a": weight.sum(), "b": weight.sum()})
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_report_that_left_the_device_says_the_same():
+    weight = torch.ones(3, device="cuda", requires_grad=True)
+    for name in ("sum", "uncertainty", "pcgrad"):
+        balancer = create_balancer(name, ("a", "b"))
+        report = balancer.backward({"a": weight.sum(), "b": weight.square().sum()})
+        assert report.to_host().as_dict() == report.as_dict()

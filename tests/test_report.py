@@ -199,7 +199,7 @@ def made_up(folder, names, epochs=3, steps=20, phases=None, measures=("accuracy"
             rows = torch.randn(len(own), 5, generator=generator)
             losses, weights = torch.rand(2, len(own), generator=generator)
             report = BalanceReport(tuple(own), losses, weights, rows @ rows.T)
-            tracker.log_balance(step, 1, phase, report.as_dict())
+            tracker.log_report(step, 1, phase, report)
     summary = {
         "model": "a_model",
         "task": "a_task",

@@ -120,7 +120,7 @@ def test_run_folder_holds_what_is_promised_and_nothing_else(finished):
         "report.html",
         "tensorboard",
     }
-    assert {path.name for path in (folder / "best").iterdir()} == {"model.safetensors", "config.json"}
+    assert {path.name for path in (folder / "best").iterdir()} == {"model.safetensors", "config.json", "README.md"}
     assert [path.name.split(".")[0] for path in (folder / "tensorboard").iterdir()] == ["events"]
 
 

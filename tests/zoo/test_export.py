@@ -1,6 +1,7 @@
 """Every model leaves this library: as weights on a disk, through torch.hub, and as a graph without Python."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -53,28 +54,76 @@ def test_torch_hub_builds_it(name, model, inputs):
     assert_equal(model.eval(), other.eval(), inputs)
 
 
-def test_graph_is_exported_for_any_batch(name, model, inputs):
+@pytest.fixture(scope="module")
+def exported(name):
+    """Model in eval mode, with statistics of a batch if it keeps any, and its graph for 1 to 64 samples."""
+    model, inputs = build(name), tiny(name).inputs(4)
+    with torch.no_grad():
+        model(*inputs)
     batch = torch.export.Dim("batch", min=1, max=64)
-    model.eval()
-    exported = torch.export.export(model, inputs, dynamic_shapes=[{0: batch} for _ in inputs]).module()
+    return model.eval(), torch.export.export(model, inputs, dynamic_shapes=[{0: batch} for _ in inputs])
+
+
+def test_graph_is_exported_for_any_batch(name, exported):
+    model, program = exported
+    graph = program.module()
     for size in (1, 4, 7):
         inputs = tiny(name).inputs(size)
-        torch.testing.assert_close(dict(exported(*inputs)), dict(model(*inputs)))
+        torch.testing.assert_close(dict(graph(*inputs)), dict(model(*inputs)))
 
 
-def test_graph_is_exported_to_onnx(model, inputs, tmp_path):
-    onnx = pytest.importorskip("onnx")
+def run_onnx(path, inputs):
+    """Outputs by name of the model in ``path``, which must be valid."""
+    pytest.importorskip("onnx").checker.check_model(path)
+    session = pytest.importorskip("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+    feed = {node.name: values.numpy() for node, values in zip(session.get_inputs(), inputs, strict=True)}
+    names = [node.name for node in session.get_outputs()]
+    return {name: torch.from_numpy(array) for name, array in zip(names, session.run(None, feed), strict=True)}
+
+
+def test_onnx_gives_the_same_outputs_for_any_batch(name, exported, tmp_path):
     pytest.importorskip("onnxscript")
-    reference = pytest.importorskip("onnx.reference")
+    model, program = exported
+    inputs = [f"input_{i}" for i in range(len(tiny(name).shapes))]  # dual_sum has an input and an output named left
+    outputs = list(model(*tiny(name).inputs(1)))
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(program, f=path, dynamo=True, verbose=False, input_names=inputs, output_names=outputs)
+    for size in (1, 4, 7):
+        given = tiny(name).inputs(size)
+        with torch.no_grad():
+            torch.testing.assert_close(run_onnx(path, given), dict(model(*given)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gan", zoo.list_models("gan*"))
+def test_onnx_generates_the_same_samples(gan, tmp_path):
+    pytest.importorskip("onnxscript")
+    model = build(gan)
+    model.generate(model.noise(8), torch.arange(8) % 2)
     model.eval()
-    torch.onnx.export(model, inputs, tmp_path / "model.onnx", dynamo=True)
-    loaded = onnx.load(tmp_path / "model.onnx")
-    onnx.checker.check_model(loaded)
-    names = [node.name for node in loaded.graph.input]
-    feed = {key: tensor.numpy() for key, tensor in zip(names, inputs, strict=True)}
-    found = reference.ReferenceEvaluator(loaded).run(None, feed)
-    for output, expected in zip(found, model(*inputs).values(), strict=True):
-        torch.testing.assert_close(torch.from_numpy(output), expected, rtol=1e-4, atol=1e-4)
+    path, batch = tmp_path / "generator.onnx", torch.export.Dim("batch", min=1, max=64)
+    example = (model.noise(4), torch.arange(4) % 2)
+    names = {"input_names": ["noise", "labels"], "output_names": ["samples"]}
+    dynamic = [{0: batch}, {0: batch}]
+    torch.onnx.export(model.generator, example, path, dynamo=True, verbose=False, dynamic_shapes=dynamic, **names)
+    for size in (1, 7):
+        given = model.noise(size), torch.arange(size) % 2
+        with torch.no_grad():
+            torch.testing.assert_close(run_onnx(path, given), {"samples": model.generate(*given)}, rtol=1e-4, atol=1e-5)
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    page = (ROOT / "docs/exporting.md").read_text()
+    (code,) = re.findall(r"<!-- example: run by tests/zoo/test_export.py -->\n```python\n(.*?)```", page, re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 10
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    with torch.no_grad():
+        expected = names["model"](names["image"])
+    for found, name in zip(names["found"], names["model"].objectives, strict=True):
+        torch.testing.assert_close(torch.from_numpy(found), expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_bf16_autocast_is_finite_and_trains(name, model, inputs):

@@ -1,0 +1,135 @@
+"""``best/README.md``: what a folder of weights says about itself on a model hub, written from the run that made it.
+
+Front matter (YAML: library, tags, metrics, results), then how good it is, how to load it, what goes in and comes out, and how
+to repeat the run. With it the folder can be uploaded as it is: ``hf upload <user>/<name> <run>/best``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from torch import nn
+
+from engine.checkpoint import write_text
+from tasks import CrossEntropy, Objective, Task
+from tasks.gan_task import GanTask
+from zoo import model_info
+
+__all__ = ["write_model_card"]
+
+_HERE = "path/to/this/folder"
+
+
+def write_model_card(folder: Path, summary: Mapping[str, Any], model: nn.Module, task: Task) -> Path:
+    """Write ``README.md`` beside the weights in ``folder``.
+
+    Args:
+        folder: Holds ``model.safetensors`` and ``config.json``.
+        summary: The content of ``summary.json``.
+        model: The model that was tested.
+        task: Its task.
+    """
+    sections = [
+        f"---\n{_front_matter(summary)}\n---",
+        f"# {summary['model']} on {summary['task']}",
+        f"{model_info(summary['model']).summary}. Trained by mozoo on the task `{summary['task']}` with several losses at once, "
+        f"balanced by `{summary['balancer']}`.",
+        f"## Results\n\n{_results(summary)}",
+        f"## Use\n\n{_usage(summary, model, task)}",
+        f"## Repeat\n\n{_origin(summary)}",
+        "## Licence\n\nThe code of the model is MIT. The weights are for those who trained them to license; the licence of the data "
+        "may restrict what can be done with them.",
+    ]
+    write_text(folder / "README.md", "\n\n".join(sections) + "\n")
+    return folder / "README.md"
+
+
+def _front_matter(summary: Mapping[str, Any]) -> str:
+    names = summary["model"], summary["task"], summary["balancer"]
+    results = [
+        EvalResult(
+            task_type="other",
+            dataset_type=summary["task"],
+            dataset_name=summary["task"],
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=f"{objective} {metric}",
+            metric_value=value,
+        )
+        for objective, metric, value in _metrics(summary)
+        if metric != "loss" and math.isfinite(value)
+    ]
+    data = ModelCardData(
+        library_name="mozoo",
+        tags=["pytorch", "multi-task-learning", "model_hub_mixin", "pytorch_model_hub_mixin", *names],
+        metrics=list(dict.fromkeys(result.metric_type for result in results)),
+        model_name="-".join(names) if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml()
+
+
+def _metrics(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    for key, value in summary["metrics"].items():
+        _, objective, metric = key.split("/")
+        yield objective, metric, math.nan if value is None else value
+
+
+def _results(summary: Mapping[str, Any]) -> str:
+    rows = "\n".join(
+        f"| {objective} | {metric} | {value:.4g} |"
+        if math.isfinite(value)
+        else f"| {objective} | {metric} | not finite |"
+        for objective, metric, value in _metrics(summary)
+    )
+    return (
+        f"On the test split, which was looked at once, with the weights of epoch {summary['best_epoch']} of {summary['epochs']}:\n\n"
+        f"| objective | metric | value |\n|---|---|---|\n{rows}"
+    )
+
+
+def _usage(summary: Mapping[str, Any], model: Any, task: Task) -> str:
+    kind = type(model)
+    if hasattr(kind, "from_pretrained"):
+        imports = f"from {kind.__module__} import {kind.__name__}"
+        load = f'{kind.__name__}.from_pretrained("{_HERE}").eval()'
+    else:
+        imports = "from pathlib import Path\n\nfrom engine.prediction import load_predictor"
+        load = f'load_predictor(Path("{_HERE}")).model'
+    words, told = "input=<picture, folder or table>", ""
+    if isinstance(task, GanTask):
+        labels = f", torch.arange(64) % {model.classes}" if model.classes else ""
+        imports = f"import torch\n\n{imports}" if labels else imports
+        call, words = f"samples = model.generate(model.noise(64){labels})", "samples=64"
+    else:
+        names = [name for name in inspect.signature(kind.forward).parameters if name != "self"]
+        call = f"outputs = model({', '.join(names)})  # {model_info(summary['model']).inputs}"
+        rows = "\n".join(f"| `{o.name}` | {_meaning(o)} |" for o in task.objectives)
+        told = f"\n\n| output | meaning |\n|---|---|\n{rows}"
+    return (
+        f"```python\n{imports}\n\nmodel = {load}\n{call}\n```{told}\n\n"
+        "The model takes inputs that are prepared as in training. This command prepares them, and answers in words and in the "
+        f"units of the data:\n\n```bash\npython scripts/predict.py run={_HERE} {words}\n```"
+    )
+
+
+def _meaning(objective: Objective) -> str:
+    criterion = objective.criterion
+    if isinstance(criterion, CrossEntropy):
+        names = criterion.classes if len(criterion.classes) <= 20 else [*criterion.classes[:19], "..."]
+        return f"logits of {len(criterion.classes)} classes: {', '.join(names)}"
+    return getattr(criterion, "unit", "") or "directions"
+
+
+def _origin(summary: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    return (
+        f"```bash\n{summary['command']}\n```\n\nCommit {summary['git'] or 'unknown'}, {summary['epochs']} epochs, "
+        f"{summary['steps']:,} steps, {summary['seconds']:,.0f} s of training on {summary['device']} in {summary['precision']}, "
+        f"{summary['world_size']} process{'es' if summary['world_size'] > 1 else ''}. {versions}."
+    )

@@ -1,0 +1,134 @@
+"""A trained model at work: the weights of ``best/``, inputs prepared as in training, answers in the units of the user.
+
+    best/config.json -> task, with what it learnt from the training data, and model
+    picture or CSV -> task.read -> model -> task.describe -> Prediction
+    a GAN: noise -> task.sample
+
+The training data are not needed. :mod:`engine.prediction_files` writes what comes out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.arguments import ConfigError
+from engine.checkpoint import load_weights
+from engine.data import evaluation_batches
+from engine.device import resolve_device
+from engine.run import Run
+from tasks import Prediction, Task, create_task
+from tasks.gan_task import GanTask
+from zoo import create_model, model_arguments
+
+__all__ = ["Predictor", "best_folder", "load_best", "load_predictor", "model_config"]
+
+
+def model_config(run: Run) -> dict[str, Any]:
+    """The content of ``best/config.json``: what it takes to build the model again, and to prepare its inputs.
+
+    Holds the arguments of ``create_model``, those of the class for its ``from_pretrained``, and the task.
+    """
+    return {
+        "model": run.config.model["name"],
+        **run.arguments,
+        **(getattr(run.model, "_hub_mixin_config", None) or {}),
+        "task": run.config.task,
+        "learnt": run.task.learnt(),
+        "imports": run.config.imports,
+    }
+
+
+def best_folder(run: Path) -> Path:
+    """Folder of the best weights of a run folder, or ``run`` itself if it holds some. Raises ConfigError."""
+    for folder in (run / "best", run):
+        if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file():
+            return folder
+    if not run.is_dir():
+        raise ConfigError(f"run: there is no folder {run}; it is the one that train.py said it was writing to")
+    if (run / "config.yaml").is_file():
+        raise ConfigError(
+            f"run: {run} has no weights in best/ yet, as no epoch is finished; go on with: python train.py resume={run}"
+        )
+    inside = sorted(str(path.parent) for path in run.glob("**/best"))
+    hint = f"; did you mean {', '.join(inside[-3:])}?" if inside else ", which has a config.yaml and a folder best/"
+    raise ConfigError(f"run: {run} is no run folder{hint}")
+
+
+@dataclass
+class Predictor:
+    """A model with the task that it was trained for."""
+
+    task: Task
+    model: Any  # an nn.Module that keeps the contract of balancing.MultiObjectiveModel
+    device: torch.device
+
+    @torch.no_grad()
+    def predict(self, path: Path, batch_size: int = 256) -> Prediction:
+        """What the model says about a file. Raises DataError if the task cannot read it."""
+        data = self.task.read(path)
+        parts = []
+        for batch in evaluation_batches(data.to(self.device), batch_size, self.device, workers=0):
+            outputs = self.task.outputs(self.model, batch)
+            parts.append(self.task.describe({name: values.float().cpu() for name, values in outputs.items()}))
+        first = parts[0]
+        return Prediction(
+            {name: [cell for part in parts for cell in part.cells[name]] for name in first.cells},
+            {name: np.concatenate([part.maps[name] for part in parts]) for name in first.maps},
+            {name: np.concatenate([part.pictures[name] for part in parts]) for name in first.pictures},
+            first.legends,
+        )
+
+    def sample(self, count: int, seed: int = 0) -> tuple[Tensor, list[str]]:
+        """Samples of a GAN, and their classes. Raises ConfigError for a model that does not generate."""
+        if not isinstance(self.task, GanTask):
+            raise ConfigError(
+                f"input must be given, as task {self.task.name} does not generate samples: input=picture, folder or CSV"
+            )
+        if count < 1 or not 0 <= seed < 2**63:
+            raise ConfigError(f"samples must be at least 1 and seed at least 0, got {count} and {seed}")
+        return self.task.sample(self.model, count, seed)
+
+
+def load_best(folder: Path, model: nn.Module) -> None:
+    """Read the weights in ``folder``. Raises ConfigError if they are damaged, or those of another model."""
+    with _loading(folder):
+        load_weights(folder, model)
+
+
+def load_predictor(run: Path, device: str = "auto") -> Predictor:
+    """The best model of a run, in eval mode. Raises ConfigError if it is not there, or damaged."""
+    folder = best_folder(run)
+    with _loading(folder):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for module in config["imports"]:
+            importlib.import_module(module)
+        task = create_task(**config["task"])
+        known = model_arguments(config["model"])
+        # pretrained weights would be fetched, only to be replaced
+        arguments = {key: value for key, value in config.items() if key in known and key != "pretrained"}
+        model: Any = create_model(config["model"], **arguments)
+        task.recall(config["learnt"])
+        task.keep(model.objectives)
+    load_best(folder, model)
+    place = resolve_device(device)
+    return Predictor(task, model.to(place).eval(), place)
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Whatever a damaged or foreign file leads to is a ConfigError."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"run: {folder} cannot be loaded ({type(error).__name__}: {reason})") from error

@@ -1,6 +1,6 @@
 """The tables and figures of the README and the docs: run what is missing, write results/, fill in the documents.
 
-python scripts/tables.py                          # everything (about half an hour on two cores)
+python scripts/tables.py                          # everything (about two hours on two cores)
 python scripts/tables.py diamonds_usd             # one table
 python scripts/tables.py diamonds_usd --collect   # only write it again from finished runs
 
@@ -39,6 +39,8 @@ class Experiment:
         label: Heading of the first column.
         common: Overrides of every run.
         rows: Label -> further overrides.
+        metrics: Heading -> test result and digits.
+        seeds: The runs of each row.
         figure: Validation columns to draw over time, with their titles.
     """
 
@@ -46,6 +48,8 @@ class Experiment:
     label: str
     common: tuple[str, ...]
     rows: Mapping[str, tuple[str, ...]]
+    metrics: Mapping[str, tuple[str, int]]
+    seeds: tuple[int, ...] = SEEDS
     figure: Mapping[str, str] | None = None
 
 
@@ -60,19 +64,20 @@ BALANCERS = (
     "uncertainty",
     "realtime",
 )
-METRICS = {
+DIAMONDS = {
     "cut accuracy": ("test/cut/accuracy", 3),
     "price R2": ("test/price/r2", 4),
     "price error, USD": ("test/price/mae_usd", 0),
 }
 EXPERIMENTS = {
-    "quickstart": Experiment("README.md", "run", (), {"`python train.py`": ()}),
+    "quickstart": Experiment("README.md", "run", (), {"`python train.py`": ()}, DIAMONDS),
     "diamonds_usd": Experiment(
         "README.md",
         "balancer",
         ("experiment=diamonds_usd",),
         {f"`{name}`": (f"balancer={name}",) for name in BALANCERS},
-        {"cut/accuracy": "accuracy of cut", "price/r2": "R2 of price"},
+        DIAMONDS,
+        figure={"cut/accuracy": "accuracy of cut", "price/r2": "R2 of price"},
     ),
     "shared_trunk": Experiment(
         "docs/shared_trunk.md",
@@ -86,6 +91,92 @@ EXPERIMENTS = {
             "`model.width=128`": ("model.width=128",),
             "`model.depth=3`": ("model.depth=3",),
         },
+        DIAMONDS,
+    ),
+    "soft_sharing": Experiment(
+        "docs/soft_sharing.md",
+        "model",
+        (),
+        {f"`{name}`": (f"model={name}",) for name in ("shared_trunk", "cross_stitch", "mmoe", "ple")},
+        DIAMONDS,
+    ),
+    "multi_fashion": Experiment(
+        "docs/image_trunk.md",
+        "model",
+        (),
+        {"`shared_trunk_lenet`": ("model=shared_trunk_lenet",)},
+        {
+            "top left accuracy": ("test/top_left/accuracy", 4),
+            "bottom right accuracy": ("test/bottom_right/accuracy", 4),
+            "seconds": ("seconds", 0),
+        },
+    ),
+    "compressed_fashion": Experiment(
+        "docs/chained.md",
+        "training",
+        ("model=chained",),
+        {
+            "end to end (the default)": (),
+            "`model.detach=true`": ("model.detach=true",),
+        },
+        {
+            "accuracy": ("test/class/accuracy", 4),
+            "PSNR, dB": ("test/image/psnr", 2),
+            "seconds": ("seconds", 0),
+        },
+    ),
+    "two_view_fashion": Experiment(
+        "docs/dual.md",
+        "model",
+        (),
+        {f"`{name}`": (f"model={name}",) for name in ("dual_sum", "dual_separate")},
+        {
+            "fused accuracy": ("test/fused/accuracy", 4),
+            "left alone": ("test/left/accuracy", 4),
+            "right alone": ("test/right/accuracy", 4),
+            "seconds": ("seconds", 0),
+        },
+    ),
+    "ring_of_gaussians": Experiment(
+        "docs/gan.md",
+        "model",
+        (),
+        {"`gan_points`": ("model=gan_points",)},
+        {
+            "modes of 8": ("test/samples/modes", 1),
+            "high-quality samples": ("test/samples/high_quality", 3),
+            "reverse KL": ("test/samples/reverse_kl", 4),
+            "seconds": ("seconds", 0),
+        },
+    ),
+    "fashion_gan": Experiment(
+        "docs/gan.md",
+        "model",
+        (),
+        {"`gan`": ("model=gan",)},
+        {
+            "Frechet distance": ("test/samples/frechet", 2),
+            "share of a Gaussian's": ("test/samples/frechet_share", 3),
+            "rarest class": ("test/samples/smallest_class", 3),
+            "most frequent class": ("test/samples/largest_class", 3),
+            "class accuracy": ("test/samples/class_accuracy", 3),
+            "seconds": ("seconds", 0),
+        },
+        seeds=(0,),
+    ),
+    "rooms": Experiment(
+        "docs/dense.md",
+        "model",
+        (),
+        {"`dense_resnet18`": ("model=dense_resnet18",)},
+        {
+            "mIoU": ("test/segmentation/miou", 4),
+            "pixel accuracy": ("test/segmentation/pixel_accuracy", 3),
+            "depth error, m": ("test/depth/abs_err", 3),
+            "normals, mean degrees": ("test/normals/mean", 2),
+            "seconds": ("seconds", 0),
+        },
+        seeds=(0,),
     ),
 }
 
@@ -101,7 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in EXPERIMENTS:
             parser.error(f"unknown table {name!r}; choose from {', '.join(EXPERIMENTS)}")
     names = options.names or list(EXPERIMENTS)
-    jobs = {name: [(name, label, seed) for seed in SEEDS for label in EXPERIMENTS[name].rows] for name in names}
+    jobs = {
+        name: [(name, label, seed) for seed in EXPERIMENTS[name].seeds for label in EXPERIMENTS[name].rows]
+        for name in names
+    }
     missing = [job for name in names for job in jobs[name] if not is_finished(folder(*job))]
     if missing and options.collect:
         sys.exit(f"error: {len(missing)} runs are missing, such as {folder(*missing[0])}; run without --collect")
@@ -158,7 +252,7 @@ def collect(name: str, jobs: Sequence[tuple[str, str, int]]) -> None:
             {
                 experiment.label: label,
                 "seed": seed,
-                **{metric: f"{summary['metrics'][key]:.6g}" for metric, (key, _) in METRICS.items()},
+                **{metric: f"{_value(summary, key):.6g}" for metric, (key, _) in experiment.metrics.items()},
                 "epochs": summary["epochs"],
                 "device": summary["device"],
                 "torch": summary["versions"]["torch"],
@@ -173,17 +267,22 @@ def collect(name: str, jobs: Sequence[tuple[str, str, int]]) -> None:
         writer.writerows(rows)
 
 
+def _value(summary: Mapping[str, Any], key: str) -> float:
+    return float(summary[key] if key in summary else summary["metrics"][key])
+
+
 def markdown(name: str) -> str:
-    """The table as Markdown, from the CSV alone: mean and standard deviation over seeds."""
-    label = EXPERIMENTS[name].label
+    """The table as Markdown, from the CSV alone: mean and standard deviation over seeds, if there are several."""
+    label, metrics = EXPERIMENTS[name].label, EXPERIMENTS[name].metrics
     with (RESULTS / f"{name}.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    lines = [f"| {label} | " + " | ".join(METRICS) + " |", "|---" * (1 + len(METRICS)) + "|"]
+    lines = [f"| {label} | " + " | ".join(metrics) + " |", "|---" * (1 + len(metrics)) + "|"]
     for value in dict.fromkeys(row[label] for row in rows):
         cells = []
-        for metric, (_, digits) in METRICS.items():
+        for metric, (_, digits) in metrics.items():
             numbers = [float(row[metric]) for row in rows if row[label] == value]
-            cells.append(f"{statistics.mean(numbers):,.{digits}f} ± {statistics.stdev(numbers):,.{digits}f}")
+            spread = f" ± {statistics.stdev(numbers):,.{digits}f}" if len(numbers) > 1 else ""
+            cells.append(f"{statistics.mean(numbers):,.{digits}f}{spread}")
         lines.append(f"| {value} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -218,7 +317,9 @@ def draw(name: str) -> None:
         for axes, (column, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
             for index, label in enumerate(experiment.rows):
                 rows = [
-                    row for row in read_rows(folder(name, label, SEEDS[0]) / "metrics.csv") if row["split"] == "val"
+                    row
+                    for row in read_rows(folder(name, label, experiment.seeds[0]) / "metrics.csv")
+                    if row["split"] == "val"
                 ]
                 epochs, values = [int(row["epoch"]) for row in rows], [float(row[column]) for row in rows]
                 colour, width = ("black", 2.5) if index == 0 else (f"C{index}", 1.5)

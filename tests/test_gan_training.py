@@ -9,6 +9,8 @@ import torch
 import engine
 import tasks
 import train
+from tasks import fashion_gan
+from zoo.gan import GAN
 
 SMALL = (
     *("model=gan_points", "model.width=8", "model.depth=1", "task.samples=96", "trainer.batch_size=32"),
@@ -81,6 +83,26 @@ def test_resume_is_bit_equal(tmp_path, monkeypatch):
     assert (tmp_path / "whole/balance.csv").read_bytes() == (tmp_path / "stopped/balance.csv").read_bytes()
     results = [json.loads((tmp_path / name / "summary.json").read_text())["metrics"] for name in ("whole", "stopped")]
     assert results[0] == results[1]
+
+
+def test_the_running_mean_of_the_generator_is_what_is_judged_and_kept(tmp_path, monkeypatch):
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (80, 28, 28), generator=random, dtype=torch.uint8)
+    part = images, torch.arange(80, dtype=torch.uint8) % 10
+    monkeypatch.setattr(fashion_gan, "fashion_splits", lambda folder, download: (part, part, part))
+    folder = tmp_path / "run"
+    small = ("model=gan", "model.width=4", "trainer.batch_size=16", "trainer.epochs=2", "trainer.ema=0.9")
+    paths = (f"data_dir={tmp_path}", f"run_dir={folder}")
+    config = engine.compose([*small, *paths, "trainer.device=cpu", "trainer.select=last", "logger.tensorboard=false"])
+    summary = train.run(config)
+    saved, kept = torch.load(folder / "last.pt", weights_only=True), GAN.from_pretrained(folder / "best").eval()
+    torch.testing.assert_close(dict(kept.state_dict()), saved["ema"], rtol=0, atol=0)
+    assert not torch.equal(kept.generator.body[0].weight, saved["model"]["generator.body.0.weight"])
+    task = tasks.create_task(**config.task)
+    test = task.splits(tmp_path).test
+    with torch.no_grad():
+        found = task.evaluate(kept, "test", [test.batch(torch.arange(80))])
+    assert {f"test/{name}": value for name, value in found.items()} == pytest.approx(summary["metrics"], rel=1e-3)
 
 
 def test_an_evaluation_that_is_stopped_has_no_values():

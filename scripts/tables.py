@@ -41,6 +41,7 @@ class Experiment:
         rows: Label -> further overrides.
         metrics: Heading -> test result and digits.
         seeds: The runs of each row.
+        threads: CPU threads of a run.
         figure: Validation columns to draw over time, with their titles.
     """
 
@@ -50,6 +51,7 @@ class Experiment:
     rows: Mapping[str, tuple[str, ...]]
     metrics: Mapping[str, tuple[str, int]]
     seeds: tuple[int, ...] = SEEDS
+    threads: int = 1
     figure: Mapping[str, str] | None = None
 
 
@@ -177,6 +179,7 @@ EXPERIMENTS = {
             "seconds": ("seconds", 0),
         },
         seeds=(0,),
+        threads=2,
     ),
 }
 
@@ -231,7 +234,7 @@ def train_one(job: tuple[str, str, int]) -> str:
 
     name, label, seed = job
     experiment = EXPERIMENTS[name]
-    torch.set_num_threads(1)
+    torch.set_num_threads(experiment.threads)
     target = folder(*job)
     shutil.rmtree(target, ignore_errors=True)  # an unfinished attempt
     overrides = [*experiment.common, *experiment.rows[label], f"seed={seed}", "logger.tensorboard=false"]

@@ -2,7 +2,6 @@
 
 python train.py                                              # shared_trunk on diamonds, equal weights; about a minute
 python train.py balancer=pcgrad model.norm=layer             # another method, another option
-python train.py balancer=realtime task.target=price_usd      # losses seven orders of magnitude apart
 python train.py -m balancer=sum,mgda,gradnorm seed=0,1,2     # a sweep
 python train.py resume=outputs/<run>                         # go on where a run stopped, bit for bit on the CPU
 python train.py trainer.dry_run=true                         # configuration, shapes, parameter counts, one step
@@ -157,22 +156,12 @@ def train_epoch(
     stop: engine.StopRequest,
 ) -> None:
     """Train the steps that are left of the current epoch, or until asked to stop."""
-    config, state, trainer = run.config, run.state, run.config.trainer
+    state, trainer = run.state, run.config.trainer
     start = state.step - state.epoch * run.steps_per_epoch
     end = min((state.epoch + 1) * run.steps_per_epoch, run.total_steps)
     run.model.train()
     clock, first = time.perf_counter(), state.step
-    batches = engine.training_batches(
-        run.task.splits(config.data_dir).train,
-        trainer.batch_size,
-        config.seed,
-        state.epoch,
-        start,
-        run.device,
-        trainer.workers,
-        run.processes,
-    )
-    for batch in batches:
+    for batch in engine.epoch_batches(run, state.epoch, start):
         if state.step >= end or stop.agreed():
             break
         for turn in run.turns:
@@ -260,62 +249,70 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
     if config.trainer.dry_run:
         return engine.describe_run(job, train_step)
     name = f"{config.model['name']}-{config.task['name']}-{config.balancer['name']}"
-    fresh = engine.make_run_dir(name, config.seed, config.run_dir) if processes.main and not config.resume else None
-    folder = Path(config.resume) if config.resume else processes.share(fresh)
-    if config.trainer.profile is not None:
-        return engine.profile_run(job, train_step, folder)
-    if saved is not None:
-        engine.restore(job, saved)
-    elif processes.main:
-        engine.write_text(folder / "config.yaml", OmegaConf.to_yaml(asdict(config)))
-    tracker = engine.open_tracker(job, folder, resumed=saved is not None)
-    if saved is None and config.trainer.on_nonfinite == "rollback":
-        save(job, folder, tracker)
-    found: engine.Evaluation | None = None
-    pictures: dict[str, Any] = {}
-    try:
-        with engine.Display(job.total_steps, job.state.step) as display, engine.StopRequest(processes) as stop:
+    with engine.StopRequest(processes) as stop:
+        fresh = engine.make_run_dir(name, config.seed, config.run_dir) if processes.main and not config.resume else None
+        folder = Path(config.resume) if config.resume else processes.share(fresh)
+        if config.trainer.profile is not None:
+            return engine.profile_run(job, train_step, folder)
+        if saved is not None:
+            engine.restore(job, saved)
+        elif processes.main:
+            engine.write_text(folder / "config.yaml", OmegaConf.to_yaml(asdict(config)))
+        with engine.Display(job.total_steps, job.state.step) as display:
             display.say(f"{name} on {engine.describe_device(job.device)}: {job.total_steps} steps, writing to {folder}")
-            while job.state.epoch * job.steps_per_epoch < job.total_steps:
-                try:
-                    train_epoch(job, folder, tracker, display, stop)
-                except engine.Diverged as error:
-                    tracker = engine.roll_back(job, folder, tracker, error)
-                    display.say(f"{error}; back to step {job.state.step}, with half the learning rate")
-                    continue
-                if not stop.agreed():
-                    finish_epoch(job, folder, tracker, display, selector, stop)
-                save(job, folder, tracker)
-                if stop.agreed():
-                    break
+            return fit(job, folder, selector, display, stop, saved is not None)
+
+
+def fit(
+    job: engine.Run,
+    folder: Path,
+    selector: engine.Selector,
+    display: engine.Display,
+    stop: engine.StopRequest,
+    resumed: bool,
+) -> dict[str, Any]:
+    """The epochs that are left, the test, and all that is written about them. Returns what ``summary.json`` holds."""
+    config = job.config
+    tracker = engine.open_tracker(job, folder, resumed)
+    found = None
+    try:
+        if not resumed and config.trainer.on_nonfinite == "rollback":
+            save(job, folder, tracker)
+        while job.state.epoch * job.steps_per_epoch < job.total_steps:
+            try:
+                train_epoch(job, folder, tracker, display, stop)
+            except engine.Diverged as error:
+                tracker = engine.roll_back(job, folder, tracker, error)
+                display.say(f"{error}; back to step {job.state.step}, with half the learning rate")
+                continue
             if not stop.agreed():
-                engine.load_weights(folder / "best", job.trained)
-                found = evaluate(job, "test", stop)
-            summary = engine.summarise(job, found.values if found else {})
-            if found is not None and tracker is not None:
-                tracker.log_metrics(
-                    job.state.best_epoch, job.state.step, "test", job.state.seconds, job.turns[0].lr, found.values
-                )
-                with torch.no_grad():
-                    pictures = job.task.pictures(job.trained.eval(), job.task.splits(config.data_dir).test)
+                finish_epoch(job, folder, tracker, display, selector, stop)
+            save(job, folder, tracker)
+            if stop.agreed():
+                break
+        if not stop.agreed():
+            engine.load_weights(folder / "best", job.trained)
+            found = evaluate(job, "test", stop)
+        state, summary = job.state, engine.summarise(job, found.values if found else {})
         if tracker is not None:
+            if found is not None:
+                tracker.log_metrics(state.best_epoch, state.step, "test", state.seconds, job.turns[0].lr, found.values)
             tracker.write_summary(summary)
     finally:
         if tracker is not None:
             tracker.close()
-    if processes.main:
-        engine.write_report(folder, job.task, found.predictions if found else {}, pictures)
-        if found is not None:
-            engine.write_model_card(folder / "best", summary, job.trained, job.task)
     if found is not None:
-        display.results(f"test, weights of epoch {job.state.best_epoch}", found.values)
+        if tracker is not None:
+            engine.write_report(folder, job.task, found.predictions, engine.sample_pictures(job))
+            engine.write_model_card(folder / "best", summary, job.trained, job.task)
+        display.results(f"test, weights of epoch {state.best_epoch}", found.values)
         display.say(
             f"{summary['seconds']:.1f} s of training, {summary['samples_per_second']:.0f} samples/s; open {folder / 'report.html'}"
         )
     else:
-        display.say(
-            f"stopped at step {job.state.step} of {job.total_steps}; go on with: python train.py resume={folder}"
-        )
+        if tracker is not None:
+            engine.write_report(folder, job.task, {})
+        display.say(f"stopped at step {state.step} of {job.total_steps}; go on with: python train.py resume={folder}")
     return summary
 
 

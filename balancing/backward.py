@@ -208,16 +208,18 @@ class Step:
 
     def single_backward(self, weights: Tensor, heads: Tensor | None) -> None:
         """Write the gradient of the weighted sum; uncontested leaves get that of the sum with ``heads`` as weights, if given."""
-        total = self._total(weights)
+        losses = self.losses if self._active is None else [self.losses[k] for k in self._active]
+        factors = self._factors(weights)
         with span("backward of the weighted sum"):
             if heads is not None:
                 contested, others = self.partition()
-                _differentiate([total], contested, keep_graph=True)
-                _differentiate([self._total(heads)], list(others))
+                _differentiate(losses, contested, factors, keep_graph=True)
+                _differentiate(losses, list(others), self._factors(heads))
             elif several_processes():
-                _differentiate([total], list(find_leaves([total])) if self._parameters is None else self._parameters)
+                leaves = list(find_leaves(losses)) if self._parameters is None else self._parameters
+                _differentiate(losses, leaves, factors)
             else:
-                total.backward(inputs=self._parameters)
+                torch.autograd.backward(losses, factors, inputs=self._parameters)
 
     def pass_on(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Continue the backward pass from the features, at which ``gradients`` arrived, to the trunk."""
@@ -234,9 +236,8 @@ class Step:
         chosen = set(self._parameters)
         return {leaf: mask for leaf, mask in masks.items() if leaf in chosen}
 
-    def _total(self, weights: Tensor) -> Tensor:
-        losses = self.losses
-        if self._active is not None:
-            losses, weights = [losses[k] for k in self._active], weights[list(self._active)]
-        stacked = torch.stack(losses)
-        return torch.dot(stacked, weights.to(stacked))
+    def _factors(self, weights: Tensor) -> list[Tensor]:
+        """Weights as gradients of the losses, which need not be added up for their sum to be differentiated."""
+        chosen = weights.to(self.losses[0]).unbind()
+        indices = range(len(self.losses)) if self._active is None else self._active
+        return [chosen[k].to(self.losses[k].dtype) for k in indices]

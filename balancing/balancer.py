@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ class Balancer(nn.Module):
     #: a ``target``: the method sees g / p, so that a min-norm or equal-progress direction makes progress in proportion
     #: to p; or in the ``method`` itself, which reads ``self.preference``.
     preference_on: ClassVar[Literal["weights", "rows", "target", "method"]] = "weights"
+    #: Whether :meth:`weights` gives the same at every step, so that it is asked once.
+    constant: ClassVar[bool] = False
     #: Whether micro-batches are kept apart as two samples, so that the Gramian becomes an unbiased estimate.
     unbiased: ClassVar[bool] = False
     #: Whether ``memory`` holds gradients, which must then have the same size at every step.
@@ -125,6 +128,7 @@ class Balancer(nn.Module):
         self.register_buffer("held", torch.ones(len(self.objectives)))  # the weights that every= and ema= carry over
         self.memory: dict[str, Tensor] = {}  # state whose size only the first step tells
         self.before: Balancer | None = None
+        self._known: Tensor | None = None  # weights that never change
         self._first: Tensor | None = None  # the weights that ``before`` found for this step
         self._pending: list[_Part] = []  # earlier micro-batches
         self._partial: Tensor | None = None  # their losses, where gradients were written at once
@@ -327,13 +331,18 @@ class Balancer(nn.Module):
         """The method's weights with every option applied."""
         if gramian is None:
             losses = losses.to(self.held.device)
+        if self._known is not None and self._known.dtype == losses.dtype and self._known.device == losses.device:
+            return self._known
         seen = self._view(losses, gramian)
         if type(self).loss is not Balancer.loss:
             raw = self._derivative(seen.losses)
         else:
             raw = self.call(self.weights, seen.losses, seen.gramian)
         self._warn_if_idle()
-        return translate(self, raw, seen)
+        weights = translate(self, raw, seen)
+        if self.constant and not self.log_losses and self.before is None:
+            self._known = weights
+        return weights
 
     def _view(self, losses: Tensor, gramian: Tensor | None) -> View:
         return view(self, losses, gramian, None if self.before is None else self._weigh_before(losses))
@@ -401,12 +410,11 @@ class Balancer(nn.Module):
         return self._finite(losses, "loss") and (gramian is None or self._finite(gramian.diagonal(), "gradient"))
 
     def _finite(self, values: Tensor, what: str) -> bool:
-        if bool(values.isfinite().all()):
-            return True
-        if self.on_nonfinite == "raise":
-            index = int((~values.isfinite()).nonzero()[0])
-            raise NonFiniteError(f"{self.name}: the {what} of objective {self.objectives[index]!r} is not finite")
-        return False
+        finite = [math.isfinite(value) for value in values.tolist()]
+        if not all(finite) and self.on_nonfinite == "raise":
+            name = self.objectives[finite.index(False)]
+            raise NonFiniteError(f"{self.name}: the {what} of objective {name!r} is not finite")
+        return all(finite)
 
     def _finite_so_far(self, losses: Tensor) -> bool:
         """As :meth:`_finite`, but on CUDA one step late, so that nobody waits for the device: the losses are on their way."""

@@ -40,8 +40,10 @@ def view(balancer: Balancer, losses: Tensor, gramian: Tensor | None, first: Tens
 
     Raises BalancingError for a loss that must be positive and is not.
     """
-    chain = torch.ones_like(losses) if first is None else first.to(losses)
-    losses = losses * chain
+    chain = torch.ones_like(losses)
+    if first is not None:
+        chain = first.to(losses)
+        losses = losses * chain
     if balancer.log_losses or balancer.normalize in ("loss", "loss+"):
         balancer.require_positive(losses)
     size = losses
@@ -53,10 +55,10 @@ def view(balancer: Balancer, losses: Tensor, gramian: Tensor | None, first: Tens
         rows = torch.where(lengths > 0, rows / lengths, rows)
     if balancer.normalize in ("loss", "loss+"):
         rows = rows / size
-    priority = balancer.preference.to(rows)
     if balancer.preference_on == "target":
-        rows = rows / priority
+        rows = rows / balancer.preference.to(rows)
     elif balancer.preference_on == "rows":
+        priority = balancer.preference.to(rows)
         rows = rows * priority
         losses = losses if balancer.measures else losses * priority
     return View(losses, None if gramian is None else gramian * rows[:, None] * rows, rows, chain)

@@ -16,11 +16,24 @@ from torch import nn
 
 from engine.arguments import ConfigError
 
-__all__ = ["SaveError", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights", "write_text"]
+__all__ = ["SaveError", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights", "saving", "write_text"]
 
 
 class SaveError(RuntimeError):
     """A file of the run that cannot be written; the message names it and the reason."""
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Say which file could not be written, and why. Raises SaveError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        kept = "what it held before is kept" if path.exists() else "nothing is left of it"
+        raise SaveError(
+            f"cannot write {path} ({_reason(error)}); {kept}. "
+            "Make room or mend the permissions, then go on with resume=..."
+        ) from error
 
 
 @contextmanager
@@ -31,31 +44,38 @@ def _replacing(path: Path) -> Iterator[Path]:
         SaveError: It cannot be written; ``path`` is what it was before.
     """
     temporary = path.with_name(path.name + ".part")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if os.name == "posix":  # the new name must survive a power failure as well
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        kept = "what it held before is kept" if path.exists() else "nothing is left of it"
-        raise SaveError(
-            f"cannot write {path} ({reason}); {kept}. Make room or mend the permissions, then go on with resume=..."
-        ) from error
+    with saving(path):
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            if os.name == "posix":  # the new name must survive a power failure as well
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+        except BaseException:  # also if somebody asks twice to stop
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said; torch hides that below an error about positions in its file."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically. Raises SaveError."""
+    """Write a text file atomically, its line ends as they are. Raises SaveError."""
     with _replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -64,8 +84,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         SaveError: It cannot be written; an earlier checkpoint is kept.
     """
-    with _replacing(path) as temporary:
-        torch.save(dict(state), temporary)
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(state), file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -89,6 +109,7 @@ def save_weights(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> N
         raise SaveError(f"cannot make {folder} ({error.strerror})") from error
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     with _replacing(folder / "model.safetensors") as temporary:
+        temporary.touch()  # safetensors would give no one else the right to read it
         save_file({name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}, temporary)
 
 

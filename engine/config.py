@@ -104,7 +104,7 @@ class Config:
     seeds: list[int] = field(default_factory=list)
     tier: str | None = None
     source: str | None = None
-    expected: dict[str, list[float]] = field(default_factory=dict)
+    expected: dict[str, Any] = field(default_factory=dict)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:

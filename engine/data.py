@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -117,9 +120,25 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
         pin_memory=device.type == "cuda",
         # without one of its own, a loader draws from the global generator, and a resumed run would draw once more
         generator=torch.Generator(),
+        worker_init_fn=_obey_only_the_parent,
     )
     try:
         for batch in loader:
             yield move(Batch(*batch), device)
     except DataError as error:  # one from a worker has that process's traceback in its message
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+
+
+def _obey_only_the_parent(worker: int) -> None:
+    """Whoever ends a job may send signals to all of its processes, but the step that is to be finished needs its batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
+        return
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait, daemon=True).start()

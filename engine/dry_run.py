@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from balancing import BalanceReport
-from engine.data import Split, training_batches
+from engine.data import Split
 from engine.device import describe_device
-from engine.run import Run
+from engine.run import Run, epoch_batches
 from tasks import Batch
 
 __all__ = ["describe_run"]
@@ -39,8 +39,7 @@ def describe_run(run: Run, step: _Step) -> dict[str, Any]:
     table.add_row("shared by several objectives", f"{sum(p.numel() for p in run.model.shared_parameters()):,}")
     console.print(table)
 
-    trainer = run.config.trainer
-    batch = next(training_batches(splits.train, trainer.batch_size, run.config.seed, 0, 0, run.device, 0))
+    batch = next(epoch_batches(run, epoch=0))
     run.model.eval()
     with torch.no_grad():
         outputs = run.task.outputs(run.model, batch)

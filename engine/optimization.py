@@ -38,8 +38,8 @@ class Turn:
 
     def zero_grad(self) -> None:
         """Forget the gradients of the last step."""
-        for optimizer in (*self.optimizers.values(), *([self.balancer_optimizer] if self.balancer_optimizer else [])):
-            optimizer.zero_grad(set_to_none=True)
+        for parameter in (*self.parameters, *self.balancer.parameters()):
+            parameter.grad = None
 
     def schedule(self, step: int, factor: float = 1.0) -> None:
         """Set the learning rates for the update after ``step`` updates, ``factor`` times what the schedule says."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from balancing import BalanceReport
 from balancing.spans import span
-from engine.data import training_batches
 from engine.device import synchronise
-from engine.run import Run
+from engine.run import Run, epoch_batches
 from tasks import Batch
 
 __all__ = ["profile_run"]
@@ -32,7 +31,7 @@ def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]],
     assert count is not None
     cuda = run.device.type == "cuda"
     run.model.train()
-    batches = _batches(run)
+    batches = itertools.chain.from_iterable(epoch_batches(run, epoch) for epoch in itertools.count())
     for batch in itertools.islice(batches, _WARM_UP):
         step(run, batch)
     synchronise(run.device)
@@ -65,12 +64,3 @@ def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]],
         f"every operation is in {trace}; open it in chrome://tracing or https://ui.perfetto.dev", markup=False
     )
     return {"status": "profile"}
-
-
-def _batches(run: Run) -> Iterator[Batch]:
-    trainer, seed = run.config.trainer, run.config.seed
-    split = run.task.splits(run.config.data_dir).train
-    for epoch in itertools.count():
-        yield from training_batches(
-            split, trainer.batch_size, seed, epoch, 0, run.device, trainer.workers, run.processes
-        )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.utils import ModelEmaV3
@@ -14,6 +14,7 @@ from torch import Tensor
 from balancing import BalanceReport, NonFiniteError
 from engine.arguments import ConfigError
 from engine.config import Config
+from engine.data import training_batches
 from engine.device import describe_device
 from engine.distributed import Processes, average_buffers
 from engine.environment import command, git_commit, versions
@@ -21,18 +22,23 @@ from engine.optimization import Turn
 from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
 from engine.tracking import Tracker
-from tasks import Task
+from tasks import Batch, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "Run",
     "State",
     "checkpoint",
+    "epoch_batches",
     "evaluation_size",
     "mean_losses",
     "open_tracker",
     "restore",
     "settle_buffers",
     "summarise",
+    "sample_pictures",
 ]
 
 _HOPELESS = 50
@@ -88,6 +94,13 @@ class Run:
         return self.model if self.ema is None else self.ema.module
 
 
+def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:
+    """This process's parts of the training batches of ``epoch``, from batch number ``start`` on."""
+    trainer, seed = run.config.trainer, run.config.seed
+    split = run.task.splits(run.config.data_dir).train
+    return training_batches(split, trainer.batch_size, seed, epoch, start, run.device, trainer.workers, run.processes)
+
+
 def mean_losses(run: Run) -> dict[str, float]:
     """Training losses of the current epoch so far."""
     return {
@@ -118,6 +131,12 @@ def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
     objectives = [objective for turn in run.turns for objective in turn.phase.objectives]
     done = (run.state.epoch, run.state.step) if resumed else None
     return Tracker(folder, list(run.task.results()), objectives, run.config.logger, done)
+
+
+@torch.no_grad()
+def sample_pictures(run: Run) -> dict[str, Figure]:
+    """What the task shows of the test split, caption -> figure."""
+    return run.task.pictures(run.trained.eval(), run.task.splits(run.config.data_dir).test)
 
 
 def checkpoint(run: Run) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from omegaconf import OmegaConf
 
 from engine.arguments import ConfigError
-from engine.checkpoint import write_text
+from engine.checkpoint import saving, write_text
 from engine.config import LoggerConfig
 
 __all__ = ["Service", "start_services"]
@@ -60,17 +60,22 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter  # takes a moment to import
 
         self._summary = Summary
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=None if steps is None else steps + 1)
+        self._folder = folder / "tensorboard"
+        with saving(self._folder):
+            self._writer: Any = SummaryWriter(str(self._folder), purge_step=None if steps is None else steps + 1)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         entries = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._writer.file_writer.add_summary(self._summary(value=entries), step)
+        with saving(self._folder):  # what its own thread could not write, it tells the next caller
+            self._writer.file_writer.add_summary(self._summary(value=entries), step)
 
     def flush(self) -> None:
-        self._writer.flush()
+        with saving(self._folder):
+            self._writer.flush()
 
     def close(self, status: str) -> None:
-        self._writer.close()
+        with saving(self._folder):
+            self._writer.close()
 
 
 class WandB:

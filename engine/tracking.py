@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import time
@@ -12,7 +13,7 @@ from typing import Any, TextIO
 
 from balancing import BalanceReport
 from engine.arguments import ConfigError
-from engine.checkpoint import write_text
+from engine.checkpoint import saving, write_text
 from engine.config import LoggerConfig
 from engine.services import start_services
 
@@ -50,29 +51,39 @@ class Table:
         path: The file.
         columns: Its header; missing values are left empty.
         keep: Says of each row already in the file, as strings, whether a resumed run keeps it.
+
+    Raises:
+        SaveError: It cannot be written; so do all methods.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], keep: Any = None) -> None:
         self.path = path
         rows = [row for row in read_rows(path) if keep is not None and keep(row)]
-        self._file: TextIO = path.open("w", newline="", encoding="utf-8")
+        start = io.StringIO(newline="")
+        writer = csv.DictWriter(start, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, start.getvalue())  # a run that is killed now has the rows that its checkpoint counts on
+        with saving(path):
+            self._file: TextIO = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, columns, restval="")
-        self._writer.writeheader()
-        self._writer.writerows(rows)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row."""
-        self._writer.writerow(
-            {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()}
-        )
+        with saving(self.path):
+            self._writer.writerow(
+                {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()}
+            )
 
     def flush(self) -> None:
         """Hand what was written to the operating system."""
-        self._file.flush()
+        with saving(self.path):
+            self._file.flush()
 
     def close(self) -> None:
         """Finish the file."""
-        self._file.close()
+        with saving(self.path):
+            self._file.close()
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -85,8 +85,9 @@ class SquaredError:
         """Mean square of the difference."""
         if output.shape != target.shape:
             raise ValueError(f"output {tuple(output.shape)} and target {tuple(target.shape)} must have the same shape")
-        known = ~target.isnan()
-        return torch.where(known, output - target.nan_to_num(), 0.0).square().sum() / known.sum().clamp(min=1)
+        missing = target.isnan()
+        truth = torch.where(missing, output.detach(), target)
+        return F.mse_loss(output, truth, reduction="sum") / (~missing).sum().clamp(min=1)
 
     def count(self, target: Tensor) -> Tensor:
         """Number of values that are not NaN."""

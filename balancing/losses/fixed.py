@@ -24,6 +24,7 @@ class Sum(Balancer):
     """
 
     needs = "nothing"
+    constant = True
 
     def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
         """(K,) ones."""
@@ -45,6 +46,7 @@ class Fixed(Balancer):
     """
 
     needs = "nothing"
+    constant = True
     convention = "own"
 
     def __init__(
@@ -78,6 +80,7 @@ class Single(Balancer):
     """
 
     needs = "nothing"
+    constant = True
     convention = "own"
 
     def __init__(

@@ -1,0 +1,114 @@
+"""scripts/largest_batch.py: the search, and two real steps with every size."""
+
+import pytest
+import torch
+
+import engine
+import train
+from scripts import largest_batch
+
+GIB = 2**30
+
+
+@pytest.fixture
+def small(stones, tmp_path):
+    return [
+        f"task.csv={stones}",
+        "trainer.device=cpu",
+        "model.width=16",
+        "model.depth=1",
+        f"run_dir={tmp_path / 'run'}",
+    ]
+
+
+@pytest.mark.parametrize(("limit", "most"), [(8, 512), (15, 512), (200, 512), (1000, 4096), (511, 512), (1e9, 24)])
+def test_search_finds_the_largest_multiple(limit, most):
+    tried = []
+
+    def fits(size):
+        tried.append(size)
+        return size <= limit
+
+    found = largest_batch.bisect(fits, 8, most)
+    exact = min(int(limit) // 8 * 8, most)
+    assert 0.98 * exact <= found <= exact
+    assert all(size % 8 == 0 for size in tried)
+    assert len(set(tried)) == len(tried)
+    assert max(tried) <= min(2 * limit, most)
+
+
+def test_search_says_when_nothing_fits():
+    assert largest_batch.bisect(lambda size: False, 8, 64) == 0
+
+
+def test_reserve_is_kept_by_the_memory_measured():
+    tried = [largest_batch.Try(size, 100 + size, 1.0, size <= 900) for size in (8, 512, 896, 1024)]
+    assert largest_batch.with_reserve(tried, 896, 1000, 8) == 800
+
+
+def test_reserve_is_a_tenth_of_the_batch_where_memory_does_not_grow():
+    tried = [largest_batch.Try(size, 100, 1.0, True) for size in (8, 16, 800)]
+    assert largest_batch.with_reserve(tried, 800, 1000, 8) == 720
+
+
+def test_every_sample_fits_into_enough_memory(small, capsys):
+    assert largest_batch.main([*small, "memory=64", "balancer=pcgrad", "trainer.accumulate=2"]) == 1392
+    shown = capsys.readouterr().out
+    assert "as many as there are samples" in shown
+    sizes = [int(line.split()[0]) for line in shown.splitlines() if line.split()[0].isdigit()]
+    assert sizes == [16, 32, 64, 128, 256, 512, 1024, 1392]
+    assert "trainer.batch_size=1392" in shown
+
+
+def test_memory_grows_with_the_batch_and_stops_the_search(small, capsys):
+    wide = [*small, "model.width=2048", "model.depth=3"]
+    few, many = (largest_batch.take_two_steps(train.build(engine.compose(wide)), size, GIB, 0) for size in (8, 1392))
+    assert many.memory - few.memory > 20e6
+    limit = (few.memory + many.memory) / 2
+    assert not largest_batch.take_two_steps(train.build(engine.compose(wide)), 1392, int(limit), 0).fits
+
+
+def test_too_little_memory_is_one_line(small, capsys):
+    with pytest.raises(SystemExit) as stop:
+        largest_batch.main([*small, "model.width=3000", "model.depth=3", "memory=0.01"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: not even trainer.batch_size=8 fits")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("override", "told"), [("memory=much", "number of GiB"), ("modle=dense", "model")])
+def test_mistake_is_one_line(small, capsys, override, told):
+    with pytest.raises(SystemExit) as stop:
+        largest_batch.main([*small, override])
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_out_of_memory_is_a_size_that_does_not_fit(small, monkeypatch):
+    run, step = train.build(engine.compose(small)), train.train_step
+
+    def limited(job, batch):
+        if engine.batch_size(batch) > 100:
+            raise torch.OutOfMemoryError("no room")
+        return step(job, batch)
+
+    monkeypatch.setattr(train, "train_step", limited)
+    assert [largest_batch.take_two_steps(run, size, GIB * 64).fits for size in (96, 104, 64)] == [True, False, True]
+
+
+def test_other_errors_are_not_taken_for_it(small, monkeypatch):
+    run = train.build(engine.compose(small))
+    monkeypatch.setattr(train, "train_step", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        largest_batch.take_two_steps(run, 8, GIB)
+
+
+@pytest.mark.gpu
+def test_largest_batch_on_cuda_leaves_room(stones, capsys):
+    found = largest_batch.main([f"task.csv={stones}", "trainer.device=cuda", "model.width=4096", "memory=1"])
+    assert found % 8 == 0
+    assert f"trainer.batch_size={found}" in capsys.readouterr().out
+    torch.cuda.reset_peak_memory_stats()
+    run = train.build(engine.compose([f"task.csv={stones}", "trainer.device=cuda", "model.width=4096"]))
+    assert largest_batch.take_two_steps(run, found, GIB).fits

@@ -112,6 +112,7 @@ EXPERIMENTS = {
             "bottom right accuracy": ("test/bottom_right/accuracy", 4),
             "seconds": ("seconds", 0),
         },
+        seeds=(0,),
     ),
     "compressed_fashion": Experiment(
         "docs/chained.md",
@@ -126,6 +127,7 @@ EXPERIMENTS = {
             "PSNR, dB": ("test/image/psnr", 2),
             "seconds": ("seconds", 0),
         },
+        seeds=(0,),
     ),
     "two_view_fashion": Experiment(
         "docs/dual.md",
@@ -138,6 +140,7 @@ EXPERIMENTS = {
             "right alone": ("test/right/accuracy", 4),
             "seconds": ("seconds", 0),
         },
+        seeds=(0,),
     ),
     "ring_of_gaussians": Experiment(
         "docs/gan.md",

@@ -110,7 +110,6 @@ EXPERIMENTS = {
         {
             "top left accuracy": ("test/top_left/accuracy", 4),
             "bottom right accuracy": ("test/bottom_right/accuracy", 4),
-            "seconds": ("seconds", 0),
         },
         seeds=(0,),
     ),
@@ -125,7 +124,6 @@ EXPERIMENTS = {
         {
             "accuracy": ("test/class/accuracy", 4),
             "PSNR, dB": ("test/image/psnr", 2),
-            "seconds": ("seconds", 0),
         },
         seeds=(0,),
     ),
@@ -138,7 +136,6 @@ EXPERIMENTS = {
             "fused accuracy": ("test/fused/accuracy", 4),
             "left alone": ("test/left/accuracy", 4),
             "right alone": ("test/right/accuracy", 4),
-            "seconds": ("seconds", 0),
         },
         seeds=(0,),
     ),
@@ -151,7 +148,6 @@ EXPERIMENTS = {
             "modes of 8": ("test/samples/modes", 1),
             "high-quality samples": ("test/samples/high_quality", 3),
             "reverse KL": ("test/samples/reverse_kl", 4),
-            "seconds": ("seconds", 0),
         },
     ),
     "fashion_gan": Experiment(
@@ -165,7 +161,6 @@ EXPERIMENTS = {
             "rarest class": ("test/samples/smallest_class", 3),
             "most frequent class": ("test/samples/largest_class", 3),
             "class accuracy": ("test/samples/class_accuracy", 3),
-            "seconds": ("seconds", 0),
         },
         seeds=(0,),
     ),

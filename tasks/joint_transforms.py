@@ -118,7 +118,9 @@ class _Mirror(_Joint):
         return cv2.flip(img, 1)
 
     def apply_to_normals(self, normals: np.ndarray, **parameters: Any) -> np.ndarray:
-        mirrored = np.stack([cv2.flip(plane, 1) for plane in normals])
+        mirrored = np.empty_like(normals)
+        for plane, out in zip(normals, mirrored, strict=True):
+            cv2.flip(plane, 1, dst=out)
         mirrored[0] *= -1
         return mirrored
 
@@ -151,8 +153,11 @@ class _Zoom(_Joint):
         return mask if zoom == 1 else _nearest(mask[window], *size)
 
     def apply_to_depth(self, depth: np.ndarray, zoom: float = 1.0, **parameters: Any) -> np.ndarray:
+        if zoom == 1:
+            return depth
         near = self.apply_to_mask(depth, zoom=zoom, **parameters)
-        return near * np.float32(zoom if self.multiplies else 1 / zoom)
+        near *= np.float32(zoom if self.multiplies else 1 / zoom)
+        return near
 
     def apply_to_normals(
         self, normals: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any
@@ -182,7 +187,9 @@ def _corners(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _unit(normals: np.ndarray, height: int, width: int) -> np.ndarray:
     """Normals interpolated to length 1; 0 where the nearest one is unknown, or opposite ones cancel."""
-    smooth = np.stack([_linear(plane, height, width) for plane in normals])
+    smooth = np.empty((3, height, width), np.float32)
+    for plane, out in zip(normals, smooth, strict=True):
+        cv2.resize(plane, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
     length = np.sqrt(np.einsum("chw,chw->hw", smooth, smooth))
     known = _nearest(np.asarray(normals.any(axis=0)), height, width) & (length > 0.01)
     length[~known] = np.inf

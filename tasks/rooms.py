@@ -1,6 +1,6 @@
 """Rooms: what is where, how far, and which way does it face?
 
-Furnished rooms, ray-cast from a seed (see tasks/room_renderer.py): pictures with the 13 classes of NYUv2, depth in metres and
+Furnished rooms, ray-cast from a seed (see tasks/room_renderer): pictures with the 13 classes of NYUv2, depth in metres and
 surface normals, for work on dense prediction without a download. They are rendered once, by all processors, into
 ``<data_dir>/rooms-v<recipe>-<height>x<width>-seed<seed>`` in the layout of MTAN's NYUv2 files, which other public code reads
 as well. An interrupted rendering goes on where it stopped, and a larger set keeps the rooms of a smaller one.
@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tasks import room_renderer
-from tasks.dense_folders import DenseData, DenseTask, NpyFolder
+from tasks.dense_task import DenseData, DenseTask
+from tasks.map_files import NpyFolder
 from tasks.registry import register_task
 from tasks.room_renderer import KINDS, SPLITS, VERSION
 from tasks.task import DataError, Splits
@@ -45,7 +45,8 @@ class Rooms(DenseTask):
         seed: Of the rooms.
         holes: Leave out depth and labels where a camera would have none, at edges and on grazing surfaces.
         protocol: ``pooled``: sums over all pixels. ``mtan``: averages over batches and augmentation as in public code.
-        augment: Zoom and mirror training pictures.
+        augment: Mirror training pictures.
+        zoom: Also zoom in on them, as on those of NYUv2; there are rooms enough to do without.
         jitter: Largest relative change of brightness and contrast in training.
         rarity: A class counts in the loss as its frequency to the power of minus this; 0: every pixel counts the same.
 
@@ -57,18 +58,19 @@ class Rooms(DenseTask):
         self,
         height: int = 96,
         width: int = 128,
-        train: int = 1000,
+        train: int = 3750,
         val: int = 100,
         test: int = 200,
         seed: int = 0,
         holes: bool = True,
         protocol: Literal["pooled", "mtan"] = "pooled",
         augment: bool = True,
+        zoom: bool = False,
         jitter: float = 0.0,
         rarity: float = 0.5,
     ) -> None:
         maps = ("segmentation", "depth", "normals")
-        super().__init__(protocol, augment, jitter, room_renderer.CLASSES, maps, rarity)
+        super().__init__(protocol, augment, jitter, room_renderer.CLASSES, maps, rarity, zoom=zoom)
         if min(height, width) < 8:
             raise ValueError(f"rooms: height and width must be at least 8, got {height} and {width}")
         if min(train, val, test) < 1:
@@ -177,9 +179,7 @@ def _render(root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], p
 def _start(
     root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], output: int, complaints: IO[str]
 ) -> subprocess.Popen[str]:
-    # -P: the modules beside the program must not hide those of Python
-    command = [sys.executable, "-P", room_renderer.__file__]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=complaints, text=True)
+    worker = subprocess.Popen(room_renderer.COMMAND, stdin=subprocess.PIPE, stdout=output, stderr=complaints, text=True)
     assert worker.stdin is not None
     with contextlib.suppress(BrokenPipeError), worker.stdin as order:  # its own complaint says more
         json.dump({"folder": str(root), "options": options, "rooms": rooms}, order)

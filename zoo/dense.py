@@ -1,7 +1,8 @@
 """Dense prediction: one encoder, a decoder per map.
 
 The encoder looks at the picture once. Each map - the class of every pixel, its depth, the direction its surface faces - has a
-decoder of its own, which climbs from the coarsest stage back to the size of the picture and adds the finer ones on its way.
+decoder of its own, which climbs from the coarsest stage to the finest and adds each on its way. Where it arrives, a position
+speaks for a small square of pixels: one convolution gives the values of all of them, and the detail sharpens these.
 
     image (B, C, H, W) -> encoder -> stages at strides 2 ... 32 -+-> decoder -> segmentation (B, classes, H, W), logits
                  |                                               |-> decoder -> depth (B, 1, H, W), positive
@@ -133,17 +134,16 @@ class _Decoder(nn.Module):
         self.stride = stride
         self.inputs = nn.ModuleList(nn.Conv2d(size, width, 1) for size in stages)
         self.blocks = nn.ModuleList(_block(width, width) for _ in stages[1:])
-        self.narrow = nn.Conv2d(width, detail, 1)
-        self.output = nn.Conv2d(detail, outputs, 3, padding=1)
+        self.output = nn.Conv2d(width, outputs * stride**2, 3, padding=1)
+        self.sharpen = nn.Conv2d(detail, outputs, 1)
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
         detail, *stages = features
         *finer, values = [layer(stage) for layer, stage in zip(self.inputs, stages, strict=True)]
         for block, stage in zip(self.blocks, reversed(finer), strict=True):
             values = block(F.interpolate(values, size=stage.shape[-2:], mode="bilinear") + stage)
-        values = F.interpolate(self.narrow(values), scale_factor=float(self.stride), mode="bilinear")
         height, width = detail.shape[-2:]
-        return self.output(F.relu(values[..., :height, :width] + detail))
+        return F.pixel_shuffle(self.output(values), self.stride)[..., :height, :width] + self.sharpen(detail)
 
 
 class Dense(MapModel, PyTorchModelHubMixin):

@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tasks import DataError, create_task, room_renderer
 from tasks.dense_folders import NYU_CLASSES
@@ -46,12 +48,10 @@ def test_a_room_does_not_depend_on_the_instructions_of_the_processor():
     if not features:
         pytest.skip("NumPy has no other instructions to choose from")
     code = (
-        "import importlib.util, sys, hashlib\n"
-        f"spec = importlib.util.spec_from_file_location('renderer', {room_renderer.__file__!r})\n"
-        "module = sys.modules['renderer'] = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "room = module.render_room(0, 'train', 0, 24, 32)\n"
-        "print(hashlib.sha256(b''.join(a.tobytes() for a in map(module.np.ascontiguousarray, room))).hexdigest()[:16])"
+        f"import sys, hashlib; sys.path.append({str(Path(room_renderer.__file__).parents[1])!r})\n"
+        "from room_renderer import render_room\n"
+        "room = render_room(0, 'train', 0, 24, 32)\n"
+        "print(hashlib.sha256(b''.join(array.tobytes(order='C') for array in room)).hexdigest()[:16])"
     )
     environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(features)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -145,6 +145,20 @@ def test_rare_classes_count_more(folder):
     assert plain.objectives[0].criterion.weights is None
 
 
+@pytest.mark.parametrize("zoom", [False, True])
+def test_training_rooms_are_mirrored_and_zoomed_only_if_asked(folder, zoom):
+    task = create_task("rooms", **SMALL, train=6, val=2, test=2, zoom=zoom)
+    train = task.splits(folder).train
+    kinds = set()
+    for epoch in range(4):
+        train.set_epoch(0, epoch)
+        for i in range(len(train)):
+            moved, still = train[i].inputs[0], train.get(i).inputs[0]
+            same, mirrored = torch.equal(moved, still), torch.equal(moved, still.flip(-1))
+            kinds.add("as it is" if same else "mirrored" if mirrored else "zoomed")
+    assert kinds == {"as it is", "mirrored"} | ({"zoomed"} if zoom else set())
+
+
 def test_a_larger_set_keeps_the_rooms_of_a_smaller_one(tmp_path):
     create_task("rooms", **SMALL, train=2, val=1, test=1).splits(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
@@ -158,8 +172,7 @@ def test_an_interrupted_rendering_leaves_only_whole_files_and_goes_on(tmp_path):
     counts = {"train": 2, "val": 1}
     render_rooms(tmp_path, {"train": 0, "val": 0}, OPTIONS)
     order = {"folder": str(tmp_path), "options": OPTIONS, "rooms": [["train", i] for i in range(500)]}
-    command = [sys.executable, "-P", room_renderer.__file__]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(room_renderer.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         process.stdin.write(json.dumps(order))
         process.stdin.close()
         first = process.stdout.readline()
@@ -179,9 +192,10 @@ def test_rendering_ends_when_nobody_listens(tmp_path):
     """So that no program is left behind when train.py is killed."""
     render_rooms(tmp_path, {"train": 0}, OPTIONS)
     order = {"folder": str(tmp_path), "options": OPTIONS, "rooms": [["train", i] for i in range(10_000)]}
-    command = [sys.executable, "-P", room_renderer.__file__]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        room_renderer.COMMAND, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         process.stdout.close()
         process.stdin.write(json.dumps(order))
         process.stdin.close()

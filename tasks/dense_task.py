@@ -1,0 +1,209 @@
+"""What tasks with a map per objective (labels, depth, normals) have in common.
+
+folder -> sample (NumPy, checked) -> augmentation (training only) -> Batch((image,), {segmentation, depth, normals})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tasks.dense_criteria import DepthError, NormalCosine, Segmentation, rarity_weights
+from tasks.dense_metrics import depth_measures, normal_measures, segmentation_measures
+from tasks.image_reading import read_pixels
+from tasks.joint_transforms import JointTransform, planes, resize_sample
+from tasks.map_files import Folder, check_image
+from tasks.task import Batch, DataError, Objective, Prediction, Splits, Task, TensorData, sample_seed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["DenseData", "DenseTask"]
+
+
+class DenseData(Dataset[Batch]):
+    """Samples of a folder as batches of one.
+
+    Args:
+        folder: Where samples come from.
+        rows: Which of them.
+        augment: Applied with a seed that follows from ``set_epoch`` and the row; ``None`` for none.
+        size: Height and width to bring everything to; ``None`` leaves it.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        rows: Sequence[int],
+        augment: JointTransform | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        self.folder, self.rows, self.augment, self.size = folder, rows, augment, size
+        self._seed, self._epoch = 0, 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def set_epoch(self, seed: int, epoch: int) -> None:
+        """From now on augment as in ``epoch`` of a run with ``seed``."""
+        self._seed, self._epoch = seed, epoch
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.get(index, self.augment)
+
+    def get(self, index: int, augment: JointTransform | None = None) -> Batch:
+        """Sample ``index``, augmented with ``augment`` whatever this data set does. Raises DataError if it is damaged."""
+        if not 0 <= index < len(self.rows):
+            raise IndexError(f"no sample {index} among {len(self.rows)}")
+        sample = self.folder.read(self.rows[index])
+        if self.size is not None:
+            sample = resize_sample(sample, *self.size)
+        if augment is not None:
+            sample = augment(sample, sample_seed(self._seed, self._epoch, index))
+        image = _tensor(planes(sample.pop("image")))
+        return Batch((image,), {name: _tensor(values) for name, values in sample.items()})
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    if values.dtype == np.int16:
+        return torch.from_numpy(values.astype(np.int64))
+    return torch.from_numpy(np.ascontiguousarray(values[None] if values.ndim == 2 else values))
+
+
+class DenseTask(Task):
+    """What tasks with maps have in common: augmentation, reference losses from a sample of the labels, pictures.
+
+    Args:
+        protocol: ``pooled``: sums over all pixels of a split. ``mtan``: means per batch and the augmentation, as public code.
+        augment: Mirror training samples, and zoom in on them.
+        jitter: Largest relative change of brightness and of contrast in training.
+        classes: Names of the classes.
+        maps: Objectives among ``segmentation``, ``depth`` and ``normals``.
+        rarity: A class counts in the loss as its frequency to the power of minus this; 0: every pixel counts the same.
+        inverse_depth: Depth is a disparity.
+        zoom: False: mirror only.
+    """
+
+    def __init__(
+        self,
+        protocol: Literal["pooled", "mtan"],
+        augment: bool,
+        jitter: float,
+        classes: Sequence[str],
+        maps: Sequence[str],
+        rarity: float = 0.0,
+        inverse_depth: bool = False,
+        zoom: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0 <= rarity <= 1:
+            raise ValueError(f"{self.name}: rarity must be in [0, 1], got {rarity}")
+        if protocol not in ("pooled", "mtan"):
+            raise ValueError(f"{self.name}: protocol must be pooled or mtan, got {protocol!r}")
+        self.protocol, self.classes, self.rarity = protocol, tuple(classes), rarity
+        self.facts = {"in_channels": 3, "segmentation_classes": len(self.classes), "maps": tuple(maps)}
+        self.objectives = _objectives(self.classes, maps, protocol, "disparity / 65535" if inverse_depth else "m")
+        try:
+            zooms = (1.0, 1.2, 1.5) if zoom else (1.0,)
+            transform = JointTransform(zooms, jitter=jitter, inverse_depth=inverse_depth, protocol=protocol)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+        self.transform = transform if augment else None
+        self._references: dict[str, Tensor] = {}
+
+    def splits(self, data_dir: str | Path = "data") -> Splits:
+        """The data, found once. Weighs classes by how rare they are in training. Raises DataError as :meth:`load` does."""
+        known = self._splits is not None
+        found = super().splits(data_dir)
+        if self.rarity > 0 and not known:
+            weights = tuple(rarity_weights(self._train_labels("segmentation"), len(self.classes), self.rarity))
+            criterion = Segmentation(self.classes, weights)
+            self.objectives = tuple(
+                replace(o, criterion=criterion) if o.name == "segmentation" else o for o in self.objectives
+            )
+        return found
+
+    def hold_out(
+        self, folder: Folder, share: float, size: tuple[int, int] | None = None
+    ) -> tuple[DenseData, DenseData]:
+        """Training and validation data from one folder: the last pictures, as neighbours often show the same place."""
+        held = max(round(share * len(folder)), 1)
+        if held >= len(folder):
+            raise DataError(f"{self.name}: {len(folder)} training samples are too few to hold out {held} of them")
+        rows = range(len(folder))
+        return DenseData(folder, rows[:-held], self.transform, size), DenseData(folder, rows[-held:], size=size)
+
+    input_size: tuple[int, int] | None = None  # height and width that new pictures are brought to; None leaves them
+
+    def learnt(self) -> dict[str, Any]:
+        """Height and width of the pictures."""
+        assert self._splits is not None
+        return {"size": list(self._splits.val[0].inputs[0].shape[-2:])}  # type: ignore[index]
+
+    def recall(self, learnt: Mapping[str, Any]) -> None:
+        """Bring new pictures to this size from now on."""
+        height, width = learnt["size"]
+        self.input_size = (height, width)
+
+    def read(self, path: Path) -> TensorData:
+        """A picture, or an .npy file like those of the sets."""
+        try:
+            pixels = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_pixels(path, 3)
+            image = check_image(pixels, 0)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"cannot read {path} ({error})") from None
+        sample = resize_sample({"image": image}, *(self.input_size or image.shape[:2]))
+        return TensorData((_tensor(planes(sample["image"]))[None],), {})
+
+    def describe(self, outputs: Mapping[str, Tensor]) -> Prediction:
+        """Labels, depths in the unit of the set, normals; and their colours."""
+        from tasks.dense_pictures import describe
+
+        return describe({o.name: outputs[o.name] for o in self.objectives}, self.classes)
+
+    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+        """Image, prediction and truth of four samples."""
+        from tasks.dense_pictures import compare
+
+        device = next(model.parameters()).device
+        rows = torch.linspace(0, len(split) - 1, min(4, len(split))).long().tolist()  # type: ignore[arg-type]
+        samples = [split[i] for i in rows]  # type: ignore[index]
+        outputs = [
+            {name: value[0].float().cpu() for name, value in model(batch.inputs[0][None].to(device)).items()}
+            for batch in samples
+        ]
+        names = [objective.name for objective in self.objectives]
+        return {"Image, then prediction and truth of each map.": compare(samples, outputs, names, len(self.classes))}
+
+    def _train_labels(self, objective: str) -> Tensor:
+        """Labels of at most 64 training samples, evenly spread, thinned and not augmented: enough for a mean over pixels."""
+        if self._splits is None:
+            return super()._train_labels(objective)
+        if not self._references:
+            train = self._splits.train
+            assert isinstance(train, DenseData)
+            rows = torch.linspace(0, len(train) - 1, min(64, len(train))).long().tolist()
+            samples = [train.get(i).targets for i in rows]
+            step = max(min(samples[0]["segmentation"].shape) // 96, 1)
+            self._references = {
+                name: torch.stack([sample[name][..., ::step, ::step] for sample in samples]) for name in samples[0]
+            }
+        return self._references[objective]
+
+
+def _objectives(
+    classes: Sequence[str], maps: Sequence[str], protocol: Literal["pooled", "mtan"], unit: str
+) -> tuple[Objective, ...]:
+    found = {
+        "segmentation": Objective("segmentation", Segmentation(classes), segmentation_measures(len(classes), protocol)),
+        "depth": Objective("depth", DepthError(unit=unit), depth_measures(protocol)),
+        "normals": Objective("normals", NormalCosine(), normal_measures(protocol)),
+    }
+    return tuple(found[name] for name in maps)

@@ -230,7 +230,7 @@ def _check_ranges(config: Config) -> None:
         if share is not None and not 0 <= share <= 1:
             raise ConfigError(f"{key} is a share and must be between 0 and 1, got {share}")
     one_of = {
-        "trainer.precision": (trainer.precision, ("fp32", "bf16", "fp16")),
+        "trainer.precision": (trainer.precision, ("fp32", "bf16", "fp16", "auto")),
         "trainer.batch_statistics": (trainer.batch_statistics, ("local", "averaged", "synchronised")),
         "trainer.on_nonfinite": (trainer.on_nonfinite, ("stop", "skip", "rollback")),
     }

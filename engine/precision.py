@@ -14,15 +14,25 @@ __all__ = ["Precision"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16; elsewhere it would be slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
 class Precision:
     """fp32, or autocast to bf16 or fp16; fp16 scales losses so that small gradients survive.
 
     Args:
-        name: ``fp32``, ``bf16`` or ``fp16``.
+        name: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bf16 where the hardware has it, else fp32.
         device: Where the model runs.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
+        if name == "auto":
+            name = "bf16" if _has_bf16(device) else "fp32"
+        self.name = name
         self.dtype = _TYPES.get(name)
         self.device = device
         self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None

@@ -191,7 +191,7 @@ def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
         "seconds": round(state.seconds, 3),
         "samples_per_second": round(state.step * config.trainer.batch_size / max(state.seconds, 1e-9), 1),
         "device": describe_device(job.device),
-        "precision": config.trainer.precision,
+        "precision": job.precision.name,
         "world_size": job.processes.size,
         "versions": versions(),
         "git": git_commit(),

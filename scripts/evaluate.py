@@ -75,7 +75,7 @@ def evaluate(options: Options) -> None:
             f"{options.split}/{key}": value if math.isfinite(value) else None for key, value in found.values.items()
         },
         "device": engine.describe_device(job.device),
-        "precision": config.trainer.precision,
+        "precision": job.precision.name,
         "versions": versions(),
         "git": git_commit(),
         "command": command(),

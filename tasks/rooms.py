@@ -58,7 +58,7 @@ class Rooms(DenseTask):
         self,
         height: int = 96,
         width: int = 128,
-        train: int = 3750,
+        train: int = 3700,
         val: int = 100,
         test: int = 200,
         seed: int = 0,

@@ -95,13 +95,6 @@ EXPERIMENTS = {
         },
         DIAMONDS,
     ),
-    "soft_sharing": Experiment(
-        "docs/soft_sharing.md",
-        "model",
-        (),
-        {f"`{name}`": (f"model={name}",) for name in ("shared_trunk", "cross_stitch", "mmoe", "ple")},
-        DIAMONDS,
-    ),
     "multi_fashion": Experiment(
         "docs/image_trunk.md",
         "model",

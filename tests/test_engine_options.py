@@ -150,3 +150,10 @@ def test_page_tells_every_option_of_the_trainer(key):
 )
 def test_page_tells_every_launcher(launcher):
     assert f"hydra/launcher={launcher.stem}" in (ROOT / "docs/sweeps.md").read_text()
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_precision_auto_is_bf16_where_the_hardware_multiplies_it(monkeypatch, supported):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
+    precision = engine.Precision("auto", torch.device("cpu"))
+    assert (precision.name, precision.dtype) == (("bf16", torch.bfloat16) if supported else ("fp32", None))

@@ -43,7 +43,7 @@ FIELDS = ("part", "variant", "value", "low", "high", "processor", "unit")
 # work -> overrides; the rooms are few, as nothing is learnt here
 WORK: dict[str, tuple[str, ...]] = {
     "diamonds": (),
-    "rooms": ("model=dense_resnet18", "task.train=48", "task.val=2", "task.test=2"),
+    "rooms": ("model=dense_resnet18", "task.train=48", "task.val=2", "task.test=2", "trainer.precision=fp32"),
 }
 
 

@@ -40,7 +40,7 @@ def test_both_loops_end_with_the_same_weights_on_diamonds(stones, tmp_path):
 def test_both_loops_end_with_the_same_weights_on_rooms(tmp_path):
     rooms = ("model=dense", "model.encoder=test_resnet", "model.width=4", "task.height=24", "task.width=32")
     few = ("task.train=9", "task.val=1", "task.test=1", "trainer.batch_size=4", "logger.tensorboard=false")
-    assert_same_work(*finished(tmp_path, *rooms, *few))
+    assert_same_work(*finished(tmp_path, *rooms, *few, "trainer.precision=fp32"))
 
 
 def test_interval_holds_the_ratio_and_narrows_with_the_noise():

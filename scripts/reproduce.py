@@ -1,0 +1,392 @@
+"""Reported results, run again: what was expected, what came out, and whether that is the same.
+
+python scripts/reproduce.py                      # the quick tier: published toys and tables, minutes on two cores
+python scripts/reproduce.py --tier cpu           # the trainings that a CPU can do, and longer toys
+python scripts/reproduce.py fonseca_mgda         # by name, or pattern: "famo_toy_*"
+python scripts/reproduce.py --list               # everything there is, with its source
+
+A reproduction is a recipe in configs/experiment that says what it should give, or a toy in scripts/reproductions. Writes
+results/reproduced.csv, the figure of the toy and the tables of docs/reproducing.md. Runs are kept in outputs/reproduce, so
+that an interrupted command goes on where it stopped. Exit code 1 if a result is outside its tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import fnmatch
+import io
+import json
+import math
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import date
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+RECIPES = ROOT / "configs" / "experiment"
+OUTPUTS = ROOT / "outputs" / "reproduce"
+TABLE = ROOT / "results" / "reproduced.csv"
+DOCUMENT = ROOT / "docs" / "reproducing.md"
+
+import torch  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+import engine  # noqa: E402
+from engine.arguments import did_you_mean  # noqa: E402
+from engine.environment import git_commit, versions  # noqa: E402
+from scripts.reproductions import (  # noqa: E402
+    famo_toy,
+    fonseca,
+    gradnorm_toy,
+    published_tables,
+    trajectories,
+    uncertainty_toy,
+)
+from scripts.reproductions.experiment import TIERS, Experiment  # noqa: E402
+
+TOYS = (uncertainty_toy, famo_toy, fonseca, trajectories, published_tables, gradnorm_toy)
+FIELDS = (
+    *("experiment", "metric", "expected", "tolerance", "got", "lowest", "highest", "verdict", "seeds", "seconds"),
+    *("device", "python", "torch", "numpy", "git", "date", "command"),
+)
+Row = dict[str, str]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, then judge, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments or patterns; default: a whole tier")
+    parser.add_argument("--tier", choices=TIERS, default="quick", help="which tier, if nothing is named")
+    parser.add_argument("--list", action="store_true", help="print what there is, and run nothing")
+    parser.add_argument("--fresh", action="store_true", help="run again what is finished")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one per core")
+    options = parser.parse_args(arguments)
+    try:
+        known = experiments()
+        chosen = choose(known, options.names, options.tier)
+    except engine.ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if options.list:
+        console().print(overview(chosen if options.names else list(known.values())))
+        return
+    needy = [each.name for each in chosen if each.tier == "gpu"]
+    if needy and not torch.cuda.is_available():
+        print(f"error: {', '.join(needy)} would take weeks without a GPU, and there is none here", file=sys.stderr)
+        sys.exit(2)
+    jobs = [(each.name, seed) for each in chosen for seed in each.seeds]
+    if options.fresh:
+        for job in jobs:
+            shutil.rmtree(folder(*job), ignore_errors=True)
+    # run everything before any tracked file changes, so that each run records the commit it belongs to
+    missing = [job for job in jobs if result(known[job[0]], job[1]) is None]
+    failures = run_all(missing, 1 if needy else options.processes)  # a GPU is not shared
+    rows = [row for each in chosen for row in judge(each)]
+    console().print(verdicts(rows))
+    for name, problem in failures.items():
+        print(f"{name} failed: {problem}", file=sys.stderr)
+    write(rows)
+    if any(row["verdict"] != "reproduced" for row in rows):
+        sys.exit(1)
+
+
+# ---- what there is ---------------------------------------------------------------------------------------------------
+
+
+def experiments() -> dict[str, Experiment]:
+    """Toys, and the recipes that say what they should give.
+
+    Raises ConfigError for a recipe that says it in another way than docs/reproducing.md tells.
+    """
+    found = [each for module in TOYS for each in module.EXPERIMENTS]
+    found += [recipe for file in sorted(RECIPES.glob("*.yaml")) if (recipe := read_recipe(file)) is not None]
+    return {each.name: each for each in found}
+
+
+def read_recipe(file: Path) -> Experiment | None:
+    """What the recipe expects; ``None`` if it expects nothing."""
+    recipe = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(recipe, dict)
+    said = {key: recipe.pop(key, None) for key in ("seeds", "tier", "source", "expected")}
+    if said["expected"] is None:
+        return None
+    expected = said["expected"] or {}
+    seeds = said["seeds"]
+    numbers = (int, float)
+    rules = [
+        (
+            expected
+            and all(
+                isinstance(pair, list)
+                and len(pair) == 2
+                and all(isinstance(value, numbers) and math.isfinite(value) for value in pair)
+                and pair[1] >= 0
+                for pair in expected.values()
+            ),
+            "expected: needs metric: [value, tolerance], with numbers that are finite and a tolerance from 0 on",
+        ),
+        (
+            isinstance(seeds, list) and seeds and len(set(seeds)) == len(seeds) and all(type(s) is int for s in seeds),
+            "seeds: needs a list of different whole numbers",
+        ),
+        (said["tier"] in TIERS, f"tier: must be one of {', '.join(TIERS)}, got {said['tier']!r}"),
+        (isinstance(said["source"], str) and said["source"], "source: needs to say where the values stand"),
+    ]
+    for holds, problem in rules:
+        if not holds:
+            raise engine.ConfigError(f"{file.relative_to(file.parent.parent)}: {problem}")
+    return Experiment(
+        file.stem,
+        said["tier"],
+        said["source"],
+        {name: (float(value), float(tolerance)) for name, (value, tolerance) in expected.items()},
+        partial(train_recipe, file.stem),
+        tuple(seeds),
+        json.dumps(recipe, sort_keys=True),
+    )
+
+
+def choose(known: Mapping[str, Experiment], names: Sequence[str], tier: str) -> list[Experiment]:
+    """The experiments of these names or patterns, or of the tier.
+
+    Raises ConfigError for a name that fits none.
+    """
+    chosen: dict[str, Experiment] = {}
+    for name in names:
+        fitting = fnmatch.filter(known, name)
+        if not fitting:
+            raise engine.ConfigError(f"there is no experiment {name!r}; {did_you_mean(name, list(known))}")
+        chosen |= {each: known[each] for each in fitting}
+    if not names:
+        chosen = {each.name: each for each in known.values() if each.tier == tier}
+    return list(chosen.values())
+
+
+def train_recipe(name: str, seed: int, place: Path) -> dict[str, float]:
+    """The results of ``python train.py experiment=<name> seed=<seed>``, from where an earlier attempt stopped."""
+    import train
+
+    run_dir = place / "run"
+    if (run_dir / "last.pt").is_file():
+        composed = OmegaConf.create(engine.load_checkpoint(run_dir / "last.pt")["config"])
+        composed.resume = str(run_dir)
+        config = engine.validate(composed)
+    else:
+        shutil.rmtree(run_dir, ignore_errors=True)
+        config = engine.compose([f"experiment={name}", f"seed={seed}", f"run_dir='{run_dir}'"])
+    with contextlib.redirect_stdout(io.StringIO()):
+        summary = train.run(config)
+    if summary["status"] != "finished":
+        raise InterruptedError("the run was stopped; the same command goes on with it")
+    return {key: float(value) for key, value in summary["metrics"].items()}
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+
+def folder(name: str, seed: int) -> Path:
+    """Where a run leaves its files."""
+    return OUTPUTS / name / f"seed{seed}"
+
+
+def result(experiment: Experiment, seed: int) -> dict[str, Any] | None:
+    """What ``run_one`` kept; ``None`` if the run is not finished, or was one of another recipe."""
+    file = folder(experiment.name, seed) / "result.json"
+    if not file.is_file():
+        return None
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found if found["recipe"] == experiment.recipe else None
+
+
+def run_all(jobs: Sequence[tuple[str, int]], processes: int) -> dict[str, str]:
+    """Run in worker processes. Returns what went wrong, by name."""
+    failures: dict[str, str] = {}
+    if not jobs:
+        return failures
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    count = max(1, min(processes, len(jobs)))
+    context = get_context("spawn")
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("running", total=len(jobs))
+        with ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            pending = {pool.submit(run_one, *job, folder(*job)): job for job in jobs}
+            try:
+                for future in as_completed(pending):
+                    name, seed = pending[future]
+                    problem = future.exception()
+                    if problem is not None:
+                        failures[f"{name}, seed {seed}"] = str(problem) or type(problem).__name__
+                    progress.update(bar, advance=1, description=f"{name}, seed {seed}")
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)
+                sys.exit("interrupted; the same command goes on where this one stopped")
+    return failures
+
+
+def run_one(name: str, seed: int, place: Path) -> None:
+    """Run in a worker process, and keep what came out and where."""
+    experiment = experiments()[name]
+    attempt = place / "recipe.json"
+    if not attempt.is_file() or attempt.read_text(encoding="utf-8") != experiment.recipe:
+        shutil.rmtree(place, ignore_errors=True)  # of another recipe
+    place.mkdir(parents=True, exist_ok=True)
+    engine.write_text(attempt, experiment.recipe)
+    clock = time.perf_counter()
+    metrics = experiment.run(seed, place)
+    trained = place / "run" / "summary.json"
+    facts = {
+        "recipe": experiment.recipe,
+        "metrics": metrics,
+        "seconds": time.perf_counter() - clock,
+        "device": json.loads(trained.read_text(encoding="utf-8"))["device"] if trained.is_file() else "cpu",
+        "versions": versions(),
+        "git": git_commit(),
+        "date": date.today().isoformat(),
+    }
+    engine.write_text(place / "result.json", json.dumps(facts, indent=2) + "\n")
+
+
+# ---- judging ---------------------------------------------------------------------------------------------------------
+
+
+def judge(experiment: Experiment) -> list[Row]:
+    """A row per expected metric: the mean over seeds against value and tolerance."""
+    runs = [found for seed in experiment.seeds if (found := result(experiment, seed)) is not None]
+    complete = len(runs) == len(experiment.seeds)
+    recipe = "train.py experiment=" if experiment.recipe else "scripts/reproduce.py "
+    facts: Row = {"experiment": experiment.name, "seeds": " ".join(map(str, experiment.seeds))}
+    if complete:
+        last = runs[-1]
+        facts |= {key: last["versions"][key] for key in ("python", "torch", "numpy")}
+        facts |= {key: str(last[key]) for key in ("device", "git", "date")}
+        facts["seconds"] = f"{sum(each['seconds'] for each in runs):.1f}"
+        facts["command"] = f"python {recipe}{experiment.name}"
+    rows = []
+    for metric, (value, tolerance) in experiment.expected.items():
+        row = {**facts, "metric": metric, "expected": f"{value:g}", "tolerance": f"{tolerance:g}"}
+        numbers = [each["metrics"].get(metric, math.nan) for each in runs] if complete else []
+        if numbers:
+            got = statistics.fmean(numbers)
+            row |= {"got": f"{got:.6g}", "lowest": f"{min(numbers):.6g}", "highest": f"{max(numbers):.6g}"}
+            # rounding of a decimal fraction is no deviation
+            row["verdict"] = "reproduced" if abs(got - value) <= tolerance + 1e-9 * abs(value) else "differs"
+        else:
+            row["verdict"] = "failed"
+        rows.append(row)
+    return rows
+
+
+def console() -> Console:
+    """Of the terminal's width, or wide enough for a file."""
+    found = Console()
+    return found if found.is_terminal else Console(width=160)
+
+
+def overview(chosen: Sequence[Experiment]) -> Table:
+    """Names, tiers and sources."""
+    table = Table("experiment", "tier", "seeds", "expects", "source")
+    for each in chosen:
+        table.add_row(each.name, each.tier, " ".join(map(str, each.seeds)), f"{len(each.expected)}", each.source)
+    return table
+
+
+def verdicts(rows: Sequence[Row]) -> Table:
+    """Expected, got and verdict."""
+    table = Table("experiment", "metric", "expected", "got", "verdict")
+    colours = {"reproduced": "green", "differs": "red", "failed": "red"}
+    name = ""
+    for row in rows:
+        shown = row["experiment"] if row["experiment"] != name else ""
+        name = row["experiment"]
+        verdict = f"[{colours[row['verdict']]}]{row['verdict']}[/]"
+        table.add_row(shown, row["metric"], f"{row['expected']} ± {row['tolerance']}", row.get("got", "-"), verdict)
+    return table
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def read_table() -> list[Row]:
+    """The rows of results/reproduced.csv."""
+    if not TABLE.is_file():
+        return []
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(rows: Sequence[Row]) -> None:
+    """Put new rows into results/reproduced.csv, keep those of other experiments, and write what is made of it."""
+    order = list(experiments())
+    new = {row["experiment"] for row in rows if row["verdict"] != "failed"}
+    kept = [row for row in read_table() if row["experiment"] not in new and row["experiment"] in order]
+    kept += [row for row in rows if row["verdict"] != "failed"]
+    kept.sort(key=lambda row: order.index(row["experiment"]))  # stable, so metrics keep their order
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(kept)
+    TABLE.parent.mkdir(exist_ok=True)
+    engine.write_text(TABLE, text.getvalue())
+    paths = {each.name: folder(each.name, 0) / "path.npy" for each in famo_toy.EXPERIMENTS}
+    if new & paths.keys() and all(path.is_file() for path in paths.values()):
+        famo_toy.draw(paths, TABLE.parent / "famo_toy.svg")
+    if DOCUMENT.is_file():
+        fill_in()
+
+
+def blocks() -> dict[str, str]:
+    """The generated tables of docs/reproducing.md: results from the CSV, sources, and cells that do not follow from rows."""
+    known, rows = experiments(), read_table()
+    results = ["| experiment | result | expected | got | |", "|---|---|---|---|---|"]
+    for name, each in known.items():
+        mine = [row for row in rows if row["experiment"] == name]
+        for index, row in enumerate(mine):
+            shown = f"`{name}`" if index == 0 else ""
+            cells = (shown, row["metric"], f"{row['expected']} ± {row['tolerance']}", row["got"], row["verdict"])
+            results.append("| " + " | ".join(cells) + " |")
+        if not mine:
+            results.append(f"| `{name}` | {len(each.expected)} metrics | | | not run here |")
+    sources = ["| experiment | tier | seeds | source |", "|---|---|---|---|"]
+    for each in known.values():
+        seeds = ", ".join(map(str, each.seeds))
+        sources.append(f"| `{each.name}` | {each.tier} | {seeds} | {each.source} |")
+    slips = ["| table | number | of | printed | from its row |", "|---|---|---|---|---|"]
+    titles = published_tables.read()
+    for cell in published_tables.slips():
+        title = titles[cell.table]["title"]
+        slips.append(f"| {title} | {cell.statistic} | {cell.method} | {cell.printed:.2f} | {cell.computed:.2f} |")
+    return {
+        name: "\n".join(lines) + "\n" for name, lines in (("results", results), ("sources", sources), ("slips", slips))
+    }
+
+
+def marks(name: str) -> tuple[str, str]:
+    """What stands before and after a table in the document."""
+    return f"<!-- {name}: written by scripts/reproduce.py -->", f"<!-- end of {name} -->"
+
+
+def fill_in() -> None:
+    """Replace the tables in the document."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for name, block in blocks().items():
+        first, last = marks(name)
+        text = text[: text.index(first) + len(first)] + "\n" + block + text[text.index(last) :]
+    engine.write_text(DOCUMENT, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""What a reproduction is: something to run, and what it should give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Experiment", "TIERS"]
+
+#: From seconds to hours: what continuous integration runs, what a patient CPU can run, what needs a GPU and its data.
+TIERS = ("quick", "cpu", "gpu")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A published or recorded result.
+
+    Attributes:
+        name: On the command line.
+        tier: One of ``TIERS``.
+        source: Where the expected values stand.
+        expected: Metric -> value, and how far the mean over seeds may be from it.
+        run: Gets a seed and a folder for files, and returns the metrics; others than those expected may be among them.
+        seeds: What to run it with.
+        recipe: All that decides what is run, for a training; runs of another recipe are not taken for its own.
+    """
+
+    name: str
+    tier: str
+    source: str
+    expected: Mapping[str, tuple[float, float]]
+    run: Callable[[int, Path], dict[str, float]]
+    seeds: tuple[int, ...] = (0,)
+    recipe: str = ""

@@ -1,0 +1,146 @@
+"""Fonseca and Fleming's concave front, the synthetic example of Pareto MTL: who finds more than its two ends?
+
+    f1 = 1 - exp(-sum_i (x_i - 1 / sqrt(20))^2),  f2 = 1 - exp(-sum_i (x_i + 1 / sqrt(20))^2),  x in R^20
+
+Ten searches of 100 plain gradient steps from uniform points in [-0.5, 0.5]^20. The front goes from (0, 0.98) to (0.98, 0), and
+bulges away from the origin, so no weighted sum has its minimum between the ends. A search that ends with both losses above
+0.05 is an interior point. Weighted sums get random weights, Pareto MTL ten rays on the quarter circle, as published; the
+other methods with preferences, which are our addition, get those rays as preferences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from balancing import Balancer, create_balancer
+from scripts.reproductions.experiment import Experiment
+from tasks.scores import hypervolume
+
+__all__ = ["EXPERIMENTS"]
+
+SIZE, SEARCHES, STEPS = 20, 10, 100
+NAMES = ("f1", "f2")
+
+
+def losses(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """(20,) -> both losses."""
+    centre = 1 / math.sqrt(SIZE)
+    return {name: 1 - (-(x + sign * centre).square().sum()).exp() for name, sign in zip(NAMES, (-1, 1), strict=True)}
+
+
+def search(balancer: Balancer, start: np.ndarray, lr: float, steps: int) -> list[float]:
+    """The losses at the end. An epoch, which Pareto MTL counts two of, is a tenth of the steps."""
+    x = torch.nn.Parameter(torch.from_numpy(start))
+    optimizer = torch.optim.SGD([x], lr)
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        balancer.backward(losses(x), shared=[x])
+        optimizer.step()
+        if step % (steps // 10) == 0:
+            balancer.next_epoch()
+    return [value.item() for value in losses(x).values()]
+
+
+def run(
+    make: Callable[[int, float], Balancer], lr: float, repeat: int, seed: int, folder: Path, searches: int = SEARCHES
+) -> dict[str, float]:
+    """Ten searches with the balancers that ``make`` returns for an index and a random number."""
+    draw = np.random.RandomState(seed)
+    found = []
+    for index in range(searches):
+        balancer = make(index, draw.rand())
+        found.append(search(balancer, draw.uniform(-0.5, 0.5, SIZE), lr, STEPS * repeat))
+    ends = np.array(found)
+    return {
+        "interior points": float((ends > 0.05).all(1).sum()),
+        "hypervolume": hypervolume(ends, (1, 1)),
+        "distance to the front": float(distances(ends).max()),
+    }
+
+
+def distances(points: np.ndarray) -> np.ndarray:
+    """How far (N, 2) losses are from the front, x_i = s / sqrt(20) with s in [-1, 1]."""
+    s = np.linspace(-1, 1, 100_001)
+    front = 1 - np.exp(-np.stack([(s - 1) ** 2, (s + 1) ** 2], axis=1))
+    return np.array([np.linalg.norm(front - point, axis=1).min() for point in points])
+
+
+def weighted_sum(index: int, share: float) -> Balancer:
+    """Random weights of sum 1."""
+    return create_balancer("fixed", NAMES, values=dict(zip(NAMES, (share, 1 - share), strict=True)))
+
+
+def mgda(index: int, share: float) -> Balancer:
+    """Without preferences: the same method every time."""
+    return create_balancer("mgda", NAMES)
+
+
+def pareto_mtl(index: int, share: float) -> Balancer:
+    """One of ten rays."""
+    return create_balancer("pareto_mtl", NAMES, rays=rays(), index=index)
+
+
+def preferring(method: str, index: int, share: float) -> Balancer:
+    """Any method that takes preferences: losses in inverse proportion to them lie on the ray."""
+    ray = [max(value, 0.05) for value in rays()[index]]
+    return create_balancer(method, NAMES, preference={name: 1 / value for name, value in zip(NAMES, ray, strict=True)})
+
+
+def rays() -> list[list[float]]:
+    """Evenly on the quarter circle, from one axis to the other."""
+    angles = np.linspace(0, math.pi / 2, SEARCHES)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).round(12).tolist()
+
+
+PAPER = "Lin et al., NeurIPS 2019, synthetic example: figure only; "
+CODE = PAPER + "values of 5 seeds of the code in Xi-L/ParetoMTL"
+OURS = PAPER + "at least 8 interior points, hypervolume recorded here"
+ON_FRONT = {"distance to the front": (0.0, 0.001)}
+EXPERIMENTS = (
+    Experiment(
+        name="fonseca_weighted_sum",
+        tier="quick",
+        source=CODE,
+        expected={"interior points": (0, 0), "hypervolume": (0.0465, 0.005), **ON_FRONT},
+        run=partial(run, weighted_sum, 1.0, 1),
+        seeds=(0, 1, 2, 3, 4),
+    ),
+    Experiment(
+        name="fonseca_mgda",
+        tier="quick",
+        source=CODE,
+        expected={"interior points": (10, 0), "hypervolume": (0.16, 0.03), **ON_FRONT},
+        run=partial(run, mgda, 1.0, 1),
+        seeds=(0, 1, 2, 3, 4),
+    ),
+    # half the step: the weights of our pareto_mtl have the sum 2
+    Experiment(
+        name="fonseca_pareto_mtl",
+        tier="quick",
+        source=CODE,
+        expected={"interior points": (9, 1), "hypervolume": (0.2925, 0.01), **ON_FRONT},
+        run=partial(run, pareto_mtl, 0.5, 1),
+        seeds=(0, 1, 2, 3, 4),
+    ),
+    # small steps, as only one of the two losses is trained in each
+    Experiment(
+        name="fonseca_tchebycheff",
+        tier="quick",
+        source=OURS,
+        expected={"interior points": (9, 1), "hypervolume": (0.296, 0.005), "distance to the front": (0, 0.01)},
+        run=partial(run, partial(preferring, "tchebycheff"), 0.1, 5),
+    ),
+    Experiment(
+        name="fonseca_mgda_preference",
+        tier="quick",
+        source=OURS,
+        expected={"interior points": (9, 1), "hypervolume": (0.27, 0.03), **ON_FRONT},
+        run=partial(run, partial(preferring, "mgda"), 0.5, 2),
+    ),
+)

@@ -1,0 +1,102 @@
+"""The two problems on which the paper on Jacobian descent draws trajectories, with the end points that TorchJD gives.
+
+    EWQ, element-wise quadratic:   f(x) = (x_1^2, x_2^2)                           50 steps of 0.075
+    CQF, convex quadratic forms:   f_i(x) = (x - u_i)' B_i B_i' (x - u_i)          500 steps of 0.05
+        B_1 = R(pi/16) diag(1, 0.1), B_2 = R(-pi/16) diag(sqrt 3, 0.1), u = (1, 0), (-1, 0);  R(a) rotates by a
+
+Plain gradient descent. The paper prints figures only; ``trajectories.json`` holds the end points of its library, TorchJD 0.18,
+with the settings of the figures, a regularisation small enough not to bend paths among them, and in double precision: in
+single precision, which the figures have, AlignedMTL takes nearly parallel gradients for parallel ones, and goes elsewhere.
+Two ends are left out. From (0, -3), where one gradient is zero, TorchJD's CAGrad does not move though the other loss could
+fall. From (-3.5, -0.75) the path of IMTL-G, x_1 - x_2 = -2.75, leads to (-2.75, 0), as ours does; TorchJD's leaves it when the
+square of the smaller gradient vanishes in rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balancing import Balancer, create_balancer
+from scripts.reproductions.experiment import Experiment
+
+__all__ = ["EXPERIMENTS"]
+
+DATA = Path(__file__).with_suffix(".json")
+STARTS = {
+    "EWQ": ((3.0, -2.0), (0.0, -3.0), (-4.0, 4.0), (-3.0, 4.0), (-3.5, -0.75)),
+    "CQF": ((0.5, 0.5), (-1.0, 7.0), (0.0, 0.0), (1.0, 6.0)),
+}
+STEPS = {"EWQ": (50, 0.075), "CQF": (500, 0.05)}
+#: Our method -> its options, the factor of the step in the published figures, and the aggregator with its arguments. Random
+#: methods are left out, and Nash-MTL, whose public solver keeps weights that are no solution where its problem has no minimum.
+METHODS: dict[str, tuple[dict[str, Any], float, str, dict[str, Any]]] = {
+    "sum": ({}, 0.5, "Sum", {}),
+    "mgda": ({}, 1.0, "MGDA", {"epsilon": 1e-6, "max_iters": 1000}),
+    "pcgrad": ({}, 0.5, "PCGrad", {}),
+    "upgrad": ({}, 1.0, "UPGrad", {}),
+    "dualproj": ({}, 1.0, "DualProj", {}),
+    "cagrad": ({"c": 0.5, "rescale": "none"}, 1.0, "CAGrad", {"c": 0.5}),
+    "imtl_g": ({}, 2.0, "IMTLG", {}),
+    "aligned_mtl": ({}, 1.0, "AlignedMTL", {}),
+}
+
+
+def losses(problem: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(2,) point -> both losses."""
+    if problem == "EWQ":
+        return x[0].square(), x[1].square()
+    values = []
+    for sign, length in ((1, 1.0), (-1, math.sqrt(3))):
+        angle = sign * math.pi / 16
+        turn = x.new_tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        away = x - x.new_tensor([sign, 0])
+        values.append((away @ turn @ torch.diag(x.new_tensor([length, 0.1]))).square().sum())
+    return values[0], values[1]
+
+
+def descend(problem: str, start: tuple[float, float], balancer: Balancer, factor: float, steps: int) -> list[float]:
+    """The end point."""
+    x = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64))
+    optimizer = torch.optim.SGD([x], STEPS[problem][1] * factor)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        balancer.backward(dict(zip(balancer.objectives, losses(problem, x), strict=True)), shared=[x])
+        optimizer.step()
+    return x.tolist()
+
+
+def run(problem: str, seed: int, folder: Path, steps: int | None = None) -> dict[str, float]:
+    """How far the end points of each method are from those of TorchJD, in the worst of all starts and coordinates."""
+    reference = json.loads(DATA.read_text(encoding="utf-8"))[problem]
+    found = {}
+    for method, (options, factor, *_) in METHODS.items():
+        worst = 0.0
+        for start, theirs in zip(STARTS[problem], reference[method], strict=True):
+            if theirs is None:
+                continue
+            balancer = create_balancer(method, ("f1", "f2"), **options)
+            ours = descend(problem, start, balancer, factor, STEPS[problem][0] if steps is None else steps)
+            worst = max(worst, *(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
+        found[f"{method}: deviation from TorchJD"] = worst
+    return found
+
+
+def experiment(problem: str, **tolerances: float) -> Experiment:
+    """All methods on one problem."""
+    return Experiment(
+        f"trajectories_{problem.lower()}",
+        "quick",
+        'Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, figures only; end points of TorchJD',
+        {f"{method}: deviation from TorchJD": (0.0, tolerances.get(method, 0.001)) for method in METHODS},
+        partial(run, problem),
+    )
+
+
+EXPERIMENTS = (experiment("EWQ"), experiment("CQF", upgrad=0.006, dualproj=0.006))

@@ -322,6 +322,8 @@ def test_a_weighted_sum_finds_the_ends_and_mgda_the_inside_of_a_concave_front():
     "method", [name for name in trajectories.METHODS if name != "nash_mtl"]
 )  # which needs a solver
 def test_trajectories_json_holds_what_torchjd_gives(method):
+    if method == "cagrad":
+        pytest.importorskip("cvxpy", reason="torchjd's CAGrad needs pip install 'torchjd[cagrad]'")
     aggregation = pytest.importorskip("torchjd.aggregation")
     from torchjd.autojac import backward, jac_to_grad
     from torchjd.linalg import QuadprogProjector

@@ -80,9 +80,10 @@ def label_shares(
 ) -> list[dict[str, torch.Tensor]] | None:
     """What each part's mean loss counts in the mean over the whole batch, by its share of the labels that are present.
 
-    Times the number of processes, whose losses are averaged later. ``None`` if there is one part and one process.
+    Times the number of processes, whose losses are averaged later. ``None`` if there is one part and one process,
+    or no part at all, as for balancers that ask for losses themselves.
     """
-    if len(parts) <= 1 and processes.size == 1:
+    if not parts or (len(parts) == 1 and processes.size == 1):
         return None
     counts = torch.stack([task.label_counts(part, objectives) for part in parts]).double()
     whole = processes.total(counts.sum(0)).clamp(min=torch.finfo(torch.float64).tiny)

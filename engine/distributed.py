@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from balancing.processes import average_over_processes
 from engine.arguments import ConfigError
 
 __all__ = ["Processes", "average_buffers", "broadcast_model", "join_processes"]
@@ -132,7 +133,4 @@ def broadcast_model(model: nn.Module) -> None:
 
 def average_buffers(model: nn.Module) -> None:
     """Replace what BatchNorm collected by its mean over the processes, each of which saw its own samples."""
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= dist.get_world_size()
+    average_over_processes([buffer for buffer in model.buffers() if buffer.is_floating_point()])

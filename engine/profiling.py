@@ -43,7 +43,8 @@ def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]],
                 step(run, batch)
                 synchronise(run.device)
     trace = folder / "trace.json"
-    profiler.export_chrome_trace(str(trace))
+    if run.processes.main:
+        profiler.export_chrome_trace(str(trace))
     times = {
         event.key.removeprefix("span: "): (event.device_time_total if cuda else event.cpu_time_total) / 1000 / count
         for event in profiler.key_averages()

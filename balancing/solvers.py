@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, sqrt
 from operator import mul
 
 import torch
@@ -307,6 +307,19 @@ def _largest_product(lengths: Tensor, cosines: Tensor, progress: list[float], ba
     return 0.0 if length < 1e-15 else float((w @ w.new_tensor(progress) + ball * length**0.5) / (w / lengths).sum())
 
 
+def _fair_pair(cosines: Tensor, priority: Tensor) -> Tensor:
+    """:func:`fair_weights` of two unit gradients for alpha = 1: ``u^2 + c u v = p``, ``v^2 + c u v = q``, a quadratic in uv."""
+    diagonal = float(cosines[0, 0])
+    p, q = priority.tolist()
+    c = float(cosines[0, 1]) / diagonal
+    root = sqrt((c * (p + q)) ** 2 + 4 * (1 - c * c) * p * q)
+    # of the two forms of the positive solution, the one that adds numbers of the same sign
+    product = 2 * p * q / (root + c * (p + q)) if c > 0 else (root - c * (p + q)) / (2 * (1 - c * c))
+    larger = sqrt(max(p, q) - c * product)
+    pair = (product / larger, larger) if p < q else (larger, product / larger)
+    return cosines.new_tensor(pair) / sqrt(diagonal)
+
+
 def fair_weights(gramian: Tensor, priority: Tensor, alpha: float) -> Tensor:
     """The positive solution of ``(Ga)_i = p_i a_i^(-1/alpha)``, by a damped Newton method.
 
@@ -327,6 +340,8 @@ def fair_weights(gramian: Tensor, priority: Tensor, alpha: float) -> Tensor:
         return weights
     if len(present) < len(lengths):
         lengths, cosines, priority = lengths[present], cosines[present[:, None], present], priority[present]
+    if alpha == 1 and len(present) == 2:
+        return weights.index_copy(0, present, _fair_pair(cosines, priority) / lengths)
     power = 1 / alpha
     # a = unit b, where unit solves the equations without their off-diagonal terms
     unit = (priority / lengths.square()) ** (1 / (1 + power))

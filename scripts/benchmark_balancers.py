@@ -26,6 +26,9 @@ from torch.nn.functional import cross_entropy
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from scripts import documents  # noqa: E402
+
 RESULTS = ROOT / "results"
 FIELDS = ("part", "variant", "objectives", "parameters", "milliseconds", "to_plain", "to_bare", "buffers")
 COUNTS = (2, 3, 5, 10, 20, 40)
@@ -134,7 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             writer.writeheader()
             writer.writerows(rows)
     draw()
-    fill_in()
+    rows = read()
+    documents.fill_in(DOCUMENT, "benchmark_balancers", {name: table(rows) for name, table in TABLES.items()})
 
 
 def environment() -> dict[str, str]:
@@ -407,20 +411,6 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "cost_memory": memory_table,
 }
 DOCUMENT = ROOT / "docs" / "cost.md"
-
-
-def marks(name: str) -> tuple[str, str]:
-    """What stands before and after the table in its document."""
-    return f"<!-- {name}: written by scripts/benchmark_balancers.py -->", f"<!-- end of {name} -->"
-
-
-def fill_in() -> None:
-    """Replace the tables in the document."""
-    rows, text = read(), DOCUMENT.read_text(encoding="utf-8")
-    for name, table in TABLES.items():
-        first, last = marks(name)
-        text = text[: text.index(first) + len(first)] + "\n" + table(rows) + text[text.index(last) :]
-    DOCUMENT.write_text(text, encoding="utf-8")
 
 
 def draw() -> None:

@@ -24,6 +24,7 @@ RESULTS = ROOT / "results"
 DOCUMENT = ROOT / "docs" / "balancing.md"
 
 from balancing import Balancer, MetaBalancer, balancer_class, create_balancer  # noqa: E402
+from scripts import documents  # noqa: E402
 
 #: Every method, family by family, in the order of the pages in docs/.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -391,26 +392,12 @@ def unit(vector: Tensor) -> Tensor:
     return vector / vector.norm().clamp(min=1e-30)
 
 
-def marks(name: str) -> tuple[str, str]:
-    """What stands before and after the table in its document."""
-    return f"<!-- {name}: written by scripts/figures.py -->", f"<!-- end of {name} -->"
-
-
-def fill_in() -> None:
-    """Replace the table in its document."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    first, last = marks("chooser")
-    DOCUMENT.write_text(
-        text[: text.index(first) + len(first)] + "\n" + chooser() + text[text.index(last) :], encoding="utf-8"
-    )
-
-
 def main() -> None:
     """Write everything."""
     RESULTS.mkdir(exist_ok=True)
     for family in pictures():
         draw(family)
-    fill_in()
+    documents.fill_in(DOCUMENT, "figures", {"chooser": chooser()})
 
 
 if __name__ == "__main__":

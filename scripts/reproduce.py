@@ -48,6 +48,7 @@ from rich.table import Table  # noqa: E402
 import engine  # noqa: E402
 from engine.arguments import did_you_mean  # noqa: E402
 from engine.environment import git_commit, versions  # noqa: E402
+from scripts import documents  # noqa: E402
 from scripts.reproductions import (  # noqa: E402
     famo_toy,
     fonseca,
@@ -345,7 +346,7 @@ def write(rows: Sequence[Row]) -> None:
     if new & paths.keys() and all(path.is_file() for path in paths.values()):
         famo_toy.draw(paths, TABLE.parent / "famo_toy.svg")
     if DOCUMENT.is_file():
-        fill_in()
+        documents.fill_in(DOCUMENT, "reproduce", blocks())
 
 
 def blocks() -> dict[str, str]:
@@ -372,20 +373,6 @@ def blocks() -> dict[str, str]:
     return {
         name: "\n".join(lines) + "\n" for name, lines in (("results", results), ("sources", sources), ("slips", slips))
     }
-
-
-def marks(name: str) -> tuple[str, str]:
-    """What stands before and after a table in the document."""
-    return f"<!-- {name}: written by scripts/reproduce.py -->", f"<!-- end of {name} -->"
-
-
-def fill_in() -> None:
-    """Replace the tables in the document."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    for name, block in blocks().items():
-        first, last = marks(name)
-        text = text[: text.index(first) + len(first)] + "\n" + block + text[text.index(last) :]
-    engine.write_text(DOCUMENT, text)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from scripts import documents  # noqa: E402
+
 RESULTS = ROOT / "results"
 SEEDS = (0, 1, 2)
 
@@ -201,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         collect(name, jobs[name])
         if EXPERIMENTS[name].figure:
             draw(name)
-        fill_in(name)
+        documents.fill_in(ROOT / EXPERIMENTS[name].document, "tables", {name: markdown(name)})
 
 
 def folder(name: str, label: str, seed: int) -> Path:
@@ -279,21 +282,6 @@ def markdown(name: str) -> str:
             cells.append(f"{statistics.mean(numbers):,.{digits}f}{spread}")
         lines.append(f"| {value} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def marks(name: str) -> tuple[str, str]:
-    """What stands before and after the table in its document."""
-    return f"<!-- {name}: written by scripts/tables.py -->", f"<!-- end of {name} -->"
-
-
-def fill_in(name: str) -> None:
-    """Replace the table in its document."""
-    document = ROOT / EXPERIMENTS[name].document
-    text = document.read_text(encoding="utf-8")
-    first, last = marks(name)
-    document.write_text(
-        text[: text.index(first) + len(first)] + "\n" + markdown(name) + text[text.index(last) :], encoding="utf-8"
-    )
 
 
 def draw(name: str) -> None:

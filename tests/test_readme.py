@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from balancing import Balancer, balancer_arguments, list_balancers
-from scripts import benchmark_balancers, figures
-from scripts.tables import EXPERIMENTS, markdown, marks
+from scripts import benchmark_balancers, documents, figures
+from scripts.tables import EXPERIMENTS, markdown
 from zoo import list_models
 
 EXAMPLE = re.compile(r"<!-- example: run by tests/test_readme.py -->\n```python\n(.*?)```", re.DOTALL)
@@ -33,23 +33,29 @@ def test_the_readme_example_is_ten_lines_of_loop():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_tables_are_up_to_date(name):
-    text = Path(EXPERIMENTS[name].document).read_text()
-    first, last = marks(name)
-    assert text[text.index(first) + len(first) : text.index(last)] == "\n" + markdown(name)
+    assert documents.block(Path(EXPERIMENTS[name].document), "tables", name) == markdown(name)
 
 
 @pytest.mark.parametrize("name", benchmark_balancers.TABLES)
 def test_cost_tables_are_up_to_date(name):
-    text = benchmark_balancers.DOCUMENT.read_text()
-    first, last = benchmark_balancers.marks(name)
     table = benchmark_balancers.TABLES[name](benchmark_balancers.read())
-    assert text[text.index(first) + len(first) : text.index(last)] == "\n" + table
+    assert documents.block(benchmark_balancers.DOCUMENT, "benchmark_balancers", name) == table
 
 
 def test_the_table_of_methods_is_up_to_date():
-    text = figures.DOCUMENT.read_text()
-    first, last = figures.marks("chooser")
-    assert text[text.index(first) + len(first) : text.index(last)] == "\n" + figures.chooser()
+    assert documents.block(figures.DOCUMENT, "figures", "chooser") == figures.chooser()
+
+
+def test_a_document_without_the_marks_is_an_error(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- a: written by scripts/x.py -->\nold\n<!-- end of a -->\nrest\n")
+    documents.fill_in(page, "x", {"a": "new\n"})
+    assert documents.block(page, "x", "a") == "new\n"
+    assert page.read_text().endswith("<!-- end of a -->\nrest\n")
+    before = page.read_text()
+    with pytest.raises(ValueError, match="has no place for b"):
+        documents.fill_in(page, "x", {"a": "newer\n", "b": "c\n"})
+    assert page.read_text() == before
 
 
 @pytest.mark.parametrize(("family", "name"), [(f, name) for f in figures.FAMILIES for name in figures.FAMILIES[f]])

@@ -12,7 +12,7 @@ import torch
 
 import engine
 from balancing import create_balancer
-from scripts import reproduce
+from scripts import documents, reproduce
 from scripts.reproductions import famo_toy, fonseca, gradnorm_toy, published_tables, trajectories, uncertainty_toy
 from scripts.reproductions.experiment import TIERS, Experiment
 from tasks.scores import mean_rank
@@ -393,10 +393,8 @@ def test_ranks_tell_which_row_of_cityscapes_is_misprinted():
 
 @pytest.mark.skipif(not reproduce.TABLE.is_file(), reason="nothing is recorded yet: python scripts/reproduce.py")
 def test_page_is_up_to_date():
-    text = reproduce.DOCUMENT.read_text()
     for name, block in reproduce.blocks().items():
-        first, last = reproduce.marks(name)
-        assert text[text.index(first) + len(first) : text.index(last)] == "\n" + block
+        assert documents.block(reproduce.DOCUMENT, "reproduce", name) == block
 
 
 @pytest.mark.skipif(not reproduce.TABLE.is_file(), reason="nothing is recorded yet: python scripts/reproduce.py")

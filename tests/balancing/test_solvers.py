@@ -131,7 +131,7 @@ def test_problems_that_block_pivoting_leaves_open_are_solved_one_by_one():
     torch.testing.assert_close(dual_cone_weights_of_each(cosines, iterations=1), wanted, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("cosine", [-1 + 1e-5, -0.9, -1e-3, 0.0, 1e-9, 0.5, 1 - 1e-9, 1.0])
+@pytest.mark.parametrize("cosine", [-0.999, -0.9, -1e-3, 0.0, 1e-9, 0.5, 1 - 1e-9, 1.0])
 @pytest.mark.parametrize("priority", [(1.0, 1.0), (1e-3, 1.0), (50.0, 2.0)])
 def test_two_fair_weights_equal_those_among_three(cosine, priority):
     """Two objectives are solved in closed form; a third that is orthogonal to them changes nothing, but is found by Newton."""

@@ -220,21 +220,25 @@ def is_finished(run: Path) -> bool:
 
 
 def train_one(job: tuple[str, str, int]) -> str:
-    """Train in a worker process, quietly."""
+    """Train in a worker process."""
+    name, label, seed = job
+    experiment = EXPERIMENTS[name]
+    target = folder(*job)
+    train_quietly(target, [*experiment.common, *experiment.rows[label], f"seed={seed}"], experiment.threads)
+    return target.name
+
+
+def train_quietly(target: Path, overrides: Sequence[str], threads: int) -> None:
+    """Train into the folder ``target``, printing nothing."""
     import torch
 
     import engine
     import train
 
-    name, label, seed = job
-    experiment = EXPERIMENTS[name]
-    torch.set_num_threads(experiment.threads)
-    target = folder(*job)
+    torch.set_num_threads(threads)
     shutil.rmtree(target, ignore_errors=True)  # an unfinished attempt
-    overrides = [*experiment.common, *experiment.rows[label], f"seed={seed}", "logger.tensorboard=false"]
     with contextlib.redirect_stdout(io.StringIO()):
-        train.run(engine.compose([*overrides, f"run_dir={target}"]))
-    return target.name
+        train.run(engine.compose([*overrides, "logger.tensorboard=false", f"run_dir='{target}'"]))
 
 
 def collect(name: str, jobs: Sequence[tuple[str, str, int]]) -> None:

@@ -225,7 +225,8 @@ def finish_epoch(
     state.epoch, state.sums, state.counts = state.epoch + 1, {}, {}
     for turn in run.turns:
         turn.balancer.next_epoch()
-    score = selector.score(found.values, state.epoch)
+    state.seen = selector.remember(state.seen, found.values)
+    score = selector.score(found.values, state.epoch, state.seen)
     better = score < state.best or state.epoch == 1
     if better:
         state.best, state.best_epoch = score, state.epoch
@@ -293,6 +294,8 @@ def fit(
         if not stop.agreed():
             engine.load_weights(folder / "best", job.trained)
             found = evaluate(job, "test", stop)
+        if found is not None:
+            found.values = selector.results(found.values, job.state.seen)
         state, summary = job.state, engine.summarise(job, found.values if found else {})
         if tracker is not None:
             if found is not None:
@@ -305,7 +308,7 @@ def fit(
         if tracker is not None:
             engine.write_report(folder, job.task, found.predictions, engine.sample_pictures(job))
             engine.write_model_card(folder / "best", summary, job.trained, job.task)
-        display.results(f"test, weights of epoch {state.best_epoch}", found.values)
+        display.results(f"test, looked at {summary['tested']}", found.values)
         display.say(
             f"{summary['seconds']:.1f} s of training, {summary['samples_per_second']:.0f} samples/s; open {folder / 'report.html'}"
         )

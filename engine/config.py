@@ -21,7 +21,7 @@ from engine.arguments import ConfigError, check_arguments, did_you_mean
 __all__ = ["Config", "compose", "unknown_key", "validate"]
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
-_RECIPE = ("seeds", "tier", "source", "expected")  # never meant by a typo on the command line
+_RECIPE = ("seeds", "tier", "source", "expected", "published")  # never meant by a typo on the command line
 
 
 @dataclass
@@ -105,6 +105,7 @@ class Config:
     tier: str | None = None
     source: str | None = None
     expected: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, Any] = field(default_factory=dict)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -123,31 +124,65 @@ def _batches(
 
 
 class Selector:
-    """Which epoch is best, by its validation results; lower scores are better.
+    """Which epoch is best, by its validation results, and what is reported of a run; lower scores are better.
 
     Args:
         rule: ``loss``: mean over objectives of the loss relative to the best constant prediction, which gives every
-            objective the same say whatever its unit. ``last``: the latest epoch. Or ``val/<objective>/<metric>``.
-        task: Knows the metrics and their directions.
+            objective the same say whatever its unit. ``last``: the latest epoch. ``val/<objective>/<metric>``, or
+            ``val/*/<metric>`` for the mean over objectives. Two that are published: ``gain``, mean over objectives of how much
+            better the metrics are, relatively, than after the first epoch; and ``last10``, the latest epoch, and means over
+            the last ten as results, for tasks whose validation split is their test split.
+        task: Knows the metrics and their directions. Its data are loaded.
+
+    Raises:
+        ConfigError: A rule that the task does not have.
     """
 
     def __init__(self, rule: str, task: Task) -> None:
-        higher = {f"val/{name}": better for name, better in task.results().items()}
-        known = {"loss", "last", *higher}
+        self.higher = {name: better for name, better in task.results().items() if not name.endswith("/loss")}
+        chosen = {f"val/{name}": [name] for name in task.results()}
+        for name in chosen.copy():
+            chosen.setdefault(f"val/*/{name.split('/')[2]}", []).append(name.removeprefix("val/"))
+        known = {"loss", "last", "gain", "last10", *chosen}
         if type(task).evaluate is not Task.evaluate:  # it has losses while it trains only
-            known = {"last", *(name for name in higher if not name.endswith("/loss"))}
+            known = {name for name in known if not name.endswith("loss")}
         if rule not in known:
             raise ConfigError(f"trainer.select: task {task.name} has no rule {rule!r}; {did_you_mean(rule, known)}")
+        if rule == "last10" and task.splits().val is not task.splits().test:
+            raise ConfigError(
+                "trainer.select: last10 reports validation results, so it needs a task that validates on its test split; "
+                "use task.validation=0, or another rule"
+            )
         self.rule = rule
         self.priors = task.prior_losses() if rule == "loss" else {}
-        self.sign = -1.0 if higher.get(rule, False) else 1.0
+        self.chosen = chosen.get(rule, [])
 
-    def score(self, values: dict[str, float], epoch: int) -> float:
+    def remember(self, seen: list[dict[str, float]], values: dict[str, float]) -> list[dict[str, float]]:
+        """Validation results of those epochs, up to this one, that the rule goes back to."""
+        if self.rule == "last10":
+            return [*seen, values][-10:]
+        return (seen or [values]) if self.rule == "gain" else []
+
+    def score(self, values: dict[str, float], epoch: int, seen: Sequence[dict[str, float]] = ()) -> float:
         """Score of an epoch's validation results; not a number counts as infinitely bad."""
-        if self.rule == "last":
+        if self.rule in ("last", "last10"):
             return -float(epoch)
         if self.rule == "loss":
-            score = sum(values[f"{name}/loss"] / prior for name, prior in self.priors.items()) / len(self.priors)
+            score = fmean(values[f"{name}/loss"] / prior for name, prior in self.priors.items())
+        elif self.rule == "gain":
+            score = -self._gain(values, seen[0] if seen else values)
         else:
-            score = self.sign * values[self.rule.removeprefix("val/")]
+            score = fmean(-values[name] if self.higher.get(name, False) else values[name] for name in self.chosen)
         return score if not math.isnan(score) else math.inf
+
+    def results(self, tested: dict[str, float], seen: Sequence[dict[str, float]]) -> dict[str, float]:
+        """What is reported, of the test with the best weights and of the remembered epochs."""
+        return {name: fmean(each[name] for each in seen) for name in tested} if self.rule == "last10" else tested
+
+    def _gain(self, values: dict[str, float], first: dict[str, float]) -> float:
+        gains: dict[str, list[float]] = {}
+        for name, better in self.higher.items():
+            if first[name]:  # nothing is relative to zero
+                gain = (values[name] - first[name]) / abs(first[name])
+                gains.setdefault(name.split("/")[0], []).append(gain if better else -gain)
+        return fmean(map(fmean, gains.values())) if gains else math.nan

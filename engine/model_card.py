@@ -88,7 +88,7 @@ def _results(summary: Mapping[str, Any]) -> str:
         for objective, metric, value in _metrics(summary)
     )
     return (
-        f"On the test split, which was looked at once, with the weights of epoch {summary['best_epoch']} of {summary['epochs']}:\n\n"
+        f"On the test split, which was looked at {summary['tested']}:\n\n"
         f"| objective | metric | value |\n|---|---|---|\n{rows}"
     )
 

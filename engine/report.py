@@ -52,7 +52,7 @@ def write_report(
 def _header(summary: Mapping[str, Any], rows: Rows) -> str:
     """What was run, how it went, and its results: on the test split or, of a stopped run, the last on validation."""
     tested = {name.removeprefix("test/"): value for name, value in summary["metrics"].items()}
-    note = "Test split, looked at once, with the weights of the best epoch on the validation split."
+    note = f"Test split, looked at {summary['tested']}."
     if not tested:
         last = [row for row in rows if row["split"] == "val"][-1:]
         tested = {name: float(value) for row in last for name, value in row.items() if "/" in name and value}

@@ -55,6 +55,7 @@ class State:
     seconds: float = 0.0
     skipped: int = 0  # steps in a row, until now
     rollbacks: int = 0
+    seen: list[dict[str, float]] = field(default_factory=list)  # validation results that selection goes back to
     command: str = field(default_factory=command)  # that started it, also if it was resumed since
     sums: dict[str, Tensor] = field(default_factory=dict)  # phase -> (K,) sum of the training losses of this epoch
     counts: dict[str, int] = field(default_factory=dict)  # phase -> how many steps are in that sum
@@ -174,6 +175,16 @@ def _restore(run: Run, saved: Mapping[str, Any]) -> None:
     load_rng_state(saved["rng"])
 
 
+def _tested(run: Run) -> str:
+    """How often the test split was looked at, and what for."""
+    parts, epoch = run.task.splits(run.config.data_dir), f"{run.state.best_epoch} of {run.state.epoch}"
+    if run.config.trainer.select == "last10":
+        return "after every epoch; values are means over the last ten"
+    if parts.val is parts.test:
+        return f"after every epoch, to choose the weights of epoch {epoch}"
+    return f"once, with the weights of epoch {epoch}"
+
+
 def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
     """The content of ``summary.json``."""
     config, state = job.config, job.state
@@ -185,6 +196,8 @@ def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
         "status": "finished" if tested else "stopped",
         "metrics": {f"test/{name}": value for name, value in tested.items()},
         "epochs": state.epoch,
+        "select": config.trainer.select,
+        "tested": _tested(job),
         "best_epoch": state.best_epoch,
         "score": state.best,
         "steps": state.step,

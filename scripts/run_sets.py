@@ -24,7 +24,7 @@ __all__ = ["ComparisonError", "Estimate", "FinishedRun", "RunSet", "directions",
 
 # what does not change what is learned
 _IGNORED = (
-    *("seed", "tier", "source", "expected", "run_dir", "resume", "data_dir", "imports", "logger."),
+    *("seed", "tier", "source", "expected", "published", "run_dir", "resume", "data_dir", "imports", "logger."),
     *("trainer.device", "trainer.threads"),
     *("trainer.workers", "trainer.log_every", "trainer.dry_run", "trainer.save_every", "trainer.profile"),
 )

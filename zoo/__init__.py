@@ -3,7 +3,21 @@
 >>> model = create_model("shared_trunk", in_features=21, classifiers={"cut": 5}, regressors={"price": 1})
 """
 
-from zoo import chained, cross_stitch, dense, dense_mtan, dense_segnet, dual, gan, image_trunk, mmoe, ple, shared_trunk
+from zoo import (
+    chained,
+    cross_stitch,
+    dense,
+    dense_deeplab,
+    dense_mtan,
+    dense_mtan_original,
+    dense_segnet,
+    dual,
+    gan,
+    image_trunk,
+    mmoe,
+    ple,
+    shared_trunk,
+)
 from zoo.registry import (
     ModelInfo,
     create_model,

@@ -24,6 +24,8 @@ class Experiment:
         run: Gets a seed and a folder for files, and returns the metrics; others than those expected may be among them.
         seeds: What to run it with.
         recipe: All that decides what is run, for a training; runs of another recipe are not taken for its own.
+        overrides: Of ``python train.py``, for a training.
+        family: The recipe that it is a row of, if it is one of many.
     """
 
     name: str
@@ -33,3 +35,5 @@ class Experiment:
     run: Callable[[int, Path], dict[str, float]]
     seeds: tuple[int, ...] = (0,)
     recipe: str = ""
+    overrides: tuple[str, ...] = ()
+    family: str = ""

@@ -84,7 +84,9 @@ TINY = {
     ),
     "cross_stitch": table(width=8, depth=2),
     "dense": maps(encoder="test_resnet", width=8),
+    "dense_deeplab": maps(encoder="test_resnet"),
     "dense_mtan": maps(width=4),
+    "dense_mtan_original": maps(width=4),
     "dense_resnet18": maps(maps=("segmentation", "depth"), width=8),  # eleven million parameters: two rows of them
     "dense_segnet": maps(width=4),
     "dual_separate": views(),
@@ -98,6 +100,7 @@ TINY = {
     "mmoe": table(width=8, depth=1, experts=2),
     "ple": table(width=8, depth=1),
     "shared_trunk": table(width=8, depth=2),
+    "shared_trunk_cnn": pictures(8, channels=(2, 3), width=4),
     "shared_trunk_lenet": pictures(12, image_size=12, channels=(2, 3), kernels=(3, 3), width=4),
     "shared_trunk_resnet18": pictures(32, regressors={}),
     "shared_trunk_timm": pictures(32, backbone="test_resnet"),

@@ -1,0 +1,167 @@
+"""Rows of printed tables as trainings: what a recipe adds for each method, and what the tables say that it gives.
+
+A recipe in configs/experiment that has ``published`` is a protocol, and a row of the tables is that protocol with a balancer:
+
+    published:
+      tables: [nyuv2_segnet, nyuv2_segnet_rerun]   # of published_tables.json; the first has the single-task row
+      statistic: delta-m                           # against that row; delta-p: positive is better, a mean over objectives
+      tolerance: 2                                 # of the statistic, on either side of what the tables print
+      spread: 10                                   # of a single result, the same, in percent of the single-task row
+      single: [model=dense_segnet, "model.maps=[$objective]"]   # trains an objective alone; without it, there are no such rows
+      rows:                                        # balancer: what it is called in the tables, and its options
+        sum: {prints: [LS, EW]}
+        nash_mtl: {prints: [Nash-MTL], max_norm: 1}
+
+Where two tables print different values for a method, what lies between them is expected too. A row may say a statistic
+itself (``delta-m: 4.15``), which counts as one more table that prints nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from string import Template
+from typing import Any
+
+from scripts.reproductions.published_tables import read
+from tasks import create_task
+from tasks.scores import delta_m
+
+__all__ = ["Row", "published_rows"]
+
+#: Column of the tables -> result of a run, and how many printed units are one of its own.
+RESULTS = {
+    "segmentation/mIoU": ("segmentation/miou", 100.0),
+    "segmentation/pixel accuracy": ("segmentation/pixel_accuracy", 100.0),
+    "depth/absolute error": ("depth/abs_err", 1.0),
+    "depth/relative error": ("depth/rel_err", 1.0),
+    "normals/mean": ("normals/mean", 1.0),
+    "normals/median": ("normals/median", 1.0),
+    "normals/within 11.25": ("normals/within_11_25", 100.0),
+    "normals/within 22.5": ("normals/within_22_5", 100.0),
+    "normals/within 30": ("normals/within_30", 100.0),
+    "Amazon/accuracy": ("amazon/accuracy", 100.0),
+    "DSLR/accuracy": ("dslr/accuracy", 100.0),
+    "Webcam/accuracy": ("webcam/accuracy", 100.0),
+}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The single-task row of a protocol, and the statistic that is relative to it.
+
+    Attributes:
+        statistic: ``delta-m`` or ``delta-p``.
+        values: ``<objective>/<metric>`` -> value.
+        higher: The same -> whether higher is better.
+    """
+
+    statistic: str
+    values: dict[str, float]
+    higher: dict[str, bool]
+
+    def compare(self, values: Mapping[str, float]) -> float:
+        """The statistic of these results."""
+        chosen = {name: values[name] for name in self.values}
+        if self.statistic == "delta-m":
+            return delta_m(chosen, self.values, self.higher)
+        return -delta_m(chosen, self.values, self.higher, "objectives")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training of a protocol, and what is printed of it.
+
+    Attributes:
+        name: Recipe and balancer.
+        overrides: Of the command line.
+        expected: Result -> value and tolerance.
+        baseline: What its results are relative to; ``None`` for an objective alone.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    expected: dict[str, tuple[float, float]]
+    baseline: Baseline | None
+
+    def complete(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The metrics of a run, and the statistic."""
+        if self.baseline is None:
+            return dict(metrics)
+        values = {name.removeprefix("test/"): value for name, value in metrics.items()}
+        return {**metrics, self.baseline.statistic: self.baseline.compare(values)}
+
+
+def published_rows(recipe: str, published: Mapping[str, Any]) -> list[Row]:
+    """The rows that the recipe of this name says it has.
+
+    Raises:
+        ValueError: It is said in another way than above; the message names what.
+    """
+    missing = {"tables", "statistic", "tolerance", "spread", "rows"} - set(published)
+    if missing:
+        raise ValueError(f"published: needs {', '.join(sorted(missing))}")
+    known, statistic = read(), published["statistic"]
+    unknown = set(published["tables"]) - set(known)
+    if unknown:
+        raise ValueError(f"published.tables: there is no table {', '.join(sorted(unknown))}")
+    if statistic not in ("delta-m", "delta-p"):
+        raise ValueError(f"published.statistic: must be delta-m or delta-p, got {statistic!r}")
+    tables = [known[name] for name in published["tables"]]
+    columns = tables[0]["columns"]
+    higher = {_result(column)[0]: better == "higher" for column, better in columns.items()}
+    baseline = Baseline(statistic, _in_own_units(columns, tables[0]["baseline"]), higher)
+    spreads = {name: published["spread"] / 100 * abs(value) for name, value in baseline.values.items()}
+    rows = []
+    for balancer, said in published["rows"].items():
+        printed: list[dict[str, float]] = []
+        for table in tables:
+            for method in set(said.get("prints", ())) & set(table["rows"]):
+                values = _in_own_units(columns, table["rows"][method])
+                score = table["printed"].get(statistic, {}).get(method, baseline.compare(values))
+                printed.append({f"test/{name}": value for name, value in values.items()} | {statistic: score})
+        printed += [{statistic: said[statistic]}] if statistic in said else []
+        if not printed:
+            raise ValueError(f"published.rows: tables print nothing of {balancer}, and it says no {statistic} itself")
+        tolerances = {f"test/{name}": spread for name, spread in spreads.items()} | {statistic: published["tolerance"]}
+        expected = {key: _around([each[key] for each in printed if key in each], tolerances[key]) for key in printed[0]}
+        options = {key: value for key, value in said.items() if key not in ("prints", statistic)}
+        overrides = (f"experiment={recipe}", f"balancer={balancer}", *map(_override, options, options.values()))
+        rows.append(Row(f"{recipe}_{balancer}", overrides, expected, baseline))
+    for objective in dict.fromkeys(name.split("/")[0] for name in baseline.values if "single" in published):
+        alone = [Template(each).substitute(objective=objective) for each in published["single"]]
+        overrides = (f"experiment={recipe}", "balancer=single", f"balancer.objective={objective}", *alone)
+        own = [name for name in baseline.values if name.split("/")[0] == objective]
+        expected = {f"test/{name}": (baseline.values[name], spreads[name]) for name in own}
+        rows.append(Row(f"{recipe}_single_{objective}", overrides, expected, None))
+    return rows
+
+
+def _result(column: str) -> tuple[str, float]:
+    """``<objective>/<metric>``, and its unit in print. Attributes of CelebA are numbered there."""
+    if column.startswith("attribute "):
+        return f"{_attributes()[int(column.split('/')[0].split()[1]) - 1]}/f1", 1.0
+    return RESULTS[column]
+
+
+@cache
+def _attributes() -> list[str]:
+    return [objective.name for objective in create_task("celeba").objectives]
+
+
+def _in_own_units(columns: Sequence[str] | Mapping[str, str], row: Sequence[float]) -> dict[str, float]:
+    results = map(_result, columns)
+    return {name: value / unit for (name, unit), value in zip(results, row, strict=True)}
+
+
+def _override(key: str, value: Any) -> str:
+    """An option of the balancer, or of another section where the key names it."""
+    shown = value if isinstance(value, str) else json.dumps(value)
+    return f"{key if '.' in key else f'balancer.{key}'}={shown}"
+
+
+def _around(values: Sequence[float], tolerance: float) -> tuple[float, float]:
+    """The middle of the values, and how far it is from there to the last one and the tolerance beyond."""
+    return (min(values) + max(values)) / 2, (max(values) - min(values)) / 2 + tolerance

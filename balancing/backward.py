@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -144,6 +145,7 @@ class Step:
         scaler: Scales the losses, so that ``.grad`` ends up scaled.
         active: Indices of the losses to differentiate, or ``None`` for all.
         objectives: Names of the losses, for a profiler.
+        together: (K,) the losses as one tensor, if there is one.
     """
 
     def __init__(
@@ -155,13 +157,20 @@ class Step:
         scaler: torch.amp.GradScaler | None,
         active: Sequence[int] | None = None,
         objectives: Sequence[str] | None = None,
+        together: Tensor | None = None,
     ) -> None:
         self.name, self._active, self._names = name, active, objectives
+        self._together = together
         self.losses = [loss if scaler is None else scaler.scale(loss) for loss in losses]
-        self._shared = None if shared is None else dict.fromkeys(leaf for leaf in shared if leaf.requires_grad)
+        self._given = shared
         self._parameters = None if parameters is None else [leaf for leaf in parameters if leaf.requires_grad]
         self._scaler = scaler
         self.is_scaled = scaler is not None and scaler.is_enabled()
+
+    @cached_property
+    def _shared(self) -> dict[Tensor, None] | None:
+        """The contested leaves if they were given; a weighted sum does not ask."""
+        return None if self._given is None else dict.fromkeys(leaf for leaf in self._given if leaf.requires_grad)
 
     def loss_scale(self) -> float:
         """The factor in all gradients that the scaler caused."""
@@ -209,17 +218,19 @@ class Step:
     def single_backward(self, weights: Tensor, heads: Tensor | None) -> None:
         """Write the gradient of the weighted sum; uncontested leaves get that of the sum with ``heads`` as weights, if given."""
         losses = self.losses if self._active is None else [self.losses[k] for k in self._active]
-        factors = self._factors(weights)
         with span("backward of the weighted sum"):
             if heads is not None:
                 contested, others = self.partition()
-                _differentiate(losses, contested, factors, keep_graph=True)
+                _differentiate(losses, contested, self._factors(weights), keep_graph=True)
                 _differentiate(losses, list(others), self._factors(heads))
             elif several_processes():
                 leaves = list(find_leaves(losses)) if self._parameters is None else self._parameters
-                _differentiate(losses, leaves, factors)
+                _differentiate(losses, leaves, self._factors(weights))
+            elif self._together is not None and self._active is None and not self.is_scaled:
+                # in a small model's step it shows that this has one root, and not K
+                torch.autograd.backward(self._together, weights.to(self._together), inputs=self._parameters)
             else:
-                torch.autograd.backward(losses, factors, inputs=self._parameters)
+                torch.autograd.backward(losses, self._factors(weights), inputs=self._parameters)
 
     def pass_on(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Continue the backward pass from the features, at which ``gradients`` arrived, to the trunk."""

@@ -15,7 +15,7 @@ from balancing.backward import Step
 from balancing.combining import Workspace, combine_rows
 from balancing.errors import BalancingError, NonFiniteError, SolverError
 from balancing.options import check_options, objective_vector, ordered_losses
-from balancing.processes import average_over_processes, sum_over_samples
+from balancing.processes import average_over_processes, several_processes, sum_over_samples
 from balancing.report import BalanceReport
 from balancing.rows import Gradients, deposit
 from balancing.spans import span
@@ -203,12 +203,16 @@ class Balancer(nn.Module):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        pending, self._pending = self._pending, []  # forgotten if this call fails
+        pending = self._pending.copy()
+        self._pending.clear()  # forgotten if this call fails
         values = ordered_losses(self, losses)
-        seen = torch.stack([value.detach() for value in values])
-        average_over_processes([seen])
+        together = torch.stack(values)
+        seen = together.detach()
+        if several_processes():
+            seen = seen.clone()
+            average_over_processes([seen])
         active = self.active()
-        step = Step(self.name, values, shared, parameters, scaler, active, self.objectives)
+        step = Step(self.name, values, shared, parameters, scaler, active, self.objectives, together)
 
         resting = self.step % self.every != 0
         constant = resting or (self.needs == "nothing" and not self.log_losses and self.before is None)
@@ -223,7 +227,7 @@ class Balancer(nn.Module):
         apart = self.unbiased and len(pending) == 1
         parts = [*pending, part] if not pending or apart else [*pending[1:], pending[0] + part]
         if not last:
-            self._pending = parts
+            self._pending.extend(parts)
             return BalanceReport(self.objectives, torch.stack([p.losses for p in parts]).sum(0), skips=self.skips)
         return self._balance(step, parts)
 
@@ -250,7 +254,8 @@ class Balancer(nn.Module):
 
     def _weigh(self, step: Step, seen: Tensor, resting: bool, last: bool) -> BalanceReport:
         """One backward with weights that follow from nothing but these losses."""
-        seen, self._partial = seen if self._partial is None else self._partial + seen, None
+        if self._partial is not None:
+            seen, self._partial = self._partial + seen, None
         finite = self._finite_so_far(seen)
         if finite:
             weights = self.held if resting else self._effective(seen, None)

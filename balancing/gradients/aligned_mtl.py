@@ -23,13 +23,15 @@ class AlignedMTL(Balancer):
     Senushkin et al., "Independent Component Alignment for Multi-Task Learning", CVPR 2023.
 
     needs: gramian     scale: mean-like (the authors' code sums: scale="sum")     heads: unit     preference: u
-    The tolerance is K machine epsilons of float64 times the largest eigenvalue. The update is discontinuous there: with
-    mode="min", two gradients that are nearly but not numerically equal shorten all of it by sqrt(l_min / l_max). Gradients
-    1e8 times shorter than the longest are not told from zero; zero gradients get weight 0.
+    The rank tolerance is K ``tolerance`` times the largest eigenvalue. The update is discontinuous there: with mode="min",
+    two gradients that are nearly but not numerically equal shorten all of it by sqrt(l_min / l_max). Two gradients of which
+    one is 2000 times shorter count as one; zero gradients get weight 0.
 
     Args:
         objectives: Names of the losses.
         mode: The common squared length s: ``min``, ``median`` (the lower of two) or ``rmse`` (the mean) of the eigenvalues.
+        tolerance: Relative to the largest eigenvalue and per objective. Machine epsilon of float32 as published: products of
+            float32 gradients leave no more, and a smaller eigenvalue is noise, on which the length of the update would hang.
         options: See :class:`balancing.Balancer`.
     """
 
@@ -42,19 +44,22 @@ class AlignedMTL(Balancer):
         objectives: Sequence[str],
         *,
         mode: Literal["min", "median", "rmse"] = "min",
+        tolerance: float = 1.2e-7,
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
         if mode not in ("min", "median", "rmse"):
             raise ValueError(f"aligned_mtl: mode must be min, median or rmse, got {mode!r}")
-        self.mode = mode
+        if not tolerance > 0:
+            raise ValueError(f"aligned_mtl: tolerance must be positive, got {tolerance}")
+        self.mode, self.tolerance = mode, tolerance
 
     def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
         """(K,) weights of the mean of the aligned gradients."""
         assert gramian is not None
         target = self.preference / len(gramian)
         values, vectors = torch.linalg.eigh(gramian)
-        kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+        kept = values > values[-1] * len(values) * self.tolerance
         if not bool(kept.any()):
             return target
         values, vectors = values[kept], vectors[:, kept]

@@ -103,11 +103,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def save_weights(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> None:
     """Write ``model.safetensors`` and ``config.json`` (model name and arguments) into ``folder``. Raises SaveError."""
+    described, text = folder / "config.json", json.dumps(config, indent=2) + "\n"
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise SaveError(f"cannot make {folder} ({error.strerror})") from error
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    if not described.is_file() or described.read_text(encoding="utf-8") != text:  # it is the same after every epoch
+        write_text(described, text)
     with _replacing(folder / "model.safetensors") as temporary:
         temporary.touch()  # safetensors would give no one else the right to read it
         save_file({name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}, temporary)

@@ -98,9 +98,9 @@ def batch_size(batch: Batch) -> int:
 
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
     """``batch`` in ``count`` parts, of one sample at least. Parts count by their size, whatever labels they lack."""
-    count = min(count, batch_size(batch))
     if count == 1:
         return [batch]
+    count = min(count, batch_size(batch))
     inputs = [tensor.tensor_split(count) for tensor in batch.inputs]
     targets = {name: tensor.tensor_split(count) for name, tensor in batch.targets.items()}
     return [

@@ -23,7 +23,9 @@ def seed_everything(seed: int, deterministic: bool) -> None:
 
 def rng_state() -> dict[str, Any]:
     """State of the global generators, in containers that ``torch.load(weights_only=True)`` accepts."""
-    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    version, words, gauss = random.getstate()
+    # 625 numbers as a tensor: pickled one by one they took a fifth of the time to save a checkpoint
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": (version, torch.tensor(words), gauss)}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()  # of this process's device; all processes draw the same numbers
     return state
@@ -32,7 +34,8 @@ def rng_state() -> dict[str, Any]:
 def load_rng_state(state: dict[str, Any]) -> None:
     """Inverse of :func:`rng_state`."""
     torch.set_rng_state(state["torch"])
-    random.setstate(state["python"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
 

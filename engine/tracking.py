@@ -127,6 +127,8 @@ class Tracker:
         self._late: list[tuple[int, int, str, BalanceReport]] = []
         self._status = "failed"
         self._services = start_services(folder, logger, steps if done else None)
+        self._unsent: list[tuple[Mapping[str, float], int]] = []
+        self._sent = time.monotonic()
 
     def log_metrics(
         self, epoch: int, step: int, split: str, seconds: float, lr: float, values: Mapping[str, float]
@@ -160,8 +162,16 @@ class Tracker:
             self.log_balance(step, epoch, phase, report.as_dict())
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
-        for service in self._services:
-            service.log(values, step)
+        """Pass numbers on, once a second at most: a service wakes a thread of its own, which costs more than the numbers."""
+        self._unsent.append((values, step))
+        if time.monotonic() - self._sent > 1:
+            self._send_all()
+
+    def _send_all(self) -> None:
+        unsent, self._unsent, self._sent = self._unsent, [], time.monotonic()
+        for values, step in unsent:
+            for service in self._services:
+                service.log(values, step)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``; JSON has no NaN, so a number that is not finite becomes null."""
@@ -171,6 +181,7 @@ class Tracker:
     def flush(self) -> None:
         """Bring the files up to date with what was logged."""
         self._write_late()
+        self._send_all()
         self.balance.flush()
         for service in self._services:
             service.flush()
@@ -180,6 +191,7 @@ class Tracker:
         self._write_late()
         self.metrics.close()
         self.balance.close()
+        self._send_all()
         for service in self._services:
             service.close(self._status)
 

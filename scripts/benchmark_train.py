@@ -29,6 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from scripts import documents  # noqa: E402
+
 RESULTS = ROOT / "results"
 DOCUMENT = ROOT / "docs" / "speed.md"
 
@@ -72,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             writer = csv.DictWriter(stream, [*FIELDS, *environment(options.device)], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    fill_in()
+    documents.fill_in(DOCUMENT, "benchmark_train", {name: table(read()) for name, table in TABLES.items()})
 
 
 def environment(device: str) -> dict[str, str]:
@@ -367,8 +370,6 @@ if sys.argv.pop(1) == "bare":
     lap("model, data, first step")
     print(json.dumps({"laps": laps, "time": time.time()}))
     sys.exit()
-import torchmetrics
-lap("torchmetrics, with scipy and matplotlib")
 import timm
 lap("timm, with torchvision")
 import hydra, rich.live, rich.progress
@@ -513,20 +514,6 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "speed_files": files_table,
     "speed_startup": startup_table,
 }
-
-
-def marks(name: str) -> tuple[str, str]:
-    """What stands before and after the table in its document."""
-    return f"<!-- {name}: written by scripts/benchmark_train.py -->", f"<!-- end of {name} -->"
-
-
-def fill_in() -> None:
-    """Replace the tables in the document."""
-    rows, text = read(), DOCUMENT.read_text(encoding="utf-8")
-    for name, table in TABLES.items():
-        first, last = marks(name)
-        text = text[: text.index(first) + len(first)] + "\n" + table(rows) + text[text.index(last) :]
-    DOCUMENT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

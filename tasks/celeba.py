@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchmetrics.classification import BinaryAccuracy, BinaryF1Score
 
 from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View
+from tasks.measures import binary_accuracy, binary_f1
 from tasks.registry import register_task
-from tasks.task import DataError, Measure, Objective, Splits, Task, TensorData
+from tasks.task import DataError, Objective, Splits, Task, TensorData
 
 __all__ = ["CelebA"]
 
@@ -72,7 +72,7 @@ class CelebA(Task):
         if not names or len(set(names)) < len(names):
             raise ValueError("celeba: name at least one attribute, and none of them twice")
         self.view = View(image_size, "stretch", flip, standardise=False)
-        measures = {"accuracy": Measure(BinaryAccuracy), "f1": Measure(BinaryF1Score)}
+        measures = {"accuracy": binary_accuracy(), "f1": binary_f1()}
         self.objectives = tuple(Objective(name, CrossEntropy(("no", "yes")), measures) for name in names)
         self.facts = {
             "in_channels": 3,

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tasks.joint_transforms import Sample
 from tasks.map_files import check_depth, check_image, pixels
+from tasks.resampling import Sample
 from tasks.task import DataError
 
 __all__ = ["CATEGORIES", "CLASSES", "CityscapesFolder"]

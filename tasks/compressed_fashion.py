@@ -18,13 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchmetrics.classification import MulticlassAccuracy
-from torchmetrics.image import PeakSignalNoiseRatio
 
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.fashion import CLASSES, fashion_splits, read_garment
+from tasks.measures import accuracy, psnr
 from tasks.registry import register_task
-from tasks.task import Batch, Measure, Objective, Prediction, Splits, Task, TensorData
+from tasks.task import Batch, Objective, Prediction, Splits, Task, TensorData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,11 +66,9 @@ class CompressedFashion(Task):
             "classes": len(CLASSES),
             "classifiers": {"class": len(CLASSES)},
         }
-        psnr = Measure(lambda: PeakSignalNoiseRatio(data_range=1.0))  # of the mean error over all images
-        accuracy = Measure(lambda: MulticlassAccuracy(len(CLASSES), average="micro"))
         self.objectives = (
-            Objective("image", SquaredError("grey value"), {"psnr": psnr}),
-            Objective("class", CrossEntropy(CLASSES), {"accuracy": accuracy}),
+            Objective("image", SquaredError("grey value"), {"psnr": psnr()}),
+            Objective("class", CrossEntropy(CLASSES), {"accuracy": accuracy(len(CLASSES))}),
         )
 
     def load(self, data_dir: Path) -> Splits:

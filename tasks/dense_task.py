@@ -16,14 +16,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tasks.dense_criteria import DepthError, NormalCosine, Segmentation, rarity_weights
-from tasks.dense_metrics import depth_measures, normal_measures, segmentation_measures
 from tasks.image_reading import read_pixels
-from tasks.joint_transforms import JointTransform, planes, resize_sample
 from tasks.map_files import Folder, check_image
+from tasks.resampling import planes, resize_sample
 from tasks.task import Batch, DataError, Objective, Prediction, Splits, Task, TensorData, sample_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from tasks.joint_transforms import JointTransform
 
 __all__ = ["DenseData", "DenseTask"]
 
@@ -102,6 +103,8 @@ class DenseTask(Task):
         inverse_depth: bool = False,
         zoom: bool = True,
     ) -> None:
+        from tasks.joint_transforms import JointTransform  # albumentations takes a while to import
+
         super().__init__()
         if not 0 <= rarity <= 1:
             raise ValueError(f"{self.name}: rarity must be in [0, 1], got {rarity}")
@@ -201,6 +204,9 @@ class DenseTask(Task):
 def _objectives(
     classes: Sequence[str], maps: Sequence[str], protocol: Literal["pooled", "mtan"], unit: str
 ) -> tuple[Objective, ...]:
+    # torchmetrics takes a while to import
+    from tasks.dense_metrics import depth_measures, normal_measures, segmentation_measures
+
     found = {
         "segmentation": Objective("segmentation", Segmentation(classes), segmentation_measures(len(classes), protocol)),
         "depth": Objective("depth", DepthError(unit=unit), depth_measures(protocol)),

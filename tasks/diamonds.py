@@ -24,12 +24,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, R2Score
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from tasks.criteria import CrossEntropy, SquaredError
+from tasks.measures import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
-from tasks.task import DataError, Measure, Objective, Splits, Task, TensorData
+from tasks.task import DataError, Objective, Splits, Task, TensorData
 
 __all__ = ["Diamonds"]
 
@@ -37,8 +36,11 @@ _SHA256 = "9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4"
 _NUMBERS = ("carat", "depth", "table", "x", "y", "z")
 _CUTS = ("Fair", "Good", "Very Good", "Premium", "Ideal")
 _GRADES = {"color": "DEFGHIJ", "clarity": ("I1", "SI2", "SI1", "VS2", "VS1", "VVS2", "VVS1", "IF")}
+_CODES = {
+    name: {value: code for code, value in enumerate(values)} for name, values in {"cut": _CUTS, **_GRADES}.items()
+}
 _DAMAGE = (lzma.LZMAError, EOFError, UnicodeDecodeError)
-_MISTYPED = {(8.09, 58.9, 8.06), (5.12, 5.15, 31.8), (5.15, 31.8, 5.12)}
+_MISTYPED = ((8.09, 58.9, 8.06), (5.12, 5.15, 31.8), (5.15, 31.8, 5.12))  # x, y, z
 
 
 @register_task("diamonds")
@@ -62,20 +64,17 @@ class Diamonds(Task):
         self.facts = {"in_features": 21, "classifiers": {"cut": 5}, "regressors": {"price": 1}}
         self._mean, self._std = np.zeros(len(_NUMBERS)), np.ones(len(_NUMBERS))  # of the training sizes, once loaded
         self._log_mean, self._log_std = 0.0, 1.0  # of the training prices, likewise
-        dollars = {"mae_usd": Measure(MeanAbsoluteError, self._dollars)}
+        cut = {"accuracy": accuracy(len(_CUTS)), "macro_f1": macro_f1(len(_CUTS))}
+        dollars = {"mae_usd": absolute_error(self._dollars)}
         if target == "log_price":
             unit = "log price, standardised"
-            price = {"r2": Measure(R2Score), "r2_usd": Measure(R2Score, self._dollars), **dollars}
+            price = {"r2": r2(), "r2_usd": r2(self._dollars), **dollars}
         else:
             unit = "price in US dollars"
-            price = {"r2": Measure(R2Score), **dollars}
-        cut = {
-            "accuracy": Measure(lambda: MulticlassAccuracy(len(_CUTS), average="micro")),
-            "macro_f1": Measure(lambda: MulticlassF1Score(len(_CUTS), average="macro")),
-        }
+            price = {"r2": r2(), **dollars}
         self.objectives = (
-            Objective("cut", CrossEntropy(_CUTS), cut),
-            Objective("price", SquaredError(unit), price, self._dollars),
+            Objective("cut", CrossEntropy(_CUTS, complete=True), cut),
+            Objective("price", SquaredError(unit, complete=True), price, self._dollars),
         )
 
     def load(self, data_dir: Path) -> Splits:
@@ -163,40 +162,60 @@ def _decode(packed: bytes, source: str) -> str:
 
 def _parse(text: str, source: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
     """The columns ``wanted``; cut and grades as indices. Raises DataError naming the file, the line and the column."""
-    reader = csv.DictReader(io.StringIO(text))
-    orders = {"cut": _CUTS, **_GRADES}
-    missing = [name for name in wanted if name not in (reader.fieldnames or ())]
+    reader = csv.reader(io.StringIO(text))
+    header = next(reader, [])
+    places, width = {name: place for place, name in enumerate(header)}, len(header)
+    missing = [name for name in wanted if name not in places]
     if missing:
         raise DataError(f"diamonds: {source} has no column {missing[0]!r}; it needs {', '.join(wanted)}")
-    columns: dict[str, list[float]] = {name: [] for name in wanted}
-    codes = {name: {value: index for index, value in enumerate(values)} for name, values in orders.items()}
+    cells: list[str] = []  # of all rows in one list, as the garbage collector would look through many again and again
     try:
         for row in reader:
-            for name, column in columns.items():
-                column.append(_number(name, row[name], codes.get(name)))
+            cells += row if len(row) in (0, width) else (row + [""] * width)[:width]
+        return {name: _column(name, cells[places[name] :: width]) for name in wanted}
+    except (csv.Error, KeyError, ValueError):  # columns are quick to read; only cells tell what is wrong
+        _find_fault(text, source, wanted)
+        raise
+
+
+def _column(name: str, cells: Sequence[str]) -> np.ndarray:
+    """Cells as numbers. Raises KeyError or ValueError if one of them is none."""
+    if name in _CODES:
+        codes = _CODES[name]
+        return np.fromiter(map(codes.__getitem__, cells), np.int64, len(cells))
+    numbers = np.fromiter(map(float, cells), np.float64, len(cells))
+    if not (np.isfinite(numbers) & ((numbers > 0) | (name in "xyz"))).all():
+        raise ValueError(name)
+    return numbers
+
+
+def _find_fault(text: str, source: str, wanted: Sequence[str]) -> None:
+    """Raise DataError naming the first cell that is no number or grade, and its line."""
+    reader = csv.DictReader(io.StringIO(text))
+    try:
+        for row in reader:
+            for name in wanted:
+                _check(name, row[name])
     except (csv.Error, ValueError) as error:
         raise DataError(f"diamonds: {source}, line {reader.line_num}: {error}") from None
-    return {
-        name: np.array(values, dtype=np.int64 if name in orders else np.float64) for name, values in columns.items()
-    }
 
 
-def _number(name: str, text: str | None, codes: dict[str, int] | None) -> float:
-    """A cell as a number. Raises ValueError saying what is wrong with it."""
+def _check(name: str, cell: str | None) -> None:
+    """Raise ValueError saying what is wrong with the cell, if anything is."""
+    codes = _CODES.get(name)
     try:
-        number = float(text or "") if codes is None else codes[text or ""]
+        number = float(cell or "") if codes is None else codes[cell or ""]
     except (KeyError, ValueError):
         known = "" if codes is None else f"; choose from {', '.join(codes)}"
-        raise ValueError(f"{text!r} is no {name}{known}") from None
+        raise ValueError(f"{cell!r} is no {name}{known}") from None
     if codes is None and not (np.isfinite(number) and (number > 0 or name in "xyz")):
-        raise ValueError(f"{name} must be a positive number, got {text}")
-    return number
+        raise ValueError(f"{name} must be a positive number, got {cell}")
 
 
 def _clean(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Without impossible sides, and without stones that repeat all eight input features of an earlier one."""
     sides = np.stack([table[name] for name in "xyz"], axis=1)
-    good = (sides > 0).all(1) & ~np.array([tuple(row) in _MISTYPED for row in sides.tolist()], dtype=bool)
+    good = (sides > 0).all(1) & ~(sides[:, None] == _MISTYPED).all(2).any(1)
     table = {name: column[good] for name, column in table.items()}
     features = np.stack([table[name] for name in (*_NUMBERS, *_GRADES)], axis=1)
     _, first = np.unique(features, axis=0, return_index=True)

@@ -27,13 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torchmetrics import MeanAbsoluteError, R2Score
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.image_reading import ImageFiles, View, check_image
+from tasks.measures import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
-from tasks.task import Batch, DataError, Measure, Objective, Splits, Task, TensorData
+from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,14 +187,11 @@ class ImageTable(Task):
         objectives = []
         for name, names in classes.items():
             count = max(len(names), 2)  # their names are only known once the table is read
-            measures = {
-                "accuracy": Measure(partial(MulticlassAccuracy, count, average="micro")),
-                "macro_f1": Measure(partial(MulticlassF1Score, count, average="macro")),
-            }
+            measures = {"accuracy": accuracy(count), "macro_f1": macro_f1(count)}
             objectives.append(Objective(name, CrossEntropy(names), measures))
         for name, (mean, std) in scales.items():
             restore = partial(_restore, mean=mean, std=std)
-            measures = {"r2": Measure(R2Score), "mae": Measure(MeanAbsoluteError, restore)}
+            measures = {"r2": r2(), "mae": absolute_error(restore)}
             unit = f"{self.regression[name]}, standardised"
             objectives.append(Objective(name, SquaredError(unit), measures, restore))
         self.objectives = tuple(objectives)

@@ -16,7 +16,7 @@ workers never repeat one another, and a resumed run sees what an uninterrupted o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks a server for its newest version when it is imported
@@ -27,16 +27,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-__all__ = ["JointTransform", "planes", "resize_sample"]
+from tasks.resampling import Sample, nearest, unit_normals
 
-Sample = dict[str, np.ndarray]
+__all__ = ["JointTransform"]
 
 
 class JointTransform:
     """Random zoom, mirror, brightness and contrast for a sample of aligned maps.
-
-    A sample has ``image`` (H, W, 3) float32 in [0, 1] and any of ``segmentation`` (H, W) int16, ``depth`` (H, W) float32 with 0
-    where unknown, ``normals`` (3, H, W) float32 with 0 where unknown.
 
     Args:
         zooms: One of these factors is drawn, a window smaller by it cropped at random, and brought back to full size.
@@ -72,26 +69,6 @@ class JointTransform:
         """The sample after the augmentation that ``seed`` decides."""
         self._compose.set_random_seed(seed)
         return self._compose(**sample)
-
-
-def planes(array: np.ndarray) -> np.ndarray:
-    """(H, W, 3) float32 -> (3, H, W), faster than a transposed copy."""
-    out = np.empty((3, *array.shape[:2]), np.float32)
-    cv2.split(array, list(out))
-    return out
-
-
-def resize_sample(sample: Sample, height: int, width: int) -> Sample:
-    """All maps at another size: the image averages, labels and depth take the nearest value, normals stay of length 1."""
-    if sample["image"].shape[:2] == (height, width):
-        return sample
-    methods: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-        "image": lambda image: cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA),
-        "segmentation": lambda labels: _nearest(labels, height, width),
-        "depth": lambda depth: _nearest(depth, height, width),
-        "normals": lambda normals: _unit(normals, height, width),
-    }
-    return {name: methods[name](values) for name, values in sample.items()}
 
 
 class _Joint(A.DualTransform):
@@ -150,7 +127,7 @@ class _Zoom(_Joint):
     def apply_to_mask(
         self, mask: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any
     ) -> np.ndarray:
-        return mask if zoom == 1 else _nearest(mask[window], *size)
+        return mask if zoom == 1 else nearest(mask[window], *size)
 
     def apply_to_depth(self, depth: np.ndarray, zoom: float = 1.0, **parameters: Any) -> np.ndarray:
         if zoom == 1:
@@ -165,13 +142,7 @@ class _Zoom(_Joint):
         if zoom == 1:
             return normals
         near = normals[(slice(None), *window)]
-        return _corners(near, *size) if self.mtan else _unit(near, *size)
-
-
-def _nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    rows = np.arange(height) * values.shape[0] // height
-    columns = np.arange(width) * values.shape[1] // width
-    return values.take(rows, axis=0).take(columns, axis=1)
+        return _corners(near, *size) if self.mtan else unit_normals(near, *size)
 
 
 def _linear(values: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -183,15 +154,3 @@ def _corners(values: np.ndarray, height: int, width: int) -> np.ndarray:
     return F.interpolate(torch.from_numpy(values)[None], (height, width), mode="bilinear", align_corners=True)[
         0
     ].numpy()
-
-
-def _unit(normals: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Normals interpolated to length 1; 0 where the nearest one is unknown, or opposite ones cancel."""
-    smooth = np.empty((3, height, width), np.float32)
-    for plane, out in zip(normals, smooth, strict=True):
-        cv2.resize(plane, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
-    length = np.sqrt(np.einsum("chw,chw->hw", smooth, smooth))
-    known = _nearest(np.asarray(normals.any(axis=0)), height, width) & (length > 0.01)
-    length[~known] = np.inf
-    smooth /= length
-    return smooth

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tasks.joint_transforms import Sample, planes
+from tasks.resampling import Sample, planes
 from tasks.task import DataError
 
 __all__ = ["Folder", "NpyFolder", "check_depth", "check_image", "pixels"]

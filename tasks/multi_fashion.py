@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
 
 from tasks.criteria import CrossEntropy
 from tasks.fashion import CLASSES, PixelData, fashion_splits, read_garment
+from tasks.measures import accuracy
 from tasks.registry import register_task
-from tasks.task import Measure, Objective, Splits, Task
+from tasks.task import Objective, Splits, Task
 
 __all__ = ["MultiFashion", "overlay"]
 
@@ -77,8 +77,8 @@ class MultiFashion(Task):
             "classifiers": dict.fromkeys(names, len(CLASSES)),
             "regressors": {},
         }
-        accuracy = Measure(lambda: MulticlassAccuracy(len(CLASSES), average="micro"))
-        self.objectives = tuple(Objective(name, CrossEntropy(CLASSES), {"accuracy": accuracy}) for name in names)
+        measures = {"accuracy": accuracy(len(CLASSES))}
+        self.objectives = tuple(Objective(name, CrossEntropy(CLASSES), measures) for name in names)
 
     def load(self, data_dir: Path) -> Splits:
         """Read and pair the images. Raises DataError if they are missing or damaged."""

@@ -21,7 +21,6 @@ H. Venkateswara et al., "Deep Hashing Network for Unsupervised Domain Adaptation
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchmetrics.classification import MulticlassAccuracy
 
 from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View
+from tasks.measures import accuracy
 from tasks.registry import register_task
-from tasks.task import Batch, DataError, Measure, Objective, Splits, Task, TensorData
+from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
 __all__ = ["Domains", "Office"]
 
@@ -176,7 +175,7 @@ class Office(Task):
 
     def _describe(self, names: list[str]) -> None:
         self._names = names
-        measures = {"accuracy": Measure(partial(MulticlassAccuracy, self.classes, average="micro"))}
+        measures = {"accuracy": accuracy(self.classes)}
         self.objectives = tuple(
             Objective(domain, CrossEntropy(tuple(names)), measures) for domain in _DOMAINS[self.data]
         )

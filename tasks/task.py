@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
-from torchmetrics import Metric
 
 from tasks.criteria import Criterion, CrossEntropy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torchmetrics import Metric
 
 __all__ = ["Batch", "DataError", "Measure", "Objective", "Prediction", "Splits", "Task", "TensorData", "sample_seed"]
 
@@ -77,12 +77,19 @@ class Measure:
     """A metric of one objective.
 
     Args:
-        make: Makes a fresh torchmetrics Metric, whose ``higher_is_better`` gives the direction.
+        make: Makes a fresh torchmetrics Metric.
         transform: Applied to predictions and to labels first, e.g. to bring them to another unit.
+        higher_is_better: The direction, if it is to be known without making a metric; ``None``: as the metric says.
     """
 
     make: Callable[[], Metric]
     transform: Callable[[Tensor], Tensor] = field(default=lambda values: values)
+    higher_is_better: bool | None = None
+
+    @property
+    def direction(self) -> bool:
+        """Whether higher is better."""
+        return bool(self.make().higher_is_better if self.higher_is_better is None else self.higher_is_better)
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,7 @@ class Task:
         found = {}
         for o in self.objectives:
             found[f"{o.name}/loss"] = False
-            found |= {f"{o.name}/{key}": bool(m.make().higher_is_better) for key, m in o.measures.items()}
+            found |= {f"{o.name}/{key}": m.direction for key, m in o.measures.items()}
         return found
 
     def evaluate(self, model: Any, split_name: str, batches: Iterable[Batch]) -> dict[str, float] | None:

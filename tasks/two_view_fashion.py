@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
 
 from tasks.criteria import CrossEntropy
 from tasks.fashion import CLASSES, PixelData, fashion_splits, read_garment
+from tasks.measures import accuracy
 from tasks.registry import register_task
-from tasks.task import Batch, Measure, Objective, Splits, Task
+from tasks.task import Batch, Objective, Splits, Task
 
 __all__ = ["TwoViewFashion"]
 
@@ -44,10 +44,8 @@ class TwoViewFashion(Task):
         self.cut = cut
         self.download = download
         self.facts = {"in_features": _SIDE * cut, "in_channels": 1, "classes": len(CLASSES)}
-        accuracy = Measure(lambda: MulticlassAccuracy(len(CLASSES), average="micro"))
-        self.objectives = tuple(
-            Objective(name, CrossEntropy(CLASSES), {"accuracy": accuracy}) for name in ("fused", "left", "right")
-        )
+        measures = {"accuracy": accuracy(len(CLASSES))}
+        self.objectives = tuple(Objective(name, CrossEntropy(CLASSES), measures) for name in ("fused", "left", "right"))
 
     def load(self, data_dir: Path) -> Splits:
         """Read and cut the images. Raises DataError if they are missing or damaged."""

@@ -525,7 +525,7 @@ def test_best_weights_are_those_of_the_best_epoch(train_in, monkeypatch):
     values = iter([0.5, 0.9, 0.7])
     kept = []
     save = engine.save_weights
-    monkeypatch.setattr(engine.Selector, "score", lambda self, found, epoch: -next(values))
+    monkeypatch.setattr(engine.Selector, "score", lambda self, found, epoch, seen: -next(values))
     monkeypatch.setattr(engine, "save_weights", lambda *arguments: (kept.append(None), save(*arguments)))
     folder = train_in("run", f"trainer.max_steps={3 * PER_EPOCH}")
     summary = json.loads((folder / "summary.json").read_text())

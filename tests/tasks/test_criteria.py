@@ -43,6 +43,34 @@ def test_without_labels_the_loss_is_zero_and_still_connected(criterion, output, 
     assert output.grad.abs().max() == 0
 
 
+@pytest.mark.parametrize("size", [1, 7, 256])
+@pytest.mark.parametrize(
+    ("masked", "complete"),
+    [
+        (CrossEntropy(CLASSES), CrossEntropy(CLASSES, complete=True)),
+        (SquaredError(), SquaredError(complete=True)),
+    ],
+)
+def test_complete_labels_give_the_same_loss_and_gradient_bit_for_bit(masked, complete, size):
+    torch.manual_seed(size)
+    classifies = masked.kind == "classification"
+    output = torch.randn(size, 3 if classifies else 1)
+    target = torch.randint(3, (size,)) if classifies else torch.randn(size, 1)
+    found = []
+    for criterion in (masked, complete):
+        leaf = output.clone().requires_grad_()
+        loss = criterion(leaf, target)
+        loss.backward()
+        found.append((loss, leaf.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_label_that_is_missing_where_all_were_promised_is_not_hidden():
+    with pytest.raises(IndexError):
+        CrossEntropy(CLASSES, complete=True)(torch.zeros(2, 3), torch.tensor([0, -1]))
+    assert SquaredError(complete=True)(torch.zeros(2, 1), torch.tensor([[0.0], [math.nan]])).isnan()
+
+
 def test_shapes_that_would_broadcast_are_refused():
     with pytest.raises(ValueError, match="same shape"):
         SquaredError()(torch.zeros(4, 1), torch.zeros(4))

@@ -111,6 +111,17 @@ def test_a_damaged_table_names_the_file_and_the_line(tmp_path, damage, message):
     assert message in str(caught.value)
 
 
+def test_blank_lines_and_cells_without_a_column_make_no_difference(tmp_path):
+    plain, odd = tmp_path / "plain.csv", tmp_path / "odd.csv"
+    rows = lines()[:400]
+    plain.write_text("\n".join(rows))
+    odd.write_text("\n\n".join([rows[0], *(row + ",7,more" for row in rows[1:200]), *rows[200:]]) + "\n\n")
+    first, second = (create_task("diamonds", csv=str(path)).splits() for path in (plain, odd))
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.inputs[0], b.inputs[0])
+        assert all(torch.equal(a.targets[name], b.targets[name]) for name in ("cut", "price"))
+
+
 def test_a_truncated_archive_is_damaged_not_short(tmp_path):
     path = tmp_path / "stones.csv.xz"
     path.write_bytes(CSV.read_bytes()[:100_000])

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tasks.joint_transforms import JointTransform, resize_sample
+from tasks.joint_transforms import JointTransform
+from tasks.resampling import resize_sample
 from tasks.task import sample_seed
 
 H, W = 24, 36

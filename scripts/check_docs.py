@@ -1,0 +1,219 @@
+"""Every command of README.md, CONTRIBUTING.md and docs/, carried out in a copy of this repository, as a stranger would.
+
+python scripts/check_docs.py                     # all pages: about a quarter of an hour on one core
+python scripts/check_docs.py docs/using.md       # some
+python scripts/check_docs.py --list              # only say what would be carried out, and what not and why
+
+Each page has a copy of its own, with the files that git knows or would add, and its commands are carried out in their order: one
+finds the runs of those before it, as it would for a reader. Rules in doc_commands.py say what stands for a placeholder such as
+`outputs/<run>`, which words make a long command end soon, and which commands are left out and why.
+
+A command whose output the page shows is carried out as it stands, at its full length. Each line that is shown must be printed,
+in this order. Others may come between, which `...` tells the reader; any number is as good as another, and so is any amount of
+space and the length of a rule. If the first line begins with `error:`, the command must fail; all others must not.
+
+Prints a row per command; exit code 1 if one failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from scripts.doc_commands import RUNS, Command, commands, completed, files, reason, shorter  # noqa: E402
+
+PATIENCE = 900.0  # seconds after which a command counts as hanging
+_NUMBER = re.compile(r"(?:(?<=\s)-)?\d[\d.,]*(?:e[-+]?\d+)?")
+_RULE = re.compile(r"([━─])\1+")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Carry out all commands and print what became of them; exit code 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help="default: README.md, CONTRIBUTING.md and docs/*.md")
+    parser.add_argument("--list", action="store_true", help="carry out nothing")
+    parser.add_argument("--out", type=Path, help="a new folder for the copies; default: a temporary one")
+    options = parser.parse_args(arguments)
+    pages = options.pages or ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+    for page in pages:
+        if not (ROOT / page).is_file():
+            parser.error(f"there is no page {page}")
+    if options.out is not None and options.out.exists():
+        parser.error(f"--out: {options.out} exists already; name a new folder")
+    texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in pages}
+    if options.list:
+        found = [command for page, text in texts.items() for command in commands(page, text)]
+        show([(each, f"skipped: {why}" if (why := reason(each)) else completed(each)[0]) for each in found])
+        return
+    with tempfile.TemporaryDirectory(prefix="check-docs-") as temporary:
+        verdicts = check(texts, (options.out or Path(temporary)).resolve())
+    show(verdicts)
+    failures = sum(verdict.startswith("failed") for _, verdict in verdicts)
+    if failures:
+        sys.exit(f"error: {failures} of {len(verdicts)} commands failed")
+
+
+def check(texts: Mapping[str, str], place: Path) -> list[tuple[Command, str]]:
+    """Every command of the pages with its verdict, carried out in folders in ``place``."""
+    found = {page: commands(page, text) for page, text in texts.items()}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    verdicts = []
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=sum(map(len, found.values())))
+        for page, text in texts.items():
+            progress.update(bar, description=page)
+            copy = place / Path(page).stem / "repository"
+            prepare(copy, files(text))
+            done: set[str] = set()
+            for command in found[page]:
+                line = completed(command)[0]
+                if line in done and not command.shown:
+                    verdict = "ran above: it is the same once it is shortened"
+                else:
+                    verdict = try_out(command, copy)
+                if not verdict.startswith("skipped"):
+                    done.add(line)
+                if verdict.startswith("failed"):  # nobody wants to wait for the table
+                    told = f"{page}: {command.text}\n{verdict}"
+                    progress.console.print(told, markup=False, highlight=False, soft_wrap=True)
+                verdicts.append((command, verdict))
+                progress.update(bar, advance=1)
+    return verdicts
+
+
+# ---- the copy --------------------------------------------------------------------------------------------------------
+
+
+def prepare(copy: Path, written: Mapping[str, str]) -> None:
+    """Copy the files that git knows or would add, and make those that a reader has or has ``written``."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(lambda name: (ROOT / name).is_file(), names):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    for source in (ROOT / "data").glob("*"):
+        (copy / "data").mkdir(exist_ok=True)
+        (copy / "data" / source.name).symlink_to(source)
+    for name, content in written.items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_text(content, encoding="utf-8")
+    write_photos(copy)
+    lines = lzma.decompress((ROOT / "tasks/data/diamonds.csv.xz").read_bytes()).decode().splitlines()
+    (copy / "stones.csv").write_text("\n".join([lines[0], *lines[1::27]]) + "\n", encoding="utf-8")
+
+
+def write_photos(folder: Path) -> None:
+    """photo.jpg; and photos/, with the layout and the columns that docs/your_own_images.md shows."""
+    (folder / "photos" / "cats").mkdir(parents=True)
+    rows = ["path,species,sex,weight"]
+    for i in range(60):
+        pixels = np.random.RandomState(i).randint(0, 256, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"photos/cats/{i:03}.jpg")
+        sex, weight = ("female", "male", "")[i % 3], "" if i % 5 == 0 else f"{15 + i / 10}"
+        rows.append(f"cats/{i:03}.jpg,{('lynx', 'ocelot')[i % 2]},{sex},{weight}")
+    (folder / "photos" / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    shutil.copy(folder / "photos/cats/000.jpg", folder / "photo.jpg")
+
+
+# ---- the commands ----------------------------------------------------------------------------------------------------
+
+
+def try_out(command: Command, copy: Path) -> str:
+    """The verdict on a command; first the runs are made that it needs."""
+    if why := reason(command):
+        return f"skipped: {why}"
+    line, shown = completed(command)
+    for folder, making in RUNS.items():
+        if folder in line and not (copy / folder).exists():
+            code, output = carry_out(shorter(making), copy)
+            if code:
+                return f"failed: {making}: {last_lines(output)}"
+    problem = judge(shown, *carry_out(line, copy))
+    if problem:
+        return f"failed: {problem}"
+    return "ran, and printed what the page shows" if shown else "ran"
+
+
+def carry_out(line: str, copy: Path) -> tuple[int, str]:
+    """Exit code and all that was printed, by a shell in the copy that finds this Python as ``python``, and no GPU."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    process = subprocess.Popen(
+        ["bash", "-c", line],
+        cwd=copy,
+        env=environment | {"PATH": path, "CUDA_VISIBLE_DEVICES": ""},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+    try:
+        output = process.communicate(timeout=PATIENCE)[0]
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        return 1, f"no end after {PATIENCE:.0f} s"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # its children too
+            process.wait()
+
+
+def judge(shown: Sequence[str], code: int, output: str) -> str:
+    """What is wrong with the exit code, or with what was printed against what is shown; empty if nothing is."""
+    should_fail = bool(shown) and shown[0].startswith("error:")
+    if bool(code) != should_fail:
+        return f"exit code {code}: {last_lines(output)}"
+    printed = iter([plain(line) for line in output.splitlines()])
+    for line in shown:
+        if plain(line) not in printed:  # which also moves on, so that the order counts
+            return f"not printed there: {line.strip()!r}; the last lines were: {last_lines(output)}"
+    return ""
+
+
+def plain(line: str) -> str:
+    """The line with # for every number, single spaces and short rules."""
+    return " ".join(_RULE.sub(r"\1", _NUMBER.sub("#", line)).split())
+
+
+def last_lines(output: str) -> str:
+    """The last three lines that say something."""
+    return "\n".join([line for line in output.splitlines() if line.strip()][-3:])
+
+
+def show(rows: Sequence[tuple[Command, str]]) -> None:
+    """A table of commands and what became, or would become, of them."""
+    console = Console()
+    table = Table("page", "command", "verdict")
+    colours = {"failed": "red", "skipped": "dim"}
+    page = ""
+    for command, verdict in rows:
+        colour = colours.get(verdict.partition(":")[0], "default")
+        shown = command.page if command.page != page else ""
+        page = command.page
+        table.add_row(shown, escape(command.text), f"[{colour}]{escape(verdict)}[/]")
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The commands that the documents show, the files that they tell a reader to write, and what it takes to try both out.
+
+A command is a line of a bash block, or inline code that begins with `python` or `torchrun`. What a text block right after a bash
+block shows is what the last command of that block prints. A block after a line that ends with a path beside this repository, such
+as `../mine/model.py` and a colon, is a file that the reader is told to write.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+__all__ = ["RUNS", "Command", "commands", "completed", "files", "reason", "shorter"]
+
+#: Pattern -> why such a command is not carried out, and the module that makes this void.
+SKIPPED = {
+    r"^pip install|^make install": ("installs packages", None),
+    r"^hf upload": ("needs an account", None),
+    r"hydra/launcher=slurm(?!.* --cfg)": ("needs a Slurm cluster", None),
+    r"hydra/launcher=slurm": ("needs hydra-submitit-launcher", "hydra_plugins.hydra_submitit_launcher"),
+    r"hydra/launcher=parallel": ("needs hydra-joblib-launcher", "hydra_plugins.hydra_joblib_launcher"),
+    r"/where/it/is|(experiment|task)=(nyuv2|cityscapes|celeba|office)": ("needs data that a reader brings", None),
+    r"outputs/reproduce/": ("needs runs of weeks", None),
+    r" \.\.\. ": ("leaves words out", None),
+    r"scripts/(tables|benchmark_methods)\.py": ("trains for hours; tests hold its tables against results/", None),
+}
+#: Pattern -> what a reader would write there.
+PLACEHOLDERS = {
+    r"outputs/<run>(?=.* input=photo)": "outputs/pictures",
+    r"outputs/<run>(?=.* samples=)": "outputs/points",
+    r"outputs/<run>": "outputs/table",
+    r"outputs/(<runs>|\.\.\.)": "outputs/table",
+    r"experiment=<name>": "experiment=diamonds",
+    r"\bmodel=\.\.\.": "model=shared_trunk",
+    r"\bbalancer=\.\.\.": "balancer=pcgrad",
+    r"--nproc-per-node N\b": "--nproc-per-node 2",
+    r" \.\.\.$": "",
+}
+#: Run folder that stands for a placeholder -> the command that makes it.
+RUNS = {
+    "outputs/table": "python train.py run_dir=outputs/table",
+    "outputs/points": "python train.py model=gan_points run_dir=outputs/points",
+    "outputs/pictures": "python train.py model=shared_trunk_lenet task=image_table task.csv=photos/labels.csv "
+    "'task.classification=[species,sex]' 'task.regression=[weight]' run_dir=outputs/pictures",
+}
+#: Pattern -> words that let a command end soon. All that fit are added.
+SHORTER = {
+    r"^pytest": "--collect-only -q -n 0",
+    r"^make ": "--dry-run",
+    r"scripts/(reproduce|check_docs)\.py(?!.* --list)": "--list",
+    r"scripts/benchmark_(balancers|train)\.py(?!.* --collect)": "--collect",
+    r"scripts/largest_batch\.py": "memory=0.5 model.width=8 task.csv=stones.csv",
+    r"\btrain\.py(?!.*(resume=|--cfg|dry_run=|model=gan$))": "trainer.max_steps=2 logger.tensorboard=false",
+    r"\btrain\.py(?!.*(resume=|--cfg|model=|task=))": "model.width=8 model.depth=1 task.csv=stones.csv",
+    r"debug=profile": "trainer.profile=2",
+    r"model=dense": "task.height=32 task.width=32 task.train=8 task.val=4 task.test=4",
+    r"model=gan$": "trainer.dry_run=true",  # an evaluation would first train the classifier that judges samples
+}
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`((?:python|torchrun)\s[^`]+)`")
+_FILE = re.compile(r"`(\.\./\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a page.
+
+    Args:
+        page: Where it stands.
+        text: As it stands there, in one line and without comment.
+        shown: The lines that the page says it prints; empty if it does not say.
+    """
+
+    page: str
+    text: str
+    shown: tuple[str, ...] = ()
+
+
+def commands(page: str, text: str) -> list[Command]:
+    """All commands of the page, in order; each once, unless the page shows what it prints."""
+    found, end = [], 0
+    fences = list(_FENCE.finditer(text))
+    for fence, following in zip_longest(fences, fences[1:]):
+        found += _inline(page, text[end : fence.start()])
+        end = fence.end()
+        if fence[1] == "bash":
+            *others, last = _lines(fence[2])
+            shows = following and following[1] == "text" and not text[end : following.start()].strip()
+            shown = following[2].splitlines() if shows else []
+            found += [Command(page, line) for line in others]
+            found.append(Command(page, last, tuple(line for line in shown if line.strip() not in ("", "..."))))
+    found += _inline(page, text[end:])
+    return [each for i, each in enumerate(found) if each.shown or each.text not in {other.text for other in found[:i]}]
+
+
+def _inline(page: str, text: str) -> list[Command]:
+    return [Command(page, " ".join(code.split())) for code in _INLINE.findall(text)]
+
+
+def _lines(block: str) -> list[str]:
+    """Commands of a bash block: in one line each, without comments, and those joined by && apart."""
+    plain = [re.split(r"(?:^|\s+)#", line)[0] for line in block.replace("\\\n", " ").splitlines()]
+    return [" ".join(part.split()) for line in plain for part in line.split(" && ") if part.strip()]
+
+
+def files(text: str) -> dict[str, str]:
+    """Path -> content of the files that the reader of the page is told to write."""
+    return dict(_FILE.findall(text))
+
+
+def reason(command: Command) -> str:
+    """Why the command is not carried out; empty if it is."""
+    for pattern, (why, module) in SKIPPED.items():
+        if re.search(pattern, command.text) and not (module and _is_installed(module)):
+            return why
+    return ""
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it would be in
+        return False
+
+
+def completed(command: Command) -> tuple[str, Sequence[str]]:
+    """What to carry out and what must be printed: placeholders are filled in, and a command that shows nothing is shortened."""
+    line, *shown = [_fill(text) for text in (command.text, *command.shown)]
+    return line if shown else shorter(line), shown
+
+
+def _fill(text: str) -> str:
+    for pattern, words in PLACEHOLDERS.items():
+        text = re.sub(pattern, words, text)
+    return text
+
+
+def shorter(line: str) -> str:
+    """The same command, with words that let it end soon."""
+    return " ".join([line, *(words for pattern, words in SHORTER.items() if re.search(pattern, line))])

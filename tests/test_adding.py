@@ -1,0 +1,43 @@
+"""docs/adding.md: the files that it shows, copied into a folder outside the repository, train as it says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from scripts.doc_commands import commands, files
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "adding.md"
+TINY = ("task.samples=64", "model.width=2", "trainer.batch_size=16", "trainer.max_steps=3", "trainer.device=cpu")
+
+
+def test_the_package_of_the_page_trains(tmp_path):
+    text = PAGE.read_text(encoding="utf-8")
+    written = files(text)
+    assert {Path(name).suffix for name in written} == {".py", ".yaml"}
+    for name, content in written.items():
+        path = tmp_path / name.removeprefix("../")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+
+    (line,) = [each.text for each in commands("docs/adding.md", text) if "--config-dir" in each.text]
+    line = line.replace("../", f"{tmp_path}/").replace("python train.py", f"{sys.executable} {ROOT / 'train.py'}")
+    words = " ".join((*TINY, "logger.tensorboard=false", "run_dir=run"))
+    done = subprocess.run(
+        ["bash", "-c", f"{line} {words}"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert [summary[key] for key in ("model", "task", "balancer")] == ["pump_net", "pumps", "laggard"]
+    assert (summary["status"], summary["steps"]) == ("finished", 3)
+    measured = {"condition/loss", "condition/accuracy", "speed/loss", "speed/mae"}
+    assert set(summary["metrics"]) == {f"test/{name}" for name in measured}
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()

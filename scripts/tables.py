@@ -17,17 +17,21 @@ import json
 import shutil
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts import documents  # noqa: E402
+from scripts import documents, run_figures  # noqa: E402
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESULTS = ROOT / "results"
 SEEDS = (0, 1, 2)
@@ -45,7 +49,7 @@ class Experiment:
         metrics: Heading -> test result and digits.
         seeds: The runs of each row.
         threads: CPU threads of a run.
-        figure: Validation columns to draw over time, with their titles.
+        figures: File in results/ -> what draws it, given the runs with the first seed, row by row.
     """
 
     document: str
@@ -55,7 +59,7 @@ class Experiment:
     metrics: Mapping[str, tuple[str, int]]
     seeds: tuple[int, ...] = SEEDS
     threads: int = 1
-    figure: Mapping[str, str] | None = None
+    figures: Mapping[str, Callable[[Mapping[str, Path]], Figure]] = field(default_factory=dict)
 
 
 BALANCERS = (
@@ -82,7 +86,11 @@ EXPERIMENTS = {
         ("experiment=diamonds_usd",),
         {f"`{name}`": (f"balancer={name}",) for name in BALANCERS},
         DIAMONDS,
-        figure={"cut/accuracy": "accuracy of cut", "price/r2": "R2 of price"},
+        figures={
+            "diamonds_usd.svg": partial(
+                run_figures.over_time, {"cut/accuracy": "accuracy of cut", "price/r2": "R2 of price"}
+            )
+        },
     ),
     "shared_trunk": Experiment(
         "docs/shared_trunk.md",
@@ -97,6 +105,18 @@ EXPERIMENTS = {
             "`model.depth=3`": ("model.depth=3",),
         },
         DIAMONDS,
+        figures={
+            "shared_trunk_cut.svg": partial(run_figures.confusion, "cut"),
+            "shared_trunk_price.svg": partial(run_figures.scatter, "price", "US dollars"),
+        },
+    ),
+    "soft_sharing": Experiment(
+        "docs/soft_sharing.md",
+        "model",
+        (),
+        {f"`{name}`": (f"model={name}",) for name in ("shared_trunk", "cross_stitch", "mmoe", "ple")},
+        DIAMONDS,
+        figures={"soft_sharing.svg": run_figures.sharing},
     ),
     "multi_fashion": Experiment(
         "docs/image_trunk.md",
@@ -108,6 +128,7 @@ EXPERIMENTS = {
             "bottom right accuracy": ("test/bottom_right/accuracy", 4),
         },
         seeds=(0,),
+        figures={"multi_fashion.png": partial(run_figures.answers, run_figures.whole)},
     ),
     "compressed_fashion": Experiment(
         "docs/chained.md",
@@ -122,6 +143,7 @@ EXPERIMENTS = {
             "PSNR, dB": ("test/image/psnr", 2),
         },
         seeds=(0,),
+        figures={"compressed_fashion.png": partial(run_figures.answers, run_figures.garment_over_copy)},
     ),
     "two_view_fashion": Experiment(
         "docs/dual.md",
@@ -134,6 +156,7 @@ EXPERIMENTS = {
             "right alone": ("test/right/accuracy", 4),
         },
         seeds=(0,),
+        figures={"two_view_fashion.png": partial(run_figures.answers, run_figures.halves)},
     ),
     "ring_of_gaussians": Experiment(
         "docs/gan.md",
@@ -145,6 +168,7 @@ EXPERIMENTS = {
             "high-quality samples": ("test/samples/high_quality", 3),
             "reverse KL": ("test/samples/reverse_kl", 4),
         },
+        figures={"ring_of_gaussians.png": run_figures.reported},
     ),
     "fashion_gan": Experiment(
         "docs/gan.md",
@@ -159,6 +183,7 @@ EXPERIMENTS = {
             "class accuracy": ("test/samples/class_accuracy", 3),
         },
         seeds=(0,),
+        figures={"fashion_gan.png": run_figures.samples},
     ),
     "rooms": Experiment(
         "docs/dense.md",
@@ -174,6 +199,7 @@ EXPERIMENTS = {
         },
         seeds=(0,),
         threads=2,
+        figures={"rooms.png": partial(run_figures.reported, first=2)},
     ),
 }
 
@@ -193,18 +219,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: [(name, label, seed) for seed in EXPERIMENTS[name].seeds for label in EXPERIMENTS[name].rows]
         for name in names
     }
-    missing = [job for name in names for job in jobs[name] if not is_finished(folder(*job))]
-    if missing and options.collect:
-        sys.exit(f"error: {len(missing)} runs are missing, such as {folder(*missing[0])}; run without --collect")
-    # train everything before any tracked file changes, so that each run records the commit it belongs to
-    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-        for done, finished in enumerate(pool.map(train_one, missing), start=1):
-            print(f"{done}/{len(missing)}  {finished}", flush=True)
+    missing = {name: [job for job in jobs[name] if not is_finished(folder(*job))] for name in names}
+    if not options.collect:
+        # train everything before any tracked file changes, so that each run records the commit it belongs to
+        todo = [job for name in names for job in missing.pop(name)]
+        with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+            for done, finished in enumerate(pool.map(train_one, todo), start=1):
+                print(f"{done}/{len(todo)}  {finished}", flush=True)
+    lacking = [name for name in names if missing.get(name)]
     for name in names:
-        collect(name, jobs[name])
-        if EXPERIMENTS[name].figure:
+        if name not in lacking:
+            collect(name, jobs[name])
+            documents.fill_in(ROOT / EXPERIMENTS[name].document, "tables", {name: markdown(name)})
             draw(name)
-        documents.fill_in(ROOT / EXPERIMENTS[name].document, "tables", {name: markdown(name)})
+    if lacking:
+        first = folder(*missing[lacking[0]][0])
+        sys.exit(
+            f"error: {', '.join(lacking)}: left as is, for runs are missing, such as {first}; run without --collect"
+        )
 
 
 def folder(name: str, label: str, seed: int) -> Path:
@@ -289,33 +321,21 @@ def markdown(name: str) -> str:
 
 
 def draw(name: str) -> None:
-    """Validation results over time, a line per row of the table, first seed."""
+    """The figures, from the runs with the first seed; the same runs give the same bytes."""
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    from engine.tracking import read_rows
+    from PIL import Image
 
     experiment = EXPERIMENTS[name]
-    panels = experiment.figure or {}
+    runs = {label: folder(name, label, experiment.seeds[0]) for label in experiment.rows}
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "axes.spines.top": False, "axes.spines.right": False}
-    with rc_context(style):
-        figure = Figure(figsize=(10, 3.8), layout="constrained")
-        for axes, (column, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-            for index, label in enumerate(experiment.rows):
-                rows = [
-                    row
-                    for row in read_rows(folder(name, label, experiment.seeds[0]) / "metrics.csv")
-                    if row["split"] == "val"
-                ]
-                epochs, values = [int(row["epoch"]) for row in rows], [float(row[column]) for row in rows]
-                colour, width = ("black", 2.5) if index == 0 else (f"C{index}", 1.5)
-                axes.plot(epochs, values, color=colour, linewidth=width, label=label.strip("`"))
-            axes.set_title(title, loc="left")
-            axes.set_xlabel("epoch")
-            axes.grid(color="#e2e8f0")
-        axes.set_ylim(-1.05, 1.05)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
-        figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
+    for file, picture in experiment.figures.items():
+        with rc_context(style):
+            if file.endswith(".svg"):
+                picture(runs).savefig(RESULTS / file, metadata={"Date": None})
+            else:
+                drawn = io.BytesIO()
+                picture(runs).savefig(drawn, format="png", dpi=84, bbox_inches="tight")
+                Image.open(drawn).convert("RGB").save(RESULTS / file, optimize=True)  # nothing is transparent
 
 
 if __name__ == "__main__":

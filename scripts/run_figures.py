@@ -1,0 +1,271 @@
+"""Figures of finished runs: results over time, and what the best weights say about the test split.
+
+Each takes the runs of a table, a folder per row, and most of them show the first. Data are looked for where the run found them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+import engine
+from tasks import Batch, CrossEntropy, Objective, TensorData
+from tasks.gan_task import GanTask
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "answers",
+    "confusion",
+    "garment_over_copy",
+    "halves",
+    "over_time",
+    "reported",
+    "samples",
+    "scatter",
+    "sharing",
+    "whole",
+]
+
+COLUMNS, ROWS = 8, 2  # of garments, the first of the test split
+GENERATED = 6  # samples of each class
+WIDTH, GAP = 0.97, 0.17  # of a garment in inches; between garments, as a share of that
+LINE = 13  # points from one line of text to the next
+WRONG = "#dc2626"
+Runs = Mapping[str, Path]
+View = Callable[[Batch, Mapping[str, Tensor]], Tensor]
+
+
+def over_time(panels: Mapping[str, str], runs: Runs) -> Figure:
+    """Validation results, a line per run.
+
+    Args:
+        panels: Column of ``metrics.csv`` -> title.
+        runs: Label -> run folder.
+    """
+    from matplotlib.figure import Figure
+
+    from engine.tracking import read_rows
+
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    for axes, (column, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for index, (label, run) in enumerate(runs.items()):
+            rows = [row for row in read_rows(run / "metrics.csv") if row["split"] == "val"]
+            epochs, values = [int(row["epoch"]) for row in rows], [float(row[column]) for row in rows]
+            colour, width = ("black", 2.5) if index == 0 else (f"C{index}", 1.5)
+            axes.plot(epochs, values, color=colour, linewidth=width, label=label.strip("`"))
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("epoch")
+        axes.grid(color="#e2e8f0")
+    axes.set_ylim(-1.05, 1.05)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def confusion(objective: str, runs: Runs) -> Figure:
+    """What the samples of each class are taken for."""
+    from engine import figures
+
+    found, predicted, actual = _predicted(objective, runs)
+    assert isinstance(found.criterion, CrossEntropy)
+    return figures.confusion(objective, predicted.numpy(), actual.numpy(), found.criterion.classes)
+
+
+def scatter(objective: str, unit: str, runs: Runs) -> Figure:
+    """Predicted against true values, in the unit that people use."""
+    from engine import figures
+
+    found, predicted, actual = _predicted(objective, runs)
+    figure = figures.scatter(objective, found.restore(predicted).numpy(), found.restore(actual).numpy(), unit)
+    figure.axes[0].locator_params(axis="x", nbins=5)
+    return figure
+
+
+@torch.no_grad()
+def reported(runs: Runs, first: int | None = None) -> Figure:
+    """The samples of ``report.html``; of the ``first`` of the test split alone, if that is given."""
+    job = _load(runs)
+    split: Any = _test(job)
+    (figure,) = job.task.pictures(job.trained, split if first is None else Subset(split, range(first))).values()
+    return figure
+
+
+@torch.no_grad()
+def answers(view: View, runs: Runs) -> Figure:
+    """Garments with their true classes and, below, what the model takes them for; red where it is wrong."""
+    from matplotlib.figure import Figure
+
+    job = _load(runs)
+    split = _test(job)
+    assert isinstance(split, TensorData)
+    batch = split.batch(torch.arange(min(COLUMNS * ROWS, len(split))))
+    outputs = job.task.outputs(job.trained, batch)
+    said = job.task.describe(outputs).cells
+    lines: list[tuple[str, Sequence[Any], Sequence[str]]] = []  # label, words, right ones
+    for o in job.task.objectives:
+        if isinstance(o.criterion, CrossEntropy):
+            truth = [o.criterion.classes[label] for label in batch.targets[o.name].tolist()]
+            if not lines or lines[-1][2] != truth:
+                lines.append(("true", truth, truth))
+            lines.append((o.name.replace("_", " "), said[o.name], truth))
+    pictures = view(batch, outputs)
+    rows = -(-len(pictures) // COLUMNS)
+    tall, text = WIDTH * pictures.shape[1] / pictures.shape[2], LINE * (len(lines) + 1) / 72  # inches
+    figure = Figure(figsize=(WIDTH * (COLUMNS + GAP * (COLUMNS - 1)), rows * (tall + text)))
+    figure.subplots_adjust(0, text / figure.get_figheight(), 1, 1, wspace=GAP, hspace=text / tall)
+    grid = figure.subplots(rows, COLUMNS, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for number, (axes, picture) in enumerate(zip(grid.ravel(), pictures, strict=False)):
+        axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        for place, (label, words, right) in enumerate(lines):
+            look: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "fontsize": 8}
+            look["fontweight"] = "bold" if label == "true" else "normal"
+            below = -5 - LINE * place
+            if number % COLUMNS == 0:
+                axes.annotate(label, (0, 0), (-8, below), ha="right", **look)
+            colour = "black" if words[number] == right[number] else WRONG
+            axes.annotate(words[number], (0.5, 0), (0, below), ha="center", color=colour, **look)
+    return figure
+
+
+def whole(batch: Batch, outputs: Mapping[str, Tensor]) -> Tensor:
+    """The picture that the model sees."""
+    return batch.inputs[0][:, 0]
+
+
+def halves(batch: Batch, outputs: Mapping[str, Tensor]) -> Tensor:
+    """The two views, with a gap between them."""
+    left, right = batch.inputs
+    picture = right[:, 0]
+    return torch.cat([left.view(len(left), picture.shape[1], -1), torch.ones_like(picture[..., :2]), picture], dim=2)
+
+
+def garment_over_copy(batch: Batch, outputs: Mapping[str, Tensor]) -> Tensor:
+    """The garment, and below it the image that the model made of its measurements."""
+    return torch.cat([batch.targets["image"], outputs["image"].clamp(0, 1)], dim=2)[:, 0]
+
+
+@torch.no_grad()
+def samples(runs: Runs) -> Figure:
+    """Real garments beside generated ones, a column for each class."""
+    from matplotlib.figure import Figure
+    from torchvision.utils import make_grid
+
+    job = _load(runs)
+    split = _test(job)
+    assert isinstance(job.task, GanTask)
+    assert isinstance(split, TensorData)
+    classes = job.task.labelling.classes
+    labels = split.targets["real_class"]
+    rows = torch.stack([(labels == label).nonzero()[:GENERATED, 0] for label in range(len(classes))], dim=1).flatten()
+    made, _ = job.task.sample(job.trained, len(rows))
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    panels = {"real": split.inputs[0][rows], "generated": made}
+    for axes, (title, images) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        sheet = make_grid((images + 1) / 2, nrow=len(classes), padding=2, pad_value=1)[0]
+        axes.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        side = images.shape[-1] + 2
+        axes.set_xticks([side * (column + 0.5) for column in range(len(classes))], classes, rotation=45, ha="right")
+        axes.set_yticks([])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(title, loc="left")
+    return figure
+
+
+@torch.no_grad()
+def sharing(runs: Runs) -> Figure:
+    """How much each objective takes from where, in the runs of ``cross_stitch``, ``mmoe`` and ``ple``.
+
+    Mean and deviation over the units of a layer (``cross_stitch``) or over the samples of the test split.
+    """
+    from matplotlib.figure import Figure
+
+    from engine.figures import COLOURS
+
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    titles = {
+        "cross_stitch": ("cross_stitch: from its own tower", "layer"),
+        "mmoe": ("mmoe: from each expert", "expert"),
+        "ple": ("ple: from its own experts", "level"),
+    }
+    for axes, (name, (title, xlabel)) in zip(panels, titles.items(), strict=True):
+        shares, start = _shares(_load({name: runs[f"`{name}`"]}))
+        for number, (objective, values) in enumerate(shares.items()):
+            places = np.arange(1, 1 + values.shape[1])
+            middle = places + 0.38 * (number - (len(shares) - 1) / 2)
+            mean, spread = values.mean(0).numpy(), values.std(0).numpy()
+            axes.bar(middle, mean, 0.36, yerr=spread, color=COLOURS[number], ecolor="#334155", label=objective)
+        axes.axhline(start, color="black", linestyle="--", linewidth=1, label="before training")
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xticks(places)
+        axes.set_xlabel(xlabel)
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color="#e2e8f0")
+    panels[0].set_ylabel("share")
+    panels[0].set_ylim(0, 1.05)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def _shares(job: engine.Run) -> tuple[dict[str, Tensor], float]:
+    """Objective -> shares (units or samples, places), and what they are about at the start."""
+    model, name = job.trained, job.config.model["name"]
+    x = _test(job).inputs[0]  # type: ignore[union-attr]
+    if name == "cross_stitch":
+        # of each layer (readers, towers, width)
+        mixes = [torch.stack([mix[o].abs() for o in model.objectives]) for mix in model.mixes]
+        own = torch.stack([(mix / mix.sum(1, keepdim=True)).diagonal().T for mix in mixes], dim=2)
+        return dict(zip(model.objectives, own, strict=True)), job.config.model["own"]
+    if name == "mmoe":
+        return {o: _chosen(model, model.gate[o], x) for o in model.objectives}, 1 / len(model.experts)
+    own_experts, shared = (job.config.model[key] for key in ("own_experts", "shared_experts"))
+    shares = {}
+    for o in model.objectives:
+        levels = [_chosen(model, level.gate[o], x)[:, :own_experts].sum(1) for level in model.levels]
+        shares[o] = torch.stack(levels, dim=1)
+    return shares, own_experts / (own_experts + shared)
+
+
+def _chosen(model: nn.Module, gate: nn.Module, x: Tensor) -> Tensor:
+    """How much of each expert a gate takes, (B, experts)."""
+    seen: list[Tensor] = []
+    hook = gate.register_forward_hook(lambda module, inputs, output: seen.append(output.softmax(dim=1)))
+    model(x)
+    hook.remove()
+    return seen[0]
+
+
+def _predicted(objective: str, runs: Runs) -> tuple[Objective, Tensor, Tensor]:
+    """The objective, with predictions and labels of the test split."""
+    job = _load(runs)
+    size, workers = engine.evaluation_size(job.config), job.config.trainer.workers
+    found = engine.evaluate(job.trained, job.task, _test(job), size, job.precision, workers, name="test")
+    assert found is not None  # nobody asks to stop
+    return next(o for o in job.task.objectives if o.name == objective), *found.predictions[objective]
+
+
+def _load(runs: Runs) -> engine.Run:
+    """The first of the runs with its best weights, on the CPU."""
+    import train
+    from engine.prediction import best_folder, load_best
+    from scripts.evaluate import Options, configuration
+
+    folder = next(iter(runs.values()))
+    job = train.build(configuration(folder, Options(run=str(folder), device="cpu")))
+    load_best(best_folder(folder), job.trained)
+    job.trained.eval()
+    return job
+
+
+def _test(job: engine.Run) -> engine.Split:
+    return job.task.splits(job.config.data_dir).test

@@ -69,7 +69,7 @@ class Study:
 
     def settings(self) -> dict[str, tuple[str, ...]]:
         """Label -> overrides of all that is compared: methods, points of the sweep, objectives alone."""
-        found = {name: (f"balancer={name}",) for name in METHODS}
+        found: dict[str, tuple[str, ...]] = {name: (f"balancer={name}",) for name in METHODS}
         for point in sweep(len(self.objectives)):
             values = ", ".join(f"{name}: {value:g}" for name, value in zip(self.objectives, point, strict=True))
             found[f"fixed {' '.join(f'{value:g}' for value in point)}"] = (

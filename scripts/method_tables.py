@@ -1,0 +1,307 @@
+"""Tables and figures of scripts/benchmark_methods.py, from the CSV files in results/.
+
+What a table says of a setting is the mean over seeds at its best learning rate, with Student's 95 % interval. One is called
+better than another in a result only where the two intervals do not meet, and ranks count only those that are better so.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts import documents
+from scripts.benchmark_methods import METHODS, STUDIES, Job
+from scripts.run_sets import Estimate, estimate
+from scripts.tables import RESULTS, ROOT
+from tasks import create_task
+from tasks.scores import delta_m
+
+__all__ = ["Results", "block", "draw", "fill_in", "summary", "table", "verdict"]
+
+DOCUMENT = ROOT / "docs" / "results.md"
+OVER_TIME = ("uncertainty", "realtime", "dwa", "gradnorm", "famo", "mgda", "imtl_g", "nash_mtl")
+
+
+class Results:
+    """A study's results, read from its files.
+
+    Args:
+        name: Of the study.
+
+    Attributes:
+        higher: Heading -> whether higher is better.
+        values: Setting -> heading -> results of its seeds, in the order of seeds; none if one of them diverged.
+        score: Setting -> mean validation score.
+        rate: Setting -> its best learning rate.
+        cost: Method -> time and memory relative to ``sum``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.study = STUDIES[name]
+        task = create_task(_task_of(name))
+        directions = {f"test/{key}": value for key, value in task.results().items()}
+        self.higher = {heading: directions[key] for heading, (key, _) in self.study.metrics.items()}
+        rows = [row for row in _read(_file(name)) if row["chosen"] == "1"]
+        grouped = {label: [row for row in rows if row["setting"] == label] for label in self.study.settings()}
+        self.values = {
+            label: {heading: [float(row[heading]) for row in mine] for heading in self.higher}
+            for label, mine in grouped.items()
+        }
+        self.score = {
+            label: statistics.fmean(float(row["val score"]) for row in mine) for label, mine in grouped.items()
+        }
+        self.rate = {label: mine[0]["lr"] for label, mine in grouped.items()}
+        self.cost = {row["setting"]: (float(row["time"]), float(row["memory"])) for row in _read(_cost_file(name))}
+        self.alone = [label for label in grouped if label.startswith("only ")]
+        self.points = [label for label in grouped if label.startswith("fixed ")]
+        self.tuned = min(self.points, key=lambda label: self.score[label])
+
+    def estimate(self, label: str, heading: str) -> Estimate:
+        """Mean over seeds, with its interval."""
+        return estimate(self.values[label][heading])
+
+    def baseline(self) -> tuple[str, dict[str, float]]:
+        """What delta-m is relative to: each result of the model trained for it alone, or those of ``sum``."""
+        means = {
+            label: {heading: statistics.fmean(found) for heading, found in values.items()}
+            for label, values in self.values.items()
+        }
+        if self.study.alone is not None:
+            return "`sum`", means["sum"]
+        objective = {heading: key.split("/")[1] for heading, (key, _) in self.study.metrics.items()}
+        return "one model per objective", {
+            heading: means[f"only {objective[heading]}"][heading] for heading in self.higher
+        }
+
+    def delta(self, label: str) -> Estimate:
+        """delta-m in percent; negative is better."""
+        baseline = self.baseline()[1]
+        seeds = range(len(self.study.seeds))
+        values = self.values[label]
+        return estimate([delta_m({h: values[h][i] for h in values}, baseline, self.higher) for i in seeds])
+
+    def ranks(self, labels: list[str]) -> dict[str, float]:
+        """Mean over results of 1 + how many others are better beyond the intervals."""
+        found = {label: [] for label in labels}  # type: dict[str, list[int]]
+        for heading, higher in self.higher.items():
+            estimates = {label: self.estimate(label, heading) for label in labels}
+            for label in labels:
+                better = (beyond(other, estimates[label], higher) for other in estimates.values())
+                found[label].append(1 + sum(better))
+        return {label: statistics.fmean(ranks) for label, ranks in found.items()}
+
+
+def beyond(one: Estimate, other: Estimate, higher: bool) -> bool:
+    """Whether ``one`` is better, and the intervals do not meet."""
+    distance = (one.mean - other.mean) * (1 if higher else -1)
+    return distance > (one.half or 0.0) + (other.half or 0.0)
+
+
+def _task_of(name: str) -> str:
+    from engine import compose
+
+    return str(compose(list(STUDIES[name].common)).task["name"])
+
+
+def _file(name: str) -> Path:
+    return RESULTS / f"methods_{name}.csv"
+
+
+def _cost_file(name: str) -> Path:
+    return RESULTS / f"methods_{name}_cost.csv"
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table(found: Results) -> str:
+    """Methods, the best point of the sweep, objectives alone."""
+    against, _ = found.baseline()
+    head = ["setting", "lr", *found.higher, "delta-m, %", "mean rank", "time", "memory"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    ranked = [*METHODS, found.tuned]
+    ranks = found.ranks(ranked)
+    for label in [*ranked, *found.alone]:
+        cells = [f"`{label}`" if label in METHODS else label, found.rate[label]]
+        cells += [_cell(found.estimate(label, heading), digits) for heading, (_, digits) in found.study.metrics.items()]
+        cells.append(_cell(found.delta(label), 2) if label in ranks else "")
+        cells.append(f"{ranks[label]:.1f}" if label in ranks else "")
+        # static weights and an objective alone take one backward pass, as the plain sum
+        cells += [f"{value:.2f}" for value in found.cost.get(label, (1.0, 1.0))]
+        lines.append(f"| {' | '.join(cells)} |")
+    seeds = len(found.study.seeds)
+    lines += [
+        "",
+        f"{found.study.size}; {seeds} seeds, learning rates {', '.join(f'{r:g}' for r in found.study.rates)}.",
+    ]
+    lines[-1] += f" delta-m against {against}; negative is better. Time and memory of a step relative to `sum`."
+    return "\n".join(lines) + "\n\n" + verdict(found)
+
+
+def _cell(value: Estimate, digits: int) -> str:
+    if not math.isfinite(value.mean):
+        return "diverged"
+    return f"{value.mean:,.{digits}f}" + ("" if value.half is None else f" ± {value.half:,.{digits}f}")
+
+
+def against_the_sweep(found: Results) -> tuple[list[str], list[str], list[str]]:
+    """Methods that are better in delta-m than the static weights that validation chose; no different; worse or diverged."""
+    tuned = found.delta(found.tuned)
+    groups: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for label in METHODS:
+        delta = found.delta(label)
+        worse = beyond(tuned, delta, higher=False) or math.isnan(delta.mean)
+        groups[0 if beyond(delta, tuned, higher=False) else 2 if worse else 1].append(f"`{label}`")
+    return groups
+
+
+def verdict(found: Results) -> str:
+    """Who is better than the best static weights of the sweep, and who is worse, beyond the intervals."""
+    better, same, worse = (", ".join(group) or "none" for group in against_the_sweep(found))
+    return (
+        f"Against the static weights that validation chose of the sweep's {len(found.points)} ({found.tuned}), in delta-m: "
+        f"better {better}; no difference beyond the intervals {same}; worse {worse}.\n"
+    )
+
+
+def summary() -> str:
+    """A line per study that was run."""
+    head = ("study", "`sum`", "static weights of a sweep", "lowest of the methods", "better than the sweep", "worse")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name in STUDIES:
+        if not _file(name).is_file():
+            continue
+        found = Results(name)
+        deltas = {label: found.delta(label) for label in METHODS}
+        lowest = min(METHODS, key=lambda label: (math.isnan(deltas[label].mean), deltas[label].mean))
+        better, _, worse = against_the_sweep(found)
+        cells = [f"[{name}](docs/results.md#{name})", _cell(deltas["sum"], 1), _cell(found.delta(found.tuned), 1)]
+        cells += [f"{_cell(deltas[lowest], 1)} (`{lowest}`)", f"{len(better)} of {len(METHODS)}", f"{len(worse)}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def block(name: str) -> str:
+    """Table and figures of a study."""
+    if not _file(name).is_file():
+        return f"Not run yet: `python scripts/benchmark_methods.py {name}`.\n"
+    pictures = f"![Results of the sweep and of the methods, and their cost](../results/methods_{name}.svg)\n"
+    pictures += f"\n![Weights over time](../results/methods_{name}_weights.svg)\n"
+    return f"{table(Results(name))}\n{pictures}"
+
+
+def fill_in() -> None:
+    """Write the tables into the page."""
+    documents.fill_in(DOCUMENT, "benchmark_methods", {name: block(name) for name in STUDIES})
+    documents.fill_in(ROOT / "README.md", "benchmark_methods", {"methods": summary()})
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def draw(name: str) -> None:
+    """Pairs of results, delta-m against cost, and weights over time of the runs at seed 0."""
+    from matplotlib import rc_context
+
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "axes.spines.top": False, "axes.spines.right": False}
+    with rc_context(style):
+        found = Results(name)
+        _draw_results(found).savefig(RESULTS / f"methods_{name}.svg", metadata={"Date": None})
+        folders = {
+            label: Job(name, label, float(found.rate[label]), found.study.seeds[0]).folder for label in OVER_TIME
+        }
+        figure = _draw_weights(found, {label: folder for label, folder in folders.items() if folder.is_dir()})
+        figure.savefig(RESULTS / f"methods_{name}_weights.svg", metadata={"Date": None})
+
+
+def _draw_results(found: Results) -> Any:
+    from matplotlib.figure import Figure
+
+    objective = {heading: key.split("/")[1] for heading, (key, _) in found.study.metrics.items()}
+    first = {objective[heading]: heading for heading in reversed(found.higher)}
+    headings = [heading for heading in found.higher if heading in first.values()]
+    if len(headings) == 1:
+        headings = list(found.higher)[:2]
+    pairs = [(a, b) for i, a in enumerate(headings) for b in headings[i + 1 :]]
+    figure = Figure(figsize=(5.2 * (1 + len(pairs)), 4.6), layout="constrained")
+    axes = figure.subplots(1, 1 + len(pairs))
+    colours = {label: f"C{i % 10}" for i, label in enumerate(METHODS)}
+    markers = {label: "osD"[i // 10] for i, label in enumerate(METHODS)}
+    for panel, (x, y) in zip(axes, pairs, strict=False):
+        place = partial(_means, found, x, y)
+        sweep = np.array([place(label) for label in found.points])
+        panel.plot(*sweep.T, "x", color="#64748b", label="static weights")
+        panel.plot(*_edge(sweep, found.higher[x], found.higher[y]).T, color="#cbd5e1", zorder=0)
+        panel.plot(*place(found.tuned), "*", color="black", markersize=12, label="chosen by validation")
+        for label in METHODS:
+            panel.plot(*place(label), markers[label], color=colours[label], label=label)
+        panel.set_xlabel(x + _arrow(found.higher[x]))
+        panel.set_ylabel(y + _arrow(found.higher[y]))
+        panel.grid(color="#e2e8f0")
+    cost = axes[-1]
+    for label in [*METHODS, found.tuned]:
+        delta, seconds = found.delta(label), found.cost.get(label, (1.0, 1.0))[0]
+        look = {"fmt": markers[label], "color": colours[label]} if label in markers else {"fmt": "*", "color": "black"}
+        cost.errorbar(seconds, delta.mean, yerr=delta.half, capsize=2, **look)
+    cost.axhline(found.delta(found.tuned).mean, color="#cbd5e1", zorder=0)
+    cost.set_xlabel("time of a step, relative to sum")
+    cost.set_ylabel("delta-m, %" + _arrow(False))
+    cost.grid(color="#e2e8f0")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    return figure
+
+
+def _means(found: Results, x: str, y: str, label: str) -> tuple[float, float]:
+    return found.estimate(label, x).mean, found.estimate(label, y).mean
+
+
+def _arrow(higher: bool) -> str:
+    return " (higher is better)" if higher else " (lower is better)"
+
+
+def _edge(points: np.ndarray, higher_x: bool, higher_y: bool) -> np.ndarray:
+    """The points that no other beats in both results, from left to right."""
+    from engine.figures import front
+
+    signs = np.array([-1.0 if higher_x else 1.0, -1.0 if higher_y else 1.0])
+    best = points[front(signs * points)]
+    return np.asarray(best[best[:, 0].argsort()])
+
+
+def _draw_weights(found: Results, folders: Mapping[str, Path]) -> Any:
+    """The share of each objective in the sum of weights, a panel per method."""
+    from matplotlib.figure import Figure
+
+    from engine.tracking import read_rows
+
+    columns = 4
+    rows = max(math.ceil(len(folders) / columns), 1)
+    figure = Figure(figsize=(3.2 * columns, 2.3 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for panel, (label, folder) in zip(panels, folders.items(), strict=False):
+        history = [row for row in read_rows(folder / "balance.csv") if f"weight/{found.study.objectives[0]}" in row]
+        history = [row for row in history if row[f"weight/{found.study.objectives[0]}"] != ""]
+        steps = [int(row["step"]) for row in history]
+        weights = np.array([[float(row[f"weight/{name}"]) for name in found.study.objectives] for row in history])
+        for name, share in zip(found.study.objectives, (weights / weights.sum(1, keepdims=True)).T, strict=True):
+            panel.plot(steps, share, label=name, linewidth=1.2)
+        panel.set_title(label, loc="left", fontsize=10)
+        panel.grid(color="#e2e8f0")
+    for panel in panels[len(folders) :]:
+        panel.set_axis_off()
+    figure.supylabel("share of the weights")
+    figure.supxlabel("step")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)
+    return figure

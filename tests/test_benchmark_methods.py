@@ -1,0 +1,147 @@
+"""The studies compare like with like, and their page says what the runs gave."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engine
+from scripts import benchmark_methods, documents, method_tables
+from scripts.benchmark_methods import METHODS, STUDIES, Job, Study, repeats, run, sweep, trials, write_runs
+from scripts.run_sets import Estimate
+
+TINY = Study(
+    "2 steps instead of 30 epochs",
+    ("trainer.max_steps=2", "trainer.threads=1"),
+    ("cut", "price"),
+    {"cut accuracy": ("test/cut/accuracy", 4), "price error, USD": ("test/price/mae_usd", 1)},
+    seeds=(0, 1),
+)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_run_is_a_valid_configuration(name):
+    jobs = [job for job in trials(name) if job.rate == STUDIES[name].rates[1]]
+    assert {job.label for job in jobs} >= set(METHODS)
+    for job in jobs[:: len(jobs) // 4]:
+        config = engine.compose(job.overrides)
+        assert config.optimizer.lr == job.rate
+    points = [job for job in jobs if job.label.startswith("fixed")]
+    assert len(points) >= (9 if len(STUDIES[name].objectives) == 2 else 12)
+    assert len({job.folder for job in trials(name)}) == len(trials(name))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_sweep_has_weights_of_mean_one(count):
+    points = np.array(sweep(count))
+    assert (points > 0).all()
+    np.testing.assert_allclose(points.mean(1), 1, atol=2e-3)
+    assert len(np.unique(points, axis=0)) == len(points)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """A study of four settings, in folders of its own."""
+    monkeypatch.setitem(STUDIES, "tiny", TINY)
+    monkeypatch.setattr(benchmark_methods, "OUTPUTS", tmp_path / "outputs")
+    for module in (benchmark_methods, method_tables):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def write(tiny, results, cost=()):
+    """CSV files of the study, as the command writes them: setting -> (score, accuracies, errors) of two seeds."""
+    rows = []
+    for label in TINY.settings():
+        score, accuracies, errors = results.get(label, (1.0, (0.5, 0.52), (1000.0, 1010.0)))
+        for seed, (accuracy, error) in enumerate(zip(accuracies, errors, strict=True)):
+            row = {"setting": label, "lr": "0.004", "seed": seed, "chosen": 1, "val score": score}
+            rows.append({**row, "cut accuracy": accuracy, "price error, USD": error})
+    benchmark_methods.write(tiny / "methods_tiny.csv", rows)
+    costs = [{"setting": name, "time": dict(cost).get(name, 1), "memory": 1} for name in METHODS]
+    benchmark_methods.write(tiny / "methods_tiny_cost.csv", costs)
+    return method_tables.Results("tiny")
+
+
+def test_validation_chooses_the_point_of_the_sweep(tiny):
+    found = write(tiny, {"fixed 0.6 1.4": (0.1, (0.1, 0.1), (9.0, 9.0)), "fixed 1 1": (0.2, (0.9, 0.9), (1.0, 1.0))})
+    assert found.tuned == "fixed 0.6 1.4"
+
+
+def test_better_means_that_intervals_do_not_meet(tiny):
+    results = {
+        "only cut": (1.0, (0.5, 0.5), (math.nan, math.nan)),
+        "only price": (1.0, (math.nan, math.nan), (1000.0, 1000.0)),
+        "fixed 1 1": (0.1, (0.60, 0.601), (1000.0, 1001.0)),
+        "mgda": (1.0, (0.80, 0.801), (1000.0, 1001.0)),  # better
+        "pcgrad": (1.0, (0.30, 0.301), (1000.0, 1001.0)),  # worse
+        "cagrad": (1.0, (0.50, 0.90), (1000.0, 1001.0)),  # better on average, but who knows
+        "dwa": (1.0, (math.nan, math.nan), (math.nan, math.nan)),  # diverged
+    }
+    found = write(tiny, results, cost=[("mgda", 2.5)])
+    assert found.delta("mgda").mean == pytest.approx(-30.0, abs=0.2)  # 60 % better in one of two results
+    said = method_tables.verdict(found)
+    better, same, worse = said.split("better ")[1].split(";")[0], said.split("intervals ")[1].split(";")[0], said[-80:]
+    assert better == "`mgda`"
+    assert "`cagrad`" in same
+    assert "`pcgrad`" in worse
+    assert "`dwa`" in worse.split("worse")[1]
+    ranks = found.ranks(["mgda", "pcgrad", "cagrad", "fixed 1 1"])
+    assert ranks == {"mgda": 1.0, "pcgrad": 2.0, "cagrad": 1.0, "fixed 1 1": 1.5}
+    table = method_tables.table(found)
+    assert "| `mgda` | 0.004 | 0.8005 ±" in table
+    assert "| 2.50 | 1.00 |" in table
+    assert "diverged" in table
+
+
+def test_intervals_that_touch_are_no_difference():
+    one, other = Estimate(1.0, 0.5), Estimate(2.0, 0.5)
+    assert not method_tables.beyond(other, one, higher=True)
+    assert method_tables.beyond(Estimate(2.01, 0.5), one, higher=True)
+    assert method_tables.beyond(one, Estimate(2.01, 0.5), higher=False)
+    assert not method_tables.beyond(Estimate(math.nan, None), one, higher=True)
+
+
+def test_runs_become_rows_and_a_rate_is_chosen(tiny, monkeypatch):
+    settings = {"sum": ("balancer=sum",)}
+    monkeypatch.setattr(Study, "settings", lambda self: settings)
+    for job in trials("tiny"):
+        run(job)
+        assert job.finished
+    scores = {job.rate: job.score() for job in trials("tiny")}
+    best = min(scores, key=scores.get)
+    chosen = repeats("tiny")
+    assert [(job.rate, job.seed) for job in chosen] == [(best, 0), (best, 1)]
+    run(chosen[1])
+    write_runs("tiny")
+    with (tiny / "methods_tiny.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["chosen"] for row in rows].count("1") == 2
+    assert len(rows) == 4
+    assert float(rows[0]["price error, USD"]) == pytest.approx(
+        trials("tiny")[0].summary()["metrics"]["test/price/mae_usd"], rel=1e-5
+    )
+    assert rows[0]["command"].startswith("python train.py trainer.max_steps=2 ")
+
+
+def test_a_run_that_diverges_is_a_result(tiny, monkeypatch):
+    def explode(*_, **__):
+        raise engine.Diverged("step 1: loss cut is not finite")
+
+    monkeypatch.setattr(benchmark_methods, "train_quietly", explode)
+    job = Job("tiny", "sum", 4e-3, 0)
+    run(job)
+    assert job.finished
+    assert job.score() == math.inf
+    assert "not finite" in job.diverged.read_text()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_page_is_up_to_date(name):
+    assert documents.block(method_tables.DOCUMENT, "benchmark_methods", name) == method_tables.block(name)
+
+
+def test_the_readme_is_up_to_date():
+    assert documents.block(Path("README.md"), "benchmark_methods", "methods") == method_tables.summary()

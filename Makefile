@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint format types tables
+.PHONY: help install quickstart test test-slow lint format types tables reproduce
 
 help:        ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,3 +30,6 @@ types:       ## Check types
 
 tables:      ## Run what is missing and write results/ and the tables of the documents
 	python scripts/tables.py
+
+reproduce:   ## Run published toys and tables again, minutes
+	python scripts/reproduce.py

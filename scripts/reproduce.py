@@ -20,11 +20,13 @@ import io
 import json
 import math
 import os
+import shlex
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from functools import partial
@@ -53,13 +55,19 @@ from scripts.reproductions import (  # noqa: E402
     famo_toy,
     fonseca,
     gradnorm_toy,
+    multi_fashion,
     published_tables,
+    ring_of_gaussians,
     trajectories,
     uncertainty_toy,
 )
 from scripts.reproductions.experiment import TIERS, Experiment  # noqa: E402
+from scripts.reproductions.published_rows import published_rows  # noqa: E402
 
-TOYS = (uncertainty_toy, famo_toy, fonseca, trajectories, published_tables, gradnorm_toy)
+TOYS = (
+    *(uncertainty_toy, famo_toy, fonseca, trajectories, published_tables),
+    *(gradnorm_toy, multi_fashion, ring_of_gaussians),
+)
 FIELDS = (
     *("experiment", "metric", "expected", "tolerance", "got", "lowest", "highest", "verdict", "seeds", "seconds"),
     *("device", "python", "torch", "numpy", "git", "date", "command"),
@@ -114,23 +122,23 @@ def experiments() -> dict[str, Experiment]:
     Raises ConfigError for a recipe that says it in another way than docs/reproducing.md tells.
     """
     found = [each for module in TOYS for each in module.EXPERIMENTS]
-    found += [recipe for file in sorted(RECIPES.glob("*.yaml")) if (recipe := read_recipe(file)) is not None]
+    found += [each for file in sorted(RECIPES.glob("*.yaml")) for each in read_recipe(file)]
     return {each.name: each for each in found}
 
 
-def read_recipe(file: Path) -> Experiment | None:
-    """What the recipe expects; ``None`` if it expects nothing."""
+def read_recipe(file: Path) -> list[Experiment]:
+    """What the recipe expects: nothing, one thing, or one for each row of a published table."""
     recipe = OmegaConf.to_container(OmegaConf.load(file))
     assert isinstance(recipe, dict)
-    said = {key: recipe.pop(key, None) for key in ("seeds", "tier", "source", "expected")}
-    if said["expected"] is None:
-        return None
+    said = {key: recipe.pop(key, None) for key in ("seeds", "tier", "source", "expected", "published")}
+    if said["expected"] is None and said["published"] is None:
+        return []
     expected = said["expected"] or {}
     seeds = said["seeds"]
     numbers = (int, float)
     rules = [
         (
-            expected
+            bool(expected) == (said["published"] is None)
             and all(
                 isinstance(pair, list)
                 and len(pair) == 2
@@ -138,7 +146,7 @@ def read_recipe(file: Path) -> Experiment | None:
                 and pair[1] >= 0
                 for pair in expected.values()
             ),
-            "expected: needs metric: [value, tolerance], with numbers that are finite and a tolerance from 0 on",
+            "expected: needs metric: [value, tolerance], with numbers that are finite and a tolerance from 0 on, or published",
         ),
         (
             isinstance(seeds, list) and seeds and len(set(seeds)) == len(seeds) and all(type(s) is int for s in seeds),
@@ -150,15 +158,28 @@ def read_recipe(file: Path) -> Experiment | None:
     for holds, problem in rules:
         if not holds:
             raise engine.ConfigError(f"{file.relative_to(file.parent.parent)}: {problem}")
-    return Experiment(
-        file.stem,
-        said["tier"],
-        said["source"],
-        {name: (float(value), float(tolerance)) for name, (value, tolerance) in expected.items()},
-        partial(train_recipe, file.stem),
-        tuple(seeds),
-        json.dumps(recipe, sort_keys=True),
-    )
+    told, text = (said["tier"], said["source"]), json.dumps(recipe, sort_keys=True)
+    if said["published"] is None:
+        values = {name: (float(value), float(tolerance)) for name, (value, tolerance) in expected.items()}
+        overrides = (f"experiment={file.stem}",)
+        return [Experiment(file.stem, *told, values, partial(train_recipe, overrides), tuple(seeds), text, overrides)]
+    try:
+        rows = published_rows(file.stem, said["published"])
+    except ValueError as error:
+        raise engine.ConfigError(f"{file.relative_to(file.parent.parent)}: {error}") from None
+    return [
+        Experiment(
+            row.name,
+            *told,
+            row.expected,
+            partial(train_recipe, row.overrides, complete=row.complete),
+            tuple(seeds),
+            f"{text} {shlex.join(row.overrides)}",
+            row.overrides,
+            file.stem,
+        )
+        for row in rows
+    ]
 
 
 def choose(known: Mapping[str, Experiment], names: Sequence[str], tier: str) -> list[Experiment]:
@@ -177,8 +198,13 @@ def choose(known: Mapping[str, Experiment], names: Sequence[str], tier: str) -> 
     return list(chosen.values())
 
 
-def train_recipe(name: str, seed: int, place: Path) -> dict[str, float]:
-    """The results of ``python train.py experiment=<name> seed=<seed>``, from where an earlier attempt stopped."""
+def train_recipe(
+    overrides: Sequence[str],
+    seed: int,
+    place: Path,
+    complete: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: metrics,
+) -> dict[str, float]:
+    """The results of ``python train.py <overrides> seed=<seed>``, and what follows from them; an earlier attempt is continued."""
     import train
 
     run_dir = place / "run"
@@ -188,12 +214,12 @@ def train_recipe(name: str, seed: int, place: Path) -> dict[str, float]:
         config = engine.validate(composed)
     else:
         shutil.rmtree(run_dir, ignore_errors=True)
-        config = engine.compose([f"experiment={name}", f"seed={seed}", f"run_dir='{run_dir}'"])
+        config = engine.compose([*overrides, f"seed={seed}", f"run_dir='{run_dir}'"])
     with contextlib.redirect_stdout(io.StringIO()):
         summary = train.run(config)
     if summary["status"] != "finished":
         raise InterruptedError("the run was stopped; the same command goes on with it")
-    return {key: float(value) for key, value in summary["metrics"].items()}
+    return complete({key: float(value) for key, value in summary["metrics"].items()})
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
@@ -268,14 +294,15 @@ def judge(experiment: Experiment) -> list[Row]:
     """A row per expected metric: the mean over seeds against value and tolerance."""
     runs = [found for seed in experiment.seeds if (found := result(experiment, seed)) is not None]
     complete = len(runs) == len(experiment.seeds)
-    recipe = "train.py experiment=" if experiment.recipe else "scripts/reproduce.py "
+    training = f"train.py {shlex.join(experiment.overrides)}"
+    command = training if experiment.overrides else f"scripts/reproduce.py {experiment.name}"
     facts: Row = {"experiment": experiment.name, "seeds": " ".join(map(str, experiment.seeds))}
     if complete:
         last = runs[-1]
         facts |= {key: last["versions"][key] for key in ("python", "torch", "numpy")}
         facts |= {key: str(last[key]) for key in ("device", "git", "date")}
         facts["seconds"] = f"{sum(each['seconds'] for each in runs):.1f}"
-        facts["command"] = f"python {recipe}{experiment.name}"
+        facts["command"] = f"python {command}"
     rows = []
     for metric, (value, tolerance) in experiment.expected.items():
         row = {**facts, "metric": metric, "expected": f"{value:g}", "tolerance": f"{tolerance:g}"}
@@ -298,10 +325,14 @@ def console() -> Console:
 
 
 def overview(chosen: Sequence[Experiment]) -> Table:
-    """Names, tiers and sources."""
-    table = Table("experiment", "tier", "seeds", "expects", "source")
+    """Names, tiers, sources, and what was found."""
+    table = Table("experiment", "tier", "seeds", "expects", "found", "source")
+    rows, source = read_table(), ""
     for each in chosen:
-        table.add_row(each.name, each.tier, " ".join(map(str, each.seeds)), f"{len(each.expected)}", each.source)
+        verdicts = {row["verdict"] for row in rows if row["experiment"] == each.name}
+        found = "differs" if "differs" in verdicts else "reproduced" if verdicts else "not run here"
+        shown, source = each.source if each.source != source else "", each.source
+        table.add_row(each.name, each.tier, " ".join(map(str, each.seeds)), f"{len(each.expected)}", found, shown)
     return table
 
 
@@ -359,20 +390,31 @@ def blocks() -> dict[str, str]:
             shown = f"`{name}`" if index == 0 else ""
             cells = (shown, row["metric"], f"{row['expected']} ± {row['tolerance']}", row["got"], row["verdict"])
             results.append("| " + " | ".join(cells) + " |")
-        if not mine:
+        if not mine and not each.family:
             results.append(f"| `{name}` | {len(each.expected)} metrics | | | not run here |")
+    done = {row["experiment"] for row in rows}
+    waiting = Counter(each.family for name, each in known.items() if each.family and name not in done)
+    results += [f"| `{family}_*` | {count} rows of tables | | | not run here |" for family, count in waiting.items()]
     sources = ["| experiment | tier | seeds | source |", "|---|---|---|---|"]
-    for each in known.values():
+    for name, each in {f"{each.family}_*" if each.family else each.name: each for each in known.values()}.items():
         seeds = ", ".join(map(str, each.seeds))
-        sources.append(f"| `{each.name}` | {each.tier} | {seeds} | {each.source} |")
+        sources.append(f"| `{name}` | {each.tier} | {seeds} | {each.source} |")
     slips = ["| table | number | of | printed | from its row |", "|---|---|---|---|---|"]
     titles = published_tables.read()
     for cell in published_tables.slips():
         title = titles[cell.table]["title"]
         slips.append(f"| {title} | {cell.statistic} | {cell.method} | {cell.printed:.2f} | {cell.computed:.2f} |")
-    return {
-        name: "\n".join(lines) + "\n" for name, lines in (("results", results), ("sources", sources), ("slips", slips))
-    }
+    blocks = {"results": results, "sources": sources, "slips": slips, "reruns": reruns()}
+    return {name: "\n".join(lines) + "\n" for name, lines in blocks.items()}
+
+
+def reruns() -> list[str]:
+    """Delta-m of NYUv2 as the papers print it, and as it came out when LibMTL trained the same methods again."""
+    tables = published_tables.read()
+    papers, again = (tables[name]["printed"]["delta-m"] for name in ("nyuv2_segnet", "nyuv2_segnet_rerun"))
+    names = {method: {"EW": "LS"}.get(method, method) for method in again}
+    lines = ["| method | delta-m in papers | trained again |", "|---|---|---|"]
+    return lines + [f"| {name} | {papers[name]:.2f} | {again[m]:.2f} |" for m, name in names.items() if name in papers]
 
 
 if __name__ == "__main__":

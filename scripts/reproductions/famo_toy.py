@@ -139,20 +139,21 @@ FAMO = "Liu et al., NeurIPS 2023, Fig. 1, figure only; end points of the code in
 NASH = "Navon et al., ICML 2022, Fig. 1, figure only; stuck at (9, 9) in the code of AvivNavon/nash-mtl, 35 000 steps"
 FRONT = "Navon et al., ICML 2022, Fig. 1, figure only: on the front from every start after 35 000 steps"
 UPGRAD = "not in the papers; of two gradients its direction is that of PCGrad, which is not clipped here"
-ALIGNED = "Senushkin et al., CVPR 2023, synthetic example, figure only: the optimum of the mean from every start"
+ALIGNED = "not in the papers, in whose figure both losses count alike; the solver of SamsungLabs/MTL, 50 000 steps"
 ALL, FOUR = {"runs on the front": (5.0, 0.0)}, {"runs on the front": (4.0, 0.0)}
 STUCK = {"distance from (9.0, 9.0)": (3.0, 1.0)}
-#: Where the sum of both losses is smallest. Elsewhere on the front end points depend on the way, and ours of MGDA on the
-#: exact solution, where the published solver gives no weight below 0.001; FAMO never stops moving along the front.
+#: Where the sum of both losses is smallest. Elsewhere on the front end points depend on the way: products in double instead of
+#: single precision move those of MGDA by up to 0.08, and weights of at least 0.001, as the published solver gives, by up to
+#: 0.14; FAMO never stops moving along the front.
 BEST = {"x from (-7.5, -0.5)": (-5.7273, 0.02), "y from (-7.5, -0.5)": (-8.4094, 0.02)}
 EXPERIMENTS = (
     experiment("sum", {**FOUR, **BEST, **STUCK}),
-    experiment("mgda", {**ALL, "x from (-8.5, 7.5)": (-2.0268, 0.1), "x from (-7.5, -0.5)": (-4.1866, 0.1)}),
+    experiment("mgda", {**ALL, "x from (-8.5, 7.5)": (-2.0268, 0.2), "x from (-7.5, -0.5)": (-4.1866, 0.2)}),
     experiment("pcgrad", ALL, clip=1.0),
     # from (9, 9) CAGrad is chaotic: it may stop next to the singularity of f2 at (7, 0)
     experiment("cagrad", {"runs on the front": (4.5, 0.5), **BEST}, clip=1.0),
     experiment("imtl_g", ALL),
-    experiment("aligned_mtl", {**ALL, **BEST}, source=ALIGNED),
+    experiment("aligned_mtl", {**FOUR, **BEST, **STUCK}, source=ALIGNED),
     experiment("nash_mtl", ALL, clip=1.0, steps=35_000, source=FRONT),
     experiment("famo", ALL),
     experiment("upgrad", STUCK, steps=35_000, source=UPGRAD),

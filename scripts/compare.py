@@ -35,7 +35,7 @@ from scripts.comparison import Section, compare  # noqa: E402
 from scripts.run_sets import ComparisonError, RunSet, estimate, find_runs, group  # noqa: E402
 
 _MARKERS = ("o", "s", "^")  # of points, once all colours are taken
-_WIDE = 12  # results that fit beside each other; of more, the table has the scored means
+_WIDE = 12  # results that fit beside each other; of more, the table has the first of each objective
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,7 +76,8 @@ def cells(part: Section) -> tuple[list[str], list[list[str]]]:
     costs = ("cost", "samples/s")
     shown = sorted(part.columns, key=lambda name: (name in part.higher) + 2 * (name in costs))
     if len(part.higher) > _WIDE:
-        shown = [name for name in shown if name not in part.higher]
+        main = part.main if len(part.main) <= _WIDE else []
+        shown = [name for name in shown if name not in part.higher or name in main]
     arrows = {True: " ↑", False: " ↓"}
     heading = [
         "balancer",

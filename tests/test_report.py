@@ -210,6 +210,7 @@ def made_up(folder, names, epochs=3, steps=20, phases=None, measures=("accuracy"
         "status": "finished" if tested else "stopped",
         "epochs": epochs,
         "best_epoch": epochs,
+        "tested": f"once, with the weights of epoch {epochs} of {epochs}",
         "steps": steps,
         "seconds": 1.0,
         "samples_per_second": 10.0,

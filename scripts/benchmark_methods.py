@@ -5,9 +5,9 @@ python scripts/benchmark_methods.py diamonds        # one study
 python scripts/benchmark_methods.py --collect       # only write results/ and the page again, from finished runs
 
 A study is one model on one task, in sizes small enough for two cores. Each method, each point of a sweep of static weights
-and each objective alone is trained with the same three learning rates; the rate with the best validation score at seed 0 (mean
-over objectives of the loss relative to a constant prediction) is trained with all other seeds. Then steps are timed, each next
-to a plain one, and their memory is measured: leave the machine alone meanwhile.
+and each objective alone is trained with the same three learning rates. The rate with the best delta-m on the validation split
+at seed 0 (of an objective alone: the lowest loss) is trained with all other seeds. Then steps are timed, each next to a plain
+one, and their memory is measured: leave the machine alone meanwhile.
 
 Runs are kept in outputs/methods/, so an interrupted command goes on where it stopped. scripts/method_tables.py makes tables
 and figures of what is written here: results/methods_<study>.csv and results/methods_<study>_cost.csv.
@@ -24,9 +24,10 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from balancing import BalancingError  # noqa: E402
+from engine.tracking import read_rows  # noqa: E402
 from scripts.tables import RESULTS, is_finished, train_quietly  # noqa: E402
+from tasks.scores import delta_m  # noqa: E402
 
 OUTPUTS = ROOT / "outputs" / "methods"
 METHODS = (
@@ -55,7 +58,7 @@ class Study:
         common: Overrides of every run.
         objectives: Those that weights are swept over.
         metrics: Heading -> test result and digits. The first of each objective are the axes of its figure.
-        rates: Learning rates, the middle one the model's default.
+        rates: Learning rates.
         alone: Overrides that train one objective of several; by default ``balancer=single``.
     """
 
@@ -91,9 +94,15 @@ _DIAMONDS = {
     "price error, USD": ("test/price/mae_usd", 1),
 }
 STUDIES = {
-    "diamonds": Study("8 epochs instead of 30", ("trainer.epochs=8",), ("cut", "price"), _DIAMONDS),
+    "diamonds": Study(
+        "8 epochs instead of 30", ("trainer.epochs=8",), ("cut", "price"), _DIAMONDS, rates=(4e-3, 1.6e-2, 6.4e-2)
+    ),
     "diamonds_usd": Study(
-        "8 epochs instead of 30", ("experiment=diamonds_usd", "trainer.epochs=8"), ("cut", "price"), _DIAMONDS
+        "8 epochs instead of 30",
+        ("experiment=diamonds_usd", "trainer.epochs=8"),
+        ("cut", "price"),
+        _DIAMONDS,
+        rates=(4e-3, 1.6e-2, 6.4e-2),
     ),
     "two_view_fashion": Study(
         "1 epoch instead of 4",
@@ -196,8 +205,21 @@ class Job:
         found: dict[str, Any] = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
         return found
 
+    def validation(self) -> dict[str, float]:
+        """Heading -> result of the validation split in the chosen epoch; not a number if the run diverged."""
+        summary = self.summary()
+        rows = read_rows(self.folder / "metrics.csv") if summary else []
+        chosen = [row for row in rows if row["split"] == "val" and int(row["epoch"]) == summary["best_epoch"]]
+        keys = {heading: key.removeprefix("test/") for heading, (key, _) in STUDIES[self.study].metrics.items()}
+        return {heading: float(chosen[0][key]) if chosen else math.nan for heading, key in keys.items()}
+
+    def delta(self, reference: Mapping[str, float]) -> float:
+        """delta-m of the validation split in percent; the lower the better."""
+        found = delta_m(self.validation(), reference, directions(self.study))
+        return math.inf if math.isnan(found) else found
+
     def score(self) -> float:
-        """Of the validation split; the lower the better."""
+        """By which an epoch was chosen; the lower the better."""
         score = float(self.summary().get("score", math.inf))
         return math.inf if math.isnan(score) else score
 
@@ -208,13 +230,41 @@ def trials(name: str) -> list[Job]:
     return [Job(name, label, rate, study.seeds[0]) for label in study.settings() for rate in study.rates]
 
 
+@cache
+def directions(name: str) -> dict[str, bool]:
+    """Heading -> whether higher is better."""
+    import engine
+    from tasks import create_task
+
+    study = STUDIES[name]
+    found = create_task(**engine.compose(list(study.common)).task).results()
+    return {heading: found[key.removeprefix("test/")] for heading, (key, _) in study.metrics.items()}
+
+
+def baseline(name: str, results: Callable[[str], Mapping[str, float]]) -> dict[str, float]:
+    """What delta-m is relative to: each result of the model trained for it alone; those of ``sum`` where none can be.
+
+    Args:
+        name: Of the study.
+        results: Setting -> heading -> value.
+    """
+    study = STUDIES[name]
+    if study.alone is not None:
+        return dict(results("sum"))
+    return {heading: results(f"only {key.split('/')[1]}")[heading] for heading, (key, _) in study.metrics.items()}
+
+
 def repeats(name: str) -> list[Job]:
     """Every setting with its best learning rate, all seeds. Needs all trials."""
-    study, found = STUDIES[name], []
-    for label, jobs in itertools.groupby(trials(name), key=lambda job: job.label):
-        best = min(jobs, key=Job.score)
-        found += [Job(name, label, best.rate, seed) for seed in study.seeds]
-    return found
+    study = STUDIES[name]
+    jobs = {label: list(group) for label, group in itertools.groupby(trials(name), key=lambda job: job.label)}
+    reference = baseline(name, lambda label: min(jobs[label], key=Job.score).validation())
+
+    def worth(job: Job) -> float:
+        return job.score() if job.label.startswith("only ") else job.delta(reference)
+
+    rates = {label: min(each, key=worth).rate for label, each in jobs.items()}
+    return [Job(name, label, rate, seed) for label, rate in rates.items() for seed in study.seeds]
 
 
 def run(job: Job) -> str:
@@ -255,7 +305,9 @@ def run_all(jobs: Sequence[Job], processes: int) -> None:
 def write_runs(name: str) -> None:
     """A row per run."""
     study, rows = STUDIES[name], []
-    chosen = set(repeats(name))
+    chosen = repeats(name)
+    first = {job.label: job for job in reversed(chosen)}
+    reference = baseline(name, lambda label: first[label].validation())
     for job in dict.fromkeys([*trials(name), *repeats(name)]):
         summary = job.summary()
         rows.append(
@@ -264,7 +316,7 @@ def write_runs(name: str) -> None:
                 "lr": f"{job.rate:g}",
                 "seed": job.seed,
                 "chosen": int(job in chosen),
-                "val score": f"{job.score():.6g}",
+                "val delta-m": "" if job.label.startswith("only ") else f"{job.delta(reference):.6g}",
                 **{heading: f"{result(summary, key):.6g}" for heading, (key, _) in study.metrics.items()},
                 **{key: summary.get(key) for key in ("steps", "seconds", "device", "git")},
                 "torch": summary.get("versions", {}).get("torch"),

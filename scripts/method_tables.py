@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from scripts import documents
-from scripts.benchmark_methods import METHODS, STUDIES, Job
+from scripts.benchmark_methods import METHODS, STUDIES, Job, baseline, directions
 from scripts.run_sets import Estimate, estimate
 from scripts.tables import RESULTS, ROOT
-from tasks import create_task
 from tasks.scores import delta_m
 
 __all__ = ["Results", "block", "draw", "fill_in", "summary", "table", "verdict"]
@@ -38,54 +37,41 @@ class Results:
     Attributes:
         higher: Heading -> whether higher is better.
         values: Setting -> heading -> results of its seeds, in the order of seeds; none if one of them diverged.
-        score: Setting -> mean validation score.
+        tuned: The point of the sweep with the best mean delta-m on the validation split.
         rate: Setting -> its best learning rate.
         cost: Method -> time and memory relative to ``sum``.
     """
 
     def __init__(self, name: str) -> None:
         self.study = STUDIES[name]
-        task = create_task(_task_of(name))
-        directions = {f"test/{key}": value for key, value in task.results().items()}
-        self.higher = {heading: directions[key] for heading, (key, _) in self.study.metrics.items()}
+        self.name, self.higher = name, directions(name)
         rows = [row for row in _read(_file(name)) if row["chosen"] == "1"]
         grouped = {label: [row for row in rows if row["setting"] == label] for label in self.study.settings()}
         self.values = {
             label: {heading: [float(row[heading]) for row in mine] for heading in self.higher}
             for label, mine in grouped.items()
         }
-        self.score = {
-            label: statistics.fmean(float(row["val score"]) for row in mine) for label, mine in grouped.items()
-        }
         self.rate = {label: mine[0]["lr"] for label, mine in grouped.items()}
         self.cost = {row["setting"]: (float(row["time"]), float(row["memory"])) for row in _read(_cost_file(name))}
         self.alone = [label for label in grouped if label.startswith("only ")]
         self.points = [label for label in grouped if label.startswith("fixed ")]
-        self.tuned = min(self.points, key=lambda label: self.score[label])
+        validated = {label: [float(row["val delta-m"]) for row in grouped[label]] for label in self.points}
+        self.tuned = min(self.points, key=lambda label: statistics.fmean(validated[label]))
 
     def estimate(self, label: str, heading: str) -> Estimate:
         """Mean over seeds, with its interval."""
         return estimate(self.values[label][heading])
 
-    def baseline(self) -> tuple[str, dict[str, float]]:
-        """What delta-m is relative to: each result of the model trained for it alone, or those of ``sum``."""
-        means = {
-            label: {heading: statistics.fmean(found) for heading, found in values.items()}
-            for label, values in self.values.items()
-        }
-        if self.study.alone is not None:
-            return "`sum`", means["sum"]
-        objective = {heading: key.split("/")[1] for heading, (key, _) in self.study.metrics.items()}
-        return "one model per objective", {
-            heading: means[f"only {objective[heading]}"][heading] for heading in self.higher
-        }
+    def means(self, label: str) -> dict[str, float]:
+        """Heading -> mean over seeds."""
+        return {heading: statistics.fmean(found) for heading, found in self.values[label].items()}
 
     def delta(self, label: str) -> Estimate:
         """delta-m in percent; negative is better."""
-        baseline = self.baseline()[1]
+        reference = baseline(self.name, self.means)
         seeds = range(len(self.study.seeds))
         values = self.values[label]
-        return estimate([delta_m({h: values[h][i] for h in values}, baseline, self.higher) for i in seeds])
+        return estimate([delta_m({h: values[h][i] for h in values}, reference, self.higher) for i in seeds])
 
     def ranks(self, labels: list[str]) -> dict[str, float]:
         """Mean over results of 1 + how many others are better beyond the intervals."""
@@ -102,12 +88,6 @@ def beyond(one: Estimate, other: Estimate, higher: bool) -> bool:
     """Whether ``one`` is better, and the intervals do not meet."""
     distance = (one.mean - other.mean) * (1 if higher else -1)
     return distance > (one.half or 0.0) + (other.half or 0.0)
-
-
-def _task_of(name: str) -> str:
-    from engine import compose
-
-    return str(compose(list(STUDIES[name].common)).task["name"])
 
 
 def _file(name: str) -> Path:
@@ -128,7 +108,7 @@ def _read(file: Path) -> list[dict[str, str]]:
 
 def table(found: Results) -> str:
     """Methods, the best point of the sweep, objectives alone."""
-    against, _ = found.baseline()
+    against = "one model per objective" if found.study.alone is None else "`sum`"
     head = ["setting", "lr", *found.higher, "delta-m, %", "mean rank", "time", "memory"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     ranked = [*METHODS, found.tuned]

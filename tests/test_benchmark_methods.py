@@ -57,7 +57,7 @@ def write(tiny, results, cost=()):
     for label in TINY.settings():
         score, accuracies, errors = results.get(label, (1.0, (0.5, 0.52), (1000.0, 1010.0)))
         for seed, (accuracy, error) in enumerate(zip(accuracies, errors, strict=True)):
-            row = {"setting": label, "lr": "0.004", "seed": seed, "chosen": 1, "val score": score}
+            row = {"setting": label, "lr": "0.004", "seed": seed, "chosen": 1, "val delta-m": score}
             rows.append({**row, "cut accuracy": accuracy, "price error, USD": error})
     benchmark_methods.write(tiny / "methods_tiny.csv", rows)
     costs = [{"setting": name, "time": dict(cost).get(name, 1), "memory": 1} for name in METHODS]
@@ -110,8 +110,13 @@ def test_runs_become_rows_and_a_rate_is_chosen(tiny, monkeypatch):
     for job in trials("tiny"):
         run(job)
         assert job.finished
-    scores = {job.rate: job.score() for job in trials("tiny")}
-    best = min(scores, key=scores.get)
+    rates = {job.rate: job.validation()["price error, USD"] for job in trials("tiny")}
+    assert len(set(rates.values())) == 3
+    accuracy = {job.rate: job.validation()["cut accuracy"] for job in trials("tiny")}
+    reference = {"cut accuracy": 0.5, "price error, USD": 1000.0}
+    monkeypatch.setattr(benchmark_methods, "baseline", lambda *_: reference)
+    worth = {rate: rates[rate] / 1000.0 - accuracy[rate] / 0.5 for rate in rates}
+    best = min(worth, key=worth.get)
     chosen = repeats("tiny")
     assert [(job.rate, job.seed) for job in chosen] == [(best, 0), (best, 1)]
     run(chosen[1])
@@ -135,6 +140,7 @@ def test_a_run_that_diverges_is_a_result(tiny, monkeypatch):
     run(job)
     assert job.finished
     assert job.score() == math.inf
+    assert job.delta({"cut accuracy": 0.5, "price error, USD": 1000.0}) == math.inf
     assert "not finite" in job.diverged.read_text()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,11 @@ class Run:
     processes: Processes
     ema: ModelEmaV3 | None
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration in plain containers, as every checkpoint holds it."""
+        return asdict(self.config)
+
     @property
     def trained(self) -> Any:
         """What is evaluated and kept: the running mean of the weights if there is one, else the model."""
@@ -143,7 +149,7 @@ def sample_pictures(run: Run) -> dict[str, Figure]:
 def checkpoint(run: Run) -> dict[str, Any]:
     """Everything that the next step depends on, in plain containers."""
     return {
-        "config": asdict(run.config),
+        "config": run.settings,
         "model": run.model.state_dict(),
         "ema": None if run.ema is None else run.ema.module.state_dict(),
         "turns": {turn.phase.name: turn.state_dict() for turn in run.turns},

@@ -66,7 +66,7 @@ def finish(process):
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 MISTAKES = {
-    "model=shared_trnk": "did you mean shared_trunk, shared_trunk_timm, shared_trunk_lenet?",
+    "model=shared_trnk": "did you mean shared_trunk, shared_trunk_cnn, shared_trunk_timm?",
     "balancer=pcgrd": "did you mean pcgrad, pcd, upgrad?",
     "task=diamond": "did you mean diamonds?",
     "optimizer=adamv": "did you mean adam, adamw?",

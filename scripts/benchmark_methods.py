@@ -348,8 +348,8 @@ def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 # ---- cost ------------------------------------------------------------------------------------------------------------
 
 
-def measure_cost(name: str, rounds: int = 15) -> None:
-    """Seconds of a step relative to ``sum`` just before it, and what it holds in memory at most beyond what ``sum`` does."""
+def measure_cost(name: str, rounds: int = 20) -> None:
+    """Seconds of a step relative to one of ``sum`` next to it, and the most that it holds in memory, relative to ``sum``."""
     import torch
 
     import engine
@@ -374,10 +374,12 @@ def measure_cost(name: str, rounds: int = 15) -> None:
             step()
         steps[method] = step
     ratios: dict[str, list[float]] = {method: [] for method in METHODS}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for method, step in steps.items():
-            plain, seconds = timed(steps["sum"]), timed(step)
-            ratios[method].append(seconds / plain)
+            # each goes first in half of the rounds, as the second of two finds warm caches
+            pair = [steps["sum"], step] if turn % 2 else [step, steps["sum"]]
+            first, second = map(timed, pair)
+            ratios[method].append(second / first if turn % 2 else first / second)
     peaks = {method: peak_of(step) for method, step in steps.items()}
     rows = [
         {
@@ -394,7 +396,7 @@ def measure_cost(name: str, rounds: int = 15) -> None:
     write(RESULTS / f"methods_{name}_cost.csv", rows)
 
 
-def timed(step: Any) -> float:
+def timed(step: Callable[[], None]) -> float:
     """Seconds of one call."""
     start = time.perf_counter()
     step()

@@ -25,10 +25,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from balancing import BalancingError  # noqa: E402
 from engine.tracking import read_rows  # noqa: E402
+from scripts.pool import work_through  # noqa: E402
 from scripts.tables import RESULTS, is_finished, train_quietly  # noqa: E402
 from tasks.scores import delta_m  # noqa: E402
 
@@ -267,39 +266,20 @@ def repeats(name: str) -> list[Job]:
     return [Job(name, label, rate, seed) for label, rate in rates.items() for seed in study.seeds]
 
 
-def run(job: Job) -> str:
+def run(job: Job) -> None:
     """Train in a worker process."""
     try:
         train_quietly(job.folder, job.overrides, threads=1)
     except (FloatingPointError, BalancingError) as error:  # a result, too
         job.diverged.parent.mkdir(parents=True, exist_ok=True)
         job.diverged.write_text(f"{error}\n", encoding="utf-8")
-    return str(job.folder.relative_to(OUTPUTS))
 
 
 def run_all(jobs: Sequence[Job], processes: int) -> None:
-    """Train what is missing, with a progress bar."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    missing = [job for job in dict.fromkeys(jobs) if not job.finished]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
-        bar = progress.add_task("training", total=len(missing))
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            pending = [pool.submit(run, job) for job in missing]
-            try:
-                for future in as_completed(pending):
-                    progress.update(bar, advance=1, description=future.result())
-            except KeyboardInterrupt:
-                pool.shutdown(cancel_futures=True)
-                sys.exit("interrupted; the same command goes on where this one stopped")
+    """Train what is missing. Raises what a run raised, once all others are finished."""
+    missing = {str(job.folder.relative_to(OUTPUTS)): partial(run, job) for job in jobs if not job.finished}
+    for problem in work_through(missing, processes).values():
+        raise problem
 
 
 def write_runs(name: str) -> None:
@@ -308,7 +288,7 @@ def write_runs(name: str) -> None:
     chosen = repeats(name)
     first = {job.label: job for job in reversed(chosen)}
     reference = baseline(name, lambda label: first[label].validation())
-    for job in dict.fromkeys([*trials(name), *repeats(name)]):
+    for job in dict.fromkeys([*trials(name), *chosen]):
         summary = job.summary()
         rows.append(
             {

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.tracking import read_rows
 from scripts import documents
 from scripts.benchmark_methods import METHODS, STUDIES, Job, baseline, directions
 from scripts.run_sets import Estimate, estimate
@@ -264,8 +265,6 @@ def _edge(points: np.ndarray, higher_x: bool, higher_y: bool) -> np.ndarray:
 def _draw_weights(found: Results, folders: Mapping[str, Path]) -> Any:
     """The share of each objective in the sum of weights, a panel per method."""
     from matplotlib.figure import Figure
-
-    from engine.tracking import read_rows
 
     columns = 4
     rows = max(math.ceil(len(folders) / columns), 1)

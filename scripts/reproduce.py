@@ -27,10 +27,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +42,13 @@ DOCUMENT = ROOT / "docs" / "reproducing.md"
 import torch  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from rich.console import Console  # noqa: E402
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 import engine  # noqa: E402
 from engine.arguments import did_you_mean  # noqa: E402
 from engine.environment import git_commit, versions  # noqa: E402
 from scripts import documents  # noqa: E402
+from scripts.pool import work_through  # noqa: E402
 from scripts.reproductions import (  # noqa: E402
     famo_toy,
     fonseca,
@@ -241,27 +239,8 @@ def result(experiment: Experiment, seed: int) -> dict[str, Any] | None:
 
 def run_all(jobs: Sequence[tuple[str, int]], processes: int) -> dict[str, str]:
     """Run in worker processes. Returns what went wrong, by name."""
-    failures: dict[str, str] = {}
-    if not jobs:
-        return failures
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    count = max(1, min(processes, len(jobs)))
-    context = get_context("spawn")
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("running", total=len(jobs))
-        with ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            pending = {pool.submit(run_one, *job, folder(*job)): job for job in jobs}
-            try:
-                for future in as_completed(pending):
-                    name, seed = pending[future]
-                    problem = future.exception()
-                    if problem is not None:
-                        failures[f"{name}, seed {seed}"] = str(problem) or type(problem).__name__
-                    progress.update(bar, advance=1, description=f"{name}, seed {seed}")
-            except KeyboardInterrupt:
-                pool.shutdown(cancel_futures=True)
-                sys.exit("interrupted; the same command goes on where this one stopped")
-    return failures
+    calls = {f"{name}, seed {seed}": partial(run_one, name, seed, folder(name, seed)) for name, seed in jobs}
+    return {name: str(problem) or type(problem).__name__ for name, problem in work_through(calls, processes).items()}
 
 
 def run_one(name: str, seed: int, place: Path) -> None:

@@ -18,6 +18,7 @@ from engine.distributed import Processes
 from engine.interrupts import StopRequest
 from engine.precision import Precision
 from tasks import Batch, Task
+from tasks.scores import delta_m
 
 __all__ = ["Evaluation", "Selector", "evaluate", "result_names"]
 
@@ -180,9 +181,8 @@ class Selector:
         return {name: fmean(each[name] for each in seen) for name in tested} if self.rule == "last10" else tested
 
     def _gain(self, values: dict[str, float], first: dict[str, float]) -> float:
-        gains: dict[str, list[float]] = {}
-        for name, better in self.higher.items():
-            if first[name]:  # nothing is relative to zero
-                gain = (values[name] - first[name]) / abs(first[name])
-                gains.setdefault(name.split("/")[0], []).append(gain if better else -gain)
-        return fmean(map(fmean, gains.values())) if gains else math.nan
+        kept = [name for name in self.higher if first[name]]  # nothing is relative to zero
+        if not kept:
+            return math.nan
+        then, now = ({name: each[name] for name in kept} for each in (first, values))
+        return -delta_m(now, then, self.higher, "objectives") / 100

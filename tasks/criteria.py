@@ -103,13 +103,21 @@ class SquaredError:
 
     def initial(self, target: Tensor) -> float:
         """Mean square: the loss of predicting zero."""
-        return float(target[~target.isnan()].double().square().mean())
+        return float(_present(target).double().square().mean())
 
     def prior(self, target: Tensor) -> float:
         """Variance: the loss of predicting the mean."""
-        return float(target[~target.isnan()].double().var(correction=0))
+        return float(_present(target).double().var(correction=0))
 
     def present(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Values and targets."""
-        known = ~target.isnan()
-        return output[known], target[known]
+        missing = target.isnan()
+        if missing.any():
+            return output[~missing], target[~missing]
+        return output.flatten(), target.flatten()
+
+
+def _present(target: Tensor) -> Tensor:
+    # to pick elements takes ten times as long as to copy them all
+    missing = target.isnan()
+    return target[~missing] if missing.any() else target

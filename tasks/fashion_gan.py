@@ -23,7 +23,15 @@ from torch.utils.data import Dataset
 
 from tasks.fashion import CLASSES, fashion_splits
 from tasks.gan_losses import Loss
-from tasks.gan_metrics import ImageClassifier, Moments, frechet_distance, pixel_gaussian, trained_classifier
+from tasks.gan_metrics import (
+    ImageClassifier,
+    Moments,
+    checksum,
+    frechet_distance,
+    kept,
+    pixel_gaussian,
+    trained_classifier,
+)
 from tasks.gan_task import GanTask, Penalty, fixed_noise
 from tasks.registry import register_task
 from tasks.task import Batch, Splits, TensorData
@@ -74,9 +82,7 @@ class FashionGan(GanTask):
         self.facts = {"in_channels": 1, "image_size": image_size, "classes": len(CLASSES) if labels else 0}
         self._data_dir = Path()
         self._judge: ImageClassifier | None = None
-        self._reference: dict[
-            str, tuple[tuple[Tensor, Tensor], float]
-        ] = {}  # split -> moments, distance of the Gaussian
+        self._references: dict[str, dict[str, Tensor]] = {}
 
     def load(self, data_dir: Path) -> Splits:
         """Read the images. Raises DataError if they are missing or damaged."""
@@ -92,8 +98,7 @@ class FashionGan(GanTask):
     @torch.no_grad()
     def evaluate(self, model: Any, split_name: str, batches: Iterable[Batch]) -> dict[str, float]:
         """Compare the images of a split with as many generated ones of the same classes, always from the same noise."""
-        judge, fakes, reals = self._classifier(), Moments(), Moments()
-        known = split_name in self._reference
+        judge, fakes = self._classifier(), Moments()
         seen, asked, generator = [], [], torch.Generator().manual_seed(0)
         for batch in batches:
             images, labels = batch.inputs[0], batch.targets["real_class"]
@@ -103,17 +108,12 @@ class FashionGan(GanTask):
             fakes.update(features)
             seen.append(logits.argmax(1))
             asked.append(labels)
-            if not known:
-                reals.update(judge(images)[0])
-        count = sum(len(labels) for labels in asked)
-        if not known:
-            self._reference[split_name] = reals.compute(), self._distance_of_gaussian(judge, reals.compute(), count)
-        real, unit = self._reference[split_name]
-        distance, kinds = frechet_distance(fakes.compute(), real), torch.cat(seen)
-        shares = torch.bincount(kinds, minlength=len(CLASSES)) / count
+        real, kinds = self._reference(judge, split_name), torch.cat(seen)
+        distance = frechet_distance(fakes.compute(), (real["mean"], real["covariance"]))
+        shares = torch.bincount(kinds, minlength=len(CLASSES)) / len(kinds)
         return {
             "samples/frechet": distance,
-            "samples/frechet_share": distance / unit,
+            "samples/frechet_share": distance / float(real["gaussian"]),
             "samples/smallest_class": float(shares.min()),
             "samples/largest_class": float(shares.max()),
             "samples/class_accuracy": float((kinds == torch.cat(asked)).float().mean()),
@@ -147,10 +147,23 @@ class FashionGan(GanTask):
             self._judge = trained_classifier(self._data_dir / "classifiers", name, images, labels, len(CLASSES))
         return self._judge
 
-    def _distance_of_gaussian(self, judge: ImageClassifier, real: tuple[Tensor, Tensor], count: int) -> float:
-        train = self.splits(self._data_dir).train
-        assert isinstance(train, TensorData)
-        moments, images = Moments(), train.inputs[0]
-        for part in pixel_gaussian(images, count).split(1_000):
-            moments.update(judge(part.to(images.device))[0])
-        return frechet_distance(moments.compute(), real)
+    def _reference(self, judge: ImageClassifier, split_name: str) -> dict[str, Tensor]:
+        """``mean`` and ``covariance`` of the real features, and the distance of the ``gaussian``: always the same, so kept."""
+        if split_name not in self._references:
+            splits = self.splits(self._data_dir)
+            train, split = splits.train, getattr(splits, split_name)
+            assert isinstance(train, TensorData)
+            images = split.inputs[0]
+
+            def measure() -> dict[str, Tensor]:
+                real, drawn, noise = Moments(), Moments(), pixel_gaussian(train.inputs[0], len(images))
+                for part, other in zip(images.split(1_000), noise.split(1_000), strict=True):
+                    real.update(judge(part)[0])
+                    drawn.update(judge(other.to(part))[0])
+                mean, covariance = (each.cpu() for each in real.compute())
+                distance = frechet_distance(drawn.compute(), (mean, covariance))
+                return {"mean": mean, "covariance": covariance, "gaussian": torch.tensor(distance, dtype=torch.float64)}
+
+            what = checksum([*judge.state_dict().values(), train.inputs[0], images])
+            self._references[split_name] = kept(self._data_dir / "classifiers", f"real-{split_name}-{what}", measure)
+        return self._references[split_name]

@@ -84,6 +84,27 @@ def test_real_images_are_judged_to_be_real_and_collapse_is_seen(task):
     assert linear["samples/frechet_share"] == pytest.approx(1)
 
 
+def test_what_never_changes_is_measured_once_and_kept(task, tmp_path, monkeypatch):
+    test = task.splits().test
+    first = task.evaluate(Replay(test.inputs[0].flip(0)), "test", batches(test))
+    again = FashionGan()
+    again.splits(tmp_path)
+    with monkeypatch.context() as without:
+        without.setattr(fashion_gan, "pixel_gaussian", None)
+        assert again.evaluate(Replay(test.inputs[0].flip(0)), "test", batches(test)) == first
+        short = FashionGan()
+        short.splits(tmp_path)
+        short.shorten(100)  # other images: not those that were kept
+        with pytest.raises(TypeError):
+            short.evaluate(Replay(test.inputs[0]), "test", batches(test))
+    (kept,) = (tmp_path / "classifiers").glob("real-test-*")
+    kept.write_bytes(kept.read_bytes()[:-1])
+    damaged = FashionGan()
+    damaged.splits(tmp_path)
+    with pytest.raises(DataError, match=f"{kept.name} is damaged"):
+        damaged.evaluate(Replay(test.inputs[0]), "test", batches(test))
+
+
 def test_the_sheet_has_a_column_for_each_class(task):
     images = torch.linspace(-1, 1, 80)[:, None, None, None].expand(80, 1, 28, 28).contiguous()
     (figure,) = task.pictures(Replay(images), task.splits().test).values()

@@ -104,8 +104,8 @@ STUDIES = {
         rates=(4e-3, 1.6e-2, 6.4e-2),
     ),
     "two_view_fashion": Study(
-        "1 epoch instead of 4",
-        ("model=dual_sum", "trainer.epochs=1"),
+        "150 steps instead of 4 epochs",
+        ("model=dual_sum", "trainer.max_steps=150", "trainer.channels_last=true"),
         ("fused", "left", "right"),
         {
             "fused accuracy": ("test/fused/accuracy", 4),
@@ -115,7 +115,7 @@ STUDIES = {
     ),
     "multi_fashion": Study(
         "1 epoch of 60,000 pairs instead of 4 of 120,000",
-        ("model=shared_trunk_lenet", "task.copies=1", "trainer.epochs=1"),
+        ("model=shared_trunk_lenet", "task.copies=1", "trainer.epochs=1", "trainer.channels_last=true"),
         ("top_left", "bottom_right"),
         {
             "top left accuracy": ("test/top_left/accuracy", 4),
@@ -123,14 +123,14 @@ STUDIES = {
         },
     ),
     "compressed_fashion": Study(
-        "100 steps instead of 5 epochs",
-        ("model=chained", "trainer.max_steps=100"),
+        "80 steps instead of 5 epochs",
+        ("model=chained", "trainer.max_steps=80", "trainer.channels_last=true"),
         ("image", "class"),
         {"accuracy": ("test/class/accuracy", 4), "PSNR, dB": ("test/image/psnr", 2)},
     ),
     "rooms": Study(
-        "400 rooms of 48 x 64 pixels instead of 3,700 of 96 x 128",
-        ("model=dense_resnet18", "task.height=48", "task.width=64", "task.train=400"),
+        "320 rooms of 48 x 64 pixels instead of 3,700 of 96 x 128, batches of 16 instead of 8",
+        ("model=dense_resnet18", "task.height=48", "task.width=64", "task.train=320", "trainer.batch_size=16"),
         ("segmentation", "depth", "normals"),
         {
             "mIoU": ("test/segmentation/miou", 4),
@@ -141,8 +141,8 @@ STUDIES = {
         seeds=(0, 1, 2),
     ),
     "fashion_gan": Study(
-        "400 steps instead of 8 epochs",
-        ("model=gan", "trainer.max_steps=400"),
+        "300 steps instead of 8 epochs",
+        ("model=gan", "trainer.max_steps=300"),
         ("adversarial", "fake_class"),
         {
             "share of a Gaussian's Frechet distance": ("test/samples/frechet_share", 3),

@@ -115,7 +115,7 @@ def table(found: Results) -> str:
     ranked = [*METHODS, found.tuned]
     ranks = found.ranks(ranked)
     for label in [*ranked, *found.alone]:
-        cells = [f"`{label}`" if label in METHODS else label, found.rate[label]]
+        cells = [_name(label), found.rate[label]]
         cells += [_cell(found.estimate(label, heading), digits) for heading, (_, digits) in found.study.metrics.items()]
         cells.append(_cell(found.delta(label), 2) if label in ranks else "")
         cells.append(f"{ranks[label]:.1f}" if label in ranks else "")
@@ -128,7 +128,14 @@ def table(found: Results) -> str:
         f"{found.study.size}; {seeds} seeds, learning rates {', '.join(f'{r:g}' for r in found.study.rates)}.",
     ]
     lines[-1] += f" delta-m against {against}; negative is better. Time and memory of a step relative to `sum`."
+    ends = [_name(label) for label in [*ranked, *found.alone] if float(found.rate[label]) in found.study.rates[::2]]
+    if ends:
+        lines[-1] += f" Best at an end of these rates, and maybe better beyond it: {', '.join(ends)}."
     return "\n".join(lines) + "\n\n" + verdict(found)
+
+
+def _name(label: str) -> str:
+    return f"`{label}`" if label in METHODS else label
 
 
 def _cell(value: Estimate, digits: int) -> str:

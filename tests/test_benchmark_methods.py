@@ -51,13 +51,19 @@ def tiny(monkeypatch, tmp_path):
     return tmp_path
 
 
-def write(tiny, results, cost=()):
+def write(tiny, results, cost=(), rates=()):
     """CSV files of the study, as the command writes them: setting -> (score, accuracies, errors) of two seeds."""
     rows = []
     for label in TINY.settings():
         score, accuracies, errors = results.get(label, (1.0, (0.5, 0.52), (1000.0, 1010.0)))
         for seed, (accuracy, error) in enumerate(zip(accuracies, errors, strict=True)):
-            row = {"setting": label, "lr": "0.004", "seed": seed, "chosen": 1, "val delta-m": score}
+            row = {
+                "setting": label,
+                "lr": dict(rates).get(label, "0.016"),
+                "seed": seed,
+                "chosen": 1,
+                "val delta-m": score,
+            }
             rows.append({**row, "cut accuracy": accuracy, "price error, USD": error})
     benchmark_methods.write(tiny / "methods_tiny.csv", rows)
     costs = [{"setting": name, "time": dict(cost).get(name, 1), "memory": 1} for name in METHODS]
@@ -91,9 +97,15 @@ def test_better_means_that_intervals_do_not_meet(tiny):
     ranks = found.ranks(["mgda", "pcgrad", "cagrad", "fixed 1 1"])
     assert ranks == {"mgda": 1.0, "pcgrad": 2.0, "cagrad": 1.0, "fixed 1 1": 1.5}
     table = method_tables.table(found)
-    assert "| `mgda` | 0.004 | 0.8005 ±" in table
+    assert "| `mgda` | 0.016 | 0.8005 ±" in table
     assert "| 2.50 | 1.00 |" in table
     assert "diverged" in table
+
+
+def test_a_rate_at_an_end_of_the_grid_is_reported(tiny):
+    assert "Best at an end" not in method_tables.table(write(tiny, {}))
+    table = method_tables.table(write(tiny, {}, rates=[("dwa", "0.064"), ("only cut", "0.004")]))
+    assert "Best at an end of these rates, and maybe better beyond it: `dwa`, only cut.\n" in table
 
 
 def test_intervals_that_touch_are_no_difference():

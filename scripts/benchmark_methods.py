@@ -125,8 +125,8 @@ STUDIES = {
         rates=(8e-3, 3.2e-2, 1.28e-1),
     ),
     "rooms": Study(
-        "240 rooms of 48 x 64 pixels instead of 3,700 of 96 x 128, batches of 16 instead of 8",
-        ("model=dense_resnet18", "task.height=48", "task.width=64", "task.train=240", "trainer.batch_size=16"),
+        "192 rooms of 48 x 64 pixels instead of 3,700 of 96 x 128, batches of 16 instead of 8",
+        ("model=dense_resnet18", "task.height=48", "task.width=64", "task.train=192", "trainer.batch_size=16"),
         ("segmentation", "depth", "normals"),
         {
             "mIoU": ("test/segmentation/miou", 4),
@@ -137,8 +137,8 @@ STUDIES = {
         seeds=(0, 1, 2),
     ),
     "fashion_gan": Study(
-        "250 steps instead of 8 epochs",
-        ("model=gan", "trainer.max_steps=250"),
+        "200 steps instead of 8 epochs",
+        ("model=gan", "trainer.max_steps=200"),
         ("adversarial", "fake_class"),
         {
             "share of a Gaussian's Frechet distance": ("test/samples/frechet_share", 3),

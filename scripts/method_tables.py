@@ -243,7 +243,8 @@ def _draw_results(found: Results) -> Any:
         delta, seconds = found.delta(label), found.cost.get(label, (1.0, 1.0))[0]
         look = {"fmt": markers[label], "color": colours[label]} if label in markers else {"fmt": "*", "color": "black"}
         cost.errorbar(seconds, delta.mean, yerr=delta.half, capsize=2, **look)
-    cost.set_yscale("symlog", linthresh=2)  # a method that fails must not hide the others' differences
+    if max(abs(each) for each in cost.get_ylim()) > 10:
+        cost.set_yscale("symlog", linthresh=2)  # a method that fails must not hide the others' differences
     cost.axhline(found.delta(found.tuned).mean, color="#cbd5e1", zorder=0)
     cost.set_xlabel("time of a step, relative to sum")
     cost.set_ylabel("delta-m, %" + _arrow(False))

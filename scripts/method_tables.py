@@ -158,8 +158,10 @@ def against_the_sweep(found: Results) -> tuple[list[str], list[str], list[str]]:
 def verdict(found: Results) -> str:
     """Who is better than the best static weights of the sweep, and who is worse, beyond the intervals."""
     better, same, worse = (", ".join(group) or "none" for group in against_the_sweep(found))
+    last = len(found.study.objectives) == 2 and found.tuned in (found.points[0], found.points[-1])
+    chosen = f"{found.tuned}, the last at that end: a wider sweep may do better" if last else found.tuned
     return (
-        f"Against the static weights that validation chose of the sweep's {len(found.points)} ({found.tuned}), in delta-m: "
+        f"Against the static weights that validation chose of the sweep's {len(found.points)} ({chosen}), in delta-m: "
         f"better {better}; no difference beyond the intervals {same}; worse {worse}.\n"
     )
 

@@ -74,6 +74,9 @@ def write(tiny, results, cost=(), rates=()):
 def test_validation_chooses_the_point_of_the_sweep(tiny):
     found = write(tiny, {"fixed 0.6 1.4": (0.1, (0.1, 0.1), (9.0, 9.0)), "fixed 1 1": (0.2, (0.9, 0.9), (1.0, 1.0))})
     assert found.tuned == "fixed 0.6 1.4"
+    assert "(fixed 0.6 1.4)" in method_tables.verdict(found)
+    at_the_end = write(tiny, {"fixed 1.8 0.2": (0.1, (0.1, 0.1), (9.0, 9.0))})
+    assert "(fixed 1.8 0.2, the last at that end: a wider sweep may do better)" in method_tables.verdict(at_the_end)
 
 
 def test_better_means_that_intervals_do_not_meet(tiny):

@@ -141,7 +141,8 @@ def _name(label: str) -> str:
 def _cell(value: Estimate, digits: int) -> str:
     if not math.isfinite(value.mean):
         return "diverged"
-    return f"{value.mean:,.{digits}f}" + ("" if value.half is None else f" ± {value.half:,.{digits}f}")
+    mean = round(value.mean, digits) + 0.0  # no negative zero
+    return f"{mean:,.{digits}f}" + ("" if value.half is None else f" ± {value.half:,.{digits}f}")
 
 
 def against_the_sweep(found: Results) -> tuple[list[str], list[str], list[str]]:

@@ -21,6 +21,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -266,6 +267,8 @@ def run(job: Job) -> None:
     """Train in a worker process."""
     try:
         train_quietly(job.folder, job.overrides, threads=1)
+        shutil.rmtree(job.folder / "best")  # weights of all runs would be tens of gigabytes, and nobody reads them
+        (job.folder / "last.pt").unlink()
     except (FloatingPointError, BalancingError) as error:  # a result, too
         job.diverged.parent.mkdir(parents=True, exist_ok=True)
         job.diverged.write_text(f"{error}\n", encoding="utf-8")

@@ -125,6 +125,7 @@ def test_runs_become_rows_and_a_rate_is_chosen(tiny, monkeypatch):
     for job in trials("tiny"):
         run(job)
         assert job.finished
+        assert not list(job.folder.rglob("*.pt")) + list(job.folder.rglob("*.safetensors"))
     rates = {job.rate: job.validation()["price error, USD"] for job in trials("tiny")}
     assert len(set(rates.values())) == 3
     accuracy = {job.rate: job.validation()["cut accuracy"] for job in trials("tiny")}

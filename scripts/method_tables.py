@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,7 @@ def draw(name: str) -> None:
 
 def _draw_results(found: Results) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     objective = {heading: key.split("/")[1] for heading, (key, _) in found.study.metrics.items()}
     first = {objective[heading]: heading for heading in reversed(found.higher)}
@@ -228,32 +229,60 @@ def _draw_results(found: Results) -> Any:
     pairs = [(a, b) for i, a in enumerate(headings) for b in headings[i + 1 :]]
     figure = Figure(figsize=(5.2 * (1 + len(pairs)), 4.6), layout="constrained")
     axes = figure.subplots(1, 1 + len(pairs))
-    colours = {label: f"C{i % 10}" for i, label in enumerate(METHODS)}
-    markers = {label: "osD"[i // 10] for i, label in enumerate(METHODS)}
+    looks: dict[str, dict[str, Any]] = {
+        label: {"marker": "osD"[i // 10], "color": f"C{i % 10}", "label": label} for i, label in enumerate(METHODS)
+    }
+    looks[found.tuned] = {"marker": "*", "color": "black", "markersize": 12, "label": "chosen by validation"}
+    swept = {label: {"marker": "x", "color": "#64748b"} for label in found.points}
     for panel, (x, y) in zip(axes, pairs, strict=False):
         place = partial(_means, found, x, y)
         sweep = np.array([place(label) for label in found.points])
-        panel.plot(*sweep.T, "x", color="#64748b", label="static weights")
         panel.plot(*_edge(sweep, found.higher[x], found.higher[y]).T, color="#cbd5e1", zorder=0)
-        panel.plot(*place(found.tuned), "*", color="black", markersize=12, label="chosen by validation")
-        for label in METHODS:
-            panel.plot(*place(label), markers[label], color=colours[label], label=label)
+        marks = [(place(label), look) for label, look in [*swept.items(), *looks.items()]]
+        _mark(panel, marks, among=np.array([point for point, _ in marks]))
         panel.set_xlabel(x + _arrow(found.higher[x]))
         panel.set_ylabel(y + _arrow(found.higher[y]))
         panel.grid(color="#e2e8f0")
     cost = axes[-1]
-    for label in [*METHODS, found.tuned]:
-        delta, seconds = found.delta(label), found.cost.get(label, (1.0, 1.0))[0]
-        look = {"fmt": markers[label], "color": colours[label]} if label in markers else {"fmt": "*", "color": "black"}
-        cost.errorbar(seconds, delta.mean, yerr=delta.half, capsize=2, **look)
-    if max(abs(each) for each in cost.get_ylim()) > 10:
-        cost.set_yscale("symlog", linthresh=2)  # a method that fails must not hide the others' differences
+    marks, ends = [], []
+    for label, look in looks.items():
+        seconds, delta = found.cost.get(label, (1.0, 1.0))[0], found.delta(label)
+        cost.errorbar(seconds, delta.mean, yerr=delta.half, color=look["color"], capsize=2, fmt="none")
+        marks.append(((seconds, delta.mean), look))
+        ends += [(seconds, delta.mean + sign * (delta.half or 0.0)) for sign in (-1, 1)]
+    _mark(cost, marks, among=np.array(ends))
     cost.axhline(found.delta(found.tuned).mean, color="#cbd5e1", zorder=0)
     cost.set_xlabel("time of a step, relative to sum")
     cost.set_ylabel("delta-m, %" + _arrow(False))
     cost.grid(color="#e2e8f0")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    names = {"static weights": next(iter(swept.values())), **{look["label"]: look for look in looks.values()}}
+    handles = [Line2D([], [], linestyle="", **{**look, "label": name}) for name, look in names.items()]
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     return figure
+
+
+def _mark(panel: Any, marks: Sequence[tuple[tuple[float, float], Mapping[str, Any]]], among: np.ndarray) -> None:
+    """Draw points in a frame around those ``among`` which they stand.
+
+    One far from all others would press those together: it stands at the edge, hollow, with its value. Far is more than five
+    interquartile ranges beyond the quartiles.
+    """
+    low, high = np.quantile(among, [0.25, 0.75], axis=0)
+    near = np.where(np.abs(among - among.clip(low, high)) <= 5 * (high - low), among, np.nan)
+    low, high = np.nanmin(near, axis=0), np.nanmax(near, axis=0)
+    low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
+    panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    far = 0
+    for point, look in marks:
+        at = np.clip(point, low, high)
+        if np.array_equal(at, point):
+            panel.plot(*point, linestyle="", **look)
+            continue
+        panel.plot(*at, linestyle="", **{**look, "markerfacecolor": "white", "clip_on": False, "zorder": 3})
+        text = ", ".join(f"{value:.3g}" for value, seen in zip(point, at, strict=True) if value != seen)
+        offset = (5, 5 + 9 * (far % 3))  # several at one place
+        panel.annotate(text, at, xytext=offset, textcoords="offset points", fontsize=8, color=look["color"])
+        far += 1
 
 
 def _means(found: Results, x: str, y: str, label: str) -> tuple[float, float]:

@@ -257,8 +257,10 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
             return engine.profile_run(job, train_step, folder)
         if saved is not None:
             engine.restore(job, saved)
-        elif processes.main:
-            engine.write_text(folder / "config.yaml", OmegaConf.to_yaml(asdict(config)))
+        else:
+            job.state.command = engine.training_command(folder)
+            if processes.main:
+                engine.write_text(folder / "config.yaml", OmegaConf.to_yaml(asdict(config)))
         with engine.Display(job.total_steps, job.state.step) as display:
             display.say(f"{name} on {engine.describe_device(job.device)}: {job.total_steps} steps, writing to {folder}")
             return fit(job, folder, selector, display, stop, saved is not None)

@@ -7,6 +7,7 @@ from engine.data import Split, batch_size, batches_per_epoch, label_shares, micr
 from engine.device import compile_model, describe_device, place_model, resolve_device, synchronise, use_threads
 from engine.distributed import Processes, join_processes
 from engine.dry_run import describe_run
+from engine.environment import training_command
 from engine.evaluation import Evaluation, Selector, evaluate, result_names
 from engine.explain import reporting
 from engine.interrupts import StopRequest, interruptible
@@ -90,6 +91,7 @@ __all__ = [
     "summarise",
     "synchronise",
     "training_batches",
+    "training_command",
     "use_threads",
     "validate",
     "write_model_card",

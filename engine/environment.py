@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["command", "git_commit", "versions"]
+__all__ = ["command", "git_commit", "training_command", "versions"]
 
 _PACKAGES = ("mozoo", "torch", "torchvision", "timm", "hydra-core", "torchmetrics", "numpy")
 
@@ -42,8 +42,19 @@ def git_commit() -> str | None:
 
 
 def command() -> str:
-    """The command line of this run, ready to be pasted into a shell; of a sweep, what it takes to repeat one run of it."""
+    """The command line of this process, ready to be pasted into a shell."""
+    return shlex.join(["python", *sys.argv])
+
+
+def training_command(folder: Path) -> str:
+    """What trains the run in ``folder`` once more.
+
+    That is the command line of the run, also where a sweep made it. A run that a script or a notebook started has none; its
+    configuration file takes the place of the words.
+    """
     from hydra.core.hydra_config import HydraConfig
 
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
-    return shlex.join(["python", sys.argv[0], *overrides])
+    if HydraConfig.initialized():
+        return shlex.join(["python", sys.argv[0], *HydraConfig.get().overrides.task])
+    config = ["--config-dir", str(folder), "--config-name", "config", "run_dir=null"]
+    return shlex.join(["python", "train.py", *config, "hydra.run.dir=.", "hydra.output_subdir=null"])

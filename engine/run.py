@@ -18,7 +18,7 @@ from engine.config import Config
 from engine.data import training_batches
 from engine.device import describe_device
 from engine.distributed import Processes, average_buffers
-from engine.environment import command, git_commit, versions
+from engine.environment import git_commit, versions
 from engine.optimization import Turn
 from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
@@ -57,7 +57,7 @@ class State:
     skipped: int = 0  # steps in a row, until now
     rollbacks: int = 0
     seen: list[dict[str, float]] = field(default_factory=list)  # validation results that selection goes back to
-    command: str = field(default_factory=command)  # that started it, also if it was resumed since
+    command: str = ""  # that repeats it from the start, also if it was resumed since
     sums: dict[str, Tensor] = field(default_factory=dict)  # phase -> (K,) sum of the training losses of this epoch
     counts: dict[str, int] = field(default_factory=dict)  # phase -> how many steps are in that sum
 

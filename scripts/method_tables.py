@@ -268,9 +268,11 @@ def _mark(panel: Any, marks: Sequence[tuple[tuple[float, float], Mapping[str, An
     interquartile ranges beyond the quartiles.
     """
     low, high = np.quantile(among, [0.25, 0.75], axis=0)
-    near = np.where(np.abs(among - among.clip(low, high)) <= 5 * (high - low), among, np.nan)
+    reach = np.where(high > low, 5 * (high - low), np.inf)
+    near = np.where(np.abs(among - among.clip(low, high)) <= reach, among, np.nan)
     low, high = np.nanmin(near, axis=0), np.nanmax(near, axis=0)
-    low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
+    margin = np.where(high > low, 0.06 * (high - low), 0.5)
+    low, high = low - margin, high + margin
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     far = 0
     for point, look in marks:

@@ -3,6 +3,10 @@
 import csv
 import json
 import math
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ import tasks
 import train
 from zoo.shared_trunk import SharedTrunk
 
+ROOT = Path(__file__).resolve().parent.parent
 PER_EPOCH = 1398 // 64  # full batches of the training split
 
 
@@ -343,6 +348,17 @@ def test_compiled_model_gives_the_losses_of_the_eager_one(train_in, monkeypatch)
 def test_model_compiled_with_inductor_gives_the_losses_of_the_eager_one(train_in):
     compiled, eager = compiled_and_eager(train_in)
     assert compiled == pytest.approx(eager, rel=1e-4)
+
+
+def test_run_that_python_started_says_what_repeats_it(train_in, tmp_path):
+    run = train_in("run", "model.width=8", "balancer=mgda")
+    words = shlex.split(json.loads((run / "summary.json").read_text())["command"])
+    assert words[:2] == ["python", "train.py"]
+    command = [sys.executable, str(ROOT / "train.py"), *words[2:]]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    (again,) = tmp_path.glob("outputs/shared_trunk-diamonds-mgda/*")
+    assert differ(saved(run)["model"], saved(again)["model"]) == []
+    assert list((tmp_path / "outputs").iterdir()) == [again.parent]
 
 
 def test_each_network_trains_at_its_own_rate(train_in, configure, tmp_path):

@@ -18,10 +18,8 @@ import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from scripts import documents, run_figures  # noqa: E402
+from scripts.pool import work_through  # noqa: E402
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -223,9 +222,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.collect:
         # train everything before any tracked file changes, so that each run records the commit it belongs to
         todo = [job for name in names for job in missing.pop(name)]
-        with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-            for done, finished in enumerate(pool.map(train_one, todo), start=1):
-                print(f"{done}/{len(todo)}  {finished}", flush=True)
+        calls = {f"{job[0]}/{folder(*job).name}": partial(train_one, job) for job in todo}
+        failures = work_through(calls, options.processes)
+        if failures:
+            said = "; ".join(f"{name}: {problem}" for name, problem in failures.items())
+            sys.exit(f"error: {said}; the same command goes on with what is missing")
     lacking = [name for name in names if missing.get(name)]
     for name in names:
         if name not in lacking:
@@ -251,13 +252,11 @@ def is_finished(run: Path) -> bool:
     return summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "finished"
 
 
-def train_one(job: tuple[str, str, int]) -> str:
+def train_one(job: tuple[str, str, int]) -> None:
     """Train in a worker process."""
     name, label, seed = job
     experiment = EXPERIMENTS[name]
-    target = folder(*job)
-    train_quietly(target, [*experiment.common, *experiment.rows[label], f"seed={seed}"], experiment.threads)
-    return target.name
+    train_quietly(folder(*job), [*experiment.common, *experiment.rows[label], f"seed={seed}"], experiment.threads)
 
 
 def train_quietly(target: Path, overrides: Sequence[str], threads: int) -> None:

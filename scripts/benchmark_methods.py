@@ -126,8 +126,8 @@ STUDIES = {
         rates=(8e-3, 3.2e-2, 1.28e-1),
     ),
     "rooms": Study(
-        "192 rooms of 48 x 64 pixels instead of 3,700 of 96 x 128, batches of 16 instead of 8",
-        ("model=dense_resnet18", "task.height=48", "task.width=64", "task.train=192", "trainer.batch_size=16"),
+        "384 rooms of 48 x 64 pixels instead of 3,700 of 96 x 128, batches of 16 instead of 8",
+        ("model=dense_resnet18", "task.height=48", "task.width=64", "task.train=384", "trainer.batch_size=16"),
         ("segmentation", "depth", "normals"),
         {
             "mIoU": ("test/segmentation/miou", 4),
@@ -135,7 +135,6 @@ STUDIES = {
             "normals, mean degrees": ("test/normals/mean", 2),
         },
         rates=(2e-3, 8e-3, 3.2e-2),
-        seeds=(0, 1, 2),
     ),
     "fashion_gan": Study(
         "200 steps instead of 8 epochs",
@@ -146,7 +145,7 @@ STUDIES = {
             "class accuracy": ("test/samples/class_accuracy", 3),
         },
         rates=(3e-3, 9e-3, 2.7e-2),
-        seeds=(0, 1, 2),
+        seeds=tuple(range(10)),  # they differ more than those of other studies
         alone={"adversarial": ("balancer=fixed", "balancer.values={adversarial: 1, fake_class: 0}")},
     ),
 }

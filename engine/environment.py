@@ -49,12 +49,20 @@ def command() -> str:
 def training_command(folder: Path) -> str:
     """What trains the run in ``folder`` once more.
 
-    That is the command line of the run, also where a sweep made it. A run that a script or a notebook started has none; its
+    That is the command line, of a sweep what is left of it for this one run. A run that a script or a notebook started has none; its
     configuration file takes the place of the words.
     """
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
-    if HydraConfig.initialized():
-        return shlex.join(["python", sys.argv[0], *HydraConfig.get().overrides.task])
-    config = ["--config-dir", str(folder), "--config-name", "config", "run_dir=null"]
-    return shlex.join(["python", "train.py", *config, "hydra.run.dir=.", "hydra.output_subdir=null"])
+    if not HydraConfig.initialized():
+        config = ["--config-dir", str(folder), "--config-name", "config", "run_dir=null"]
+        return shlex.join(["python", "train.py", *config, "hydra.run.dir=.", "hydra.output_subdir=null"])
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.RUN:
+        return command()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    config = [word for each in folders for word in ("--config-dir", each)]
+    if hydra.job.config_name not in (None, "train"):
+        config += ["--config-name", str(hydra.job.config_name)]
+    return shlex.join(["python", sys.argv[0], *config, *hydra.overrides.task])

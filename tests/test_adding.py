@@ -37,6 +37,7 @@ def test_the_package_of_the_page_trains(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert [summary[key] for key in ("model", "task", "balancer")] == ["pump_net", "pumps", "laggard"]
+    assert "train.py --config-dir" in summary["command"]
     assert (summary["status"], summary["steps"]) == ("finished", 3)
     measured = {"condition/loss", "condition/accuracy", "speed/loss", "speed/mae"}
     assert set(summary["metrics"]) == {f"test/{name}" for name in measured}

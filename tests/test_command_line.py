@@ -3,6 +3,7 @@
 import json
 import lzma
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -260,12 +261,16 @@ def test_sigterm_saves_and_the_run_can_be_resumed(tmp_path, stones):
 
 
 def test_sweep_over_seeds_makes_a_folder_each_and_prints_plain_lines(tmp_path, stones):
-    process = start(tmp_path, "-m", "seed=0,1", f"task.csv={stones}", "trainer.max_steps=20", *SHORT)
+    (tmp_path / "extra").mkdir()
+    words = [f"task.csv={stones}", "trainer.max_steps=20", *SHORT]
+    process = start(tmp_path, "-m", "--config-dir", "extra", "seed=0,1", *words)
     code, out, err = finish(process)
     assert (code, err) == (0, "")
     assert not set("\x1b\r") & set(out)
     assert out.count("epoch 1/1") == 2
     folders = sorted((tmp_path / "outputs" / "shared_trunk-diamonds-sum").iterdir(), key=lambda path: path.name[-1])
     assert [folder.name.rpartition("-")[2] for folder in folders] == ["seed0", "seed1"]
-    losses = [json.loads((folder / "summary.json").read_text())["metrics"]["test/cut/loss"] for folder in folders]
-    assert losses[0] != losses[1]
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    assert summaries[0]["metrics"]["test/cut/loss"] != summaries[1]["metrics"]["test/cut/loss"]
+    again = shlex.split(summaries[1]["command"])
+    assert again[2:7] == ["--config-dir", str(tmp_path / "extra"), "seed=1", *words[:2]]

@@ -359,6 +359,7 @@ def test_run_that_python_started_says_what_repeats_it(train_in, tmp_path):
     (again,) = tmp_path.glob("outputs/shared_trunk-diamonds-mgda/*")
     assert differ(saved(run)["model"], saved(again)["model"]) == []
     assert list((tmp_path / "outputs").iterdir()) == [again.parent]
+    assert shlex.split(json.loads((again / "summary.json").read_text())["command"])[2:] == words[2:]
 
 
 def test_each_network_trains_at_its_own_rate(train_in, configure, tmp_path):

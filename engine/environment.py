@@ -49,8 +49,8 @@ def command() -> str:
 def training_command(folder: Path) -> str:
     """What trains the run in ``folder`` once more.
 
-    That is the command line, of a sweep what is left of it for this one run. A run that a script or a notebook started has none; its
-    configuration file takes the place of the words.
+    That is the command line, of a sweep what is left of it for this one run. A run that a script or a notebook started has
+    none; its configuration file takes the place of the words.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

@@ -24,7 +24,7 @@ LOST_NOTHING = "interrupted before the first step; nothing is lost, start again\
 
 @pytest.fixture
 def start(tmp_path):
-    """Start the command in ``tmp_path``, with a module whose text is given imported first."""
+    """Start the command in ``tmp_path``, as a shell's background job, with a module whose text is given imported first."""
     started = []
 
     def call(module, *words):
@@ -37,6 +37,7 @@ def start(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         )
         started.append(process)
         return process

@@ -265,8 +265,9 @@ def _mark(panel: Any, marks: Sequence[tuple[tuple[float, float], Mapping[str, An
     """Draw points in a frame around those ``among`` which they stand.
 
     One far from all others would press those together: it stands at the edge, hollow, with its value. Far is more than five
-    interquartile ranges beyond the quartiles.
+    interquartile ranges beyond the quartiles. What is not a number, as of runs that diverged, has no place.
     """
+    among = among[np.isfinite(among).all(1)]
     low, high = np.quantile(among, [0.25, 0.75], axis=0)
     reach = np.where(high > low, 5 * (high - low), np.inf)
     near = np.where(np.abs(among - among.clip(low, high)) <= reach, among, np.nan)
@@ -276,6 +277,8 @@ def _mark(panel: Any, marks: Sequence[tuple[tuple[float, float], Mapping[str, An
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     far = 0
     for point, look in marks:
+        if not np.isfinite(point).all():
+            continue
         at = np.clip(point, low, high)
         if np.array_equal(at, point):
             panel.plot(*point, linestyle="", **look)

@@ -105,6 +105,20 @@ def test_better_means_that_intervals_do_not_meet(tiny):
     assert "diverged" in table
 
 
+def test_figure_frames_the_many_and_names_the_far(tiny):
+    places = {label: (1.0, (0.5 + i / 1000,) * 2, (1000.0 + i,) * 2) for i, label in enumerate(TINY.settings())}
+    far = {"mgda": (1.0, (0.05, 0.05), (1000.0, 1000.0)), "dwa": (1.0, (math.nan,) * 2, (math.nan,) * 2)}
+    costs = [(name, 1 + i / 10) for i, name in enumerate(METHODS)]
+    results, cost = method_tables._draw_results(write(tiny, places | far, cost=costs)).axes
+    for panel, value in ((results, "0.05"), (cost, None)):
+        low, high = panel.get_xlim()
+        hollow = [line for line in panel.get_lines() if line.get_markerfacecolor() == "white"]
+        assert len(hollow) == 1
+        assert value is None or [text.get_text() for text in panel.texts] == [value]
+        assert all(low <= line.get_xdata()[0] <= high for line in panel.get_lines() if line.get_marker() in ("o", "s"))
+    assert results.get_xlim()[0] > 0.4
+
+
 def test_a_rate_at_an_end_of_the_grid_is_reported(tiny):
     assert "Best at an end" not in method_tables.table(write(tiny, {}))
     table = method_tables.table(write(tiny, {}, rates=[("dwa", "0.064"), ("only cut", "0.004")]))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -28,7 +28,7 @@ class StopRequest:
         self.asked = False
         self._processes = processes or Processes()
         self._agreed = False
-        self._previous: dict[int, Any] = {}
+        self._handling = ExitStack()
 
     def agreed(self) -> bool:
         """Whether any process was asked. All processes must call this equally often."""
@@ -36,18 +36,13 @@ class StopRequest:
         return self._agreed
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._previous[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread
-                break
+        self._handling.enter_context(_handled_by(self._handle))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._handling.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.asked and self._processes.size == 1:
@@ -62,15 +57,19 @@ def interruptible() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    previous: dict[int, Any] = {}
-    try:
-        for each in (signal.SIGTERM, signal.SIGINT):  # the latter, too: a shell lets its background jobs ignore it
-            previous[each] = signal.signal(each, interrupt)
-    except ValueError:  # not in the main thread
+    with _handled_by(interrupt):
         yield
-        return
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Both signals go to ``handler``, SIGINT also where a shell let its background job ignore it."""
+    previous: dict[int, Any] = {}
+    with suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for each, before in previous.items():
+            signal.signal(each, before)

@@ -139,10 +139,7 @@ def _name(label: str) -> str:
 
 
 def _cell(value: Estimate, digits: int) -> str:
-    if not math.isfinite(value.mean):
-        return "diverged"
-    mean = round(value.mean, digits) + 0.0  # no negative zero
-    return f"{mean:,.{digits}f}" + ("" if value.half is None else f" ± {value.half:,.{digits}f}")
+    return value.text(digits) if math.isfinite(value.mean) else "diverged"
 
 
 def against_the_sweep(found: Results) -> tuple[list[str], list[str], list[str]]:
@@ -233,12 +230,12 @@ def _draw_results(found: Results) -> Any:
         label: {"marker": "osD"[i // 10], "color": f"C{i % 10}", "label": label} for i, label in enumerate(METHODS)
     }
     looks[found.tuned] = {"marker": "*", "color": "black", "markersize": 12, "label": "chosen by validation"}
-    swept = {label: {"marker": "x", "color": "#64748b"} for label in found.points}
+    cross = {"marker": "x", "color": "#64748b", "label": "static weights"}
     for panel, (x, y) in zip(axes, pairs, strict=False):
         place = partial(_means, found, x, y)
         sweep = np.array([place(label) for label in found.points])
         panel.plot(*_edge(sweep, found.higher[x], found.higher[y]).T, color="#cbd5e1", zorder=0)
-        marks = [(place(label), look) for label, look in [*swept.items(), *looks.items()]]
+        marks = [(point, cross) for point in sweep] + [(np.array(place(label)), look) for label, look in looks.items()]
         _mark(panel, marks, among=np.array([point for point, _ in marks]))
         panel.set_xlabel(x + _arrow(found.higher[x]))
         panel.set_ylabel(y + _arrow(found.higher[y]))
@@ -248,20 +245,19 @@ def _draw_results(found: Results) -> Any:
     for label, look in looks.items():
         seconds, delta = found.cost.get(label, (1.0, 1.0))[0], found.delta(label)
         cost.errorbar(seconds, delta.mean, yerr=delta.half, color=look["color"], capsize=2, fmt="none")
-        marks.append(((seconds, delta.mean), look))
+        marks.append((np.array([seconds, delta.mean]), look))
         ends += [(seconds, delta.mean + sign * (delta.half or 0.0)) for sign in (-1, 1)]
     _mark(cost, marks, among=np.array(ends))
     cost.axhline(found.delta(found.tuned).mean, color="#cbd5e1", zorder=0)
     cost.set_xlabel("time of a step, relative to sum")
     cost.set_ylabel("delta-m, %" + _arrow(False))
     cost.grid(color="#e2e8f0")
-    names = {"static weights": next(iter(swept.values())), **{look["label"]: look for look in looks.values()}}
-    handles = [Line2D([], [], linestyle="", **{**look, "label": name}) for name, look in names.items()]
+    handles = [Line2D([], [], linestyle="", **look) for look in (cross, *looks.values())]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     return figure
 
 
-def _mark(panel: Any, marks: Sequence[tuple[tuple[float, float], Mapping[str, Any]]], among: np.ndarray) -> None:
+def _mark(panel: Any, marks: Sequence[tuple[np.ndarray, Mapping[str, Any]]], among: np.ndarray) -> None:
     """Draw points in a frame around those ``among`` which they stand.
 
     One far from all others would press those together: it stands at the edge, hollow, with its value. Far is more than five
@@ -275,7 +271,6 @@ def _mark(panel: Any, marks: Sequence[tuple[tuple[float, float], Mapping[str, An
     margin = np.where(high > low, 0.06 * (high - low), 0.5)
     low, high = low - margin, high + margin
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    far = 0
     for point, look in marks:
         if not np.isfinite(point).all():
             continue
@@ -285,9 +280,8 @@ def _mark(panel: Any, marks: Sequence[tuple[tuple[float, float], Mapping[str, An
             continue
         panel.plot(*at, linestyle="", **{**look, "markerfacecolor": "white", "clip_on": False, "zorder": 3})
         text = ", ".join(f"{value:.3g}" for value, seen in zip(point, at, strict=True) if value != seen)
-        offset = (5, 5 + 9 * (far % 3))  # several at one place
+        offset = (5, 5 + 9 * (len(panel.texts) % 3))  # several at one place
         panel.annotate(text, at, xytext=offset, textcoords="offset points", fontsize=8, color=look["color"])
-        far += 1
 
 
 def _means(found: Results, x: str, y: str, label: str) -> tuple[float, float]:

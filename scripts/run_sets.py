@@ -72,7 +72,12 @@ class Estimate:
             return f"{self.mean:.4g}"
         # as many digits as the interval leaves meaningful: two of its own
         digits = 4 if self.half == 0 else min(max(1 - math.floor(math.log10(self.half)), 0), 6)
-        return f"{round(self.mean, digits) + 0.0:,.{digits}f} ± {self.half:,.{digits}f}"  # without a minus before 0
+        return self.text(digits)
+
+    def text(self, digits: int) -> str:
+        """With this many digits after the point, without a minus before 0."""
+        mean = f"{round(self.mean, digits) + 0.0:,.{digits}f}"
+        return mean if self.half is None else f"{mean} ± {self.half:,.{digits}f}"
 
 
 def estimate(values: Sequence[float]) -> Estimate:

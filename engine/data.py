@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 Split = TensorData | Dataset[Batch]
+
+_CAN_ASK_WHO = hasattr(signal, "sigwaitinfo")  # sent a signal: neither on macOS nor on Windows
 
 
 def batches_per_epoch(split: Split, batch_size: int) -> int:
@@ -124,16 +127,31 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
         worker_init_fn=_obey_only_the_parent,
     )
     try:
-        for batch in loader:
+        with _deaf():
+            batches = iter(loader)  # starts the workers
+        for batch in batches:
             yield move(Batch(*batch), device)
     except DataError as error:  # one from a worker has that process's traceback in its message
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started in here are born with SIGTERM blocked: one may arrive before a worker can tell whose it is."""
+    if not _CAN_ASK_WHO:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _obey_only_the_parent(worker: int) -> None:
     """Whoever ends a job may send signals to all of its processes, but the step that is to be finished needs its batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
+    if not _CAN_ASK_WHO:
         return
 
     def wait() -> None:
@@ -141,5 +159,4 @@ def _obey_only_the_parent(worker: int) -> None:
             pass
         os._exit(0)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=wait, daemon=True).start()

@@ -309,17 +309,22 @@ def _draw_weights(found: Results, folders: Mapping[str, Path]) -> Any:
     rows = max(math.ceil(len(folders) / columns), 1)
     figure = Figure(figsize=(3.2 * columns, 2.3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    smallest = []
     for panel, (label, folder) in zip(panels, folders.items(), strict=False):
         history = [row for row in read_rows(folder / "balance.csv") if f"weight/{found.study.objectives[0]}" in row]
         history = [row for row in history if row[f"weight/{found.study.objectives[0]}"] != ""]
         steps = [int(row["step"]) for row in history]
         weights = np.array([[float(row[f"weight/{name}"]) for name in found.study.objectives] for row in history])
-        for name, share in zip(found.study.objectives, (weights / weights.sum(1, keepdims=True)).T, strict=True):
+        shares = weights / weights.sum(1, keepdims=True)
+        smallest.append(shares.min())
+        for name, share in zip(found.study.objectives, shares.T, strict=True):
             panel.plot(steps, share, label=name, linewidth=1.2)
         panel.set_title(label, loc="left", fontsize=10)
         panel.grid(color="#e2e8f0")
     for panel in panels[len(folders) :]:
         panel.set_axis_off()
+    if smallest and min(smallest) >= 0 and np.median(smallest) < 1e-3:  # lines at 0 and at 1 would tell nothing
+        panels[0].set_yscale("log")
     figure.supylabel("share of the weights")
     figure.supxlabel("step")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)

@@ -119,6 +119,18 @@ def test_figure_frames_the_many_and_names_the_far(tiny):
     assert results.get_xlim()[0] > 0.4
 
 
+@pytest.mark.parametrize(("shares", "scale"), [((0.9, 0.1), "linear"), ((1.0, 1e-6), "log"), ((1.2, -0.2), "linear")])
+def test_figure_of_weights_shows_small_shares(tiny, shares, scale):
+    folder = tiny / "mgda"
+    folder.mkdir()
+    rows = [{"step": step, "weight/cut": shares[0], "weight/price": shares[1]} for step in (10, 20)]
+    benchmark_methods.write(folder / "balance.csv", rows)
+    panel, *rest = method_tables._draw_weights(write(tiny, {}), {"mgda": folder}).axes
+    assert panel.get_yscale() == scale
+    assert [line.get_label() for line in panel.get_lines()] == ["cut", "price"]
+    assert not any(other.axison for other in rest)
+
+
 def test_a_rate_at_an_end_of_the_grid_is_reported(tiny):
     assert "Best at an end" not in method_tables.table(write(tiny, {}))
     table = method_tables.table(write(tiny, {}, rates=[("dwa", "0.064"), ("only cut", "0.004")]))

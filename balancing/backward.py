@@ -163,7 +163,9 @@ class Step:
         self._together = together
         self.losses = [loss if scaler is None else scaler.scale(loss) for loss in losses]
         self._given = shared
-        self._parameters = None if parameters is None else [leaf for leaf in parameters if leaf.requires_grad]
+        if parameters is not None:
+            parameters = list(dict.fromkeys(leaf for leaf in parameters if leaf.requires_grad))
+        self._parameters = parameters
         self._scaler = scaler
         self.is_scaled = scaler is not None and scaler.is_enabled()
 
@@ -218,6 +220,8 @@ class Step:
     def single_backward(self, weights: Tensor, heads: Tensor | None) -> None:
         """Write the gradient of the weighted sum; uncontested leaves get that of the sum with ``heads`` as weights, if given."""
         losses = self.losses if self._active is None else [self.losses[k] for k in self._active]
+        if self._parameters is not None and not self._parameters:
+            raise BalancingError(f"{self.name}: none of the given parameters is trainable")
         with span("backward of the weighted sum"):
             if heads is not None:
                 contested, others = self.partition()
@@ -231,6 +235,8 @@ class Step:
                 torch.autograd.backward(self._together, weights.to(self._together), inputs=self._parameters)
             else:
                 torch.autograd.backward(losses, self._factors(weights), inputs=self._parameters)
+        if self._parameters is not None and all(leaf.grad is None for leaf in self._parameters):
+            raise BalancingError(f"{self.name}: the losses reach none of the given parameters")
 
     def pass_on(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Continue the backward pass from the features, at which ``gradients`` arrived, to the trunk."""

@@ -19,7 +19,7 @@ from balancing.processes import average_over_processes, several_processes, sum_o
 from balancing.report import BalanceReport
 from balancing.rows import Gradients, deposit
 from balancing.spans import span
-from balancing.weighing import View, translate, view
+from balancing.weighing import View, shortened, translate, view
 
 __all__ = ["Balancer"]
 
@@ -62,7 +62,7 @@ class Balancer(nn.Module):
             of the weights stays what the method gives, so the update keeps the scale of the gradients.
         log_losses: Balance the logarithms of the losses, which must be positive.
         ema: Smooth the weights over steps, ``w <- ema w_previous + (1 - ema) w``; 0 is off.
-        max_norm: Shorten the combined gradient of the shared parameters to this length; 0 is off.
+        max_norm: Shorten the combined gradient of the shared parameters to this length, and no head's; 0 is off.
         on_nonfinite: ``raise`` on a non-finite loss, or gradient where the method measures it, or ``skip`` the step and
             count it in the report.
         seed: Seed of the balancer's own random generator.
@@ -149,7 +149,10 @@ class Balancer(nn.Module):
     # ---- what a method overrides ---------------------------------------------------------------------------------
 
     def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
-        """(K,) losses and, for Gramian methods, the (K, K) Gramian -> (K,) weights. Runs without gradients."""
+        """(K,) losses and, for Gramian methods, the (K, K) Gramian -> (K,) weights.
+
+        Called under ``torch.no_grad()``; for Gramian methods with float64 tensors on the CPU.
+        """
         raise TypeError(f"{self.name} does not find weights")
 
     def loss(self, losses: Tensor) -> Tensor:
@@ -157,11 +160,11 @@ class Balancer(nn.Module):
         raise TypeError(f"{self.name} has no scalar loss")
 
     def row_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(K,) losses and (K, P) gradients -> (K,) weights. Runs without gradients."""
+        """(K,) losses and (K, P) gradients -> (K,) weights. Called under ``torch.no_grad()``."""
         raise TypeError(f"{self.name} does not find weights from whole gradients")
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(K,) losses and (K, P) gradients, which may be overwritten -> (P,) update direction. Runs without gradients."""
+        """(K,) losses and (K, P) gradients, which may be overwritten -> (P,) update direction. Called under ``torch.no_grad()``."""
         raise TypeError(f"{self.name} does not combine gradients coordinate by coordinate")
 
     def active(self) -> tuple[int, ...] | None:
@@ -169,7 +172,7 @@ class Balancer(nn.Module):
         return None
 
     def update(self, losses: Tensor) -> None:
-        """Learn from the (K,) losses that :meth:`observe` was given. Runs without gradients."""
+        """Learn from the (K,) losses that :meth:`observe` was given. Called under ``torch.no_grad()``."""
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
@@ -203,8 +206,9 @@ class Balancer(nn.Module):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        pending = self._pending.copy()
+        pending, partial = self._pending.copy(), self._partial
         self._pending.clear()  # forgotten if this call fails
+        self._partial = None
         values = ordered_losses(self, losses)
         together = torch.stack(values)
         seen = together.detach()
@@ -217,13 +221,13 @@ class Balancer(nn.Module):
         resting = self.step % self.every != 0
         constant = resting or (self.needs == "nothing" and not self.log_losses and self.before is None)
         if constant or (not self.measures and last and not pending):
-            return self._weigh(step, seen, resting, last)
+            return self._weigh(step, seen if partial is None else partial + seen, resting, last)
 
         points = self._points(features, subset, last)
         room = self._workspace.room if self.remembers and last and not pending else None
         part = _Part(seen, step.collect(points, self.at != "subset", room), 1)
         if self.measures:
-            self._check_reach(part.gradients, active)
+            self._check_gradients(part.gradients, active)
         apart = self.unbiased and len(pending) == 1
         parts = [*pending, part] if not pending or apart else [*pending[1:], pending[0] + part]
         if not last:
@@ -254,11 +258,9 @@ class Balancer(nn.Module):
 
     def _weigh(self, step: Step, seen: Tensor, resting: bool, last: bool) -> BalanceReport:
         """One backward with weights that follow from nothing but these losses."""
-        if self._partial is not None:
-            seen, self._partial = self._partial + seen, None
         finite = self._finite_so_far(seen)
         if finite:
-            weights = self.held if resting else self._effective(seen, None)
+            weights = self.held.clone() if resting else self._effective(seen, None)
             step.single_backward(weights, self._head_weights(resting))
         if not last:
             self._partial = seen
@@ -276,7 +278,8 @@ class Balancer(nn.Module):
             raise ValueError(f"{self.name}: at={self.at!r} needs backward(..., {self.at}=...)")
         if not last:
             raise ValueError(f"{self.name}: at={self.at!r} cannot collect micro-batches; use at='shared'")
-        points = [point for point in ([given] if isinstance(given, Tensor) else given) if point.requires_grad]
+        points = [given] if isinstance(given, Tensor) else given
+        points = list(dict.fromkeys(point for point in points if point.requires_grad))
         if not points:
             raise BalancingError(f"{self.name}: none of the {self.at} requires a gradient; is the trunk frozen?")
         return points
@@ -298,6 +301,7 @@ class Balancer(nn.Module):
             if self.at == "features":
                 gramian = sum_over_samples(gramian, seen.device)
         overflow = step.is_scaled and gramian is not None and not bool(gramian.isfinite().all())
+        overflow = overflow and bool(losses.isfinite().all())  # a smaller scale cannot mend a loss
         if not overflow and not self._all_finite(losses, gramian):
             return self._skip(seen)
 
@@ -320,10 +324,14 @@ class Balancer(nn.Module):
             assert weights is not None
             step.single_backward(weights, heads)
             return self._finish(seen, weights, gramian, overflow)
-        factors = [] if weights is None else weights.tolist()
-        gradients.deposit_heads(factors if heads is None else heads.tolist())
+        if heads is None:
+            assert weights is not None
+            heads = weights
+        gradients.deposit_heads(heads.tolist())
         with span("combination"):
-            combined = gradients.combine(factors) if combined is None else combined
+            if combined is None:
+                assert weights is not None
+                combined = gradients.combine(shortened(self, weights, gramian).tolist())
         if self.at == "features":
             step.pass_on(gradients.points, combined)
         else:
@@ -379,7 +387,7 @@ class Balancer(nn.Module):
     def _derivative(self, losses: Tensor) -> Tensor:
         """Weights of a method given by a scalar loss: its derivative. Its own parameters get their gradients here."""
         leaf = losses.detach().requires_grad_()
-        own = list(self.parameters(recurse=False))
+        own = [parameter for parameter in self.parameters(recurse=False) if parameter.requires_grad]
         with torch.enable_grad():
             weights, *gradients = torch.autograd.grad(self.loss(leaf), [leaf, *own])
         for parameter, gradient in zip(own, gradients, strict=True):
@@ -403,7 +411,14 @@ class Balancer(nn.Module):
         """
         return objective_vector(self, values, default, positive)
 
-    def _check_reach(self, gradients: Gradients, active: tuple[int, ...] | None) -> None:
+    def _check_gradients(self, gradients: Gradients, active: tuple[int, ...] | None) -> None:
+        if any(point.is_complex() for point in gradients.points):
+            raise BalancingError(
+                f"{self.name}: a shared parameter is complex, but gradients are measured as real vectors; "
+                "keep torch.view_as_real(parameter) as the parameter"
+            )
+        if any(gradient.is_sparse for row in gradients.rows for gradient in row if gradient is not None):
+            raise BalancingError(f"{self.name}: cannot measure sparse gradients; use nn.Embedding(..., sparse=False)")
         for index, (name, row) in enumerate(zip(self.objectives, gradients.rows, strict=True)):
             if (active is None or index in active) and row and all(gradient is None for gradient in row):
                 where = "shared parameters" if self.at == "shared" else self.at

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from balancing.errors import BalancingError
 from balancing.rows import Gradients, flat_rows
-from balancing.weighing import View, translate
+from balancing.weighing import View, shortened, translate
 
 if TYPE_CHECKING:
     from balancing.balancer import Balancer
@@ -64,7 +64,7 @@ def combine_rows(
 
     if not balancer.combines:
         weights = translate(balancer, ask(gradients.jacobian()).to(seen.rows), seen)
-        return weights, gradients.combine((seen.shown(weights) * factor).tolist())
+        return weights, gradients.combine((shortened(balancer, seen.shown(weights), seen.gramian) * factor).tolist())
     if balancer.coordinatewise:
         update = gradients.combine_coordinates(ask)
     else:

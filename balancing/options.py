@@ -47,7 +47,10 @@ def check_options(balancer: Balancer) -> None:
             balancer.at in ("shared", "features", "subset"),
             f"at must be shared, features or subset, got {balancer.at!r}",
         ),
-        (balancer.every >= 1, f"every must be at least 1, got {balancer.every}"),
+        (
+            balancer.every >= 1 and balancer.every % 1 == 0,
+            f"every must be a whole number of at least 1, got {balancer.every}",
+        ),
         (balancer.head_rule in ("unit", "weighted"), f"heads must be unit or weighted, got {balancer.head_rule!r}"),
         (balancer.scale in ("paper", "sum"), f"scale must be paper or sum, got {balancer.scale!r}"),
         (
@@ -106,6 +109,8 @@ def ordered_losses(balancer: Balancer, losses: Mapping[str, Tensor], differentia
         if name not in losses:
             raise ValueError(f"{balancer.name}: the loss of objective {name!r} is missing")
         value = losses[name]
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{balancer.name}: the loss of objective {name!r} must be a tensor, got {value!r}")
         if value.dim() != 0:
             raise ValueError(
                 f"{balancer.name}: the loss of objective {name!r} must be a scalar, got shape {tuple(value.shape)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any, TypeVar
@@ -79,9 +80,14 @@ def create_balancer(
         ValueError: Unknown name, value out of range, or methods that do not compose.
         TypeError: Unknown argument.
     """
+    if not name:
+        raise ValueError("create_balancer needs the name of a method, or several")
     *first, last = [name] if isinstance(name, str) else name
     if first and before is not None:
         raise ValueError(f"{last}: give either a list of methods or before=")
+    for argument, value in arguments.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{last}: {argument} must be a number, got nan")
     balancer = balancer_class(last)(tuple(objectives), **arguments)
     if first:
         balancer.weigh_first(create_balancer(first, objectives))

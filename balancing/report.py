@@ -18,8 +18,8 @@ class BalanceReport:
     Attributes:
         objectives: Names, in the order of every tensor below.
         losses: (K,) detached losses.
-        weights: (K,) weights of the objectives' gradients; ``None`` for a method that combines coordinates
-            one by one, and while micro-batches are only being collected (``last=False``).
+        weights: (K,) weights of the objectives' gradients, before ``max_norm``; ``None`` for a method that combines
+            coordinates one by one, and while micro-batches are only being collected (``last=False``).
         gramian: (K, K) inner products of the objectives' gradients where the method measured them, else ``None``.
         skipped: True if a non-finite loss or gradient was seen: do not step. Nothing was added to ``.grad``, except by
             earlier micro-batches of a method with constant weights.

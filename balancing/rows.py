@@ -28,6 +28,7 @@ def deposit(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     """Average ``gradients`` over processes and add them to ``leaves[...].grad``, as ``Tensor.backward`` would."""
     average_over_processes(gradients)
     for leaf, gradient in zip(leaves, gradients, strict=True):
+        gradient = gradient.to(leaf.dtype)  # rows of several precisions in one matrix have the widest
         leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
 
 
@@ -101,6 +102,8 @@ class Gradients:
 
     def reorder(self, points: Sequence[Tensor]) -> None:
         """Take the points in this order, which must hold all of them."""
+        if all(a is b for a, b in zip(points, self.points, strict=True)):
+            return
         self.rows = [self._at(points, k) for k in range(len(self.rows))]
         self.points, self.matrix = list(points), None
 
@@ -123,15 +126,14 @@ class Gradients:
         """(K, K) inner products of the rows, float64 on the CPU: one pass over the rows and one device synchronisation.
 
         On the CPU products are taken in the rows' precision over pieces of 262,144 elements, and pieces are added in
-        float64. If float32 squares over- or underflow, and on other devices, products are float64 (float32 on MPS).
+        float64. If float32 cannot tell (squares over- or underflow, a row depends on the others but for rounding), and on
+        other devices, products are float64 (float32 on MPS).
         """
         size = len(self.rows)
         cpu = all(point.device.type == "cpu" and point.dtype in (torch.float32, torch.float64) for point in self.points)
         total = self._products(exact=not cpu)
         present = torch.tensor([any(g is not None for g in row) for row in self.rows])
-        squares = total.diagonal()[present]
-        tiny, huge = 1e-30, 1e30  # half of the range of float32: the mixed products must fit as well
-        if cpu and size > 0 and not bool(((squares > tiny) & (squares < huge)).all()):
+        if cpu and size > 0 and not _float32_tells(total[present][:, present]):
             total = self._products(exact=True)
         return total
 
@@ -235,6 +237,17 @@ class Gradients:
             for leaf, gradient in gradients.items():
                 total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
         deposit(list(total), list(total.values()))
+
+
+def _float32_tells(gramian: Tensor) -> bool:
+    """Whether products of float32 rows are good enough: in range, and no row nearly a combination of the others."""
+    squares = gramian.diagonal()
+    tiny, huge = 1e-30, 1e30  # half of the range of float32: the mixed products must fit as well
+    if not bool(((squares > tiny) & (squares < huge)).all()):
+        return False
+    cosines = gramian / squares.outer(squares).sqrt()
+    cosines.diagonal().sub_(1e-4)  # eigenvalues are off by about 1e-6
+    return not bool(torch.linalg.cholesky_ex(cosines).info)
 
 
 def _aligned(gradients: Sequence[Tensor | None], point: Tensor) -> list[Tensor] | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from balancing.balancer import Balancer
 
-__all__ = ["View", "translate", "view"]
+__all__ = ["View", "shortened", "translate", "view"]
 
 
 @dataclass
@@ -65,7 +65,7 @@ def view(balancer: Balancer, losses: Tensor, gramian: Tensor | None, first: Tens
 
 
 def translate(balancer: Balancer, raw: Tensor, seen: View) -> Tensor:
-    """Weights of the true gradients from those a method found, after ``preference``, ``scale``, ``ema`` and ``max_norm``."""
+    """Weights of the true gradients from those a method found, after ``preference``, ``scale`` and ``ema``."""
     weights = raw * seen.rows
     if balancer.normalize != "none" or balancer.preference_on == "target":
         # the update keeps the scale of the gradients; absolute values, so that its sign cannot change
@@ -79,8 +79,12 @@ def translate(balancer: Balancer, raw: Tensor, seen: View) -> Tensor:
         weights = balancer.ema * balancer.held.to(weights) + (1 - balancer.ema) * weights
     if balancer.ema > 0 or balancer.every > 1:
         balancer.held.copy_(weights)
-    if balancer.max_norm > 0 and seen.gramian is not None:
-        own = seen.shown(weights)
-        length = (own @ seen.gramian @ own).clamp(min=0).sqrt()
-        weights = weights * (balancer.max_norm / length).clamp(max=1.0)
     return weights
+
+
+def shortened(balancer: Balancer, weights: Tensor, gramian: Tensor | None) -> Tensor:
+    """Weights of rows with this Gramian after ``max_norm``: their combination is no longer than that."""
+    if balancer.max_norm == 0 or gramian is None:
+        return weights
+    length = (weights @ gramian @ weights).clamp(min=0).sqrt()
+    return weights * (balancer.max_norm / length).clamp(max=1.0)

@@ -15,7 +15,7 @@ from balancing.registry import register_balancer
 __all__ = ["ConflictFree", "conflict_free_weights", "weights_for_projections"]
 
 
-def weights_for_projections(gramian: Tensor, targets: Tensor, tolerance: float = 1e-12) -> Tensor:
+def weights_for_projections(gramian: Tensor, targets: Tensor, tolerance: float = 1.2e-7) -> Tensor:
     """(K,) weights w such that ``d = sum_j w_j g_j`` has the product ``targets_i`` with every unit vector ``g_i / ||g_i||``.
 
     With the cosines C and the lengths n that is ``C (n w) = targets``. It is solved with the pseudo-inverse of C, in which

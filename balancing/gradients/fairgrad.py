@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -41,8 +42,8 @@ class FairGrad(Balancer):
 
     def __init__(self, objectives: Sequence[str], *, alpha: float = 1.0, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if not alpha > 0:
-            raise ValueError(f"fairgrad: alpha must be positive, got {alpha}")
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"fairgrad: alpha must be positive and finite, got {alpha}")
         self.alpha = alpha
 
     def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, Unpack
 
@@ -57,6 +58,8 @@ class GradNorm(Balancer):
         super().__init__(objectives, **options)
         if init not in ("lengths", "equal"):
             raise ValueError(f"gradnorm: init must be lengths or equal, got {init!r}")
+        if not math.isfinite(alpha):
+            raise ValueError(f"gradnorm: alpha must be finite, got {alpha}")
         self.alpha = alpha
         self.theta = nn.Parameter(torch.zeros(len(self.objectives)))
         self.register_buffer("initial", torch.zeros(len(self.objectives)))
@@ -85,5 +88,6 @@ class GradNorm(Balancer):
             raise BalancingError(
                 "gradnorm: the gradient of its weights is not finite; are the losses' scales representable?"
             )
-        self.theta.grad = gradient if self.theta.grad is None else self.theta.grad.add_(gradient)
+        if self.theta.requires_grad:
+            self.theta.grad = gradient if self.theta.grad is None else self.theta.grad.add_(gradient)
         return w

@@ -54,6 +54,10 @@ class MGDA(Balancer):
         super().__init__(objectives, **options)
         if solver not in ("exact", "frank_wolfe"):
             raise ValueError(f"mgda: solver must be exact or frank_wolfe, got {solver!r}")
+        if iterations < 1 or not tolerance >= 0:
+            raise ValueError(
+                f"mgda: iterations must be at least 1 and tolerance not negative, got {iterations} and {tolerance}"
+            )
         self.solver, self.iterations, self.tolerance = solver, iterations, tolerance
 
     def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:

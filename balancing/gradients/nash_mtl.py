@@ -24,7 +24,8 @@ class NashMTL(Balancer):
     weights it had, at first all 1. The published limit of ||d|| to 1 is ``max_norm=1``: it divides every d by ``sqrt(K)``.
     An objective with a zero gradient has nothing to bargain for and gets weight 0. If a convex combination of the
     gradients is zero (two are exactly opposed, say), no finite solution exists; then the weights of those are about
-    ``1e6 / ||g_i||``, and what they add to d cancels.
+    ``1e6 / ||g_i||``. What they add to d cancels, but a head has no opponent and would receive its gradient times that:
+    use ``heads="unit"`` where objectives may be opposed.
     """
 
     needs = "gramian"

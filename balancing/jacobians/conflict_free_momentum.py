@@ -68,6 +68,7 @@ class ConflictFreeMomentum(Balancer):
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(P,) Adam's step along the conflict-free direction of the momenta."""
         size, current = len(jacobian), self.step % len(jacobian)
+        jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))  # 0.999 times a bfloat16 is itself
         if not self.memory:
             self.memory = {
                 "momenta": torch.zeros_like(jacobian),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -35,8 +36,8 @@ class GroupDRO(Balancer):
 
     def __init__(self, objectives: Sequence[str], *, eta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if not eta > 0:
-            raise ValueError(f"group_dro: eta must be positive, got {eta}")
+        if not 0 < eta < math.inf:
+            raise ValueError(f"group_dro: eta must be positive and finite, got {eta}")
         self.eta = eta
         self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
 

@@ -198,7 +198,7 @@ def test_at_subset_measures_there_and_weighs_everything(name, heads):
 
 @pytest.mark.parametrize("name", [n for n in WEIGHS if balancer_class(n).needs != "nothing"])
 def test_every_keeps_weights_between_refreshes(name, monkeypatch):
-    net, balancer, seen, calls = Net(), make(name, every=3), [], []
+    net, balancer, seen, calls, reports = Net(), make(name, every=3), [], [], []
     find = balancer._effective
     if balancer_class(name).needs == "jacobian":
         monkeypatch.setattr(balancer, "row_weights", lambda *a, find=balancer.row_weights: calls.append(1) or find(*a))
@@ -209,6 +209,7 @@ def test_every_keeps_weights_between_refreshes(name, monkeypatch):
         rows = reference_rows(net, x)
         report = balancer.backward(net.losses(x))
         seen.append(report.weights.double())
+        reports.append((report, seen[-1].clone()))
         assert len(calls) == 1 + step // 3
         if step % 3 == 0:
             assert_close(net.gradients(), expected(rows, balancer, report), rtol=1e-6, atol=1e-6)
@@ -217,6 +218,7 @@ def test_every_keeps_weights_between_refreshes(name, monkeypatch):
             heads = balancer._head_weights(resting=True)
             wanted = combination(rows, seen[step], seen[step] if heads is None else heads)
             assert_close(net.gradients(), wanted, rtol=1e-6, atol=1e-6)
+    assert all(torch.equal(report.weights.double(), weights) for report, weights in reports)  # later steps change none
 
 
 def combination(rows, weights, heads):
@@ -278,6 +280,41 @@ def test_gradients_accumulate_like_backward(name):
     once = net.gradients()
     make(name).backward(net.losses(x))
     assert_close(net.gradients(), {key: 2 * g for key, g in once.items()})
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if balancer_class(name).remembers])
+def test_gradients_of_steps_add_up_where_memory_is_used_again(name):
+    net, balancers = Net(), [make(name), make(name)]
+    total = {}
+    for seed in range(5):
+        net.zero_grad()
+        balancers[0].backward(net.losses(inputs(seed=seed)))
+        total |= {key: total.get(key, 0) + g for key, g in net.gradients().items()}
+    net.zero_grad()
+    for seed in range(5):
+        balancers[1].backward(net.losses(inputs(seed=seed)))
+    assert_close(net.gradients(), total)
+
+
+@pytest.mark.parametrize("name", [name for name in JACOBIAN if name not in TURNS])
+def test_shared_parameters_of_two_precisions_get_gradients_of_theirs(name):
+    net, x = Net(dtype=torch.float32), inputs()
+    net.trunk[0].double()
+    z = net.trunk[1:](net.trunk[0](x).float())
+    make(name).backward(net.losses(x.float(), z))
+    assert {p.grad.dtype for p in net.shared()} == {torch.float32, torch.float64}
+
+
+@pytest.mark.parametrize("size", [100, _CHUNK])
+@pytest.mark.parametrize("name", ["conflict_free", "imtl_g"])
+def test_dependent_gradients_in_single_precision_are_those_of_double(name, size):
+    weights, a, b = [], *torch.randn(2, size, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float32, torch.float64):
+        p = nn.Parameter(torch.ones(size, dtype=dtype))
+        rows = {"a": a.to(dtype), "b": b.to(dtype), "c": 0.3 * a.to(dtype) + 2 * b.to(dtype)}
+        weights.append(make(name).backward({key: (row * p).sum() + 9 for key, row in rows.items()}).weights)
+    assert weights[0].abs().max() > 0.1
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -426,6 +463,14 @@ def test_non_finite_loss_names_objective_and_method(name, bad):
     assert not net.gradients()
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_loss_that_is_not_finite_is_no_overflow(name):
+    net, x = Net(dtype=torch.float32), inputs(dtype=torch.float32)
+    losses = {key: loss * float("nan") for key, loss in net.losses(x).items()}
+    with pytest.raises(BalancingError, match="loss of objective 'a' is not finite"):
+        make(name).backward(losses, scaler=torch.amp.GradScaler("cpu"))
+
+
 @pytest.mark.parametrize("name", [n for n in GRADIENT if n not in MANY and n not in TURNS])
 def test_non_finite_gradient_names_objective_and_method(name):
     p = nn.Parameter(torch.tensor([0.0, 1.0]))
@@ -537,9 +582,10 @@ def test_micro_batches_may_take_different_paths(name):
         torch.testing.assert_close(p.grad, gradient)
 
 
-def test_a_failed_micro_batch_is_forgotten():
+@pytest.mark.parametrize("name", ["sum", "mgda"])
+def test_a_failed_micro_batch_is_forgotten(name):
     net, x = Net(), inputs()
-    balancer = make("mgda")
+    balancer = make(name)
     balancer.backward(net.losses(x), last=False)
     with pytest.raises(ValueError, match="is missing"):
         balancer.backward({"a": net.losses(x)["a"]})
@@ -551,8 +597,51 @@ def test_shared_parameters_of_another_model_are_noticed():
     net, x = Net(), inputs()
     with pytest.raises(BalancingError, match="none of the given shared parameters"):
         make("mgda").backward(net.losses(x), shared=Net().shared())
-    with pytest.raises(BalancingError, match="none of the given parameters"):
-        make("mgda").backward(net.losses(x), parameters=Net().shared())
+    for name in ("mgda", "sum"):
+        with pytest.raises(BalancingError, match="none of the given parameters"):
+            make(name).backward(net.losses(x), parameters=Net().shared())
+
+
+def test_without_trainable_parameters_there_is_nothing_to_do():
+    net, x = Net(), inputs()
+    frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+    for name in ("mgda", "sum"):
+        with pytest.raises(BalancingError, match="none of the given parameters"):
+            make(name).backward(net.losses(x), parameters=[frozen])
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "imtl_l", "gradnorm"])
+def test_own_parameters_may_be_frozen(name):
+    net, x = Net(), inputs()
+    frozen, free = make(name).requires_grad_(False), make(name)
+    weights = [balancer.backward(net.losses(x)).weights for balancer in (frozen, free)]
+    torch.testing.assert_close(*weights)
+    assert all(p.grad is None for p in frozen.parameters())
+    assert all(p.grad is not None for p in free.parameters())
+
+
+@pytest.mark.parametrize(("at", "name"), [("features", "mgda"), ("subset", "mgda"), ("features", "graddrop")])
+def test_features_that_are_named_twice_count_once(at, name):
+    net, x = Net(), inputs()
+    found = []
+    for times in (1, 2):
+        net.zero_grad()
+        z = net.features(x)
+        given = {"features": [z] * times, "subset": [net.trunk[0].weight] * times}[at]
+        report = make(name, at=at).backward(net.losses(x, z), **{at: given})
+        found.append(net.gradients() | {"gramian": report.gramian})
+    assert_close(*found)
+
+
+def test_gradients_that_cannot_be_measured_are_refused():
+    p = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    losses = {"a": p.abs().sum(), "b": (p - 1j).abs().sum()}
+    with pytest.raises(BalancingError, match="complex"):
+        make("mgda", ("a", "b")).backward(losses)
+    table = nn.Embedding(5, 2, sparse=True)
+    row = table(torch.tensor([1]))
+    with pytest.raises(BalancingError, match="sparse=False"):
+        make("mgda", ("a", "b")).backward({"a": row.sum(), "b": row.square().sum()})
 
 
 def test_frozen_parameters_may_be_listed():
@@ -589,6 +678,8 @@ def test_wrong_calls_say_what_to_do():
         make("sum").backward({"a": losses["a"], "b": losses["b"]})
     with pytest.raises(ValueError, match="must be a scalar"):
         make("sum").backward({**losses, "a": losses["a"].expand(3)})
+    with pytest.raises(ValueError, match="'a' must be a tensor"):
+        make("sum").backward({**losses, "a": 0.5})
     with pytest.raises(ValueError, match=r"needs backward\(\.\.\., features="):
         make("mgda", at="features").backward(losses)
     with pytest.raises(ValueError, match=r"needs backward\(\.\.\., subset="):

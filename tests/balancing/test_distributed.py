@@ -24,7 +24,9 @@ def steps(part):
             net.zero_grad()
             x = part(inputs(8, seed=seed))
             z = net.features(x)
-            balancer.backward(net.losses(x, z), features=z, subset=[net.trunk[2].weight])
+            # as where layers share a weight, a list may name one twice
+            listed = [*net.parameters(), net.trunk[0].weight] if seed else None
+            balancer.backward(net.losses(x, z), parameters=listed, features=z, subset=[net.trunk[2].weight])
             if balancer.observes:
                 with torch.no_grad():
                     balancer.observe({key: 0.9 * loss for key, loss in net.losses(x).items()})

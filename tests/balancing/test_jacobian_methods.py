@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from balancing import BalancingError, create_balancer
 from balancing.gradients.conflict_free import conflict_free_weights
@@ -260,6 +261,18 @@ def test_conflict_free_momentum_equals_the_formulas():
         gradient, previous = (mean - 0.9 * previous) / 0.1, mean
         second = 0.999 * second + 0.001 * gradient**2
         torch.testing.assert_close(found, d / ((second / (1 - 0.999**t)).sqrt() + 1e-8))
+
+
+def test_conflict_free_momentum_forgets_in_half_precision_too():
+    lengths = []
+    for dtype in (torch.float32, torch.bfloat16):
+        p, balancer = nn.Parameter(torch.ones(20, dtype=dtype)), create_balancer("conflict_free_momentum", "ab")
+        for step in range(1000):
+            p.grad = None
+            size = 1.0 if step < 20 else 0.05
+            balancer.backward({"a": size * p.sum(), "b": size * (p[:10].sum() - 0.5 * p[10:].sum()) + 9})
+        lengths.append(p.grad.float().norm().item())
+    assert lengths[1] == pytest.approx(lengths[0], rel=0.02)
 
 
 def test_conflict_free_momentum_differentiates_one_objective_per_step():

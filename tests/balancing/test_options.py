@@ -68,6 +68,23 @@ def test_max_norm_shortens_the_combined_gradient():
     assert all(torch.equal(g, long[key]) for key, g in net.gradients().items())
 
 
+@pytest.mark.parametrize("name", GRADIENT)
+def test_max_norm_holds_for_micro_batches_and_leaves_heads_alone(name):
+    net, limit = Net(), 1e-3
+    gradients = []
+    for options in ({"max_norm": limit}, {}):
+        balancer = make(name, **options)
+        for _ in range(4):  # the first may be zero
+            net.zero_grad()
+            balancer.backward(net.losses(inputs(seed=1)), last=False)
+            balancer.backward(net.losses(inputs(seed=2)))
+        gradients.append(net.gradients())
+    short, long = gradients
+    length = torch.cat([p.flatten() for key, p in short.items() if key.startswith("trunk")]).norm().item()
+    assert 0 < length <= limit * (1 + 1e-6)
+    assert all(torch.equal(g, long[key]) for key, g in short.items() if key.startswith("head"))
+
+
 def test_ema_smooths_weights_over_steps():
     balancer = make("realtime", "ab", ema=0.75)
     balancer._effective(torch.tensor([1.0, 1.0]), None)
@@ -87,6 +104,9 @@ def test_ema_smooths_weights_over_steps():
         ("uncertainty", {"max_norm": 1.0}),
         ("mgda", {"max_norm": 1.0, "at": "features"}),
         ("mgda", {"every": 0}),
+        ("mgda", {"every": 1.5}),
+        ("mgda", {"iterations": 0}),
+        ("mgda", {"tolerance": -1.0}),
         ("mgda", {"ema": 1.0}),
         ("mgda", {"at": "nowhere"}),
         ("mgda", {"solver": "cvxpy"}),
@@ -107,6 +127,10 @@ def test_ema_smooths_weights_over_steps():
         ("realtime", {"log_losses": True}),
         ("fixed", {"values": {"a": float("nan")}}),
         ("mgda", {"preference": {"a": float("inf")}}),
+        ("famo", {"gamma": float("nan")}),
+        ("moco", {"rho": float("nan")}),
+        ("fairgrad", {"alpha": float("inf")}),
+        ("group_dro", {"eta": float("inf")}),
     ],
 )
 def test_an_option_without_meaning_is_an_error_that_names_the_method(name, options):
@@ -129,6 +153,8 @@ def test_unknown_names_come_with_a_suggestion():
         create_balancer("pcgrd", ("a", "b"))
     with pytest.raises(TypeError, match="evry"):
         create_balancer("mgda", ("a", "b"), evry=3)
+    with pytest.raises(ValueError, match="needs the name of a method"):
+        create_balancer([], ("a", "b"))
 
 
 def test_registry_lists_by_glob_and_refuses_a_second_owner():

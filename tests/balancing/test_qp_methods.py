@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balancing import create_balancer
+from balancing.weighing import shortened
 from tests.balancing.test_solvers import KINDS, rows
 
 NAMES = ("nash_mtl", "fairgrad", "cagrad", "upgrad", "dualproj", "pcd", "pareto_mtl")
@@ -146,7 +147,8 @@ def test_nash_divides_progress_by_power(size, seed):
 
 
 def test_published_limit_of_nash_is_an_option():
-    w = create_balancer("nash_mtl", "ab", max_norm=1)._effective(torch.ones(2), CONFLICT @ CONFLICT.T)
+    balancer, gramian = create_balancer("nash_mtl", "ab", max_norm=1), CONFLICT @ CONFLICT.T
+    w = shortened(balancer, balancer._effective(torch.ones(2), gramian), gramian)
     assert w.tolist() == pytest.approx([0.418226, 0.287843], abs=1e-6)
 
 

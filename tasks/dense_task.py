@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from tasks.dense_criteria import DepthError, NormalCosine, Segmentation, rarity_weights
 from tasks.image_reading import read_pixels
@@ -191,8 +191,11 @@ class DenseTask(Task):
             return super()._train_labels(objective)
         if not self._references:
             train = self._splits.train
+            rows = torch.linspace(0, len(train) - 1, min(64, len(train))).long().tolist()  # type: ignore[arg-type]
+            if isinstance(train, Subset):  # of a set that was shortened
+                rows = [train.indices[i] for i in rows]
+                train = train.dataset
             assert isinstance(train, DenseData)
-            rows = torch.linspace(0, len(train) - 1, min(64, len(train))).long().tolist()
             samples = [train.get(i).targets for i in rows]
             step = max(min(samples[0]["segmentation"].shape) // 96, 1)
             self._references = {

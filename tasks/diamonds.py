@@ -157,7 +157,7 @@ class Diamonds(Task):
 
 
 def _decode(packed: bytes, source: str) -> str:
-    return (lzma.decompress(packed) if source.endswith(".xz") else packed).decode("utf-8")
+    return (lzma.decompress(packed) if source.endswith(".xz") else packed).decode("utf-8-sig")
 
 
 def _parse(text: str, source: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:

@@ -138,6 +138,12 @@ class FashionGan(GanTask):
         axes.set_xticks(centres, CLASSES if model.classes else [""] * columns, rotation=45, ha="right")
         return {"Generated images, each from its own noise.": figure}
 
+    def shorten(self, count: int) -> Splits:
+        """As other tasks, but the classifier that judges samples is that of the whole set: it is kept for other runs."""
+        if self._splits is not None:
+            self._classifier()
+        return super().shorten(count)
+
     def _classifier(self) -> ImageClassifier:
         if self._judge is None:
             train = self.splits(self._data_dir).train

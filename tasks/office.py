@@ -223,6 +223,9 @@ class Office(Task):
                     "use lists that were made together"
                 )
             if not (images / name).is_file():
+                spaced = name.replace("Real_World/", "Real World/", 1)  # as the folder is called in the archive
+                name = spaced if (images / spaced).is_file() else name
+            if not (images / name).is_file():
                 raise DataError(
                     f"office: {path}, line {number}: there is no image {images / name}; unpack the images again"
                 )

@@ -111,6 +111,8 @@ def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], pr
     Raises:
         DataError: The folder holds other rooms, or cannot be written.
     """
+    if _complete(root, counts, options):
+        return  # nothing to write, so the folder may be one that cannot be
     try:
         for split in counts:
             for kind in KINDS:
@@ -122,6 +124,15 @@ def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], pr
                 _render(root, missing, options, processes or _processors())
     except OSError as error:
         raise DataError(f"rooms: cannot write to {root} ({error}); set data_dir to a folder with space") from None
+
+
+def _complete(root: Path, counts: dict[str, int], options: dict[str, Any]) -> bool:
+    """Whether all rooms are there. What is wrong if they are not, others say."""
+    try:
+        held = json.loads((root / _MANIFEST).read_text(encoding="utf-8"))
+        return held == {"recipe": VERSION, **options} and not _missing(root, counts)
+    except (OSError, ValueError):
+        return False
 
 
 def _missing(root: Path, counts: dict[str, int]) -> list[tuple[str, int]]:

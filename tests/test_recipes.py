@@ -115,6 +115,7 @@ def test_a_row_is_a_command():
     )
     config = engine.compose(list(ROWS["nyuv2_segnet_single_depth"].overrides))
     assert (config.model["name"], config.model["maps"], config.trainer.select) == ("dense_segnet", ["depth"], "last10")
+    assert config.model["original"]
 
 
 def test_expected_lies_around_what_the_tables_print():

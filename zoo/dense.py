@@ -21,7 +21,7 @@ T.-Y. Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import timm
@@ -59,10 +59,12 @@ class MapModel(nn.Module):
     Args:
         trunk: Image -> features.
         head: Map -> module from features to its channels (B, size, H, W).
+        as_is: Maps that are what the head says; other depths are made positive, and normals are made unit vectors.
     """
 
-    def __init__(self, trunk: nn.Module, head: Mapping[str, nn.Module]) -> None:
+    def __init__(self, trunk: nn.Module, head: Mapping[str, nn.Module], as_is: Collection[str] = ()) -> None:
         super().__init__()
+        self.as_is = tuple(as_is)
         self.objectives = tuple(head)
         self.trunk = trunk
         self.head = nn.ModuleDict(head)
@@ -78,7 +80,8 @@ class MapModel(nn.Module):
 
     def heads(self, features: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Features -> logits, depths greater than 0, unit vectors."""
-        return {name: _FINISH[name](head(features)) for name, head in self.head.items()}
+        found = {name: head(features) for name, head in self.head.items()}
+        return {name: value if name in self.as_is else _FINISH[name](value) for name, value in found.items()}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, C, H, W) -> one map (B, size, H, W) per objective."""
@@ -194,9 +197,9 @@ _ORIGIN = "Shelhamer et al., CVPR 2015; Lin et al., CVPR 2017"
     )
 )
 def dense(
-    in_channels: int,
-    maps: Sequence[str],
-    segmentation_classes: int | None = None,
+    in_channels: int = 3,
+    maps: Sequence[str] = ("segmentation", "depth", "normals"),
+    segmentation_classes: int | None = 13,
     encoder: str = "resnet18",
     width: int = 32,
     pretrained: bool = False,
@@ -219,9 +222,9 @@ def dense(
     )
 )
 def dense_resnet18(
-    in_channels: int,
-    maps: Sequence[str],
-    segmentation_classes: int | None = None,
+    in_channels: int = 3,
+    maps: Sequence[str] = ("segmentation", "depth", "normals"),
+    segmentation_classes: int | None = 13,
     width: int = 32,
     pretrained: bool = False,
 ) -> Dense:

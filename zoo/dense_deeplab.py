@@ -120,9 +120,9 @@ class DenseDeepLab(MapModel, PyTorchModelHubMixin):
     )
 )
 def dense_deeplab(
-    in_channels: int,
-    maps: Sequence[str],
-    segmentation_classes: int | None = None,
+    in_channels: int = 3,
+    maps: Sequence[str] = ("segmentation", "depth", "normals"),
+    segmentation_classes: int | None = 13,
     encoder: str = "resnet50",
     pretrained: bool = False,
 ) -> DenseDeepLab:

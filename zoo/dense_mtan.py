@@ -112,7 +112,10 @@ class DenseMTAN(MapModel, PyTorchModelHubMixin):
     )
 )
 def dense_mtan(
-    in_channels: int, maps: Sequence[str], segmentation_classes: int | None = None, width: int = 64
+    in_channels: int = 3,
+    maps: Sequence[str] = ("segmentation", "depth", "normals"),
+    segmentation_classes: int | None = 13,
+    width: int = 64,
 ) -> DenseMTAN:
     """The model of :class:`DenseMTAN`."""
     return DenseMTAN(in_channels, maps, segmentation_classes, width)

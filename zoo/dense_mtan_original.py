@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from balancing.protocol import Phase
 from zoo.dense import map_sizes
-from zoo.dense_segnet import SegNet, prediction
+from zoo.dense_segnet import SegNet, prediction, start_as_published
 from zoo.registry import ModelInfo, register_model
 
 __all__ = ["DenseMTANOriginal", "dense_mtan_original"]
@@ -107,11 +107,7 @@ class DenseMTANOriginal(nn.Module, PyTorchModelHubMixin):
         self.shared = _Shared(in_channels, width)
         self.masks = nn.ModuleDict({name: _Masks(self.shared.segnet.widths) for name in sizes})
         self.head = nn.ModuleDict({name: prediction(width, size) for name, size in sizes.items()})
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_normal_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_as_published(self)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -159,7 +155,10 @@ class DenseMTANOriginal(nn.Module, PyTorchModelHubMixin):
     )
 )
 def dense_mtan_original(
-    in_channels: int, maps: Sequence[str], segmentation_classes: int | None = None, width: int = 64
+    in_channels: int = 3,
+    maps: Sequence[str] = ("segmentation", "depth", "normals"),
+    segmentation_classes: int | None = 13,
+    width: int = 64,
 ) -> DenseMTANOriginal:
     """The model of :class:`DenseMTANOriginal`."""
     return DenseMTANOriginal(in_channels, maps, segmentation_classes, width)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from zoo.dense import MapModel, map_sizes
 from zoo.registry import ModelInfo, register_model
 
-__all__ = ["DenseSegNet", "SegNet", "dense_segnet", "prediction"]
+__all__ = ["DenseSegNet", "SegNet", "dense_segnet", "prediction", "start_as_published"]
 
 _DEPTHS = (2, 2, 3, 3, 3)  # convolutions per stage, those of VGG-16
 
@@ -42,6 +42,15 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 def prediction(width: int, outputs: int) -> nn.Sequential:
     """The last two convolutions of a map."""
     return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, outputs, 1))
+
+
+def start_as_published(model: nn.Module) -> None:
+    """Xavier's rule for the weights of convolutions, and biases of 0: how the networks of the published tables begin."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.xavier_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _unpool(values: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
@@ -101,18 +110,27 @@ class DenseSegNet(MapModel, PyTorchModelHubMixin):
         maps: Which of segmentation, depth and normals.
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the papers.
+        original: As in the code behind the published tables: depths may be negative, and weights begin by Xavier's rule.
 
     Raises:
         ValueError: No maps, unknown maps, or a size out of range.
     """
 
     def __init__(
-        self, in_channels: int, maps: Sequence[str], segmentation_classes: int | None = None, width: int = 64
+        self,
+        in_channels: int,
+        maps: Sequence[str],
+        segmentation_classes: int | None = None,
+        width: int = 64,
+        original: bool = False,
     ) -> None:
         sizes = map_sizes("dense_segnet", maps, segmentation_classes)
         if min(in_channels, width) < 1:
             raise ValueError("dense_segnet: in_channels and width must be at least 1")
-        super().__init__(SegNet(in_channels, width), {name: prediction(width, size) for name, size in sizes.items()})
+        head = {name: prediction(width, size) for name, size in sizes.items()}
+        super().__init__(SegNet(in_channels, width), head, as_is=("depth",) if original else ())
+        if original:
+            start_as_published(self)
 
 
 @register_model(
@@ -125,7 +143,11 @@ class DenseSegNet(MapModel, PyTorchModelHubMixin):
     )
 )
 def dense_segnet(
-    in_channels: int, maps: Sequence[str], segmentation_classes: int | None = None, width: int = 64
+    in_channels: int = 3,
+    maps: Sequence[str] = ("segmentation", "depth", "normals"),
+    segmentation_classes: int | None = 13,
+    width: int = 64,
+    original: bool = False,
 ) -> DenseSegNet:
     """The model of :class:`DenseSegNet`."""
-    return DenseSegNet(in_channels, maps, segmentation_classes, width)
+    return DenseSegNet(in_channels, maps, segmentation_classes, width, original)

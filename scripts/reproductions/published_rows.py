@@ -7,7 +7,7 @@ A recipe in configs/experiment that has ``published`` is a protocol, and a row o
       statistic: delta-m                           # against that row; delta-p: positive is better, a mean over objectives
       tolerance: 2                                 # of the statistic, on either side of what the tables print
       spread: 10                                   # of a single result, the same, in percent of the single-task row
-      single: [model=dense_segnet, "model.maps=[$objective]"]   # trains an objective alone; without it, there are no such rows
+      single: [model=dense_segnet, model.original=true, "model.maps=[$objective]"]   # trains an objective alone; without it, there are no such rows
       rows:                                        # balancer: what it is called in the tables, and its options
         sum: {prints: [LS, EW]}
         nash_mtl: {prints: [Nash-MTL], max_norm: 1}

@@ -185,6 +185,19 @@ def test_reference_losses_need_a_few_samples_only(nyuv2, monkeypatch):
     assert prior["segmentation"] < initial["segmentation"] == pytest.approx(np.log(13))
 
 
+def test_reference_losses_of_a_shortened_set_are_those_of_its_samples(nyuv2):
+    whole, short = create_task("nyuv2"), create_task("nyuv2")
+    for task in (whole, short):
+        task.splits(nyuv2.parent)
+    short.shorten(2)
+    labels = [whole.splits(nyuv2.parent).train.get(i).targets["segmentation"] for i in range(2)]
+    share = torch.stack(labels)
+    share = torch.bincount(share[share >= 0]) / (share >= 0).sum()
+    entropy = -(share[share > 0] * share[share > 0].log()).sum()
+    assert short.prior_losses()["segmentation"] == pytest.approx(entropy.item(), rel=0.2)  # of thinned labels
+    assert short.prior_losses() != whole.prior_losses()
+
+
 def test_pictures_show_four_samples(nyuv2):
     class Model(torch.nn.Linear):
         def forward(self, image):

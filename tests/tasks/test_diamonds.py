@@ -111,11 +111,11 @@ def test_a_damaged_table_names_the_file_and_the_line(tmp_path, damage, message):
     assert message in str(caught.value)
 
 
-def test_blank_lines_and_cells_without_a_column_make_no_difference(tmp_path):
+def test_blank_lines_cells_without_a_column_and_a_byte_order_mark_make_no_difference(tmp_path):
     plain, odd = tmp_path / "plain.csv", tmp_path / "odd.csv"
     rows = lines()[:400]
     plain.write_text("\n".join(rows))
-    odd.write_text("\n\n".join([rows[0], *(row + ",7,more" for row in rows[1:200]), *rows[200:]]) + "\n\n")
+    odd.write_text("\ufeff" + "\n\n".join([rows[0], *(row + ",7,more" for row in rows[1:200]), *rows[200:]]) + "\n\n")
     first, second = (create_task("diamonds", csv=str(path)).splits() for path in (plain, odd))
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.inputs[0], b.inputs[0])

@@ -105,6 +105,15 @@ def test_what_never_changes_is_measured_once_and_kept(task, tmp_path, monkeypatc
         damaged.evaluate(Replay(test.inputs[0]), "test", batches(test))
 
 
+def test_the_classifier_that_is_kept_learns_from_the_whole_set(task, tmp_path):
+    short = FashionGan()
+    short.splits(tmp_path)
+    assert [len(part) for part in short.shorten(20)] == [20] * 3
+    judge, test = short._classifier(), task.splits().test
+    assert torch.equal(task._classifier()(test.inputs[0])[0], judge(test.inputs[0])[0])
+    assert (judge(test.inputs[0])[1].argmax(1) == test.targets["real_class"]).float().mean() > 0.8
+
+
 def test_the_sheet_has_a_column_for_each_class(task):
     images = torch.linspace(-1, 1, 80)[:, None, None, None].expand(80, 1, 28, 28).contiguous()
     (figure,) = task.pictures(Replay(images), task.splits().test).values()

@@ -85,7 +85,11 @@ def test_office_home_has_four_domains_and_lists_may_lie_elsewhere(tmp_path):
     task = task_in(tmp_path, data="office_home", lists=str(tmp_path / "lists"))
     assert [objective.name for objective in task.objectives] == list(counts)
     assert task.facts["classifiers"]["Art"] == 65
-    assert len(task.splits().train[0].inputs) == 4
+    images = task.splits().train[0].inputs
+    assert len(images) == 4
+    (tmp_path / "office_home" / "Real_World").rename(tmp_path / "office_home" / "Real World")  # as in the archive
+    again = task_in(tmp_path, data="office_home", lists=str(tmp_path / "lists"))
+    assert all(map(torch.equal, images, again.splits().train[0].inputs))
 
 
 def test_a_sample_holds_an_image_and_a_label_of_each_domain(tmp_path):

@@ -213,6 +213,13 @@ def test_a_damaged_room_is_named_with_what_to_do(folder):
     assert create_task("rooms", **SMALL, train=6, val=2, test=2).splits(folder).test[1].targets
 
 
+def test_rooms_that_are_there_need_no_writing(folder, monkeypatch):
+    monkeypatch.setattr("tasks.rooms._alone", None)
+    assert len(create_task("rooms", **SMALL, train=6, val=2, test=2).splits(folder).train) == 6
+    with pytest.raises(TypeError):  # one more is rendered
+        create_task("rooms", **SMALL, train=7, val=2, test=2).splits(folder)
+
+
 def test_a_folder_of_other_rooms_is_refused(folder, tmp_path):
     render_rooms(tmp_path, {"train": 1}, OPTIONS)
     with pytest.raises(DataError, match=r"rooms\.json says that this folder holds other rooms"):

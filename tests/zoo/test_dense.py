@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from balancing import create_balancer
@@ -56,6 +57,20 @@ def test_any_subset_of_maps(make, maps):
     assert bool(model.shared_parameters()) == (len(maps) > 1)
     own = [p for name in maps for p in model.objective_parameters(name)]
     assert set(own) | set(model.shared_parameters()) == set(model.parameters())
+
+
+def test_the_original_segnet_starts_as_published_and_leaves_depths_alone():
+    image = torch.randn(2, 3, 32, 32)
+    original, ours = (dense_segnet(3, ("depth", "normals"), width=8, original=flag) for flag in (True, False))
+    assert sorted(original.state_dict()) == sorted(ours.state_dict())
+    assert (original(image)["depth"] < 0).any()
+    assert (ours(image)["depth"] > 0).all()
+    torch.testing.assert_close(original(image)["normals"].norm(dim=1), torch.ones(2, 32, 32))
+    for module in original.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 1000:
+            fans = (module.in_channels + module.out_channels) * module.kernel_size[0] ** 2
+            assert module.weight.std().item() == pytest.approx((2 / fans) ** 0.5, rel=0.1)
+            assert module.bias is None or not module.bias.any()
 
 
 def test_declared_parameters_are_those_the_graph_shows(make):

@@ -22,9 +22,9 @@ from engine.config import unknown_key
 __all__ = ["explain", "reporting"]
 
 _OPTIONS = {
-    "model": lambda: {key for name in zoo.list_models() for key in zoo.model_arguments(name)},
-    "task": lambda: {key for name in tasks.list_tasks() for key in tasks.task_arguments(name)},
-    "balancer": lambda: {key for name in balancing.list_balancers() for key in balancing.balancer_arguments(name)},
+    "model": lambda: {name: set(zoo.model_arguments(name)) for name in zoo.list_models()},
+    "task": lambda: {name: set(tasks.task_arguments(name)) for name in tasks.list_tasks()},
+    "balancer": lambda: {name: set(balancing.balancer_arguments(name)) for name in balancing.list_balancers()},
 }
 
 
@@ -71,7 +71,10 @@ def explain(error: Exception) -> str:
         key = full["key"] if full else unknown["key"]
         section = key.rpartition(".")[0]
         if section in _OPTIONS:
-            option = key.rpartition(".")[2]
-            return f"{section} has no option {option!r}; {did_you_mean(option, _OPTIONS[section]())}"
+            option, known = key.rpartition(".")[2], _OPTIONS[section]()
+            owners = [name for name, options in known.items() if option in options]
+            if owners:
+                return f"this {section} has no option {option!r}; it is one of {', '.join(owners)}"
+            return f"{section} has no option {option!r}; {did_you_mean(option, set().union(*known.values()))}"
         return unknown_key(key)
     return text.splitlines()[0]

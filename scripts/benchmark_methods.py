@@ -6,7 +6,7 @@ python scripts/benchmark_methods.py --collect       # only write results/ and th
 
 A study is one model on one task, in sizes small enough for two cores. Each method, each point of a sweep of static weights
 and each objective alone is trained with the same three learning rates. The rate with the best delta-m on the validation split
-at seed 0 (of an objective alone: the lowest loss) is trained with all other seeds. Then steps are timed, each next to a plain
+at seed 0 (of an objective alone: the lowest loss, or what else chooses epochs) is trained with all other seeds. Then steps are timed, each next to a plain
 one, and their memory is measured: leave the machine alone meanwhile.
 
 Runs are kept in outputs/methods/, so an interrupted command goes on where it stopped. scripts/method_tables.py makes tables
@@ -191,7 +191,7 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether it need not be run again."""
-        return is_finished(self.folder) or self.diverged.is_file()
+        return is_finished(self.folder, self.overrides) or self.diverged.is_file()
 
     def summary(self) -> dict[str, Any]:
         """What came out; nothing if it diverged."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -44,10 +45,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a set is relative to: results, and the seconds of a step."""
+    """What a set is relative to: results, and the seconds of a step; with its label and options if it is a set itself."""
 
     results: dict[str, float]
     seconds: float
+    label: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def compare(
@@ -87,6 +90,14 @@ def compare(
     if baseline is None and not single_task and "sum" in balancers and len(balancers) > 1:
         baseline = "sum"
     references = [_reference(part, each, baseline, single_task) for each in sets]
+    part.notes += [
+        f"{each.label}: relative to {reference.label}, although other options differ; there is no other {baseline}."
+        for each, reference in zip(sets, references, strict=True)
+        if reference is not None
+        and not single_task
+        and reference.label != baseline
+        and not _fits(reference.options, each)
+    ]
     against = "one model per objective" if single_task else f"{baseline}"
     if any(references):
         part.columns["delta-m, %"] = [_delta(part, *pair) for pair in zip(sets, references, strict=True)]
@@ -121,23 +132,40 @@ def _reference(part: Section, each: RunSet, baseline: str | None, single_task: b
         raise ComparisonError(f"--baseline: {part.title} has no runs of {baseline!r}; choose from {known}")
     exact = [other for other in named if other.label == baseline]
     named = exact or [other for other in named if other.model == each.model]
-    own = {key: value for key, value in each.options.items() if not key.startswith("balancer.")}
-    chosen = [other for other in named if own.items() <= other.options.items()] or named
+    chosen = [other for other in named if _fits(other.options, each)] or named
     if len(chosen) > 1:
         labels = ", ".join(repr(other.label) for other in chosen)
         raise ComparisonError(f"--baseline: {part.title} has several sets of {baseline!r}; choose one of {labels}")
-    return Reference(chosen[0].means(part.scored), chosen[0].seconds) if chosen else None
+    if not chosen:
+        return None
+    return Reference(chosen[0].means(part.scored), chosen[0].seconds, chosen[0].label, chosen[0].options)
+
+
+def _fits(options: Mapping[str, Any], each: RunSet) -> bool:
+    """Whether these are the options of ``each``, but for those of its balancer."""
+    return {
+        key: value for key, value in each.options.items() if not key.startswith("balancer.")
+    }.items() <= options.items()
 
 
 def _one_by_one(part: Section, each: RunSet) -> Reference:
     """Every objective's results where it was trained alone, and the time of all those trainings."""
     results: dict[str, float] = {}
     seconds = 0.0
+    singles: dict[str, list[RunSet]] = {}
     for other in part.sets:
         if other.balancer == "single" and other.model == each.model:
             alone = other.runs[0].config.get("balancer.objective") or _objective(next(iter(part.higher)))
-            results |= other.means([name for name in part.scored if _objective(name) == alone])
-            seconds += other.seconds
+            singles.setdefault(alone, []).append(other)
+    for alone, others in singles.items():
+        chosen = [other for other in others if _fits(other.options, each)] or others
+        if len(chosen) > 1:
+            labels = ", ".join(repr(other.label) for other in chosen)
+            raise ComparisonError(
+                f"--single-task: {part.title} has several sets that train {alone} alone: {labels}; leave out all but one"
+            )
+        results |= chosen[0].means([name for name in part.scored if _objective(name) == alone])
+        seconds += chosen[0].seconds
     missing = list(dict.fromkeys(_objective(name) for name in part.scored if name not in results))
     if missing:
         raise ComparisonError(

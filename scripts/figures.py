@@ -8,6 +8,7 @@ of it; only what bilevel methods cost, and the row of the adapter, are written b
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -394,6 +395,7 @@ def unit(vector: Tensor) -> Tensor:
 
 def main() -> None:
     """Write everything."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     RESULTS.mkdir(exist_ok=True)
     for family in pictures():
         draw(family)

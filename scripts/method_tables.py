@@ -119,8 +119,7 @@ def table(found: Results) -> str:
         cells += [_cell(found.estimate(label, heading), digits) for heading, (_, digits) in found.study.metrics.items()]
         cells.append(_cell(found.delta(label), 2) if label in ranks else "")
         cells.append(f"{ranks[label]:.1f}" if label in ranks else "")
-        # static weights and an objective alone take one backward pass, as the plain sum
-        cells += [f"{value:.2f}" for value in found.cost.get(label, (1.0, 1.0))]
+        cells += [f"{value:.2f}" for value in found.cost[label]] if label in found.cost else ["", ""]
         lines.append(f"| {' | '.join(cells)} |")
     seeds = len(found.study.seeds)
     lines += [

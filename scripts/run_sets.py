@@ -20,12 +20,15 @@ from engine.arguments import ConfigError
 from engine.config import compose
 from tasks import create_task
 
-__all__ = ["ComparisonError", "Estimate", "FinishedRun", "RunSet", "directions", "estimate", "find_runs", "group"]
+__all__ = [
+    *("ComparisonError", "Estimate", "FinishedRun", "RunSet"),
+    *("directions", "estimate", "find_runs", "group", "is_training_of"),
+]
 
 # what does not change what is learned
 _IGNORED = (
     *("seed", "tier", "source", "expected", "published", "run_dir", "resume", "data_dir", "imports", "logger."),
-    *("trainer.device", "trainer.threads"),
+    *("task.download", "trainer.device", "trainer.threads"),
     *("trainer.workers", "trainer.log_every", "trainer.dry_run", "trainer.save_every", "trainer.profile"),
 )
 
@@ -146,6 +149,21 @@ class RunSet:
     def seconds(self) -> float:
         """Of a step."""
         return statistics.fmean(run.seconds_per_step for run in self.runs)
+
+
+def is_training_of(run: Path, overrides: Sequence[str]) -> bool:
+    """Whether the configuration of the run in a folder is what these overrides give, but for what changes no result."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    return _decisive(content) == _wanted(tuple(overrides))
+
+
+@cache
+def _wanted(overrides: tuple[str, ...]) -> dict[str, Any]:
+    return _decisive(asdict(compose(overrides)))
+
+
+def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in _flat(config).items() if not key.startswith(_IGNORED)}
 
 
 def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:

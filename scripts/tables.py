@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts import documents, run_figures  # noqa: E402
 from scripts.pool import work_through  # noqa: E402
+from scripts.run_sets import is_training_of  # noqa: E402
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -218,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: [(name, label, seed) for seed in EXPERIMENTS[name].seeds for label in EXPERIMENTS[name].rows]
         for name in names
     }
-    missing = {name: [job for job in jobs[name] if not is_finished(folder(*job))] for name in names}
+    missing = {name: [job for job in jobs[name] if not is_finished(folder(*job), overrides(*job))] for name in names}
     if not options.collect:
         # train everything before any tracked file changes, so that each run records the commit it belongs to
         todo = [job for name in names for job in missing.pop(name)]
@@ -246,30 +247,35 @@ def folder(name: str, label: str, seed: int) -> Path:
     return ROOT / "outputs" / "tables" / name / f"{plain}-seed{seed}"
 
 
-def is_finished(run: Path) -> bool:
-    """Whether the run in this folder came to its end."""
+def overrides(name: str, label: str, seed: int) -> list[str]:
+    """What ``train.py`` is told for one job."""
+    experiment = EXPERIMENTS[name]
+    return [*experiment.common, *experiment.rows[label], f"seed={seed}"]
+
+
+def is_finished(run: Path, told: Sequence[str]) -> bool:
+    """Whether the run in this folder came to its end, and is what ``train.py`` does now if it is ``told`` this."""
     summary = run / "summary.json"
-    return summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "finished"
+    finished = summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "finished"
+    return finished and is_training_of(run, told)
 
 
 def train_one(job: tuple[str, str, int]) -> None:
     """Train in a worker process."""
-    name, label, seed = job
-    experiment = EXPERIMENTS[name]
-    train_quietly(folder(*job), [*experiment.common, *experiment.rows[label], f"seed={seed}"], experiment.threads)
+    train_quietly(folder(*job), overrides(*job), EXPERIMENTS[job[0]].threads)
 
 
-def train_quietly(target: Path, overrides: Sequence[str], threads: int) -> None:
-    """Train into the folder ``target``, printing nothing."""
+def train_quietly(target: Path, told: Sequence[str], threads: int) -> None:
+    """Train into the folder ``target`` on the CPU, for which a pool of processes is made, printing nothing."""
     import torch
 
     import engine
     import train
 
     torch.set_num_threads(threads)
-    shutil.rmtree(target, ignore_errors=True)  # an unfinished attempt
+    shutil.rmtree(target, ignore_errors=True)  # an unfinished attempt, or one of other settings
     with contextlib.redirect_stdout(io.StringIO()):
-        train.run(engine.compose([*overrides, "logger.tensorboard=false", f"run_dir='{target}'"]))
+        train.run(engine.compose([*told, "trainer.device=cpu", "logger.tensorboard=false", f"run_dir='{target}'"]))
 
 
 def collect(name: str, jobs: Sequence[tuple[str, str, int]]) -> None:
@@ -279,7 +285,7 @@ def collect(name: str, jobs: Sequence[tuple[str, str, int]]) -> None:
     for job in jobs:
         _, label, seed = job
         summary = json.loads((folder(*job) / "summary.json").read_text(encoding="utf-8"))
-        command = ["python train.py", *experiment.common, *experiment.rows[label], f"seed={seed}"]
+        command = ["python train.py", *overrides(*job)]
         rows.append(
             {
                 experiment.label: label,

@@ -152,6 +152,10 @@ def test_runs_become_rows_and_a_rate_is_chosen(tiny, monkeypatch):
         run(job)
         assert job.finished
         assert not list(job.folder.rglob("*.pt")) + list(job.folder.rglob("*.safetensors"))
+    other = Study(TINY.size, ("trainer.max_steps=3",), TINY.objectives, TINY.metrics)
+    with monkeypatch.context() as changed:
+        changed.setitem(STUDIES, "tiny", other)
+        assert not any(job.finished for job in trials("tiny"))  # runs of two steps
     rates = {job.rate: job.validation()["price error, USD"] for job in trials("tiny")}
     assert len(set(rates.values())) == 3
     accuracy = {job.rate: job.validation()["cut accuracy"] for job in trials("tiny")}

@@ -86,6 +86,7 @@ MISTAKES = {
     "+model.nrom=layer": "did you mean norm",
     "task.traget=price_usd": "did you mean target",
     "balancer.evry=2": "did you mean every",
+    "balancer.c=0.4": "this balancer has no option 'c'; it is one of cagrad",
     "+balancer.alpha=1": "balancer 'sum' has no option 'alpha'",
     "seed=abc": "seed",
     "seed=-1": "seed must be at least 0",

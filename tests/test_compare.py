@@ -130,6 +130,36 @@ def test_single_task_runs_are_the_baseline_of_their_objective(tmp_path):
     assert found["single (balancer.objective=cut)", "delta-m, %"] == (None, None)
 
 
+def test_an_objective_that_was_trained_alone_twice_counts_once(tmp_path, capsys):
+    faster = "optimizer.lr=0.03"
+    for objective, values in (("cut", (0.5, 0.1)), ("price", (0.1, 0.8))):
+        write_run(tmp_path / objective, ["balancer=single", f"balancer.objective={objective}"], 0, values)
+    write_run(tmp_path / "again", ["balancer=single", "balancer.objective=price", faster], 0, (0.1, 0.4))
+    write_run(tmp_path / "sum", ["balancer=sum"], 0, (0.6, 0.8), seconds=15.0)
+    found = table(made(tmp_path, tmp_path, "--single-task")[".csv"])
+    assert (found["sum", "delta-m, %"][0], found["sum", "cost"][0]) == (pytest.approx(-10), pytest.approx(0.75))
+    write_run(tmp_path / "other", ["balancer=mgda", "optimizer.lr=0.1"], 0, (0.6, 0.8))
+    capsys.readouterr()
+    said = refusal(capsys, tmp_path, "--single-task")
+    assert re.search("several sets that train price alone: .*lr=0.03.*; leave out all but one", said)
+
+
+def test_a_baseline_of_other_options_is_named(tmp_path):
+    write_run(tmp_path / "sum", ["balancer=sum", "model.width=4"], 0, (0.5, 0.8))
+    write_run(tmp_path / "mgda", ["balancer=mgda", "model.width=64"], 0, (0.6, 0.8))
+    page = made(tmp_path, tmp_path)[".md"]
+    assert "mgda (model.width=64): relative to sum (model.width=4), although other options differ" in page
+    write_run(tmp_path / "sum64", ["balancer=sum", "model.width=64"], 0, (0.5, 0.8))
+    assert "although" not in made(tmp_path, tmp_path)[".md"]
+
+
+def test_downloading_changes_no_task(tmp_path):
+    write_run(tmp_path / "sum", ["balancer=sum"])
+    write_run(tmp_path / "chained", ["model=chained", "balancer=sum", "task.download=true"])
+    write_run(tmp_path / "other", ["model=chained", "balancer=mgda"])
+    assert list(group(find_runs([str(tmp_path)])[0])) == ["compressed_fashion", "diamonds"]
+
+
 def test_a_run_without_a_finite_result_is_shown_and_not_ranked(tmp_path):
     write_run(tmp_path / "good", ["balancer=sum"], 0, (0.6, 0.8))
     write_run(tmp_path / "other", ["balancer=mgda"], 0, (0.7, 0.8))

@@ -153,6 +153,8 @@ class RunSet:
 
 def is_training_of(run: Path, overrides: Sequence[str]) -> bool:
     """Whether the configuration of the run in a folder is what these overrides give, but for what changes no result."""
+    if not (run / "config.yaml").is_file():
+        return False
     content: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     return _decisive(content) == _wanted(tuple(overrides))
 

@@ -3,10 +3,12 @@
 import inspect
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 import engine
@@ -142,6 +144,12 @@ def test_missing_runs_do_not_keep_other_tables_from_being_collected(workplace, m
     (run / "summary.json").write_text(
         json.dumps({"status": "finished", "metrics": {"test/cut/accuracy": 0.5}, **facts})
     )
+    for overrides in ([], ["seed=0", "model.width=8"]):  # nobody knows what it was; another training
+        if overrides:
+            (run / "config.yaml").write_text(OmegaConf.to_yaml(asdict(engine.compose(overrides))))
+        with pytest.raises(SystemExit, match=r"two, one: left as is"):
+            tables.main(["--collect"])
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(asdict(engine.compose(["seed=0"]))))
     with pytest.raises(SystemExit, match=r"two: left as is.*plain-seed0"):
         tables.main(["--collect"])
     assert documents.block(page, "tables", "one") == "| run | accuracy |\n|---|---|\n| plain | 0.50 |\n"

@@ -54,6 +54,17 @@ def test_torch_hub_builds_it(name, model, inputs):
     assert_equal(model.eval(), other.eval(), inputs)
 
 
+def test_torch_hub_needs_no_arguments_for_a_model_of_maps():
+    model = torch.hub.load(str(ROOT), "dense_resnet18", source="local", trust_repo=True).eval()
+    with torch.no_grad():
+        found = model(torch.randn(1, 3, 32, 48))
+    assert {key: tuple(value.shape[1:]) for key, value in found.items()} == {
+        "segmentation": (13, 32, 48),
+        "depth": (1, 32, 48),
+        "normals": (3, 32, 48),
+    }
+
+
 @pytest.fixture(scope="module")
 def exported(name):
     """Model in eval mode, with statistics of a batch if it keeps any, and its graph for 1 to 64 samples."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +80,9 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
                 model, phase, balancer, config.optimizer, config.scheduler, trainer.balancer_lr, total_steps
             )
         )
+    precision, state = engine.Precision(trainer.precision, device), engine.State()
     return engine.Run(
-        config,
-        task,
-        model,
-        arguments,
-        turns,
-        engine.Precision(trainer.precision, device),
-        device,
-        steps_per_epoch,
-        total_steps,
-        engine.State(),
-        processes,
-        ema,
+        config, task, model, arguments, turns, precision, device, steps_per_epoch, total_steps, state, processes, ema
     )
 
 
@@ -112,7 +102,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
             with span("forward"), precision.autocast():
                 losses, features = run.task.losses(run.model, piece, turn.phase.name)
             report = turn.balancer.backward(
-                losses if shares is None else {name: shares[index][name] * loss for name, loss in losses.items()},
+                engine.weigh_losses(losses, shares and [shares[index]]),
                 shared=turn.shared,
                 parameters=None if turn.phase.networks is None else turn.parameters,
                 features=features,
@@ -122,10 +112,13 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
         if report.skipped and not report.overflow:
             turn.zero_grad()  # of earlier micro-batches
         with span("optimizer"):
-            precision.step(turn.optimizers.values(), turn.parameters, trainer.clip_norm, trainer.on_nonfinite)
+            moved = precision.step(turn.optimizers.values(), turn.parameters, trainer.clip_norm, trainer.on_nonfinite)
+        if not moved:
+            report = replace(report, skipped=True, overflow=precision.scaler is not None)
         if turn.balancer.observes and not report.skipped:
             with torch.no_grad(), precision.autocast():
-                turn.balancer.observe(run.task.losses(run.model, batch, turn.phase.name)[0])
+                losses = run.task.losses(run.model, batch, turn.phase.name)[0]
+                turn.balancer.observe(engine.weigh_losses(losses, shares))
         if turn.balancer_optimizer is not None and not report.skipped:
             turn.balancer_optimizer.step()
         reports[turn.phase.name] = report
@@ -140,7 +133,9 @@ def look_ahead(run: engine.Run, turn: engine.Turn, balancer: MetaBalancer, batch
 
     def losses(model: torch.nn.Module, piece: Batch) -> dict[str, Tensor]:
         with run.precision.autocast():
-            return run.task.losses(model, piece, turn.phase.name)[0]
+            found = run.task.losses(model, piece, turn.phase.name)[0]
+        shares = engine.label_shares(run.task, [piece], turn.phase.objectives, run.processes)
+        return dict(engine.weigh_losses(found, shares))
 
     chosen = None if turn.phase.networks is None else turn.parameters
     return balancer.meta_backward(
@@ -257,6 +252,7 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
             return engine.profile_run(job, train_step, folder)
         if saved is not None:
             engine.restore(job, saved)
+            engine.complete_folder(job, folder)
         else:
             job.state.command = engine.training_command(folder)
             if processes.main:
@@ -332,7 +328,7 @@ def _main(composed: DictConfig) -> float | None:
             composed = OmegaConf.create(engine.load_checkpoint(Path(resume, "last.pt"))["config"])
             composed.resume = resume
         config = engine.validate(composed)
-        with engine.interruptible(), engine.join_processes(config.trainer.device) as processes:
+        with engine.interruptible(), engine.own_threads(), engine.join_processes(config.trainer.device) as processes:
             summary = run(config, processes)
         if summary["status"] == "stopped":
             sys.exit(0)  # also ends a sweep

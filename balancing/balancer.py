@@ -444,7 +444,11 @@ class Balancer(nn.Module):
             earlier, arrival = self._arriving
             arrival.synchronize()
             self._arriving = None
-            self._finite(earlier, "loss")
+            try:
+                self._finite(earlier, "loss")
+            except NonFiniteError as error:
+                error.late = True
+                raise
         host = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
         host.copy_(losses, non_blocking=True)
         arrival = torch.cuda.Event()

@@ -8,7 +8,13 @@ class BalancingError(RuntimeError):
 
 
 class NonFiniteError(BalancingError):
-    """A loss or a gradient is infinite or not a number."""
+    """A loss or a gradient is infinite or not a number.
+
+    Attributes:
+        late: Whether it is one of the step before, as on CUDA, where nobody waits for losses.
+    """
+
+    late: bool = False
 
 
 class SolverError(RuntimeError):

@@ -3,8 +3,24 @@
 from engine.arguments import ConfigError, constructing, resolve_arguments
 from engine.checkpoint import SaveError, load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
 from engine.config import Config, compose, validate
-from engine.data import Split, batch_size, batches_per_epoch, label_shares, micro_batches, training_batches
-from engine.device import compile_model, describe_device, place_model, resolve_device, synchronise, use_threads
+from engine.data import (
+    Split,
+    batch_size,
+    batches_per_epoch,
+    label_shares,
+    micro_batches,
+    training_batches,
+    weigh_losses,
+)
+from engine.device import (
+    compile_model,
+    describe_device,
+    own_threads,
+    place_model,
+    resolve_device,
+    synchronise,
+    use_threads,
+)
 from engine.distributed import Processes, join_processes
 from engine.dry_run import describe_run
 from engine.environment import training_command
@@ -23,6 +39,7 @@ from engine.run import (
     Run,
     State,
     checkpoint,
+    complete_folder,
     epoch_batches,
     evaluation_size,
     mean_losses,
@@ -57,6 +74,7 @@ __all__ = [
     "check_balancer",
     "checkpoint",
     "compile_model",
+    "complete_folder",
     "compose",
     "constructing",
     "describe_device",
@@ -75,6 +93,7 @@ __all__ = [
     "micro_batches",
     "model_config",
     "open_tracker",
+    "own_threads",
     "place_model",
     "profile_run",
     "reporting",
@@ -94,6 +113,7 @@ __all__ = [
     "training_command",
     "use_threads",
     "validate",
+    "weigh_losses",
     "write_model_card",
     "write_report",
     "write_text",

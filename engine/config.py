@@ -203,7 +203,7 @@ def _check_ranges(config: Config) -> None:
         "trainer.workers": (trainer.workers, 0),
         "trainer.log_every": (trainer.log_every, 1),
         "trainer.save_every": (trainer.save_every, 1),
-        "trainer.overfit": (trainer.overfit, 1),
+        "trainer.overfit": (trainer.overfit, 2),
         "trainer.profile": (trainer.profile, 1),
         "optimizer.weight_decay": (config.optimizer.weight_decay, 0),
         "seed": (config.seed, 0),

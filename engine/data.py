@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -24,9 +24,11 @@ __all__ = [
     "label_shares",
     "micro_batches",
     "training_batches",
+    "weigh_losses",
 ]
 
 Split = TensorData | Dataset[Batch]
+Shares = list[dict[str, torch.Tensor]]
 
 _CAN_ASK_WHO = hasattr(signal, "sigwaitinfo")  # sent a signal: neither on macOS nor on Windows
 
@@ -78,9 +80,7 @@ def evaluation_batches(
     yield from _batches(split, chunks[processes.rank :: processes.size], device, workers)
 
 
-def label_shares(
-    task: Task, parts: Sequence[Batch], objectives: Sequence[str], processes: Processes
-) -> list[dict[str, torch.Tensor]] | None:
+def label_shares(task: Task, parts: Sequence[Batch], objectives: Sequence[str], processes: Processes) -> Shares | None:
     """What each part's mean loss counts in the mean over the whole batch, by its share of the labels that are present.
 
     Times the number of processes, whose losses are averaged later. ``None`` if there is one part and one process,
@@ -88,10 +88,18 @@ def label_shares(
     """
     if not parts or (len(parts) == 1 and processes.size == 1):
         return None
-    counts = torch.stack([task.label_counts(part, objectives) for part in parts]).double()
-    whole = processes.total(counts.sum(0)).clamp(min=torch.finfo(torch.float64).tiny)
+    counts = torch.stack([task.label_counts(part, objectives) for part in parts])
+    counts = counts if counts.device.type == "mps" else counts.double()  # it has no float64
+    whole = processes.total(counts.sum(0)).clamp(min=torch.finfo(torch.float32).tiny)
     shares = (processes.size * counts / whole).float()
     return [dict(zip(objectives, share.unbind(), strict=True)) for share in shares]
+
+
+def weigh_losses(losses: Mapping[str, torch.Tensor], shares: Shares | None) -> Mapping[str, torch.Tensor]:
+    """Losses of what all these parts hold together, times what it counts; see :func:`label_shares`."""
+    if shares is None:
+        return losses
+    return {name: sum(share[name] for share in shares) * loss for name, loss in losses.items()}
 
 
 def batch_size(batch: Batch) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,13 +14,16 @@ from engine.config import TrainerConfig
 from engine.distributed import Processes, broadcast_model
 from tasks import Batch
 
-__all__ = ["compile_model", "describe_device", "move", "place_model", "resolve_device", "synchronise", "use_threads"]
+__all__ = [
+    *("compile_model", "describe_device", "move", "own_threads", "place_model", "resolve_device"),
+    *("synchronise", "use_threads"),
+]
 
 
 def resolve_device(name: str, processes: Processes = Processes()) -> torch.device:  # noqa: B008  it never changes
     """``auto`` is the accelerator if there is one, else the CPU. Raises ConfigError if the device is not there.
 
-    Of several processes on CUDA each has the device that it chose when it joined.
+    Of several processes on CUDA each has the device that it chose when it joined. ``cuda:N`` becomes the current device.
     """
     if processes.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
@@ -35,6 +40,8 @@ def resolve_device(name: str, processes: Processes = Processes()) -> torch.devic
     }
     if not available.get(device.type, False):
         raise ConfigError(f"trainer.device={name} is not available on this machine; use trainer.device=auto or cpu")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # events and random generators are those of the current one
     return device
 
 
@@ -42,6 +49,16 @@ def use_threads(count: int | None) -> None:
     """Let torch use this many CPU threads for one operation; ``None`` leaves its own choice."""
     if count is not None:
         torch.set_num_threads(count)
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """What a run in here makes of the number of threads does not outlast it: a sweep has many in one process."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_device(device: torch.device) -> str:
@@ -86,6 +103,13 @@ def place_model(model: Any, device: torch.device, trainer: TrainerConfig, proces
             raise ConfigError("trainer.checkpoint_activations=true needs a timm trunk, which this model does not have")
         for module in able:
             module.set_grad_checkpointing(True)
+    if trainer.batch_size == trainer.accumulate * processes.size and any(
+        isinstance(module, nn.BatchNorm1d) for module in model.modules()
+    ):
+        raise ConfigError(
+            "BatchNorm has no statistics of one sample, and trainer.batch_size, trainer.accumulate and the number of "
+            "processes leave no more for a part of a batch; use a larger batch or another norm"
+        )
     if processes.size > 1 and trainer.batch_statistics == "synchronised":
         if device.type != "cuda":
             raise ConfigError("trainer.batch_statistics=synchronised needs CUDA; choose averaged")

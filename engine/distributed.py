@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from torch import Tensor, nn
 
 from balancing.processes import average_over_processes
@@ -58,7 +60,12 @@ class Processes:
         for turn in range(3):
             if turn == mine:
                 results.append(action())
-            dist.barrier(self.control)
+            try:
+                dist.barrier(self.control)
+            except dist.DistError:
+                raise
+            except RuntimeError as error:  # gloo's, if the process whose turn it was has ended
+                raise dist.DistError(str(error)) from None
         return results[0]
 
     def share(self, value: T | None) -> T:
@@ -97,12 +104,14 @@ def join_processes(device: str) -> Iterator[Processes]:
     """Join the processes that torchrun started, or be alone. All but process 0 are silent, errors excepted.
 
     Raises:
-        ConfigError: A device that is not one for each process.
+        ConfigError: A device that is not one for each process, or a sweep of several runs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Processes()
         return
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ConfigError("a sweep (-m) cannot run under torchrun; start torchrun once for every run")
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     kind = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
     if kind not in ("cpu", "cuda"):

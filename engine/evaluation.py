@@ -169,7 +169,8 @@ class Selector:
         if self.rule in ("last", "last10"):
             return -float(epoch)
         if self.rule == "loss":
-            score = fmean(values[f"{name}/loss"] / prior for name, prior in self.priors.items())
+            # labels that are all the same leave nothing to be relative to
+            score = fmean(values[f"{name}/loss"] / (prior or 1.0) for name, prior in self.priors.items())
         elif self.rule == "gain":
             score = -self._gain(values, seen[0] if seen else values)
         else:

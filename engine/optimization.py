@@ -30,7 +30,7 @@ class Turn:
     phase: Phase
     balancer: Balancer
     parameters: list[nn.Parameter]
-    shared: list[nn.Parameter] | None
+    shared: list[nn.Parameter]
     optimizers: dict[str, torch.optim.Optimizer]
     schedulers: list[Scheduler]
     rates: dict[str, float]  # of the optimizers, before any schedule
@@ -108,12 +108,13 @@ def build_turn(
         schedule = _make_schedule(optimizers[name], scheduler, lr, total_steps)
         if schedule is not None:
             schedulers.append(schedule)
-    own = list(balancer.parameters())
+    own, moved = list(balancer.parameters()), list(whole.parameters())
     return Turn(
         phase=phase,
         balancer=balancer,
-        parameters=list(whole.parameters()),
-        shared=list(model.shared_parameters()) if phase.networks is None else None,
+        parameters=moved,
+        # given, as the graph of a compiled model does not tell
+        shared=[parameter for parameter in model.shared_parameters() if parameter in set(moved)],
         optimizers=optimizers,
         schedulers=schedulers,
         rates={name: rates.get(name, optimizer.lr) for name in groups},
@@ -126,11 +127,9 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
     if balancer.at == "subset" or (balancer.at == "features" and trainer.accumulate > 1):
         remedy = "it is for a loop of your own" if balancer.at == "subset" else "use trainer.accumulate=1"
         raise ConfigError(f"balancer.at={balancer.at} is not possible here: {remedy}, or use balancer.at=shared")
+    size = min(trainer.batch_size, trainer.overfit or trainer.batch_size)
     if isinstance(balancer, MetaBalancer) and (
-        trainer.accumulate > 1
-        or trainer.compile
-        or trainer.precision == "fp16"
-        or trainer.batch_size < 2 * processes.size
+        trainer.accumulate > 1 or trainer.compile or trainer.precision == "fp16" or size < 2 * processes.size
     ):
         raise ConfigError(
             f"balancer {balancer.name} takes virtual steps on half of each batch: it needs trainer.accumulate=1, "
@@ -151,7 +150,7 @@ def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> to
             module, opt=config.name, lr=lr, weight_decay=config.weight_decay, momentum=config.momentum, **extra
         )
     # a package that is not installed, or a value out of range
-    except (ImportError, RuntimeError, AssertionError, ValueError) as error:
+    except (ImportError, RuntimeError, AssertionError, ValueError, IndexError) as error:
         raise ConfigError(f"optimizer {config.name!r} cannot be used here: {error}") from error
 
 

@@ -47,14 +47,16 @@ class Precision:
         parameters: Sequence[Tensor],
         clip_norm: float | None,
         on_nonfinite: str = "stop",
-    ) -> None:
+    ) -> bool:
         """Unscale, clip the norm of all gradients together, and step; an fp16 overflow skips the step.
+
+        Returns False if gradients kept the step from being taken.
 
         The norm is looked at if it is clipped, or if something can be done about one that is not finite: with ``skip``
         there is no step then. Raises FloatingPointError otherwise, if no scaler handles it.
         """
         if all(parameter.grad is None for parameter in parameters):
-            return  # the balancer skipped this step
+            return True  # the balancer skipped this step, and has said so
         optimizers = list(optimizers)
         if self.scaler is not None:
             for optimizer in optimizers:
@@ -63,12 +65,15 @@ class Precision:
             norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm or float("inf"))
             if self.scaler is None and not bool(norm.isfinite()):
                 if on_nonfinite == "skip":
-                    return
+                    return False
                 raise FloatingPointError("the norm of the gradients is not finite")
         for optimizer in optimizers:
             if self.scaler is None:
                 optimizer.step()
             else:
                 self.scaler.step(optimizer)
-        if self.scaler is not None:
-            self.scaler.update()
+        if self.scaler is None:
+            return True
+        scale = self.scaler.get_scale()
+        self.scaler.update()
+        return self.scaler.get_scale() >= scale

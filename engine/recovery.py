@@ -27,8 +27,9 @@ def locate(run: Run, error: Exception) -> BalancingError:
     if not isinstance(error, (NonFiniteError, FloatingPointError)):
         return BalancingError(f"step {state.step + 1}: {error}")
     split, size = run.task.splits(run.config.data_dir).train, run.config.trainer.batch_size
-    number = state.step - state.epoch * run.steps_per_epoch
-    indices = batch_indices(split, size, run.config.seed, state.epoch, number).tolist()
+    step = state.step - (isinstance(error, NonFiniteError) and error.late)
+    epoch, number = divmod(step, run.steps_per_epoch)
+    indices = batch_indices(split, size, run.config.seed, epoch, number).tolist()
     shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
     hint = (
         ""
@@ -37,7 +38,7 @@ def locate(run: Run, error: Exception) -> BalancingError:
             "; a lower optimizer.lr or trainer.clip_norm=1 often helps, trainer.on_nonfinite=rollback goes back by itself"
         )
     )
-    return Diverged(f"step {state.step + 1}, training samples {shown}: {error}{hint}")
+    return Diverged(f"step {step + 1}, training samples {shown}: {error}{hint}")
 
 
 def roll_back(run: Run, folder: Path, tracker: Tracker | None, error: Diverged) -> Tracker | None:

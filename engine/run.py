@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from omegaconf import OmegaConf
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from balancing import BalanceReport, NonFiniteError
 from engine.arguments import ConfigError
+from engine.checkpoint import write_text
 from engine.config import Config
 from engine.data import training_batches
 from engine.device import describe_device
@@ -32,6 +34,7 @@ __all__ = [
     "Run",
     "State",
     "checkpoint",
+    "complete_folder",
     "epoch_batches",
     "evaluation_size",
     "mean_losses",
@@ -54,17 +57,17 @@ class State:
     best: float = float("inf")
     best_epoch: int = 0
     seconds: float = 0.0
-    skipped: int = 0  # steps in a row, until now
     rollbacks: int = 0
     seen: list[dict[str, float]] = field(default_factory=list)  # validation results that selection goes back to
     command: str = ""  # that repeats it from the start, also if it was resumed since
     sums: dict[str, Tensor] = field(default_factory=dict)  # phase -> (K,) sum of the training losses of this epoch
     counts: dict[str, int] = field(default_factory=dict)  # phase -> how many steps are in that sum
+    skips: dict[str, int] = field(default_factory=dict)  # phase -> steps in a row that were skipped, until now
 
     def add(self, phase: str, report: BalanceReport) -> None:
         """Count the losses of one step, unless it was skipped. Raises NonFiniteError if nothing else ever happens."""
-        self.skipped = self.skipped + 1 if report.skipped and not report.overflow else 0
-        if self.skipped >= _HOPELESS:
+        self.skips[phase] = self.skips.get(phase, 0) + 1 if report.skipped else 0
+        if self.skips[phase] >= _HOPELESS:
             raise NonFiniteError(
                 f"step {self.step}: {_HOPELESS} steps in a row were skipped; the weights are beyond help"
             )
@@ -168,6 +171,16 @@ def restore(run: Run, saved: Mapping[str, Any]) -> None:
         raise ConfigError(f"resume: the checkpoint does not fit what its configuration describes ({reason})") from error
 
 
+def complete_folder(run: Run, folder: Path) -> None:
+    """See to what a resumed run needs besides ``last.pt``. Raises ConfigError if its best weights are gone."""
+    if run.state.best_epoch > 0 and not (folder / "best" / "model.safetensors").is_file():
+        raise ConfigError(
+            f"resume: there is no {folder / 'best'}, the weights of epoch {run.state.best_epoch}; restore it"
+        )
+    if run.processes.main and not (folder / "config.yaml").is_file():
+        write_text(folder / "config.yaml", OmegaConf.to_yaml({**run.settings, "resume": None}))
+
+
 def _restore(run: Run, saved: Mapping[str, Any]) -> None:
     run.model.load_state_dict(saved["model"])
     if run.ema is not None:
@@ -194,6 +207,7 @@ def _tested(run: Run) -> str:
 def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
     """The content of ``summary.json``."""
     config, state = job.config, job.state
+    samples = min(config.trainer.batch_size, len(job.task.splits(config.data_dir).train))  # type: ignore[arg-type]
     return {
         "model": config.model["name"],
         "task": config.task["name"],
@@ -208,7 +222,7 @@ def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
         "score": state.best,
         "steps": state.step,
         "seconds": round(state.seconds, 3),
-        "samples_per_second": round(state.step * config.trainer.batch_size / max(state.seconds, 1e-9), 1),
+        "samples_per_second": round(state.step * samples / max(state.seconds, 1e-9), 1),
         "device": describe_device(job.device),
         "precision": job.precision.name,
         "world_size": job.processes.size,

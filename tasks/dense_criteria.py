@@ -43,9 +43,10 @@ class Segmentation(CrossEntropy):
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """Weighted mean of the negative log-likelihood in nats."""
-        # 16 bits cannot hold a sum over pixels
-        total = F.cross_entropy(output.float(), target, self._table(output), ignore_index=-1, reduction="sum")
-        count = self.count(target)
+        count, logits = self.count(target), output.float()  # 16 bits cannot hold a sum over pixels
+        if output.is_cuda and torch.are_deterministic_algorithms_enabled():  # there is no such kernel for maps
+            logits, target = logits.movedim(1, -1).flatten(0, -2), target.flatten()
+        total = F.cross_entropy(logits, target, self._table(output), ignore_index=-1, reduction="sum")
         return total / torch.where(count > 0, count, 1)
 
     def count(self, target: Tensor) -> Tensor:

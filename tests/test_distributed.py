@@ -7,10 +7,13 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from PIL import Image
 
 import engine
 import train
@@ -19,6 +22,10 @@ from tests.conftest import ROOT
 EXACT = ("trainer.device=cpu", "logger.tensorboard=false", "optimizer=sgd", "optimizer.lr=0.01", "trainer.max_steps=6")
 TABLE = ("trainer.batch_size=64", "model.dropout=0", "model.norm=layer", *EXACT)
 POINTS = ("model=gan_points", "trainer.batch_size=64", "task.samples=1024", "optimizer.betas=null", *EXACT)
+GAPS = (
+    *("model=shared_trunk_lenet", "task=image_table", "task.csv=labels.csv", "task.classification=[species]"),
+    *("task.regression=[weight]", "task.image_size=28", "task.flip=0", "task.crop=1", "trainer.batch_size=16", *EXACT),
+)
 CASES = {
     **{name: (f"balancer={name}", *TABLE) for name in ("sum", "pcgrad", "mgda", "upgrad", "gradnorm")},
     # as published: a start where the first losses put it has no slope, and its optimizer makes steps of rounding errors
@@ -28,15 +35,36 @@ CASES = {
     "clipped": ("balancer=sum", "trainer.clip_norm=0.1", *TABLE),
     "gan": ("balancer=sum", *POINTS),
     "balanced gan": ("balancer=pcgrad", "model.discriminators=2", *POINTS),
+    # half of the labels of one objective are missing, so that the processes have different numbers of them
+    "observed with gaps": ("balancer=famo", "trainer.balancer_lr=0.5", *GAPS),
 }
 #: Each process takes virtual steps on half of its own part, so these differ from a run in one process.
 OWN_HALVES = {"bilevel": ("balancer=moml", *TABLE)}
 
 
 def train_in(folder, stones, overrides, processes=None):
-    data = () if "model=gan_points" in overrides else (f"task.csv={stones}",)
+    data = (f"task.csv={stones}",) if "model=gan_points" not in overrides else ()
+    if "task=image_table" in overrides:
+        data = (*overrides, f"task.csv={photographs(Path(stones).parent / 'photographs')}")
+        overrides = ()
     config = engine.compose([*data, f"run_dir={folder}", *overrides])
     return train.run(config, processes or engine.Processes())
+
+
+def photographs(folder):
+    """Images of noise, half of which have a species; the table of their labels."""
+    table = folder / "labels.csv"
+    if not table.is_file():
+        folder.mkdir()
+        random, lines = np.random.RandomState(0), ["path,split,species,weight"]
+        for i in range(64):
+            Image.fromarray(random.randint(0, 255, (28, 28, 3)).astype(np.uint8)).save(folder / f"{i}.png")
+            split = "train" if i < 48 else "val" if i < 56 else "test"
+            lines.append(f"{i}.png,{split},{'cat' if i % 4 else 'dog' if i % 8 else ''},{10 + i % 7}")
+            if i % 2 and i < 48:
+                lines[-1] = f"{i}.png,{split},,{10 + i % 7}"
+        table.write_text("\n".join(lines) + "\n")
+    return table
 
 
 def worker(rank, port, folder, stones, cases):
@@ -142,11 +170,20 @@ def test_torchrun_speaks_once_stops_together_and_resumes(tmp_path, stones):
     assert f"stopped at step {saved['state']['step']} " in shown
 
 
-def test_mistake_under_torchrun_ends_both_processes_with_its_message(tmp_path):
-    running = launch("task.csv=nowhere.csv", log=tmp_path / "log.txt")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("task.csv=nowhere.csv",), "nowhere.csv"),
+        (("seed=0,1", "-m"), "a sweep (-m) cannot run under torchrun"),
+    ],
+)
+def test_mistake_under_torchrun_ends_both_processes_with_its_message(tmp_path, overrides, message):
+    running = launch(*overrides, log=tmp_path / "log.txt")
     assert running.wait(timeout=120) != 0
-    assert "error: " in (tmp_path / "log.txt").read_text()
-    assert "nowhere.csv" in (tmp_path / "log.txt").read_text()
+    said = (tmp_path / "log.txt").read_text()
+    assert "error: " in said
+    assert message in said
+    assert "in_turn" not in said  # nor a traceback of the other process
 
 
 def test_batch_that_cannot_be_split_is_refused(monkeypatch):

@@ -92,6 +92,36 @@ def test_overfit_learns_its_samples_by_heart(stones, tmp_path, monkeypatch):
     assert summary["metrics"]["test/cut/accuracy"] == 1.0
 
 
+@pytest.mark.parametrize("count", [2, 5])
+def test_overfitting_a_handful_runs_through(stones, tmp_path, monkeypatch, count):
+    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
+    short = ("trainer.device=cpu", "trainer.epochs=2", "logger.tensorboard=false", f"run_dir={tmp_path / 'run'}")
+    summary = train.run(engine.compose(["debug=overfit", f"task.csv={stones}", f"trainer.overfit={count}", *short]))
+    assert summary["status"] == "finished"
+    assert 2 * count / summary["samples_per_second"] == pytest.approx(summary["seconds"], abs=6e-4)  # it is rounded
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (("trainer.batch_size=4", "trainer.accumulate=4", "model.norm=batch"), "BatchNorm has no statistics of one"),
+        (("optimizer.betas=[0.9]",), "optimizer 'adamw' cannot be used here"),
+        (("balancer=moml", "trainer.batch_size=1"), "takes virtual steps on half of each batch"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_message(stones, overrides, problem):
+    with pytest.raises(engine.ConfigError, match=problem):
+        train.build(engine.compose([f"task.csv={stones}", "trainer.device=cpu", *overrides]))
+
+
+def test_threads_of_a_run_do_not_outlast_it():
+    before = torch.get_num_threads()
+    with engine.own_threads():
+        engine.use_threads(before + 1)
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
 def profiled(stones, folder, capsys, balancer):
     short = ("trainer.profile=3", "trainer.device=cpu", "trainer.batch_size=64")
     config = engine.compose(

@@ -11,6 +11,7 @@ import balancing
 import engine
 import tasks
 import train
+from balancing import BalanceReport
 
 
 @pytest.fixture
@@ -71,6 +72,36 @@ def test_skipping_for_ever_is_an_error(train_in, monkeypatch):
     spoil(monkeypatch, steps=range(3, 1000), change=lambda loss: loss * math.nan)
     with pytest.raises(balancing.BalancingError, match="50 steps in a row were skipped"):
         train_in("run", "trainer.on_nonfinite=skip", "trainer.max_steps=80")
+
+
+@pytest.mark.parametrize("overrides", [("trainer.on_nonfinite=skip",), ("trainer.precision=fp16",)])
+def test_updates_that_never_happen_are_an_error(train_in, monkeypatch, overrides):
+    spoil(monkeypatch, steps=range(3, 1000), change=infinite_gradient)
+    with pytest.raises(balancing.BalancingError, match="50 steps in a row were skipped"):
+        train_in("run", "balancer=sum", "trainer.max_steps=80", *overrides)
+
+
+def test_steps_that_a_phase_skips_count_for_it_alone():
+    state, names = engine.State(), ("a",)
+    for _ in range(49):
+        state.add("one", BalanceReport(names, torch.zeros(1), skipped=True))
+        state.add("two", BalanceReport(names, torch.zeros(1)))
+    with pytest.raises(balancing.BalancingError, match="50 steps in a row"):
+        state.add("one", BalanceReport(names, torch.zeros(1), skipped=True))
+
+
+def test_loss_that_is_found_late_is_one_of_the_step_before(stones):
+    job = train.build(engine.compose([f"task.csv={stones}", "trainer.device=cpu", "trainer.batch_size=64"]))
+    error = balancing.NonFiniteError("the loss is not finite")
+    for step in (7, job.steps_per_epoch):  # the second looks back into an epoch that has ended
+        job.state.step, job.state.epoch = step, step // job.steps_per_epoch
+        error.late = False
+        here = str(engine.locate(job, error))
+        error.late = True
+        before = str(engine.locate(job, error))
+        job.state.step, job.state.epoch, error.late = step - 1, (step - 1) // job.steps_per_epoch, False
+        assert (before, f"step {step}, ") == (str(engine.locate(job, error)), before[: len(f"step {step}, ")])
+        assert here.startswith(f"step {step + 1}, ")
 
 
 def test_rollback_returns_to_the_last_checkpoint_with_half_the_rate(train_in, monkeypatch, capsys):

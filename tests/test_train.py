@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -344,6 +345,23 @@ def test_compiled_model_gives_the_losses_of_the_eager_one(train_in, monkeypatch)
     assert compiled == pytest.approx(eager, rel=1e-4)
 
 
+@pytest.mark.parametrize("discriminators", [1, 2])
+def test_compiled_gan_measures_what_the_eager_one_does(configure, monkeypatch, tmp_path, discriminators):
+    words = ("model=gan_points", "model.width=8", "model.depth=2", f"model.discriminators={discriminators}")
+    words += ("task=ring_of_gaussians", "task.labels=true", "task.samples=64", "balancer=mgda", "trainer.device=cpu")
+    found = []
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compile_(function, backend="aot_eager"))
+    for flag in ("false", "true"):
+        torch._dynamo.reset()
+        job = train.build(engine.compose([*words, "trainer.batch_size=64", f"trainer.compile={flag}"]))
+        torch.manual_seed(0)
+        batch = next(engine.epoch_batches(job, 0))
+        found.append([report.gramian for report in train.train_step(job, batch)])
+    torch._dynamo.reset()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_model_compiled_with_inductor_gives_the_losses_of_the_eager_one(train_in):
     compiled, eager = compiled_and_eager(train_in)
@@ -455,6 +473,17 @@ def test_resume_is_bit_equal_when_stopped_before_validation(train_in, monkeypatc
 def test_resume_is_bit_equal_with_a_loader(train_in, monkeypatch):
     through_a_loader(monkeypatch)
     assert_resume_is_exact(train_in, monkeypatch, PER_EPOCH + 9, "balancer=sum")
+
+
+def test_resumed_run_needs_its_best_weights_and_writes_its_configuration_again(train_in):
+    folder = train_in("run", "trainer.max_steps=5")
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").unlink()
+    train_in("unused", "trainer.max_steps=5", f"resume={folder}")
+    assert (folder / "config.yaml").read_text().replace("unused", "run") == config
+    shutil.rmtree(folder / "best")
+    with pytest.raises(engine.ConfigError, match=r"there is no .*best, the weights of epoch 1; restore it"):
+        train_in("unused", "trainer.max_steps=5", f"resume={folder}")
 
 
 def test_finished_run_can_be_resumed_and_stays_as_it_is(train_in):

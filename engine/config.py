@@ -193,6 +193,7 @@ def _check_ranges(config: Config) -> None:
         if getattr(config.logger, service) and (found is None or found.origin is None):  # a mere folder has no origin
             raise ConfigError(f"logger.{service}=true needs the package: pip install -e '.[{service}]'")
     trainer, scheduler = config.trainer, config.scheduler
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     at_least = {
         "trainer.epochs": (trainer.epochs, 1),
         "trainer.max_steps": (trainer.max_steps, 1),
@@ -203,7 +204,7 @@ def _check_ranges(config: Config) -> None:
         "trainer.workers": (trainer.workers, 0),
         "trainer.log_every": (trainer.log_every, 1),
         "trainer.save_every": (trainer.save_every, 1),
-        "trainer.overfit": (trainer.overfit, 2),
+        "trainer.overfit": (trainer.overfit, max(processes, 2)),
         "trainer.profile": (trainer.profile, 1),
         "optimizer.weight_decay": (config.optimizer.weight_decay, 0),
         "seed": (config.seed, 0),
@@ -242,7 +243,6 @@ def _check_ranges(config: Config) -> None:
         raise ConfigError(
             f"trainer.accumulate={trainer.accumulate} must divide trainer.batch_size={trainer.batch_size}"
         )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     if trainer.batch_size % (processes * trainer.accumulate):
         raise ConfigError(
             f"trainer.batch_size={trainer.batch_size} cannot be split over {processes} processes"

@@ -108,13 +108,13 @@ def build_turn(
         schedule = _make_schedule(optimizers[name], scheduler, lr, total_steps)
         if schedule is not None:
             schedulers.append(schedule)
-    own, moved = list(balancer.parameters()), list(whole.parameters())
+    own, moved = list(balancer.parameters()), dict.fromkeys(whole.parameters())
     return Turn(
         phase=phase,
         balancer=balancer,
-        parameters=moved,
+        parameters=list(moved),
         # given, as the graph of a compiled model does not tell
-        shared=[parameter for parameter in model.shared_parameters() if parameter in set(moved)],
+        shared=[parameter for parameter in model.shared_parameters() if parameter in moved],
         optimizers=optimizers,
         schedulers=schedulers,
         rates={name: rates.get(name, optimizer.lr) for name in groups},

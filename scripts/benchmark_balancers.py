@@ -128,12 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"unknown part {name!r}; choose from {', '.join(PARTS)}")
     file = RESULTS / "balancer_cost.csv"
     rows = read() if file.is_file() else []
+    facts = environment()  # before any tracked file changes
     for part in [] if options.collect else options.parts or list(PARTS):
         rows = [row for row in rows if row["part"] != part]
-        rows += [{"part": part, **row, **environment()} for row in PARTS[part](options.rounds)]
+        rows += [{"part": part, **row, **facts} for row in PARTS[part](options.rounds)]
         RESULTS.mkdir(exist_ok=True)
         with file.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, [*FIELDS, *environment()], lineterminator="\n")
+            writer = csv.DictWriter(stream, [*FIELDS, *facts], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     draw()

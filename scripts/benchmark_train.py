@@ -65,14 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--rounds must be at least 1")
     file = RESULTS / "train_speed.csv"
     rows = read() if file.is_file() else []
+    facts = environment(options.device)  # before any tracked file changes
     for part in [] if options.collect else options.parts or list(PARTS):
         rows = [row for row in rows if row["part"] != part]
-        rows += [
-            {"part": part, **row, **environment(options.device)} for row in PARTS[part](options.rounds, options.device)
-        ]
+        rows += [{"part": part, **row, **facts} for row in PARTS[part](options.rounds, options.device)]
         RESULTS.mkdir(exist_ok=True)
         with file.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, [*FIELDS, *environment(options.device)], lineterminator="\n")
+            writer = csv.DictWriter(stream, [*FIELDS, *facts], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     documents.fill_in(DOCUMENT, "benchmark_train", {name: table(read()) for name, table in TABLES.items()})

@@ -165,7 +165,7 @@ def _wanted(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in _flat(config).items() if not key.startswith(_IGNORED)}
+    return {key: value for key, value in _flat(config).items() if key == "seed" or not key.startswith(_IGNORED)}
 
 
 def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:

@@ -144,7 +144,7 @@ def test_missing_runs_do_not_keep_other_tables_from_being_collected(workplace, m
     (run / "summary.json").write_text(
         json.dumps({"status": "finished", "metrics": {"test/cut/accuracy": 0.5}, **facts})
     )
-    for overrides in ([], ["seed=0", "model.width=8"]):  # nobody knows what it was; another training
+    for overrides in ([], ["seed=0", "model.width=8"], ["seed=1"]):  # nobody knows what it was; another training
         if overrides:
             (run / "config.yaml").write_text(OmegaConf.to_yaml(asdict(engine.compose(overrides))))
         with pytest.raises(SystemExit, match=r"two, one: left as is"):

@@ -63,18 +63,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"unknown part {name!r}; choose from {', '.join(PARTS)}")
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if not options.collect:
+        measure(options.parts or list(PARTS), options.rounds, options.device)
+    documents.fill_in(DOCUMENT, "benchmark_train", {name: table(read()) for name, table in TABLES.items()})
+
+
+def measure(parts: Sequence[str], rounds: int, device: str) -> None:
+    """Replace the rows of these parts in ``results/train_speed.csv``."""
+    try:
+        facts = environment(device)  # before any tracked file changes
+    except ValueError as problem:
+        sys.exit(f"error: {problem}")
     file = RESULTS / "train_speed.csv"
     rows = read() if file.is_file() else []
-    facts = environment(options.device)  # before any tracked file changes
-    for part in [] if options.collect else options.parts or list(PARTS):
+    for part in parts:
         rows = [row for row in rows if row["part"] != part]
-        rows += [{"part": part, **row, **facts} for row in PARTS[part](options.rounds, options.device)]
+        rows += [{"part": part, **row, **facts} for row in PARTS[part](rounds, device)]
         RESULTS.mkdir(exist_ok=True)
         with file.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, [*FIELDS, *facts], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    documents.fill_in(DOCUMENT, "benchmark_train", {name: table(read()) for name, table in TABLES.items()})
 
 
 def environment(device: str) -> dict[str, str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -45,12 +44,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a set is relative to: results, and the seconds of a step; with its label and options if it is a set itself."""
+    """What a set is relative to: results, and the seconds of a step; with what a reader has to know about it."""
 
     results: dict[str, float]
     seconds: float
-    label: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 def compare(
@@ -90,14 +88,7 @@ def compare(
     if baseline is None and not single_task and "sum" in balancers and len(balancers) > 1:
         baseline = "sum"
     references = [_reference(part, each, baseline, single_task) for each in sets]
-    part.notes += [
-        f"{each.label}: relative to {reference.label}, although other options differ; there is no other {baseline}."
-        for each, reference in zip(sets, references, strict=True)
-        if reference is not None
-        and not single_task
-        and reference.label != baseline
-        and not _fits(reference.options, each)
-    ]
+    part.notes += [reference.note for reference in references if reference is not None and reference.note]
     against = "one model per objective" if single_task else f"{baseline}"
     if any(references):
         part.columns["delta-m, %"] = [_delta(part, *pair) for pair in zip(sets, references, strict=True)]
@@ -132,20 +123,22 @@ def _reference(part: Section, each: RunSet, baseline: str | None, single_task: b
         raise ComparisonError(f"--baseline: {part.title} has no runs of {baseline!r}; choose from {known}")
     exact = [other for other in named if other.label == baseline]
     named = exact or [other for other in named if other.model == each.model]
-    chosen = [other for other in named if _fits(other.options, each)] or named
+    fitting = _fitting(named, each)
+    chosen = fitting or named
     if len(chosen) > 1:
         labels = ", ".join(repr(other.label) for other in chosen)
         raise ComparisonError(f"--baseline: {part.title} has several sets of {baseline!r}; choose one of {labels}")
     if not chosen:
         return None
-    return Reference(chosen[0].means(part.scored), chosen[0].seconds, chosen[0].label, chosen[0].options)
+    other = chosen[0]
+    note = f"{each.label}: relative to {other.label}, although other options differ; there is no other {baseline}."
+    return Reference(other.means(part.scored), other.seconds, "" if fitting or exact else note)
 
 
-def _fits(options: Mapping[str, Any], each: RunSet) -> bool:
-    """Whether these are the options of ``each``, but for those of its balancer."""
-    return {
-        key: value for key, value in each.options.items() if not key.startswith("balancer.")
-    }.items() <= options.items()
+def _fitting(candidates: Sequence[RunSet], each: RunSet) -> list[RunSet]:
+    """Those with the options of ``each``, but for the ones of its balancer."""
+    own = {key: value for key, value in each.options.items() if not key.startswith("balancer.")}
+    return [other for other in candidates if own.items() <= other.options.items()]
 
 
 def _one_by_one(part: Section, each: RunSet) -> Reference:
@@ -158,7 +151,7 @@ def _one_by_one(part: Section, each: RunSet) -> Reference:
             alone = other.runs[0].config.get("balancer.objective") or _objective(next(iter(part.higher)))
             singles.setdefault(alone, []).append(other)
     for alone, others in singles.items():
-        chosen = [other for other in others if _fits(other.options, each)] or others
+        chosen = _fitting(others, each) or others
         if len(chosen) > 1:
             labels = ", ".join(repr(other.label) for other in chosen)
             raise ComparisonError(

@@ -222,14 +222,14 @@ class Office(Task):
                     f"office: {path}, line {number}: class {text} is {folder} here and {names[int(text)]} in an earlier line; "
                     "use lists that were made together"
                 )
-            if not (images / name).is_file():
-                spaced = name.replace("Real_World/", "Real World/", 1)  # as the folder is called in the archive
-                name = spaced if (images / spaced).is_file() else name
-            if not (images / name).is_file():
+            # a domain's folder has a space in the archive, and none in the lists
+            places = (images / name, images / name.replace("Real_World/", "Real World/", 1))
+            image = next((place for place in places if place.is_file()), None)
+            if image is None:
                 raise DataError(
                     f"office: {path}, line {number}: there is no image {images / name}; unpack the images again"
                 )
-            paths.append(str(images / name))
+            paths.append(str(image))
             labels.append(int(text))
         if len(set(labels)) < 2:
             raise DataError(

@@ -111,28 +111,21 @@ def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], pr
     Raises:
         DataError: The folder holds other rooms, or cannot be written.
     """
-    if _complete(root, counts, options):
-        return  # nothing to write, so the folder may be one that cannot be
+    recipe = {"recipe": VERSION, **options}
+    with contextlib.suppress(OSError):  # folders that are not there yet, or cannot be read, as the next lines will say
+        if _held(root / _MANIFEST) == recipe and not _missing(root, counts):
+            return  # nothing to write, so the folder may be one that cannot be
     try:
         for split in counts:
             for kind in KINDS:
                 (root / split / kind).mkdir(parents=True, exist_ok=True)
         with _alone(root / ".lock"):
-            _check_manifest(root / _MANIFEST, {"recipe": VERSION, **options})
+            _check_manifest(root / _MANIFEST, recipe)
             missing = _missing(root, counts)
             if missing:
                 _render(root, missing, options, processes or _processors())
     except OSError as error:
         raise DataError(f"rooms: cannot write to {root} ({error}); set data_dir to a folder with space") from None
-
-
-def _complete(root: Path, counts: dict[str, int], options: dict[str, Any]) -> bool:
-    """Whether all rooms are there. What is wrong if they are not, others say."""
-    try:
-        held = json.loads((root / _MANIFEST).read_text(encoding="utf-8"))
-        return held == {"recipe": VERSION, **options} and not _missing(root, counts)
-    except (OSError, ValueError):
-        return False
 
 
 def _missing(root: Path, counts: dict[str, int]) -> list[tuple[str, int]]:
@@ -146,6 +139,14 @@ def _missing(root: Path, counts: dict[str, int]) -> list[tuple[str, int]]:
     ]
 
 
+def _held(manifest: Path) -> Any:
+    """What a folder says that it holds; ``None`` if that cannot be understood."""
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
 def _check_manifest(path: Path, recipe: dict[str, Any]) -> None:
     """Say what the folder holds, or refuse to mix it with something else."""
     if not path.is_file():
@@ -155,10 +156,7 @@ def _check_manifest(path: Path, recipe: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        held = None
+    held = _held(path)
     if held != recipe:
         raise DataError(f"{path} says that this folder holds other rooms ({held}, not {recipe}); move the folder away")
 

@@ -9,6 +9,7 @@ from balancing.balancer import Balancer
 from balancing.bilevel import auto_lambda, forum, moml
 from balancing.bilevel.meta import MetaBalancer
 from balancing.errors import BalancingError, NonFiniteError
+from balancing.factory import balancer_arguments, balancer_class, create_balancer, list_balancers, register_balancer
 from balancing.gradients import (
     aligned_mtl,
     cagrad,
@@ -51,7 +52,6 @@ from balancing.losses import (
 )
 from balancing.options import BalancerOptions
 from balancing.protocol import MultiObjectiveModel, Phase
-from balancing.registry import balancer_arguments, balancer_class, create_balancer, list_balancers, register_balancer
 from balancing.report import BalanceReport
 
 __all__ = [

@@ -1,99 +1,48 @@
-"""Names of balancers, and how to make one from its name."""
+"""Names of things that are made from a name: one registry for balancers, models and tasks. Standard library alone."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatch
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
-from balancing.balancer import Balancer
+__all__ = ["Registry", "suggestion"]
 
-__all__ = ["balancer_arguments", "balancer_class", "create_balancer", "list_balancers", "register_balancer"]
-
-_CLASSES: dict[str, type[Balancer]] = {}
-B = TypeVar("B", bound=type[Balancer])
+T = TypeVar("T")
 
 
-def register_balancer(name: str) -> Callable[[B], B]:
-    """Class decorator: make the class known as ``name``. Raises ValueError if the name is taken."""
-
-    def register(cls: B) -> B:
-        if name in _CLASSES:
-            raise ValueError(f"a balancer named {name!r} is already registered ({_CLASSES[name].__qualname__})")
-        cls.name = name
-        _CLASSES[name] = cls
-        return cls
-
-    return register
+def suggestion(name: str, known: Iterable[str], otherwise: str = "known: {}") -> str:
+    """``did you mean a, b?`` with the nearest of the known names, or all of them if none is near."""
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=3)
+    return f"did you mean {', '.join(near)}?" if near else otherwise.format(", ".join(options))
 
 
-def list_balancers(filter: str = "*") -> list[str]:
-    """Names of the registered balancers that match the glob ``filter``, sorted."""
-    return sorted(name for name in _CLASSES if fnmatch(name, filter))
-
-
-def balancer_class(name: str) -> type[Balancer]:
-    """The class behind ``name``. Raises ValueError with the nearest names if there is none."""
-    if name not in _CLASSES:
-        near = difflib.get_close_matches(name, _CLASSES, n=3)
-        raise ValueError(
-            f"unknown balancer {name!r}; "
-            + (f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(list_balancers())}")
-        )
-    return _CLASSES[name]
-
-
-def balancer_arguments(name: str) -> dict[str, inspect.Parameter]:
-    """Every keyword argument that ``create_balancer(name, ...)`` takes: the method's own, then the options all share."""
-    cls = balancer_class(name)
-    own = inspect.signature(cls, eval_str=True).parameters
-    shared = inspect.signature(Balancer, eval_str=True).parameters
-    merged = {key: p for key, p in own.items() if p.kind is not p.VAR_KEYWORD}
-    if any(p.kind is p.VAR_KEYWORD for p in own.values()):
-        merged |= {key: p for key, p in shared.items() if key not in merged}
-    merged.pop("objectives")
-    return merged | {"before": inspect.signature(create_balancer, eval_str=True).parameters["before"]}
-
-
-def create_balancer(
-    name: str | Sequence[str],
-    objectives: Sequence[str],
-    *,
-    before: str | Mapping[str, Any] | None = None,
-    **arguments: Any,
-) -> Balancer:
-    """Make the balancer called ``name`` for ``objectives``.
-
-    ``create_balancer(["uncertainty", "pcgrad"], ...)`` composes: the first weighs the losses, the second balances the
-    gradients of the weighted losses. It is short for ``create_balancer("pcgrad", ..., before="uncertainty")``.
+class Registry(Generic[T]):
+    """Things by their unique names.
 
     Args:
-        name: One of ``list_balancers()``, or several, of which all but the last weigh losses.
-        objectives: Names of the losses, in the order of every (K,) tensor.
-        before: A method that weighs the losses first: its name, or ``{"name": ..., argument: value}``.
-        arguments: Of the method called ``name`` (the last, if several): its own and the options of :class:`Balancer`.
-
-    Raises:
-        ValueError: Unknown name, value out of range, or methods that do not compose.
-        TypeError: Unknown argument.
+        kind: What the things are called in messages, e.g. ``balancer``.
     """
-    if not name:
-        raise ValueError("create_balancer needs the name of a method, or several")
-    *first, last = [name] if isinstance(name, str) else name
-    if first and before is not None:
-        raise ValueError(f"{last}: give either a list of methods or before=")
-    for argument, value in arguments.items():
-        if isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"{last}: {argument} must be a number, got nan")
-    balancer = balancer_class(last)(tuple(objectives), **arguments)
-    if first:
-        balancer.weigh_first(create_balancer(first, objectives))
-    elif before is not None:
-        chosen: Mapping[str, Any] = {"name": before} if isinstance(before, str) else before
-        if "name" not in chosen:
-            raise ValueError(f"{last}: before= must be a name, or a mapping with a name, got {dict(chosen)}")
-        balancer.weigh_first(create_balancer(**{**chosen, "objectives": objectives}))
-    return balancer
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def add(self, name: str, entry: T) -> None:
+        """Make ``entry`` known as ``name``. Raises ValueError if the name is taken."""
+        if name in self._entries:
+            taken = getattr(self._entries[name], "__qualname__", name)
+            raise ValueError(f"a {self.kind} named {name!r} is already registered ({taken})")
+        self._entries[name] = entry
+
+    def get(self, name: str) -> T:
+        """The entry of this name. Raises ValueError with the nearest names if there is none."""
+        if name not in self._entries:
+            raise ValueError(f"unknown {self.kind} {name!r}; {suggestion(name, self._entries)}")
+        return self._entries[name]
+
+    def names(self, filter: str = "*") -> list[str]:
+        """The names that match the glob ``filter``, sorted."""
+        return sorted(name for name in self._entries if fnmatch(name, filter))

@@ -11,10 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = {"balancing", "zoo", "tasks", "engine", "configs", "scripts", "train", "hubconf"}
 ALLOWED = {
     "balancing": {"balancing"},
-    "tasks": {"tasks"},
+    "tasks": {"tasks", "balancing"},
     "zoo": {"zoo", "balancing"},
     "engine": {"engine", "balancing", "zoo", "tasks"},
 }
+#: Modules of balancing that all packages share.
+LEAVES = {"balancing.choices", "balancing.registry"}
 SOURCES = [path.relative_to(ROOT) for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -42,8 +44,15 @@ def test_there_are_sources_to_check():
 def test_imports_run_one_way(path):
     ours = {name for name in imported(path) if name.split(".")[0] in OURS}
     assert {name.split(".")[0] for name in ours} <= ALLOWED[path.parts[0]]
-    if path.parts[0] == "zoo":
-        assert {name for name in ours if name.startswith("balancing")} <= {"balancing.protocol"}
+    leaves = {"tasks": LEAVES, "zoo": LEAVES | {"balancing.protocol"}}.get(path.parts[0])
+    if leaves is not None:
+        assert {name for name in ours if name.startswith("balancing")} <= leaves
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_leaf_needs_the_standard_library_alone(name):
+    path = Path(*name.split(".")).with_suffix(".py")
+    assert {module.split(".")[0] for module in imported(path)} <= set(sys.stdlib_module_names) | {"__future__"}
 
 
 def test_balancing_needs_nothing_but_torch():

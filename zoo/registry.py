@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any, TypeVar
 
 from torch import nn
+
+from balancing.choices import check_choices
+from balancing.registry import Registry
 
 __all__ = [
     "ModelInfo",
@@ -47,7 +48,7 @@ class _Entry:
     info: ModelInfo
 
 
-_ENTRIES: dict[str, _Entry] = {}
+_MODELS: Registry[_Entry] = Registry("model")
 F = TypeVar("F", bound=Callable[..., nn.Module])
 
 
@@ -55,32 +56,31 @@ def register_model(info: ModelInfo) -> Callable[[F], F]:
     """Decorator: make a function that builds a model known by the function's name. Raises ValueError if it is taken."""
 
     def register(build: F) -> F:
-        if build.__name__ in _ENTRIES:
-            raise ValueError(f"a model named {build.__name__!r} is already registered")
-        _ENTRIES[build.__name__] = _Entry(build, info)
-        return build
+        checked = check_choices()(build)
+        _MODELS.add(build.__name__, _Entry(checked, info))
+        return checked
 
     return register
 
 
 def list_models(filter: str = "*") -> list[str]:
     """Names of the registered models that match the glob ``filter``, sorted."""
-    return sorted(name for name in _ENTRIES if fnmatch(name, filter))
+    return _MODELS.names(filter)
 
 
 def model_info(name: str) -> ModelInfo:
     """Description of the model. Raises ValueError with the nearest names if there is none."""
-    return _entry(name).info
+    return _MODELS.get(name).info
 
 
 def model_entrypoint(name: str) -> Callable[..., nn.Module]:
     """The function that builds the model. Raises ValueError with the nearest names if there is none."""
-    return _entry(name).build
+    return _MODELS.get(name).build
 
 
 def model_arguments(name: str) -> dict[str, inspect.Parameter]:
     """The keyword arguments that ``create_model(name, ...)`` takes."""
-    return dict(inspect.signature(_entry(name).build, eval_str=True).parameters)
+    return dict(inspect.signature(_MODELS.get(name).build, eval_str=True).parameters)
 
 
 def create_model(name: str, **arguments: Any) -> nn.Module:
@@ -90,14 +90,4 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
         ValueError: Unknown name, or a value out of range.
         TypeError: Unknown or missing argument.
     """
-    return _entry(name).build(**arguments)
-
-
-def _entry(name: str) -> _Entry:
-    if name not in _ENTRIES:
-        near = difflib.get_close_matches(name, _ENTRIES, n=3)
-        raise ValueError(
-            f"unknown model {name!r}; "
-            + (f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(list_models())}")
-        )
-    return _ENTRIES[name]
+    return _MODELS.get(name).build(**arguments)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from balancing.bilevel.meta import Lookahead, MetaBalancer
 from balancing.errors import SolverError
+from balancing.factory import register_balancer
 from balancing.options import BalancerOptions
-from balancing.registry import register_balancer
 from balancing.solvers import min_norm_weights, nonnegative_qp
 
 __all__ = ["FORUM", "constrained_min_norm_weights"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from balancing.bilevel.meta import Lookahead, MetaBalancer
+from balancing.factory import register_balancer
 from balancing.options import BalancerOptions
-from balancing.registry import register_balancer
 from balancing.solvers import min_norm_weights
 
 __all__ = ["MOML"]

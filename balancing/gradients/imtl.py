@@ -9,10 +9,10 @@ from torch import Tensor
 
 from balancing.balancer import Balancer
 from balancing.errors import SolverError
+from balancing.factory import register_balancer
 from balancing.gradients.conflict_free import weights_for_projections
 from balancing.losses.imtl_l import ImpartialLoss
 from balancing.options import BalancerOptions
-from balancing.registry import register_balancer
 
 __all__ = ["IMTL", "ImpartialGradient"]
 

@@ -8,8 +8,8 @@ from typing import Literal, Unpack
 from torch import Tensor
 
 from balancing.balancer import Balancer
+from balancing.factory import register_balancer
 from balancing.options import BalancerOptions
-from balancing.registry import register_balancer
 from balancing.solvers import frank_wolfe, min_norm_weights
 
 __all__ = ["MGDA"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from balancing.balancer import Balancer
-from balancing.registry import register_balancer
+from balancing.factory import register_balancer
 
 __all__ = ["PCGrad"]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from balancing.balancer import Balancer, Needs
 from balancing.errors import SolverError
+from balancing.factory import register_balancer
 from balancing.options import BalancerOptions
-from balancing.registry import register_balancer
 
 __all__ = ["TorchJD"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from balancing.balancer import Balancer
-from balancing.registry import register_balancer
+from balancing.factory import register_balancer
 from balancing.solvers import cosine_matrix, dual_cone_weights_of_each
 
 __all__ = ["UPGrad"]

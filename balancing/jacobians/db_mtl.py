@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from balancing.balancer import Balancer
+from balancing.factory import register_balancer
 from balancing.losses.running_loss import Realtime
 from balancing.options import BalancerOptions
-from balancing.registry import register_balancer
 
 __all__ = ["DBMTL"]
 

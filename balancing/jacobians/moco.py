@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from balancing.balancer import Balancer
+from balancing.factory import register_balancer
 from balancing.gradients.modo import project_to_simplex
 from balancing.options import BalancerOptions
-from balancing.registry import register_balancer
 from balancing.rows import gramian_of
 
 __all__ = ["MoCo"]

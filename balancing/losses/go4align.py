@@ -11,8 +11,8 @@ from torch import Tensor
 
 from balancing.balancer import Balancer
 from balancing.errors import BalancingError
+from balancing.factory import register_balancer
 from balancing.options import BalancerOptions
-from balancing.registry import register_balancer
 
 __all__ = ["GO4Align", "group_centres"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from balancing.balancer import Balancer
+from balancing.factory import register_balancer
 from balancing.options import BalancerOptions
-from balancing.registry import register_balancer
 
 __all__ = ["RLW"]
 

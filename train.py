@@ -44,7 +44,7 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
     """Make task, model, balancers and optimizers, in this order: each may ask those before it."""
     trainer = config.trainer
     device = engine.resolve_device(trainer.device, processes)
-    engine.use_threads(trainer.threads)
+    engine.use_threads(trainer.num_threads)
     engine.seed_everything(config.seed, trainer.deterministic)
     with engine.constructing():
         task = create_task(**config.task)
@@ -96,7 +96,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
             report = look_ahead(run, turn, turn.balancer, batch)
             parts: list[Batch] = []
         else:
-            parts = engine.micro_batches(batch, trainer.accumulate)
+            parts = engine.micro_batches(batch, trainer.grad_accum_steps)
         shares = engine.label_shares(run.task, parts, turn.phase.objectives, run.processes)
         for index, piece in enumerate(parts):
             with span("forward"), precision.autocast():
@@ -112,7 +112,9 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
         if report.skipped and not report.overflow:
             turn.zero_grad()  # of earlier micro-batches
         with span("optimizer"):
-            moved = precision.step(turn.optimizers.values(), turn.parameters, trainer.clip_norm, trainer.on_nonfinite)
+            moved = precision.step(
+                turn.optimizers.values(), turn.parameters, trainer.max_grad_norm, trainer.on_nonfinite
+            )
         if not moved:
             report = replace(report, skipped=True, overflow=precision.scaler is not None)
         if turn.balancer.observes and not report.skipped:
@@ -191,7 +193,7 @@ def evaluate(run: engine.Run, name: str, stop: engine.StopRequest) -> engine.Eva
     """Losses and metrics over the split ``name``, or ``None`` if asked to stop before its end."""
     engine.settle_buffers(run)
     split = getattr(run.task.splits(run.config.data_dir), name)
-    size, workers = engine.evaluation_size(run.config), run.config.trainer.workers
+    size, workers = engine.evaluation_size(run.config), run.config.trainer.num_workers
     return engine.evaluate(run.trained, run.task, split, size, run.precision, workers, stop, name, run.processes)
 
 
@@ -241,7 +243,7 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
     """
     saved = engine.load_checkpoint(Path(config.resume, "last.pt")) if config.resume else None
     job = build(config, processes)
-    selector = engine.Selector(config.trainer.select, job.task)
+    selector = engine.Selector(config.trainer.monitor, job.task)
     if config.trainer.dry_run:
         return engine.describe_run(job, train_step)
     name = f"{config.model['name']}-{config.task['name']}-{config.balancer['name']}"

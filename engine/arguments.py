@@ -30,7 +30,7 @@ def constructing() -> Iterator[None]:
 def resolve_arguments(
     group: str, section: Mapping[str, Any], task: Task, objectives: Sequence[str] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of a config group, with every value ``task`` replaced by what the task says about itself.
+    """Name and arguments of a config group, with every value ``auto`` replaced by what the task says about itself.
 
     Facts and options by objective are cut down to ``objectives``, if given: each phase has its own.
 
@@ -46,9 +46,9 @@ def resolve_arguments(
             arguments[key] = {"name": inner, **options}
             continue
         try:
-            found = task.fact(key) if value == "task" else value
+            found = task.fact(key) if value == "auto" else value
             by_objective = isinstance(found, Mapping) and set(found) <= known
-            arguments[key] = _only(found, objectives) if value == "task" or by_objective else found
+            arguments[key] = _only(found, objectives) if value == "auto" or by_objective else found
         except KeyError:
             raise ConfigError(
                 f"{group} {section['name']!r} asks its task for {key!r}, which task {task.name!r} cannot say; "
@@ -81,7 +81,7 @@ def check_arguments(group: str, section: Mapping[str, Any], parameters: Mapping[
             continue
         if key not in parameters:
             raise ConfigError(f"{group} {section['name']!r} has no option {key!r}; {did_you_mean(key, parameters)}")
-        if value == "task" and group != "task":
+        if value == "auto" and group != "task":
             continue  # filled in from the task
         if not _fits(value, parameters[key].annotation):
             wanted = _describe(parameters[key].annotation)

@@ -51,21 +51,21 @@ class TrainerConfig:
     max_steps: int | None = None
     batch_size: int = 256
     eval_batch_size: int | None = None
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     device: str = "auto"
-    threads: int | None = None
+    num_threads: int | None = None
     precision: str = "fp32"
     compile: bool = False
     tf32: bool = True
     channels_last: bool = False
-    checkpoint_activations: bool = False
-    batch_statistics: str = "averaged"
-    workers: int = 0
-    clip_norm: float | None = None
+    grad_checkpointing: bool = False
+    batchnorm: str = "averaged"
+    num_workers: int = 0
+    max_grad_norm: float | None = None
     on_nonfinite: str = "stop"
     ema: float | None = None
     balancer_lr: float = 0.025
-    select: str = "loss"
+    monitor: str = "loss"
     log_every: int = 10
     save_every: int | None = None
     overfit: int | None = None
@@ -199,9 +199,9 @@ def _check_ranges(config: Config) -> None:
         "trainer.max_steps": (trainer.max_steps, 1),
         "trainer.batch_size": (trainer.batch_size, 1),
         "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
-        "trainer.accumulate": (trainer.accumulate, 1),
-        "trainer.threads": (trainer.threads, 1),
-        "trainer.workers": (trainer.workers, 0),
+        "trainer.grad_accum_steps": (trainer.grad_accum_steps, 1),
+        "trainer.num_threads": (trainer.num_threads, 1),
+        "trainer.num_workers": (trainer.num_workers, 0),
         "trainer.log_every": (trainer.log_every, 1),
         "trainer.save_every": (trainer.save_every, 1),
         "trainer.overfit": (trainer.overfit, max(processes, 2)),
@@ -216,7 +216,7 @@ def _check_ranges(config: Config) -> None:
         raise ConfigError(f"seed must be below 2147483648, got {config.seed}")
     positive = {
         "optimizer.lr": config.optimizer.lr,
-        "trainer.clip_norm": trainer.clip_norm,
+        "trainer.max_grad_norm": trainer.max_grad_norm,
         "trainer.balancer_lr": trainer.balancer_lr,
         "scheduler.decay_every": scheduler.decay_every,
     }
@@ -233,18 +233,18 @@ def _check_ranges(config: Config) -> None:
             raise ConfigError(f"{key} is a share and must be between 0 and 1, got {share}")
     one_of = {
         "trainer.precision": (trainer.precision, ("fp32", "bf16", "fp16", "auto")),
-        "trainer.batch_statistics": (trainer.batch_statistics, ("local", "averaged", "synchronised")),
+        "trainer.batchnorm": (trainer.batchnorm, ("local", "averaged", "synchronized")),
         "trainer.on_nonfinite": (trainer.on_nonfinite, ("stop", "skip", "rollback")),
     }
     for key, (chosen, options) in one_of.items():
         if chosen not in options:
             raise ConfigError(f"{key} must be one of {', '.join(options)}, got {chosen!r}")
-    if trainer.batch_size % trainer.accumulate:
+    if trainer.batch_size % trainer.grad_accum_steps:
         raise ConfigError(
-            f"trainer.accumulate={trainer.accumulate} must divide trainer.batch_size={trainer.batch_size}"
+            f"trainer.grad_accum_steps={trainer.grad_accum_steps} must divide trainer.batch_size={trainer.batch_size}"
         )
-    if trainer.batch_size % (processes * trainer.accumulate):
+    if trainer.batch_size % (processes * trainer.grad_accum_steps):
         raise ConfigError(
             f"trainer.batch_size={trainer.batch_size} cannot be split over {processes} processes"
-            + (f" with trainer.accumulate={trainer.accumulate}" if trainer.accumulate > 1 else "")
+            + (f" with trainer.grad_accum_steps={trainer.grad_accum_steps}" if trainer.grad_accum_steps > 1 else "")
         )

@@ -97,22 +97,22 @@ def place_model(model: Any, device: torch.device, trainer: TrainerConfig, proces
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if trainer.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = trainer.tf32
-    if trainer.checkpoint_activations:
+    if trainer.grad_checkpointing:
         able = [module for module in model.modules() if hasattr(module, "set_grad_checkpointing")]
         if not able:
-            raise ConfigError("trainer.checkpoint_activations=true needs a timm trunk, which this model does not have")
+            raise ConfigError("trainer.grad_checkpointing=true needs a timm trunk, which this model does not have")
         for module in able:
             module.set_grad_checkpointing(True)
-    if trainer.batch_size == trainer.accumulate * processes.size and any(
+    if trainer.batch_size == trainer.grad_accum_steps * processes.size and any(
         isinstance(module, nn.BatchNorm1d) for module in model.modules()
     ):
         raise ConfigError(
-            "BatchNorm has no statistics of one sample, and trainer.batch_size, trainer.accumulate and the number of "
+            "BatchNorm has no statistics of one sample, and trainer.batch_size, trainer.grad_accum_steps and the number of "
             "processes leave no more for a part of a batch; use a larger batch or another norm"
         )
-    if processes.size > 1 and trainer.batch_statistics == "synchronised":
+    if processes.size > 1 and trainer.batchnorm == "synchronized":
         if device.type != "cuda":
-            raise ConfigError("trainer.batch_statistics=synchronised needs CUDA; choose averaged")
+            raise ConfigError("trainer.batchnorm=synchronized needs CUDA; choose averaged")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(device)
     if trainer.channels_last:

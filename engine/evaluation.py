@@ -148,10 +148,10 @@ class Selector:
         if type(task).evaluate is not Task.evaluate:  # it has losses while it trains only
             known = {name for name in known if not name.endswith("loss")}
         if rule not in known:
-            raise ConfigError(f"trainer.select: task {task.name} has no rule {rule!r}; {did_you_mean(rule, known)}")
+            raise ConfigError(f"trainer.monitor: task {task.name} has no rule {rule!r}; {did_you_mean(rule, known)}")
         if rule == "last10" and task.splits().val is not task.splits().test:
             raise ConfigError(
-                "trainer.select: last10 reports validation results, so it needs a task that validates on its test split; "
+                "trainer.monitor: last10 reports validation results, so it needs a task that validates on its test split; "
                 "use task.validation=0, or another rule"
             )
         self.rule = rule

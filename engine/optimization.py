@@ -124,15 +124,15 @@ def build_turn(
 
 def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Processes) -> None:
     """Raise ConfigError if the training loop cannot give the balancer what it needs."""
-    if balancer.at == "subset" or (balancer.at == "features" and trainer.accumulate > 1):
-        remedy = "it is for a loop of your own" if balancer.at == "subset" else "use trainer.accumulate=1"
+    if balancer.at == "subset" or (balancer.at == "features" and trainer.grad_accum_steps > 1):
+        remedy = "it is for a loop of your own" if balancer.at == "subset" else "use trainer.grad_accum_steps=1"
         raise ConfigError(f"balancer.at={balancer.at} is not possible here: {remedy}, or use balancer.at=shared")
     size = min(trainer.batch_size, trainer.overfit or trainer.batch_size)
     if isinstance(balancer, MetaBalancer) and (
-        trainer.accumulate > 1 or trainer.compile or trainer.precision == "fp16" or size < 2 * processes.size
+        trainer.grad_accum_steps > 1 or trainer.compile or trainer.precision == "fp16" or size < 2 * processes.size
     ):
         raise ConfigError(
-            f"balancer {balancer.name} takes virtual steps on half of each batch: it needs trainer.accumulate=1, "
+            f"balancer {balancer.name} takes virtual steps on half of each batch: it needs trainer.grad_accum_steps=1, "
             f"trainer.compile=false, trainer.precision=fp32 or bf16, and trainer.batch_size of at least {2 * processes.size}"
         )
 

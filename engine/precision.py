@@ -45,7 +45,7 @@ class Precision:
         self,
         optimizers: Iterable[torch.optim.Optimizer],
         parameters: Sequence[Tensor],
-        clip_norm: float | None,
+        max_grad_norm: float | None,
         on_nonfinite: str = "stop",
     ) -> bool:
         """Unscale, clip the norm of all gradients together, and step; an fp16 overflow skips the step.
@@ -61,8 +61,8 @@ class Precision:
         if self.scaler is not None:
             for optimizer in optimizers:
                 self.scaler.unscale_(optimizer)
-        if clip_norm is not None or (on_nonfinite != "stop" and self.scaler is None):
-            norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm or float("inf"))
+        if max_grad_norm is not None or (on_nonfinite != "stop" and self.scaler is None):
+            norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm or float("inf"))
             if self.scaler is None and not bool(norm.isfinite()):
                 if on_nonfinite == "skip":
                     return False

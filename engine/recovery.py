@@ -35,7 +35,7 @@ def locate(run: Run, error: Exception) -> BalancingError:
         ""
         if run.config.trainer.on_nonfinite == "rollback"
         else (
-            "; a lower optimizer.lr or trainer.clip_norm=1 often helps, trainer.on_nonfinite=rollback goes back by itself"
+            "; a lower optimizer.lr or trainer.max_grad_norm=1 often helps, trainer.on_nonfinite=rollback goes back by itself"
         )
     )
     return Diverged(f"step {step + 1}, training samples {shown}: {error}{hint}")

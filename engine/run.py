@@ -108,7 +108,9 @@ def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:
     """This process's parts of the training batches of ``epoch``, from batch number ``start`` on."""
     trainer, seed = run.config.trainer, run.config.seed
     split = run.task.splits(run.config.data_dir).train
-    return training_batches(split, trainer.batch_size, seed, epoch, start, run.device, trainer.workers, run.processes)
+    return training_batches(
+        split, trainer.batch_size, seed, epoch, start, run.device, trainer.num_workers, run.processes
+    )
 
 
 def mean_losses(run: Run) -> dict[str, float]:
@@ -123,12 +125,12 @@ def mean_losses(run: Run) -> dict[str, float]:
 
 def evaluation_size(config: Config) -> int:
     """Without gradients, four times the training batch fits wherever training does."""
-    return config.trainer.eval_batch_size or 4 * config.trainer.batch_size // config.trainer.accumulate
+    return config.trainer.eval_batch_size or 4 * config.trainer.batch_size // config.trainer.grad_accum_steps
 
 
 def settle_buffers(run: Run) -> None:
     """Make one set of BatchNorm statistics of those that the processes collected, if they are to be averaged."""
-    if run.processes.size > 1 and run.config.trainer.batch_statistics == "averaged":
+    if run.processes.size > 1 and run.config.trainer.batchnorm == "averaged":
         average_buffers(run.model)
         if run.ema is not None:
             average_buffers(run.ema.module)
@@ -197,7 +199,7 @@ def _restore(run: Run, saved: Mapping[str, Any]) -> None:
 def _tested(run: Run) -> str:
     """How often the test split was looked at, and what for."""
     parts, epoch = run.task.splits(run.config.data_dir), f"{run.state.best_epoch} of {run.state.epoch}"
-    if run.config.trainer.select == "last10":
+    if run.config.trainer.monitor == "last10":
         return "after every epoch; values are means over the last ten"
     if parts.val is parts.test:
         return f"after every epoch, to choose the weights of epoch {epoch}"
@@ -216,7 +218,7 @@ def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
         "status": "finished" if tested else "stopped",
         "metrics": {f"test/{name}": value for name, value in tested.items()},
         "epochs": state.epoch,
-        "select": config.trainer.select,
+        "select": config.trainer.monitor,
         "tested": _tested(job),
         "best_epoch": state.best_epoch,
         "score": state.best,

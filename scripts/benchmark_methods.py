@@ -81,7 +81,7 @@ class Study:
             )
         if self.alone is None:
             for name in self.objectives:
-                rule = f"trainer.select=val/{name}/loss"
+                rule = f"trainer.monitor=val/{name}/loss"
                 found[f"only {name}"] = ("balancer=single", f"balancer.objective={name}", rule)
         else:
             found |= {f"only {name}": overrides for name, overrides in self.alone.items()}
@@ -339,7 +339,7 @@ def measure_cost(name: str, rounds: int = 20) -> None:
     torch.set_num_threads(1)
     steps = {}
     for method in METHODS:
-        overrides = [*study.common, f"balancer={method}", "trainer.threads=1", "trainer.device=cpu"]
+        overrides = [*study.common, f"balancer={method}", "trainer.num_threads=1", "trainer.device=cpu"]
         current = train.build(engine.compose(overrides))
         batch = next(iter(engine.epoch_batches(current, 0, 0)))
         current.model.train()

@@ -49,7 +49,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: What all runs have in common: much to remember, and many checkpoints.
 COMMON = (
-    *("trainer.device=cpu", "trainer.threads=1", "trainer.ema=0.9", "trainer.save_every=4", "trainer.log_every=1"),
+    *("trainer.device=cpu", "trainer.num_threads=1", "trainer.ema=0.9", "trainer.save_every=4", "trainer.log_every=1"),
     *("scheduler=one_cycle", "logger.tensorboard=false"),
 )
 RUNS = {

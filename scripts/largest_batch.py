@@ -4,7 +4,7 @@ python scripts/largest_batch.py model=dense_resnet18 trainer.precision=bf16 bala
 python scripts/largest_batch.py memory=4 model=shared_trunk        # GiB that may be used; on the CPU half of what is free
 
 Two training steps are taken with every size. Sizes are doubled until one does not fit, or holds every training sample; then the
-limit is closed in on, to a multiple of 8 (times trainer.accumulate) within 2 %. On CUDA a size does not fit if the device runs
+limit is closed in on, to a multiple of 8 (times trainer.grad_accum_steps) within 2 %. On CUDA a size does not fit if the device runs
 out of memory, on the CPU if the process grows by more than `memory`, model, data and optimizer included. What is recommended
 leaves a tenth of the memory free.
 """
@@ -94,7 +94,7 @@ def search(config: Config, limit: int | None) -> int:
             f"on {device.type} of this system memory cannot be measured; use CUDA, or the CPU on Linux"
         )
     limit = limit or available(device)
-    unit = STEP * config.trainer.accumulate
+    unit = STEP * config.trainer.grad_accum_steps
     _release(device)
     before = _resident() if device.type == "cpu" else 0
     run = train.build(config)
@@ -115,7 +115,7 @@ def search(config: Config, limit: int | None) -> int:
     if largest == 0:
         raise engine.ConfigError(
             f"not even trainer.batch_size={unit} fits into {limit / GIB:.3g} GiB; try a smaller model, "
-            "trainer.precision=bf16, trainer.checkpoint_activations=true, or more memory=GIB"
+            "trainer.precision=bf16, trainer.grad_checkpointing=true, or more memory=GIB"
         )
     recommended = with_reserve(tried, largest, limit, unit)
     note = ", as many as there are samples to train on" if largest == most else ""
@@ -159,7 +159,7 @@ def take_two_steps(run: Run, size: int, limit: int, before: int = 0) -> Try:
     import train
 
     config, device = run.config, run.device
-    split, workers = run.task.splits(config.data_dir).train, config.trainer.workers
+    split, workers = run.task.splits(config.data_dir).train, config.trainer.num_workers
     speed, fits, batch = 0.0, True, None
     with _watch(device, before) as peak:
         try:

@@ -248,7 +248,7 @@ def _chosen(model: nn.Module, gate: nn.Module, x: Tensor) -> Tensor:
 def _predicted(objective: str, runs: Runs) -> tuple[Objective, Tensor, Tensor]:
     """The objective, with predictions and labels of the test split."""
     job = _load(runs)
-    size, workers = engine.evaluation_size(job.config), job.config.trainer.workers
+    size, workers = engine.evaluation_size(job.config), job.config.trainer.num_workers
     found = engine.evaluate(job.trained, job.task, _test(job), size, job.precision, workers, name="test")
     assert found is not None  # nobody asks to stop
     return next(o for o in job.task.objectives if o.name == objective), *found.predictions[objective]

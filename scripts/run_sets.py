@@ -28,8 +28,8 @@ __all__ = [
 # what does not change what is learned
 _IGNORED = (
     *("seed", "tier", "source", "expected", "published", "run_dir", "resume", "data_dir", "imports", "logger."),
-    *("task.download", "trainer.device", "trainer.threads"),
-    *("trainer.workers", "trainer.log_every", "trainer.dry_run", "trainer.save_every", "trainer.profile"),
+    *("task.download", "trainer.device", "trainer.num_threads"),
+    *("trainer.num_workers", "trainer.log_every", "trainer.dry_run", "trainer.save_every", "trainer.profile"),
 )
 
 

@@ -262,7 +262,7 @@ class Task:
         return {o.name: o.criterion.prior(self._train_labels(o.name)) for o in self.objectives}
 
     def fact(self, name: str) -> Any:
-        """What a config value ``task`` stands for. Raises KeyError if this task has no such fact."""
+        """What a config value ``auto`` stands for. Raises KeyError if this task has no such fact."""
         if name in ("initial_losses", "prior_losses"):
             return getattr(self, name)()
         if name == "classification":

@@ -14,7 +14,7 @@ from scripts.run_sets import Estimate
 
 TINY = Study(
     "2 steps instead of 30 epochs",
-    ("trainer.max_steps=2", "trainer.threads=1"),
+    ("trainer.max_steps=2", "trainer.num_threads=1"),
     ("cut", "price"),
     {"cut accuracy": ("test/cut/accuracy", 4), "price error, USD": ("test/price/mae_usd", 1)},
     seeds=(0, 1),

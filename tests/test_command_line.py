@@ -74,7 +74,7 @@ MISTAKES = {
     "optimizer=adamv": "did you mean adam, adamw?",
     "optimizer.name=adamv": "did you mean adam",
     "scheduler.name=cosin": "did you mean cosine?",
-    "trainer.select=val/cut/acuracy": "did you mean val/cut/accuracy",
+    "trainer.monitor=val/cut/acuracy": "did you mean val/cut/accuracy",
     "imports=[no_such_module]": "no_such_module",
     "trainer.epoch=3": "did you mean trainer.epochs",
     "+trainer.epoch=3": "did you mean trainer.epochs",
@@ -95,7 +95,7 @@ MISTAKES = {
     "trainer.compile=perhaps": "trainer.compile",
     "trainer.precision=fp8": "must be one of fp32, bf16, fp16, auto",
     "trainer.device=tpu": "auto, cpu, cuda",
-    "trainer.accumulate=3": "must divide trainer.batch_size",
+    "trainer.grad_accum_steps=3": "must divide trainer.batch_size",
     "optimizer.lr=fast": "optimizer.lr",
     "optimizer.lr=0": "optimizer.lr must be positive",
     "optimizer.network_lr={trunk: 0.1}": "needs optimizer.per_network=true",
@@ -122,7 +122,7 @@ def test_seed_too_large_for_the_generators_is_one_line(fails, stones):
     assert "seed" in fails(f"task.csv={stones}", "seed=20000000000000")
 
 
-@pytest.mark.parametrize("overrides", [("balancer.at=subset",), ("balancer.at=features", "trainer.accumulate=2")])
+@pytest.mark.parametrize("overrides", [("balancer.at=subset",), ("balancer.at=features", "trainer.grad_accum_steps=2")])
 def test_where_gradients_cannot_be_measured_here_is_one_line(fails, stones, overrides):
     assert "balancer.at=shared" in fails(f"task.csv={stones}", "balancer=mgda", *overrides)
 

@@ -43,7 +43,7 @@ def test_file_lists_every_argument_with_its_default(group, name):
     assert set(section) == set(signature)
     for key, value in section.items():
         default = signature[key].default
-        if value == "task":
+        if value == "auto":
             # but models for maps can be built by their name alone, for furnished rooms
             rooms = {"in_channels": 3, "maps": ("segmentation", "depth", "normals"), "segmentation_classes": 13}
             assert default in (inspect.Parameter.empty, None, ()) or default == rooms[key]

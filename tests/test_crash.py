@@ -152,11 +152,11 @@ def test_run_with_workers_that_is_killed_ends_like_one_without(words, undisturbe
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         kill_in_step(patch, 2)
-        assert Start(folder, (*words["rooms"], "trainer.workers=2", f"run_dir={folder}")).wait() == -signal.SIGKILL
+        assert Start(folder, (*words["rooms"], "trainer.num_workers=2", f"run_dir={folder}")).wait() == -signal.SIGKILL
     assert saved(folder)["state"]["step"] == 1
     assert go_on(folder) == 0
     found, expected = comparable(folder), comparable(undisturbed("rooms"))
-    assert [content["last.pt"].pop("config")["trainer"]["workers"] for content in (found, expected)] == [2, 0]
+    assert [content["last.pt"].pop("config")["trainer"]["num_workers"] for content in (found, expected)] == [2, 0]
     assert list(unequal(expected, found)) == []
 
 
@@ -181,7 +181,7 @@ def test_stop_that_reaches_the_workers_too_waits_for_the_step(words, monkeypatch
         patch.setattr(train, "main", lead)
         patch.setattr(train, "train_step", announce)
         patch.setattr(engine.data, "_obey_only_the_parent", prepare_late)
-        start = Start(folder, (*words["rooms"], "trainer.workers=2", f"run_dir={folder}"))
+        start = Start(folder, (*words["rooms"], "trainer.num_workers=2", f"run_dir={folder}"))
     while not (tmp_path / "within a step").exists() and start.alive:
         time.sleep(0.02)
     os.killpg(start.pid, signal.SIGTERM)
@@ -228,7 +228,7 @@ def without_optimizers(folder):
         (a_picture, "cannot be read"),
         (bare_weights, "is not a checkpoint of train.py"),
         (edited("model", width=32), "does not fit what its configuration describes (Error(s) in loading state_dict"),
-        (edited("balancer", name="uncertainty", likelihood="task"), "error: "),
+        (edited("balancer", name="uncertainty", likelihood="auto"), "error: "),
         (edited("trainer", epochs=0), "trainer.epochs must be at least 1"),
         (without_optimizers, "does not fit what its configuration describes ('optimizers')"),
     ],

@@ -30,9 +30,9 @@ CASES = {
     **{name: (f"balancer={name}", *TABLE) for name in ("sum", "pcgrad", "mgda", "upgrad", "gradnorm")},
     # as published: a start where the first losses put it has no slope, and its optimizer makes steps of rounding errors
     "uncertainty": ("balancer=uncertainty", "balancer.init=0", *TABLE),
-    "micro-batches": ("balancer=mgda", "trainer.accumulate=2", *TABLE),
+    "micro-batches": ("balancer=mgda", "trainer.grad_accum_steps=2", *TABLE),
     "running mean": ("balancer=sum", "trainer.ema=0.9", *TABLE),
-    "clipped": ("balancer=sum", "trainer.clip_norm=0.1", *TABLE),
+    "clipped": ("balancer=sum", "trainer.max_grad_norm=0.1", *TABLE),
     "gan": ("balancer=sum", *POINTS),
     "balanced gan": ("balancer=pcgrad", "model.discriminators=2", *POINTS),
     # half of the labels of one objective are missing, so that the processes have different numbers of them

@@ -58,14 +58,14 @@ def test_channels_last_changes_the_layout_and_not_the_numbers(rooms, balancer):
 
 def test_checkpointed_activations_give_the_same_gradients(rooms):
     usual, plain = first_step([*rooms, "balancer=pcgrad"])
-    run, report = first_step([*rooms, "balancer=pcgrad", "trainer.checkpoint_activations=true"])
+    run, report = first_step([*rooms, "balancer=pcgrad", "trainer.grad_checkpointing=true"])
     assert any(getattr(module, "grad_checkpointing", False) for module in run.model.modules())
     torch.testing.assert_close(report.losses, plain.losses)
     torch.testing.assert_close(gradients(run), gradients(usual))
 
 
 def test_activations_of_a_model_without_timm_trunk_cannot_be_checkpointed(stones):
-    config = engine.compose([f"task.csv={stones}", "trainer.device=cpu", "trainer.checkpoint_activations=true"])
+    config = engine.compose([f"task.csv={stones}", "trainer.device=cpu", "trainer.grad_checkpointing=true"])
     with pytest.raises(engine.ConfigError, match="needs a timm trunk"):
         train.build(config)
 
@@ -76,7 +76,7 @@ def test_activations_of_a_model_without_timm_trunk_cannot_be_checkpointed(stones
 def test_overfit_learns_its_samples_by_heart(stones, tmp_path, monkeypatch):
     for name in ("write_report", "save_checkpoint"):  # they take longer than the rest
         monkeypatch.setattr(engine, name, lambda *arguments: None)
-    short = ("trainer.device=cpu", "trainer.epochs=100", "trainer.select=last", "logger.tensorboard=false")
+    short = ("trainer.device=cpu", "trainer.epochs=100", "trainer.monitor=last", "logger.tensorboard=false")
     config = engine.compose(["debug=overfit", f"task.csv={stones}", f"run_dir={tmp_path / 'run'}", *short])
     runs = []
     build = train.build
@@ -104,7 +104,10 @@ def test_overfitting_a_handful_runs_through(stones, tmp_path, monkeypatch, count
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (("trainer.batch_size=4", "trainer.accumulate=4", "model.norm=batch"), "BatchNorm has no statistics of one"),
+        (
+            ("trainer.batch_size=4", "trainer.grad_accum_steps=4", "model.norm=batch"),
+            "BatchNorm has no statistics of one",
+        ),
         (("optimizer.betas=[0.9]",), "optimizer 'adamw' cannot be used here"),
         (("balancer=moml", "trainer.batch_size=1"), "takes virtual steps on half of each batch"),
     ],
@@ -172,7 +175,7 @@ def test_launcher_composes(launcher, package, expected):
 
 @pytest.mark.parametrize("key", yaml.safe_load((ROOT / "configs/trainer/default.yaml").read_text()))
 def test_page_tells_every_option_of_the_trainer(key):
-    assert f"`trainer.{key}`" in (ROOT / "docs/gpu.md").read_text()
+    assert f"`trainer.{key}`" in (ROOT / "docs/trainer.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def test_a_gan_trains_through_the_same_loop(tmp_path, overrides):
 
 
 def test_the_best_epoch_can_be_chosen_by_a_result_about_samples(tmp_path):
-    config = engine.compose([*SMALL, "trainer.select=val/samples/modes"])
+    config = engine.compose([*SMALL, "trainer.monitor=val/samples/modes"])
     task = tasks.create_task(**config.task)
-    selector = engine.Selector(config.trainer.select, task)
+    selector = engine.Selector(config.trainer.monitor, task)
     assert selector.score({"samples/modes": 7.0}, 1) < selector.score({"samples/modes": 6.0}, 1)
     selector = engine.Selector("val/samples/reverse_kl", task)
     assert selector.score({"samples/reverse_kl": 0.1}, 1) < selector.score({"samples/reverse_kl": 0.2}, 1)
@@ -93,7 +93,7 @@ def test_the_running_mean_of_the_generator_is_what_is_judged_and_kept(tmp_path, 
     folder = tmp_path / "run"
     small = ("model=gan", "model.width=4", "trainer.batch_size=16", "trainer.epochs=2", "trainer.ema=0.9")
     paths = (f"data_dir={tmp_path}", f"run_dir={folder}")
-    config = engine.compose([*small, *paths, "trainer.device=cpu", "trainer.select=last", "logger.tensorboard=false"])
+    config = engine.compose([*small, *paths, "trainer.device=cpu", "trainer.monitor=last", "logger.tensorboard=false"])
     summary = train.run(config)
     saved, kept = torch.load(folder / "last.pt", weights_only=True), GAN.from_pretrained(folder / "best").eval()
     torch.testing.assert_close(dict(kept.state_dict()), saved["ema"], rtol=0, atol=0)

@@ -52,7 +52,7 @@ def test_reserve_is_a_tenth_of_the_batch_where_memory_does_not_grow():
 
 
 def test_every_sample_fits_into_enough_memory(small, capsys):
-    assert largest_batch.main([*small, "memory=64", "balancer=pcgrad", "trainer.accumulate=2"]) == 1392
+    assert largest_batch.main([*small, "memory=64", "balancer=pcgrad", "trainer.grad_accum_steps=2"]) == 1392
     shown = capsys.readouterr().out
     assert "as many as there are samples" in shown
     sizes = [int(line.split()[0]) for line in shown.splitlines() if line.split()[0].isdigit()]

@@ -19,7 +19,7 @@ from scripts.reproductions.published_tables import read
 from tests.tasks import test_celeba, test_dense_folders, test_office
 
 ROWS = {each.name: each for each in reproduce.experiments().values() if each.family}
-PLAIN = ("trainer.device=cpu", "trainer.workers=0", "logger.tensorboard=false", "trainer.precision=fp32")
+PLAIN = ("trainer.device=cpu", "trainer.num_workers=0", "logger.tensorboard=false", "trainer.precision=fp32")
 MAPS = ("image", "label", "depth")
 
 
@@ -114,7 +114,7 @@ def test_a_row_is_a_command():
         *("experiment=celeba", "balancer=cagrad", "balancer.c=0.4", "balancer.scale=sum", "balancer.max_norm=1"),
     )
     config = engine.compose(list(ROWS["nyuv2_segnet_single_depth"].overrides))
-    assert (config.model["name"], config.model["maps"], config.trainer.select) == ("dense_segnet", ["depth"], "last10")
+    assert (config.model["name"], config.model["maps"], config.trainer.monitor) == ("dense_segnet", ["depth"], "last10")
     assert config.model["original"]
 
 

@@ -188,9 +188,9 @@ def test_run_that_is_cut_off_within_an_epoch_ends_like_an_uninterrupted_one(trai
     [
         ("trainer.ema=1.5", "trainer.ema is a share"),
         ("trainer.on_nonfinite=ignore", "must be one of stop, skip, rollback"),
-        ("trainer.batch_statistics=mean", "must be one of local, averaged, synchronised"),
+        ("trainer.batchnorm=mean", "must be one of local, averaged, synchronized"),
         ("trainer.save_every=0", "trainer.save_every must be at least 1"),
-        ("trainer.checkpoint_activations=true", "needs a timm trunk"),
+        ("trainer.grad_checkpointing=true", "needs a timm trunk"),
     ],
 )
 def test_options_out_of_range_say_what_is_possible(train_in, tmp_path, override, problem):

@@ -237,7 +237,7 @@ def test_every_kind_of_balancer_trains(train_in, configure, tmp_path, balancer):
     ("overrides", "problem"),
     [
         (("balancer=krum",), "krum: byzantine=0 needs at least 3 objectives"),
-        (("balancer=forum", "trainer.accumulate=2"), "needs trainer.accumulate=1"),
+        (("balancer=forum", "trainer.grad_accum_steps=2"), "needs trainer.grad_accum_steps=1"),
         (("balancer=moml", "trainer.precision=fp16"), "trainer.precision=fp32 or bf16"),
         (("balancer=pcgrad", "balancer.before=mgda"), "only a method that weighs losses can come before it"),
         (("balancer=pcgrad", "balancer.before=uncertanty"), "did you mean uncertainty"),
@@ -255,7 +255,7 @@ def test_a_balancer_that_cannot_run_says_so_before_anything_is_written(configure
 
 def test_the_method_before_has_the_defaults_of_its_own_file(configure, tmp_path):
     (turn,) = train.build(configure(tmp_path / "run", "balancer=pcgrad", "balancer.before=uncertainty")).turns
-    assert turn.balancer.before.likelihood.tolist() == [1.0, 0.5]  # classification: task
+    assert turn.balancer.before.likelihood.tolist() == [1.0, 0.5]  # classification: auto
     assert [group["params"] for group in turn.balancer_optimizer.param_groups] == [list(turn.balancer.parameters())]
 
 
@@ -283,7 +283,7 @@ def test_different_seeds_give_different_weights(train_in):
 @pytest.mark.parametrize("balancer", ["sum", "realtime", "mgda", "pcgrad"])
 def test_micro_batches_give_the_weights_of_whole_batches(train_in, balancer):
     exact = ("model.norm=layer", "model.dropout=0", "optimizer=sgd", "optimizer.lr=0.005", f"balancer={balancer}")
-    whole, parts = (saved(train_in(f"accumulate{n}", *exact, f"trainer.accumulate={n}"))["model"] for n in (1, 4))
+    whole, parts = (saved(train_in(f"accumulate{n}", *exact, f"trainer.grad_accum_steps={n}"))["model"] for n in (1, 4))
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
 
 
@@ -292,7 +292,7 @@ def test_micro_batches_of_unequal_sizes_give_the_weights_of_the_whole_batch(trai
     exact = ("model.norm=layer", "model.dropout=0", "optimizer=sgd", "optimizer.lr=0.005", f"balancer={balancer}")
     larger_than_the_split = ("trainer.batch_size=2048", "trainer.max_steps=1")
     whole, parts = (
-        saved(train_in(f"accumulate{n}", *exact, *larger_than_the_split, f"trainer.accumulate={n}"))["model"]
+        saved(train_in(f"accumulate{n}", *exact, *larger_than_the_split, f"trainer.grad_accum_steps={n}"))["model"]
         for n in (1, 512)
     )
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
@@ -302,7 +302,7 @@ def test_micro_batches_of_unequal_sizes_give_the_weights_of_the_whole_batch(trai
 def test_micro_batches_log_the_losses_of_whole_batches(train_in, balancer):
     exact = ("model.norm=layer", "model.dropout=0", "optimizer=sgd", "optimizer.lr=0.005", f"balancer={balancer}")
     whole, parts = (
-        rows(train_in(f"accumulate{n}", *exact, f"trainer.accumulate={n}") / "metrics.csv")[0] for n in (1, 4)
+        rows(train_in(f"accumulate{n}", *exact, f"trainer.grad_accum_steps={n}") / "metrics.csv")[0] for n in (1, 4)
     )
     assert float(parts["cut/loss"]) == pytest.approx(float(whole["cut/loss"]), rel=1e-4)
     assert float(parts["price/loss"]) == pytest.approx(float(whole["price/loss"]), rel=1e-4)
@@ -406,7 +406,7 @@ def test_loss_that_is_not_a_number_is_an_error_naming_objective_step_and_samples
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("balancer", ["sum", "realtime", "pcgrad"])
 def test_skipped_step_moves_no_parameter(configure, monkeypatch, tmp_path, balancer, accumulate):
-    overrides = ("balancer.on_nonfinite=skip", f"balancer={balancer}", f"trainer.accumulate={accumulate}")
+    overrides = ("balancer.on_nonfinite=skip", f"balancer={balancer}", f"trainer.grad_accum_steps={accumulate}")
     job = train.build(configure(tmp_path, *overrides))
     before = [parameter.detach().clone() for parameter in job.model.parameters()]
     spoil(monkeypatch, "price", step=1 + accumulate // 2)

@@ -282,7 +282,7 @@ def test_one_command_leads_from_a_folder_to_a_report(folder):
             "trainer.batch_size=5",
             "optimizer.lr=0.003",
         ),
-        *("trainer.device=cpu", "trainer.threads=1", f"run_dir={folder}/run", "logger.tensorboard=false"),
+        *("trainer.device=cpu", "trainer.num_threads=1", f"run_dir={folder}/run", "logger.tensorboard=false"),
     ]
     summary = train.run(engine.compose(overrides))
     assert summary["metrics"]["test/species/accuracy"] > 0.6  # one colour for each species

@@ -27,7 +27,7 @@ import sys, train
 from engine import Selector, compose
 config = compose([])
 run = train.build(config)
-Selector(config.trainer.select, run.task)
+Selector(config.trainer.monitor, run.task)
 run.task.splits()
 print(*sorted({"torchmetrics", "albumentations", "scipy", "matplotlib"} & sys.modules.keys()), run.task.name)
 """

@@ -29,7 +29,7 @@ types:       ## Check types
 	mypy
 
 tables:      ## Run what is missing and write results/ and the tables of the documents
-	python scripts/tables.py
+	python lab/tables.py
 
 reproduce:   ## Run published toys and tables again, minutes
-	python scripts/reproduce.py
+	python lab/reproduce.py

@@ -100,7 +100,7 @@ class Config:
     run_dir: str | None = None
     resume: str | None = None
     imports: list[str] = field(default_factory=list)
-    # what a recipe in configs/experiment says about its results; scripts/reproduce.py reads it, training does not
+    # what a recipe in configs/experiment says about its results; lab/reproduce.py reads it, training does not
     seeds: list[int] = field(default_factory=list)
     tier: str | None = None
     source: str | None = None

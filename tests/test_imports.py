@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = {"balancing", "zoo", "tasks", "engine", "configs", "scripts", "train", "hubconf"}
+OURS = {"balancing", "zoo", "tasks", "engine", "configs", "scripts", "lab", "train", "hubconf"}
 ALLOWED = {
     "balancing": {"balancing"},
     "tasks": {"tasks", "balancing"},

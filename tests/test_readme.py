@@ -13,8 +13,8 @@ from PIL import Image
 
 import engine
 from balancing import Balancer, balancer_arguments, list_balancers
-from scripts import benchmark_balancers, documents, figures, run_figures, tables
-from scripts.tables import EXPERIMENTS, Experiment, markdown
+from lab import benchmark_balancers, documents, figures, run_figures, tables
+from lab.tables import EXPERIMENTS, Experiment, markdown
 from tasks import compressed_fashion, fashion_gan, multi_fashion, two_view_fashion
 from tasks.fashion import CLASSES
 from zoo import list_models
@@ -136,7 +136,7 @@ def test_missing_runs_do_not_keep_other_tables_from_being_collected(workplace, m
     monkeypatch.setattr(tables, "EXPERIMENTS", {"two": two, "one": one})
     page = workplace / "page.md"
     page.write_text(
-        "".join(f"<!-- {n}: written by scripts/tables.py -->\nold\n<!-- end of {n} -->\n" for n in ("one", "two"))
+        "".join(f"<!-- {n}: written by lab/tables.py -->\nold\n<!-- end of {n} -->\n" for n in ("one", "two"))
     )
     run = tables.folder("one", "plain", 0)
     run.mkdir(parents=True)
@@ -169,7 +169,7 @@ def test_the_table_of_methods_is_up_to_date():
 
 def test_a_document_without_the_marks_is_an_error(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("<!-- a: written by scripts/x.py -->\nold\n<!-- end of a -->\nrest\n")
+    page.write_text("<!-- a: written by lab/x.py -->\nold\n<!-- end of a -->\nrest\n")
     documents.fill_in(page, "x", {"a": "new\n"})
     assert documents.block(page, "x", "a") == "new\n"
     assert page.read_text().endswith("<!-- end of a -->\nrest\n")

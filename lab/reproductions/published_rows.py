@@ -25,7 +25,7 @@ from functools import cache
 from string import Template
 from typing import Any
 
-from scripts.reproductions.published_tables import read
+from lab.reproductions.published_tables import read
 from tasks import create_task
 from tasks.scores import delta_m
 

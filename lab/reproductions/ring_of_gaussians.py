@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scripts.reproductions.experiment import Experiment
+from lab.reproductions.experiment import Experiment
 from tasks import TensorData
 from tasks.gan_losses import discriminator_loss, generator_loss
 from tasks.gan_metrics import modes_found

@@ -1,8 +1,8 @@
 """What balancing costs: time and memory of every method against a plain backward, in one run on this machine.
 
-python scripts/benchmark_balancers.py                    # everything (about 20 minutes on two cores)
-python scripts/benchmark_balancers.py solvers memory     # some parts
-python scripts/benchmark_balancers.py --collect          # only draw and fill in the documents again
+python lab/benchmark_balancers.py                    # everything (about 20 minutes on two cores)
+python lab/benchmark_balancers.py solvers memory     # some parts
+python lab/benchmark_balancers.py --collect          # only draw and fill in the documents again
 
 A step is a forward and a backward pass. "plain" is the backward pass of the summed losses; "bare" is one backward pass
 through the trunk per objective and nothing else, below which no method that looks at every gradient can go. All variants
@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts import documents  # noqa: E402
+from lab import documents  # noqa: E402
 
 RESULTS = ROOT / "results"
 FIELDS = ("part", "variant", "objectives", "parameters", "milliseconds", "to_plain", "to_bare", "buffers")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from balancing import Balancer, create_balancer
-from scripts.reproductions.experiment import Experiment
+from lab.reproductions.experiment import Experiment
 
 __all__ = ["EXPERIMENTS"]
 

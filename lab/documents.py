@@ -28,7 +28,7 @@ def fill_in(document: Path, script: str, blocks: Mapping[str, str]) -> None:
 
 
 def _split(text: str, document: Path, script: str, name: str) -> tuple[str, str, str]:
-    first, last = f"<!-- {name}: written by scripts/{script}.py -->\n", f"<!-- end of {name} -->"
+    first, last = f"<!-- {name}: written by lab/{script}.py -->\n", f"<!-- end of {name} -->"
     before, opened, rest = text.partition(first)
     content, closed, after = rest.partition(last)
     if not opened or not closed:

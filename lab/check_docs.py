@@ -1,8 +1,8 @@
 """Every command of README.md, CONTRIBUTING.md and docs/, carried out in a copy of this repository, as a stranger would.
 
-python scripts/check_docs.py                     # all pages: about a quarter of an hour on one core
-python scripts/check_docs.py docs/using.md       # some
-python scripts/check_docs.py --list              # only say what would be carried out, and what not and why
+python lab/check_docs.py                     # all pages: about a quarter of an hour on one core
+python lab/check_docs.py docs/using.md       # some
+python lab/check_docs.py --list              # only say what would be carried out, and what not and why
 
 Each page has a copy of its own, with the files that git knows or would add, and its commands are carried out in their order: one
 finds the runs of those before it, as it would for a reader. Rules in doc_commands.py say what stands for a placeholder such as
@@ -39,7 +39,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.doc_commands import RUNS, Command, commands, completed, files, reason, shorter  # noqa: E402
+from lab.doc_commands import RUNS, Command, commands, completed, files, reason, shorter  # noqa: E402
 
 PATIENCE = 900.0  # seconds after which a command counts as hanging
 _NUMBER = re.compile(r"(?:(?<=\s)-)?\d[\d.,]*(?:e[-+]?\d+)?")

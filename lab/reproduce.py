@@ -1,11 +1,11 @@
 """Reported results, run again: what was expected, what came out, and whether that is the same.
 
-python scripts/reproduce.py                      # the quick tier: published toys and tables, minutes on two cores
-python scripts/reproduce.py --tier cpu           # the trainings that a CPU can do, and longer toys
-python scripts/reproduce.py fonseca_mgda         # by name, or pattern: "famo_toy_*"
-python scripts/reproduce.py --list               # everything there is, with its source
+python lab/reproduce.py                      # the quick tier: published toys and tables, minutes on two cores
+python lab/reproduce.py --tier cpu           # the trainings that a CPU can do, and longer toys
+python lab/reproduce.py fonseca_mgda         # by name, or pattern: "famo_toy_*"
+python lab/reproduce.py --list               # everything there is, with its source
 
-A reproduction is a recipe in configs/experiment that says what it should give, or a toy in scripts/reproductions. Writes
+A reproduction is a recipe in configs/experiment that says what it should give, or a toy in lab/reproductions. Writes
 results/reproduced.csv, the figure of the toy and the tables of docs/reproducing.md. Runs are kept in outputs/reproduce, so
 that an interrupted command goes on where it stopped. Exit code 1 if a result is outside its tolerance.
 """
@@ -47,9 +47,9 @@ from rich.table import Table  # noqa: E402
 import engine  # noqa: E402
 from engine.arguments import did_you_mean  # noqa: E402
 from engine.environment import git_commit, versions  # noqa: E402
-from scripts import documents  # noqa: E402
-from scripts.pool import work_through  # noqa: E402
-from scripts.reproductions import (  # noqa: E402
+from lab import documents  # noqa: E402
+from lab.pool import work_through  # noqa: E402
+from lab.reproductions import (  # noqa: E402
     famo_toy,
     fonseca,
     gradnorm_toy,
@@ -59,8 +59,8 @@ from scripts.reproductions import (  # noqa: E402
     trajectories,
     uncertainty_toy,
 )
-from scripts.reproductions.experiment import TIERS, Experiment  # noqa: E402
-from scripts.reproductions.published_rows import published_rows  # noqa: E402
+from lab.reproductions.experiment import TIERS, Experiment  # noqa: E402
+from lab.reproductions.published_rows import published_rows  # noqa: E402
 
 TOYS = (
     *(uncertainty_toy, famo_toy, fonseca, trajectories, published_tables),
@@ -274,7 +274,7 @@ def judge(experiment: Experiment) -> list[Row]:
     runs = [found for seed in experiment.seeds if (found := result(experiment, seed)) is not None]
     complete = len(runs) == len(experiment.seeds)
     training = f"train.py {shlex.join(experiment.overrides)}"
-    command = training if experiment.overrides else f"scripts/reproduce.py {experiment.name}"
+    command = training if experiment.overrides else f"lab/reproduce.py {experiment.name}"
     facts: Row = {"experiment": experiment.name, "seeds": " ".join(map(str, experiment.seeds))}
     if complete:
         last = runs[-1]

@@ -13,7 +13,7 @@ import torch
 
 import engine.data
 import train
-from scripts.crash_trials import COMMON, Start, comparable, differences, last_line, log_of, run_trials, unequal
+from lab.crash_trials import COMMON, Start, comparable, differences, last_line, log_of, run_trials, unequal
 from tests.tiny_runs import maps
 
 PER_EPOCH = 21  # full batches of 64 in the training split of ``stones``

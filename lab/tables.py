@@ -1,8 +1,8 @@
 """The tables and figures of the README and the docs: run what is missing, write results/, fill in the documents.
 
-python scripts/tables.py                          # everything (about two hours on two cores)
-python scripts/tables.py diamonds_usd             # one table
-python scripts/tables.py diamonds_usd --collect   # only write it again from finished runs
+python lab/tables.py                          # everything (about two hours on two cores)
+python lab/tables.py diamonds_usd             # one table
+python lab/tables.py diamonds_usd --collect   # only write it again from finished runs
 
 Runs are kept in outputs/tables/, so an interrupted command goes on where it stopped.
 """
@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts import documents, run_figures  # noqa: E402
-from scripts.pool import work_through  # noqa: E402
+from lab import documents, run_figures  # noqa: E402
+from lab.pool import work_through  # noqa: E402
 from scripts.run_sets import is_training_of  # noqa: E402
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from balancing import balancer_class, list_balancers
-from scripts.figures import FAMILIES, RESULTS, draw, example, label, pictures
+from lab.figures import FAMILIES, RESULTS, draw, example, label, pictures
 
 PANELS = [(family, name) for family, panels in pictures().items() for name in panels]
 

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from balancing import Balancer, create_balancer
-from scripts.reproductions.experiment import Experiment
+from lab.reproductions.experiment import Experiment
 from tasks import DataError, TensorData
 from tasks.fashion import PixelData
 from tasks.multi_fashion import MultiFashion

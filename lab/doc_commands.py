@@ -25,7 +25,7 @@ SKIPPED = {
     r"/where/it/is|(experiment|task)=(nyuv2|cityscapes|celeba|office)": ("needs data that a reader brings", None),
     r"outputs/reproduce/": ("needs runs of weeks", None),
     r" \.\.\. ": ("leaves words out", None),
-    r"scripts/(tables|benchmark_methods)\.py": ("trains for hours; tests hold its tables against results/", None),
+    r"lab/(tables|benchmark_methods)\.py": ("trains for hours; tests hold its tables against results/", None),
 }
 #: Pattern -> what a reader would write there.
 PLACEHOLDERS = {
@@ -50,8 +50,8 @@ RUNS = {
 SHORTER = {
     r"^pytest": "--collect-only -q -n 0",
     r"^make ": "--dry-run",
-    r"scripts/(reproduce|check_docs)\.py(?!.* --list)": "--list",
-    r"scripts/benchmark_(balancers|train)\.py(?!.* --collect)": "--collect",
+    r"lab/(reproduce|check_docs)\.py(?!.* --list)": "--list",
+    r"lab/benchmark_(balancers|train)\.py(?!.* --collect)": "--collect",
     r"scripts/largest_batch\.py": "memory=0.5 model.width=8 task.csv=stones.csv",
     r"\btrain\.py(?!.*(resume=|--cfg|dry_run=|model=gan$))": "trainer.max_steps=2 logger.tensorboard=false",
     r"\btrain\.py(?!.*(resume=|--cfg|model=|task=))": "model.width=8 model.depth=1 task.csv=stones.csv",

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from balancing import Balancer, create_balancer
-from scripts.reproductions.experiment import Experiment
+from lab.reproductions.experiment import Experiment
 from tasks.scores import hypervolume
 
 __all__ = ["EXPERIMENTS"]

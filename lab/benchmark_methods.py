@@ -1,15 +1,15 @@
 """Every method on every task, tuned alike: is a balancer better than weights found by a sweep?
 
-python scripts/benchmark_methods.py                 # everything: an evening on two cores
-python scripts/benchmark_methods.py diamonds        # one study
-python scripts/benchmark_methods.py --collect       # only write results/ and the page again, from finished runs
+python lab/benchmark_methods.py                 # everything: an evening on two cores
+python lab/benchmark_methods.py diamonds        # one study
+python lab/benchmark_methods.py --collect       # only write results/ and the page again, from finished runs
 
 A study is one model on one task, in sizes small enough for two cores. Each method, each point of a sweep of static weights
 and each objective alone is trained with the same three learning rates. The rate with the best delta-m on the validation split
 at seed 0 (of an objective alone: the lowest loss, or what else chooses epochs) is trained with all other seeds. Then steps are timed, each next to a plain
 one, and their memory is measured: leave the machine alone meanwhile.
 
-Runs are kept in outputs/methods/, so an interrupted command goes on where it stopped. scripts/method_tables.py makes tables
+Runs are kept in outputs/methods/, so an interrupted command goes on where it stopped. lab/method_tables.py makes tables
 and figures of what is written here: results/methods_<study>.csv and results/methods_<study>_cost.csv.
 """
 
@@ -38,8 +38,8 @@ sys.path.insert(0, str(ROOT))
 
 from balancing import BalancingError  # noqa: E402
 from engine.tracking import read_rows  # noqa: E402
-from scripts.pool import work_through  # noqa: E402
-from scripts.tables import RESULTS, is_finished, train_quietly  # noqa: E402
+from lab.pool import work_through  # noqa: E402
+from lab.tables import RESULTS, is_finished, train_quietly  # noqa: E402
 from tasks.scores import delta_m  # noqa: E402
 
 OUTPUTS = ROOT / "outputs" / "methods"
@@ -333,7 +333,7 @@ def measure_cost(name: str, rounds: int = 20) -> None:
     import engine
     import train
     from engine.environment import git_commit
-    from scripts.benchmark_balancers import peak_of
+    from lab.benchmark_balancers import peak_of
 
     study = STUDIES[name]
     torch.set_num_threads(1)
@@ -386,7 +386,7 @@ def timed(step: Callable[[], None]) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then write tables, figures and the page."""
-    from scripts import method_tables
+    from lab import method_tables
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(STUDIES)}; default: all")

@@ -1,4 +1,4 @@
-"""scripts/reproduce.py: verdicts, exit codes, resuming and files; and a few steps of every toy against independent code."""
+"""lab/reproduce.py: verdicts, exit codes, resuming and files; and a few steps of every toy against independent code."""
 
 import csv
 import json
@@ -13,8 +13,8 @@ import torch
 
 import engine
 from balancing import create_balancer
-from scripts import documents, reproduce
-from scripts.reproductions import (
+from lab import documents, reproduce
+from lab.reproductions import (
     famo_toy,
     fonseca,
     gradnorm_toy,
@@ -24,7 +24,7 @@ from scripts.reproductions import (
     trajectories,
     uncertainty_toy,
 )
-from scripts.reproductions.experiment import TIERS, Experiment
+from lab.reproductions.experiment import TIERS, Experiment
 from tasks import DataError, Splits
 from tasks.fashion import PixelData
 from tasks.multi_fashion import MultiFashion
@@ -92,7 +92,7 @@ def test_a_mean_inside_the_tolerance_is_reproduced(place, capsys):
     (row,) = table(place)
     assert (row["got"], row["lowest"], row["highest"], row["verdict"]) == ("1.05", "1", "1.1", "reproduced")
     assert (row["seeds"], row["device"], row["torch"]) == ("0 1", "cpu", torch.__version__.split("+")[0])
-    assert row["command"] == "python scripts/reproduce.py inside"
+    assert row["command"] == "python lab/reproduce.py inside"
     assert all(row[field] for field in reproduce.FIELDS)
     assert "reproduced" in capsys.readouterr().out
 
@@ -172,7 +172,7 @@ def test_list_runs_nothing(place, capsys):
 def test_the_command_runs_in_processes_of_its_own(tmp_path):
     script = (
         "from pathlib import Path\n"
-        "from scripts import reproduce\n"
+        "from lab import reproduce\n"
         f"reproduce.OUTPUTS = Path('{tmp_path}')\n"
         f"reproduce.TABLE, reproduce.DOCUMENT = Path('{tmp_path}/table.csv'), Path('{tmp_path}/none.md')\n"
         "if __name__ == '__main__':\n"
@@ -512,13 +512,13 @@ def test_ranks_tell_which_row_of_cityscapes_is_misprinted():
 # ---- what is written -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not reproduce.TABLE.is_file(), reason="nothing is recorded yet: python scripts/reproduce.py")
+@pytest.mark.skipif(not reproduce.TABLE.is_file(), reason="nothing is recorded yet: python lab/reproduce.py")
 def test_page_is_up_to_date():
     for name, block in reproduce.blocks().items():
         assert documents.block(reproduce.DOCUMENT, "reproduce", name) == block
 
 
-@pytest.mark.skipif(not reproduce.TABLE.is_file(), reason="nothing is recorded yet: python scripts/reproduce.py")
+@pytest.mark.skipif(not reproduce.TABLE.is_file(), reason="nothing is recorded yet: python lab/reproduce.py")
 def test_table_holds_what_the_experiments_expect():
     rows = reproduce.read_table()
     assert rows
@@ -531,7 +531,7 @@ def test_table_holds_what_the_experiments_expect():
         assert [row["metric"] for row in rows if row["experiment"] == name] == list(KNOWN[name].expected)
 
 
-@pytest.mark.skipif(not reproduce.TABLE.is_file(), reason="nothing is recorded yet: python scripts/reproduce.py")
+@pytest.mark.skipif(not reproduce.TABLE.is_file(), reason="nothing is recorded yet: python lab/reproduce.py")
 def test_quick_tier_was_run():
     assert {row["experiment"] for row in reproduce.read_table()} >= {
         each.name for each in KNOWN.values() if each.tier == "quick"

@@ -1,8 +1,8 @@
 """How fast train.py is: its loop against a bare one, what its files cost, and how long a start takes.
 
-python scripts/benchmark_train.py                     # everything (about ten minutes on two idle cores)
-python scripts/benchmark_train.py diamonds startup    # some parts
-python scripts/benchmark_train.py --collect           # only fill in the document again
+python lab/benchmark_train.py                     # everything (about ten minutes on two idle cores)
+python lab/benchmark_train.py diamonds startup    # some parts
+python lab/benchmark_train.py --collect           # only fill in the document again
 
 The bare loop is what one writes by hand for one model and one data set: forward, the sum of the losses, backward, torch's
 AdamW, a schedule. Both loops start from the same weights, see the same batches and end with the same weights. They take turns
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts import documents  # noqa: E402
+from lab import documents  # noqa: E402
 
 RESULTS = ROOT / "results"
 DOCUMENT = ROOT / "docs" / "speed.md"

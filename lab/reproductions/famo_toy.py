@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from balancing import create_balancer
-from scripts.reproductions.experiment import Experiment
+from lab.reproductions.experiment import Experiment
 
 __all__ = ["EXPERIMENTS", "draw"]
 

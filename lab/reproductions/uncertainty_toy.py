@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from balancing import create_balancer
-from scripts.reproductions.experiment import Experiment
+from lab.reproductions.experiment import Experiment
 
 __all__ = ["EXPERIMENTS"]
 

@@ -1,4 +1,4 @@
-"""scripts/benchmark_train.py: both loops do the same work, and what it writes is what it measured."""
+"""lab/benchmark_train.py: both loops do the same work, and what it writes is what it measured."""
 
 import csv
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import engine
-from scripts import benchmark_train, documents
+from lab import benchmark_train, documents
 
 
 def finished(tmp_path, *overrides):

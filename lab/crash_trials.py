@@ -1,7 +1,7 @@
 """Kill runs at random instants, resume them, and compare them with runs that nobody disturbed.
 
-python scripts/crash_trials.py                            # 50 trials (about ten minutes on two cores)
-python scripts/crash_trials.py --trials 5 --out trials    # fewer, and their run folders are kept
+python lab/crash_trials.py                            # 50 trials (about ten minutes on two cores)
+python lab/crash_trials.py --trials 5 --out trials    # fewer, and their run folders are kept
 
 A trial starts train.py, ends it with SIGKILL at a random instant, resumes it, ends it again, one to six times in all, and then
 lets it finish. Whatever the instants were, the run folder must hold the same files, and last.pt, the best weights, both tables

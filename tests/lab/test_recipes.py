@@ -13,9 +13,9 @@ import engine
 import tasks
 import zoo
 from balancing import create_balancer
-from scripts import reproduce
-from scripts.reproductions.published_rows import published_rows
-from scripts.reproductions.published_tables import read
+from lab import reproduce
+from lab.reproductions.published_rows import published_rows
+from lab.reproductions.published_tables import read
 from tests.tasks import test_celeba, test_dense_folders, test_office
 
 ROWS = {each.name: each for each in reproduce.experiments().values() if each.family}

@@ -1,4 +1,4 @@
-"""scripts/check_docs.py: what it takes for a command, what it makes of it, and when it says that a page is wrong."""
+"""lab/check_docs.py: what it takes for a command, what it makes of it, and when it says that a page is wrong."""
 
 import shutil
 import subprocess
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import check_docs, doc_commands
-from scripts.doc_commands import Command, commands, completed, files, reason
+from lab import check_docs, doc_commands
+from lab.doc_commands import Command, commands, completed, files, reason
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 PAGE = """# A page
 
@@ -95,7 +95,7 @@ def test_files_are_blocks_that_follow_a_path():
         ("python train.py resume=outputs/<run>", "resume=outputs/table"),
         ("python train.py model=gan", "train.py model=gan trainer.dry_run=true"),
         ("python train.py model=gan_points", "model=gan_points trainer.max_steps=2"),
-        ("python scripts/benchmark_train.py --collect", "benchmark_train.py --collect"),
+        ("python lab/benchmark_train.py --collect", "benchmark_train.py --collect"),
     ],
 )
 def test_placeholders_are_filled_in_and_long_commands_end_soon(text, expected):
@@ -114,7 +114,7 @@ def test_a_command_whose_output_is_shown_keeps_its_length():
 def test_what_cannot_be_carried_out_has_a_reason(monkeypatch):
     texts = (
         "pip install -e .",
-        "python scripts/tables.py rooms",
+        "python lab/tables.py rooms",
         "python train.py -m hydra/launcher=slurm",
         "ln -s /where/it/is",
     )
@@ -247,6 +247,6 @@ def test_list_shows_every_command_of_the_readme_and_carries_out_nothing(monkeypa
 
 @pytest.mark.slow
 def test_every_command_of_every_page_works():
-    command = [sys.executable, str(ROOT / "scripts" / "check_docs.py")]
+    command = [sys.executable, str(ROOT / "lab" / "check_docs.py")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=7200)
     assert done.returncode == 0, done.stdout + done.stderr

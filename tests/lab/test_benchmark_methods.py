@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import engine
-from scripts import benchmark_methods, documents, method_tables
-from scripts.benchmark_methods import METHODS, STUDIES, Job, Study, repeats, run, sweep, trials, write_runs
+from lab import benchmark_methods, documents, method_tables
+from lab.benchmark_methods import METHODS, STUDIES, Job, Study, repeats, run, sweep, trials, write_runs
 from scripts.run_sets import Estimate
 
 TINY = Study(

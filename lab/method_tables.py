@@ -1,4 +1,4 @@
-"""Tables and figures of scripts/benchmark_methods.py, from the CSV files in results/.
+"""Tables and figures of lab/benchmark_methods.py, from the CSV files in results/.
 
 What a table says of a setting is the mean over seeds at its best learning rate, with Student's 95 % interval. One is called
 better than another in a result only where the two intervals do not meet, and ranks count only those that are better so.
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from engine.tracking import read_rows
-from scripts import documents
-from scripts.benchmark_methods import METHODS, STUDIES, Job, baseline, directions
+from lab import documents
+from lab.benchmark_methods import METHODS, STUDIES, Job, baseline, directions
+from lab.tables import RESULTS, ROOT
 from scripts.run_sets import Estimate, estimate
-from scripts.tables import RESULTS, ROOT
 from tasks.scores import delta_m
 
 __all__ = ["Results", "block", "draw", "fill_in", "summary", "table", "verdict"]
@@ -183,7 +183,7 @@ def summary() -> str:
 def block(name: str) -> str:
     """Table and figures of a study."""
     if not _file(name).is_file():
-        return f"Not run yet: `python scripts/benchmark_methods.py {name}`.\n"
+        return f"Not run yet: `python lab/benchmark_methods.py {name}`.\n"
     pictures = f"![Results of the sweep and of the methods, and their cost](../results/methods_{name}.svg)\n"
     pictures += f"\n![Weights over time](../results/methods_{name}_weights.svg)\n"
     return f"{table(Results(name))}\n{pictures}"

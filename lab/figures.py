@@ -1,6 +1,6 @@
 """What each method makes of two conflicting gradients, as pictures, and the table that compares all methods.
 
-python scripts/figures.py        # writes results/arrows_*.svg and the table in docs/balancing.md (seconds)
+python lab/figures.py        # writes results/arrows_*.svg and the table in docs/balancing.md (seconds)
 
 Every arrow is what ``backward`` left in ``.grad``. Every entry of the table is an attribute of the class or a measurement
 of it; only what bilevel methods cost, and the row of the adapter, are written by hand.
@@ -25,7 +25,7 @@ RESULTS = ROOT / "results"
 DOCUMENT = ROOT / "docs" / "balancing.md"
 
 from balancing import Balancer, MetaBalancer, balancer_class, create_balancer  # noqa: E402
-from scripts import documents  # noqa: E402
+from lab import documents  # noqa: E402
 
 #: Every method, family by family, in the order of the pages in docs/.
 FAMILIES: dict[str, tuple[str, ...]] = {

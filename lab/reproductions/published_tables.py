@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.reproductions.experiment import Experiment
+from lab.reproductions.experiment import Experiment
 from tasks.scores import delta_m, mean_rank
 
 __all__ = ["EXPERIMENTS", "slips"]
@@ -105,7 +105,7 @@ EXPERIMENTS = (
     Experiment(
         name="published_tables",
         tier="quick",
-        source="the tables of scripts/reproductions/published_tables.json, each with its source",
+        source="the tables of lab/reproductions/published_tables.json, each with its source",
         expected={
             "nyuv2_segnet: delta-m as printed, of 15": (13, 0),
             "nyuv2_segnet: mean rank, Nash-MTL as printed, of 11": (11, 0),

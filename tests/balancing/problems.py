@@ -110,11 +110,11 @@ def check_turns(balancer, trained):
     for turn in trained:
         net.zero_grad()
         balancer.backward(net.losses(x))
-        found = net.gradients()
+        balanced = net.gradients()
         net.zero_grad()
         net.losses(x)[turn].backward()
-        assert found.keys() == net.gradients().keys()
-        assert all(torch.equal(g, found[key]) for key, g in net.gradients().items())
+        assert balanced.keys() == net.gradients().keys()
+        assert all(torch.equal(g, balanced[key]) for key, g in net.gradients().items())
 
 
 #: Every method that a batch of losses is enough for. Bilevel methods and the adapter have tests of their own.

@@ -46,22 +46,22 @@ def test_jacobian_methods_combine_the_rows_and_leave_heads_their_gradients(name)
     net, x = Net(), inputs()
     rows = reference_rows(net, x)
     balancer, twin = make(name), make(name)
-    seen = net.losses(x)
-    report = balancer.backward(seen, shared=net.shared())
+    values = net.losses(x)
+    report = balancer.backward(values, shared=net.shared())
     jacobian = torch.stack([trunk_gradient(rows[key]) for key in net.objectives])
     heads = balancer._head_weights()
     if name in TURNS:
         jacobian[1:] = 0
-    losses = torch.stack([seen[key].detach() for key in net.objectives])
+    losses = torch.stack([values[key].detach() for key in net.objectives])
     update = twin.combine(losses * heads, jacobian * heads[:, None])
     assert report.weights is None
     torch.testing.assert_close(trunk_gradient(net.gradients()), update)
     for i, key in enumerate(net.objectives):
         for leaf, gradient in rows[key].items():
             if leaf.startswith("head"):
-                found = net.gradients().get(leaf, torch.zeros_like(gradient))
+                actual = net.gradients().get(leaf, torch.zeros_like(gradient))
                 turn = 0 if name in TURNS and i > 0 else 1
-                torch.testing.assert_close(found, turn * heads[i] * gradient)
+                torch.testing.assert_close(actual, turn * heads[i] * gradient)
 
 
 @pytest.mark.parametrize("heads", ["unit", "weighted"])
@@ -81,9 +81,9 @@ def test_one_objective_keeps_the_direction_of_its_gradient(name):
     rows = reference_rows(net, x)["a"]
     balancer = make(name, ("a",))
     report = balancer.backward(net.losses(x))
-    found, own = trunk_gradient(net.gradients()), trunk_gradient(rows)
-    scale = float(found @ own / (own @ own))
-    torch.testing.assert_close(found, scale * own)
+    balanced, own = trunk_gradient(net.gradients()), trunk_gradient(rows)
+    scale = float(balanced @ own / (own @ own))
+    torch.testing.assert_close(balanced, scale * own)
     assert scale > 0
     if name in GRADIENT and balancer.convention != "own":
         assert scale == pytest.approx(float(balancer._head_weights()[0]) if balancer.before else 1.0)

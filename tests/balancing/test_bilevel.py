@@ -40,11 +40,11 @@ def test_model_gradient_is_that_of_the_weighted_losses(name):
     net, (train, validation) = Net(), batches()
     balancer = create_balancer(name, "abc", preference={"a": 2.0})
     report = balancer.meta_backward(net, train, validation, lr=LR)
-    found = net.gradients()
+    gradients = net.gradients()
     net.zero_grad()
     (report.weights @ stacked(train(net))).backward()
     for key, gradient in net.gradients().items():
-        torch.testing.assert_close(found[key], gradient)
+        torch.testing.assert_close(gradients[key], gradient)
     torch.testing.assert_close(report.losses, stacked(train(net)).detach())
     assert report.weights[0] / report.weights[1] == pytest.approx(2.0)
 

@@ -51,14 +51,14 @@ def test_at_subset_measures_there_and_weighs_everything(name, heads):
 @pytest.mark.parametrize(("at", "name"), [("features", "mgda"), ("subset", "mgda"), ("features", "graddrop")])
 def test_features_that_are_named_twice_count_once(at, name):
     net, x = Net(), inputs()
-    found = []
+    results = []
     for times in (1, 2):
         net.zero_grad()
         z = net.features(x)
         given = {"features": [z] * times, "subset": [net.trunk[0].weight] * times}[at]
         report = make(name, at=at).backward(net.losses(x, z), **{at: given})
-        found.append(net.gradients() | {"gramian": report.gramian})
-    assert_close(*found)
+        results.append(net.gradients() | {"gramian": report.gramian})
+    assert_close(*results)
 
 
 def test_a_shared_parameter_that_bypasses_the_features_is_an_error():

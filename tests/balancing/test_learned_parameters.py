@@ -17,7 +17,7 @@ def test_forgotten_parameters_are_noticed(name):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_optimised_parameters_raise_no_warning(name):
+def test_optimized_parameters_raise_no_warning(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(Net(), make(name), steps=110, lr=1e-4)

@@ -31,11 +31,11 @@ def test_micro_batches_equal_one_batch(name):
 @pytest.mark.parametrize("name", [n for n in ALL if balancer_class(n).unbiased])
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_micro_batches_are_independent_samples_for_an_unbiased_gramian(name, count, monkeypatch):
-    net, x, balancer, shown = Net(), inputs(12), make(name), []
+    net, x, balancer, gramians = Net(), inputs(12), make(name), []
     monkeypatch.setattr(
         balancer,
         "weights",
-        lambda losses, gramian, find=balancer.weights: (shown.append(gramian), find(losses, gramian))[1],
+        lambda losses, gramian, find=balancer.weights: (gramians.append(gramian), find(losses, gramian))[1],
     )
     parts = [{key: trunk_gradient(row) for key, row in reference_rows(net, part).items()} for part in x.chunk(count)]
     rows = reference_rows(net, x)
@@ -48,7 +48,7 @@ def test_micro_batches_are_independent_samples_for_an_unbiased_gramian(name, cou
     if count == 3:  # the third joins the first
         halves[0] = torch.stack([(parts[0][key] + parts[2][key]) / 2 for key in net.objectives])
     cross = halves[0] @ halves[1].T
-    torch.testing.assert_close(shown[0], (cross + cross.T) / 2)
+    torch.testing.assert_close(gramians[0], (cross + cross.T) / 2)
     assert_close(net.gradients(), expected(rows, balancer, report))
 
 

@@ -85,7 +85,7 @@ def test_max_norm_holds_for_micro_batches_and_leaves_heads_alone(name):
 
 @pytest.mark.parametrize("name", [n for n in WEIGHS if balancer_class(n).needs != "nothing"])
 def test_every_keeps_weights_between_refreshes(name, monkeypatch):
-    net, balancer, seen, calls, reports = Net(), make(name, every=3), [], [], []
+    net, balancer, history, calls, reports = Net(), make(name, every=3), [], [], []
     find = balancer._effective
     if balancer_class(name).needs == "jacobian":
         monkeypatch.setattr(balancer, "row_weights", lambda *a, find=balancer.row_weights: calls.append(1) or find(*a))
@@ -95,15 +95,15 @@ def test_every_keeps_weights_between_refreshes(name, monkeypatch):
         x = inputs(seed=step)
         rows = reference_rows(net, x)
         report = balancer.backward(net.losses(x))
-        seen.append(report.weights.double())
-        reports.append((report, seen[-1].clone()))
+        history.append(report.weights.double())
+        reports.append((report, history[-1].clone()))
         assert len(calls) == 1 + step // 3
         if step % 3 == 0:
             assert_close(net.gradients(), expected(rows, balancer, report), rtol=1e-6, atol=1e-6)
         else:
-            torch.testing.assert_close(seen[step], seen[step - 1], rtol=1e-6, atol=0)
+            torch.testing.assert_close(history[step], history[step - 1], rtol=1e-6, atol=0)
             heads = balancer._head_weights(resting=True)
-            wanted = combination(rows, seen[step], seen[step] if heads is None else heads)
+            wanted = combination(rows, history[step], history[step] if heads is None else heads)
             assert_close(net.gradients(), wanted, rtol=1e-6, atol=1e-6)
     assert all(torch.equal(report.weights.double(), weights) for report, weights in reports)  # later steps change none
 

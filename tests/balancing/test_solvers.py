@@ -100,11 +100,11 @@ def test_dual_cone_weights_satisfy_the_kkt_conditions(kind, size):
         generator = torch.Generator().manual_seed(seed)
         target = torch.rand(size, generator=generator, dtype=torch.float64) * lengths
         targets = torch.cat([torch.eye(size, dtype=torch.float64), target[None] / target.max()])
-        found = torch.cat([dual_cone_weights_of_each(cosines), dual_cone_weights(cosines, targets[-1])[None]])
-        slope = found @ cosines
-        assert (found >= targets).all()
+        solutions = torch.cat([dual_cone_weights_of_each(cosines), dual_cone_weights(cosines, targets[-1])[None]])
+        slope = solutions @ cosines
+        assert (solutions >= targets).all()
         assert slope.min() >= -1e-11, (kind, size, seed)
-        assert (slope * (found - targets)).abs().max() <= 1e-8, (kind, size, seed)
+        assert (slope * (solutions - targets)).abs().max() <= 1e-8, (kind, size, seed)
 
 
 def test_problems_that_block_pivoting_leaves_open_are_solved_one_by_one():

@@ -20,8 +20,8 @@ def test_gradnorm_gradient_equals_differentiating_its_loss():
     target = (w * norms).mean().detach() * (pace / pace.mean()) ** 0.7
     (w * norms - target).abs().sum().backward()
     with torch.no_grad():
-        found = balancer.weights(losses, g)
-    torch.testing.assert_close(found, w.detach())
+        weights = balancer.weights(losses, g)
+    torch.testing.assert_close(weights, w.detach())
     torch.testing.assert_close(balancer.theta.grad, theta.grad)
 
 

@@ -34,7 +34,7 @@ def test_modo_converges_to_mgda(kind):
     assert float(w @ gramian @ w) == pytest.approx(float(exact @ gramian @ exact), abs=1e-5 * float(gramian.trace()))
 
 
-def test_modo_converges_to_the_regularised_solution():
+def test_modo_converges_to_the_regularized_solution():
     gramian = rows("random", 4) @ rows("random", 4).T
     balancer = create_balancer("modo", names(4), gamma=1 / float(gramian.trace()), rho=3.0)
     for _ in range(3000):

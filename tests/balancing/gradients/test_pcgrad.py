@@ -40,8 +40,8 @@ def test_pcgrad_equals_projection_of_the_vectors(size):
 def test_pcgrad_orders_are_uniform():
     g = -torch.ones(3, 3, dtype=torch.float64) + 2 * torch.eye(3, dtype=torch.float64)
     balancer = create_balancer("pcgrad", "abc")
-    seen = {tuple(round(v, 9) for v in balancer.weights(torch.ones(3), g).tolist()) for _ in range(200)}
-    assert len(seen) > 1
+    distinct = {tuple(round(v, 9) for v in balancer.weights(torch.ones(3), g).tolist()) for _ in range(200)}
+    assert len(distinct) > 1
 
 
 def test_pcgrad_leaves_agreeing_and_zero_gradients_alone():

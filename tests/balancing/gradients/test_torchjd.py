@@ -69,8 +69,8 @@ def test_update_is_that_of_torchjd(name):
     assert torch.equal(torch.get_rng_state(), before)
     with own._drawing(torch.device("cpu")):
         wanted = reference(jacobian)
-    found = torch.cat([p.grad.flatten() for p in order])
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6 * float(wanted.norm()))
+    update = torch.cat([p.grad.flatten() for p in order])
+    torch.testing.assert_close(update, wanted, rtol=1e-5, atol=1e-6 * float(wanted.norm()))
     for k, key in enumerate("abc"):
         torch.testing.assert_close(net.head[key].bias.grad, list(rows.values())[k][f"head.{key}.bias"])
 
@@ -126,11 +126,11 @@ def test_loading_forgets_what_the_saved_aggregator_did_not_know():
     unused = copy.deepcopy(balancer.state_dict())
     balancer.row_weights(losses, rows)
     warming = copy.deepcopy(balancer.state_dict())
-    seen = [balancer.row_weights(losses, rows * (i + 1)) for i in range(4)]
+    weights = [balancer.row_weights(losses, rows * (i + 1)) for i in range(4)]
     for _ in range(4):
         other.row_weights(losses, rows.square())
     other.load_state_dict(warming, strict=True)
-    assert all(torch.equal(other.row_weights(losses, rows * (i + 1)), w) for i, w in enumerate(seen))
+    assert all(torch.equal(other.row_weights(losses, rows * (i + 1)), w) for i, w in enumerate(weights))
     other.load_state_dict(unused, strict=True)
     assert other.row_weights(losses, rows).tolist() == pytest.approx([1 / 3] * 3)
 

@@ -30,9 +30,9 @@ def test_conflict_free_momentum_equals_the_formulas():
         assert balancer.active() == (k,)
         m[k] = 0.9 * m[k] + 0.1 * j[k]
         turns[k] += 1
-        found = next_update(balancer, ones(3), j)
+        update = next_update(balancer, ones(3), j)
         if step < 2:
-            assert not found.any()
+            assert not update.any()
             continue
         t += 1
         corrected = torch.stack([m[i] / (1 - 0.9 ** turns[i]) for i in range(3)])
@@ -40,7 +40,7 @@ def test_conflict_free_momentum_equals_the_formulas():
         mean = (1 - 0.9**t) * d
         gradient, previous = (mean - 0.9 * previous) / 0.1, mean
         second = 0.999 * second + 0.001 * gradient**2
-        torch.testing.assert_close(found, d / ((second / (1 - 0.999**t)).sqrt() + 1e-8))
+        torch.testing.assert_close(update, d / ((second / (1 - 0.999**t)).sqrt() + 1e-8))
 
 
 def test_conflict_free_momentum_forgets_in_half_precision_too():

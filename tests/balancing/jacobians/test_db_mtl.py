@@ -24,14 +24,14 @@ def test_db_mtl_sees_gradients_of_log_losses():
     net, x = Net(("a", "b")), inputs()
     balancer = create_balancer("db_mtl", ("a", "b"), beta=0.0)
     balancer.backward(net.losses(x))
-    found = net.gradients()
+    updates = net.gradients()
     losses, jacobian = net.losses(x), reference_rows(net, x)
     logs = {
         name: {key: g / losses[name].detach() for key, g in gradients.items()} for name, gradients in jacobian.items()
     }
-    trunk = [key for key in found if key.startswith("trunk")]
+    trunk = [key for key in updates if key.startswith("trunk")]
     length = {name: sum(logs[name][key].square().sum() for key in trunk).sqrt() for name in "ab"}
-    for key, gradient in found.items():
+    for key, gradient in updates.items():
         if key in trunk:
             wanted = max(length.values()) * (logs["a"][key] / length["a"] + logs["b"][key] / length["b"])
         else:

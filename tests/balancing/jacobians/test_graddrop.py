@@ -20,9 +20,9 @@ def test_graddrop_equals_the_formula():
     purity = 0.5 * (1 + j.sum(0) / j.abs().sum(0))
     masks = (purity > draw) * (j > 0) + (purity < draw) * (j < 0)
     wanted = ((leak[:, None] + (1 - leak[:, None]) * masks) * j).sum(0)
-    found = next_update(balancer, ones(4), j)
-    torch.testing.assert_close(found, wanted)
-    assert found[3] == 0
+    update = next_update(balancer, ones(4), j)
+    torch.testing.assert_close(update, wanted)
+    assert update[3] == 0
 
 
 def test_graddrop_keeps_the_sum_where_signs_agree_and_its_mean_elsewhere():

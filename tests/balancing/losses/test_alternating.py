@@ -17,14 +17,14 @@ from tests.balancing.problems import check_turns
 )
 def test_alternating_gives_each_objective_its_turn(options, expected):
     balancer = create_balancer("alternating", "abc", **options)
-    seen = ""
+    trained = ""
     for _ in expected:
         w = balancer.weights(torch.ones(3), None)
         (turn,) = balancer.active()
         assert w.tolist() == [float(i == turn) for i in range(3)]
-        seen += "abc"[turn]
+        trained += "abc"[turn]
         balancer.step += 1
-    assert seen == expected
+    assert trained == expected
 
 
 def test_alternating_by_epoch_ignores_steps():

@@ -10,8 +10,8 @@ from tests.balancing.formulas import PRIORITIES, derivative, double, loss_weight
 def test_cosmos_is_the_derivative_of_its_formula():
     r = double(list(PRIORITIES.values())) / 6
     expected = derivative(lambda loss: r @ loss - 0.7 * torch.cosine_similarity(r, loss, dim=0))
-    found = loss_weights("cosmos", penalty=0.7, preference=PRIORITIES)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)  # r is single precision
+    weights = loss_weights("cosmos", penalty=0.7, preference=PRIORITIES)
+    torch.testing.assert_close(weights, expected, rtol=1e-6, atol=1e-8)  # r is single precision
     assert loss_weights("cosmos", torch.zeros(2)).tolist() == [0.5, 0.5]
 
 

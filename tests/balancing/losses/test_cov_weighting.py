@@ -11,12 +11,12 @@ def test_cov_weighting_follows_the_coefficients_of_variation():
     balancer = create_balancer("cov_weighting", "ab")
     ratios = []
     for t, losses in enumerate(history):
-        found = next_weights(balancer, double(losses))
+        weights = next_weights(balancer, double(losses))
         ratios.append(double(losses) / double(history[:t]).mean(0) if t else torch.ones(2, dtype=torch.float64))
-        seen = torch.stack(ratios)
-        variation = seen.std(0, correction=0) / seen.mean(0)
+        so_far = torch.stack(ratios)
+        variation = so_far.std(0, correction=0) / so_far.mean(0)
         expected = variation / variation.sum() if t else double([0.5, 0.5])
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+        torch.testing.assert_close(weights, expected, rtol=1e-5, atol=0)
 
 
 def test_cov_weighting_of_constant_losses_is_equal():

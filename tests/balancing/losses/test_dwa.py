@@ -26,12 +26,12 @@ def test_dwa_compares_the_last_steps_with_those_before():
     history = [[4, 10], [2, 20], [3, 9], [1, 3], [1, 6], [7, 8]]
     balancer = create_balancer("dwa", "ab", window=2)
     for t, losses in enumerate(history):
-        found = next_weights(balancer, double(losses))
+        weights = next_weights(balancer, double(losses))
         if t < 3:
-            assert found.tolist() == [1, 1]
+            assert weights.tolist() == [1, 1]
         else:
             last, before = double(history[t - 1 : t + 1]).mean(0), double(history[t - 3 : t - 1]).mean(0)
-            torch.testing.assert_close(found, 2 * torch.softmax(last / before / 2, 0))
+            torch.testing.assert_close(weights, 2 * torch.softmax(last / before / 2, 0))
 
 
 def test_dwa_skips_epochs_without_a_step():

@@ -33,17 +33,17 @@ def test_go4align_groups_what_is_close():
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=7), st.integers(1, 4))
 def test_group_centres_have_the_least_squared_deviation(values, groups):
-    def deviation(centres):
-        return sum((v - c) ** 2 for v, c in zip(values, centres, strict=True))
+    def deviation(centers):
+        return sum((v - c) ** 2 for v, c in zip(values, centers, strict=True))
 
-    def centres_of(labels):
+    def centers_of(labels):
         members = {k: [v for v, m in zip(values, labels, strict=True) if m == k] for k in set(labels)}
         return [sum(members[k]) / len(members[k]) for k in labels]
 
-    least = min(deviation(centres_of(labels)) for labels in itertools.product(range(groups), repeat=len(values)))
-    found = group_centres(values, groups)
-    assert len(set(found)) <= groups
-    assert deviation(found) == pytest.approx(least, rel=1e-9, abs=1e-9)
+    least = min(deviation(centers_of(labels)) for labels in itertools.product(range(groups), repeat=len(values)))
+    centers = group_centres(values, groups)
+    assert len(set(centers)) <= groups
+    assert deviation(centers) == pytest.approx(least, rel=1e-9, abs=1e-9)
 
 
 def test_go4align_says_when_its_weights_cannot_be_represented():

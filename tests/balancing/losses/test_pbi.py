@@ -15,8 +15,8 @@ def test_pbi_is_the_derivative_of_its_formula():
         along = (loss - ideal) @ ray
         return along + 2.5 * (loss - ideal - along * ray).norm()
 
-    found = loss_weights("pbi", theta=2.5, ideal={"b": 0.5}, preference=PRIORITIES)
-    torch.testing.assert_close(found, derivative(scalar))
+    weights = loss_weights("pbi", theta=2.5, ideal={"b": 0.5}, preference=PRIORITIES)
+    torch.testing.assert_close(weights, derivative(scalar))
 
 
 def test_pbi_on_its_ray_is_the_ray():

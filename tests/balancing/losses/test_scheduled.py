@@ -19,26 +19,26 @@ def test_scheduled_curves(shape, expected, unit):
     balancer = create_balancer(
         "scheduled", "ab", start={"a": 2.0}, end={"a": 0.0}, shape=shape, begin=3, length=4, unit=unit
     )
-    found = []
+    weights = []
     for _ in range(12):
         w = balancer.weights(torch.ones(2), None)
-        found.append(w[0].item())
+        weights.append(w[0].item())
         assert w[1] == 1
         balancer.step += unit == "step"
         if unit == "epoch":
             balancer.next_epoch()
-    assert found == pytest.approx(expected + [0.0] * 4, abs=1e-6)
+    assert weights == pytest.approx(expected + [0.0] * 4, abs=1e-6)
 
 
 def test_scheduled_times_by_objective():
     balancer = create_balancer(
         "scheduled", "abc", start={"a": 0.0, "b": 0.0}, begin={"a": 2}, length={"a": 2, "b": 4}, unit="step"
     )
-    found = []
+    weights = []
     for _ in range(5):
-        found.append(balancer.weights(torch.ones(3), None).tolist())
+        weights.append(balancer.weights(torch.ones(3), None).tolist())
         balancer.step += 1
-    assert found == [[0, 0, 1], [0, 0.25, 1], [0, 0.5, 1], [0.5, 0.75, 1], [1, 1, 1]]
+    assert weights == [[0, 0, 1], [0, 0.25, 1], [0, 0.5, 1], [0.5, 0.75, 1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ def test_stch_becomes_tchebycheff():
 def test_stch_in_logarithms_with_a_given_nadir(mu):
     nadir = double([1.0, 2.5, 2.0, 0.3])
     expected = derivative(lambda loss: 4 * mu * torch.logsumexp(torch.log(loss / nadir) / mu, 0))
-    found = loss_weights("stch", form="log", mu=mu, nadir=dict(zip("abcd", nadir.tolist(), strict=True)))
-    torch.testing.assert_close(found, expected, check_dtype=False, rtol=1e-6, atol=0)  # the nadir is single precision
+    weights = loss_weights("stch", form="log", mu=mu, nadir=dict(zip("abcd", nadir.tolist(), strict=True)))
+    torch.testing.assert_close(weights, expected, check_dtype=False, rtol=1e-6, atol=0)  # the nadir is single precision
 
 
 def test_stch_measures_its_nadir_in_the_epochs_after_the_warm_up():
@@ -34,10 +34,10 @@ def test_stch_measures_its_nadir_in_the_epochs_after_the_warm_up():
         assert next_weights(balancer, double(losses)).tolist() == pytest.approx([1 / losses[0], 1 / losses[1]])
         assert balancer.epoch == epoch
         balancer.next_epoch()
-    found = next_weights(balancer, double([3.0, 12.0]))  # ratios 1 and 2 to the nadir (3, 6)
-    assert found.tolist() == pytest.approx([2 * (1 / 3) / 3, 2 * (2 / 3) / 12])
-    found = next_weights(balancer, double([3.0, 6.0]))
-    assert found.tolist() == pytest.approx([1 / 3, 1 / 6])
+    weights = next_weights(balancer, double([3.0, 12.0]))  # ratios 1 and 2 to the nadir (3, 6)
+    assert weights.tolist() == pytest.approx([2 * (1 / 3) / 3, 2 * (2 / 3) / 12])
+    weights = next_weights(balancer, double([3.0, 6.0]))
+    assert weights.tolist() == pytest.approx([1 / 3, 1 / 6])
 
 
 def test_stch_that_joins_late_takes_its_first_losses_as_nadir():

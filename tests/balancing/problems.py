@@ -1,4 +1,4 @@
-"""Small problems that the balancing tests share."""
+"""Small networks and lists of the registered methods, which the balancing tests share."""
 
 import torch
 from torch import nn
@@ -81,8 +81,46 @@ def overrides(name, method):
     return getattr(balancer_class(name), method) is not getattr(Balancer, method)
 
 
+def expected(rows, balancer, report):
+    """The weighted sum of the rows; heads as the balancer's rule has it. Objectives whose turn it is not give nothing."""
+    heads = balancer._head_weights()
+    heads = report.weights if heads is None else heads
+    total = {}
+    for weight, head, gradients in zip(report.weights.tolist(), heads.tolist(), rows.values(), strict=True):
+        for name, gradient in gradients.items():
+            if weight != 0 or balancer.name not in TURNS:
+                total[name] = total.get(name, 0) + (head if name.startswith("head") else weight) * gradient
+    return total
+
+
+def assert_close(actual, wanted, **tolerance):
+    assert actual.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(actual[name], wanted[name], **tolerance, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def trunk_gradient(gradients):
+    """The gradients of the shared parameters as one vector."""
+    return torch.cat([g.flatten() for name, g in gradients.items() if name.startswith("trunk")])
+
+
+def check_turns(balancer, trained):
+    """Step by step, only the objective named in ``trained`` gives gradients."""
+    net, x = Net(), inputs()
+    for turn in trained:
+        net.zero_grad()
+        balancer.backward(net.losses(x))
+        balanced = net.gradients()
+        net.zero_grad()
+        net.losses(x)[turn].backward()
+        assert balanced.keys() == net.gradients().keys()
+        assert all(torch.equal(g, balanced[key]) for key, g in net.gradients().items())
+
+
 #: Every method that a batch of losses is enough for. Bilevel methods and the adapter have tests of their own.
 ALL = [name for name in list_balancers() if balancer_class(name).needs != "validation" and name != "torchjd"]
+BILEVEL = [name for name in list_balancers() if balancer_class(name).needs == "validation"]
+LOSS = [name for name in ALL if balancer_class(name).needs in ("nothing", "losses")]
 GRAMIAN = [name for name in ALL if balancer_class(name).needs == "gramian"]
 JACOBIAN = [name for name in ALL if balancer_class(name).needs == "jacobian"]
 GRADIENT = GRAMIAN + JACOBIAN
@@ -90,3 +128,15 @@ COMBINES = [name for name in ALL if overrides(name, "combine")]
 WEIGHS = [name for name in ALL if name not in COMBINES]
 TURNS = [name for name in ALL if overrides(name, "active")]
 LEARNED = [name for name in ALL if list(make(name).parameters())]
+#: Methods that need more objectives than one or two.
+MANY = ("krum", "trimmed_mean")
+#: Loss methods whose weights depend on the order of the objectives, on chance or on given values.
+UNEQUAL = ("single", "alternating", "rlw", "prior_loss")
+#: Loss methods that treat all objectives alike, with options.
+SYMMETRIC = [
+    *((name, {}) for name in LOSS if name not in UNEQUAL),
+    ("power_mean", {"gamma": -1.5}),
+    ("dwa", {"window": 1}),
+    ("stch", {"form": "log", "warmup": 1, "unit": "step"}),
+    ("igb", {"window": 1}),
+]

@@ -13,8 +13,10 @@ ACCEPTS = [n for n in GRADIENT if n not in ("db_mtl", "imtl")]  # these two are 
 def weighted(net, x, first):
     """The losses times what ``first`` gives to them, as a user would write it."""
     losses = net.losses(x)
-    seen = torch.stack([loss.detach() for loss in losses.values()])
-    return {key: w * loss for w, (key, loss) in zip(first._effective(seen, None).tolist(), losses.items(), strict=True)}
+    values = torch.stack([loss.detach() for loss in losses.values()])
+    return {
+        key: w * loss for w, (key, loss) in zip(first._effective(values, None).tolist(), losses.items(), strict=True)
+    }
 
 
 @pytest.mark.parametrize("name", ACCEPTS)
@@ -22,11 +24,11 @@ def test_composition_equals_balancing_the_weighted_losses(name):
     net, x = Net(), inputs()
     first = {"name": "fixed", "values": {"a": 3.0, "b": 0.2, "c": 0.05}}
     report = make(name, before=first).backward(net.losses(x), shared=net.shared())
-    found = net.gradients()
+    composed = net.gradients()
     net.zero_grad()
     plain = make(name).backward(weighted(net, x, make("fixed", values=first["values"])), shared=net.shared())
     for key, gradient in net.gradients().items():
-        torch.testing.assert_close(found[key], gradient, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(composed[key], gradient, rtol=1e-6, atol=1e-9)
     if plain.weights is not None:
         wanted = plain.weights * torch.tensor([3.0, 0.2, 0.05], dtype=torch.float64)
         torch.testing.assert_close(report.weights, wanted, rtol=1e-6, atol=1e-9)
@@ -40,20 +42,20 @@ def test_every_loss_method_can_come_first(first):
     if first == "prior_loss":
         options["prior_losses"] = {"a": 1.0, "b": 2.0, "c": 3.0}
     make("mgda", before=options).backward(net.losses(x))
-    found = net.gradients()
+    composed = net.gradients()
     net.zero_grad()
     make("mgda").backward(weighted(net, x, make(first)))
     for key, gradient in net.gradients().items():
-        torch.testing.assert_close(found[key], gradient, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(composed[key], gradient, rtol=1e-5, atol=1e-7)
 
 
 def test_a_list_is_short_for_before():
     net, x = Net(), inputs()
     create_balancer(["realtime", "pcgrad"], net.objectives).backward(net.losses(x))
-    found = net.gradients()
+    composed = net.gradients()
     net.zero_grad()
     make("pcgrad", before="realtime").backward(net.losses(x))
-    assert all(torch.equal(found[key], gradient) for key, gradient in net.gradients().items())
+    assert all(torch.equal(composed[key], gradient) for key, gradient in net.gradients().items())
 
 
 def test_three_methods_multiply():

@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from balancing import processes
-from tests.balancing.problems import ALL, GRAMIAN, Net, inputs, make
+from balancing import create_balancer, processes
+from tests.balancing.bilevel.problems import closure
+from tests.balancing.problems import ALL, BILEVEL, GRAMIAN, Net, inputs, make
 
 CASES = [(name, {}) for name in ALL] + [(name, {"at": "features"}) for name in GRAMIAN]
 CASES += [("mgda", {"every": 2}), ("pcgrad", {"at": "subset"}), ("pcgrad", {"before": "uncertainty"})]
@@ -17,7 +18,7 @@ CASES += [("mgda", {"every": 2}), ("pcgrad", {"at": "subset"}), ("pcgrad", {"bef
 
 def steps(part):
     """Gradients of two steps of every case, on ``part(batch)`` of each batch."""
-    found = []
+    gradients = []
     for name, options in CASES:
         net, balancer = Net(), make(name, **options)
         for seed in range(2):
@@ -30,29 +31,47 @@ def steps(part):
             if balancer.observes:
                 with torch.no_grad():
                     balancer.observe({key: 0.9 * loss for key, loss in net.losses(x).items()})
-            found.append(net.gradients() | {f"own {i}": p.grad.clone() for i, p in enumerate(balancer.parameters())})
-    return found
+            gradients.append(
+                net.gradients() | {f"own {i}": p.grad.clone() for i, p in enumerate(balancer.parameters())}
+            )
+    return gradients
 
 
-def worker(rank, port, folder):
+def bilevel_steps(part):
+    """Gradients of two steps of every bilevel method, on ``part(batch)`` of each batch."""
+    gradients = []
+    for name in BILEVEL:
+        net, balancer = Net(), create_balancer(name, "abc")
+        for seed in range(2):
+            pair = [closure(part(inputs(8, seed=base + seed))) for base in (0, 50)]
+            balancer.meta_backward(net, *pair, lr=1e-3)
+            gradients.append(net.gradients() | {"own": balancer.alpha.grad.clone()})
+    return gradients
+
+
+def worker(rank, port, folder, run):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     processes._BUCKET = 40  # several messages, although the net is small
     dist.init_process_group("gloo", rank=rank, world_size=2)
     try:
-        torch.save(steps(lambda x: x.chunk(2)[rank]), f"{folder}/{rank}.pt")
+        torch.save(run(lambda x: x.chunk(2)[rank]), f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
+def two_processes(run, folder):
+    """What ``run`` returns for the halves of its batches, by process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(worker, args=(port, str(folder)), nprocs=2)
-    return steps(lambda x: x), [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    mp.spawn(worker, args=(port, str(folder), run), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return steps(lambda x: x), two_processes(steps, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=["-".join([n, *map(str, o.values())]) for n, o in CASES])
@@ -63,3 +82,12 @@ def test_two_processes_equal_one(results, case):
             assert rank[index].keys() == whole[index].keys()
             for key, gradient in whole[index].items():
                 torch.testing.assert_close(rank[index][key], gradient, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_two_processes_of_bilevel_methods_equal_one(tmp_path):
+    whole, ranks = bilevel_steps(lambda x: x), two_processes(bilevel_steps, tmp_path)
+    for rank in ranks:
+        for mine, wanted in zip(rank, whole, strict=True):
+            assert mine.keys() == wanted.keys()
+            for key, gradient in wanted.items():
+                torch.testing.assert_close(mine[key], gradient, rtol=1e-5, atol=1e-7)

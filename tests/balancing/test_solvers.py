@@ -17,27 +17,9 @@ from balancing.solvers import (
     min_norm_weights,
     nonnegative_qp,
 )
+from tests.balancing.formulas import KINDS, rows
 
 SIZES = (2, 3, 5, 10, 20, 40)
-KINDS = ("random", "scaled", "low_rank", "duplicated", "opposed", "zero_row", "aligned")
-
-
-def rows(kind, size, seed=0):
-    generator = torch.Generator().manual_seed(1000 * size + seed)
-    j = torch.randn(size, 3 * size, generator=generator, dtype=torch.float64)
-    if kind == "scaled":
-        j *= 10 ** torch.linspace(-8, 8, size, dtype=torch.float64)[torch.randperm(size, generator=generator), None]
-    elif kind == "low_rank":
-        j = torch.randn(size, 2, generator=generator, dtype=torch.float64) @ j[:2]
-    elif kind == "duplicated":
-        j[-1] = j[0]
-    elif kind == "opposed":
-        j[-1] = -2 * j[0]
-    elif kind == "zero_row":
-        j[size // 2] = 0
-    elif kind == "aligned":
-        j = j[:1] + 1e-6 * j
-    return j
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -118,11 +100,11 @@ def test_dual_cone_weights_satisfy_the_kkt_conditions(kind, size):
         generator = torch.Generator().manual_seed(seed)
         target = torch.rand(size, generator=generator, dtype=torch.float64) * lengths
         targets = torch.cat([torch.eye(size, dtype=torch.float64), target[None] / target.max()])
-        found = torch.cat([dual_cone_weights_of_each(cosines), dual_cone_weights(cosines, targets[-1])[None]])
-        slope = found @ cosines
-        assert (found >= targets).all()
+        solutions = torch.cat([dual_cone_weights_of_each(cosines), dual_cone_weights(cosines, targets[-1])[None]])
+        slope = solutions @ cosines
+        assert (solutions >= targets).all()
         assert slope.min() >= -1e-11, (kind, size, seed)
-        assert (slope * (found - targets)).abs().max() <= 1e-8, (kind, size, seed)
+        assert (slope * (solutions - targets)).abs().max() <= 1e-8, (kind, size, seed)
 
 
 def test_problems_that_block_pivoting_leaves_open_are_solved_one_by_one():

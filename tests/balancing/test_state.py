@@ -6,7 +6,9 @@ import io
 import pytest
 import torch
 
-from tests.balancing.problems import ALL, Net, make, train
+from balancing import create_balancer
+from tests.balancing.formulas import names, next_update, next_weights, rows
+from tests.balancing.problems import ALL, JACOBIAN, SYMMETRIC, Net, make, train
 
 CASES = [(name, {}) for name in ALL] + [
     ("mgda", {"every": 4}),
@@ -42,3 +44,48 @@ def test_counters_survive():
     fresh = make("mgda")
     fresh.load_state_dict(balancer.state_dict())
     assert fresh.step == 3
+
+
+@pytest.mark.parametrize(("name", "options"), [*SYMMETRIC, ("rlw", {}), ("cosmos", {"alpha": 0.7})])
+def test_a_fresh_balancer_goes_on_where_another_stopped(name, options):
+    history = torch.rand(9, 3, generator=torch.Generator().manual_seed(1)) + 0.1
+    balancer = create_balancer(name, "abc", **options)
+    for t, losses in enumerate(history[:5]):
+        next_weights(balancer, losses)
+        if t % 2:
+            balancer.next_epoch()
+    file = io.BytesIO()
+    torch.save(balancer.state_dict(), file)
+    file.seek(0)
+    fresh = create_balancer(name, "abc", seed=99, **options)
+    fresh.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    for t, losses in enumerate(history[5:]):
+        assert torch.equal(next_weights(fresh, losses), next_weights(balancer, losses))
+        if t % 2:
+            fresh.next_epoch()
+            balancer.next_epoch()
+
+
+@pytest.mark.parametrize("name", ["gradvac", "modo", "sdmgrad", "grad_normalize"])
+def test_state_makes_the_next_weights_equal(name):
+    options = {"gradvac": {"beta": 0.5}, "sdmgrad": {"solver": "sgd"}, "grad_normalize": {"alpha": 1.0}}.get(name, {})
+    balancer = create_balancer(name, names(4), **options)
+    for seed in range(3):
+        j, losses = rows("random", 4, seed), torch.rand(4, dtype=torch.float64) + 0.1
+        balancer.weights(losses, j @ j.T)
+    fresh = create_balancer(name, names(4), **options)
+    fresh.load_state_dict(balancer.state_dict())
+    j = rows("random", 4, 9)
+    assert torch.equal(fresh.weights(losses, j @ j.T), balancer.weights(losses, j @ j.T))
+
+
+@pytest.mark.parametrize("name", JACOBIAN)
+def test_state_makes_the_next_update_equal(name):
+    balancer, losses = create_balancer(name, names(3)), torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+    for seed in range(4):
+        next_update(balancer, losses, rows("random", 3, seed))
+    fresh = create_balancer(name, names(3))
+    fresh.load_state_dict(balancer.state_dict())
+    for seed in (4, 5):
+        j = rows("random", 3, seed)
+        assert torch.equal(next_update(fresh, losses, j), next_update(balancer, losses, j))

@@ -1,0 +1,19 @@
+"""Fixed weights are those that are given."""
+
+import pytest
+import torch
+
+from balancing import create_balancer
+from tests.balancing.problems import make
+
+
+def test_fixed_uses_what_it_is_given():
+    assert make("fixed", "ab", values={"b": 0.1}).weights(torch.ones(2), None).tolist() == [1, pytest.approx(0.1)]
+
+
+@pytest.mark.parametrize(
+    "options", [{"values": {"a": -1.0}}, {"values": {"a": 0.0, "b": 0.0}}, {"values": {"a": float("nan")}}]
+)
+def test_wrong_arguments_are_named(options):
+    with pytest.raises(ValueError, match="fixed"):
+        create_balancer("fixed", "ab", **options)

@@ -1,0 +1,144 @@
+"""Losses, gradients and calls that a method cannot use are errors that name the cause."""
+
+import pytest
+import torch
+from torch import nn
+
+from balancing import BalancingError, create_balancer
+from tests.balancing.formulas import double, next_weights
+from tests.balancing.problems import ALL, GRADIENT, MANY, TURNS, Net, inputs, make
+
+
+def test_wrong_calls_say_what_to_do():
+    net, x = Net(), inputs()
+    losses = net.losses(x)
+    with pytest.raises(ValueError, match="unknown objective 'aa'; did you mean 'a'"):
+        make("sum").backward({"aa": losses["a"], "b": losses["b"], "c": losses["c"]})
+    with pytest.raises(ValueError, match="'c' is missing"):
+        make("sum").backward({"a": losses["a"], "b": losses["b"]})
+    with pytest.raises(ValueError, match="must be a scalar"):
+        make("sum").backward({**losses, "a": losses["a"].expand(3)})
+    with pytest.raises(ValueError, match="'a' must be a tensor"):
+        make("sum").backward({**losses, "a": 0.5})
+    with pytest.raises(ValueError, match=r"needs backward\(\.\.\., features="):
+        make("mgda", at="features").backward(losses)
+    with pytest.raises(ValueError, match=r"needs backward\(\.\.\., subset="):
+        make("mgda", at="subset").backward(losses)
+    with pytest.raises(ValueError, match="cannot collect micro-batches"):
+        make("mgda", at="features").backward(losses, features=x, last=False)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ALL)
+def test_non_finite_loss_names_objective_and_method(name, bad):
+    net, x = Net(), inputs()
+    losses = net.losses(x)
+    losses["b"] = losses["b"] * bad
+    with pytest.raises(BalancingError, match=rf"{name}.*'b'.*not finite"):
+        make(name).backward(losses)
+    assert not net.gradients()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_loss_that_is_not_finite_is_no_overflow(name):
+    net, x = Net(dtype=torch.float32), inputs(dtype=torch.float32)
+    losses = {key: loss * float("nan") for key, loss in net.losses(x).items()}
+    with pytest.raises(BalancingError, match="loss of objective 'a' is not finite"):
+        make(name).backward(losses, scaler=torch.amp.GradScaler("cpu"))
+
+
+@pytest.mark.parametrize("name", [n for n in GRADIENT if n not in MANY and n not in TURNS])
+def test_non_finite_gradient_names_objective_and_method(name):
+    p = nn.Parameter(torch.tensor([0.0, 1.0]))
+    losses = {"a": p.square().sum() + 1, "b": p.sqrt().sum()}  # the root has an infinite slope at 0
+    with pytest.raises(BalancingError, match=rf"{name}.*gradient.*'b'"):
+        make(name, ("a", "b")).backward(losses)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_skip_leaves_gradients_alone_and_counts(name):
+    net, x = Net(), inputs()
+    balancer = make(name, on_nonfinite="skip")
+    losses = net.losses(x)
+    losses["c"] = losses["c"] * float("nan")
+    report = balancer.backward(losses)
+    assert report.skipped
+    assert report.skips == 1
+    assert not net.gradients()
+    report = balancer.backward(net.losses(x))
+    assert not report.skipped
+    assert report.skips == 1
+    assert all(g.isfinite().all() for g in net.gradients().values())
+
+
+@pytest.mark.parametrize("name", ["realtime", "inverse_mean", "initial_loss", "gradnorm", "uncertainty"])
+def test_a_negative_loss_is_named(name):
+    net, x = Net(("a", "b")), inputs()
+    losses = net.losses(x)
+    losses["b"] = losses["b"] - 1e6
+    with pytest.raises(BalancingError, match=rf"{name}: the loss of objective 'b' is -"):
+        make(name, ("a", "b")).backward(losses)
+
+
+@pytest.mark.parametrize("name", ["moco", "db_mtl"])
+def test_negative_losses_are_named(name):
+    net, x = Net(("a", "b")), inputs()
+    losses = net.losses(x)
+    losses["b"] = losses["b"] - 1e6
+    with pytest.raises(BalancingError, match=r"the loss of objective 'b' is -"):
+        create_balancer(name, ("a", "b")).backward(losses)
+
+
+@pytest.mark.parametrize("name", ["power_mean", "geometric", "imtl_l", "igb", "go4align", "cov_weighting", "relobralo"])
+def test_a_zero_loss_is_named(name):
+    with pytest.raises(BalancingError, match=rf"{name}.*'b'.*positive"):
+        next_weights(create_balancer(name, "ab"), double([1, 0]))
+
+
+@pytest.mark.parametrize("name", ["tchebycheff", "stch", "pbi", "cosmos", "famo", "group_dro", "softadapt"])
+def test_a_zero_loss_is_allowed(name):
+    assert next_weights(create_balancer(name, "ab"), double([1, 0])).isfinite().all()
+
+
+def test_a_loss_that_depends_on_nothing_is_named():
+    net, x = Net(), inputs()
+    losses = net.losses(x)
+    losses["b"] = losses["b"].detach()
+    with pytest.raises(BalancingError, match="'b' does not depend on any trainable parameter"):
+        make("sum").backward(losses)
+
+
+def test_a_loss_that_reaches_nothing_shared_is_named():
+    net, x = Net(), inputs()
+    losses = net.losses(x)
+    losses["b"] = net.head["b"].weight.square().sum()
+    with pytest.raises(BalancingError, match="'b' reaches none of the shared parameters"):
+        make("mgda").backward(losses)
+
+
+def test_shared_parameters_of_another_model_are_noticed():
+    net, x = Net(), inputs()
+    with pytest.raises(BalancingError, match="none of the given shared parameters"):
+        make("mgda").backward(net.losses(x), shared=Net().shared())
+    for name in ("mgda", "sum"):
+        with pytest.raises(BalancingError, match="none of the given parameters"):
+            make(name).backward(net.losses(x), parameters=Net().shared())
+
+
+def test_without_trainable_parameters_there_is_nothing_to_do():
+    net, x = Net(), inputs()
+    frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+    for name in ("mgda", "sum"):
+        with pytest.raises(BalancingError, match="none of the given parameters"):
+            make(name).backward(net.losses(x), parameters=[frozen])
+
+
+def test_gradients_that_cannot_be_measured_are_refused():
+    p = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    losses = {"a": p.abs().sum(), "b": (p - 1j).abs().sum()}
+    with pytest.raises(BalancingError, match="complex"):
+        make("mgda", ("a", "b")).backward(losses)
+    table = nn.Embedding(5, 2, sparse=True)
+    row = table(torch.tensor([1]))
+    with pytest.raises(BalancingError, match="sparse=False"):
+        make("mgda", ("a", "b")).backward({"a": row.sum(), "b": row.square().sum()})

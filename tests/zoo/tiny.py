@@ -114,7 +114,7 @@ def tiny(name: str) -> Tiny:
     return TINY[name]
 
 
-def build(name: str) -> torch.nn.Module:
+def build(name: str, **options: Any) -> torch.nn.Module:
     """The tiny model, always with the same weights."""
     torch.manual_seed(0)
-    return zoo.create_model(name, **tiny(name).arguments)
+    return zoo.create_model(name, **(tiny(name).arguments | options))

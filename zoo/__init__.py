@@ -18,6 +18,7 @@ from zoo import (
     ple,
     shared_trunk,
 )
+from zoo.base import BaseModel, TrunkModel
 from zoo.registry import (
     ModelInfo,
     create_model,
@@ -26,14 +27,18 @@ from zoo.registry import (
     model_entrypoint,
     model_info,
     register_model,
+    register_variant,
 )
 
 __all__ = [
+    "BaseModel",
     "ModelInfo",
+    "TrunkModel",
     "create_model",
     "list_models",
     "model_arguments",
     "model_entrypoint",
     "model_info",
     "register_model",
+    "register_variant",
 ]

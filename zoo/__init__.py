@@ -1,4 +1,4 @@
-"""Reference multi-objective architectures: plain modules, one file each.
+"""Reference multi-objective architectures: plain modules, one file each on a small base.
 
 >>> model = create_model("shared_trunk", in_features=21, classifiers={"cut": 5}, regressors={"price": 1})
 """

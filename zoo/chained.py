@@ -1,7 +1,7 @@
-"""Chained networks: a linear network makes an image, and a convolutional network classifies this image.
+"""Chained networks: one makes an image, the other classifies this image.
 
-The linear network turns measurements into an image, which is compared with the true one; the convolutional network classifies
-the image that was made, not the true one. Its loss reaches back through the image, so the first network has two objectives:
+A linear network turns measurements into an image, which is compared with the true one; a convolutional network classifies the
+image that was made, not the true one. Its loss reaches back through the image, so the first network has two objectives:
 an image that is close to the true one, and an image that can be classified.
 
     x (B, in_features) -> LinearNet -> image (B, C, S, S) ---------------------> image
@@ -31,7 +31,10 @@ __all__ = ["Chained", "ConvNet", "linear_net"]
 
 
 def linear_net(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequential:
-    """(B, inputs) -> [Linear -> BatchNorm -> ReLU] x depth -> Linear -> (B, outputs). Depth 0: a linear map."""
+    """MLP with BatchNorm, a linear map if ``depth`` is 0.
+
+    (B, inputs) -> [Linear -> BatchNorm -> ReLU] x depth -> Linear -> (B, outputs)
+    """
     widths = [inputs] + [width] * depth
     blocks = [
         # BatchNorm subtracts the mean, so a bias before it has no effect
@@ -42,7 +45,9 @@ def linear_net(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequenti
 
 
 class ConvNet(nn.Module):
-    """Image of any size -> [Conv 3x3 -> BatchNorm -> ReLU -> halve] x depth -> mean over places -> Linear -> logits.
+    """Convolutional classifier of images of any size.
+
+    Image -> [Conv 3x3 -> BatchNorm -> ReLU -> halve] x depth -> mean over positions -> Linear -> logits
 
     Args:
         in_channels: Channels of the image.

@@ -1,4 +1,4 @@
-"""Checks of arguments that several models have. Messages begin with the name of the model."""
+"""Checks of arguments; messages begin with the name of the model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ def check_timm_name(model: str, kind: str, name: str) -> None:
 
 
 def head_sizes(model: str, classifiers: Mapping[str, int], regressors: Mapping[str, int]) -> dict[str, int]:
-    """Objective -> number of outputs. Raises ValueError for no objective, one that is named twice, or a size below 1."""
+    """Objective -> number of outputs.
+
+    Raises:
+        ValueError: No objective, an objective named twice, or a size below 1.
+    """
     sizes = {**classifiers, **regressors}
     if not sizes or len(sizes) < len(classifiers) + len(regressors):
         raise ValueError(f"{model} needs at least one objective, and a different name for each")

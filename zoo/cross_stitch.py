@@ -1,4 +1,4 @@
-"""Cross-stitch networks: a tower per objective, and after each layer a learned exchange between the towers.
+"""Cross-stitch networks: a tower per objective, and learned exchanges between the towers.
 
 No part is shared by design. Every tower reads the whole input; after each hidden layer every unit of every tower becomes
 a linear mix of the same unit in all towers. A mix starts near the identity, and training decides how much to share where.
@@ -36,7 +36,7 @@ __all__ = ["CrossStitch"]
 
 
 def _mix(names: Sequence[str], width: int, own: float) -> nn.ParameterDict:
-    """Objective -> share of each tower, unit by unit (towers, width); apart, as each has its own reader."""
+    """Objective -> share of each tower, unit by unit (towers, width)."""
     rest = (1 - own) / (len(names) - 1)
     shares = rest + (own - rest) * torch.eye(len(names))
     return nn.ParameterDict({name: row[:, None].repeat(1, width) for name, row in zip(names, shares, strict=True)})
@@ -115,7 +115,7 @@ class CrossStitch(BaseModel):
         return [self._row(-1, name), *self.head[name].parameters()]
 
     def networks(self) -> dict[str, nn.Module]:
-        """The towers, the mixes and the heads, for an optimizer each; mixes may need a higher learning rate."""
+        """The towers, the mixes (which may need a higher learning rate) and the heads."""
         return {"towers": self.layers, "mixes": self.mixes, "heads": self.head}
 
     def _mixed(self, index: int, name: str, towers: Tensor) -> Tensor:

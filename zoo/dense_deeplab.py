@@ -1,4 +1,4 @@
-"""DeepLab for several maps: a dilated encoder is shared, the spatial pyramids on top of it are not.
+"""DeepLab for several maps: a shared dilated encoder, a spatial pyramid per map.
 
 The encoder keeps its features at an eighth of the image's size, and dilates its convolutions instead of shrinking further. The head
 of every map applies several more dilations to these features, and their mean over the image; its output is interpolated from
@@ -37,7 +37,11 @@ _STRIDE = 8
 
 
 def _encoder(name: str, in_channels: int, pretrained: bool = False) -> nn.Module:
-    """timm's model, dilated, without its classifier. Raises ValueError if there is none, or it cannot be dilated."""
+    """timm's model, dilated, without its classifier.
+
+    Raises:
+        ValueError: There is no such model, or it cannot be dilated.
+    """
     check_timm_name("dense_deeplab", "encoder", name)
     try:
         return timm.create_model(
@@ -48,7 +52,7 @@ def _encoder(name: str, in_channels: int, pretrained: bool = False) -> nn.Module
 
 
 class _Trunk(nn.Module):
-    """The encoder. Gives its features, and an empty slice of the image, from which the heads read its size."""
+    """Image -> features of the encoder, and an empty slice of the image, which has its size."""
 
     def __init__(self, encoder: str, in_channels: int) -> None:
         super().__init__()

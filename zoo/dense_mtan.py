@@ -48,7 +48,7 @@ def attend(
     up_masks: Iterable[nn.Module],
     up: Iterable[nn.Module],
 ) -> Tensor:
-    """Stages of a SegNet -> (B, width, H, W), through the masks of a map and the convolutions between the stages."""
+    """Stages of a SegNet -> (B, width, H, W), by masks and convolutions of an attention path."""
     half = len(stages) // 2
     carried = stages[0][0][:, :0]  # no channels yet
     for (early, last), mask, block in zip(stages[:half], down_masks, down, strict=True):

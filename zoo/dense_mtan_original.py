@@ -1,4 +1,4 @@
-"""Task attention as its authors wrote it: masks belong to a map each, the convolutions between them to all maps.
+"""Task attention as its authors wrote it: masks of each map, convolutions of all maps.
 
 Published comparisons of balancing methods were run on this form. It is :mod:`zoo.dense_mtan` but for two things: the convolutions
 between the stages of the attention paths are shared, so that objectives conflict in them too, and depths may be any number, so

@@ -39,7 +39,7 @@ def map_output(width: int, outputs: int) -> nn.Sequential:
 
 
 def init_as_published(model: nn.Module) -> None:
-    """Initialize convolutions by Xavier's rule with biases of 0, as in the code behind the published tables."""
+    """Initialize convolutions by Xavier's rule with biases of 0, as in published code."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_normal_(module.weight)

@@ -94,7 +94,7 @@ class Dual(BaseModel):
         return self.heads(self.features(left, right))
 
     def objective_parameters(self, name: str) -> list[nn.Parameter]:
-        """The network of a branch that is trained without the sum; all parameters for a sum without branches."""
+        """The network of a branch without the sum; all parameters of the sum without branches."""
         if len(self.trained) == 3 or name not in self.trained:
             return []
         return list({"fused": self, "left": self.linear, "right": self.conv}[name].parameters())

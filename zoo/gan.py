@@ -1,4 +1,4 @@
-"""Generative adversarial networks: a generator against one or several discriminators, with an auxiliary classifier.
+"""Generative adversarial networks, with one or several discriminators and a classifier.
 
 Two players, two phases. The discriminators learn to tell real samples from generated ones, and the first of them also learns
 the classes of the real ones. The generator learns to pass as real with each discriminator, and to make samples of the given
@@ -60,7 +60,7 @@ class _Generator(nn.Module):
 
 
 class _Discriminator(nn.Module):
-    """A body, and linear layers for whether a sample is real and, with ``classes``, for its class."""
+    """A body, a linear layer for real or generated and, with ``classes``, one for the class."""
 
     def __init__(self, body: nn.Module, width: int, classes: int, wrap: Wrap) -> None:
         super().__init__()
@@ -113,11 +113,11 @@ class _AdversarialModel(BaseModel):
         return cast(list[_Discriminator], list(self.discriminators))
 
     def noise(self, count: int) -> Tensor:
-        """(count, latent) standard normal numbers from torch's global generator, on the model's device."""
+        """(count, latent) standard normal numbers of the global generator, on the model's device."""
         return torch.randn(count, self.latent, device=next(self.parameters()).device)
 
     def generate(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, latent), and (B,) labels if there are classes -> samples. Raises ValueError without the labels."""
+        """Noise (B, latent) and labels (B,) -> samples. Raises ValueError if labels are missing."""
         return self.generator(noise, labels)
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -125,7 +125,10 @@ class _AdversarialModel(BaseModel):
         return tuple(discriminator.body(x) for discriminator in self._players)
 
     def heads(self, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """(B, F) of each discriminator -> its logits, by objective; ``real_fake`` has a column for each discriminator."""
+        """(B, F) of each discriminator -> its logits, by objective.
+
+        ``real_fake`` has a column for each discriminator.
+        """
         logits = torch.cat([d.real(f) for d, f in zip(self._players, features, strict=True)], 1)
         outputs = {"real_fake": logits, **dict(zip(self.adversarial, logits.unbind(1), strict=True))}
         if self.classes:
@@ -155,7 +158,7 @@ class _AdversarialModel(BaseModel):
 
 
 def _sizes(image_size: int) -> list[int]:
-    """Side lengths from the image down to fewer than 8 pixels, halved and rounded down: 28, 14, 7."""
+    """Sides from the image down to fewer than 8 pixels, halved and rounded down: 28, 14, 7."""
     sizes = [image_size]
     while sizes[-1] >= 8:
         sizes.append(sizes[-1] // 2)

@@ -60,7 +60,10 @@ class _LeNet(nn.Module):
 
 
 class _PlainCNN(nn.Module):
-    """[Conv -> BatchNorm -> ReLU] per entry of ``channels``, halved before each that is wider, then two hidden layers."""
+    """[Conv -> BatchNorm -> ReLU] per entry of ``channels``, then two hidden layers.
+
+    The image is halved before each convolution that is wider than the one before.
+    """
 
     def __init__(self, in_channels: int, channels: Sequence[int], width: int) -> None:
         super().__init__()

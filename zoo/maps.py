@@ -1,4 +1,4 @@
-"""Parts that all models for maps (segmentation, depth, normals) have."""
+"""Common parts of models for maps: segmentation, depth and normals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def map_info(summary: str, origin: str) -> ModelInfo:
 
 
 def map_sizes(model: str, maps: Sequence[str], segmentation_classes: int | None) -> dict[str, int]:
-    """Channels of each map. Raises ValueError, naming the ``model``, for maps that it cannot have."""
+    """Map -> channels. Raises ValueError, naming the ``model``, for maps that it cannot have."""
     sizes = {"segmentation": segmentation_classes or 0, "depth": 1, "normals": 3}
     if not maps or len(set(maps)) < len(maps) or not set(maps) <= set(sizes):
         raise ValueError(f"{model}: maps must be different ones of {', '.join(sizes)}, at least one, got {list(maps)}")
@@ -39,7 +39,7 @@ def conv_block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def finish_maps(maps: dict[str, Tensor], positive_depth: bool) -> dict[str, Tensor]:
-    """Outputs of the heads -> logits, depths (greater than 0 with ``positive_depth``) and unit vectors."""
+    """Outputs of the heads -> logits, depths (``positive_depth``: greater than 0), unit vectors."""
     maps = dict(maps)
     if positive_depth and "depth" in maps:
         maps["depth"] = F.softplus(maps["depth"])

@@ -1,6 +1,6 @@
-"""Multi-gate mixture of experts: a pool of networks, and for each objective a gate that mixes their outputs.
+"""Multi-gate mixture of experts: a pool of networks, and a gate per objective.
 
-Experts and gates read the input. A gate gives every sample its own proportions, so objectives that agree can use the same
+The gate of an objective mixes the outputs of the networks. Experts and gates read the input. A gate gives every sample its own proportions, so objectives that agree can use the same
 experts, and objectives that conflict can use different ones.
 
     x (B, in_features) -> [Linear -> SiLU -> dropout] x depth, by each expert -> features (B, experts, width)
@@ -41,7 +41,7 @@ class Experts(nn.ModuleList):
 
 
 def mixture(gate: nn.Module, x: Tensor, experts: Tensor) -> Tensor:
-    """Mean of the experts (B, experts, width), weighted by the gate for x (B, inputs): (B, width)."""
+    """(B, width): mean of the experts (B, experts, width), weighted by the gate of x."""
     return (gate(x).softmax(dim=1)[:, :, None] * experts).sum(dim=1)
 
 
@@ -85,7 +85,7 @@ class MMoE(BaseModel):
         self.head = towers(sizes, width, tower_depth, dropout)
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, in_features) -> outputs of the experts (B, experts, width), and x itself for the gates."""
+        """(B, in_features) -> outputs of the experts (B, experts, width), and x for the gates."""
         return self.experts(x), x
 
     def heads(self, features: tuple[Tensor, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Progressive layered extraction: experts of all objectives and experts of one, level upon level.
+"""Progressive layered extraction: levels of shared experts and experts of one objective.
 
 In a plain mixture of experts every objective trains every expert. Here each objective also has experts that no other
 objective's gate can choose, so conflicting objectives need not share. The shared experts of the next level read a
@@ -43,7 +43,7 @@ __all__ = ["PLE"]
 
 
 class _Level(nn.Module):
-    """The experts and gates of one level; the last one has no shared gate, as nothing reads its common state."""
+    """Experts and gates of one level. The last has no shared gate: its common state is unused."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class PLE(BaseModel):
         self.head = towers(sizes, width, tower_depth, dropout)
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_features) -> the last shared experts (B, shared_experts, width), and the state of each objective."""
+        """(B, in_features) -> last shared experts (B, shared_experts, width), states of objectives."""
         common, states = x, [x] * len(self.objectives)
         for level in self.levels[:-1]:
             common, states = level(common, states)

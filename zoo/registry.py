@@ -56,7 +56,11 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def register_model(name: str, info: ModelInfo) -> Callable[[F], F]:
-    """Decorator that registers a class, or a function that builds a model. Raises ValueError if the name is taken."""
+    """Decorator that registers a class, or a function that builds a model.
+
+    Raises:
+        ValueError: The name is taken.
+    """
 
     def register(build: F) -> F:
         checked = check_choices(name)(build)
@@ -108,7 +112,7 @@ def model_info(name: str) -> ModelInfo:
 
 
 def model_entrypoint(name: str) -> Callable[..., nn.Module]:
-    """Class or function that builds the model. Raises ValueError with the nearest names if there is none."""
+    """Class or function of the model. Raises ValueError with the nearest names if there is none."""
     return _MODELS.get(name).build
 
 

@@ -1,4 +1,4 @@
-"""Parts that several models for tables have: their description, MLPs, and towers of objectives."""
+"""Common parts of models for tables: description, MLPs and towers of objectives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every registered model promises; a new model is tested by existing, and by a line in tests/zoo/tiny.py."""
+"""The contract of every registered model; a new one needs a line in tests/zoo/tiny.py."""
 
 import pytest
 import torch

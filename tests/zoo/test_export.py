@@ -1,4 +1,4 @@
-"""Every model leaves this library: as weights on a disk, through torch.hub, and as a graph without Python."""
+"""Export of every model: as weights on a disk, through torch.hub, and as a graph."""
 
 import io
 import re
@@ -67,7 +67,7 @@ def test_torch_hub_needs_no_arguments_for_a_model_of_maps():
 
 @pytest.fixture(scope="module")
 def exported(name):
-    """Model in eval mode, with statistics of a batch if it keeps any, and its graph for 1 to 64 samples."""
+    """Model in eval mode, with the statistics of a batch, and its graph for 1 to 64 samples."""
     model, inputs = build(name), tiny(name).inputs(4)
     with torch.no_grad():
         model(*inputs)

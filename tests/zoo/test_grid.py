@@ -1,4 +1,7 @@
-"""Every model with every balancer: a few steps, as train.py takes them. By default with one balancer of each kind."""
+"""Every model with every balancer: a few steps, as train.py takes them.
+
+By default with one balancer of each kind.
+"""
 
 import copy
 from functools import partial

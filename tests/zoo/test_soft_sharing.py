@@ -1,4 +1,4 @@
-"""Cross-stitch, mixture of experts and progressive layered extraction: options, and who shares what."""
+"""Cross-stitch, mixture of experts, progressive layered extraction: options and sharing."""
 
 import pytest
 import torch

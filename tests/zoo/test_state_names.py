@@ -1,6 +1,6 @@
-"""Names, shapes and initial values in ``state_dict``: saved weights stay readable, and a seed gives the same run.
+"""Names, shapes and initial values in the ``state_dict`` of every model stay the same.
 
-``tests/zoo/state_names.json`` holds them. After an intended change: ``python -m tests.zoo.test_state_names``.
+So saved weights stay readable, and a seed gives the same run. ``tests/zoo/state_names.json`` has them. After an intended change: ``python -m tests.zoo.test_state_names``.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A tiny instance of every model, with random inputs and simple losses. A new model needs one line in ``TINY``."""
+"""A tiny instance of every model, with random inputs and simple losses: a line in ``TINY``."""
 
 from __future__ import annotations
 

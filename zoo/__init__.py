@@ -1,4 +1,4 @@
-"""Reference multi-objective architectures: plain modules, one file each.
+"""Reference multi-objective architectures: plain modules, one file each on a small base.
 
 >>> model = create_model("shared_trunk", in_features=21, classifiers={"cut": 5}, regressors={"price": 1})
 """
@@ -18,6 +18,7 @@ from zoo import (
     ple,
     shared_trunk,
 )
+from zoo.base import BaseModel, TrunkModel
 from zoo.registry import (
     ModelInfo,
     create_model,
@@ -26,14 +27,18 @@ from zoo.registry import (
     model_entrypoint,
     model_info,
     register_model,
+    register_variant,
 )
 
 __all__ = [
+    "BaseModel",
     "ModelInfo",
+    "TrunkModel",
     "create_model",
     "list_models",
     "model_arguments",
     "model_entrypoint",
     "model_info",
     "register_model",
+    "register_variant",
 ]

@@ -1,8 +1,8 @@
-"""Chained networks: the second one sees only what the first one made, and tells it what it needs.
+"""Chained networks: one makes an image, the other classifies this image.
 
-A linear network turns measurements into an image, which is compared with the true one; a convolutional network says what is
-on the image that was made, not on the true one. Its loss reaches back through the image, so that the first network serves two
-masters: an image that is close, and an image that can be recognised.
+A linear network turns measurements into an image, which is compared with the true one; a convolutional network classifies the
+image that was made, not the true one. Its loss reaches back through the image, so the first network has two objectives:
+an image that is close to the true one, and an image that can be classified.
 
     x (B, in_features) -> LinearNet -> image (B, C, S, S) ---------------------> image
                                              |-> ConvNet -> logits (B, classes)  class
@@ -21,20 +21,23 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from balancing.protocol import Phase
+from zoo.base import BaseModel
+from zoo.checks import check_at_least
 from zoo.registry import ModelInfo, register_model
 
-__all__ = ["Chained", "ConvNet", "chained", "linear_net"]
+__all__ = ["Chained", "ConvNet", "linear_net"]
 
 
 def linear_net(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequential:
-    """(B, inputs) -> [Linear -> BatchNorm -> ReLU] x depth -> Linear -> (B, outputs). Depth 0: a linear map."""
+    """MLP with BatchNorm, a linear map if ``depth`` is 0.
+
+    (B, inputs) -> [Linear -> BatchNorm -> ReLU] x depth -> Linear -> (B, outputs)
+    """
     widths = [inputs] + [width] * depth
     blocks = [
-        # BatchNorm subtracts the mean, so a bias before it would never matter
+        # BatchNorm subtracts the mean, so a bias before it has no effect
         nn.Sequential(nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU())
         for a, b in pairwise(widths)
     ]
@@ -42,7 +45,9 @@ def linear_net(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequenti
 
 
 class ConvNet(nn.Module):
-    """Image of any size -> [Conv 3x3 -> BatchNorm -> ReLU -> halve] x depth -> mean over places -> Linear -> logits.
+    """Convolutional classifier of images of any size.
+
+    Image -> [Conv 3x3 -> BatchNorm -> ReLU -> halve] x depth -> mean over positions -> Linear -> logits
 
     Args:
         in_channels: Channels of the image.
@@ -71,7 +76,17 @@ class ConvNet(nn.Module):
         return self.output(self.blocks(image).mean((2, 3)))
 
 
-class Chained(nn.Module, PyTorchModelHubMixin):
+@register_model(
+    "chained",
+    ModelInfo(
+        summary="LinearNet that makes an image, and ConvNet that classifies what it made",
+        inputs="x (B, in_features)",
+        objectives="image and class",
+        default_task="compressed_fashion",
+        origin="tradition; Kulkarni et al., CVPR 2016",
+    ),
+)
+class Chained(BaseModel):
     """LinearNet that makes an image, and ConvNet that classifies it.
 
     Args:
@@ -104,10 +119,10 @@ class Chained(nn.Module, PyTorchModelHubMixin):
         detach: bool = False,
     ) -> None:
         super().__init__()
-        if min(in_features, in_channels, image_size, classes, linear_width, conv_width, conv_depth) < 1:
-            raise ValueError("chained: every size, and conv_depth, must be at least 1")
-        if linear_depth < 0:
-            raise ValueError(f"chained: linear_depth must be at least 0, got {linear_depth}")
+        check_at_least("chained", 1, in_features=in_features, in_channels=in_channels, image_size=image_size)
+        check_at_least("chained", 1, classes=classes, linear_width=linear_width)
+        check_at_least("chained", 1, conv_width=conv_width, conv_depth=conv_depth)
+        check_at_least("chained", 0, linear_depth=linear_depth)
         self.detach = detach
         pixels = in_channels * image_size**2
         self.linear = nn.Sequential(
@@ -116,28 +131,15 @@ class Chained(nn.Module, PyTorchModelHubMixin):
         )
         self.conv = ConvNet(in_channels, classes, conv_width, conv_depth)
 
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """One phase: both objectives together."""
-        return (Phase("train", self.objectives),)
-
     def features(self, x: Tensor) -> Tensor:
-        """(B, in_features) -> the image that is made of them (B, in_channels, image_size, image_size)."""
+        """(B, in_features) -> image (B, in_channels, image_size, image_size)."""
         return self.linear(x)
 
     def heads(self, features: Tensor) -> dict[str, Tensor]:
-        """Image -> the image itself, and what is on it (B, classes)."""
+        """Image -> the image itself, and logits (B, classes)."""
         return {"image": features, "class": self.conv(features.detach() if self.detach else features)}
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, in_features) -> image and logits."""
-        return self.heads(self.features(x))
-
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """The LinearNet, unless the class loss stops at the image."""
-        return [] if self.detach else list(self.linear.parameters())
-
-    def objective_parameters(self, name: str) -> list[nn.Parameter]:
+    def head_parameters(self, name: str) -> list[nn.Parameter]:
         """The ConvNet belongs to ``class``; with ``detach``, the LinearNet to ``image``."""
         if name == "class":
             return list(self.conv.parameters())
@@ -146,37 +148,3 @@ class Chained(nn.Module, PyTorchModelHubMixin):
     def networks(self) -> dict[str, nn.Module]:
         """The two networks, for an optimizer each."""
         return {"linear": self.linear, "conv": self.conv}
-
-
-@register_model(
-    ModelInfo(
-        summary="LinearNet that makes an image, and ConvNet that classifies what it made",
-        inputs="x (B, in_features)",
-        objectives="image and class",
-        default_task="compressed_fashion",
-        origin="tradition; Kulkarni et al., CVPR 2016",
-    )
-)
-def chained(
-    in_features: int,
-    in_channels: int,
-    image_size: int,
-    classes: int,
-    linear_width: int = 512,
-    linear_depth: int = 1,
-    conv_width: int = 16,
-    conv_depth: int = 3,
-    detach: bool = False,
-) -> Chained:
-    """The pair of :class:`Chained`."""
-    return Chained(
-        in_features,
-        in_channels,
-        image_size,
-        classes,
-        linear_width,
-        linear_depth,
-        conv_width,
-        conv_depth,
-        detach,
-    )

@@ -1,8 +1,8 @@
-"""DeepLab for several maps: a dilated encoder is shared, spatial pyramids on top of it are not.
+"""DeepLab for several maps: a shared dilated encoder, a spatial pyramid per map.
 
-The encoder stops making its features smaller at an eighth of the picture, and widens its convolutions instead. The head of
-every map looks at these features with several more dilations at once, and at their mean over the picture; what it says at an
-eighth of the size is interpolated. The literature after SegNet compares methods on this one, from weights for ImageNet.
+The encoder keeps its features at an eighth of the image's size, and dilates its convolutions instead of shrinking further. The head
+of every map applies several more dilations to these features, and their mean over the image; its output is interpolated from
+an eighth of the size. After SegNet, the literature compares methods on this network, with an encoder pretrained on ImageNet.
 
     image (B, C, H, W) -> encoder -> features (B, F, H / 8, W / 8) -> pyramid of dilations -> interpolation
                                                          |-> segmentation (B, classes, H, W), logits
@@ -20,29 +20,29 @@ et al., "Multi-Task Learning for Dense Prediction Tasks: A Survey", TPAMI 2022. 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import timm
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
-from zoo.dense import MapModel, map_sizes
-from zoo.registry import ModelInfo, register_model
+from zoo.checks import check_at_least, check_timm_name
+from zoo.maps import MAPS, MapModel, map_info, map_sizes
+from zoo.registry import register_model
 
-__all__ = ["DenseDeepLab", "dense_deeplab"]
+__all__ = ["DenseDeepLab"]
 
 _STRIDE = 8
 
 
 def _encoder(name: str, in_channels: int, pretrained: bool = False) -> nn.Module:
-    """timm's model without its classifier, dilated. Raises ValueError if timm has none of that name, or it has no dilations."""
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all"
-        raise ValueError(f"dense_deeplab: timm has no encoder {name!r}; {hint}")
+    """timm's model, dilated, without its classifier.
+
+    Raises:
+        ValueError: There is no such model, or it cannot be dilated.
+    """
+    check_timm_name("dense_deeplab", "encoder", name)
     try:
         return timm.create_model(
             name, pretrained, in_chans=in_channels, num_classes=0, global_pool="", output_stride=_STRIDE
@@ -52,7 +52,7 @@ def _encoder(name: str, in_channels: int, pretrained: bool = False) -> nn.Module
 
 
 class _Trunk(nn.Module):
-    """The encoder. Gives its features, and of the image nothing but the size, which the heads need."""
+    """Image -> features of the encoder, and an empty slice of the image, which has its size."""
 
     def __init__(self, encoder: str, in_channels: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Trunk(nn.Module):
 
 
 class _Head(nn.Module):
-    """The pyramid of one map, brought to the size of the image."""
+    """The pyramid of one map, interpolated to the size of the image."""
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
@@ -74,14 +74,19 @@ class _Head(nn.Module):
         return F.interpolate(self.pyramid(values), size=frame.shape[-2:], mode="bilinear", align_corners=True)
 
 
-class DenseDeepLab(MapModel, PyTorchModelHubMixin):
+@register_model(
+    "dense_deeplab",
+    map_info("dilated ResNet-50 with a DeepLabv3 head per map", "Chen et al., 2017; Vandenhende et al., TPAMI 2022"),
+)
+class DenseDeepLab(MapModel):
     """Dilated encoder of timm with a DeepLabv3 head per map.
 
     Args:
         in_channels: Channels of the image.
         maps: Which of segmentation, depth and normals.
         segmentation_classes: Number of classes, if there is a segmentation.
-        encoder: A model of timm that can be dilated, such as a ResNet, with fresh weights.
+        encoder: A model of timm that can be dilated, such as a ResNet.
+        pretrained: Start the encoder from the weights that timm has for it.
 
     Raises:
         ValueError: No maps, unknown maps or encoder, an encoder that cannot be dilated, or a size out of range.
@@ -89,45 +94,16 @@ class DenseDeepLab(MapModel, PyTorchModelHubMixin):
 
     def __init__(
         self,
-        in_channels: int,
-        maps: Sequence[str],
-        segmentation_classes: int | None = None,
+        in_channels: int = 3,
+        maps: Sequence[str] = MAPS,
+        segmentation_classes: int | None = 13,
         encoder: str = "resnet50",
+        pretrained: bool = False,
     ) -> None:
         sizes = map_sizes("dense_deeplab", maps, segmentation_classes)
-        if in_channels < 1:
-            raise ValueError("dense_deeplab: in_channels must be at least 1")
+        check_at_least("dense_deeplab", 1, in_channels=in_channels)
         trunk = _Trunk(encoder, in_channels)
         channels = int(trunk.encoder.num_features)  # type: ignore[arg-type]
-        super().__init__(trunk, {name: _Head(channels, size) for name, size in sizes.items()})
-
-    def heads(self, features: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Features -> logits, depths, unit vectors."""
-        maps = {name: head(features) for name, head in self.head.items()}
-        if "normals" in maps:
-            # half precision cannot hold the small number that keeps the length of a zero vector from dividing by zero
-            maps["normals"] = F.normalize(maps["normals"].float(), dim=1)
-        return maps
-
-
-@register_model(
-    ModelInfo(
-        summary="dilated ResNet-50 with a DeepLabv3 head per map",
-        inputs="image (B, in_channels, H, W)",
-        objectives="any of segmentation, depth and normals",
-        default_task="rooms",
-        origin="Chen et al., 2017; Vandenhende et al., TPAMI 2022",
-    )
-)
-def dense_deeplab(
-    in_channels: int = 3,
-    maps: Sequence[str] = ("segmentation", "depth", "normals"),
-    segmentation_classes: int | None = 13,
-    encoder: str = "resnet50",
-    pretrained: bool = False,
-) -> DenseDeepLab:
-    """The model of :class:`DenseDeepLab`; with ``pretrained``, the encoder starts from the weights that timm has for it."""
-    model = DenseDeepLab(in_channels, maps, segmentation_classes, encoder)
-    if pretrained:
-        model.trunk.get_submodule("encoder").load_state_dict(_encoder(encoder, in_channels, True).state_dict())
-    return model
+        super().__init__(trunk, {name: _Head(channels, size) for name, size in sizes.items()}, positive_depth=False)
+        if pretrained:
+            trunk.encoder.load_state_dict(_encoder(encoder, in_channels, pretrained=True).state_dict())

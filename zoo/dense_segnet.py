@@ -1,10 +1,10 @@
 """SegNet for several maps: encoder and decoder are shared, two convolutions per map are not.
 
-The encoder remembers where in each window the largest value was, and the decoder puts values back to just these places.
-This is the trunk that the literature on balancing compares methods on.
+The encoder stores the position of the maximum in each pooling window, and the decoder puts values back to these positions.
+The literature on balancing compares methods on this trunk.
 
     image (B, C, H, W) -> 5 x [convolutions -> max pooling] -> 5 x [unpooling -> convolutions] -> features (B, width, H, W)
-                                        '--- places of the maxima ---^                             |-> segmentation, logits
+                                        '-- positions of the maxima -^                             |-> segmentation, logits
                                                                                                    |-> depth, positive
                                                                                                    |-> normals, unit vectors
 
@@ -22,30 +22,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from zoo.dense import MapModel, map_sizes
-from zoo.registry import ModelInfo, register_model
+from zoo.checks import check_at_least
+from zoo.maps import MAPS, MapModel, conv_block, map_info, map_sizes
+from zoo.registry import register_model
 
-__all__ = ["DenseSegNet", "SegNet", "dense_segnet", "prediction", "start_as_published"]
+__all__ = ["DenseSegNet", "SegNet", "init_as_published", "map_output"]
 
 _DEPTHS = (2, 2, 3, 3, 3)  # convolutions per stage, those of VGG-16
 
 
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
-    )
-
-
-def prediction(width: int, outputs: int) -> nn.Sequential:
+def map_output(width: int, outputs: int) -> nn.Sequential:
     """The last two convolutions of a map."""
     return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, outputs, 1))
 
 
-def start_as_published(model: nn.Module) -> None:
-    """Xavier's rule for the weights of convolutions, and biases of 0: how the networks of the published tables begin."""
+def init_as_published(model: nn.Module) -> None:
+    """Initialize convolutions by Xavier's rule with biases of 0, as in published code."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_normal_(module.weight)
@@ -53,11 +47,11 @@ def start_as_published(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _unpool(values: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, *size): values at their places, zeros elsewhere."""
+def _unpool(values: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size): values at their positions, zeros elsewhere."""
     batch, channels = values.shape[:2]
     empty = values.new_zeros(batch, channels, size[0] * size[1])
-    return empty.scatter(2, places.flatten(2), values.flatten(2)).view(batch, channels, *size)
+    return empty.scatter(2, positions.flatten(2), values.flatten(2)).view(batch, channels, *size)
 
 
 class SegNet(nn.Module):
@@ -78,31 +72,35 @@ class SegNet(nn.Module):
 
     @staticmethod
     def _stage(inputs: int, outputs: int, depth: int) -> nn.Sequential:
-        return nn.Sequential(_block(inputs, outputs), *(_block(outputs, outputs) for _ in range(depth - 1)))
+        return nn.Sequential(conv_block(inputs, outputs), *(conv_block(outputs, outputs) for _ in range(depth - 1)))
 
     def stages(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(B, C, H, W) -> an early and the last tensor of every stage: encoder from fine to coarse, decoder back again."""
-        found, places, values = [], [], image
+        """(B, C, H, W) -> early and last tensor of every stage, fine to coarse and back."""
+        tensors, positions, values = [], [], image
         for stage in self.encoder:
             first, *rest = stage.children()
             early = last = first(values)
             for block in rest:
                 last = block(last)
             values, maxima = F.max_pool2d(last, 2, ceil_mode=True, return_indices=True)
-            found.append((early, last))
-            places.append((maxima, last.shape[-2:]))
-        for stage, (maxima, size) in zip(self.decoder, reversed(places), strict=True):
+            tensors.append((early, last))
+            positions.append((maxima, last.shape[-2:]))
+        for stage, (maxima, size) in zip(self.decoder, reversed(positions), strict=True):
             early = _unpool(values, maxima, size)
             values = stage(early)
-            found.append((early, values))
-        return found
+            tensors.append((early, values))
+        return tensors
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, width, H, W)."""
         return self.stages(image)[-1][1]
 
 
-class DenseSegNet(MapModel, PyTorchModelHubMixin):
+@register_model(
+    "dense_segnet",
+    map_info("SegNet with two convolutions per map", "Badrinarayanan et al., TPAMI 2017; Liu et al., CVPR 2019"),
+)
+class DenseSegNet(MapModel):
     """SegNet with two convolutions per map.
 
     Args:
@@ -110,7 +108,7 @@ class DenseSegNet(MapModel, PyTorchModelHubMixin):
         maps: Which of segmentation, depth and normals.
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the papers.
-        original: As in the code behind the published tables: depths may be negative, and weights begin by Xavier's rule.
+        original: Depths may be negative and weights start by Xavier's rule, as in the code behind the published tables.
 
     Raises:
         ValueError: No maps, unknown maps, or a size out of range.
@@ -118,36 +116,15 @@ class DenseSegNet(MapModel, PyTorchModelHubMixin):
 
     def __init__(
         self,
-        in_channels: int,
-        maps: Sequence[str],
-        segmentation_classes: int | None = None,
+        in_channels: int = 3,
+        maps: Sequence[str] = MAPS,
+        segmentation_classes: int | None = 13,
         width: int = 64,
         original: bool = False,
     ) -> None:
         sizes = map_sizes("dense_segnet", maps, segmentation_classes)
-        if min(in_channels, width) < 1:
-            raise ValueError("dense_segnet: in_channels and width must be at least 1")
-        head = {name: prediction(width, size) for name, size in sizes.items()}
-        super().__init__(SegNet(in_channels, width), head, as_is=("depth",) if original else ())
+        check_at_least("dense_segnet", 1, in_channels=in_channels, width=width)
+        head = {name: map_output(width, size) for name, size in sizes.items()}
+        super().__init__(SegNet(in_channels, width), head, positive_depth=not original)
         if original:
-            start_as_published(self)
-
-
-@register_model(
-    ModelInfo(
-        summary="SegNet with two convolutions per map",
-        inputs="image (B, in_channels, H, W)",
-        objectives="any of segmentation, depth and normals",
-        default_task="rooms",
-        origin="Badrinarayanan et al., TPAMI 2017; Liu et al., CVPR 2019",
-    )
-)
-def dense_segnet(
-    in_channels: int = 3,
-    maps: Sequence[str] = ("segmentation", "depth", "normals"),
-    segmentation_classes: int | None = 13,
-    width: int = 64,
-    original: bool = False,
-) -> DenseSegNet:
-    """The model of :class:`DenseSegNet`."""
-    return DenseSegNet(in_channels, maps, segmentation_classes, width, original)
+            init_as_published(self)

@@ -1,9 +1,9 @@
-"""Dual networks: one for each view of a sample, whose answers are added.
+"""Dual networks: one for each view of a sample, with summed logits.
 
-A linear network reads a vector, a convolutional network reads an image; both give logits for the same classes, and their sum
-is the answer. In ``dual_sum`` the sum has a loss, which makes the networks work together, and each network has an auxiliary
-loss of its own, which keeps it from leaning on the other. In ``dual_separate`` each network has its own loss and nothing
-else; the sum is only looked at.
+A linear network reads a vector, a convolutional network reads an image; both give logits of the same classes, and their sum
+is the prediction. In ``dual_sum`` the sum has a loss, which trains the networks together, and each network has an auxiliary
+loss of its own, which keeps it from relying on the other. In ``dual_separate`` each network has its own loss only; the sum is
+evaluated, but not trained.
 
     left (B, in_features) -> LinearNet -> logits (B, classes) -+------------> left
                                                                + -> fused
@@ -21,19 +21,22 @@ CVPR 2020.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from balancing.choices import check_choices
 from balancing.protocol import Phase
+from zoo.base import BaseModel
 from zoo.chained import ConvNet, linear_net
-from zoo.registry import ModelInfo, register_model
+from zoo.checks import check_at_least
+from zoo.registry import ModelInfo, register_variant
 
 __all__ = ["Dual", "dual_separate", "dual_sum"]
 
 
-class Dual(nn.Module, PyTorchModelHubMixin):
+@check_choices("dual")
+class Dual(BaseModel):
     """LinearNet and ConvNet with summed logits.
 
     Args:
@@ -64,20 +67,16 @@ class Dual(nn.Module, PyTorchModelHubMixin):
         conv_depth: int = 3,
     ) -> None:
         super().__init__()
-        trained = {"all": self.objectives, "fused": ("fused",), "branches": ("left", "right")}
-        if losses not in trained:
-            raise ValueError(f"dual: losses must be one of {', '.join(trained)}, got {losses!r}")
-        if min(in_features, in_channels, classes, linear_width, conv_width, conv_depth) < 1:
-            raise ValueError("dual: every size, and conv_depth, must be at least 1")
-        if linear_depth < 0:
-            raise ValueError(f"dual: linear_depth must be at least 0, got {linear_depth}")
-        self.trained = trained[losses]
+        check_at_least("dual", 1, in_features=in_features, in_channels=in_channels, classes=classes)
+        check_at_least("dual", 1, linear_width=linear_width, conv_width=conv_width, conv_depth=conv_depth)
+        check_at_least("dual", 0, linear_depth=linear_depth)
+        self.trained = {"all": self.objectives, "fused": ("fused",), "branches": ("left", "right")}[losses]
         self.linear = linear_net(in_features, classes, linear_width, linear_depth)
         self.conv = ConvNet(in_channels, classes, conv_width, conv_depth)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """One phase with the objectives that are trained; the model is judged on all three."""
+        """One phase with the objectives that are trained; all three are evaluated."""
         return (Phase("train", self.trained),)
 
     def features(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,16 +89,12 @@ class Dual(nn.Module, PyTorchModelHubMixin):
         outputs = {"fused": left + right, "left": left, "right": right}
         return {name: value if name in self.trained else value.detach() for name, value in outputs.items()}
 
-    def forward(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+    def forward(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """Both views -> (B, classes) per objective."""
         return self.heads(self.features(left, right))
 
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """All, if both the sum and the branches are trained."""
-        return list(self.parameters()) if len(self.trained) == 3 else []
-
     def objective_parameters(self, name: str) -> list[nn.Parameter]:
-        """The network of a branch that trains alone; all for a sum that trains alone."""
+        """The network of a branch without the sum; all parameters of the sum without branches."""
         if len(self.trained) == 3 or name not in self.trained:
             return []
         return list({"fused": self, "left": self.linear, "right": self.conv}[name].parameters())
@@ -119,31 +114,13 @@ def _info(summary: str) -> ModelInfo:
     )
 
 
-@register_model(_info("LinearNet and ConvNet on two views, trained on their sum and on each"))
-def dual_sum(
-    in_features: int,
-    in_channels: int,
-    classes: int,
-    auxiliary: bool = True,
-    linear_width: int = 256,
-    linear_depth: int = 1,
-    conv_width: int = 16,
-    conv_depth: int = 3,
-) -> Dual:
-    """The pair of :class:`Dual` with a loss of the sum; without ``auxiliary``, that is the only one."""
-    losses: Literal["all", "fused"] = "all" if auxiliary else "fused"
-    return Dual(in_features, in_channels, classes, losses, linear_width, linear_depth, conv_width, conv_depth)
+@register_variant("dual_sum", _info("LinearNet and ConvNet on two views, trained on their sum and on each"), Dual)
+def dual_sum(auxiliary: bool = True) -> dict[str, Any]:
+    """:class:`Dual` with a loss of the sum, and with ``auxiliary`` a loss of each network."""
+    return {"losses": "all" if auxiliary else "fused"}
 
 
-@register_model(_info("LinearNet and ConvNet on two views, each trained by itself"))
-def dual_separate(
-    in_features: int,
-    in_channels: int,
-    classes: int,
-    linear_width: int = 256,
-    linear_depth: int = 1,
-    conv_width: int = 16,
-    conv_depth: int = 3,
-) -> Dual:
-    """The pair of :class:`Dual` with a loss for each network and none for their sum."""
-    return Dual(in_features, in_channels, classes, "branches", linear_width, linear_depth, conv_width, conv_depth)
+@register_variant("dual_separate", _info("LinearNet and ConvNet on two views, each trained by itself"), Dual)
+def dual_separate() -> dict[str, Any]:
+    """:class:`Dual` with a loss of each network and none of their sum."""
+    return {"losses": "branches"}

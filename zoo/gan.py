@@ -1,20 +1,20 @@
-"""Generative adversarial networks: a generator against one or several discriminators, with an auxiliary classifier.
+"""Generative adversarial networks, with one or several discriminators and a classifier.
 
-Two players, two turns. The discriminators learn to tell real samples from generated ones, and the first of them also learns
-the classes of the real ones. The generator learns to be taken for real by each discriminator, and to make what it was asked
-for. Its losses pull at the same weights, and that is where a balancer acts; with several discriminators they are many.
+Two players, two phases. The discriminators learn to tell real samples from generated ones, and the first of them also learns
+the classes of the real ones. The generator learns to pass as real with each discriminator, and to make samples of the given
+class. Its losses conflict in the same weights, and a balancer acts there; with several discriminators they are many.
 
     noise (B, latent), labels (B,) -> generator -> x (B, channels, size, size) in [-1, 1], or points (B, in_features)
     x -> body of discriminator k -> features k (B, F) |-> Linear -> real or generated? (B,)   each discriminator
                                                       |-> Linear -> logits (B, classes)       the first, if there are classes
 
-Turn ``discriminator``: ``real_fake`` (all discriminators; they share nothing) and ``real_class``. Turn ``generator``:
+Phase ``discriminator``: ``real_fake`` (all discriminators; they share nothing) and ``real_class``. Phase ``generator``:
 ``adversarial``, or ``adversarial_1`` ... with several discriminators, and ``fake_class``. The model applied to samples gives
 the discriminators' logits under the name of every loss that reads them.
 Shared parameters: the generator; the body of the first discriminator. Features for ``at="features"``: the outputs of the
-bodies in the first turn, the generated samples in the second.
+bodies in the first phase, the generated samples in the second.
 Origin: Goodfellow et al., NeurIPS 2014; the image networks: Radford et al. (DCGAN), ICLR 2016; the classifier: Odena et al.
-(AC-GAN), ICML 2017; spectral normalisation: Miyato et al., ICLR 2018; several discriminators: Durugkar et al. (GMAN), ICLR
+(AC-GAN), ICML 2017; spectral normalization: Miyato et al., ICLR 2018; several discriminators: Durugkar et al. (GMAN), ICLR
 2017, and as a multi-objective problem Albuquerque et al., ICML 2019. Differs from AC-GAN: the classifier learns from real
 samples only.
 
@@ -31,14 +31,15 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm as normalised
+from torch.nn.utils.parametrizations import spectral_norm as normalized
 
 from balancing.protocol import Phase
+from zoo.base import BaseModel
+from zoo.checks import check_at_least
 from zoo.registry import ModelInfo, register_model
 
-__all__ = ["GAN", "PointGAN", "gan", "gan_points"]
+__all__ = ["GAN", "PointGAN"]
 
 Wrap = Callable[[nn.Module], nn.Module]
 
@@ -59,7 +60,7 @@ class _Generator(nn.Module):
 
 
 class _Discriminator(nn.Module):
-    """A body, and linear layers that say whether a sample is real and, with ``classes``, what it shows."""
+    """A body, a linear layer for real or generated and, with ``classes``, one for the class."""
 
     def __init__(self, body: nn.Module, width: int, classes: int, wrap: Wrap) -> None:
         super().__init__()
@@ -72,8 +73,8 @@ class _Discriminator(nn.Module):
         return self.real(self.body(x)).squeeze(1)
 
 
-class _Game(nn.Module):
-    """The rules that both kinds of GAN share; see the top of this file.
+class _AdversarialModel(BaseModel):
+    """What both kinds of GAN have in common; see the top of this file.
 
     Args:
         generator: Noise and labels to samples.
@@ -100,11 +101,11 @@ class _Game(nn.Module):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The discriminators' turn, then the generator's."""
-        known, asked = (("real_class",), ("fake_class",)) if self.classes else ((), ())
+        """The discriminators' phase, then the generator's."""
+        real, fake = (("real_class",), ("fake_class",)) if self.classes else ((), ())
         return (
-            Phase("discriminator", ("real_fake", *known), ("discriminator",), self.discriminator_steps),
-            Phase("generator", (*self.adversarial, *asked), ("generator",)),
+            Phase("discriminator", ("real_fake", *real), ("discriminator",), self.discriminator_steps),
+            Phase("generator", (*self.adversarial, *fake), ("generator",)),
         )
 
     @property
@@ -112,11 +113,11 @@ class _Game(nn.Module):
         return cast(list[_Discriminator], list(self.discriminators))
 
     def noise(self, count: int) -> Tensor:
-        """(count, latent) standard normal numbers from torch's global generator, on the model's device."""
+        """(count, latent) standard normal numbers of the global generator, on the model's device."""
         return torch.randn(count, self.latent, device=next(self.parameters()).device)
 
     def generate(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, latent), and (B,) labels if there are classes -> samples. Raises ValueError without the labels."""
+        """Noise (B, latent) and labels (B,) -> samples. Raises ValueError if labels are missing."""
         return self.generator(noise, labels)
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -124,33 +125,32 @@ class _Game(nn.Module):
         return tuple(discriminator.body(x) for discriminator in self._players)
 
     def heads(self, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """(B, F) of each discriminator -> its logits, by objective; ``real_fake`` has a column for each discriminator."""
+        """(B, F) of each discriminator -> its logits, by objective.
+
+        ``real_fake`` has a column for each discriminator.
+        """
         logits = torch.cat([d.real(f) for d, f in zip(self._players, features, strict=True)], 1)
         outputs = {"real_fake": logits, **dict(zip(self.adversarial, logits.unbind(1), strict=True))}
         if self.classes:
             outputs["real_class"] = outputs["fake_class"] = self._players[0].label(features[0])
         return {name: outputs[name] for name in self.objectives}
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Samples -> the discriminators' logits, by objective."""
-        return self.heads(self.features(x))
-
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The parameters that several objectives of one turn reach."""
+        """The parameters that several objectives of one phase reach."""
         bodies = list(self._players[0].body.parameters()) if self.classes else []
         return bodies + (list(self.generator.parameters()) if len(self.phases[1].objectives) > 1 else [])
 
     def objective_parameters(self, name: str) -> list[nn.Parameter]:
-        """The parameters that ``name`` alone reaches, among those that its turn updates."""
+        """The parameters that ``name`` alone reaches, among those that its phase updates."""
         shared = set(self.shared_parameters())
+        label = list(self._players[0].label.parameters())
         if name in self.phases[1].objectives:
-            found = list(self.generator.parameters())
+            reached = list(self.generator.parameters())
         elif name == "real_class":
-            found = list(self._players[0].label.parameters())
+            reached = label
         else:
-            labels = self.objective_parameters("real_class") if self.classes else []
-            found = [p for p in self.discriminators.parameters() if all(p is not label for label in labels)]
-        return [parameter for parameter in found if parameter not in shared]
+            reached = [p for p in self.discriminators.parameters() if all(p is not other for other in label)]
+        return [parameter for parameter in reached if parameter not in shared]
 
     def networks(self) -> dict[str, nn.Module]:
         """The two players, for an optimizer each."""
@@ -158,14 +158,29 @@ class _Game(nn.Module):
 
 
 def _sizes(image_size: int) -> list[int]:
-    """Side lengths from the image down to fewer than 8 pixels, halved and rounded down: 28, 14, 7."""
+    """Sides from the image down to fewer than 8 pixels, halved and rounded down: 28, 14, 7."""
     sizes = [image_size]
     while sizes[-1] >= 8:
         sizes.append(sizes[-1] // 2)
     return sizes
 
 
-class GAN(_Game, PyTorchModelHubMixin):
+def _check_classes(model: str, classes: int) -> None:
+    if classes < 0 or classes == 1:
+        raise ValueError(f"{model}: classes must be 0, or 2 or more, got {classes}")
+
+
+@register_model(
+    "gan",
+    ModelInfo(
+        summary="DCGAN with an auxiliary classifier and one or several discriminators, for images of any size",
+        inputs="x (B, in_channels, image_size, image_size) in [-1, 1]",
+        objectives="real_fake, real_class | adversarial (one per discriminator), fake_class",
+        default_task="fashion_gan",
+        origin="Radford et al., ICLR 2016; Odena et al., ICML 2017; Albuquerque et al., ICML 2019",
+    ),
+)
+class GAN(_AdversarialModel):
     """DCGAN for square images.
 
     Args:
@@ -194,13 +209,14 @@ class GAN(_Game, PyTorchModelHubMixin):
         discriminator_steps: int = 1,
         spectral_norm: bool = True,
     ) -> None:
-        _check("gan", in_channels, classes, latent, width, discriminators, discriminator_steps)
-        if image_size < 8:
-            raise ValueError(f"gan: image_size must be at least 8 pixels, got {image_size}")
+        check_at_least("gan", 1, in_channels=in_channels, latent=latent, width=width)
+        check_at_least("gan", 1, discriminators=discriminators, discriminator_steps=discriminator_steps)
+        check_at_least("gan", 8, image_size=image_size)
+        _check_classes("gan", classes)
         sizes = _sizes(image_size)
         channels = [in_channels] + [width * 2**stage for stage in range(len(sizes) - 1)]
         numbers = channels[-1] * sizes[-1] ** 2
-        wrap: Wrap = normalised if spectral_norm else lambda module: module
+        wrap: Wrap = normalized if spectral_norm else lambda module: module
 
         up: list[nn.Module] = [
             nn.Linear(latent + classes, numbers, bias=False),
@@ -224,7 +240,17 @@ class GAN(_Game, PyTorchModelHubMixin):
         super().__init__(_Generator(nn.Sequential(*up), classes), players, latent, classes, discriminator_steps)
 
 
-class PointGAN(_Game, PyTorchModelHubMixin):
+@register_model(
+    "gan_points",
+    ModelInfo(
+        summary="GAN of two MLPs, for points in the plane",
+        inputs="x (B, in_features)",
+        objectives="real_fake | adversarial (one per discriminator), and with classes real_class | fake_class",
+        default_task="ring_of_gaussians",
+        origin="Goodfellow et al., NeurIPS 2014; Metz et al., ICLR 2017",
+    ),
+)
+class PointGAN(_AdversarialModel):
     """MLPs against each other, for points in the plane or vectors of any length.
 
     Args:
@@ -250,7 +276,9 @@ class PointGAN(_Game, PyTorchModelHubMixin):
         discriminators: int = 1,
         discriminator_steps: int = 1,
     ) -> None:
-        _check("gan_points", in_features, classes, latent, width, depth, discriminators, discriminator_steps)
+        check_at_least("gan_points", 1, in_features=in_features, latent=latent, width=width, depth=depth)
+        check_at_least("gan_points", 1, discriminators=discriminators, discriminator_steps=discriminator_steps)
+        _check_classes("gan_points", classes)
 
         def layers(inputs: int) -> list[nn.Module]:
             widths = [inputs] + [width] * depth
@@ -262,53 +290,3 @@ class PointGAN(_Game, PyTorchModelHubMixin):
             for k in range(discriminators)
         ]
         super().__init__(_Generator(generator, classes), players, latent, classes, discriminator_steps)
-
-
-def _check(name: str, inputs: int, classes: int, *counts: int) -> None:
-    if min(inputs, *counts) < 1 or classes < 0 or classes == 1:
-        raise ValueError(f"{name}: every size and count must be at least 1, and classes 0, or 2 or more")
-
-
-@register_model(
-    ModelInfo(
-        summary="DCGAN with an auxiliary classifier and one or several discriminators, for images of any size",
-        inputs="x (B, in_channels, image_size, image_size) in [-1, 1]",
-        objectives="real_fake, real_class | adversarial (one per discriminator), fake_class",
-        default_task="fashion_gan",
-        origin="Radford et al., ICLR 2016; Odena et al., ICML 2017; Albuquerque et al., ICML 2019",
-    )
-)
-def gan(
-    in_channels: int,
-    image_size: int,
-    classes: int,
-    latent: int = 64,
-    width: int = 32,
-    discriminators: int = 1,
-    discriminator_steps: int = 1,
-    spectral_norm: bool = True,
-) -> GAN:
-    """The networks of :class:`GAN`."""
-    return GAN(in_channels, image_size, classes, latent, width, discriminators, discriminator_steps, spectral_norm)
-
-
-@register_model(
-    ModelInfo(
-        summary="GAN of two MLPs, for points in the plane",
-        inputs="x (B, in_features)",
-        objectives="real_fake | adversarial (one per discriminator), and with classes real_class | fake_class",
-        default_task="ring_of_gaussians",
-        origin="Goodfellow et al., NeurIPS 2014; Metz et al., ICLR 2017",
-    )
-)
-def gan_points(
-    in_features: int,
-    classes: int,
-    latent: int = 16,
-    width: int = 128,
-    depth: int = 3,
-    discriminators: int = 1,
-    discriminator_steps: int = 1,
-) -> PointGAN:
-    """The networks of :class:`PointGAN`."""
-    return PointGAN(in_features, classes, latent, width, depth, discriminators, discriminator_steps)

@@ -1,8 +1,7 @@
 """Hard parameter sharing for images: one convolutional trunk, a linear head per objective.
 
-The shared trunk for pictures. The trunk is the small LeNet of the MultiMNIST experiments, the plain network of the CelebA
-experiments, or any backbone of timm; whatever it is, it ends in one vector per image, and each objective owns one linear
-layer that reads it.
+The trunk is the small LeNet of the MultiMNIST experiments, the plain network of the CelebA experiments, or any backbone of timm.
+It ends in one vector per image, and each objective has one linear layer on this vector.
 
     image (B, C, H, W) -> LeNet: [Conv -> ReLU -> halve] x N -> Linear -> ReLU -+-> features (B, width)
                           or a plain CNN, or any backbone of timm, pooled ------+      |-> Linear -> logits (B, classes)
@@ -20,19 +19,18 @@ network: the code of B. Liu et al., "FAMO: Fast Adaptive Multitask Optimization"
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import timm
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from balancing.protocol import Phase
-from zoo.registry import ModelInfo, register_model
+from zoo.base import TrunkModel
+from zoo.checks import check_at_least, check_timm_name, head_sizes
+from zoo.registry import ModelInfo, register_model, register_variant
 
-__all__ = ["ImageTrunk", "shared_trunk_cnn", "shared_trunk_lenet", "shared_trunk_resnet18", "shared_trunk_timm"]
+__all__ = ["CNNTrunk", "LeNetTrunk", "TimmTrunk", "shared_trunk_resnet18"]
 
 
 class _LeNet(nn.Module):
@@ -62,7 +60,10 @@ class _LeNet(nn.Module):
 
 
 class _PlainCNN(nn.Module):
-    """[Conv -> BatchNorm -> ReLU] per entry of ``channels``, halved before each that is wider, then two hidden layers."""
+    """[Conv -> BatchNorm -> ReLU] per entry of ``channels``, then two hidden layers.
+
+    The image is halved before each convolution that is wider than the one before.
+    """
 
     def __init__(self, in_channels: int, channels: Sequence[int], width: int) -> None:
         super().__init__()
@@ -84,11 +85,7 @@ def _hidden(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def _backbone(name: str, in_channels: int, image_size: int | None, pretrained: bool = False) -> nn.Module:
-    """timm's backbone without its classifier. Raises ValueError if timm has none of that name."""
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all"
-        raise ValueError(f"shared_trunk_timm: timm has no backbone {name!r}; {hint}")
+    """timm's backbone without its classifier."""
     if image_size is not None:
         try:  # transformers are made for one size; convolutions take any, and no such argument
             return timm.create_model(name, pretrained, in_chans=in_channels, num_classes=0, img_size=image_size)
@@ -96,98 +93,6 @@ def _backbone(name: str, in_channels: int, image_size: int | None, pretrained: b
             if "img_size" not in str(error):
                 raise
     return timm.create_model(name, pretrained, in_chans=in_channels, num_classes=0)
-
-
-class ImageTrunk(nn.Module, PyTorchModelHubMixin):
-    """LeNet, plain network or timm backbone with one linear head per objective.
-
-    Args:
-        in_channels: Channels of the image.
-        image_size: Side of the image; backbones that take any size need none.
-        classifiers: Objective -> number of classes; the output is logits (B, classes).
-        regressors: Objective -> number of values; the output is values (B, dims).
-        backbone: ``lenet``, ``cnn``, or any model of timm, with fresh weights.
-        channels: Of the convolutions of LeNet or plain network, as many as there shall be.
-        kernels: Side of each of the LeNet's kernels.
-        width: Units of the last layer of LeNet or plain network.
-        hidden: Units of one more shared layer on top of a timm backbone, with dropout; 0 for none.
-
-    Raises:
-        ValueError: No objectives, one named twice, an unknown backbone, or a size out of range.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        image_size: int | None,
-        classifiers: Mapping[str, int],
-        regressors: Mapping[str, int],
-        backbone: str = "lenet",
-        channels: Sequence[int] = (10, 20),
-        kernels: Sequence[int] = (9, 5),
-        width: int = 50,
-        hidden: int = 0,
-    ) -> None:
-        super().__init__()
-        sizes = {**classifiers, **regressors}
-        entry = f"shared_trunk_{backbone if backbone in ('lenet', 'cnn') else 'timm'}"
-        if not sizes or len(sizes) < len(classifiers) + len(regressors):
-            raise ValueError(f"{entry} needs at least one objective, and a different name for each")
-        if min(in_channels, image_size or 1, width, *sizes.values(), *channels, *kernels) < 1:
-            raise ValueError(
-                f"{entry}: in_channels, image_size and the size of every layer and head must be at least 1"
-            )
-        if hidden < 0:
-            raise ValueError(f"{entry}: hidden must not be negative, got {hidden}")
-        self.objectives = tuple(sizes)
-        if backbone == "lenet":
-            if not channels or len(channels) != len(kernels) or image_size is None:
-                raise ValueError(f"{entry} needs image_size, at least one channel count, and a kernel for each")
-            self.trunk: nn.Module = _LeNet(in_channels, image_size, channels, kernels, width)
-        elif backbone == "cnn":
-            if not channels:
-                raise ValueError(f"{entry} needs at least one channel count")
-            self.trunk = _PlainCNN(in_channels, channels, width)
-        else:
-            self.trunk = _backbone(backbone, in_channels, image_size)
-        # some backbones widen their features once more after pooling
-        features: Any = getattr(self.trunk, "head_hidden_size", None) or self.trunk.num_features
-        if hidden > 0:
-            layer = nn.Linear(features, hidden)
-            nn.init.normal_(layer.weight, std=0.005)  # as in LibMTL, where Office is trained like this
-            top = (layer, nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Dropout(0.5))
-            self.trunk, features = nn.Sequential(self.trunk, *top), hidden
-        self.head = nn.ModuleDict({name: nn.Linear(features, size) for name, size in sizes.items()})
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """One phase: all objectives together."""
-        return (Phase("train", self.objectives),)
-
-    def features(self, image: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, width)."""
-        return self.trunk(image)
-
-    def heads(self, features: Tensor) -> dict[str, Tensor]:
-        """(B, width) -> one output per objective."""
-        return {name: head(features) for name, head in self.head.items()}
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, in_channels, H, W) -> one output per objective."""
-        return self.heads(self.features(image))
-
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """The trunk, if more than one objective reaches it."""
-        return list(self.trunk.parameters()) if len(self.objectives) > 1 else []
-
-    def objective_parameters(self, name: str) -> list[nn.Parameter]:
-        """The head of ``name``, and the trunk if nothing else uses it."""
-        own = list(self.head[name].parameters())
-        return own if len(self.objectives) > 1 else [*self.trunk.parameters(), *own]
-
-    def networks(self) -> dict[str, nn.Module]:
-        """The trunk and the heads, for an optimizer each."""
-        return {"trunk": self.trunk, "heads": self.head}
 
 
 def _info(summary: str) -> ModelInfo:
@@ -200,56 +105,134 @@ def _info(summary: str) -> ModelInfo:
     )
 
 
-@register_model(_info("LeNet with classifier and regressor heads, for small images"))
-def shared_trunk_lenet(
-    in_channels: int,
-    image_size: int,
-    classifiers: Mapping[str, int],
-    regressors: Mapping[str, int],
-    channels: Sequence[int] = (10, 20),
-    kernels: Sequence[int] = (9, 5),
-    width: int = 50,
-) -> ImageTrunk:
-    """The LeNet of :class:`ImageTrunk`."""
-    return ImageTrunk(in_channels, image_size, classifiers, regressors, "lenet", channels, kernels, width)
+class _ImageTrunk(TrunkModel):
+    """A trunk for images with a linear head per objective."""
+
+    def __init__(self, trunk: nn.Module, width: int, sizes: Mapping[str, int]) -> None:
+        super().__init__(trunk, {name: nn.Linear(width, size) for name, size in sizes.items()})
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B, in_channels, H, W) -> one output per objective."""
+        return self.heads(self.features(image))
 
 
-@register_model(_info("plain network of 3 x 3 convolutions with classifier and regressor heads, for images"))
-def shared_trunk_cnn(
-    in_channels: int,
-    classifiers: Mapping[str, int],
-    regressors: Mapping[str, int],
-    channels: Sequence[int] = (64, 128, 128, 256, 256, 512, 512),
-    width: int = 512,
-) -> ImageTrunk:
-    """The plain network of :class:`ImageTrunk`, for images of any size."""
-    return ImageTrunk(in_channels, None, classifiers, regressors, "cnn", channels, width=width)
+@register_model("shared_trunk_lenet", _info("LeNet with classifier and regressor heads, for small images"))
+class LeNetTrunk(_ImageTrunk):
+    """LeNet with one linear head per objective.
+
+    Args:
+        in_channels: Channels of the image.
+        image_size: Side of the image.
+        classifiers: Objective -> number of classes; the output is logits (B, classes).
+        regressors: Objective -> number of values; the output is values (B, dims).
+        channels: Of the convolutions, one or more.
+        kernels: Side of the kernel of each convolution.
+        width: Units of the hidden layer, which are the features.
+
+    Raises:
+        ValueError: No objectives, one named twice, or a size out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        image_size: int,
+        classifiers: Mapping[str, int],
+        regressors: Mapping[str, int],
+        channels: Sequence[int] = (10, 20),
+        kernels: Sequence[int] = (9, 5),
+        width: int = 50,
+    ) -> None:
+        sizes = head_sizes("shared_trunk_lenet", classifiers, regressors)
+        check_at_least("shared_trunk_lenet", 1, in_channels=in_channels, image_size=image_size, width=width)
+        if not channels or len(channels) != len(kernels):
+            raise ValueError("shared_trunk_lenet needs at least one channel count, and a kernel for each")
+        check_at_least("shared_trunk_lenet", 1, channels=min(channels), kernels=min(kernels))
+        super().__init__(_LeNet(in_channels, image_size, channels, kernels, width), width, sizes)
 
 
-@register_model(_info("any timm backbone with classifier and regressor heads, for images"))
-def shared_trunk_timm(
-    in_channels: int,
-    classifiers: Mapping[str, int],
-    regressors: Mapping[str, int],
-    image_size: int | None = None,
-    backbone: str = "resnet18",
-    pretrained: bool = False,
-    hidden: int = 0,
-) -> ImageTrunk:
-    """A timm backbone in :class:`ImageTrunk`; with ``pretrained``, it starts from the weights that timm has for it."""
-    model = ImageTrunk(in_channels, image_size, classifiers, regressors, backbone, hidden=hidden)
-    if pretrained:
-        inner = model.trunk.get_submodule("0") if hidden > 0 else model.trunk
-        inner.load_state_dict(_backbone(backbone, in_channels, image_size, pretrained=True).state_dict())
-    return model
+@register_model(
+    "shared_trunk_cnn", _info("plain network of 3 x 3 convolutions with classifier and regressor heads, for images")
+)
+class CNNTrunk(_ImageTrunk):
+    """Plain network of convolutions with one linear head per objective, for images of any size.
+
+    Args:
+        in_channels: Channels of the image.
+        classifiers: Objective -> number of classes; the output is logits (B, classes).
+        regressors: Objective -> number of values; the output is values (B, dims).
+        channels: Of the convolutions, one or more; the image is halved before each that is wider.
+        width: Units of the two hidden layers.
+
+    Raises:
+        ValueError: No objectives, one named twice, or a size out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        classifiers: Mapping[str, int],
+        regressors: Mapping[str, int],
+        channels: Sequence[int] = (64, 128, 128, 256, 256, 512, 512),
+        width: int = 512,
+    ) -> None:
+        sizes = head_sizes("shared_trunk_cnn", classifiers, regressors)
+        if not channels:
+            raise ValueError("shared_trunk_cnn needs at least one channel count")
+        check_at_least("shared_trunk_cnn", 1, in_channels=in_channels, channels=min(channels), width=width)
+        super().__init__(_PlainCNN(in_channels, channels, width), width, sizes)
 
 
-@register_model(_info("ResNet-18 with classifier and regressor heads, for images"))
-def shared_trunk_resnet18(
-    in_channels: int,
-    classifiers: Mapping[str, int],
-    regressors: Mapping[str, int],
-    pretrained: bool = False,
-) -> ImageTrunk:
-    """:func:`shared_trunk_timm` with a ResNet-18, for images of any size."""
-    return shared_trunk_timm(in_channels, classifiers, regressors, None, "resnet18", pretrained)
+@register_model("shared_trunk_timm", _info("any timm backbone with classifier and regressor heads, for images"))
+class TimmTrunk(_ImageTrunk):
+    """Backbone of timm with one linear head per objective.
+
+    Args:
+        in_channels: Channels of the image.
+        classifiers: Objective -> number of classes; the output is logits (B, classes).
+        regressors: Objective -> number of values; the output is values (B, dims).
+        image_size: Side of the image; backbones that take any size need none.
+        backbone: Any model of timm.
+        pretrained: Start the backbone from the weights that timm has for it.
+        hidden: Units of one more shared layer on top of the backbone, with dropout; 0 for none.
+
+    Raises:
+        ValueError: No objectives, one named twice, an unknown backbone, or a size out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        classifiers: Mapping[str, int],
+        regressors: Mapping[str, int],
+        image_size: int | None = None,
+        backbone: str = "resnet18",
+        pretrained: bool = False,
+        hidden: int = 0,
+    ) -> None:
+        sizes = head_sizes("shared_trunk_timm", classifiers, regressors)
+        check_at_least("shared_trunk_timm", 1, in_channels=in_channels)
+        if image_size is not None:
+            check_at_least("shared_trunk_timm", 1, image_size=image_size)
+        if hidden < 0:
+            raise ValueError(f"shared_trunk_timm: hidden must not be negative, got {hidden}")
+        check_timm_name("shared_trunk_timm", "backbone", backbone)
+        trunk = inner = _backbone(backbone, in_channels, image_size)
+        # some backbones widen their features once more after pooling
+        width: Any = getattr(inner, "head_hidden_size", None) or inner.num_features
+        if hidden > 0:
+            layer = nn.Linear(width, hidden)
+            nn.init.normal_(layer.weight, std=0.005)  # as in LibMTL, where Office is trained like this
+            top = (layer, nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Dropout(0.5))
+            trunk, width = nn.Sequential(inner, *top), hidden
+        super().__init__(trunk, width, sizes)
+        if pretrained:
+            inner.load_state_dict(_backbone(backbone, in_channels, image_size, pretrained=True).state_dict())
+
+
+@register_variant(
+    "shared_trunk_resnet18", _info("ResNet-18 with classifier and regressor heads, for images"), TimmTrunk
+)
+def shared_trunk_resnet18() -> dict[str, Any]:
+    """:class:`TimmTrunk` with a ResNet-18, for images of any size."""
+    return {"image_size": None, "backbone": "resnet18", "hidden": 0}

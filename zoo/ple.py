@@ -1,8 +1,8 @@
-"""Progressive layered extraction: experts of everyone and experts of one objective, level upon level.
+"""Progressive layered extraction: levels of shared experts and experts of one objective.
 
-In a plain mixture of experts every objective pulls at every expert. Here each objective also has experts that no other
-objective's gate can choose, so what they disagree about has a place to go. The shared experts of the next level read a
-mixture of all experts, so knowledge still flows from any objective to any other. With one level this is the customised
+In a plain mixture of experts every objective trains every expert. Here each objective also has experts that no other
+objective's gate can choose, so conflicting objectives need not share. The shared experts of the next level read a
+mixture of all experts, so information still flows from any objective to any other. With one level this is the customized
 gate control of the same paper.
 
     x (B, in_features) = state a = common state = state b
@@ -31,37 +31,19 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from balancing.protocol import Phase
-from zoo.registry import ModelInfo, register_model
+from zoo.base import BaseModel
+from zoo.checks import check_at_least, check_dropout, head_sizes
+from zoo.mmoe import Experts, mixture
+from zoo.registry import register_model
+from zoo.tables import mlp, table_info, towers
 
-__all__ = ["PLE", "ple"]
-
-
-def _mlp(inputs: int, width: int, depth: int, dropout: float) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for index in range(depth):
-        layers += [nn.Linear(width if index else inputs, width), nn.SiLU(), nn.Dropout(dropout)]
-    return nn.Sequential(*layers)
-
-
-class _Experts(nn.ModuleList):
-    """Networks that see the same input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs) -> (B, experts, width)."""
-        return torch.stack([expert(x) for expert in self], dim=1)
-
-
-def _mixture(gate: nn.Module, x: Tensor, experts: Tensor) -> Tensor:
-    """What the gate chooses for x (B, inputs) from the experts (B, experts, width), as (B, width)."""
-    return (gate(x).softmax(dim=1)[:, :, None] * experts).sum(dim=1)
+__all__ = ["PLE"]
 
 
 class _Level(nn.Module):
-    """The experts and gates of one level; the last level needs no shared gate, as nothing reads its common state."""
+    """Experts and gates of one level. The last has no shared gate: its common state is unused."""
 
     def __init__(
         self,
@@ -76,8 +58,8 @@ class _Level(nn.Module):
     ) -> None:
         super().__init__()
 
-        def experts(count: int) -> _Experts:
-            return _Experts(_mlp(inputs, width, depth, dropout) for _ in range(count))
+        def experts(count: int) -> Experts:
+            return Experts(mlp(inputs, width, depth, dropout) for _ in range(count))
 
         self.shared = experts(shared)
         self.own = nn.ModuleDict({name: experts(own) for name in names})
@@ -90,13 +72,16 @@ class _Level(nn.Module):
         shared = self.shared(common)
         own = [experts(state) for experts, state in zip(self.own.values(), states, strict=True)]
         mixed = [
-            _mixture(gate, state, torch.cat([experts, shared], dim=1))
+            mixture(gate, state, torch.cat([experts, shared], dim=1))
             for gate, state, experts in zip(self.gate.values(), states, own, strict=True)
         ]
-        return _mixture(self.shared_gate, common, torch.cat([*own, shared], dim=1)), mixed
+        return mixture(self.shared_gate, common, torch.cat([*own, shared], dim=1)), mixed
 
 
-class PLE(nn.Module, PyTorchModelHubMixin):
+@register_model(
+    "ple", table_info("levels of shared and own MLP experts, mixed by gates, for tables", "Tang et al., RecSys 2020")
+)
+class PLE(BaseModel):
     """Levels of shared and own MLP experts, with an MLP tower per objective.
 
     Args:
@@ -129,74 +114,39 @@ class PLE(nn.Module, PyTorchModelHubMixin):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        sizes = {**classifiers, **regressors}
-        if not sizes or len(sizes) < len(classifiers) + len(regressors):
-            raise ValueError("ple needs at least one objective, and a different name for each")
-        if min(in_features, levels, shared_experts, own_experts, width, depth, *sizes.values()) < 1 or tower_depth < 0:
-            raise ValueError(
-                "ple: in_features, levels, shared_experts, own_experts, width, depth and the size of every head "
-                "must be at least 1, tower_depth 0"
-            )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"ple: dropout must be in [0, 1), got {dropout}")
-        self.objectives = tuple(sizes)
+        sizes = head_sizes("ple", classifiers, regressors)
+        check_at_least("ple", 1, in_features=in_features, levels=levels, width=width, depth=depth)
+        check_at_least("ple", 1, shared_experts=shared_experts, own_experts=own_experts)
+        check_at_least("ple", 0, tower_depth=tower_depth)
+        check_dropout("ple", dropout)
+        self.objectives = names = tuple(sizes)
         self.levels = nn.ModuleList(
-            _Level(
-                self.objectives,
-                width if index else in_features,
-                width,
-                depth,
-                own_experts,
-                shared_experts,
-                dropout,
-                last=index == levels - 1,
-            )
-            for index in range(levels)
+            _Level(names, inputs, width, depth, own_experts, shared_experts, dropout, last=index == levels - 1)
+            for index, inputs in enumerate([in_features] + [width] * (levels - 1))
         )
-        self.head = nn.ModuleDict(
-            {
-                name: nn.Sequential(*_mlp(width, width, tower_depth, dropout), nn.Linear(width, size))
-                for name, size in sizes.items()
-            }
-        )
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """One phase: all objectives together."""
-        return (Phase("train", self.objectives),)
+        self.head = towers(sizes, width, tower_depth, dropout)
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_features) -> the last shared experts (B, shared_experts, width), and the state of each objective."""
+        """(B, in_features) -> last shared experts (B, shared_experts, width), states of objectives."""
         common, states = x, [x] * len(self.objectives)
         for level in self.levels[:-1]:
             common, states = level(common, states)
         return self._last.shared(common), *states
 
     def heads(self, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """What :meth:`features` gives -> one output per objective."""
+        """Last shared experts and states of the objectives -> one output per objective."""
         shared, *states = features
         last, outputs = self._last, {}
         for name, state in zip(self.objectives, states, strict=True):
             experts = torch.cat([last.own[name](state), shared], dim=1)
-            outputs[name] = self.head[name](_mixture(last.gate[name], state, experts))
+            outputs[name] = self.head[name](mixture(last.gate[name], state, experts))
         return outputs
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, in_features) -> one output per objective."""
-        return self.heads(self.features(x))
-
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """Everything but the heads, if there is more than one."""
-        own = {p for name in self.objectives for p in self.objective_parameters(name)}
-        return [p for p in self.parameters() if p not in own]
-
-    def objective_parameters(self, name: str) -> list[nn.Parameter]:
-        """Own experts and gate of the last level, the gate that feeds them, the tower; all if there is no other."""
-        if len(self.objectives) == 1:
-            return list(self.parameters())
+    def head_parameters(self, name: str) -> list[nn.Parameter]:
+        """Own experts and gate of the last level, the gate below that leads to them, and the tower."""
         gates = [cast(_Level, level).gate[name] for level in self.levels[-2:]]
         parts = [*gates, self._last.own[name], self.head[name]]
-        return [p for part in parts for p in part.parameters()]
+        return [parameter for part in parts for parameter in part.parameters()]
 
     def networks(self) -> dict[str, nn.Module]:
         """The levels and the towers, for an optimizer each."""
@@ -205,39 +155,3 @@ class PLE(nn.Module, PyTorchModelHubMixin):
     @property
     def _last(self) -> _Level:
         return cast(_Level, self.levels[-1])
-
-
-@register_model(
-    ModelInfo(
-        summary="levels of shared and own MLP experts, mixed by gates, for tables",
-        inputs="x (B, in_features)",
-        objectives="any number of classifiers and regressors",
-        default_task="diamonds",
-        origin="Tang et al., RecSys 2020",
-    )
-)
-def ple(
-    in_features: int,
-    classifiers: Mapping[str, int],
-    regressors: Mapping[str, int],
-    levels: int = 2,
-    shared_experts: int = 1,
-    own_experts: int = 1,
-    width: int = 96,
-    depth: int = 2,
-    tower_depth: int = 1,
-    dropout: float = 0.0,
-) -> PLE:
-    """The levels of :class:`PLE`."""
-    return PLE(
-        in_features,
-        classifiers,
-        regressors,
-        levels,
-        shared_experts,
-        own_experts,
-        width,
-        depth,
-        tower_depth,
-        dropout,
-    )

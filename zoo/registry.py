@@ -1,7 +1,8 @@
-"""Names of models, what they are for, and how to make one from its name."""
+"""Names of models, descriptions of them, and construction by name."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,18 +21,19 @@ __all__ = [
     "model_entrypoint",
     "model_info",
     "register_model",
+    "register_variant",
 ]
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a reader wants to know before choosing a model.
+    """Description of a model, for readers who choose one.
 
     Args:
         summary: One line.
         inputs: The tensors that ``features`` takes, with shapes.
-        objectives: The objectives that it can have.
-        default_task: The task that ``train.py`` gives it.
+        objectives: The objectives that the model can have.
+        default_task: The task on which ``train.py`` trains it unless another one is given.
         origin: Paper or tradition that it comes from.
     """
 
@@ -50,15 +52,51 @@ class _Entry:
 
 _MODELS: Registry[_Entry] = Registry("model")
 F = TypeVar("F", bound=Callable[..., nn.Module])
+M = TypeVar("M", bound=nn.Module)
 
 
-def register_model(info: ModelInfo) -> Callable[[F], F]:
-    """Decorator: make a function that builds a model known by the function's name. Raises ValueError if it is taken."""
+def register_model(name: str, info: ModelInfo) -> Callable[[F], F]:
+    """Decorator that registers a class, or a function that builds a model.
+
+    Raises:
+        ValueError: The name is taken.
+    """
 
     def register(build: F) -> F:
-        checked = check_choices()(build)
-        _MODELS.add(build.__name__, _Entry(checked, info))
+        checked = check_choices(name)(build)
+        _MODELS.add(name, _Entry(checked, info))
         return checked
+
+    return register
+
+
+def register_variant(
+    name: str, info: ModelInfo, model: Callable[..., M]
+) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., M]]:
+    """Decorator that registers ``model`` with some of its arguments set.
+
+    The decorated function returns these arguments. Its own arguments, each with a default, and the remaining ones of
+    ``model`` are the arguments of the variant.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    def register(settings: Callable[..., dict[str, Any]]) -> Callable[..., M]:
+        own = inspect.signature(settings, eval_str=True).parameters
+        others = inspect.signature(model, eval_str=True).parameters
+        kept = [parameter for key, parameter in others.items() if key not in settings()]
+        added = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.values()]
+        signature = inspect.Signature([*kept, *added])
+
+        @functools.wraps(settings)
+        def build(*args: Any, **kwargs: Any) -> M:
+            arguments = signature.bind(*args, **kwargs).arguments
+            chosen = settings(**{key: arguments.pop(key) for key in own if key in arguments})
+            return model(**arguments, **chosen)
+
+        build.__signature__ = signature  # type: ignore[attr-defined]
+        return register_model(name, info)(build)
 
     return register
 
@@ -74,12 +112,12 @@ def model_info(name: str) -> ModelInfo:
 
 
 def model_entrypoint(name: str) -> Callable[..., nn.Module]:
-    """The function that builds the model. Raises ValueError with the nearest names if there is none."""
+    """Class or function of the model. Raises ValueError with the nearest names if there is none."""
     return _MODELS.get(name).build
 
 
 def model_arguments(name: str) -> dict[str, inspect.Parameter]:
-    """The keyword arguments that ``create_model(name, ...)`` takes."""
+    """Keyword arguments of ``create_model(name, ...)``."""
     return dict(inspect.signature(_MODELS.get(name).build, eval_str=True).parameters)
 
 

@@ -1,7 +1,7 @@
-"""Hard parameter sharing: one trunk, a linear head per objective.
+"""Hard parameter sharing for tables: one trunk, a linear head per objective.
 
-The oldest multi-task design, and still the one to beat. Everything up to the features is shared; each objective owns one
-linear layer. Where objectives disagree, they disagree about the trunk, and that is where a balancer acts.
+The oldest multi-task architecture, and a strong baseline. Everything up to the features is shared; each objective has one linear
+layer of its own. Conflicts between objectives are conflicts about the trunk, and a balancer resolves them there.
 
     x (B, in_features) -> [Linear -> norm -> SiLU -> dropout] x depth -> features (B, width)
                                                                               |-> Linear -> logits (B, classes)   per classifier
@@ -21,25 +21,30 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
 
-from huggingface_hub import PyTorchModelHubMixin
-from torch import Tensor, nn
+from torch import nn
 
-from balancing.protocol import Phase
-from zoo.registry import ModelInfo, register_model
+from zoo.base import TrunkModel
+from zoo.checks import check_at_least, check_dropout, head_sizes
+from zoo.registry import register_model
+from zoo.tables import table_info
 
-__all__ = ["SharedTrunk", "shared_trunk"]
+__all__ = ["SharedTrunk"]
 
 _NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
 
 
 def _block(inputs: int, outputs: int, norm: str, dropout: float) -> nn.Sequential:
-    # BatchNorm subtracts the mean, so a bias before it would never matter
+    # BatchNorm subtracts the mean, so a bias before it has no effect
     return nn.Sequential(
         nn.Linear(inputs, outputs, bias=norm != "batch"), _NORMS[norm](outputs), nn.SiLU(), nn.Dropout(dropout)
     )
 
 
-class SharedTrunk(nn.Module, PyTorchModelHubMixin):
+@register_model(
+    "shared_trunk",
+    table_info("MLP trunk with classifier and regressor heads, for tables", "Caruana, Machine Learning 1997"),
+)
+class SharedTrunk(TrunkModel):
     """MLP trunk with one linear head per objective.
 
     Args:
@@ -48,7 +53,7 @@ class SharedTrunk(nn.Module, PyTorchModelHubMixin):
         regressors: Objective -> number of values; the output is values (B, dims).
         width: Units of every hidden layer, and of the features.
         depth: Number of hidden layers, at least 1.
-        norm: Normalisation after each hidden layer.
+        norm: Normalization after each hidden layer.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
 
     Raises:
@@ -65,69 +70,9 @@ class SharedTrunk(nn.Module, PyTorchModelHubMixin):
         norm: Literal["batch", "layer", "none"] = "none",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        sizes = {**classifiers, **regressors}
-        if not sizes or len(sizes) < len(classifiers) + len(regressors):
-            raise ValueError("shared_trunk needs at least one objective, and a different name for each")
-        if min(in_features, width, depth, *sizes.values()) < 1:
-            raise ValueError("shared_trunk: in_features, width, depth and the size of every head must be at least 1")
-        if norm not in _NORMS:
-            raise ValueError(f"shared_trunk: norm must be one of {', '.join(_NORMS)}, got {norm!r}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"shared_trunk: dropout must be in [0, 1), got {dropout}")
-        self.objectives = tuple(sizes)
+        sizes = head_sizes("shared_trunk", classifiers, regressors)
+        check_at_least("shared_trunk", 1, in_features=in_features, width=width, depth=depth)
+        check_dropout("shared_trunk", dropout)
         widths = [in_features] + [width] * depth
-        self.trunk = nn.Sequential(*(_block(a, b, norm, dropout) for a, b in pairwise(widths)))
-        self.head = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """One phase: all objectives together."""
-        return (Phase("train", self.objectives),)
-
-    def features(self, x: Tensor) -> Tensor:
-        """(B, in_features) -> (B, width)."""
-        return self.trunk(x)
-
-    def heads(self, features: Tensor) -> dict[str, Tensor]:
-        """(B, width) -> one output per objective."""
-        return {name: head(features) for name, head in self.head.items()}
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, in_features) -> one output per objective."""
-        return self.heads(self.features(x))
-
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """The trunk, if more than one objective reaches it."""
-        return list(self.trunk.parameters()) if len(self.objectives) > 1 else []
-
-    def objective_parameters(self, name: str) -> list[nn.Parameter]:
-        """The head of ``name``, and the trunk if nothing else uses it."""
-        own = list(self.head[name].parameters())
-        return own if len(self.objectives) > 1 else [*self.trunk.parameters(), *own]
-
-    def networks(self) -> dict[str, nn.Module]:
-        """The trunk and the heads, for an optimizer each."""
-        return {"trunk": self.trunk, "heads": self.head}
-
-
-@register_model(
-    ModelInfo(
-        summary="MLP trunk with classifier and regressor heads, for tables",
-        inputs="x (B, in_features)",
-        objectives="any number of classifiers and regressors",
-        default_task="diamonds",
-        origin="Caruana, Machine Learning 1997",
-    )
-)
-def shared_trunk(
-    in_features: int,
-    classifiers: Mapping[str, int],
-    regressors: Mapping[str, int],
-    width: int = 192,
-    depth: int = 4,
-    norm: Literal["batch", "layer", "none"] = "none",
-    dropout: float = 0.0,
-) -> SharedTrunk:
-    """The MLP of :class:`SharedTrunk`."""
-    return SharedTrunk(in_features, classifiers, regressors, width, depth, norm, dropout)
+        trunk = nn.Sequential(*(_block(a, b, norm, dropout) for a, b in pairwise(widths)))
+        super().__init__(trunk, {name: nn.Linear(width, size) for name, size in sizes.items()})

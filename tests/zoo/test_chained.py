@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from zoo.chained import chained
+from zoo.chained import Chained
 
 
 def make(**arguments):
     torch.manual_seed(0)
-    return chained(
+    return Chained(
         **{"in_features": 5, "in_channels": 1, "image_size": 9, "classes": 3, "linear_width": 8, "conv_width": 4}
         | arguments
     )

@@ -1,4 +1,4 @@
-"""What every registered model promises; a new model is tested by existing, and by a line in tests/zoo/tiny.py."""
+"""The contract of every registered model; a new one needs a line in tests/zoo/tiny.py."""
 
 import pytest
 import torch
@@ -57,9 +57,9 @@ def test_declared_parameters_are_those_the_graph_shows(name, model, inputs):
 
 
 def test_networks_hold_every_parameter_once(model):
-    held = [p for network in model.networks().values() for p in network.parameters()]
-    assert len(held) == len(set(held))
-    assert set(held) == set(model.parameters())
+    parameters = [p for network in model.networks().values() for p in network.parameters()]
+    assert len(parameters) == len(set(parameters))
+    assert set(parameters) == set(model.parameters())
 
 
 def test_phases_name_known_objectives_and_networks(model):

@@ -1,4 +1,4 @@
-"""The models for maps: sizes, subsets, encoders, and what the balancer sees of them."""
+"""The models for maps: sizes, subsets, encoders, and their gradients in a balancer."""
 
 import pytest
 import timm
@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 from balancing import create_balancer
 from balancing.backward import find_leaves
-from zoo.dense import Dense, dense, dense_resnet18
-from zoo.dense_mtan import dense_mtan
-from zoo.dense_segnet import SegNet, _unpool, dense_segnet
+from zoo.dense import Dense, dense_resnet18
+from zoo.dense_mtan import DenseMTAN
+from zoo.dense_segnet import DenseSegNet, SegNet, _unpool
 
 MAPS = ("segmentation", "depth", "normals")
 BUILDERS = {
-    "dense": lambda **arguments: dense(**{"encoder": "test_resnet", "width": 8, **arguments}),
-    "dense_segnet": lambda **arguments: dense_segnet(**{"width": 4, **arguments}),
-    "dense_mtan": lambda **arguments: dense_mtan(**{"width": 4, **arguments}),
+    "dense": lambda **arguments: Dense(**{"encoder": "test_resnet", "width": 8, **arguments}),
+    "dense_segnet": lambda **arguments: DenseSegNet(**{"width": 4, **arguments}),
+    "dense_mtan": lambda **arguments: DenseMTAN(**{"width": 4, **arguments}),
 }
 
 
@@ -61,7 +61,7 @@ def test_any_subset_of_maps(make, maps):
 
 def test_the_original_segnet_starts_as_published_and_leaves_depths_alone():
     image = torch.randn(2, 3, 32, 32)
-    original, ours = (dense_segnet(3, ("depth", "normals"), width=8, original=flag) for flag in (True, False))
+    original, ours = (DenseSegNet(3, ("depth", "normals"), width=8, original=flag) for flag in (True, False))
     assert sorted(original.state_dict()) == sorted(ours.state_dict())
     assert (original(image)["depth"] < 0).any()
     assert (ours(image)["depth"] > 0).all()
@@ -121,17 +121,17 @@ def test_impossible_maps_and_sizes_are_refused(make, wrong, message):
 
 @pytest.mark.parametrize("encoder", ["test_convnext", "test_efficientnet", "test_vit"])
 def test_encoders_of_other_families(encoder):
-    model = dense(3, MAPS, 5, encoder, width=8)
+    model = Dense(3, MAPS, 5, encoder, width=8)
     assert model(torch.randn(2, 3, 33, 47))["segmentation"].shape == (2, 5, 33, 47)
 
 
 def test_an_unknown_encoder_is_refused_with_its_nearest_names():
     with pytest.raises(ValueError, match=r"did you mean .*resnet18"):
-        dense(3, MAPS, 5, "resnet_18")
+        Dense(3, MAPS, 5, "resnet_18")
 
 
 def test_encoders_with_channels_last_are_turned():
-    model = dense(3, MAPS, 5, "test_resnet", width=8).eval()
+    model = Dense(3, MAPS, 5, "test_resnet", width=8).eval()
     stages = model.trunk.encoder
     image = torch.randn(1, 3, 32, 32)
     expected = model(image)["depth"]
@@ -148,7 +148,7 @@ def test_pretrained_weights_go_to_the_encoder(monkeypatch):
     source = Dense(3, MAPS, 5, "test_resnet", 8).trunk.encoder
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda *a, pretrained=False, **k: source if pretrained else real(*a, **k))
-    model = dense(3, MAPS, 5, "test_resnet", 8, pretrained=True)
+    model = Dense(3, MAPS, 5, "test_resnet", 8, pretrained=True)
     assert all(torch.equal(a, b) for a, b in zip(model.trunk.encoder.parameters(), source.parameters(), strict=True))
 
 
@@ -163,9 +163,9 @@ def test_resnet18_is_dense_with_that_encoder():
 @pytest.mark.parametrize("size", [(8, 8), (7, 10)])
 def test_unpooling_puts_maxima_back(size):
     values = torch.randn(2, 3, *size)
-    pooled, places = F.max_pool2d(values, 2, ceil_mode=True, return_indices=True)
-    back = _unpool(pooled, places, size)
-    assert torch.equal(back, F.max_unpool2d(pooled, places, 2, output_size=size))
+    pooled, positions = F.max_pool2d(values, 2, ceil_mode=True, return_indices=True)
+    back = _unpool(pooled, positions, size)
+    assert torch.equal(back, F.max_unpool2d(pooled, positions, 2, output_size=size))
     assert torch.equal(F.max_pool2d(back.abs(), 2, ceil_mode=True), pooled.abs())
 
 
@@ -177,10 +177,10 @@ def test_segnet_has_the_convolutions_of_vgg16_twice():
 
 
 def test_attention_masks_are_between_zero_and_one():
-    model, seen = dense_mtan(3, MAPS, 5, width=4), []
+    model, masks = DenseMTAN(3, MAPS, 5, width=4), []
     for attention in model.head.values():
         for mask in [*attention.down_masks, *attention.up_masks]:
-            mask.register_forward_hook(lambda module, inputs, output: seen.append(output))
+            mask.register_forward_hook(lambda module, inputs, output: masks.append(output))
     model(torch.randn(2, 3, 32, 32))
-    assert len(seen) == 3 * 10
-    assert all(mask.min() >= 0 and mask.max() <= 1 for mask in seen)
+    assert len(masks) == 3 * 10
+    assert all(mask.min() >= 0 and mask.max() <= 1 for mask in masks)

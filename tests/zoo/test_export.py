@@ -1,4 +1,4 @@
-"""Every model leaves this library: as weights on a disk, through torch.hub, and as a graph without Python."""
+"""Export of every model: as weights on a disk, through torch.hub, and as a graph."""
 
 import io
 import re
@@ -57,8 +57,8 @@ def test_torch_hub_builds_it(name, model, inputs):
 def test_torch_hub_needs_no_arguments_for_a_model_of_maps():
     model = torch.hub.load(str(ROOT), "dense_resnet18", source="local", trust_repo=True).eval()
     with torch.no_grad():
-        found = model(torch.randn(1, 3, 32, 48))
-    assert {key: tuple(value.shape[1:]) for key, value in found.items()} == {
+        outputs = model(torch.randn(1, 3, 32, 48))
+    assert {key: tuple(value.shape[1:]) for key, value in outputs.items()} == {
         "segmentation": (13, 32, 48),
         "depth": (1, 32, 48),
         "normals": (3, 32, 48),
@@ -67,7 +67,7 @@ def test_torch_hub_needs_no_arguments_for_a_model_of_maps():
 
 @pytest.fixture(scope="module")
 def exported(name):
-    """Model in eval mode, with statistics of a batch if it keeps any, and its graph for 1 to 64 samples."""
+    """Model in eval mode, with the statistics of a batch, and its graph for 1 to 64 samples."""
     model, inputs = build(name), tiny(name).inputs(4)
     with torch.no_grad():
         model(*inputs)
@@ -133,8 +133,8 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     exec(code, names)
     with torch.no_grad():
         expected = names["model"](names["image"])
-    for found, name in zip(names["found"], names["model"].objectives, strict=True):
-        torch.testing.assert_close(torch.from_numpy(found), expected[name], rtol=1e-4, atol=1e-5)
+    for values, name in zip(names["outputs"], names["model"].objectives, strict=True):
+        torch.testing.assert_close(torch.from_numpy(values), expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_bf16_autocast_is_finite_and_trains(name, model, inputs):
@@ -156,7 +156,7 @@ def test_gradient_reaches_every_parameter(name, model, inputs):
     reached = {}
     for phase in model.phases:
         loss = sum(tiny(name).losses(model, inputs, phase).values())
-        found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-        reached |= {key: g for (key, _), g in zip(model.named_parameters(), found, strict=True) if g is not None}
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        reached |= {key: g for (key, _), g in zip(model.named_parameters(), gradients, strict=True) if g is not None}
     assert {key for key, _ in model.named_parameters()} == set(reached)
     assert all(gradient.isfinite().all() for gradient in reached.values())

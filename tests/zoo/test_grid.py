@@ -1,4 +1,7 @@
-"""Every model with every balancer: a few steps, as train.py takes them. By default with one balancer of each kind."""
+"""Every model with every balancer: a few steps, as train.py takes them.
+
+By default with one balancer of each kind.
+"""
 
 import copy
 from functools import partial
@@ -44,7 +47,7 @@ def test_steps_are_finite_and_change_the_weights(subject, method):
         balancer = make(method, phase.objectives)
         moved = [p for key in phase.networks or networks for p in networks[key].parameters()]
         turns.append((phase, balancer, moved, torch.optim.SGD([*moved, *balancer.parameters()], lr=LR)))
-    # methods that look at one objective a step may wait until they have seen them all
+    # methods that look at one objective a step may wait until all have had their turn
     waiting = [len(phase.objectives) for phase, balancer, *_ in turns if balancer.active() is not None]
     for _ in range(max([2, *waiting])):
         inputs = example.inputs(8)

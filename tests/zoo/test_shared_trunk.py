@@ -53,10 +53,5 @@ def test_registry_suggests_and_refuses_duplicates():
     assert list_models("*_trunk") == ["shared_trunk"]
     with pytest.raises(ValueError, match="did you mean shared_trunk"):
         create_model("shared_trunc")
-    info = ModelInfo("s", "i", "o", "diamonds", "x")
-
-    def shared_trunk():
-        return nn.Identity()
-
     with pytest.raises(ValueError, match="already registered"):
-        register_model(info)(shared_trunk)
+        register_model("shared_trunk", ModelInfo("s", "i", "o", "diamonds", "x"))(nn.Identity)

@@ -1,4 +1,4 @@
-"""Cross-stitch, mixture of experts and progressive layered extraction: options, and who shares what."""
+"""Cross-stitch, mixture of experts, progressive layered extraction: options and sharing."""
 
 import pytest
 import torch
@@ -47,8 +47,8 @@ def variant(request):
 def test_declared_parameters_are_those_the_graph_shows(variant, heads):
     name, arguments = variant
     model = make(name, *heads, **arguments)
-    found = losses(model, model.features(torch.randn(5, 4)))
-    masks = find_leaves([found[key] for key in model.objectives])
+    values = losses(model, model.features(torch.randn(5, 4)))
+    masks = find_leaves([values[key] for key in model.objectives])
     assert set(masks) == set(model.parameters())
     shared, own = model.shared_parameters(), [model.objective_parameters(key) for key in model.objectives]
     assert set(shared) == {p for p, mask in masks.items() if mask.bit_count() > 1}

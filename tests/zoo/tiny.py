@@ -1,4 +1,4 @@
-"""A tiny instance of every model, with random inputs and simple losses. A new model needs one line in ``TINY``."""
+"""A tiny instance of every model, with random inputs and simple losses: a line in ``TINY``."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def tiny(name: str) -> Tiny:
     return TINY[name]
 
 
-def build(name: str) -> torch.nn.Module:
+def build(name: str, **options: Any) -> torch.nn.Module:
     """The tiny model, always with the same weights."""
     torch.manual_seed(0)
-    return zoo.create_model(name, **tiny(name).arguments)
+    return zoo.create_model(name, **(tiny(name).arguments | options))

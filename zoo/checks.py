@@ -1,0 +1,45 @@
+"""Checks of arguments; messages begin with the name of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import timm
+
+from balancing.registry import suggestion
+
+__all__ = ["check_at_least", "check_dropout", "check_timm_name", "head_sizes"]
+
+
+def check_at_least(model: str, least: int, **values: int) -> None:
+    """Raise ValueError if one of the values is below ``least``."""
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{model}: {name} must be at least {least}, got {value}")
+
+
+def check_dropout(model: str, dropout: float) -> None:
+    """Raise ValueError for a probability outside [0, 1)."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{model}: dropout must be in [0, 1), got {dropout}")
+
+
+def check_timm_name(model: str, kind: str, name: str) -> None:
+    """Raise ValueError with the nearest names if timm has no model of that name."""
+    if not timm.is_model(name):
+        hint = suggestion(name, timm.list_models(), "timm.list_models() names them all")
+        raise ValueError(f"{model}: timm has no {kind} {name!r}; {hint}")
+
+
+def head_sizes(model: str, classifiers: Mapping[str, int], regressors: Mapping[str, int]) -> dict[str, int]:
+    """Objective -> number of outputs.
+
+    Raises:
+        ValueError: No objective, an objective named twice, or a size below 1.
+    """
+    sizes = {**classifiers, **regressors}
+    if not sizes or len(sizes) < len(classifiers) + len(regressors):
+        raise ValueError(f"{model} needs at least one objective, and a different name for each")
+    for name, size in sizes.items():
+        check_at_least(model, 1, **{f"the size of head {name!r}": size})
+    return sizes

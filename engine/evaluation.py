@@ -1,4 +1,4 @@
-"""Losses and metrics over a whole split."""
+"""Losses and metrics over a whole split, and which epoch is best by them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from engine.distributed import Processes
 from engine.interrupts import StopRequest
 from engine.precision import Precision
 from tasks import Batch, Task
+from tasks.results import ResultKey
 from tasks.scores import delta_m
 
-__all__ = ["Evaluation", "Selector", "evaluate", "result_names"]
+__all__ = ["Evaluation", "Selector", "evaluate"]
 
 
 @dataclass
 class Evaluation:
-    """``values``: ``<objective>/loss`` and ``<objective>/<metric>``. ``predictions``: objective -> (predictions, labels)."""
+    """Results of a split.
+
+    Attributes:
+        values: ``<objective>/<metric>`` -> number; the loss is a metric.
+        predictions: Objective -> (predictions, labels).
+    """
 
     values: dict[str, float]
     predictions: dict[str, tuple[Tensor, Tensor]]
-
-
-def result_names(task: Task) -> list[str]:
-    """Keys of ``Evaluation.values``."""
-    return list(task.results())
 
 
 @torch.no_grad()
@@ -90,9 +91,10 @@ def evaluate(
     predictions: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for o, (total, count) in zip(task.objectives, totals.tolist(), strict=True):
         known = count > 0
-        values[f"{o.name}/loss"] = total / count if known else math.nan
+        own = {"loss": total / count if known else math.nan}
         # torchmetrics puts together what the processes saw
-        values |= {f"{o.name}/{key}": float(m.compute()) if known else math.nan for key, m in metrics[o.name].items()}
+        own |= {key: float(m.compute()) if known else math.nan for key, m in metrics[o.name].items()}
+        values |= {str(ResultKey(o.name, metric)): value for metric, value in own.items()}
     for part in processes.gather(seen):
         for name_of, pairs in part.items():
             predictions.setdefault(name_of, []).extend(pairs)
@@ -140,10 +142,12 @@ class Selector:
     """
 
     def __init__(self, rule: str, task: Task) -> None:
-        self.higher = {name: better for name, better in task.results().items() if not name.endswith("/loss")}
-        chosen = {f"val/{name}": [name] for name in task.results()}
-        for name in chosen.copy():
-            chosen.setdefault(f"val/*/{name.split('/')[2]}", []).append(name.removeprefix("val/"))
+        directions = {ResultKey.parse(name): better for name, better in task.results().items()}
+        self.higher = {str(key): better for key, better in directions.items() if not key.is_loss}
+        chosen: dict[str, list[str]] = {}
+        for key in directions:
+            for objective in (key.objective, "*"):
+                chosen.setdefault(str(ResultKey(objective, key.metric, "val")), []).append(str(key))
         known = {"loss", "last", "gain", "last10", *chosen}
         if type(task).evaluate is not Task.evaluate:  # it has losses while it trains only
             known = {name for name in known if not name.endswith("loss")}
@@ -170,7 +174,7 @@ class Selector:
             return -float(epoch)
         if self.rule == "loss":
             # labels that are all the same leave nothing to be relative to
-            score = fmean(values[f"{name}/loss"] / (prior or 1.0) for name, prior in self.priors.items())
+            score = fmean(values[str(ResultKey(name, "loss"))] / (prior or 1.0) for name, prior in self.priors.items())
         elif self.rule == "gain":
             score = -self._gain(values, seen[0] if seen else values)
         else:

@@ -18,6 +18,7 @@ from torch import nn
 from engine.checkpoint import write_text
 from tasks import CrossEntropy, Objective, Task
 from tasks.gan_task import GanTask
+from tasks.results import ResultKey
 from zoo import model_info
 
 __all__ = ["write_model_card"]
@@ -76,8 +77,8 @@ def _front_matter(summary: Mapping[str, Any]) -> str:
 
 def _metrics(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
     for key, value in summary["metrics"].items():
-        _, objective, metric = key.split("/")
-        yield objective, metric, math.nan if value is None else value
+        name = ResultKey.parse(key)
+        yield name.objective, name.metric, math.nan if value is None else value
 
 
 def _results(summary: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
 from engine.tracking import Tracker
 from tasks import Batch, Task
+from tasks.results import with_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -216,7 +217,8 @@ def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
         "balancer": config.balancer["name"],
         "seed": config.seed,
         "status": "finished" if tested else "stopped",
-        "metrics": {f"test/{name}": value for name, value in tested.items()},
+        "metrics": with_split(tested, "test"),
+        "higher_is_better": with_split({name: up for name, up in job.task.results().items() if name in tested}, "test"),
         "epochs": state.epoch,
         "select": config.trainer.monitor,
         "tested": _tested(job),

@@ -16,6 +16,7 @@ from engine.arguments import ConfigError
 from engine.checkpoint import saving, write_text
 from engine.config import LoggerConfig
 from engine.services import start_services
+from tasks.results import with_split
 
 __all__ = ["Table", "Tracker", "make_run_dir"]
 
@@ -139,7 +140,7 @@ class Tracker:
         )
         self.metrics.flush()
         self._send(
-            {f"{split}/{name}": value for name, value in values.items()} | ({"lr": lr} if split == "train" else {}),
+            with_split(values, split) | ({"lr": lr} if split == "train" else {}),
             step,
         )
 

@@ -1,0 +1,58 @@
+"""Keys of results: ``test/cut/accuracy``, or ``cut/accuracy`` where the split is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+__all__ = ["ResultKey", "objectives_of", "with_split", "without_split"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ResultKey:
+    """Name of one number of an evaluation; ``str`` writes it, :meth:`parse` reads it.
+
+    Attributes:
+        objective: Name of an objective, or of what a task evaluates as a whole, such as ``samples``.
+        metric: Name of a metric, or ``loss``.
+        split: ``train``, ``val``, ``test``, or nothing where the split is known.
+    """
+
+    objective: str
+    metric: str
+    split: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> ResultKey:
+        """The key of ``[<split>/]<objective>/<metric>``. Raises ValueError for another number of parts."""
+        parts = text.split("/")
+        if len(parts) not in (2, 3):
+            raise ValueError(f"a result is named <objective>/<metric>, without other slashes; got {text!r}")
+        return cls(*parts[-2:], *parts[:-2])
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.split, self.objective, self.metric)))
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is the loss of its objective."""
+        return self.metric == "loss"
+
+
+def with_split(values: Mapping[str, T], split: str) -> dict[str, T]:
+    """Values by ``<split>/<objective>/<metric>``, from values by ``<objective>/<metric>``."""
+    return {f"{split}/{name}": value for name, value in values.items()}
+
+
+def without_split(values: Mapping[str, T]) -> dict[str, T]:
+    """Inverse of :func:`with_split`."""
+    keys = map(ResultKey.parse, values)
+    return {f"{key.objective}/{key.metric}": value for key, value in zip(keys, values.values(), strict=True)}
+
+
+def objectives_of(names: Iterable[str]) -> list[str]:
+    """Objectives of results, each once."""
+    return list(dict.fromkeys(ResultKey.parse(name).objective for name in names))

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.comparison.estimates import Estimate, estimate
 from engine.tracking import read_rows
 from lab import documents
 from lab.benchmark_methods import METHODS, STUDIES, Job, baseline, directions
 from lab.tables import RESULTS, ROOT
-from scripts.run_sets import Estimate, estimate
 from tasks.scores import delta_m
 
 __all__ = ["Results", "block", "draw", "fill_in", "summary", "table", "verdict"]

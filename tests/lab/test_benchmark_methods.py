@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import engine
+from engine.comparison.estimates import Estimate
 from lab import benchmark_methods, documents, method_tables
 from lab.benchmark_methods import METHODS, STUDIES, Job, Study, repeats, run, sweep, trials, write_runs
-from scripts.run_sets import Estimate
 
 TINY = Study(
     "2 steps instead of 30 epochs",

@@ -13,63 +13,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from omegaconf import MISSING
-from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import engine
 from engine.command_line import read_options
-from engine.prediction import load_predictor
-from engine.prediction_files import input_files, write_predictions, write_samples
-
-SHOWN = 10
-
-
-@dataclass
-class Options:
-    run: str = MISSING
-    input: str | None = None
-    output: str | None = None
-    samples: int | None = None
-    seed: int | None = None
-    device: str = "auto"
+from engine.inference import PredictOptions, predict
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Predict or sample, write files, and print the first rows."""
+    """Read the command line and predict."""
     with engine.reporting():
-        options = read_options(Options, sys.argv[1:] if arguments is None else arguments, __doc__ or "")
-        predict(options)
-
-
-def predict(options: Options) -> None:
-    """Raises ConfigError or DataError for what the user can mend."""
-    console = Console(soft_wrap=True, highlight=False)
-    predictor = load_predictor(Path(options.run), options.device)
-    if options.input is None:
-        samples, classes = predictor.sample(64 if options.samples is None else options.samples, options.seed or 0)
-        folder = Path(options.output or Path(options.run, "predictions", "samples"))
-        write_samples(folder, samples, classes)
-        console.print(f"{len(samples)} samples in {folder}", markup=False)
-        return
-    if options.samples is not None or options.seed is not None:
-        raise engine.ConfigError("samples and seed are for a model that generates, without input; leave them out")
-    source = Path(options.input)
-    files = input_files(source)
-    folder = Path(options.output or Path(options.run, "predictions", source.resolve().stem))
-    rows = write_predictions(folder, source, ((file, predictor.predict(file)) for file in files))
-    if rows:
-        table = Table(*rows[0])
-        for row in rows[:SHOWN]:
-            table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-        console.print(table)
-    more = f" ({len(rows) - SHOWN} more rows)" if len(rows) > SHOWN else ""
-    console.print(f"predictions{more} in {folder}", markup=False)
+        predict(read_options(PredictOptions, sys.argv[1:] if arguments is None else arguments, __doc__ or ""))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,12 @@ class ResultKey:
         return cls(*parts[-2:], *parts[:-2])
 
     def __str__(self) -> str:
-        return "/".join(filter(None, (self.split, self.objective, self.metric)))
+        return f"{self.split}/{self.name}" if self.split else self.name
+
+    @property
+    def name(self) -> str:
+        """``<objective>/<metric>``, as in tables with a column for the split."""
+        return f"{self.objective}/{self.metric}"
 
     @property
     def is_loss(self) -> bool:
@@ -49,8 +54,7 @@ def with_split(values: Mapping[str, T], split: str) -> dict[str, T]:
 
 def without_split(values: Mapping[str, T]) -> dict[str, T]:
     """Inverse of :func:`with_split`."""
-    keys = map(ResultKey.parse, values)
-    return {f"{key.objective}/{key.metric}": value for key, value in zip(keys, values.values(), strict=True)}
+    return {ResultKey.parse(key).name: value for key, value in values.items()}
 
 
 def objectives_of(names: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Many runs side by side: what ``scripts/compare.py`` reads, computes and writes.
+"""Comparison of many runs, as ``scripts/compare.py`` shows it.
 
     summary.json, config.yaml -> runs -> run sets, which differ in their seed only -> a section per task -> HTML, Markdown, CSV
 

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def pareto(part: Section) -> Iterator[tuple[str, str]]:
         edge = points[figures.front(points * signs)]
         axes.plot(*edge[edge[:, 0].argsort()].T, color="#94a3b8", linewidth=1, linestyle="--", zorder=1)
         for i in shown:
-            look = {"color": figures.COLOURS[i % len(figures.COLOURS)], "elinewidth": 0.8, "markersize": 5}
+            look: Any = {"color": figures.COLOURS[i % len(figures.COLOURS)], "elinewidth": 0.8, "markersize": 5}
             axes.errorbar(x[i].mean, y[i].mean, xerr=x[i].half, yerr=y[i].half, fmt="o", **look)
         axes.margins(0.15)
         axes.set_xlabel(a)

@@ -1,0 +1,53 @@
+"""Predictions for a user's files, or samples of a GAN: written to files, the first rows printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+from rich.console import Console
+from rich.table import Table
+
+from engine.arguments import ConfigError
+from engine.prediction import load_predictor
+from engine.prediction_files import input_files, write_predictions, write_samples
+
+__all__ = ["PredictOptions", "predict"]
+
+_SHOWN = 10  # rows that are printed
+
+
+@dataclass
+class PredictOptions:
+    run: str = MISSING
+    input: str | None = None
+    output: str | None = None
+    samples: int | None = None
+    seed: int | None = None
+    device: str = "auto"
+
+
+def predict(options: PredictOptions) -> None:
+    """Predict or sample, write files and print the first rows. Raises ConfigError or DataError."""
+    console = Console(soft_wrap=True, highlight=False)
+    predictor = load_predictor(Path(options.run), options.device)
+    if options.input is None:
+        samples, classes = predictor.sample(64 if options.samples is None else options.samples, options.seed or 0)
+        folder = Path(options.output or Path(options.run, "predictions", "samples"))
+        write_samples(folder, samples, classes)
+        console.print(f"{len(samples)} samples in {folder}", markup=False)
+        return
+    if options.samples is not None or options.seed is not None:
+        raise ConfigError("samples and seed are for a model that generates, without input; leave them out")
+    source = Path(options.input)
+    files = input_files(source)
+    folder = Path(options.output or Path(options.run, "predictions", source.resolve().stem))
+    rows = write_predictions(folder, source, ((file, predictor.predict(file)) for file in files))
+    if rows:
+        table = Table(*rows[0])
+        for row in rows[:_SHOWN]:
+            table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+        console.print(table)
+    more = f" ({len(rows) - _SHOWN} more rows)" if len(rows) > _SHOWN else ""
+    console.print(f"predictions{more} in {folder}", markup=False)

@@ -49,16 +49,9 @@ class Try:
 
 
 def search(config: Config, limit: int | None, build: Callable[[Config], Run], step: Step) -> int:
-    """The recommended ``trainer.batch_size``; prints every size and its memory.
+    """The recommended ``trainer.batch_size`` within ``limit`` bytes; prints every size and its memory.
 
-    Args:
-        config: Of the training.
-        limit: Bytes that may be used; ``None`` for those that are free, on the CPU half of them.
-        build: Makes the run of a configuration.
-        step: Takes a training step with a batch.
-
-    Raises:
-        ConfigError: Not even the first size fits, or memory cannot be measured on the device.
+    Raises ConfigError if not even the first size fits, or memory cannot be measured on the device.
     """
     console = Console(highlight=False, soft_wrap=True)
     device = resolve_device(config.trainer.device)
@@ -96,7 +89,7 @@ def search(config: Config, limit: int | None, build: Callable[[Config], Run], st
 
 
 def bisect(fits: Callable[[int], bool], unit: int, most: int) -> int:
-    """A multiple of ``unit`` that fits, within 2 % of the largest up to ``most``; 0 if none does."""
+    """A multiple of ``unit`` up to ``most`` that fits, within 2 % of the largest; 0 if none does."""
     good, size = 0, unit
     while fits(size):
         if size == most:
@@ -123,15 +116,7 @@ def with_reserve(tried: Sequence[Try], largest: int, limit: int, unit: int) -> i
 
 
 def take_two_steps(run: Run, step: Step, size: int, limit: int, before: int = 0) -> Try:
-    """Take two steps with ``size`` samples.
-
-    Args:
-        run: Model and data.
-        step: Takes a training step with a batch.
-        size: Samples per step.
-        limit: Bytes that may be used.
-        before: Bytes of the process before ``run`` was built, on the CPU.
-    """
+    """Memory and speed of two steps; on the CPU, ``before`` are bytes of the process without ``run``."""
     config, device = run.config, run.device
     split, workers = run.task.splits(config.data_dir).train, config.trainer.num_workers
     speed, fits, batch = 0.0, True, None
@@ -157,10 +142,10 @@ def take_two_steps(run: Run, step: Step, size: int, limit: int, before: int = 0)
 
 
 def _available(device: torch.device) -> int:
-    """Bytes that are free; on the CPU half of them, as a size may take twice the memory of the one before."""
+    """Free bytes; on the CPU half of them, as a size may take twice the memory of the one before."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    for line in _read("/proc/meminfo").splitlines():
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024 // 2
     return 0
@@ -204,9 +189,4 @@ def _release(device: torch.device) -> None:
 
 def _resident() -> int:
     """Bytes of this process in memory."""
-    return int(_read("/proc/self/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read()
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")

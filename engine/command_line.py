@@ -17,13 +17,14 @@ __all__ = ["read_options"]
 T = TypeVar("T")
 
 
-def read_options(schema: type[T], words: Sequence[str], usage: str) -> T:
-    """An object of the dataclass ``schema`` from words ``key=value``. ``--help`` prints ``usage`` and ends the process.
+def read_options(schema: type[T], words: Sequence[str] | None, usage: str | None) -> T:
+    """An object of the dataclass ``schema`` from words ``key=value``, by default of the command line.
 
-    Raises ConfigError for an unknown key, with the nearest names, a value of a wrong type, or a key that must be given.
+    ``--help`` prints ``usage`` and ends the process. Raises ConfigError for an unknown key, with the nearest names, a value of a wrong type, or a key that must be given.
     """
+    words = sys.argv[1:] if words is None else words
     if {"-h", "--help"} & set(words):
-        print(usage.strip())
+        print((usage or "").strip())
         sys.exit(0)
     known = [item.name for item in fields(schema)]  # type: ignore[arg-type]
     values = {}

@@ -1,4 +1,4 @@
-"""Predictions for a user's files, or samples of a GAN: written to files, the first rows printed."""
+"""Predictions for a user's files, or samples of a GAN, as files and as printed rows."""
 
 from __future__ import annotations
 

@@ -39,15 +39,9 @@ class EvaluateOptions:
 
 
 def evaluate_run(options: EvaluateOptions, build: Callable[[Config], Run]) -> None:
-    """Evaluate, print a table and write ``evaluation-<split>[-<protocol>].json`` into the run folder.
+    """Evaluate the run that ``build`` makes, print a table, write ``<run>/evaluation-<split>.json``.
 
-    Args:
-        options: The run, and what differs from its own evaluation.
-        build: Makes task and model of a configuration.
-
-    Raises:
-        ConfigError: Options or files that the user can mend.
-        DataError: Data that are missing or damaged.
+    Raises ConfigError or DataError for what the user can mend.
     """
     folder, split = Path(options.run), options.split
     if split not in ("train", "val", "test"):

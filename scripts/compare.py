@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.comparison.output import compare_runs
 from engine.comparison.runs import ComparisonError
+from engine.comparison.section import Choices
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.baseline and options.single_task:
         parser.error("--baseline and --single-task exclude each other")
     try:
-        compare_runs(options.runs, options.out, options.baseline, options.single_task, options.metrics)
+        compare_runs(options.runs, options.out, Choices(options.baseline, options.single_task, options.metrics))
     except ComparisonError as error:
         sys.exit(f"error: {error}")
 

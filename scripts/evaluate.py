@@ -25,8 +25,7 @@ from engine.run_evaluation import EvaluateOptions, evaluate_run
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and evaluate."""
     with engine.reporting():
-        options = read_options(EvaluateOptions, sys.argv[1:] if arguments is None else arguments, __doc__ or "")
-        evaluate_run(options, train.build)
+        evaluate_run(read_options(EvaluateOptions, arguments, __doc__), train.build)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from engine.inference import PredictOptions, predict
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and predict."""
     with engine.reporting():
-        predict(read_options(PredictOptions, sys.argv[1:] if arguments is None else arguments, __doc__ or ""))
+        predict(read_options(PredictOptions, arguments, __doc__))
 
 
 if __name__ == "__main__":

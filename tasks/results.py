@@ -13,21 +13,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ResultKey:
-    """Name of one number of an evaluation; ``str`` writes it, :meth:`parse` reads it.
+    """Name of one number of an evaluation; ``str`` writes it, :meth:`parse` reads it."""
 
-    Attributes:
-        objective: Name of an objective, or of what a task evaluates as a whole, such as ``samples``.
-        metric: Name of a metric, or ``loss``.
-        split: ``train``, ``val``, ``test``, or nothing where the split is known.
-    """
-
-    objective: str
-    metric: str
+    objective: str  # or what a task evaluates as a whole, such as samples
+    metric: str  # or loss
     split: str = ""
 
     @classmethod
     def parse(cls, text: str) -> ResultKey:
-        """The key of ``[<split>/]<objective>/<metric>``. Raises ValueError for another number of parts."""
+        """The key of ``[<split>/]<objective>/<metric>``. Raises ValueError for anything else."""
         parts = text.split("/")
         if len(parts) not in (2, 3):
             raise ValueError(f"a result is named <objective>/<metric>, without other slashes; got {text!r}")

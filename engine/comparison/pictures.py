@@ -14,18 +14,18 @@ from engine import figures
 from engine.comparison.estimates import estimate
 from engine.comparison.run_sets import RunSet
 from engine.comparison.section import Section
-from engine.comparison.tables import MANY
 from engine.panels import series
 from engine.tracking import read_rows
 from tasks.results import ResultKey
 
 __all__ = ["curves", "pareto"]
 
+_MANY = 12  # results that have a picture
 _MARKERS = ("o", "s", "^")  # of points, once all colours are taken
 
 
 def pareto(part: Section) -> Iterator[tuple[str, str]]:
-    """Results of two objectives, a point per set, for the first three pairs, and the legend: (URI, caption)."""
+    """First three pairs of results, a point per set, and the legend: (URI, caption)."""
     trained = [i for i, each in enumerate(part.sets) if each.balancer != "single"]
     for a, b in list(combinations(part.main, 2))[:3]:
         x, y = part.columns[a], part.columns[b]
@@ -44,18 +44,16 @@ def pareto(part: Section) -> Iterator[tuple[str, str]]:
         axes.set_xlabel(a)
         axes.set_ylabel(b)
         better = " and ".join(f"{name} {'higher' if part.higher[name] else 'lower'}" for name in (a, b))
-        yield (
-            figures.data_uri(figure),
-            f"Better: {better}. Dashed: sets that no other beats in both; bars: 95 % intervals.",
-        )
+        note = f"Better: {better}. Dashed: sets that no other beats in both; bars: 95 % intervals."
+        yield figures.data_uri(figure), note
     yield figures.data_uri(_legend(part.sets)), "Colours of points and curves."
 
 
 def curves(part: Section) -> Iterator[tuple[str, str]]:
-    """Scored results and losses over epochs, a line per set, at most :data:`MANY`: (URI, caption)."""
+    """Scored results and losses over epochs, a line per set: (URI, caption)."""
     tables = {each.label: [read_rows(run.folder / "metrics.csv") for run in each.runs] for each in part.sets}
     names = dict.fromkeys([*part.scored, *(name for name in part.higher if ResultKey.parse(name).is_loss)])
-    for name in list(names)[:MANY]:
+    for name in list(names)[:_MANY]:
         lines, bands = {}, {}
         for each in part.sets:
             runs = [dict(zip(*series(rows, name, "epoch", "val"), strict=True)) for rows in tables[each.label]]

@@ -65,7 +65,7 @@ def group(runs: Sequence[FinishedRun]) -> dict[str, list[RunSet]]:
 
 
 def _sets(runs: Sequence[FinishedRun]) -> list[RunSet]:
-    """Sets of one task, by the options that differ between runs of one model, or of one balancer."""
+    """Sets of one task, by the options that differ between runs of a model, or of a balancer."""
     models = {run.summary["model"] for run in runs}
     members: dict[tuple[str, str, str], tuple[dict[str, Any], list[FinishedRun]]] = {}
     for run in runs:
@@ -82,15 +82,12 @@ def _sets(runs: Sequence[FinishedRun]) -> list[RunSet]:
         members.setdefault(key, (options, []))[1].append(run)
     sets = []
     for (model, balancer, label), (options, repeats) in sorted(members.items()):
-        newest = {run.summary["seed"]: run for run in sorted(repeats, key=_finished_at)}
+        oldest_first = sorted(repeats, key=lambda run: (run.folder / "summary.json").stat().st_mtime)
+        newest = {run.summary["seed"]: run for run in oldest_first}
         chosen = tuple(newest[seed] for seed in sorted(newest))
         repeated = tuple(run.folder for run in repeats if run not in chosen)
         sets.append(RunSet(label, model, balancer, options, chosen, repeated))
     return sets
-
-
-def _finished_at(run: FinishedRun) -> float:
-    return (run.folder / "summary.json").stat().st_mtime
 
 
 def _differing(runs: Sequence[FinishedRun], wanted: Callable[[str], bool]) -> list[str]:

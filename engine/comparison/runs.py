@@ -28,19 +28,13 @@ IGNORED = (
     *("trainer.num_workers", "trainer.log_every", "trainer.dry_run", "trainer.save_every", "trainer.profile"),
 )
 #: Metric -> whether higher is better, for runs of versions that did not write directions.
-FORMER_DIRECTIONS = dict.fromkeys(
-    (
-        *("accuracy", "class_accuracy", "pixel_accuracy", "f1", "macro_f1", "miou", "psnr", "r2", "r2_usd", "modes"),
-        *("delta1", "delta2", "delta3", "within_11_25", "within_22_5", "within_30", "high_quality", "smallest_class"),
-    ),
-    True,
-) | dict.fromkeys(
-    (
-        *("loss", "mae", "mae_usd", "rmse", "abs_err", "rel_err", "mean", "median"),
-        *("frechet", "frechet_share", "largest_class", "reverse_kl"),
-    ),
-    False,
-)
+FORMER_DIRECTIONS = {
+    **dict.fromkeys(["accuracy", "class_accuracy", "pixel_accuracy", "f1", "macro_f1", "miou", "psnr", "r2"], True),
+    **dict.fromkeys(["r2_usd", "delta1", "delta2", "delta3", "within_11_25", "within_22_5", "within_30"], True),
+    **dict.fromkeys(["modes", "high_quality", "smallest_class"], True),
+    **dict.fromkeys(["loss", "mae", "mae_usd", "rmse", "abs_err", "rel_err", "mean", "median"], False),
+    **dict.fromkeys(["frechet", "frechet_share", "largest_class", "reverse_kl"], False),
+}
 
 
 class ComparisonError(ValueError):
@@ -67,7 +61,7 @@ class FinishedRun:
 
     @property
     def higher_is_better(self) -> dict[str, bool]:
-        """Test results -> direction. Raises ComparisonError if neither the run nor :data:`FORMER_DIRECTIONS` knows one."""
+        """Test results -> direction. Raises ComparisonError for an unknown metric of a former version."""
         if "higher_is_better" in self.summary:
             return without_split(self.summary["higher_is_better"])
         unknown = [name for name in self.metrics if ResultKey.parse(name).metric not in FORMER_DIRECTIONS]
@@ -85,7 +79,7 @@ class FinishedRun:
 
 
 def directions(runs: Sequence[FinishedRun]) -> dict[str, bool]:
-    """Test results of these runs -> whether higher is better, in the order of the run that has most."""
+    """Test results -> whether higher is better, in the order of the run that has most."""
     known = sorted((run.higher_is_better for run in runs), key=len, reverse=True)
     return {name: better for each in known for name, better in each.items()}
 
@@ -128,7 +122,7 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
 
 
 def is_training_of(run: Path, overrides: Sequence[str]) -> bool:
-    """Whether the run in a folder has the configuration of these overrides, but for what changes no result."""
+    """Whether the run in a folder has the configuration of overrides, apart from :data:`IGNORED`."""
     if not (run / "config.yaml").is_file():
         return False
     content: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))

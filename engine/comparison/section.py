@@ -54,26 +54,25 @@ class Reference:
     note: str = ""
 
 
-def compare(
-    title: str,
-    sets: list[RunSet],
-    baseline: str | None = None,
-    single_task: bool = False,
-    metrics: Sequence[str] | None = None,
-) -> Section:
-    """The section of the sets of one task.
+@dataclass(frozen=True)
+class Choices:
+    """What runs are compared with, and by which results.
 
-    Args:
-        title: Of the section.
-        sets: At least one.
+    Attributes:
         baseline: Label of a set; or a balancer, for its set of the same model and options. By default ``sum``, where there are
             runs of it and of others.
         single_task: The baseline of an objective are the runs of ``balancer=single`` that trained it.
         metrics: Results to score; by default all but losses, and losses of objectives that have no other result.
-
-    Raises:
-        ComparisonError: There is no such baseline, or no such result.
     """
+
+    baseline: str | None = None
+    single_task: bool = False
+    metrics: Sequence[str] | None = None
+
+
+def compare(title: str, sets: list[RunSet], choices: Choices) -> Section:
+    """The section of the sets of one task. Raises ComparisonError for an unknown baseline or result."""
+    baseline, single_task, metrics = choices.baseline, choices.single_task, choices.metrics
     higher = directions([run for each in sets for run in each.runs])
     keys = {name: ResultKey.parse(name) for name in higher}
     scored = [name for name, key in keys.items() if not key.is_loss]
@@ -178,7 +177,7 @@ def _delta(part: Section, each: RunSet, reference: Reference | None) -> Estimate
 
 
 def _rank(part: Section) -> None:
-    """Mean rank, Pareto front and hypervolume of sets that train every objective to finite results."""
+    """Mean rank, front and hypervolume of the sets that train every objective to finite results."""
     rows = {each.label: each.means(part.scored) for each in part.sets if each.balancer != "single"}
     rows = {label: row for label, row in rows.items() if all(map(math.isfinite, row.values()))}
     if len(rows) < 2:
@@ -210,7 +209,7 @@ def _rank(part: Section) -> None:
 
 
 def _cost(part: Section, references: Sequence[Reference | None], against: str) -> None:
-    """Time of a step relative to the baseline, or else to the fastest set, and samples per second."""
+    """Time of a step relative to the baseline, or else the fastest set, and samples per second."""
     fastest = min(each.seconds for each in part.sets)
     relative = any(references)
     costs = []

@@ -49,7 +49,7 @@ class Try:
 
 
 def search(config: Config, limit: int | None, build: Callable[[Config], Run], step: Step) -> int:
-    """The recommended ``trainer.batch_size`` within ``limit`` bytes; prints every size and its memory.
+    """Recommended ``trainer.batch_size`` for ``limit`` bytes; prints each size and its memory.
 
     Raises ConfigError if not even the first size fits, or memory cannot be measured on the device.
     """
@@ -89,7 +89,7 @@ def search(config: Config, limit: int | None, build: Callable[[Config], Run], st
 
 
 def bisect(fits: Callable[[int], bool], unit: int, most: int) -> int:
-    """A multiple of ``unit`` up to ``most`` that fits, within 2 % of the largest; 0 if none does."""
+    """A fitting multiple of ``unit`` up to ``most``, within 2 % of the largest; 0 if none fits."""
     good, size = 0, unit
     while fits(size):
         if size == most:
@@ -116,7 +116,7 @@ def with_reserve(tried: Sequence[Try], largest: int, limit: int, unit: int) -> i
 
 
 def take_two_steps(run: Run, step: Step, size: int, limit: int, before: int = 0) -> Try:
-    """Memory and speed of two steps; on the CPU, ``before`` are bytes of the process without ``run``."""
+    """Memory and speed of two steps; ``before`` are bytes of the process without ``run``."""
     config, device = run.config, run.device
     split, workers = run.task.splits(config.data_dir).train, config.trainer.num_workers
     speed, fits, batch = 0.0, True, None
@@ -142,7 +142,7 @@ def take_two_steps(run: Run, step: Step, size: int, limit: int, before: int = 0)
 
 
 def _available(device: torch.device) -> int:
-    """Free bytes; on the CPU half of them, as a size may take twice the memory of the one before."""
+    """Free bytes; on the CPU half of them, as each size may double the memory of the last."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():

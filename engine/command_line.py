@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def read_options(schema: type[T], words: Sequence[str] | None, usage: str | None) -> T:
-    """An object of the dataclass ``schema`` from words ``key=value``, by default of the command line.
+    """Options ``key=value`` as an object of ``schema``, by default those of the command line.
 
     ``--help`` prints ``usage`` and ends the process. Raises ConfigError for an unknown key, with the nearest names, a value of a wrong type, or a key that must be given.
     """

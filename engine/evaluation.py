@@ -49,7 +49,7 @@ def evaluate(
     name: str = "val",
     processes: Processes = Processes(),  # noqa: B008  it never changes
 ) -> Evaluation | None:
-    """Evaluate the split called ``name`` in eval mode. ``None`` if ``stop`` was asked for before the end.
+    """Losses and metrics of the split ``name`` in eval mode; ``None`` after a request to stop.
 
     Losses are means over the labels that are present, whatever the batch size. Several processes share the batches, and
     all get the results of the whole split; a task that evaluates as a whole does so in every process.
@@ -107,7 +107,7 @@ def _joined(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 class _Stopped(Exception):
-    """The run was asked to stop."""
+    """A request to stop arrived."""
 
 
 def _batches(
@@ -127,7 +127,7 @@ def _batches(
 
 
 class Selector:
-    """Which epoch is best, by its validation results, and what is reported of a run; lower scores are better.
+    """Rule for the best epoch by its validation results; lower scores are better.
 
     Args:
         rule: ``loss``: mean over objectives of the loss relative to the best constant prediction, which gives every
@@ -162,28 +162,28 @@ class Selector:
         self.priors = task.prior_losses() if rule == "loss" else {}
         self.chosen = chosen.get(rule, [])
 
-    def remember(self, seen: list[dict[str, float]], values: dict[str, float]) -> list[dict[str, float]]:
-        """Validation results of those epochs, up to this one, that the rule goes back to."""
+    def remember(self, history: list[dict[str, float]], values: dict[str, float]) -> list[dict[str, float]]:
+        """Validation results, up to this epoch, that later scores or results need."""
         if self.rule == "last10":
-            return [*seen, values][-10:]
-        return (seen or [values]) if self.rule == "gain" else []
+            return [*history, values][-10:]
+        return (history or [values]) if self.rule == "gain" else []
 
-    def score(self, values: dict[str, float], epoch: int, seen: Sequence[dict[str, float]] = ()) -> float:
-        """Score of an epoch's validation results; not a number counts as infinitely bad."""
+    def score(self, values: dict[str, float], epoch: int, history: Sequence[dict[str, float]] = ()) -> float:
+        """Score of an epoch's validation results; infinity for NaN."""
         if self.rule in ("last", "last10"):
             return -float(epoch)
         if self.rule == "loss":
             # labels that are all the same leave nothing to be relative to
             score = fmean(values[str(ResultKey(name, "loss"))] / (prior or 1.0) for name, prior in self.priors.items())
         elif self.rule == "gain":
-            score = -self._gain(values, seen[0] if seen else values)
+            score = -self._gain(values, history[0] if history else values)
         else:
             score = fmean(-values[name] if self.higher.get(name, False) else values[name] for name in self.chosen)
         return score if not math.isnan(score) else math.inf
 
-    def results(self, tested: dict[str, float], seen: Sequence[dict[str, float]]) -> dict[str, float]:
-        """What is reported, of the test with the best weights and of the remembered epochs."""
-        return {name: fmean(each[name] for each in seen) for name in tested} if self.rule == "last10" else tested
+    def results(self, tested: dict[str, float], history: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Reported results: those of the best weights, or means over the history for ``last10``."""
+        return {name: fmean(each[name] for each in history) for name in tested} if self.rule == "last10" else tested
 
     def _gain(self, values: dict[str, float], first: dict[str, float]) -> float:
         kept = [name for name in self.higher if first[name]]  # nothing is relative to zero

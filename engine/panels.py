@@ -115,7 +115,7 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
 
 
 def _agreement(cosines: Mapping[str, Series], names: Sequence[str]) -> Pictures:
-    """Cosines of all pairs over time; of very many, their means, and over time those in conflict."""
+    """Cosines of all pairs over time; of many pairs, their means, and those in conflict."""
     from engine import figures
 
     if not cosines:
@@ -163,7 +163,7 @@ def _objectives(metrics: Rows) -> list[str]:
 
 
 def _product(a: Series, b: Series) -> Series:
-    """Product of two series, where both have a value; a step that was skipped has losses, but no weights."""
+    """Product of two series where both have a value; a skipped step has losses, but no weights."""
     other = dict(zip(*b, strict=True))
     points = [(x, y * other[x]) for x, y in zip(*a, strict=True) if x in other]
     return [x for x, _ in points], [y for _, y in points]

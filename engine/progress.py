@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live view on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ROWS = 8  # objectives that fit below the bar
 
 
 class Display:
-    """A progress bar over all steps with a row per objective, and one line per epoch above. A context manager.
+    """A progress bar with a row per objective, and one line per epoch above. A context manager.
 
-    Where the output is no terminal, nothing but the lines is printed, and :meth:`step` does nothing.
+    Where the output is no terminal, only the lines are printed, and :meth:`step` does nothing.
 
     Args:
         total: Steps of the whole run.

@@ -33,7 +33,7 @@ def write_report(
     predictions: Mapping[str, tuple[Tensor, Tensor]],
     pictures: Mapping[str, Figure] | None = None,
 ) -> Path:
-    """Write ``report.html`` from the tables of a run folder and, if it was tested, predictions and pictures of the test split."""
+    """Write ``report.html`` from the tables of a run folder, predictions and pictures."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     metrics, balance = read_rows(folder / "metrics.csv"), read_rows(folder / "balance.csv")
     phases = list(dict.fromkeys(row["phase"] for row in balance))
@@ -51,7 +51,7 @@ def write_report(
 
 
 def _header(summary: Mapping[str, Any], rows: Rows) -> str:
-    """What was run, how it went, and its results: on the test split or, of a stopped run, the last on validation."""
+    """Title, facts and results: of the test split or, of a stopped run, the last on validation."""
     tested = without_split(summary["metrics"])
     note = f"Test split, looked at {summary['tested']}."
     if not tested:

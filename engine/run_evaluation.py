@@ -39,7 +39,7 @@ class EvaluateOptions:
 
 
 def evaluate_run(options: EvaluateOptions, build: Callable[[Config], Run]) -> None:
-    """Evaluate the run that ``build`` makes, print a table, write ``<run>/evaluation-<split>.json``.
+    """Evaluate what ``build`` makes, print a table, write ``<run>/evaluation-<split>.json``.
 
     Raises ConfigError or DataError for what the user can mend.
     """

@@ -1,4 +1,4 @@
-"""Many runs side by side: results with 95 % intervals over seeds, delta-m, mean rank, Pareto front and cost.
+"""Many runs side by side: results with intervals, delta-m, mean rank, Pareto front and cost.
 
 python scripts/compare.py outputs                                    # every finished run below outputs/
 python scripts/compare.py outputs/*-diamonds-* --baseline realtime   # relative to the runs of one balancer; default: sum

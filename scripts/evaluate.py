@@ -1,4 +1,4 @@
-"""Test the best weights of a run again: the numbers of its summary.json, or those of another split or protocol.
+"""Test the best weights of a run again, on the test split or in another split or protocol.
 
 python scripts/evaluate.py run=outputs/<run>                                # the test split
 python scripts/evaluate.py run=outputs/<run> split=val

@@ -1,4 +1,4 @@
-"""The largest batch that fits, tried out: for any model, task and balancer, with the overrides of train.py.
+"""Search for the largest batch that fits, for any model, task and balancer as for train.py.
 
 python scripts/largest_batch.py model=dense_resnet18 trainer.precision=bf16 balancer=pcgrad
 python scripts/largest_batch.py memory=4 model=shared_trunk        # GiB that may be used; on the CPU half of what is free

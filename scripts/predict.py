@@ -1,4 +1,4 @@
-"""What a trained model says about pictures or a table of your own, and samples of a GAN.
+"""Predictions of a trained model for pictures or a table of your own, and samples of a GAN.
 
 python scripts/predict.py run=outputs/<run> input=photo.jpg            # a picture; maps as PNG and npy, classes as CSV
 python scripts/predict.py run=outputs/<run> input=photos output=found  # every picture of a folder

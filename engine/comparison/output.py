@@ -26,7 +26,7 @@ _ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
 def compare_runs(places: Sequence[str], out: Path, choices: Choices) -> None:
-    """Compare the runs in and below ``places`` task by task, write three files, print the Markdown.
+    """Compare the runs in and below ``places``, write three files, print the Markdown.
 
     Raises ComparisonError for runs that cannot be compared, or a folder that cannot be made.
     """
@@ -48,7 +48,7 @@ def compare_runs(places: Sequence[str], out: Path, choices: Choices) -> None:
 
 
 def _table(part: Section) -> tuple[list[list[str]], list[str], list[tuple[int, int]]]:
-    """Rows, from best to worst mean rank; heading; (row, column) of the best mean of each result."""
+    """Rows by mean rank, heading, and (row, column) of the best mean of each result."""
     costs = ("cost", "samples/s")
     names = sorted(part.columns, key=lambda name: (name in part.higher) + 2 * (name in costs))
     if len(part.higher) > _MANY:

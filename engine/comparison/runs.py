@@ -61,7 +61,7 @@ class FinishedRun:
 
     @property
     def higher_is_better(self) -> dict[str, bool]:
-        """Test results -> direction. Raises ComparisonError for an unknown metric of a former version."""
+        """Test results -> direction. Raises ComparisonError if an earlier version left one open."""
         if "higher_is_better" in self.summary:
             return without_split(self.summary["higher_is_better"])
         unknown = [name for name in self.metrics if ResultKey.parse(name).metric not in FORMER_DIRECTIONS]
@@ -122,7 +122,7 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
 
 
 def is_training_of(run: Path, overrides: Sequence[str]) -> bool:
-    """Whether the run in a folder has the configuration of overrides, apart from :data:`IGNORED`."""
+    """Whether a run folder has the configuration of these overrides, but for :data:`IGNORED`."""
     if not (run / "config.yaml").is_file():
         return False
     content: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))

@@ -71,7 +71,7 @@ class Choices:
 
 
 def compare(title: str, sets: list[RunSet], choices: Choices) -> Section:
-    """The section of the sets of one task. Raises ComparisonError for an unknown baseline or result."""
+    """The section of the sets of one task. Raises ComparisonError for unknown choices."""
     baseline, single_task, metrics = choices.baseline, choices.single_task, choices.metrics
     higher = directions([run for each in sets for run in each.runs])
     keys = {name: ResultKey.parse(name) for name in higher}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import MISSING
 from rich.console import Console
 from rich.table import Table
 
@@ -13,36 +11,33 @@ from engine.arguments import ConfigError
 from engine.prediction import load_predictor
 from engine.prediction_files import input_files, write_predictions, write_samples
 
-__all__ = ["PredictOptions", "predict"]
+__all__ = ["predict"]
 
 _SHOWN = 10  # rows that are printed
 
 
-@dataclass
-class PredictOptions:
-    run: str = MISSING
-    input: str | None = None
-    output: str | None = None
-    samples: int | None = None
-    seed: int | None = None
-    device: str = "auto"
-
-
-def predict(options: PredictOptions) -> None:
+def predict(
+    run: str,
+    input: str | None = None,
+    output: str | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+) -> None:
     """Predict or sample, write files and print the first rows. Raises ConfigError or DataError."""
     console = Console(soft_wrap=True, highlight=False)
-    predictor = load_predictor(Path(options.run), options.device)
-    if options.input is None:
-        samples, classes = predictor.sample(64 if options.samples is None else options.samples, options.seed or 0)
-        folder = Path(options.output or Path(options.run, "predictions", "samples"))
-        write_samples(folder, samples, classes)
-        console.print(f"{len(samples)} samples in {folder}", markup=False)
+    predictor = load_predictor(Path(run), device)
+    if input is None:
+        generated, classes = predictor.sample(64 if samples is None else samples, seed or 0)
+        folder = Path(output or Path(run, "predictions", "samples"))
+        write_samples(folder, generated, classes)
+        console.print(f"{len(generated)} samples in {folder}", markup=False)
         return
-    if options.samples is not None or options.seed is not None:
+    if samples is not None or seed is not None:
         raise ConfigError("samples and seed are for a model that generates, without input; leave them out")
-    source = Path(options.input)
+    source = Path(input)
     files = input_files(source)
-    folder = Path(options.output or Path(options.run, "predictions", source.resolve().stem))
+    folder = Path(output or Path(run, "predictions", source.resolve().stem))
     rows = write_predictions(folder, source, ((file, predictor.predict(file)) for file in files))
     if rows:
         table = Table(*rows[0])

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import engine
 import train
-from engine.command_line import read_options
-from engine.run_evaluation import EvaluateOptions, evaluate_run
+from engine.command_line import run_command
+from engine.run_evaluation import evaluate_run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and evaluate."""
-    with engine.reporting():
-        evaluate_run(read_options(EvaluateOptions, arguments, __doc__), train.build)
+    run_command(partial(evaluate_run, train.build), arguments, __doc__)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import engine
-from engine.command_line import read_options
-from engine.inference import PredictOptions, predict
+from engine.command_line import run_command
+from engine.inference import predict
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and predict."""
-    with engine.reporting():
-        predict(read_options(PredictOptions, arguments, __doc__))
+    run_command(predict, arguments, __doc__)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from typing import Any
 from hydra.errors import HydraException
 
 from engine.arguments import ConfigError
-from engine.comparison.estimates import Estimate, estimate
 from engine.comparison.runs import IGNORED, FinishedRun, flatten
 from engine.config import compose
 
@@ -39,10 +38,6 @@ class RunSet:
     runs: tuple[FinishedRun, ...]
     repeated: tuple[Path, ...] = ()
 
-    def estimate(self, of: Callable[[FinishedRun], float]) -> Estimate:
-        """Mean and interval of a number that each run has."""
-        return estimate([of(run) for run in self.runs])
-
     def means(self, names: Iterable[str]) -> dict[str, float]:
         """Mean test results."""
         return {name: statistics.fmean(run.result(name) for run in self.runs) for name in names}
@@ -60,7 +55,7 @@ def group(runs: Sequence[FinishedRun]) -> dict[str, list[RunSet]]:
         same = [run for run in runs if run.summary["task"] == name]
         keys = _differing(same, lambda key: key.startswith("task."))
         for run in same:
-            sections.setdefault(_named(name, _values(run, keys)), []).append(run)
+            sections.setdefault(_named(name, {key: run.config.get(key) for key in keys}), []).append(run)
     return {title: _sets(members) for title, members in sections.items()}
 
 
@@ -75,7 +70,7 @@ def _sets(runs: Sequence[FinishedRun]) -> list[RunSet]:
         keys = _differing(peers, lambda key: not key.startswith(("task.", "balancer.")))
         keys += _differing(own, lambda key: key.startswith("balancer."))
         name = balancer if len(models) == 1 else f"{model}, {balancer}"
-        options = _values(run, keys)
+        options = {key: run.config.get(key) for key in keys}
         usual = _defaults(model, run.summary["task"], balancer)
         special = {key: value for key, value in options.items() if key not in usual or usual[key] != value}
         key = (model, balancer, _named(name, special))
@@ -103,10 +98,6 @@ def _defaults(model: str, task: str, balancer: str) -> dict[str, Any]:
         return flatten(asdict(compose([f"model={model}", f"task={task}", f"balancer={balancer}"])))
     except (HydraException, ConfigError):
         return {}
-
-
-def _values(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
-    return {key: run.config.get(key) for key in keys}
 
 
 def _named(name: str, options: Mapping[str, Any]) -> str:

@@ -171,9 +171,8 @@ def _delta(part: Section, each: RunSet, reference: Reference | None) -> Estimate
     """delta-m over the seeds of a set."""
     if reference is None or any(value == 0 or math.isnan(value) for value in reference.results.values()):
         return _NOTHING
-    return each.estimate(
-        lambda run: delta_m({name: run.result(name) for name in part.scored}, reference.results, part.higher)
-    )
+    values = [{name: run.result(name) for name in part.scored} for run in each.runs]
+    return estimate([delta_m(results, reference.results, part.higher) for results in values])
 
 
 def _rank(part: Section) -> None:
@@ -217,7 +216,9 @@ def _cost(part: Section, references: Sequence[Reference | None], against: str) -
         unit = fastest if not relative else reference.seconds if reference is not None else math.nan
         costs.append(estimate([run.seconds_per_step / unit for run in each.runs]))
     part.columns["cost"] = costs
-    part.columns["samples/s"] = [each.estimate(lambda run: run.summary["samples_per_second"]) for each in part.sets]
+    part.columns["samples/s"] = [
+        estimate([run.summary["samples_per_second"] for run in each.runs]) for each in part.sets
+    ]
     part.notes.append(f"cost: seconds per training step, relative to {against if relative else 'the fastest set'}.")
     devices = sorted({run.summary["device"] for each in part.sets for run in each.runs})
     if len(devices) > 1:

@@ -35,6 +35,7 @@ from balancing import (
 from balancing.spans import span
 from engine import Config, ConfigError
 from tasks import Batch, create_task
+from tasks.results import ResultKey
 from zoo import create_model
 
 ALONE = engine.Processes()
@@ -218,7 +219,7 @@ def finish_epoch(
     found = evaluate(run, "val", stop)
     if found is None:
         return
-    means = {f"{name}/loss": mean for name, mean in engine.mean_losses(run).items()}
+    means = {str(ResultKey(name, "loss")): mean for name, mean in engine.mean_losses(run).items()}
     state.epoch, state.sums, state.counts = state.epoch + 1, {}, {}
     for turn in run.turns:
         turn.balancer.next_epoch()

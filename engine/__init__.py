@@ -24,7 +24,7 @@ from engine.device import (
 from engine.distributed import Processes, join_processes
 from engine.dry_run import describe_run
 from engine.environment import training_command
-from engine.evaluation import Evaluation, Selector, evaluate, result_names
+from engine.evaluation import Evaluation, Selector, evaluate
 from engine.explain import reporting
 from engine.interrupts import StopRequest, interruptible
 from engine.model_card import write_model_card
@@ -100,7 +100,6 @@ __all__ = [
     "resolve_arguments",
     "resolve_device",
     "restore",
-    "result_names",
     "roll_back",
     "sample_pictures",
     "save_checkpoint",

@@ -1,4 +1,4 @@
-"""What a run is made of, where it stands, and what it remembers."""
+"""A run: its parts, its progress, its checkpoint and its summary."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
 from engine.tracking import Tracker
 from tasks import Batch, Task
+from tasks.results import with_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +51,7 @@ _HOPELESS = 50
 
 @dataclass
 class State:
-    """Where a run is. Steps of the current epoch follow from the total; ``epoch`` counts finished, evaluated epochs."""
+    """Progress of a run; ``epoch`` counts finished, evaluated epochs."""
 
     step: int = 0
     epoch: int = 0
@@ -65,7 +66,7 @@ class State:
     skips: dict[str, int] = field(default_factory=dict)  # phase -> steps in a row that were skipped, until now
 
     def add(self, phase: str, report: BalanceReport) -> None:
-        """Count the losses of one step, unless it was skipped. Raises NonFiniteError if nothing else ever happens."""
+        """Add the losses of a step. Raises NonFiniteError if too many steps in a row are skipped."""
         self.skips[phase] = self.skips.get(phase, 0) + 1 if report.skipped else 0
         if self.skips[phase] >= _HOPELESS:
             raise NonFiniteError(
@@ -78,7 +79,7 @@ class State:
 
 @dataclass
 class Run:
-    """Everything a run is made of."""
+    """Configuration, task, model, optimizers and progress."""
 
     config: Config
     task: Task
@@ -100,7 +101,7 @@ class Run:
 
     @property
     def trained(self) -> Any:
-        """What is evaluated and kept: the running mean of the weights if there is one, else the model."""
+        """The network to evaluate and keep: the running mean of the weights, or else the model."""
         return self.model if self.ema is None else self.ema.module
 
 
@@ -129,7 +130,7 @@ def evaluation_size(config: Config) -> int:
 
 
 def settle_buffers(run: Run) -> None:
-    """Make one set of BatchNorm statistics of those that the processes collected, if they are to be averaged."""
+    """Average the BatchNorm statistics of the processes, with ``trainer.batchnorm=averaged``."""
     if run.processes.size > 1 and run.config.trainer.batchnorm == "averaged":
         average_buffers(run.model)
         if run.ema is not None:
@@ -137,7 +138,7 @@ def settle_buffers(run: Run) -> None:
 
 
 def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
-    """Tables for the run; ``None`` in a process that does not write. A resumed run keeps the rows that are behind it."""
+    """Tables of the run, with earlier rows after a resume; ``None`` but in the main process."""
     if not run.processes.main:
         return None
     objectives = [objective for turn in run.turns for objective in turn.phase.objectives]
@@ -147,7 +148,7 @@ def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
 
 @torch.no_grad()
 def sample_pictures(run: Run) -> dict[str, Figure]:
-    """What the task shows of the test split, caption -> figure."""
+    """Pictures of the task from the test split, caption -> figure."""
     return run.task.pictures(run.trained.eval(), run.task.splits(run.config.data_dir).test)
 
 
@@ -165,7 +166,7 @@ def checkpoint(run: Run) -> dict[str, Any]:
 
 
 def restore(run: Run, saved: Mapping[str, Any]) -> None:
-    """Inverse of :func:`checkpoint`. Raises ConfigError if it is one of another model, balancer or version."""
+    """Inverse of :func:`checkpoint`. Raises ConfigError for another model, balancer or version."""
     try:
         _restore(run, saved)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -174,7 +175,7 @@ def restore(run: Run, saved: Mapping[str, Any]) -> None:
 
 
 def complete_folder(run: Run, folder: Path) -> None:
-    """See to what a resumed run needs besides ``last.pt``. Raises ConfigError if its best weights are gone."""
+    """Check or write the files that a resumed run needs besides ``last.pt``. Raises ConfigError."""
     if run.state.best_epoch > 0 and not (folder / "best" / "model.safetensors").is_file():
         raise ConfigError(
             f"resume: there is no {folder / 'best'}, the weights of epoch {run.state.best_epoch}; restore it"
@@ -197,7 +198,7 @@ def _restore(run: Run, saved: Mapping[str, Any]) -> None:
 
 
 def _tested(run: Run) -> str:
-    """How often the test split was looked at, and what for."""
+    """How often the test split was evaluated, and with which weights."""
     parts, epoch = run.task.splits(run.config.data_dir), f"{run.state.best_epoch} of {run.state.epoch}"
     if run.config.trainer.monitor == "last10":
         return "after every epoch; values are means over the last ten"
@@ -216,7 +217,8 @@ def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
         "balancer": config.balancer["name"],
         "seed": config.seed,
         "status": "finished" if tested else "stopped",
-        "metrics": {f"test/{name}": value for name, value in tested.items()},
+        "metrics": with_split(tested, "test"),
+        "higher_is_better": with_split({name: up for name, up in job.task.results().items() if name in tested}, "test"),
         "epochs": state.epoch,
         "select": config.trainer.monitor,
         "tested": _tested(job),

@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from balancing import BalancingError  # noqa: E402
 from engine.tracking import read_rows  # noqa: E402
 from lab.pool import work_through  # noqa: E402
 from lab.tables import RESULTS, is_finished, train_quietly  # noqa: E402
+from tasks.results import ResultKey  # noqa: E402
 from tasks.scores import delta_m  # noqa: E402
 
 OUTPUTS = ROOT / "outputs" / "methods"
@@ -81,7 +82,7 @@ class Study:
             )
         if self.alone is None:
             for name in self.objectives:
-                rule = f"trainer.monitor=val/{name}/loss"
+                rule = f"trainer.monitor={ResultKey(name, 'loss', 'val')}"
                 found[f"only {name}"] = ("balancer=single", f"balancer.objective={name}", rule)
         else:
             found |= {f"only {name}": overrides for name, overrides in self.alone.items()}
@@ -151,6 +152,10 @@ STUDIES = {
 }
 
 
+#: Headings of results that are better when lower.
+ERRORS = ("price error, USD", "depth error, m", "normals, mean degrees", "share of a Gaussian's Frechet distance")
+
+
 def sweep(objectives: int) -> list[tuple[float, ...]]:
     """Static weights of mean 1: nine evenly spread for two objectives, twelve random ones for more."""
     if objectives == 2:
@@ -205,8 +210,8 @@ class Job:
         summary = self.summary()
         rows = read_rows(self.folder / "metrics.csv") if summary else []
         chosen = [row for row in rows if row["split"] == "val" and int(row["epoch"]) == summary["best_epoch"]]
-        keys = {heading: key.removeprefix("test/") for heading, (key, _) in STUDIES[self.study].metrics.items()}
-        return {heading: float(chosen[0][key]) if chosen else math.nan for heading, key in keys.items()}
+        keys = {heading: ResultKey.parse(key) for heading, (key, _) in STUDIES[self.study].metrics.items()}
+        return {heading: float(chosen[0][key.name]) if chosen else math.nan for heading, key in keys.items()}
 
     def delta(self, reference: Mapping[str, float]) -> float:
         """delta-m of the validation split in percent; the lower the better."""
@@ -225,15 +230,9 @@ def trials(name: str) -> list[Job]:
     return [Job(name, label, rate, study.seeds[0]) for label in study.settings() for rate in study.rates]
 
 
-@cache
 def directions(name: str) -> dict[str, bool]:
     """Heading -> whether higher is better."""
-    import engine
-    from tasks import create_task
-
-    study = STUDIES[name]
-    found = create_task(**engine.compose(list(study.common)).task).results()
-    return {heading: found[key.removeprefix("test/")] for heading, (key, _) in study.metrics.items()}
+    return {heading: heading not in ERRORS for heading in STUDIES[name].metrics}
 
 
 def baseline(name: str, results: Callable[[str], Mapping[str, float]]) -> dict[str, float]:
@@ -246,7 +245,8 @@ def baseline(name: str, results: Callable[[str], Mapping[str, float]]) -> dict[s
     study = STUDIES[name]
     if study.alone is not None:
         return dict(results("sum"))
-    return {heading: results(f"only {key.split('/')[1]}")[heading] for heading, (key, _) in study.metrics.items()}
+    alone = {heading: f"only {ResultKey.parse(key).objective}" for heading, (key, _) in study.metrics.items()}
+    return {heading: results(label)[heading] for heading, label in alone.items()}
 
 
 def repeats(name: str) -> list[Job]:

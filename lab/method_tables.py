@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from engine.comparison.estimates import Estimate, estimate
 from engine.tracking import read_rows
 from lab import documents
 from lab.benchmark_methods import METHODS, STUDIES, Job, baseline, directions
 from lab.tables import RESULTS, ROOT
-from scripts.run_sets import Estimate, estimate
+from tasks.results import ResultKey
 from tasks.scores import delta_m
 
 __all__ = ["Results", "block", "draw", "fill_in", "summary", "table", "verdict"]
@@ -217,7 +218,7 @@ def _draw_results(found: Results) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    objective = {heading: key.split("/")[1] for heading, (key, _) in found.study.metrics.items()}
+    objective = {heading: ResultKey.parse(key).objective for heading, (key, _) in found.study.metrics.items()}
     first = {objective[heading]: heading for heading in reversed(found.higher)}
     headings = [heading for heading in found.higher if heading in first.values()]
     if len(headings) == 1:

@@ -258,10 +258,10 @@ def _load(runs: Runs) -> engine.Run:
     """The first of the runs with its best weights, on the CPU."""
     import train
     from engine.prediction import best_folder, load_best
-    from scripts.evaluate import Options, configuration
+    from engine.run_evaluation import evaluation_config
 
     folder = next(iter(runs.values()))
-    job = train.build(configuration(folder, Options(run=str(folder), device="cpu")))
+    job = train.build(evaluation_config(folder, device="cpu"))
     load_best(best_folder(folder), job.trained)
     job.trained.eval()
     return job

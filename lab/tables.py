@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from engine.comparison.runs import is_training_of  # noqa: E402
 from lab import documents, run_figures  # noqa: E402
 from lab.pool import work_through  # noqa: E402
-from scripts.run_sets import is_training_of  # noqa: E402
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

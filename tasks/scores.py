@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from tasks.results import ResultKey
+
 __all__ = ["delta_m", "hypervolume", "mean_rank"]
 
 
@@ -44,7 +46,7 @@ def delta_m(
         if baseline[name] == 0:
             raise ValueError(f"delta_m: the baseline of {name} is 0, so nothing can be relative to it")
         change = (value - baseline[name]) / abs(baseline[name])
-        group = name if average == "metrics" else name.split("/")[0]
+        group = name if average == "metrics" else ResultKey.parse(name).objective
         groups.setdefault(group, []).append(-change if higher_is_better[name] else change)
     return 100 * float(np.mean([np.mean(changes) for changes in groups.values()]))
 

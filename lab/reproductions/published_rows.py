@@ -27,6 +27,7 @@ from typing import Any
 
 from lab.reproductions.published_tables import read
 from tasks import create_task
+from tasks.results import ResultKey, objectives_of, with_split, without_split
 from tasks.scores import delta_m
 
 __all__ = ["Row", "published_rows"]
@@ -90,8 +91,7 @@ class Row:
         """The metrics of a run, and the statistic."""
         if self.baseline is None:
             return dict(metrics)
-        values = {name.removeprefix("test/"): value for name, value in metrics.items()}
-        return {**metrics, self.baseline.statistic: self.baseline.compare(values)}
+        return {**metrics, self.baseline.statistic: self.baseline.compare(without_split(metrics))}
 
 
 def published_rows(recipe: str, published: Mapping[str, Any]) -> list[Row]:
@@ -121,20 +121,20 @@ def published_rows(recipe: str, published: Mapping[str, Any]) -> list[Row]:
             for method in set(said.get("prints", ())) & set(table["rows"]):
                 values = _in_own_units(columns, table["rows"][method])
                 score = table["printed"].get(statistic, {}).get(method, baseline.compare(values))
-                printed.append({f"test/{name}": value for name, value in values.items()} | {statistic: score})
+                printed.append(with_split(values, "test") | {statistic: score})
         printed += [{statistic: said[statistic]}] if statistic in said else []
         if not printed:
             raise ValueError(f"published.rows: tables print nothing of {balancer}, and it says no {statistic} itself")
-        tolerances = {f"test/{name}": spread for name, spread in spreads.items()} | {statistic: published["tolerance"]}
+        tolerances = with_split(spreads, "test") | {statistic: published["tolerance"]}
         expected = {key: _around([each[key] for each in printed if key in each], tolerances[key]) for key in printed[0]}
         options = {key: value for key, value in said.items() if key not in ("prints", statistic)}
         overrides = (f"experiment={recipe}", f"balancer={balancer}", *map(_override, options, options.values()))
         rows.append(Row(f"{recipe}_{balancer}", overrides, expected, baseline))
-    for objective in dict.fromkeys(name.split("/")[0] for name in baseline.values if "single" in published):
+    for objective in objectives_of(baseline.values) if "single" in published else ():
         alone = [Template(each).substitute(objective=objective) for each in published["single"]]
         overrides = (f"experiment={recipe}", "balancer=single", f"balancer.objective={objective}", *alone)
-        own = [name for name in baseline.values if name.split("/")[0] == objective]
-        expected = {f"test/{name}": (baseline.values[name], spreads[name]) for name in own}
+        own = [name for name in baseline.values if ResultKey.parse(name).objective == objective]
+        expected = with_split({name: (baseline.values[name], spreads[name]) for name in own}, "test")
         rows.append(Row(f"{recipe}_single_{objective}", overrides, expected, None))
     return rows
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import engine
+from engine.comparison.estimates import Estimate
 from lab import benchmark_methods, documents, method_tables
-from lab.benchmark_methods import METHODS, STUDIES, Job, Study, repeats, run, sweep, trials, write_runs
-from scripts.run_sets import Estimate
+from lab.benchmark_methods import METHODS, STUDIES, Job, Study, directions, repeats, run, sweep, trials, write_runs
+from tasks import create_task
+from tasks.results import ResultKey
 
 TINY = Study(
     "2 steps instead of 30 epochs",
@@ -31,6 +33,14 @@ def test_every_run_is_a_valid_configuration(name):
     points = [job for job in jobs if job.label.startswith("fixed")]
     assert len(points) >= (9 if len(STUDIES[name].objectives) == 2 else 12)
     assert len({job.folder for job in trials(name)}) == len(trials(name))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_directions_are_those_of_the_task(name):
+    study = STUDIES[name]
+    known = create_task(**engine.compose(list(study.common)).task).results()
+    keys = {heading: ResultKey.parse(key).name for heading, (key, _) in study.metrics.items()}
+    assert directions(name) == {heading: known[key] for heading, key in keys.items()}
 
 
 @pytest.mark.parametrize("count", [2, 3])

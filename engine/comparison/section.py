@@ -1,4 +1,4 @@
-"""What can be said about run sets side by side: delta-m, mean rank, Pareto front, hypervolume, cost."""
+"""Run sets of one task side by side: delta-m, mean rank, Pareto front, hypervolume, cost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine import figures
-from scripts.run_sets import ComparisonError, Estimate, RunSet, directions, estimate
+from engine.comparison.estimates import Estimate, estimate
+from engine.comparison.run_sets import RunSet
+from engine.comparison.runs import ComparisonError, directions
+from engine.figures import front
+from tasks.results import ResultKey, objectives_of
 from tasks.scores import delta_m, hypervolume, mean_rank
 
 __all__ = ["Section", "compare"]
@@ -25,11 +28,11 @@ class Section:
         title: Task, with its options if there are several of it.
         sets: What is compared.
         higher: Test results -> whether higher is better.
-        scored: Results that delta-m and mean rank are made of.
-        main: The first of them for each objective, which the Pareto front is made of.
+        scored: Results that delta-m and mean rank are computed from.
+        main: The first of them for each objective, for the Pareto front.
         columns: Heading -> a value for each set. Test results come first.
         front: Labels of the sets that no other beats.
-        notes: What a reader has to know.
+        notes: Lines below the table.
     """
 
     title: str
@@ -44,45 +47,45 @@ class Section:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a set is relative to: results, and the seconds of a step; with what a reader has to know about it."""
+    """Results and seconds per step that a set is relative to, with a line about them."""
 
     results: dict[str, float]
     seconds: float
     note: str = ""
 
 
-def compare(
-    title: str,
-    sets: list[RunSet],
-    baseline: str | None = None,
-    single_task: bool = False,
-    metrics: Sequence[str] | None = None,
-) -> Section:
-    """Everything about the sets of one task.
+@dataclass(frozen=True)
+class Choices:
+    """What runs are compared with, and by which results.
 
-    Args:
-        title: Of the section.
-        sets: At least one.
-        baseline: Label of a set, or a balancer: then of the same model and options as what is compared. If nothing is said,
-            ``sum``, where there are runs of it and of others.
+    Attributes:
+        baseline: Label of a set; or a balancer, for its set of the same model and options. By default ``sum``, where there are
+            runs of it and of others.
         single_task: The baseline of an objective are the runs of ``balancer=single`` that trained it.
-        metrics: What is scored; all results but losses by default, and losses of objectives that have no other result.
-
-    Raises:
-        ComparisonError: There is no such baseline, or no such result.
+        metrics: Results to score; by default all but losses, and losses of objectives that have no other result.
     """
+
+    baseline: str | None = None
+    single_task: bool = False
+    metrics: Sequence[str] | None = None
+
+
+def compare(title: str, sets: list[RunSet], choices: Choices) -> Section:
+    """The section of the sets of one task. Raises ComparisonError for unknown choices."""
+    baseline, single_task, metrics = choices.baseline, choices.single_task, choices.metrics
     higher = directions([run for each in sets for run in each.runs])
-    scored = [name for name in higher if not name.endswith("/loss")]
-    judged = {_objective(name) for name in scored}
-    scored += [name for name in higher if _objective(name) not in judged]
+    keys = {name: ResultKey.parse(name) for name in higher}
+    scored = [name for name, key in keys.items() if not key.is_loss]
+    judged = objectives_of(scored)
+    scored += [name for name, key in keys.items() if key.objective not in judged]
     if metrics:
         unknown = [name for name in metrics if name not in higher]
         if unknown:
             raise ComparisonError(f"{title} has no result {', '.join(unknown)}; choose from {', '.join(higher)}")
         scored = list(metrics)
-    first = {_objective(name): name for name in reversed(scored)}
+    first = {keys[name].objective: name for name in reversed(scored)}
     part = Section(title, sets, higher, scored, [name for name in scored if name in first.values()])
-    for name in sorted(higher, key=lambda name: name.endswith("/loss")):
+    for name in sorted(higher, key=lambda name: keys[name].is_loss):
         part.columns[name] = [estimate([run.result(name) for run in each.runs]) for each in sets]
     balancers = {each.balancer for each in sets}
     if baseline is None and not single_task and "sum" in balancers and len(balancers) > 1:
@@ -107,12 +110,8 @@ def compare(
     return part
 
 
-def _objective(name: str) -> str:
-    return name.split("/")[0]
-
-
 def _reference(part: Section, each: RunSet, baseline: str | None, single_task: bool) -> Reference | None:
-    """What ``each`` is compared with; ``None`` if its model has no baseline."""
+    """The baseline of a set; ``None`` if its model has none."""
     if single_task:
         return None if each.balancer == "single" else _one_by_one(part, each)
     if baseline is None:
@@ -136,19 +135,19 @@ def _reference(part: Section, each: RunSet, baseline: str | None, single_task: b
 
 
 def _fitting(candidates: Sequence[RunSet], each: RunSet) -> list[RunSet]:
-    """Those with the options of ``each``, but for the ones of its balancer."""
+    """Candidates with the options of a set, but for those of its balancer."""
     own = {key: value for key, value in each.options.items() if not key.startswith("balancer.")}
     return [other for other in candidates if own.items() <= other.options.items()]
 
 
 def _one_by_one(part: Section, each: RunSet) -> Reference:
-    """Every objective's results where it was trained alone, and the time of all those trainings."""
+    """Results of each objective trained alone, and the time of all those trainings."""
     results: dict[str, float] = {}
     seconds = 0.0
     singles: dict[str, list[RunSet]] = {}
     for other in part.sets:
         if other.balancer == "single" and other.model == each.model:
-            alone = other.runs[0].config.get("balancer.objective") or _objective(next(iter(part.higher)))
+            alone = other.runs[0].config.get("balancer.objective") or objectives_of(part.higher)[0]
             singles.setdefault(alone, []).append(other)
     for alone, others in singles.items():
         chosen = _fitting(others, each) or others
@@ -157,9 +156,9 @@ def _one_by_one(part: Section, each: RunSet) -> Reference:
             raise ComparisonError(
                 f"--single-task: {part.title} has several sets that train {alone} alone: {labels}; leave out all but one"
             )
-        results |= chosen[0].means([name for name in part.scored if _objective(name) == alone])
+        results |= chosen[0].means([name for name in part.scored if ResultKey.parse(name).objective == alone])
         seconds += chosen[0].seconds
-    missing = list(dict.fromkeys(_objective(name) for name in part.scored if name not in results))
+    missing = objectives_of(name for name in part.scored if name not in results)
     if missing:
         raise ComparisonError(
             f"--single-task: no finished run of {each.model} trains {', '.join(missing)} alone; make one with: "
@@ -172,13 +171,12 @@ def _delta(part: Section, each: RunSet, reference: Reference | None) -> Estimate
     """delta-m over the seeds of a set."""
     if reference is None or any(value == 0 or math.isnan(value) for value in reference.results.values()):
         return _NOTHING
-    return each.estimate(
-        lambda run: delta_m({name: run.result(name) for name in part.scored}, reference.results, part.higher)
-    )
+    values = [{name: run.result(name) for name in part.scored} for run in each.runs]
+    return estimate([delta_m(results, reference.results, part.higher) for results in values])
 
 
 def _rank(part: Section) -> None:
-    """Mean rank, Pareto front and hypervolume of the sets that train every objective and whose results are finite."""
+    """Mean rank, front and hypervolume of the sets that train every objective to finite results."""
     rows = {each.label: each.means(part.scored) for each in part.sets if each.balancer != "single"}
     rows = {label: row for label, row in rows.items() if all(map(math.isfinite, row.values()))}
     if len(rows) < 2:
@@ -187,7 +185,7 @@ def _rank(part: Section) -> None:
     part.columns["mean rank"] = [Estimate(ranks.get(each.label, math.nan), None) for each in part.sets]
     signs = np.array([-1.0 if part.higher[name] else 1.0 for name in part.main])
     points = signs * np.array([[row[name] for name in part.main] for row in rows.values()])
-    part.front = {label for label, best in zip(rows, figures.front(points), strict=True) if best}
+    part.front = {label for label, best in zip(rows, front(points), strict=True) if best}
     part.notes.append(
         f"★ Pareto front: no other set is better in one of {', '.join(part.main)} and as good in the rest."
     )
@@ -210,15 +208,17 @@ def _rank(part: Section) -> None:
 
 
 def _cost(part: Section, references: Sequence[Reference | None], against: str) -> None:
-    """Time of a step relative to the baseline, or to the fastest set without one, and samples per second."""
+    """Time of a step relative to the baseline, or else the fastest set, and samples per second."""
     fastest = min(each.seconds for each in part.sets)
     relative = any(references)
-    found = []
+    costs = []
     for each, reference in zip(part.sets, references, strict=True):
         unit = fastest if not relative else reference.seconds if reference is not None else math.nan
-        found.append(estimate([run.seconds_per_step / unit for run in each.runs]))
-    part.columns["cost"] = found
-    part.columns["samples/s"] = [each.estimate(lambda run: run.summary["samples_per_second"]) for each in part.sets]
+        costs.append(estimate([run.seconds_per_step / unit for run in each.runs]))
+    part.columns["cost"] = costs
+    part.columns["samples/s"] = [
+        estimate([run.summary["samples_per_second"] for run in each.runs]) for each in part.sets
+    ]
     part.notes.append(f"cost: seconds per training step, relative to {against if relative else 'the fastest set'}.")
     devices = sorted({run.summary["device"] for each in part.sets for run in each.runs})
     if len(devices) > 1:

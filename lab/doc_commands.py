@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-__all__ = ["RUNS", "Command", "commands", "completed", "files", "reason", "shorter"]
+__all__ = ["RUNS", "Command", "commands", "completed", "files", "is_installed", "reason", "shorter"]
 
 #: Pattern -> why such a command is not carried out, and the module that makes this void.
 SKIPPED = {
@@ -115,12 +115,13 @@ def files(text: str) -> dict[str, str]:
 def reason(command: Command) -> str:
     """Why the command is not carried out; empty if it is."""
     for pattern, (why, module) in SKIPPED.items():
-        if re.search(pattern, command.text) and not (module and _is_installed(module)):
+        if re.search(pattern, command.text) and not (module and is_installed(module)):
             return why
     return ""
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether the module can be imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the package that it would be in

@@ -5,26 +5,48 @@ documents.fill_in(Path("docs/cost.md"), "benchmark_balancers", {"cost_steps": ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import engine
+from lab import results
 
-__all__ = ["block", "fill_in"]
+__all__ = ["Blocks", "block", "fill_in", "marked", "table", "write"]
+
+#: Document -> name of a block -> what writes its content.
+Blocks = Mapping[str, Mapping[str, Callable[[], str]]]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(head).rstrip()} |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)]) + "\n"
 
 
 def block(document: Path, script: str, name: str) -> str:
-    """What stands between the marks. Raises ValueError if the document lacks them."""
+    """The text between the marks. Raises ValueError if the document lacks them."""
     return _split(document.read_text(encoding="utf-8"), document, script, name)[1]
 
 
 def fill_in(document: Path, script: str, blocks: Mapping[str, str]) -> None:
-    """Replace what stands between the marks of each name. Raises ValueError if the document lacks them."""
+    """Replace the text between the marks of each name. Raises ValueError if the document lacks them."""
     text = document.read_text(encoding="utf-8")
     for name, content in blocks.items():
         before, _, after = _split(text, document, script, name)
         text = before + content + after
     engine.write_text(document, text)
+
+
+def marked(text: str) -> list[tuple[str, str]]:
+    """Name and script of each block of a document."""
+    return re.findall(r"<!-- (\S+): written by lab/(\w+)\.py -->", text)
+
+
+def write(script: str, blocks: Blocks) -> None:
+    """Write all blocks of a script into their documents."""
+    for document, writers in blocks.items():
+        fill_in(results.ROOT / document, script, {name: content() for name, content in writers.items()})
 
 
 def _split(text: str, document: Path, script: str, name: str) -> tuple[str, str, str]:

@@ -1,0 +1,29 @@
+"""The command line that benchmarks and tables share: names of what to run, and ``--collect``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+
+__all__ = ["parse", "parser"]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the docstring of the script, as it stands there."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, kind: str, known: Iterable[str]
+) -> argparse.Namespace:
+    """Options with ``names``, which are all that are known by default, and ``collect``; an unknown name ends the program."""
+    known = list(known)
+    metavar = "PART" if kind == "part" else "NAME"
+    parser.add_argument("names", nargs="*", metavar=metavar, help=f"one of {', '.join(known)}; default: all")
+    parser.add_argument("--collect", action="store_true", help="run nothing, only collect what there is")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in known:
+            parser.error(f"unknown {kind} {name!r}; choose from {', '.join(known)}")
+    options.names = options.names or known
+    return options

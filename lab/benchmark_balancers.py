@@ -1,4 +1,4 @@
-"""What balancing costs: time and memory of every method against a plain backward, in one run on this machine.
+"""The cost of balancing: time and memory of every method against a plain backward.
 
 python lab/benchmark_balancers.py                    # everything (about 20 minutes on two cores)
 python lab/benchmark_balancers.py solvers memory     # some parts
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def compare(
     problem: Problem, variants: Mapping[str, Callable[[], None]], rounds: int, title: str, steps: int = 1
 ) -> list[Row]:
-    """Times of a step, of which each variant makes ``steps`` at once, and ratios to the plain and the bare step."""
+    """Times of a step and their ratios; each variant makes ``steps`` of them at once."""
     times = medians(take_turns(variants, rounds, title, before=problem.clear))
     return [
         {
@@ -155,7 +155,7 @@ def measures_gradients(name: str) -> bool:
 
 
 def measure_losses(rounds: int) -> list[Row]:
-    """Every method that takes one backward, at K = 3 on ResNet-18. The differences are small, so there are more turns."""
+    """Methods of one backward, K = 3, ResNet-18; small differences need more turns."""
     problem = Problem(3)
     variants = {"plain": problem.plain}
     needed: dict[str, dict[str, Any]] = {"prior_loss": {"prior_losses": dict.fromkeys(problem.names, 1.0)}}
@@ -166,7 +166,7 @@ def measure_losses(rounds: int) -> list[Row]:
 
 
 def measure_steps(rounds: int) -> list[Row]:
-    """Every method that looks at gradients, at K = 3 on ResNet-18, with torchjd beside those it has."""
+    """Methods that measure gradients, K = 3, ResNet-18, with those of torchjd."""
     problem = Problem(3)
     variants = {"plain": problem.plain, "bare": problem.bare}
     variants |= {name: problem.balanced(name) for name in methods() if measures_gradients(name)}
@@ -241,7 +241,7 @@ def measure_solvers(rounds: int) -> list[Row]:
 
 
 def measure_memory(rounds: int) -> list[Row]:
-    """Peak of what a step allocates beyond a plain one, in buffers of the size of the shared gradient."""
+    """Peak memory of a step beyond a plain one, in buffers of the size of the shared gradient."""
     problem = Problem(3)
     variants = {"plain": problem.plain, "bare": problem.bare}
     variants |= {name: problem.balanced(name) for name in ("realtime", "mgda", "upgrad", "graddrop", "moco")}

@@ -1,4 +1,4 @@
-"""Every method on every task, tuned alike: is a balancer better than weights found by a sweep?
+"""Every method on every task, tuned alike, against the static weights of a sweep.
 
 python lab/benchmark_methods.py                 # everything: an evening on two cores
 python lab/benchmark_methods.py diamonds        # one study
@@ -103,7 +103,7 @@ def result(summary: Mapping[str, Any], key: str) -> float:
 
 
 def measure_cost(name: str, rounds: int = 20) -> list[dict[str, Any]]:
-    """Seconds of a step relative to one of ``sum`` next to it, and its peak of memory relative to ``sum``."""
+    """Time of a step and its peak of memory, relative to ``sum``."""
     torch.set_num_threads(1)
     steps = {method: one_step(name, method) for method in METHODS}
     ratios: dict[str, list[float]] = {method: [] for method in METHODS}

@@ -1,4 +1,4 @@
-"""How fast train.py is: its loop against a bare one, what its files cost, and how long a start takes.
+"""Speed of train.py: its loop against a bare one, the cost of its files, and its start.
 
 python lab/benchmark_train.py                     # everything (about ten minutes on two idle cores)
 python lab/benchmark_train.py diamonds startup    # some parts
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class BareLoop:
-    """The model of ``run`` in a loop written by hand; it starts from the weights that ``run`` has now."""
+    """The model of ``run``, with its weights of now, in a loop written by hand."""
 
     def __init__(
         self, run: engine.Run, losses: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Sequence[Tensor]]
@@ -199,7 +199,7 @@ def row(variant: str, unit: str, value: str, processor: str, low: str = "", high
 
 
 def interval(first: Sequence[float], second: Sequence[float], draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the ratio of medians; turns are drawn in pairs, as they were measured."""
+    """95 % bootstrap interval of the ratio of medians; turns are drawn in pairs."""
     generator, pairs = random.Random(0), list(zip(first, second, strict=True))
     ratios = []
     for _ in range(draws):
@@ -210,7 +210,7 @@ def interval(first: Sequence[float], second: Sequence[float], draws: int = 2000)
 
 
 def measure_files(rounds: int, device: str) -> list[Row]:
-    """Share of an epoch of diamonds that goes into files: tables, TensorBoard, checkpoint and best weights.
+    """Share of an epoch that goes into files: tables, TensorBoard, checkpoint, best weights.
 
     The time inside the functions that write is added up, as it is too small for a difference of two epochs.
     """
@@ -303,7 +303,7 @@ train.main()
 
 
 def measure_startup(rounds: int, device: str) -> list[Row]:
-    """Seconds from the start of the interpreter to the end of the first step, and the processor time of each part."""
+    """Seconds from the start of Python to the end of the first step, and its parts."""
     rounds = max(rounds // 4, 1)
     rows: list[Row] = []
     for variant in ("bare", "train.py"):

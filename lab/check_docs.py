@@ -1,4 +1,4 @@
-"""Every command of README.md, CONTRIBUTING.md and docs/, carried out in a copy of this repository, as a stranger would.
+"""Check the documents: every command of every page runs in a copy of this repository.
 
 python lab/check_docs.py                     # all pages: about a quarter of an hour on one core
 python lab/check_docs.py docs/using.md       # some
@@ -106,7 +106,7 @@ def check(texts: Mapping[str, str], place: Path) -> list[tuple[Command, str]]:
 
 
 def prepare(copy: Path, written: Mapping[str, str]) -> None:
-    """Copy the files that git knows or would add, and make those that a reader has or has ``written``."""
+    """Copy the files that git knows or would add, and write those of the reader."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=results.ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in filter(lambda name: (results.ROOT / name).is_file(), names):
@@ -123,7 +123,7 @@ def prepare(copy: Path, written: Mapping[str, str]) -> None:
 
 
 def write_photos(folder: Path) -> None:
-    """photo.jpg; and photos/, with the layout and the columns that docs/your_own_images.md shows."""
+    """Write photo.jpg, and photos/ with the columns that docs/your_own_images.md shows."""
     (folder / "photos" / "cats").mkdir(parents=True)
     rows = ["path,species,sex,weight"]
     for i in range(60):
@@ -155,7 +155,7 @@ def try_out(command: Command, copy: Path) -> str:
 
 
 def carry_out(line: str, copy: Path) -> tuple[int, str]:
-    """Exit code and all that was printed, by a shell in the copy that finds this Python as ``python``, and no GPU."""
+    """Exit code and output of a shell in the copy, with this Python and without a GPU."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     process = subprocess.Popen(
@@ -181,7 +181,7 @@ def carry_out(line: str, copy: Path) -> tuple[int, str]:
 
 
 def judge(shown: Sequence[str], code: int, output: str) -> str:
-    """What is wrong with the exit code, or with what was printed against what is shown; empty if nothing is."""
+    """The error in exit code or output, compared with the shown lines; empty if there is none."""
     should_fail = bool(shown) and shown[0].startswith("error:")
     if bool(code) != should_fail:
         return f"exit code {code}: {last_lines(output)}"

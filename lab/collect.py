@@ -1,4 +1,4 @@
-"""Collect again: the tables and figures that follow from results/*.csv and from the code alone.
+"""Tables and figures that follow from results/*.csv and the code alone, collected again.
 
 python lab/collect.py            # write them
 python lab/collect.py --check    # write nothing; exit code 1 if a table or a figure would change by a byte

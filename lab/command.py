@@ -1,4 +1,4 @@
-"""The command line that benchmarks and tables share: names of what to run, and ``--collect``."""
+"""The command line that benchmarks and tables share: names, and ``--collect``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def parse(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None, kind: str, known: Iterable[str]
 ) -> argparse.Namespace:
-    """Options with ``names``, which are all that are known by default, and ``collect``; an unknown name ends the program."""
+    """Options with ``names``, by default all, and ``collect``; exits at an unknown name."""
     known = list(known)
     metavar = "PART" if kind == "part" else "NAME"
     parser.add_argument("names", nargs="*", metavar=metavar, help=f"one of {', '.join(known)}; default: all")

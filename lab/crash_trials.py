@@ -1,4 +1,4 @@
-"""Kill runs at random instants, resume them, and compare them with runs that nobody disturbed.
+"""Kill runs at random instants, resume them, and compare them with undisturbed runs.
 
 python lab/crash_trials.py                            # 50 trials (about ten minutes on two cores)
 python lab/crash_trials.py --trials 5 --out trials    # fewer, and their run folders are kept
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_trials(folder: Path, count: int, seed: int = 0) -> list[Trial]:
-    """Kill and resume ``count`` runs in ``folder``, with a progress bar. Raises RuntimeError if one fails undisturbed."""
+    """Kill and resume ``count`` runs. Raises RuntimeError if one fails undisturbed."""
     folder.mkdir(parents=True, exist_ok=True)
     write_stones(folder / "stones.csv")
     commands = {name: (*COMMON, *words) for name, words in RUNS.items()}
@@ -126,7 +126,7 @@ def run_trials(folder: Path, count: int, seed: int = 0) -> list[Trial]:
 
 
 def disturb(name: str, folder: Path, command: Sequence[str], seconds: float, dice: random.Random) -> Trial:
-    """Start a run, kill it and resume it until it has finished. ``seconds``: how long it takes if nobody disturbs it."""
+    """Start a run that takes ``seconds``, kill it and resume it until it has finished."""
     trial = Trial(name)
     wanted = dice.randint(1, 6)
     while True:

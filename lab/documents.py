@@ -1,4 +1,4 @@
-"""Parts of documents that scripts write: each stands between two marks that name it and its script.
+"""Blocks of documents that scripts write, between two marks with block and script.
 
 documents.fill_in(Path("docs/cost.md"), "benchmark_balancers", {"cost_steps": table})
 """
@@ -30,7 +30,7 @@ def block(document: Path, script: str, name: str) -> str:
 
 
 def fill_in(document: Path, script: str, blocks: Mapping[str, str]) -> None:
-    """Replace the text between the marks of each name. Raises ValueError if the document lacks them."""
+    """Replace the text between the marks of each name. Raises ValueError if they are missing."""
     text = document.read_text(encoding="utf-8")
     for name, content in blocks.items():
         before, _, after = _split(text, document, script, name)

@@ -1,4 +1,4 @@
-"""What each method makes of two conflicting gradients, as pictures, and the table that compares all methods.
+"""Pictures of each method on two conflicting gradients, and the table of all methods.
 
 python lab/figures.py        # writes results/arrows_*.svg and the table in docs/balancing.md (seconds)
 
@@ -54,7 +54,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 
 class Problem(nn.Module):
-    """Losses that are linear in one vector of shared parameters, so that they and their gradients can be chosen.
+    """Losses that are linear in shared parameters, with chosen values and gradients.
 
     Args:
         size: P, how many parameters.
@@ -87,7 +87,7 @@ def names(count: int) -> tuple[str, ...]:
 
 
 def make(name: str, count: int = 2, units: Sequence[float] | None = None, **arguments: Any) -> Balancer:
-    """A balancer for ``count`` objectives, with what it cannot do without, in the ``units`` of their losses."""
+    """A balancer for ``count`` objectives, with its required arguments, in ``units``."""
     if name == "prior_loss":
         units = [1.0] * count if units is None else units
         arguments.setdefault("prior_losses", dict(zip(names(count), units, strict=True)))
@@ -99,7 +99,7 @@ def follow(
     steps: Sequence[tuple[Tensor, Tensor]],
     optimizer: type[torch.optim.Adam | torch.optim.SGD] = torch.optim.Adam,
 ) -> list[Step]:
-    """Successive steps, each an epoch with losses and gradients of its own. ``optimizer`` moves what is learned."""
+    """Steps, each an epoch with its losses and gradients; ``optimizer`` moves learned weights."""
     problem, taken = Problem(steps[0][1].shape[1]), []
     own = optimizer(balancer.parameters(), lr=0.02) if any(True for _ in balancer.parameters()) else None
     for index, step in enumerate(steps):
@@ -170,7 +170,7 @@ def example(name: str, seed: int = 0) -> tuple[Tensor, Step]:
 
 
 def draw(family: str) -> Figure:
-    """One panel per method: the gradients, the directions that harm no objective, and the direction of the method."""
+    """A panel per method: gradients, directions that harm no objective, and its direction."""
     panels = pictures()[family]
     lines = math.ceil(len(panels) / COLUMNS)
     layout = ConstrainedLayoutEngine(h_pad=0.04, w_pad=0.03, hspace=0.0, wspace=0.0)
@@ -305,7 +305,7 @@ def heads(name: str) -> str:
 
 
 def invariance(name: str) -> str:
-    """Whether the directions of some steps stay the same if one objective is given in a unit a thousandth as large.
+    """Whether directions stay the same if one loss is given in a unit a thousandth as large.
 
     What is learned takes plain gradient steps here: Adam would turn the rounding errors of a zero gradient into steps.
     """
@@ -331,7 +331,7 @@ def harm(name: str) -> str:
 
 
 def harms(name: str, count: int, trials: int = 70) -> bool:
-    """Whether the direction of the K-th step has a negative product with a gradient of that step, some of which conflict.
+    """Whether the direction of the K-th step has a negative product with one of its gradients.
 
     That is looked for in ``trials`` random runs.
     """
@@ -350,7 +350,7 @@ def harms(name: str, count: int, trials: int = 70) -> bool:
 
 
 def random_steps(seed: int, count: int, length: int) -> list[tuple[Tensor, Tensor]]:
-    """Losses, and gradients of K numbers, for some steps; their sizes differ between objectives by factors of about three."""
+    """Losses (K,) and gradients (K, K) of some steps; objectives differ in size about threefold."""
     generator = torch.Generator().manual_seed(seed)
     base = torch.randn(count, count + 1, generator=generator, dtype=torch.float64)
     scale, steps = base[:, 0].exp(), []

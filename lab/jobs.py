@@ -1,4 +1,4 @@
-"""Jobs: what the tables, the studies and the reproductions run, each in a folder of its own under outputs/.
+"""Jobs of the tables, the studies and the reproductions, each in a folder under outputs/.
 
 An interrupted command goes on where it stopped, as a finished job is not run again. Jobs work in processes, with one CPU
 thread each unless they take more.
@@ -66,7 +66,7 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether the folder holds a finished run of these overrides, or of others that change no result."""
+        """Whether the folder holds a finished run with these overrides; others may differ in paths."""
         file = self.folder / "summary.json"
         return file.is_file() and self.summary()["status"] == "finished" and is_training_of(self.folder, self.overrides)
 
@@ -87,7 +87,7 @@ class Training:
 
 
 def train_quietly(folder: Path, overrides: Sequence[str], resume: bool = False) -> dict[str, Any]:
-    """Train into the folder, printing nothing, and return the summary. ``resume``: go on from a checkpoint in the folder."""
+    """Train into the folder, or resume from a checkpoint there, and return the summary."""
     if resume and (folder / "last.pt").is_file():
         composed = OmegaConf.create(engine.load_checkpoint(folder / "last.pt")["config"])
         composed.resume = str(folder)
@@ -100,7 +100,7 @@ def train_quietly(folder: Path, overrides: Sequence[str], resume: bool = False) 
 
 
 def run_missing(jobs: Iterable[Job], processes: int) -> dict[str, BaseException]:
-    """Run the jobs that are not finished. Returns what failed, by name and with its error; Ctrl-C ends the program.
+    """Run the jobs that are not finished. Returns name -> error; Ctrl-C ends the program.
 
     Args:
         jobs: Each in a folder of its own.

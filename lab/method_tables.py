@@ -138,7 +138,7 @@ def _cell(value: Estimate, digits: int) -> str:
 
 
 def against_the_sweep(outcome: Results) -> tuple[list[str], list[str], list[str]]:
-    """Methods that are better in delta-m than the static weights that validation chose; no different; worse or diverged."""
+    """Methods with a delta-m better than, like, or worse than the chosen static weights."""
     tuned = outcome.delta(outcome.tuned)
     groups: tuple[list[str], list[str], list[str]] = ([], [], [])
     for label in METHODS:
@@ -149,7 +149,7 @@ def against_the_sweep(outcome: Results) -> tuple[list[str], list[str], list[str]
 
 
 def verdict(outcome: Results) -> str:
-    """Who is better than the best static weights of the sweep, and who is worse, beyond the intervals."""
+    """Methods better, and worse, than the chosen static weights beyond the intervals."""
     better, same, worse = (", ".join(group) or "none" for group in against_the_sweep(outcome))
     last = len(outcome.study.objectives) == 2 and outcome.tuned in (outcome.points[0], outcome.points[-1])
     chosen = f"{outcome.tuned}, the last at that end: a wider sweep may do better" if last else outcome.tuned
@@ -275,7 +275,7 @@ def _mark(panel: Any, marks: Sequence[tuple[np.ndarray, Mapping[str, Any]]], amo
             panel.plot(*point, linestyle="", **look)
             continue
         panel.plot(*at, linestyle="", **{**look, "markerfacecolor": "white", "clip_on": False, "zorder": 3})
-        text = ", ".join(f"{value:.3g}" for value, seen in zip(point, at, strict=True) if value != seen)
+        text = ", ".join(f"{value:.3g}" for value, shown in zip(point, at, strict=True) if value != shown)
         offset = (5, 5 + 9 * (len(panel.texts) % 3))  # several at one place
         panel.annotate(text, at, xytext=offset, textcoords="offset points", fontsize=8, color=look["color"])
 

@@ -155,7 +155,7 @@ class Reproduction:
         return self.result() is not None
 
     def result(self) -> dict[str, Any] | None:
-        """The content of ``result.json``; ``None`` if the run is not finished, or was one of another recipe."""
+        """The content of ``result.json``; ``None`` without one of this recipe."""
         file = self.folder / "result.json"
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"recipe": None}
         return content if content["recipe"] == experiments()[self.experiment].recipe else None
@@ -188,8 +188,7 @@ class Reproduction:
 
 def judge(experiment: Experiment) -> list[Row]:
     """A row per expected metric: the mean over seeds against value and tolerance."""
-    kept = [Reproduction(experiment.name, seed).result() for seed in experiment.seeds]
-    runs = [result for result in kept if result is not None]
+    runs = [run for seed in experiment.seeds if (run := Reproduction(experiment.name, seed).result()) is not None]
     complete = len(runs) == len(experiment.seeds)
     training = shlex.join(["train.py", *experiment.overrides])
     line = training if experiment.overrides else f"lab/reproduce.py {experiment.name}"
@@ -255,13 +254,13 @@ def read_table() -> list[Row]:
 
 
 def write(rows: Sequence[Row]) -> None:
-    """Put new rows into results/reproduced.csv, keep those of other experiments, and write what is made of it."""
+    """Update results/reproduced.csv, which keeps other experiments, and what follows from it."""
     order = list(experiments())
     done = [row for row in rows if row["verdict"] != "failed"]
     new = {row["experiment"] for row in done}
-    kept = [row for row in read_table() if row["experiment"] not in new and row["experiment"] in order]
+    others = [row for row in read_table() if row["experiment"] not in new and row["experiment"] in order]
     # stable, so metrics keep their order
-    every = sorted([*kept, *done], key=lambda row: order.index(row["experiment"]))
+    every = sorted([*others, *done], key=lambda row: order.index(row["experiment"]))
     results.write_rows(results.RESULTS / FILE, every, FIELDS)
     paths = {each.name: Reproduction(each.name, 0).folder / "path.npy" for each in famo_toy.EXPERIMENTS}
     if new & paths.keys() and all(path.is_file() for path in paths.values()):
@@ -305,7 +304,7 @@ def slips_table() -> str:
 
 
 def reruns_table() -> str:
-    """Delta-m of NYUv2 as the papers print it, and as LibMTL got it when it trained the same methods again."""
+    """Delta-m of NYUv2 in the papers, and when LibMTL trained the same methods again."""
     tables = published_tables.read()
     papers, again = (tables[name]["printed"]["delta-m"] for name in ("nyuv2_segnet", "nyuv2_segnet_rerun"))
     names = {method: {"EW": "LS"}.get(method, method) for method in again}

@@ -35,7 +35,7 @@ Figures = Mapping[str, Callable[[Path], None]]
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -> None:
-    """Write a CSV file atomically; its columns are the ``fields``, by default those of the first row."""
+    """Write a CSV file atomically, with ``fields`` or else the keys of the first row as columns."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fields or list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -47,7 +47,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[s
 def record(
     path: Path, fields: Sequence[str], parts: Mapping[str, Callable[[], list[dict[str, Any]]]], facts: Mapping[str, str]
 ) -> None:
-    """Measure the ``parts``; the new rows of each replace its old ones in the CSV file, with the ``facts`` in all of them."""
+    """Measure ``parts``; new rows, with ``facts`` in each, replace the old ones in the CSV file."""
     for part, measure in parts.items():
         rows: list[dict[str, Any]] = [row for row in read_rows(path) if row["part"] != part]
         rows += [{"part": part, **row, **facts} for row in measure()]

@@ -1,4 +1,4 @@
-"""Figures of finished runs: results over time, and what the best weights say about the test split.
+"""Figures of finished runs: results over time, and outputs of the best weights.
 
 Each takes the runs of a table, a folder per row, and most of them show the first. Data are read from the folder of the run.
 """
@@ -80,7 +80,7 @@ def scatter(objective: str, unit: str, runs: Runs) -> Figure:
 
 @torch.no_grad()
 def reported(runs: Runs, first: int | None = None) -> Figure:
-    """The samples of ``report.html``; of the ``first`` of the test split alone, if that is given."""
+    """The samples of ``report.html``; ``first``: of these samples of the test split alone."""
     job = _load(runs)
     split: Any = _test(job)
     (figure,) = job.task.pictures(job.trained, split if first is None else Subset(split, range(first))).values()
@@ -89,7 +89,7 @@ def reported(runs: Runs, first: int | None = None) -> Figure:
 
 @torch.no_grad()
 def answers(view: View, runs: Runs) -> Figure:
-    """Garments with their true classes and, below, what the model takes them for; red where it is wrong."""
+    """Garments with true and predicted classes; errors are red."""
     job = _load(runs)
     split = _test(job)
     assert isinstance(split, TensorData)
@@ -168,7 +168,7 @@ def samples(runs: Runs) -> Figure:
 
 @torch.no_grad()
 def sharing(runs: Runs) -> Figure:
-    """How much each objective takes from where, in the runs of ``cross_stitch``, ``mmoe`` and ``ple``.
+    """Shares of towers and experts per objective in ``cross_stitch``, ``mmoe`` and ``ple``.
 
     Mean and deviation over the units of a layer (``cross_stitch``) or over the samples of the test split.
     """
@@ -219,11 +219,11 @@ def _shares(job: engine.Run) -> tuple[dict[str, Tensor], float]:
 
 def _chosen(model: nn.Module, gate: nn.Module, x: Tensor) -> Tensor:
     """How much of each expert a gate takes, (B, experts)."""
-    seen: list[Tensor] = []
-    hook = gate.register_forward_hook(lambda module, inputs, output: seen.append(output.softmax(dim=1)))
+    shares: list[Tensor] = []
+    hook = gate.register_forward_hook(lambda module, inputs, output: shares.append(output.softmax(dim=1)))
     model(x)
     hook.remove()
-    return seen[0]
+    return shares[0]
 
 
 def _predicted(objective: str, runs: Runs) -> tuple[Objective, Tensor, Tensor]:

@@ -53,7 +53,7 @@ class Study:
     alone: Mapping[str, tuple[str, ...]] | None = None
 
     def settings(self) -> dict[str, tuple[str, ...]]:
-        """Label -> overrides of all that is compared: methods, points of the sweep, objectives alone."""
+        """Label -> overrides of methods, points of the sweep, and objectives alone."""
         settings: dict[str, tuple[str, ...]] = {name: (f"balancer={name}",) for name in METHODS}
         for point in sweep(len(self.objectives)):
             values = ", ".join(f"{name}: {value:g}" for name, value in zip(self.objectives, point, strict=True))
@@ -130,7 +130,7 @@ STUDIES = {
 
 
 def sweep(objectives: int) -> list[tuple[float, ...]]:
-    """Static weights of mean 1: nine evenly spread for two objectives, twelve random ones for more."""
+    """Static weights of mean 1: nine even ones for two objectives, twelve random ones for more."""
     if objectives == 2:
         return [(round(2 * w, 3), round(2 - 2 * w, 3)) for w in np.linspace(0.1, 0.9, 9)]
     # RandomState, unlike Generator, draws the same numbers in every NumPy version
@@ -185,7 +185,7 @@ class Trial:
         return {} if self.diverged.is_file() else self.training.summary()
 
     def validation(self) -> dict[str, float]:
-        """Heading -> result of the validation split in the chosen epoch; not a number if the run diverged."""
+        """Heading -> validation result in the chosen epoch; not a number if the run diverged."""
         summary = self.summary()
         rows = read_rows(self.training.folder / "metrics.csv") if summary else []
         chosen = [row for row in rows if row["split"] == "val" and int(row["epoch"]) == summary["best_epoch"]]
@@ -194,8 +194,8 @@ class Trial:
 
     def delta(self, reference: Mapping[str, float]) -> float:
         """delta-m of the validation split in percent; the lower the better."""
-        found = delta_m(self.validation(), reference, directions(self.study))
-        return math.inf if math.isnan(found) else found
+        value = delta_m(self.validation(), reference, directions(self.study))
+        return math.inf if math.isnan(value) else value
 
     def score(self) -> float:
         """By which an epoch was chosen; the lower the better."""
@@ -218,7 +218,7 @@ def directions(name: str) -> dict[str, bool]:
 
 
 def baseline(name: str, results: Callable[[str], Mapping[str, float]]) -> dict[str, float]:
-    """What delta-m is relative to: each result of the model trained for it alone; those of ``sum`` where none can be.
+    """Reference of delta-m: models of one objective, or ``sum`` where there are none.
 
     Args:
         name: Of the study.

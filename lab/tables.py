@@ -1,4 +1,4 @@
-"""The tables and figures of the README and the docs: run what is missing, write results/, fill in the documents.
+"""Tables and figures of README and docs: run what is missing, write results/ and pages.
 
 python lab/tables.py                          # everything (about two hours on two cores)
 python lab/tables.py diamonds_usd             # one table
@@ -240,7 +240,7 @@ def blocks(names: Iterable[str]) -> documents.Blocks:
 
 
 def markdown(name: str) -> str:
-    """The table as Markdown, from the CSV alone: mean and standard deviation over seeds, if there are several."""
+    """The table in Markdown: mean, and standard deviation over seeds if there are several."""
     label, metrics = EXPERIMENTS[name].label, EXPERIMENTS[name].metrics
     rows = results.read_rows(results.RESULTS / f"{name}.csv")
     lines = []

@@ -67,7 +67,7 @@ def medians(seconds: Mapping[str, list[Seconds]]) -> dict[str, float]:
 
 
 def peak_bytes(step: Callable[[], object]) -> int:
-    """Largest number of bytes that were allocated at one time during ``step``, beyond those allocated before."""
+    """Peak of the bytes that ``step`` allocates beyond those allocated before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step()
     assert recorded.profiler is not None

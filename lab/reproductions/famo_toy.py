@@ -1,4 +1,4 @@
-"""The two-dimensional toy of CAGrad, Nash-MTL, FAMO and Aligned-MTL: five starting points, two losses, one front.
+"""The two-dimensional toy of CAGrad, Nash-MTL, FAMO and Aligned-MTL.
 
     f1 = log(max(|0.5 (-x - 7) - tanh(-y)|, 5e-6)) + 6        g1 = ((-x + 7)^2 + 0.1 (-y - 8)^2) / 10 - 20
     f2 = log(max(|0.5 (-x + 3) + tanh(-y) + 2|, 5e-6)) + 6    g2 = ((-x - 7)^2 + 0.1 (-y - 8)^2) / 10 - 20
@@ -38,7 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"cagrad": {"c": 0.4}, "famo": {"gamma": 0.
 
 
 def losses(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) points -> (N, 2) losses and their (N, 2, 2) gradients, in the precision of the points."""
+    """(N, 2) points -> (N, 2) losses and (N, 2, 2) gradients, in the same precision."""
     x, y = points[:, :1], points[:, 1:]
     side, scale = np.array([-1, 1], points.dtype), np.array(SCALE, points.dtype)
     gate, wave = np.tanh(0.5 * y), np.tanh(y)
@@ -66,8 +66,8 @@ def trace(method: str, clip: float | None = None, steps: int = STEPS) -> np.ndar
         for step in range(1, steps + 1):
             values, jacobians = losses(points)
             gramians = torch.from_numpy(jacobians @ jacobians.mT).double()
-            seen = torch.from_numpy(values).double()
-            weights = [each.weights(*pair) for each, *pair in zip(balancers, seen, gramians, strict=True)]
+            loss_values = torch.from_numpy(values).double()
+            weights = [each.weights(*pair) for each, *pair in zip(balancers, loss_values, gramians, strict=True)]
             gradient = (torch.stack(weights).float().numpy()[:, None] @ jacobians)[:, 0]
             if clip is not None:
                 gradient *= np.minimum(clip / (np.linalg.norm(gradient, axis=1, keepdims=True) + 1e-6), 1)
@@ -85,7 +85,10 @@ def trace(method: str, clip: float | None = None, steps: int = STEPS) -> np.ndar
 
 
 def front(count: int = 20_001) -> tuple[np.ndarray, np.ndarray]:
-    """The Pareto set, (count, 2) points, and the front, (count, 2) losses. On it, 7 (2 w - 1) minimises in x, and y is bisected."""
+    """The Pareto set, (count, 2) points, and the front, (count, 2) losses.
+
+    The minimum in x is 7 (2 w - 1), that in y is bisected.
+    """
     w = np.linspace(0, 1, count)
     low, high = np.full(count, -9.0), np.full(count, -8.0)
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""Fonseca and Fleming's concave front, the synthetic example of Pareto MTL: who finds more than its two ends?
+"""Fonseca and Fleming's concave front, the synthetic example of Pareto MTL.
 
     f1 = 1 - exp(-sum_i (x_i - 1 / sqrt(20))^2),  f2 = 1 - exp(-sum_i (x_i + 1 / sqrt(20))^2),  x in R^20
 
@@ -30,8 +30,8 @@ NAMES = ("f1", "f2")
 
 def losses(x: torch.Tensor) -> dict[str, torch.Tensor]:
     """(20,) -> both losses."""
-    centre = 1 / math.sqrt(SIZE)
-    return {name: 1 - (-(x + sign * centre).square().sum()).exp() for name, sign in zip(NAMES, (-1, 1), strict=True)}
+    center = 1 / math.sqrt(SIZE)
+    return {name: 1 - (-(x + sign * center).square().sum()).exp() for name, sign in zip(NAMES, (-1, 1), strict=True)}
 
 
 def search(balancer: Balancer, start: np.ndarray, lr: float, steps: int) -> list[float]:
@@ -52,11 +52,11 @@ def run(
 ) -> dict[str, float]:
     """Ten searches with the balancers that ``make`` returns for an index and a random number."""
     draw = np.random.RandomState(seed)
-    found = []
+    points = []
     for index in range(searches):
         balancer = make(index, draw.rand())
-        found.append(search(balancer, draw.uniform(-0.5, 0.5, SIZE), lr, STEPS * repeat))
-    ends = np.array(found)
+        points.append(search(balancer, draw.uniform(-0.5, 0.5, SIZE), lr, STEPS * repeat))
+    ends = np.array(points)
     return {
         "interior points": float((ends > 0.05).all(1).sum()),
         "hypervolume": hypervolume(ends, (1, 1)),

@@ -1,4 +1,4 @@
-"""Rows of printed tables as trainings: the options of each method, and the results that the tables print.
+"""Rows of printed tables as trainings: options of each method, and printed results.
 
 A recipe in lab/recipes that has ``published`` is a protocol, and a row of the tables is that protocol with a balancer:
 
@@ -168,5 +168,5 @@ def _override(key: str, value: Any) -> str:
 
 
 def _around(values: Sequence[float], tolerance: float) -> tuple[float, float]:
-    """The middle of the values, and how far it is from there to the last one and the tolerance beyond."""
+    """The middle of the values, and half their range plus the tolerance."""
     return (min(values) + max(values)) / 2, (max(values) - min(values)) / 2 + tolerance

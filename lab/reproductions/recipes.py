@@ -34,7 +34,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 def read_recipe(file: Path) -> list[Experiment]:
-    """The experiments of a recipe. Raises ConfigError, which names the file and the key, for one that is not as above."""
+    """The experiments of a recipe. Raises ConfigError with file and key if it is not as above."""
     recipe: Any = OmegaConf.to_container(OmegaConf.load(file))
     expect: Any = recipe.get("expect") or {}
     metrics, seeds, tier, source = (expect.get(key) for key in ("metrics", "seeds", "tier", "source"))
@@ -91,7 +91,7 @@ def train_recipe(
     folder: Path,
     complete: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: metrics,
 ) -> dict[str, float]:
-    """Results of ``python train.py <overrides> seed=<seed>``, completed; an earlier attempt is continued."""
+    """Completed results of a training, which resumes an earlier attempt."""
     summary = train_quietly(folder / "run", [*overrides, f"seed={seed}"], resume=True)
     if summary["status"] != "finished":
         raise InterruptedError("the run was stopped; the same command goes on with it")

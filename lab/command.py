@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 
-__all__ = ["parse", "parser"]
-
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the docstring of the script, as it stands there."""

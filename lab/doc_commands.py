@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-__all__ = ["RUNS", "Command", "commands", "completed", "files", "is_installed", "reason", "shorter"]
-
 #: Pattern -> why such a command is not carried out, and the module that makes this void.
 SKIPPED = {
     r"^pip install|^make install": ("installs packages", None),

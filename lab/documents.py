@@ -5,14 +5,11 @@ documents.fill_in(Path("docs/cost.md"), "benchmark_balancers", {"cost_steps": ta
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import engine
 from lab import results
-
-__all__ = ["Blocks", "block", "fill_in", "marked", "table", "write"]
 
 #: Document -> name of a block -> what writes its content.
 Blocks = Mapping[str, Mapping[str, Callable[[], str]]]
@@ -36,11 +33,6 @@ def fill_in(document: Path, script: str, blocks: Mapping[str, str]) -> None:
         before, _, after = _split(text, document, script, name)
         text = before + content + after
     engine.write_text(document, text)
-
-
-def marked(text: str) -> list[tuple[str, str]]:
-    """Name and script of each block of a document."""
-    return re.findall(r"<!-- (\S+): written by lab/(\w+)\.py -->", text)
 
 
 def write(script: str, blocks: Blocks) -> None:

@@ -27,22 +27,15 @@ import engine
 import train
 from scripts.run_sets import is_training_of
 
-__all__ = ["Job", "Training", "progress", "run_missing", "train_quietly"]
-
 
 class Job(Protocol):
-    """Something that leaves its results in a folder. It must be picklable."""
+    """Picklable work for a process of its own, finished only if done with the settings of today."""
 
     @property
-    def name(self) -> str:
-        """In messages."""
-
+    def name(self) -> str: ...
     @property
-    def finished(self) -> bool:
-        """Whether it came to its end, with the settings of today."""
-
-    def run(self) -> None:
-        """Do the work, in a worker process."""
+    def finished(self) -> bool: ...
+    def run(self) -> None: ...
 
 
 @dataclass(frozen=True)

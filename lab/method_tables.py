@@ -24,11 +24,6 @@ from lab.studies import METHODS, STUDIES, Trial, baseline, directions
 from scripts.run_sets import Estimate, estimate
 from tasks.scores import delta_m
 
-__all__ = [
-    *("BLOCKS", "Results", "block", "cost_file", "figures", "runs_file"),
-    *("summary", "table", "verdict", "weight_figures"),
-]
-
 OVER_TIME = ("uncertainty", "realtime", "dwa", "gradnorm", "famo", "mgda", "imtl_g", "nash_mtl")
 
 

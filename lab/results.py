@@ -18,11 +18,6 @@ import engine
 from engine.environment import git_commit
 from engine.tracking import read_rows
 
-__all__ = [
-    *("GRID", "OPEN", "OUTPUTS", "RESULTS", "ROOT", "Figures"),
-    *("environment", "read_rows", "record", "save_figure", "write_figures", "write_rows", "write_stones"),
-]
-
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 OUTPUTS = ROOT / "outputs"

@@ -27,11 +27,6 @@ from scripts.evaluate import Options, configuration
 from tasks import Batch, CrossEntropy, Objective, TensorData
 from tasks.gan_task import GanTask
 
-__all__ = [
-    *("answers", "confusion", "garment_over_copy", "halves", "over_time"),
-    *("reported", "samples", "scatter", "sharing", "whole"),
-]
-
 COLUMNS, ROWS = 8, 2  # of garments, the first of the test split
 GENERATED = 6  # samples of each class
 WIDTH, GAP = 0.97, 0.17  # of a garment in inches; between garments, as a share of that

@@ -23,8 +23,6 @@ from lab.jobs import Training
 from tasks import create_task
 from tasks.scores import delta_m
 
-__all__ = ["METHODS", "STUDIES", "Study", "Trial", "baseline", "directions", "sweep", "trials"]
-
 METHODS = (
     *("sum", "uncertainty", "realtime", "dwa", "gradnorm", "famo"),
     *("pcgrad", "mgda", "cagrad", "imtl_g", "nash_mtl", "aligned_mtl", "upgrad"),

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from rich.progress import track
 from torch.profiler import ProfilerActivity, profile
 
-__all__ = ["Seconds", "clock", "medians", "peak_bytes", "since", "take_turns", "timed"]
-
 #: Wall and processor time.
 Seconds = tuple[float, float]
 

@@ -28,8 +28,6 @@ from matplotlib.lines import Line2D
 from balancing import create_balancer
 from lab.reproductions.experiment import Experiment
 
-__all__ = ["EXPERIMENTS", "draw"]
-
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 STEPS, EVERY = 50_000, 200
 SCALE = (0.1, 1.0)

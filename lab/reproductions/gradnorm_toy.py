@@ -24,8 +24,6 @@ from torch import Tensor, nn
 from balancing import create_balancer
 from lab.reproductions.experiment import Experiment
 
-__all__ = ["EXPERIMENTS"]
-
 INPUTS, OUTPUTS, WIDTH, BATCH = 250, 100, 100, 100
 SIZES = {"small": 1.0, "large": 100.0}
 METHODS: dict[str, dict[str, Any]] = {

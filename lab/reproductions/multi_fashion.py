@@ -37,8 +37,6 @@ from tasks.multi_fashion import MultiFashion
 from tasks.scores import hypervolume
 from zoo import create_model
 
-__all__ = ["EXPERIMENTS"]
-
 NAMES = ("top_left", "bottom_right")
 REFERENCE = (2.0, 2.0)
 OFFSET, OTHERS = 6, (4, 8)

@@ -29,8 +29,6 @@ from lab.reproductions.published_tables import read
 from tasks import create_task
 from tasks.scores import delta_m
 
-__all__ = ["Row", "published_rows"]
-
 #: Column of the tables -> result of a run, and how many printed units are one of its own.
 RESULTS = {
     "segmentation/mIoU": ("segmentation/miou", 100.0),

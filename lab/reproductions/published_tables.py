@@ -16,8 +16,6 @@ from pathlib import Path
 from lab.reproductions.experiment import Experiment
 from tasks.scores import delta_m, mean_rank
 
-__all__ = ["EXPERIMENTS", "slips"]
-
 DATA = Path(__file__).with_suffix(".json")
 #: Table -> statistic -> the largest deviation that rounding explains.
 ROUNDING = {

@@ -28,8 +28,6 @@ from lab.jobs import train_quietly
 from lab.reproductions.experiment import TIERS, Experiment
 from lab.reproductions.published_rows import published_rows
 
-__all__ = ["RECIPES", "read_recipe", "train_recipe"]
-
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 

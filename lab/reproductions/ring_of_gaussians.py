@@ -26,8 +26,6 @@ from tasks.gan_metrics import modes_found
 from tasks.gaussians import RingOfGaussians
 from zoo.gan import PointGAN
 
-__all__ = ["EXPERIMENTS"]
-
 SIZES = {"classes": 0, "width": 128, "depth": 2}
 LATENT, BATCH, STEPS = 2, 128, 3000
 RATES = {"generator": 1e-3, "discriminator": 2e-4}

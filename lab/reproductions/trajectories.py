@@ -27,8 +27,6 @@ from torch import Tensor
 from balancing import Balancer, create_balancer
 from lab.reproductions.experiment import Experiment
 
-__all__ = ["EXPERIMENTS"]
-
 DATA = Path(__file__).with_suffix(".json")
 STARTS = {
     "EWQ": ((3.0, -2.0), (0.0, -3.0), (-4.0, 4.0), (-3.0, 4.0), (-3.5, -0.75)),

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from balancing import create_balancer
 from lab.reproductions.experiment import Experiment
 
-__all__ = ["EXPERIMENTS"]
-
 
 class Model(nn.Module):
     """A hidden layer and two heads."""

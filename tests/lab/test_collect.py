@@ -1,9 +1,13 @@
 """lab/collect.py: everything that scripts write from results/ and from the code is, byte for byte, what stands there."""
 
+import re
+
 import pytest
 
-from lab import collect, documents, results, tables
+from lab import collect, results, tables
 from lab.studies import STUDIES
+
+MARK = re.compile(r"<!-- (\S+): written by lab/(\w+)\.py -->")
 
 
 @pytest.mark.parametrize("name", [*collect.block_names(), *collect.FIGURES])
@@ -22,7 +26,7 @@ def test_every_block_of_every_document_is_collected():
     marks = {
         f"{page.relative_to(results.ROOT)}: {script}: {name}"
         for page in (results.ROOT / "README.md", *(results.ROOT / "docs").glob("*.md"))
-        for name, script in documents.marked(page.read_text(encoding="utf-8"))
+        for name, script in MARK.findall(page.read_text(encoding="utf-8"))
     }
     assert marks == set(collect.block_names())
 

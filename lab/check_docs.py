@@ -29,7 +29,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -204,7 +203,6 @@ def last_lines(output: str) -> str:
 
 def show(rows: Sequence[tuple[Command, str]]) -> None:
     """A table of commands and their verdicts."""
-    console = Console()
     table = Table("page", "command", "verdict")
     colors = {"failed": "red", "skipped": "dim"}
     page = ""
@@ -212,7 +210,7 @@ def show(rows: Sequence[tuple[Command, str]]) -> None:
         color = colors.get(verdict.partition(":")[0], "default")
         table.add_row(each.page if each.page != page else "", escape(each.text), f"[{color}]{escape(verdict)}[/]")
         page = each.page
-    (console if console.is_terminal else Console(width=160)).print(table)
+    command.console().print(table)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 
+from rich.console import Console
+
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the docstring of the script, as it stands there."""
@@ -25,3 +27,9 @@ def parse(
             parser.error(f"unknown {kind} {name!r}; choose from {', '.join(known)}")
     options.names = options.names or known
     return options
+
+
+def console() -> Console:
+    """A console of the width of the terminal, or wide enough for a file."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=160)

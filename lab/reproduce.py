@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -81,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if options.list:
-        console().print(overview(chosen if options.names else list(known.values())))
+        command.console().print(overview(chosen if options.names else list(known.values())))
         return
     needy = [each.name for each in chosen if each.tier == "gpu"]
     if needy and not torch.cuda.is_available():
@@ -94,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # run everything before any tracked file changes, so that each run records the commit it belongs to
     failures = run_missing(jobs, 1 if needy else options.processes)  # a GPU is not shared
     rows = [row for each in chosen for row in judge(each)]
-    console().print(verdicts(rows))
+    command.console().print(verdicts(rows))
     for name, problem in failures.items():
         print(f"{name} failed: {str(problem) or type(problem).__name__}", file=sys.stderr)
     write(rows)
@@ -212,12 +211,6 @@ def judge(experiment: Experiment) -> list[Row]:
             row["verdict"] = "failed"
         rows.append(row)
     return rows
-
-
-def console() -> Console:
-    """A console of the width of the terminal, or wide enough for a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
 
 
 def overview(chosen: Sequence[Experiment]) -> Table:

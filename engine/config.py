@@ -21,7 +21,6 @@ from engine.arguments import ConfigError, check_arguments, did_you_mean
 __all__ = ["Config", "compose", "unknown_key", "validate"]
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
-_RECIPE = ("seeds", "tier", "source", "expected", "published")  # never meant by a typo on the command line
 
 
 @dataclass
@@ -100,12 +99,6 @@ class Config:
     run_dir: str | None = None
     resume: str | None = None
     imports: list[str] = field(default_factory=list)
-    # what a recipe in configs/experiment says about its results; lab/reproduce.py reads it, training does not
-    seeds: list[int] = field(default_factory=list)
-    tier: str | None = None
-    source: str | None = None
-    expected: dict[str, Any] = field(default_factory=dict)
-    published: dict[str, Any] = field(default_factory=dict)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -130,7 +123,7 @@ def known_keys(schema: type = Config, prefix: str = "") -> list[str]:
 def unknown_key(key: str) -> str:
     """Message about a key that is not in the schema, with its nearest neighbours in the same section."""
     section = key.rpartition(".")[0]
-    known = [name for name in known_keys() if name not in _RECIPE]
+    known = known_keys()
     siblings = [name for name in known if name.rpartition(".")[0] == section]
     return f"there is no key {key!r}; {did_you_mean(key, siblings or known)}"
 

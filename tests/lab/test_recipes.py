@@ -1,4 +1,4 @@
-"""The protocols of configs/experiment: every row composes, and one of each trains on a few files in the public format."""
+"""The protocols of lab/recipes: every row composes, and one of each trains on a few files in the public format."""
 
 import csv
 import json
@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 import engine
@@ -16,6 +17,7 @@ from balancing import create_balancer
 from lab import reproduce
 from lab.reproductions.published_rows import published_rows
 from lab.reproductions.published_tables import read
+from lab.reproductions.recipes import RECIPES
 from tests.tasks import test_celeba, test_dense_folders, test_office
 
 ROWS = {each.name: each for each in reproduce.experiments().values() if each.family}
@@ -92,7 +94,7 @@ def test_every_recipe_has_a_row_that_trains():
 @pytest.mark.parametrize("family", sorted({each.family for each in ROWS.values()}))
 def test_rows_expect_results_of_their_task(family):
     config = engine.compose([f"experiment={family}"])
-    known = {f"test/{name}" for name in tasks.create_task(**config.task).results()} | {config.published["statistic"]}
+    known = {f"test/{name}" for name in tasks.create_task(**config.task).results()} | {published(family)["statistic"]}
     for each in ROWS.values():
         if each.family == family:
             assert set(each.expected) <= known, each.name
@@ -130,7 +132,11 @@ def test_expected_lies_around_what_the_tables_print():
 def test_statistic_of_a_printed_row_is_the_printed_one(name):
     recipe = {"nyuv2_resnet50": "nyuv2_deeplab", "office31": "office_31"}.get(name, "nyuv2_segnet")
     method, table = ("Nash-MTL", name if name in read() else "nyuv2_segnet")
-    row = next(each for each in published_rows(recipe, recipe_of(recipe)) if each.name == f"{recipe}_nash_mtl")
+    row = next(
+        each
+        for each in published_rows(recipe, (f"experiment={recipe}",), published(recipe))
+        if each.name == f"{recipe}_nash_mtl"
+    )
     assert row.baseline is not None
     units = {"segmentation": 0.01, "amazon": 0.01, "dslr": 0.01, "webcam": 0.01, "depth": 1.0, "normals": 1.0}
     printed = dict(zip(row.baseline.values, read()[table]["rows"][method], strict=True))
@@ -141,8 +147,8 @@ def test_statistic_of_a_printed_row_is_the_printed_one(name):
     assert row.complete(metrics)[statistic] == pytest.approx(read()[table]["printed"][statistic][method], abs=0.02)
 
 
-def recipe_of(name):
-    return engine.compose([f"experiment={name}"]).published
+def published(name):
+    return OmegaConf.to_container(OmegaConf.load(RECIPES / f"{name}.yaml").expect.published)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +161,9 @@ def recipe_of(name):
     ],
 )
 def test_wrong_recipes_are_refused(change, problem):
-    said = {key: value for key, value in {**recipe_of("nyuv2_segnet"), **change}.items() if value is not None}
+    changed = {key: value for key, value in {**published("nyuv2_segnet"), **change}.items() if value is not None}
     with pytest.raises(ValueError, match=problem):
-        published_rows("nyuv2_segnet", said)
+        published_rows("nyuv2_segnet", (), changed)
 
 
 # ---- rules of selection ----------------------------------------------------------------------------------------------

@@ -58,9 +58,8 @@ def evaluate(options: Options) -> None:
     config = configuration(folder, options)
     job = train.build(config)
     load_best(best, job.trained)
-    split = getattr(job.task.splits(config.data_dir), options.split)
     size, workers = engine.evaluation_size(config), config.trainer.num_workers
-    found = engine.evaluate(job.trained, job.task, split, size, job.precision, workers, name=options.split)
+    found = engine.evaluate(job.trained, job.task, job.splits, size, job.precision, workers, name=options.split)
     assert found is not None  # nobody asks to stop
     protocol = f", protocol {options.protocol}" if options.protocol else ""
     engine.Display(0).results(f"{options.split}{protocol}, best weights of {folder}", found.values)

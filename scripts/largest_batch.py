@@ -99,7 +99,7 @@ def search(config: Config, limit: int | None) -> int:
     before = _resident() if device.type == "cpu" else 0
     run = train.build(config)
     run.model.train()
-    samples = len(run.task.splits(config.data_dir).train)  # type: ignore[arg-type]
+    samples = len(run.splits.train)  # type: ignore[arg-type]
     most = max(samples // unit * unit, unit)
     console.print(f"{config.model['name']} on {engine.describe_device(device)}, up to {limit / GIB:.3g} GiB")
     console.print(f"{'batch':>8}  {'memory, GiB':>11}  {'samples/s':>9}")
@@ -159,7 +159,7 @@ def take_two_steps(run: Run, size: int, limit: int, before: int = 0) -> Try:
     import train
 
     config, device = run.config, run.device
-    split, workers = run.task.splits(config.data_dir).train, config.trainer.num_workers
+    split, workers = run.splits.train, config.trainer.num_workers
     speed, fits, batch = 0.0, True, None
     with _watch(device, before) as peak:
         try:

@@ -19,7 +19,7 @@ import torch
 
 from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View
-from tasks.measures import binary_accuracy, binary_f1
+from tasks.metrics import binary_accuracy, binary_f1
 from tasks.registry import register_task
 from tasks.task import DataError, Objective, Splits, Task, TensorData
 
@@ -71,10 +71,10 @@ class CelebA(Task):
                 )
         if not names or len(set(names)) < len(names):
             raise ValueError("celeba: name at least one attribute, and none of them twice")
-        self.view = View(image_size, "stretch", flip, standardise=False)
-        measures = {"accuracy": binary_accuracy(), "f1": binary_f1()}
-        self.objectives = tuple(Objective(name, CrossEntropy(("no", "yes")), measures) for name in names)
-        self.facts = {
+        self.view = View(image_size, "stretch", flip, standardize=False)
+        metrics = {"accuracy": binary_accuracy(), "f1": binary_f1()}
+        self.objectives = tuple(Objective(name, CrossEntropy(("no", "yes")), metrics) for name in names)
+        self.info = {
             "in_channels": 3,
             "image_size": image_size,
             "classifiers": dict.fromkeys(names, 2),
@@ -108,7 +108,7 @@ class CelebA(Task):
 
         return Splits(part(0), part(1), part(2))
 
-    def read(self, path: Path) -> TensorData:
+    def preprocess(self, path: Path) -> TensorData:
         """One face, aligned and cut out like those of the set."""
         return TensorData((self.view.tensor(path)[None],), {})
 

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.fashion import CLASSES, fashion_splits, read_garment
-from tasks.measures import accuracy, psnr
+from tasks.metrics import accuracy, psnr
 from tasks.registry import register_task
 from tasks.task import Batch, Objective, Prediction, Splits, Task, TensorData
 
@@ -58,8 +58,7 @@ class CompressedFashion(Task):
         self.image_size = image_size
         self.matrix_seed = matrix_seed
         self.download = download
-        self._mean, self._std = torch.zeros(measurements), torch.ones(measurements)  # of training, once loaded
-        self.facts = {
+        self.info = {
             "in_features": measurements,
             "in_channels": 1,
             "image_size": image_size,
@@ -75,29 +74,23 @@ class CompressedFashion(Task):
         """Read and measure the images. Raises DataError if they are missing or damaged."""
         parts = [(self._pad(images), labels) for images, labels in fashion_splits(data_dir, self.download)]
         measured = [self._measure(images) for images, _ in parts]
-        self._mean, self._std = measured[0].mean(0), measured[0].std(0)
+        state = {"mean": measured[0].mean(0).tolist(), "std": measured[0].std(0).tolist()}
         return Splits(
             *(
-                TensorData((self._standardise(values),), {"image": images, "class": labels.long()})
+                TensorData((_standardize(values, state),), {"image": images, "class": labels.long()})
                 for values, (images, labels) in zip(measured, parts, strict=True)
-            )
+            ),
+            state=state,
         )
 
-    def learnt(self) -> dict[str, Any]:
-        """Mean and deviation of the training images' measurements."""
-        return {"mean": self._mean.tolist(), "std": self._std.tolist()}
+    def preprocess(self, path: Path) -> TensorData:
+        """The measurements of a garment."""
+        measured = self._measure(self._pad(read_garment(path)))
+        return TensorData((_standardize(measured, self.state_dict()),), {})
 
-    def recall(self, learnt: Mapping[str, Any]) -> None:
-        """Standardise with these from now on."""
-        self._mean, self._std = torch.tensor(learnt["mean"]), torch.tensor(learnt["std"])
-
-    def read(self, path: Path) -> TensorData:
-        """The measurements of a garment, of which the model sees nothing else."""
-        return TensorData((self._standardise(self._measure(self._pad(read_garment(path)))),), {})
-
-    def describe(self, outputs: Mapping[str, Tensor]) -> Prediction:
-        """The class, and the image as a map of grey values."""
-        cells = super().describe({"class": outputs["class"]}).cells
+    def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
+        """The class, and the image as a map of gray values."""
+        cells = super().decode({"class": outputs["class"]}).cells
         images = outputs["image"][:, 0].clamp(0, 1)
         return Prediction(cells, {"image": images.numpy()}, {"image": (images * 255).round().byte().numpy()})
 
@@ -105,15 +98,12 @@ class CompressedFashion(Task):
         random = torch.Generator().manual_seed(self.matrix_seed)
         return images.flatten(1) @ torch.randn(self.image_size**2, self.measurements, generator=random)
 
-    def _standardise(self, measured: Tensor) -> Tensor:
-        return (measured - self._mean) / self._std
-
     def _pad(self, images: Tensor) -> Tensor:
         margin = self.image_size - images.shape[-1]
         return F.pad(images[:, None], (margin // 2, margin - margin // 2) * 2).float().div_(255)
 
     def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
-        """Images above what the model makes of their measurements."""
+        """Images above their reconstructions."""
         from matplotlib.figure import Figure
 
         assert isinstance(split, TensorData)
@@ -130,3 +120,7 @@ class CompressedFashion(Task):
         guesses = [CLASSES[index] for index in outputs["class"].argmax(1).tolist()]
         axes.set_xticks(centres[: len(guesses)], guesses, rotation=45, ha="right")
         return {f"Images, reconstructions from {self.measurements} measurements, and predicted classes.": figure}
+
+
+def _standardize(measured: Tensor, state: Mapping[str, Any]) -> Tensor:
+    return (measured - torch.tensor(state["mean"])) / torch.tensor(state["std"])

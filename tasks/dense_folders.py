@@ -100,8 +100,6 @@ class Cityscapes(DenseTask):
         rarity: float = 0.0,
         validation: float = 0.1,
     ) -> None:
-        if classes not in (7, 19):
-            raise ValueError(f"cityscapes: classes must be 7 or 19, got {classes}")
         if min(height, width) < 1:
             raise ValueError(f"cityscapes: height and width must be at least 1, got {height} and {width}")
         names = cityscapes_files.CATEGORIES if classes == 7 else cityscapes_files.CLASSES
@@ -129,10 +127,10 @@ class Cityscapes(DenseTask):
 
 
 def _splits(task: DenseTask, train: Folder, test: Folder, share: float, size: tuple[int, int] | None = None) -> Splits:
-    tested = DenseData(test, range(len(test)), size=size)
+    last = DenseData(test, range(len(test)), size=size)
     if share == 0:
-        return Splits(DenseData(train, range(len(train)), task.transform, size), tested, tested)
-    return Splits(*task.hold_out(train, share, size), tested)
+        return task.make_splits(DenseData(train, range(len(train)), task.transform, size), last, last)
+    return task.make_splits(*task.hold_out(train, share, size), last)
 
 
 def _share(validation: float) -> float:
@@ -145,7 +143,7 @@ def _find(task: str, places: Sequence[Path], marks: Sequence[str], where: str) -
     for place in places:
         if any((place / mark).is_dir() for mark in marks):
             return place
-    looked = ", ".join(str(place / mark) for place in places for mark in marks)
+    paths = ", ".join(str(place / mark) for place in places for mark in marks)
     raise DataError(
-        f"{task}: no data; looked for {looked}. Get them from {where}, unpack them to {places[0]}, or set task.root"
+        f"{task}: no data; looked for {paths}. Get them from {where}, unpack them to {places[0]}, or set task.root"
     )

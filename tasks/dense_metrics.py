@@ -8,7 +8,7 @@ Public code averages in two ways that differ whenever batches do:
 The second is how S. Liu et al. (MTAN, CVPR 2019) and the papers that build on their code report depth and normals, there with
 batches of two pictures. Their confusion matrix is pooled in both.
 
-    measures = depth_measures("pooled")          # {"abs_err": Measure(...), "rel_err": ..., "rmse": ..., "delta1": ...}
+    metrics = depth_metrics("pooled")          # {"abs_err": MetricSpec(...), "rel_err": ..., "rmse": ..., "delta1": ...}
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanAbsolutePercentageError, MeanSquaredError, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from tasks.task import Measure
+from balancing.choices import check_choices
+from tasks.task import MetricSpec
 
 __all__ = [
     "AngleMean",
@@ -33,9 +34,9 @@ __all__ = [
     "RatioWithin",
     "WithinAngle",
     "angles",
-    "depth_measures",
-    "normal_measures",
-    "segmentation_measures",
+    "depth_metrics",
+    "normal_metrics",
+    "segmentation_metrics",
 ]
 
 Protocol = Literal["pooled", "mtan"]
@@ -135,7 +136,7 @@ class WithinAngle(_PixelMean):
 
 
 class AngleMedian(Metric):
-    """Median angle in degrees, from a histogram whose bins are 0.001 degrees wide: no pixel is kept."""
+    """Median angle in degrees, from a histogram with bins of 0.001 degrees."""
 
     higher_is_better = False
     full_state_update = False
@@ -164,7 +165,7 @@ class AngleMedian(Metric):
 
 
 class PerBatch(Metric):
-    """Mean over batches of what ``metric`` says of each.
+    """Mean over batches of ``metric``, computed on each batch alone.
 
     Args:
         metric: Gives a number per batch; reset for every one.
@@ -190,8 +191,8 @@ class PerBatch(Metric):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """One batch."""
         if self.keep is not None:
-            kept = self.keep(target)
-            prediction, target = prediction[kept], target[kept]
+            rows = self.keep(target)
+            prediction, target = prediction[rows], target[rows]
         self.metric.reset()
         self.metric.update(prediction, target)
         self.total += self.metric.compute()
@@ -202,16 +203,17 @@ class PerBatch(Metric):
         return self.total / self.batches
 
 
-def segmentation_measures(classes: int, protocol: Protocol = "pooled") -> dict[str, Measure]:
+@check_choices()
+def segmentation_metrics(classes: int, protocol: Protocol = "pooled") -> dict[str, MetricSpec]:
     """mIoU and pixel accuracy."""
-    _check(protocol)
     return {
-        "miou": Measure(partial(MeanIoU, classes, protocol)),
-        "pixel_accuracy": Measure(partial(MulticlassAccuracy, classes, average="micro", validate_args=False)),
+        "miou": MetricSpec(partial(MeanIoU, classes, protocol)),
+        "pixel_accuracy": MetricSpec(partial(MulticlassAccuracy, classes, average="micro", validate_args=False)),
     }
 
 
-def depth_measures(protocol: Protocol = "pooled") -> dict[str, Measure]:
+@check_choices()
+def depth_metrics(protocol: Protocol = "pooled") -> dict[str, MetricSpec]:
     """Absolute error and its root mean square in the unit of the data, relative error, shares within factors of 1.25."""
     make: dict[str, Callable[[], Metric]] = {
         "abs_err": MeanAbsoluteError,
@@ -219,10 +221,11 @@ def depth_measures(protocol: Protocol = "pooled") -> dict[str, Measure]:
         "rmse": partial(MeanSquaredError, squared=False),
         **{f"delta{k}": partial(RatioWithin, 1.25**k) for k in (1, 2, 3)},
     }
-    return _measures(make, protocol)
+    return _specs(make, protocol)
 
 
-def normal_measures(protocol: Protocol = "pooled") -> dict[str, Measure]:
+@check_choices()
+def normal_metrics(protocol: Protocol = "pooled") -> dict[str, MetricSpec]:
     """Mean and median angle in degrees, shares within 11.25, 22.5 and 30 degrees."""
     limits = {"within_11_25": 11.25, "within_22_5": 22.5, "within_30": 30.0}
     make: dict[str, Callable[[], Metric]] = {
@@ -231,16 +234,10 @@ def normal_measures(protocol: Protocol = "pooled") -> dict[str, Measure]:
         **{name: partial(WithinAngle, limit) for name, limit in limits.items()},
     }
     # public code takes a normal for unknown if its components add up to 0
-    return _measures(make, protocol, keep=lambda target: target.sum(-1) != 0)
+    return _specs(make, protocol, keep=lambda target: target.sum(-1) != 0)
 
 
-def _measures(make: dict[str, Callable[[], Metric]], protocol: Protocol, **batch: Any) -> dict[str, Measure]:
-    _check(protocol)
+def _specs(make: dict[str, Callable[[], Metric]], protocol: Protocol, **batch: Any) -> dict[str, MetricSpec]:
     if protocol == "pooled":
-        return {name: Measure(build) for name, build in make.items()}
-    return {name: Measure(lambda build=build: PerBatch(build(), **batch)) for name, build in make.items()}  # type: ignore[misc]
-
-
-def _check(protocol: str) -> None:
-    if protocol not in ("pooled", "mtan"):
-        raise ValueError(f"protocol must be pooled or mtan, got {protocol!r}")
+        return {name: MetricSpec(build) for name, build in make.items()}
+    return {name: MetricSpec(lambda build=build: PerBatch(build(), **batch)) for name, build in make.items()}  # type: ignore[misc]

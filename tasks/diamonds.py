@@ -17,6 +17,7 @@ import hashlib
 import io
 import lzma
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from tasks.criteria import CrossEntropy, SquaredError
-from tasks.measures import absolute_error, accuracy, macro_f1, r2
+from tasks.metrics import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
 from tasks.task import DataError, Objective, Splits, Task, TensorData
 
@@ -45,10 +46,10 @@ _MISTYPED = ((8.09, 58.9, 8.06), (5.12, 5.15, 31.8), (5.15, 31.8, 5.12))  # x, y
 
 @register_task("diamonds")
 class Diamonds(Task):
-    """Quality of cut (classification) and price (regression) of a diamond, from its size, colour and clarity.
+    """Quality of cut (classification) and price (regression) of a diamond, from its size, color and clarity.
 
     Args:
-        target: ``log_price`` (standardised with the training mean and deviation) or ``price_usd`` (raw dollars).
+        target: ``log_price`` (standardized with the training mean and deviation) or ``price_usd`` (raw dollars).
         csv: Another file with the same columns, plain or .xz, instead of the one in the package.
 
     Raises:
@@ -57,25 +58,21 @@ class Diamonds(Task):
 
     def __init__(self, target: Literal["log_price", "price_usd"] = "log_price", csv: str | None = None) -> None:
         super().__init__()
-        if target not in ("log_price", "price_usd"):
-            raise ValueError(f"diamonds: target must be log_price or price_usd, got {target!r}")
         self.target = target
         self.csv = csv
-        self.facts = {"in_features": 21, "classifiers": {"cut": 5}, "regressors": {"price": 1}}
-        self._mean, self._std = np.zeros(len(_NUMBERS)), np.ones(len(_NUMBERS))  # of the training sizes, once loaded
-        self._log_mean, self._log_std = 0.0, 1.0  # of the training prices, likewise
+        self.info = {"in_features": 21, "classifiers": {"cut": 5}, "regressors": {"price": 1}}
+        self.objectives = self._make_objectives(log_mean=0.0, log_std=1.0)
+
+    def _make_objectives(self, log_mean: float, log_std: float) -> tuple[Objective, ...]:
         cut = {"accuracy": accuracy(len(_CUTS)), "macro_f1": macro_f1(len(_CUTS))}
-        dollars = {"mae_usd": absolute_error(self._dollars)}
-        if target == "log_price":
-            unit = "log price, standardised"
-            price = {"r2": r2(), "r2_usd": r2(self._dollars), **dollars}
+        if self.target == "log_price":
+            unit, dollars = "log price, standardised", partial(_dollars, log_mean=log_mean, log_std=log_std)
+            price = {"r2": r2(), "r2_usd": r2(dollars), "mae_usd": absolute_error(dollars)}
+            regression = Objective("price", SquaredError(unit, complete=True), price, dollars)
         else:
-            unit = "price in US dollars"
-            price = {"r2": r2(), **dollars}
-        self.objectives = (
-            Objective("cut", CrossEntropy(_CUTS, complete=True), cut),
-            Objective("price", SquaredError(unit, complete=True), price, self._dollars),
-        )
+            price = {"r2": r2(), "mae_usd": absolute_error()}
+            regression = Objective("price", SquaredError("price in US dollars", complete=True), price)
+        return (Objective("cut", CrossEntropy(_CUTS, complete=True), cut), regression)
 
     def load(self, data_dir: Path) -> Splits:
         """Read, clean and split the stones; ``data_dir`` is not needed, as the file is in the package."""
@@ -88,33 +85,32 @@ class Diamonds(Task):
         constant = [name for name, column in table.items() if (column == column[0]).all()]
         if constant:
             raise DataError(f"diamonds: {source} has the same {constant[0]} in every row, so there is nothing to learn")
-        train, val, test = _split(table["cut"])
-        numbers = np.stack([table[name] for name in _NUMBERS], axis=1)
-        self._mean, self._std = numbers[train].mean(0), numbers[train].std(0)
-        inputs = self._features(table)
-        log_price = np.log(table["price"])
-        self._log_mean, self._log_std = float(log_price[train].mean()), float(log_price[train].std())
-        values = (log_price - self._log_mean) / self._log_std if self.target == "log_price" else table["price"]
-        targets = {"cut": torch.tensor(table["cut"]), "price": torch.tensor(values, dtype=torch.float32)[:, None]}
+        parts = _split(table["cut"])
+        train = parts[0]
+        sizes, log_price = np.stack([table[name] for name in _NUMBERS], axis=1)[train], np.log(table["price"])
+        state = {
+            "mean": sizes.mean(0).tolist(),
+            "std": sizes.std(0).tolist(),
+            "log_mean": float(log_price[train].mean()),
+            "log_std": float(log_price[train].std()),
+        }
+        prices = (log_price - state["log_mean"]) / state["log_std"] if self.target == "log_price" else table["price"]
+        inputs = _features(table, state)
+        targets = {"cut": torch.tensor(table["cut"]), "price": torch.tensor(prices, dtype=torch.float32)[:, None]}
 
         def part(index: np.ndarray) -> TensorData:
             rows = torch.from_numpy(index)
             return TensorData((inputs[rows],), {name: values[rows] for name, values in targets.items()})
 
-        return Splits(part(train), part(val), part(test))
+        return Splits(*map(part, parts), state=state)
 
-    def learnt(self) -> dict[str, Any]:
-        """Mean and deviation of the training sizes, and of the logarithms of the prices."""
-        sizes = {"mean": self._mean.tolist(), "std": self._std.tolist()}
-        return {**sizes, "log_mean": self._log_mean, "log_std": self._log_std}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Standardize with the mean and deviation of these training sizes, and of the logarithms of the prices."""
+        super().load_state_dict(state)
+        self._update_objectives(self._make_objectives(state["log_mean"], state["log_std"]))
 
-    def recall(self, learnt: Mapping[str, Any]) -> None:
-        """Standardise with these from now on."""
-        self._mean, self._std = np.array(learnt["mean"]), np.array(learnt["std"])
-        self._log_mean, self._log_std = learnt["log_mean"], learnt["log_std"]
-
-    def read(self, path: Path) -> TensorData:
-        """Stones of a CSV file with the columns of the data set but for cut and price, which are not looked at."""
+    def preprocess(self, path: Path) -> TensorData:
+        """Stones of a CSV file with the columns of the data set; cut and price are not read."""
         try:
             text = _decode(path.read_bytes(), str(path))
         except (*_DAMAGE, OSError) as error:
@@ -122,19 +118,7 @@ class Diamonds(Task):
         table = _parse(text, str(path), (*_NUMBERS, *_GRADES))
         if not len(table["carat"]):
             raise DataError(f"diamonds: {path} has no lines after the header; it needs one for each stone")
-        return TensorData((self._features(table),), {})
-
-    def _features(self, table: Mapping[str, np.ndarray]) -> Tensor:
-        numbers = np.stack([table[name] for name in _NUMBERS], axis=1)
-        grades = [np.eye(len(values))[table[name]] for name, values in _GRADES.items()]
-        standardised = (numbers - self._mean) / self._std
-        return torch.tensor(np.concatenate([standardised, *grades], axis=1), dtype=torch.float32)
-
-    def _dollars(self, values: Tensor) -> Tensor:
-        if self.target == "price_usd":
-            return values
-        # a wild prediction must not overflow: no stone costs e times the dearest
-        return torch.exp((values * self._log_std + self._log_mean).clamp(max=11.0))
+        return TensorData((_features(table, self.state_dict()),), {})
 
     def _text(self) -> str:
         if self.csv is None:
@@ -154,6 +138,19 @@ class Diamonds(Task):
         if self.csv is None and hashlib.sha256(text.encode("utf-8")).hexdigest() != _SHA256:
             raise DataError(f"diamonds: {source} is damaged (its checksum differs); {remedy}")
         return text
+
+
+def _features(table: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Tensor:
+    """(N, 21) standardized sizes, and indicators of the grades."""
+    sizes = np.stack([table[name] for name in _NUMBERS], axis=1)
+    grades = [np.eye(len(values))[table[name]] for name, values in _GRADES.items()]
+    standardized = (sizes - np.array(state["mean"])) / np.array(state["std"])
+    return torch.tensor(np.concatenate([standardized, *grades], axis=1), dtype=torch.float32)
+
+
+def _dollars(values: Tensor, log_mean: float, log_std: float) -> Tensor:
+    # a wild prediction must not overflow: no stone costs e times the dearest
+    return torch.exp((values * log_std + log_mean).clamp(max=11.0))
 
 
 def _decode(packed: bytes, source: str) -> str:

@@ -20,7 +20,7 @@ import os
 import struct
 import urllib.request
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -64,11 +64,6 @@ class PixelData(TensorData):
         """The rows of ``index`` (B,)."""
         inputs, targets = super().batch(index)
         return Batch(tuple(t.float() / 255 if t.dtype == torch.uint8 else t for t in inputs), targets)
-
-    def to(self, device: torch.device | str) -> PixelData:
-        """The same data on ``device``."""
-        moved = super().to(device)
-        return replace(self, inputs=moved.inputs, targets=moved.targets)
 
 
 def read_fashion(

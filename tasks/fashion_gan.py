@@ -26,9 +26,9 @@ from tasks.gan_losses import Loss
 from tasks.gan_metrics import (
     ImageClassifier,
     Moments,
+    cached_tensors,
     checksum,
     frechet_distance,
-    kept,
     pixel_gaussian,
     trained_classifier,
 )
@@ -79,14 +79,12 @@ class FashionGan(GanTask):
             raise ValueError(f"fashion_gan: image_size must be at least 28, got {image_size}")
         super().__init__(loss, penalty, penalty_weight, CLASSES if labels else ())
         self.image_size, self.download = image_size, download
-        self.facts = {"in_channels": 1, "image_size": image_size, "classes": len(CLASSES) if labels else 0}
-        self._data_dir = Path()
+        self.info = {"in_channels": 1, "image_size": image_size, "classes": len(CLASSES) if labels else 0}
         self._judge: ImageClassifier | None = None
-        self._references: dict[str, dict[str, Tensor]] = {}
+        self._references: dict[str, tuple[Any, dict[str, Tensor]]] = {}  # with the split that each belongs to
 
     def load(self, data_dir: Path) -> Splits:
         """Read the images. Raises DataError if they are missing or damaged."""
-        self._data_dir = data_dir
         return Splits(*(self._part(*part) for part in fashion_splits(data_dir, self.download)))
 
     def _part(self, images: Tensor, labels: Tensor) -> TensorData:
@@ -96,19 +94,19 @@ class FashionGan(GanTask):
         return TensorData((scaled,), {"real_class": labels.long(), "fake_class": labels.long()})
 
     @torch.no_grad()
-    def evaluate(self, model: Any, split_name: str, batches: Iterable[Batch]) -> dict[str, float]:
+    def evaluate(self, model: Any, splits: Splits, split_name: str, batches: Iterable[Batch]) -> dict[str, float]:
         """Compare the images of a split with as many generated ones of the same classes, always from the same noise."""
         judge, fakes = self._classifier(), Moments()
-        seen, asked, generator = [], [], torch.Generator().manual_seed(0)
+        predicted, wanted, generator = [], [], torch.Generator().manual_seed(0)
         for batch in batches:
             images, labels = batch.inputs[0], batch.targets["real_class"]
             judge.to(images.device)
             noise = fixed_noise(len(images), model.latent, images.device, generator)
             features, logits = judge(model.generate(noise, labels if model.classes else None))
             fakes.update(features)
-            seen.append(logits.argmax(1))
-            asked.append(labels)
-        real, kinds = self._reference(judge, split_name), torch.cat(seen)
+            predicted.append(logits.argmax(1))
+            wanted.append(labels)
+        real, kinds = self._reference(judge, splits, split_name), torch.cat(predicted)
         distance = frechet_distance(fakes.compute(), (real["mean"], real["covariance"]))
         shares = torch.bincount(kinds, minlength=len(CLASSES)) / len(kinds)
         return {
@@ -116,7 +114,7 @@ class FashionGan(GanTask):
             "samples/frechet_share": distance / float(real["gaussian"]),
             "samples/smallest_class": float(shares.min()),
             "samples/largest_class": float(shares.max()),
-            "samples/class_accuracy": float((kinds == torch.cat(asked)).float().mean()),
+            "samples/class_accuracy": float((kinds == torch.cat(wanted)).float().mean()),
         }
 
     def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
@@ -138,27 +136,26 @@ class FashionGan(GanTask):
         axes.set_xticks(centres, CLASSES if model.classes else [""] * columns, rotation=45, ha="right")
         return {"Generated images, each from its own noise.": figure}
 
-    def shorten(self, count: int) -> Splits:
-        """As other tasks, but the classifier that judges samples is that of the whole set: it is kept for other runs."""
-        if self._splits is not None:
-            self._classifier()
-        return super().shorten(count)
-
     def _classifier(self) -> ImageClassifier:
+        """The classifier of the whole training data, also for truncated splits; other runs use the same file."""
         if self._judge is None:
-            train = self.splits(self._data_dir).train
-            assert isinstance(train, TensorData)
+            folder, train = self._source()
             images, labels = train.inputs[0], train.targets["real_class"]
-            name = f"fashion-{self.image_size}"
-            self._judge = trained_classifier(self._data_dir / "classifiers", name, images, labels, len(CLASSES))
+            self._judge = trained_classifier(folder, f"fashion-{self.image_size}", images, labels, len(CLASSES))
         return self._judge
 
-    def _reference(self, judge: ImageClassifier, split_name: str) -> dict[str, Tensor]:
-        """``mean`` and ``covariance`` of the real features, and the distance of the ``gaussian``: always the same, so kept."""
-        if split_name not in self._references:
-            splits = self.splits(self._data_dir)
-            train, split = splits.train, getattr(splits, split_name)
-            assert isinstance(train, TensorData)
+    def _source(self) -> tuple[Path, TensorData]:
+        """Folder of the classifier, and the whole training data."""
+        assert self._loaded is not None, "evaluate needs the data of splits()"
+        data_dir, splits = self._loaded
+        assert isinstance(splits.train, TensorData)
+        return data_dir / "classifiers", splits.train
+
+    def _reference(self, judge: ImageClassifier, splits: Splits, split_name: str) -> dict[str, Tensor]:
+        """``mean`` and ``covariance`` of the real features, and the distance of the ``gaussian``; cached in a file."""
+        train, split = splits.train, getattr(splits, split_name)
+        assert isinstance(train, TensorData)
+        if split_name not in self._references or self._references[split_name][0] is not split:
             images = split.inputs[0]
 
             def measure() -> dict[str, Tensor]:
@@ -170,6 +167,7 @@ class FashionGan(GanTask):
                 distance = frechet_distance(drawn.compute(), (mean, covariance))
                 return {"mean": mean, "covariance": covariance, "gaussian": torch.tensor(distance, dtype=torch.float64)}
 
-            what = checksum([*judge.state_dict().values(), train.inputs[0], images])
-            self._references[split_name] = kept(self._data_dir / "classifiers", f"real-{split_name}-{what}", measure)
-        return self._references[split_name]
+            key = checksum([*judge.state_dict().values(), train.inputs[0], images])
+            reference = cached_tensors(self._source()[0], f"real-{split_name}-{key}", measure)
+            self._references[split_name] = split, reference
+        return self._references[split_name][1]

@@ -25,10 +25,10 @@ from tasks.task import DataError
 __all__ = [
     "ImageClassifier",
     "Moments",
+    "cached_tensors",
     "checksum",
     "frechet_distance",
-    "kept",
-    "modes_found",
+    "mode_coverage",
     "pixel_gaussian",
     "trained_classifier",
 ]
@@ -77,12 +77,12 @@ def trained_classifier(
             _train(model, images.cpu(), labels.cpu(), epochs)
             return model.state_dict()
 
-        model.load_state_dict(kept(folder, name, weights))
+        model.load_state_dict(cached_tensors(folder, name, weights))
     # a third less time on a CPU
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def kept(folder: Path, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached_tensors(folder: Path, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of the file ``name`` in ``folder``, which carries the checksum of its content; made if it is not there yet.
 
     Raises DataError for a damaged file.
@@ -174,19 +174,19 @@ def pixel_gaussian(images: Tensor, count: int) -> Tensor:
     return drawn.clamp(-1, 1).float().view(count, *images.shape[1:])
 
 
-def modes_found(points: Tensor, centres: Tensor, radius: float) -> dict[str, float]:
-    """What (N, 2) points say about the modes at ``centres`` (M, 2).
+def mode_coverage(points: Tensor, centers: Tensor, radius: float) -> dict[str, float]:
+    """What (N, 2) points say about the modes at ``centers`` (M, 2).
 
     Returns:
         ``modes``: how many have at least one point within ``radius``; ``high_quality``: the share of points within ``radius``
         of a mode; ``reverse_kl``: the divergence in nats of the shares of the modes in these points from equal shares,
         infinite if there is none.
     """
-    distances, nearest = torch.cdist(points.double(), centres.to(points).double()).min(1)
+    distances, nearest = torch.cdist(points.double(), centers.to(points).double()).min(1)
     good = nearest[distances <= radius]
-    shares = torch.bincount(good, minlength=len(centres)).double() / max(len(good), 1)
+    shares = torch.bincount(good, minlength=len(centers)).double() / max(len(good), 1)
     present = shares[shares > 0]
-    divergence = float((present * (present * len(centres)).log()).sum()) if len(good) else float("inf")
+    divergence = float((present * (present * len(centers)).log()).sum()) if len(good) else float("inf")
     return {
         "modes": float(len(present)),
         "high_quality": len(good) / len(points),

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from balancing.choices import check_choices
 from tasks.task import Batch, DataError, sample_seed
 
 __all__ = ["ImageFiles", "View", "check_image", "read_pixels"]
@@ -31,6 +32,7 @@ _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 
 
+@check_choices()
 @dataclass(frozen=True)
 class View:
     """How a file becomes a tensor.
@@ -40,7 +42,7 @@ class View:
         fit: What happens to images that are no squares: ``crop`` keeps their middle, ``stretch`` distorts them.
         flip: Probability of mirroring left and right.
         crop: Smallest share of the area that a random crop keeps; 1 for no random crops.
-        standardise: Subtract the mean of ImageNet's colours and divide by their deviation; otherwise values are in [0, 1].
+        standardize: Subtract the mean of ImageNet's colours and divide by their deviation; otherwise values are in [0, 1].
 
     Raises:
         ValueError: A value out of range.
@@ -50,20 +52,18 @@ class View:
     fit: Literal["crop", "stretch"] = "crop"
     flip: float = 0.0
     crop: float = 1.0
-    standardise: bool = True
+    standardize: bool = True
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"image_size must be at least 1, got {self.size}")
-        if self.fit not in ("crop", "stretch"):
-            raise ValueError(f"fit must be crop or stretch, got {self.fit!r}")
         if not (0 <= self.flip <= 1 and 0 < self.crop <= 1):
             raise ValueError(f"flip must be in [0, 1] and crop in (0, 1], got {self.flip} and {self.crop}")
 
     def tensor(self, path: str | Path, key: Sequence[int] | None = None) -> Tensor:
         """(3, size, size); random in the way that ``key`` decides, or not random if it is ``None``."""
         image = torch.from_numpy(self.pixels(path, key)).permute(2, 0, 1).float() / 255
-        return (image - _MEAN[:, None, None]) / _STD[:, None, None] if self.standardise else image
+        return (image - _MEAN[:, None, None]) / _STD[:, None, None] if self.standardize else image
 
     def pixels(self, path: str | Path, key: Sequence[int] | None = None) -> np.ndarray:
         """The same as (size, size, 3) bytes. Raises DataError naming the file."""

@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.image_reading import ImageFiles, View, check_image
-from tasks.measures import absolute_error, accuracy, macro_f1, r2
+from tasks.metrics import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
 from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
@@ -95,14 +95,17 @@ class ImageTable(Task):
             raise ValueError("image_table: two label columns have the same name; every objective needs one of its own")
         if {"path", "split"} & set(self.columns.values()):
             raise ValueError("image_table: the columns path and split cannot be label columns")
-        self._describe(dict.fromkeys(self.classification, ()), dict.fromkeys(self.regression, (0.0, 1.0)))
+        self.objectives = self._make_objectives(
+            dict.fromkeys(self.classification, ()), dict.fromkeys(self.regression, (0.0, 1.0))
+        )
+        self._set_info(dict.fromkeys(self.classification, ()))
 
     def load(self, data_dir: Path) -> Splits:
         """Read the table, look at both ends of every image, and split; ``data_dir`` is not needed."""
         rows = self._rows()
         parts = self._parts(rows)
         train = parts["train"]
-        classes: dict[str, tuple[str, ...]] = {}
+        classes: dict[str, Sequence[str]] = {}
         scales: dict[str, tuple[float, float]] = {}
         targets: dict[str, Tensor] = {}
         for name, column in self.columns.items():
@@ -120,7 +123,6 @@ class ImageTable(Task):
                 if std == 0:
                     raise DataError(self._constant(column, mean))
                 targets[name] = torch.tensor((numbers - mean) / std, dtype=torch.float32)[:, None]
-        self._describe(classes, scales)
         root = Path(self.folder) if self.folder is not None else Path(str(self.csv)).parent
         self._check_images(rows, root)
 
@@ -129,25 +131,20 @@ class ImageTable(Task):
             labels = {name: values[torch.from_numpy(index)] for name, values in targets.items()}
             return ImageFiles([str(root / rows[i].path) for i in index], labels, self.view, augment=part == "train")
 
-        return Splits(part_of("train"), part_of("val"), part_of("test"))
+        return Splits(*map(part_of, _SPLITS), state={"classes": classes, "scales": scales})
 
-    def learnt(self) -> dict[str, Any]:
-        """Class names, and mean and deviation of the numbers."""
-        return {"classes": self._names, "scales": self._scales}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the names of the classes, and mean and deviation of the numbers."""
+        super().load_state_dict(state)
+        self._update_objectives(self._make_objectives(state["classes"], state["scales"]))
+        self._set_info(state["classes"])
 
-    def recall(self, learnt: Mapping[str, Any]) -> None:
-        """Speak of these classes, in these units, from now on."""
-        self._describe(
-            {name: tuple(names) for name, names in learnt["classes"].items()},
-            {name: (mean, std) for name, (mean, std) in learnt["scales"].items()},
-        )
-
-    def read(self, path: Path) -> TensorData:
+    def preprocess(self, path: Path) -> TensorData:
         """One image."""
         return TensorData((self.view.tensor(path)[None],), {})
 
     def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
-        """A dozen images of the split with what the model says about them, and their labels."""
+        """A dozen images of the split with predictions and labels."""
         if not isinstance(split, ImageFiles):
             return {}
         from matplotlib.figure import Figure
@@ -165,41 +162,32 @@ class ImageTable(Task):
             axes.set_axis_off()
         for row, (axes, index) in enumerate(zip(figure.axes, chosen, strict=False)):
             axes.imshow(split.view.pixels(split.paths[index]))
-            said = [self._say(o, outputs[o.name][row], split.targets[o.name][index]) for o in shown]
-            axes.set_title("\n".join(said), fontsize=7, fontweight="normal", loc="left")
+            lines_of = [_caption(o, outputs[o.name][row], split.targets[o.name][index]) for o in shown]
+            axes.set_title("\n".join(lines_of), fontsize=7, fontweight="normal", loc="left")
         return {"Images of the test split: prediction, and the true label in brackets.": figure}
 
-    def _say(self, objective: Objective, output: Tensor, label: Tensor) -> str:
-        criterion = objective.criterion
-        if isinstance(criterion, CrossEntropy):
-            predicted = criterion.classes[int(output.argmax())]
-            actual = criterion.classes[int(label)] if label >= 0 else "unknown"
-            text = f"{predicted} ({actual})"
-        else:
-            actual = "unknown" if label.isnan() else f"{objective.restore(label).item():.3g}"
-            text = f"{objective.restore(output).item():.3g} ({actual})"
-        # a dollar sign would begin a formula
-        return f"{objective.name}: {text}".replace("$", r"\$")
-
-    def _describe(self, classes: Mapping[str, tuple[str, ...]], scales: Mapping[str, tuple[float, float]]) -> None:
-        """Objectives and facts for these class names and (mean, deviation) of the numbers."""
-        self._names, self._scales = classes, scales
+    def _make_objectives(
+        self, classes: Mapping[str, Sequence[str]], scales: Mapping[str, Sequence[float]]
+    ) -> tuple[Objective, ...]:
+        """One per class list and per (mean, deviation) of numbers."""
         objectives = []
         for name, names in classes.items():
             count = max(len(names), 2)  # their names are only known once the table is read
-            measures = {"accuracy": accuracy(count), "macro_f1": macro_f1(count)}
-            objectives.append(Objective(name, CrossEntropy(names), measures))
+            metrics = {"accuracy": accuracy(count), "macro_f1": macro_f1(count)}
+            objectives.append(Objective(name, CrossEntropy(tuple(names)), metrics))
         for name, (mean, std) in scales.items():
-            restore = partial(_restore, mean=mean, std=std)
-            measures = {"r2": r2(), "mae": absolute_error(restore)}
-            unit = f"{self.regression[name]}, standardised"
-            objectives.append(Objective(name, SquaredError(unit), measures, restore))
-        self.objectives = tuple(objectives)
-        self.facts = {
+            inverse = partial(_destandardize, mean=mean, std=std)
+            metrics = {"r2": r2(), "mae": absolute_error(inverse)}
+            criterion = SquaredError(f"{self.regression[name]}, standardised")
+            objectives.append(Objective(name, criterion, metrics, inverse))
+        return tuple(objectives)
+
+    def _set_info(self, classes: Mapping[str, Sequence[str]]) -> None:
+        self.info = {
             "in_channels": 3,
             "image_size": self.view.size,
             "classifiers": {name: len(names) for name, names in classes.items()},
-            "regressors": dict.fromkeys(scales, 1),
+            "regressors": dict.fromkeys(self.regression, 1),
         }
 
     # ---- the table -------------------------------------------------------------------------------------------------
@@ -365,5 +353,17 @@ def _objective_name(column: str) -> str:
     return f"{name}_" if hasattr(nn.ModuleDict(), name) else name
 
 
-def _restore(values: Tensor, mean: float, std: float) -> Tensor:
+def _destandardize(values: Tensor, mean: float, std: float) -> Tensor:
     return values * std + mean
+
+
+def _caption(objective: Objective, output: Tensor, label: Tensor) -> str:
+    """``objective: prediction (label)``."""
+    if isinstance(objective.criterion, CrossEntropy):
+        classes = objective.criterion.classes
+        predicted, actual = classes[int(output.argmax())], classes[int(label)] if label >= 0 else "unknown"
+    else:
+        predicted = f"{objective.inverse_transform(output).item():.3g}"
+        actual = "unknown" if label.isnan() else f"{objective.inverse_transform(label).item():.3g}"
+    # a dollar sign would begin a formula
+    return f"{objective.name}: {predicted} ({actual})".replace("$", r"\$")

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from tasks.criteria import CrossEntropy
 from tasks.fashion import CLASSES, PixelData, fashion_splits, read_garment
-from tasks.measures import accuracy
+from tasks.metrics import accuracy
 from tasks.registry import register_task
-from tasks.task import Objective, Splits, Task
+from tasks.task import Objective, Splits, Task, TensorData
 
 __all__ = ["MultiFashion", "overlay"]
 
@@ -71,14 +71,14 @@ class MultiFashion(Task):
         self.pairs_seed = pairs_seed
         self.download = download
         names = ("top_left", "bottom_right")
-        self.facts = {
+        self.info = {
             "in_channels": 1,
             "image_size": resize or canvas,
             "classifiers": dict.fromkeys(names, len(CLASSES)),
             "regressors": {},
         }
-        measures = {"accuracy": accuracy(len(CLASSES))}
-        self.objectives = tuple(Objective(name, CrossEntropy(CLASSES), measures) for name in names)
+        metrics = {"accuracy": accuracy(len(CLASSES))}
+        self.objectives = tuple(Objective(name, CrossEntropy(CLASSES), metrics) for name in names)
 
     def load(self, data_dir: Path) -> Splits:
         """Read and pair the images. Raises DataError if they are missing or damaged."""
@@ -86,7 +86,7 @@ class MultiFashion(Task):
         parts = fashion_splits(data_dir, self.download)
         return Splits(*(self._part(images, labels.long(), random) for images, labels in parts))
 
-    def read(self, path: Path) -> PixelData:
+    def preprocess(self, path: Path) -> TensorData:
         """A canvas with two garments."""
         return PixelData((self._resized(read_garment(path, self.canvas)[:, None]),), {})
 

@@ -20,7 +20,7 @@ H. Venkateswara et al., "Deep Hashing Network for Unsupervised Domain Adaptation
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 
 from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View
-from tasks.measures import accuracy
+from tasks.metrics import accuracy
 from tasks.registry import register_task
 from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
@@ -81,7 +81,7 @@ class Domains(Dataset[Batch]):
         return Batch(tuple(inputs), targets)
 
     def set_epoch(self, seed: int, epoch: int) -> None:
-        """Which images of the small domains are repeated, and beside which others, follows from both."""
+        """Draw which images of the small domains are repeated, and beside which others, from both."""
         self.moment = (seed, epoch)
         # RandomState, unlike Generator, draws the same numbers in every NumPy version
         random = np.random.RandomState(np.random.SeedSequence([seed, epoch]).generate_state(4))
@@ -118,14 +118,12 @@ class Office(Task):
         crop: float = 1.0,
     ) -> None:
         super().__init__()
-        if data not in _DOMAINS:
-            raise ValueError(f"office: data must be office_31 or office_home, got {data!r}")
         self.data = data
         self.lists = lists
         self.view = View(image_size, "stretch", flip, crop)
         self.classes = _CLASSES[data]
-        self._describe([f"class {number}" for number in range(self.classes)])
-        self.facts = {
+        self.objectives = self._make_objectives([f"class {number}" for number in range(self.classes)])
+        self.info = {
             "in_channels": 3,
             "image_size": image_size,
             "classifiers": dict.fromkeys(_DOMAINS[data], self.classes),
@@ -143,19 +141,15 @@ class Office(Task):
                 for domain in _DOMAINS[self.data]
             }
             splits.append(Domains(parts, repeat=split == "train"))
-        self._describe([names.get(number, f"class {number}") for number in range(self.classes)])
-        return Splits(*splits)
+        return Splits(*splits, state={"classes": [names.get(n, f"class {n}") for n in range(self.classes)]})
 
-    def learnt(self) -> dict[str, Any]:
-        """Names of the classes, which are those of the folders."""
-        return {"classes": list(self._names)}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the names of the classes, which are those of the folders."""
+        super().load_state_dict(state)
+        self._update_objectives(self._make_objectives(state["classes"]))
 
-    def recall(self, learnt: Mapping[str, Any]) -> None:
-        """Speak of these classes from now on."""
-        self._describe(learnt["classes"])
-
-    def read(self, path: Path) -> TensorData:
-        """One image, for the head of each domain: which domain it is from, only the user can say."""
+    def preprocess(self, path: Path) -> TensorData:
+        """One image, for the head of each domain, as the file does not name its domain."""
         image = self.view.tensor(path)[None]
         return TensorData((image,) * len(_DOMAINS[self.data]), {})
 
@@ -170,15 +164,12 @@ class Office(Task):
         return {name: model(images)[name] for name, images in self._inputs(batch).items()}
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
-        kept = {objective.name for objective in self.objectives}
-        return {name: x for name, x in zip(_DOMAINS[self.data], batch.inputs, strict=True) if name in kept}
+        domains = {objective.name for objective in self.objectives}
+        return {name: x for name, x in zip(_DOMAINS[self.data], batch.inputs, strict=True) if name in domains}
 
-    def _describe(self, names: list[str]) -> None:
-        self._names = names
-        measures = {"accuracy": accuracy(self.classes)}
-        self.objectives = tuple(
-            Objective(domain, CrossEntropy(tuple(names)), measures) for domain in _DOMAINS[self.data]
-        )
+    def _make_objectives(self, classes: Sequence[str]) -> tuple[Objective, ...]:
+        metrics = {"accuracy": accuracy(self.classes)}
+        return tuple(Objective(domain, CrossEntropy(tuple(classes)), metrics) for domain in _DOMAINS[self.data])
 
     def _find(self, data_dir: Path) -> tuple[Path, Path]:
         """Folder that the paths in the lists start from, and folder of the lists."""
@@ -203,7 +194,7 @@ class Office(Task):
         return images, lists
 
     def _part(self, images: Path, path: Path, domain: str, names: dict[int, str]) -> ImageFiles:
-        """The images of a list. Collects class names, which are the images' folders, and raises if they contradict each other."""
+        """The images of a list. Collects class names, those of their folders; DataError if they contradict each other."""
         if not path.is_file():
             raise DataError(f"office: there is no list {path}; copy it from where the others come from")
         paths, labels = [], []

@@ -96,7 +96,7 @@ class Rooms(DenseTask):
             )
             for split, count in self.counts.items()
         ]
-        return Splits(*parts)
+        return self.make_splits(*parts)
 
 
 def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], processes: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Losses that mask missing labels, with their values before training and for constant predictions."""
+"""Losses that mask missing labels, and their values for trivial predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures with a map per objective (labels, depth, normals) in the layouts that the benchmarks of the field have.
+"""NYUv2 and Cityscapes: pictures with a map per objective (labels, depth, normals).
 
     <root>/{train,val}/{image,label,depth,normal}/<i>.npy        the pre-processed NYUv2 and Cityscapes of MTAN
     <root>/{leftImg8bit,gtFine,disparity}/<split>/<city>/*.png   Cityscapes as it is published
@@ -32,7 +32,9 @@ NYU_CLASSES = (
 
 @register_task("nyuv2")
 class NYUv2(DenseTask):
-    """Segmentation (13 classes), depth and normals of indoor pictures, in MTAN's pre-processed files (795 and 654).
+    """Segmentation (13 classes), depth and normals of indoor pictures.
+
+    In MTAN's pre-processed files: 795 pictures to train on, and 654 to test on.
 
     Args:
         root: Folder of the set; ``null`` looks in ``data_dir``.
@@ -69,7 +71,9 @@ class NYUv2(DenseTask):
 
 @register_task("cityscapes")
 class Cityscapes(DenseTask):
-    """Segmentation and inverse depth of streets, in MTAN's files or as Cityscapes is published (2,975 and 500).
+    """Segmentation and inverse depth of streets.
+
+    In MTAN's files or as Cityscapes is published: 2,975 pictures to train on, and 500 to test on.
 
     Depth is the disparity picture divided by 65535, as in all public tables; the official split ``val`` is the test split.
 

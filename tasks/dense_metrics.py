@@ -1,4 +1,4 @@
-"""Metrics of maps, over the pixels that have a truth: (N,) labels, (N,) depths, (N, 3) normals.
+"""Metrics of maps, over labeled pixels: (N,) labels, (N,) depths, (N, 3) normals.
 
 Public code averages in two ways that differ whenever batches do:
 
@@ -27,15 +27,15 @@ from balancing.choices import check_choices
 from tasks.task import MetricSpec
 
 __all__ = [
-    "AngleMean",
     "AngleMedian",
     "MeanIoU",
     "PerBatch",
-    "RatioWithin",
-    "WithinAngle",
+    "PixelMean",
+    "angle_within",
     "angles",
     "depth_metrics",
     "normal_metrics",
+    "ratio_within",
     "segmentation_metrics",
 ]
 
@@ -66,73 +66,60 @@ class MeanIoU(MulticlassJaccardIndex):
         return torch.nonzero(self.confmat.sum(0) + self.confmat.sum(1) == 0).flatten().tolist()
 
 
-class _PixelMean(Metric):
-    """Mean of a value per pixel."""
+class PixelMean(Metric):
+    """Mean over pixels of ``values(prediction, target)``.
+
+    Args:
+        values: Value of each pixel, (N,) or (N, ...).
+        higher_is_better: The direction.
+    """
 
     full_state_update = False
     total: Tensor
     count: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, values: Callable[[Tensor, Tensor], Tensor], higher_is_better: bool) -> None:
         super().__init__()
+        self.values, self.direction = values, higher_is_better
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]
+        """The direction."""
+        return self.direction
+
     def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add the pixels of a batch."""
         values = self.values(prediction, target)
         self.total += values.sum()
         self.count += values.numel()
 
-    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
-        raise NotImplementedError
-
     def compute(self) -> Tensor:
+        """The mean so far."""
         return self.total / self.count
 
 
-class RatioWithin(_PixelMean):
-    """Share of depths that are wrong by a factor below ``limit``, such as 1.25, 1.25 ** 2 or 1.25 ** 3."""
+def ratio_within(prediction: Tensor, target: Tensor, limit: float) -> Tensor:
+    """1 where the factor between two depths is below ``limit``, such as 1.25, else 0."""
+    # a prediction of 0 or less is wrong by more than any factor
+    return ((prediction < target * limit) & (prediction * limit > target) & (prediction > 0)).float()
 
-    higher_is_better = True
 
-    def __init__(self, limit: float) -> None:
-        super().__init__()
-        self.limit = limit
-
-    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
-        # a prediction of 0 or less is wrong by more than any factor
-        close = (prediction < target * self.limit) & (prediction * self.limit > target) & (prediction > 0)
-        return close.float()
+def angle_within(prediction: Tensor, target: Tensor, limit: float) -> Tensor:
+    """1 where the angle is below ``limit`` degrees, else 0."""
+    return (angles(prediction, target) < limit).float()
 
 
 def angles(prediction: Tensor, target: Tensor) -> Tensor:
-    """Degrees between (N, 3) directions and (N, 3) normals, of any length; 90 for a direction of (0, 0, 0)."""
+    """Degrees between (N, 3) directions and (N, 3) normals of any length.
+
+    The angle of a direction of (0, 0, 0) is 90.
+    """
     a, b = F.normalize(prediction, dim=-1), F.normalize(target, dim=-1)
     # unlike the arc cosine, exact for small angles too
     half = torch.atan2(torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1))
     return torch.rad2deg(2 * half)
-
-
-class AngleMean(_PixelMean):
-    """Mean angle in degrees."""
-
-    higher_is_better = False
-
-    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return angles(prediction, target)
-
-
-class WithinAngle(_PixelMean):
-    """Share of angles below ``limit`` degrees."""
-
-    higher_is_better = True
-
-    def __init__(self, limit: float) -> None:
-        super().__init__()
-        self.limit = limit
-
-    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return (angles(prediction, target) < self.limit).float()
 
 
 class AngleMedian(Metric):
@@ -214,12 +201,12 @@ def segmentation_metrics(classes: int, protocol: Protocol = "pooled") -> dict[st
 
 @check_choices()
 def depth_metrics(protocol: Protocol = "pooled") -> dict[str, MetricSpec]:
-    """Absolute error and its root mean square in the unit of the data, relative error, shares within factors of 1.25."""
+    """Absolute error and RMSE in the unit of the data, relative error, shares within 1.25 ** k."""
     make: dict[str, Callable[[], Metric]] = {
         "abs_err": MeanAbsoluteError,
         "rel_err": MeanAbsolutePercentageError,
         "rmse": partial(MeanSquaredError, squared=False),
-        **{f"delta{k}": partial(RatioWithin, 1.25**k) for k in (1, 2, 3)},
+        **{f"delta{k}": partial(PixelMean, partial(ratio_within, limit=1.25**k), True) for k in (1, 2, 3)},
     }
     return _specs(make, protocol)
 
@@ -229,9 +216,9 @@ def normal_metrics(protocol: Protocol = "pooled") -> dict[str, MetricSpec]:
     """Mean and median angle in degrees, shares within 11.25, 22.5 and 30 degrees."""
     limits = {"within_11_25": 11.25, "within_22_5": 22.5, "within_30": 30.0}
     make: dict[str, Callable[[], Metric]] = {
-        "mean": AngleMean,
+        "mean": partial(PixelMean, angles, False),
         "median": AngleMedian,
-        **{name: partial(WithinAngle, limit) for name, limit in limits.items()},
+        **{name: partial(PixelMean, partial(angle_within, limit=limit), True) for name, limit in limits.items()},
     }
     # public code takes a normal for unknown if its components add up to 0
     return _specs(make, protocol, keep=lambda target: target.sum(-1) != 0)

@@ -73,7 +73,9 @@ def paint(name: str, values: Tensor, limit: float) -> np.ndarray:
 
 
 def decode(outputs: Mapping[str, Tensor], classes: Sequence[str]) -> Prediction:
-    """Labels (N, H, W), depths (N, H, W), normals (N, H, W, 3), and their colors; each depth map has its own scale.
+    """Labels (N, H, W), depths (N, H, W), normals (N, H, W, 3), and their colors.
+
+    Each depth map has its own scale.
 
     Args:
         outputs: Map -> (N, C, H, W), on the CPU.

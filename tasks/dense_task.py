@@ -94,7 +94,7 @@ def _tensor(values: np.ndarray) -> Tensor:
 
 
 class DenseTask(Task):
-    """Base of tasks with maps: augmentation, reference losses from a sample of the labels, pictures.
+    """Base of tasks with maps: augmentation, reference losses from sampled labels, pictures.
 
     Args:
         protocol: ``pooled``: sums over all pixels of a split. ``mtan``: means per batch and the augmentation, as public code.
@@ -120,7 +120,6 @@ class DenseTask(Task):
     ) -> None:
         from tasks.joint_transforms import JointTransform  # albumentations takes a while to import
 
-        super().__init__()
         if not 0 <= rarity <= 1:
             raise ValueError(f"{self.name}: rarity must be in [0, 1], got {rarity}")
         self.protocol, self.classes, self.rarity = protocol, tuple(classes), rarity
@@ -134,7 +133,7 @@ class DenseTask(Task):
         self.transform = transform if augment else None
 
     def make_splits(self, train: DenseData, val: DenseData, test: DenseData) -> Splits:
-        """Splits with the size of the pictures, and class weights by how rare the classes are in training, as state."""
+        """Splits whose state is the size of the pictures, and the class weights by rarity."""
         state: dict[str, Any] = {"size": list(val[0].inputs[0].shape[-2:])}
         if self.rarity > 0:
             labels = train.reference_targets(range(len(train)))["segmentation"]
@@ -144,7 +143,10 @@ class DenseTask(Task):
     def hold_out(
         self, folder: Folder, share: float, size: tuple[int, int] | None = None
     ) -> tuple[DenseData, DenseData]:
-        """Training and validation data from one folder: the last pictures, as neighbors often show the same place."""
+        """Training and validation data from one folder.
+
+        The last pictures validate, as neighbors often show the same place.
+        """
         count = max(round(share * len(folder)), 1)
         if count >= len(folder):
             raise DataError(f"{self.name}: {len(folder)} training samples are too few to hold out {count} of them")

@@ -6,8 +6,8 @@ Clean-up: 20 stones with a side of 0 mm and 3 with mistyped sides go (53,917 lef
 features only the first stays (53,473 left), or the same stone would be trained and tested on. The file is ordered by price
 in blocks, so the split is random: 15 % validation, 15 % test, stratified by cut, drawn once and for all with seed 0.
 
-Inputs: 6 standardised sizes and 15 indicators of colour and clarity. Objectives: ``cut``, five classes; ``price``, either the
-standardised logarithm, or raw dollars, whose squared error starts ten million times larger than the other loss.
+Inputs: 6 standardized sizes and 15 indicators of color and clarity. Objectives: ``cut``, five classes; ``price``, either the
+standardized logarithm, or raw dollars, whose squared error starts ten million times larger than the other loss.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MISTYPED = ((8.09, 58.9, 8.06), (5.12, 5.15, 31.8), (5.15, 31.8, 5.12))  # x, y
 
 @register_task("diamonds")
 class Diamonds(Task):
-    """Quality of cut (classification) and price (regression) of a diamond, from its size, color and clarity.
+    """Cut (classification) and price (regression) of a diamond, from size, color and clarity.
 
     Args:
         target: ``log_price`` (standardized with the training mean and deviation) or ``price_usd`` (raw dollars).
@@ -57,7 +57,6 @@ class Diamonds(Task):
     """
 
     def __init__(self, target: Literal["log_price", "price_usd"] = "log_price", csv: str | None = None) -> None:
-        super().__init__()
         self.target = target
         self.csv = csv
         self.info = {"in_features": 21, "classifiers": {"cut": 5}, "regressors": {"price": 1}}
@@ -75,7 +74,7 @@ class Diamonds(Task):
         return (Objective("cut", CrossEntropy(_CUTS, complete=True), cut), regression)
 
     def load(self, data_dir: Path) -> Splits:
-        """Read, clean and split the stones; ``data_dir`` is not needed, as the file is in the package."""
+        """Read, clean and split the stones of the package; ``data_dir`` is not needed."""
         source = self.csv or "tasks/data/diamonds.csv.xz"
         table = _clean(_parse(self._text(), source, (*_NUMBERS, "price", "cut", *_GRADES)))
         if len(table["cut"]) < 100:
@@ -105,7 +104,7 @@ class Diamonds(Task):
         return Splits(*map(part, parts), state=state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Standardize with the mean and deviation of these training sizes, and of the logarithms of the prices."""
+        """Take over mean and deviation of the training sizes, and of the logarithms of the prices."""
         super().load_state_dict(state)
         self._update_objectives(self._make_objectives(state["log_mean"], state["log_std"]))
 
@@ -158,7 +157,10 @@ def _decode(packed: bytes, source: str) -> str:
 
 
 def _parse(text: str, source: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
-    """The columns ``wanted``; cut and grades as indices. Raises DataError naming the file, the line and the column."""
+    """The columns ``wanted``; cut and grades as indices.
+
+    Raises DataError naming the file, the line and the column.
+    """
     reader = csv.reader(io.StringIO(text))
     header = next(reader, [])
     places, width = {name: place for place, name in enumerate(header)}, len(header)
@@ -170,7 +172,7 @@ def _parse(text: str, source: str, wanted: Sequence[str]) -> dict[str, np.ndarra
         for row in reader:
             cells += row if len(row) in (0, width) else (row + [""] * width)[:width]
         return {name: _column(name, cells[places[name] :: width]) for name in wanted}
-    except (csv.Error, KeyError, ValueError):  # columns are quick to read; only cells tell what is wrong
+    except (csv.Error, KeyError, ValueError):  # columns are fast to read; cells show what is wrong
         _find_fault(text, source, wanted)
         raise
 
@@ -189,28 +191,27 @@ def _column(name: str, cells: Sequence[str]) -> np.ndarray:
 def _find_fault(text: str, source: str, wanted: Sequence[str]) -> None:
     """Raise DataError naming the first cell that is no number or grade, and its line."""
     reader = csv.DictReader(io.StringIO(text))
+    name, row = "", {}
     try:
         for row in reader:
             for name in wanted:
-                _check(name, row[name])
-    except (csv.Error, ValueError) as error:
-        raise DataError(f"diamonds: {source}, line {reader.line_num}: {error}") from None
-
-
-def _check(name: str, cell: str | None) -> None:
-    """Raise ValueError saying what is wrong with the cell, if anything is."""
-    codes = _CODES.get(name)
-    try:
-        number = float(cell or "") if codes is None else codes[cell or ""]
-    except (KeyError, ValueError):
-        known = "" if codes is None else f"; choose from {', '.join(codes)}"
-        raise ValueError(f"{cell!r} is no {name}{known}") from None
-    if codes is None and not (np.isfinite(number) and (number > 0 or name in "xyz")):
-        raise ValueError(f"{name} must be a positive number, got {cell}")
+                _column(name, [row[name] or ""])
+        return
+    except csv.Error as error:
+        reason = str(error)
+    except KeyError:
+        reason = f"{row[name]!r} is no {name}; choose from {', '.join(_CODES[name])}"
+    except ValueError as error:
+        positive = f"{name} must be a positive number, got {row[name]}"
+        reason = positive if error.args == (name,) else f"{row[name]!r} is no {name}"
+    raise DataError(f"diamonds: {source}, line {reader.line_num}: {reason}")
 
 
 def _clean(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without impossible sides, and without stones that repeat all eight input features of an earlier one."""
+    """The table without impossible sides and without repeated stones.
+
+    A stone repeats an earlier one if all eight input features are the same.
+    """
     sides = np.stack([table[name] for name in "xyz"], axis=1)
     good = (sides > 0).all(1) & ~(sides[:, None] == _MISTYPED).all(2).any(1)
     table = {name: column[good] for name, column in table.items()}

@@ -1,6 +1,6 @@
-"""Fashion-MNIST for a GAN: make garments that pass for photographs, of the kind that was asked for.
+"""Fashion-MNIST for a GAN: generate garments of given classes.
 
-Grey images of 28 x 28 pixels in ten classes, as numbers in [-1, 1]: 55,000 to train on; 5,000 (validation) and 10,000 (test)
+Gray images of 28 x 28 pixels in ten classes, as numbers in [-1, 1]: 55,000 to train on; 5,000 (validation) and 10,000 (test)
 to compare with as many generated ones. A Frechet distance falls as the number of samples grows, so those of the two splits
 cannot be compared. See :mod:`tasks.gan_metrics` for its features.
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tasks.fashion import CLASSES, fashion_splits
+from tasks.fashion import CLASSES, draw_sheet, fashion_splits, pad
 from tasks.gan_losses import Loss
 from tasks.gan_metrics import (
     ImageClassifier,
@@ -88,14 +88,15 @@ class FashionGan(GanTask):
         return Splits(*(self._part(*part) for part in fashion_splits(data_dir, self.download)))
 
     def _part(self, images: Tensor, labels: Tensor) -> TensorData:
-        margin = self.image_size - images.shape[-1]
-        sides = (margin // 2, margin - margin // 2) * 2
-        scaled = torch.nn.functional.pad(images[:, None], sides).float().div_(127.5).sub_(1)
+        scaled = pad(images, self.image_size).div_(127.5).sub_(1)
         return TensorData((scaled,), {"real_class": labels.long(), "fake_class": labels.long()})
 
     @torch.no_grad()
     def evaluate(self, model: Any, splits: Splits, split_name: str, batches: Iterable[Batch]) -> dict[str, float]:
-        """Compare the images of a split with as many generated ones of the same classes, always from the same noise."""
+        """Compare the images of a split with as many generated ones of the same classes.
+
+        They are always generated from the same noise.
+        """
         judge, fakes = self._classifier(), Moments()
         predicted, wanted, generator = [], [], torch.Generator().manual_seed(0)
         for batch in batches:
@@ -119,25 +120,16 @@ class FashionGan(GanTask):
 
     def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
         """Samples, a column for each class."""
-        from matplotlib.figure import Figure
-
-        rows, columns = 8, len(CLASSES)
-        device = next(model.parameters()).device
-        labels = torch.arange(columns, device=device).repeat(rows)
+        device, columns = next(model.parameters()).device, len(CLASSES)
+        labels = torch.arange(columns, device=device).repeat(8)
         with torch.no_grad():
             images = model.generate(fixed_noise(len(labels), model.latent, device), labels if model.classes else None)
-        sheet = images.float().cpu().view(rows, columns, *images.shape[-2:]).transpose(1, 2).flatten(0, 1).flatten(1)
-        figure = Figure(figsize=(7.5, 6.2))
-        axes = figure.add_subplot()
-        axes.imshow(sheet.numpy(), cmap="gray", vmin=-1, vmax=1)
-        axes.grid(False)
-        axes.set_yticks([])
-        centres = [(column + 0.5) * self.image_size for column in range(columns)]
-        axes.set_xticks(centres, CLASSES if model.classes else [""] * columns, rotation=45, ha="right")
+        names = CLASSES if model.classes else [""] * columns
+        figure = draw_sheet(images.view(8, columns, *images.shape[-2:]), names, (7.5, 6.2), -1)
         return {"Generated images, each from its own noise.": figure}
 
     def _classifier(self) -> ImageClassifier:
-        """The classifier of the whole training data, also for truncated splits; other runs use the same file."""
+        """The classifier of the whole training data, also for truncated splits."""
         if self._judge is None:
             folder, train = self._source()
             images, labels = train.inputs[0], train.targets["real_class"]
@@ -152,7 +144,7 @@ class FashionGan(GanTask):
         return data_dir / "classifiers", splits.train
 
     def _reference(self, judge: ImageClassifier, splits: Splits, split_name: str) -> dict[str, Tensor]:
-        """``mean`` and ``covariance`` of the real features, and the distance of the ``gaussian``; cached in a file."""
+        """``mean`` and ``covariance`` of real features, distance of the ``gaussian``; from a cache."""
         train, split = splits.train, getattr(splits, split_name)
         assert isinstance(train, TensorData)
         if split_name not in self._references or self._references[split_name][0] is not split:

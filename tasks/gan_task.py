@@ -24,7 +24,7 @@ Penalty = Literal["none", "r1", "gradient"]
 
 @dataclass(frozen=True)
 class Adversarial:
-    """Criterion of one player: logits (B,) with targets (B,), 1 for a real and 0 for a generated sample.
+    """Criterion of one player: logits (B,) and targets (B,), 1 for real, 0 for generated.
 
     Args:
         loss: See :mod:`tasks.gan_losses`.
@@ -47,7 +47,7 @@ class Adversarial:
         return torch.tensor(target.numel(), device=target.device)
 
     def untrained_loss(self, target: Tensor) -> float:
-        """Loss of logits that are all 0, whatever the samples: 2 log 2 and log 2 for ``bce``, 2 and 0 for ``hinge``."""
+        """Loss of logits of 0: 2 log 2 and log 2 for ``bce``, 2 and 0 for ``hinge``."""
         return float(self(torch.zeros(2), torch.tensor([0, 1])))
 
     def constant_loss(self, target: Tensor) -> float:
@@ -77,7 +77,6 @@ class GanTask(Task):
     """
 
     def __init__(self, loss: Loss, penalty: Penalty, penalty_weight: float, classes: Collection[str]) -> None:
-        super().__init__()
         if not penalty_weight >= 0:
             raise ValueError(f"{self.name}: penalty_weight must be at least 0, got {penalty_weight}")
         self.loss, self.penalty, self.penalty_weight = loss, penalty, penalty_weight
@@ -90,7 +89,7 @@ class GanTask(Task):
         )
 
     def restrict(self, names: Collection[str]) -> Task:
-        """As for other tasks, but one adversarial objective becomes as many as the model has discriminators."""
+        """As for other tasks; one adversarial objective becomes one per discriminator."""
         several = sorted((name for name in names if re.fullmatch(r"adversarial_\d+", name)), key=lambda n: int(n[12:]))
         task = copy.copy(self)
         task.objectives = tuple(
@@ -135,7 +134,7 @@ class GanTask(Task):
 
     @torch.no_grad()
     def sample(self, model: Any, count: int, seed: int = 0) -> tuple[Tensor, list[str]]:
-        """``count`` samples that follow from ``seed``, and the class that each was generated for, if any."""
+        """``count`` samples that follow from ``seed``, and the class of each, if there are any."""
         device = next(model.parameters()).device
         noise = fixed_noise(count, model.latent, device, torch.Generator().manual_seed(seed))
         if not model.classes:
@@ -149,7 +148,10 @@ class GanTask(Task):
         return {**{o.name: torch.empty(0) for o in self.objectives}, **splits.train_labels()}
 
     def results(self) -> dict[str, bool]:
-        """Keys of ``metrics.csv``, training losses and those of :meth:`evaluate` -> whether higher is better."""
+        """Keys of ``metrics.csv`` -> whether higher is better.
+
+        They are the training losses and the keys of :meth:`evaluate`.
+        """
         return {f"{objective.name}/loss": False for objective in self.objectives} | self.sample_results
 
     #: Keys of :meth:`evaluate` -> whether higher is better.
@@ -157,14 +159,17 @@ class GanTask(Task):
 
 
 def _noise(model: Any, count: int) -> Tensor:
-    """Noise for this process's part of a batch. All processes draw that of the whole batch, from equal generators."""
+    """Noise for this process's part of a batch.
+
+    All processes draw that of the whole batch, from equal generators.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return model.noise(count)
     return model.noise(count * dist.get_world_size()).chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def fixed_noise(count: int, latent: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """(count, latent) standard normal numbers from ``generator``, by default a new one with seed 0.
+    """(count, latent) standard normal numbers, by default from a new generator of seed 0.
 
     Torch's global generator, which training draws from, stays as it is.
     """

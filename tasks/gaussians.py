@@ -1,4 +1,4 @@
-"""Mixtures of narrow Gaussians in the plane: does a generator find every mode, and only the modes?
+"""Mixtures of narrow Gaussians in the plane, to test how many modes a generator covers.
 
 A ring of 8 or a grid of 25 Gaussians of equal weight, narrow compared with the gaps between them (standard problems since
 Metz et al., "Unrolled Generative Adversarial Networks", ICLR 2017, and Srivastava et al., "VEEGAN", NeurIPS 2017). A sample is
@@ -137,7 +137,7 @@ class GridOfGaussians(_Gaussians):
 
     Args:
         side: Modes in each row and in each column.
-        spacing: Distance between neighbours.
+        spacing: Distance between neighbors.
         std: Deviation of each Gaussian in each direction.
         samples: Points to train on; 2,500 more are for validation and as many for the test.
         labels: Whether the mode of each point is known, as the class that the generator is asked for.

@@ -1,6 +1,6 @@
-"""Images on disk as a data set: labels stay in memory, pixels are read when they are asked for.
+"""Images on disk as a data set: labels in memory, pixels read on access.
 
-    file -> upright RGB -> resized (antialiased) -> [random flip and crop] -> (3, size, size) -> standardised
+    file -> upright RGB -> resized (antialiased) -> [random flip and crop] -> (3, size, size) -> standardized
 
 What is random about a sample is drawn from (seed, epoch, index) alone, so that no two loader processes repeat each
 other and a resumed run sees what the uninterrupted one would have seen.
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,7 +43,7 @@ class View:
         fit: What happens to images that are no squares: ``crop`` keeps their middle, ``stretch`` distorts them.
         flip: Probability of mirroring left and right.
         crop: Smallest share of the area that a random crop keeps; 1 for no random crops.
-        standardize: Subtract the mean of ImageNet's colours and divide by their deviation; otherwise values are in [0, 1].
+        standardize: Subtract the mean of ImageNet's colors and divide by their deviation; otherwise values are in [0, 1].
 
     Raises:
         ValueError: A value out of range.
@@ -107,30 +108,23 @@ class ImageFiles(Dataset[Batch]):
 
 
 def check_image(path: str | Path) -> None:
-    """Raise DataError if the file is missing, does not begin like an image, or is cut off; pixels are not decoded if it is whole."""
-    try:
-        with Image.open(path) as image, open(path, "rb") as file:
-            ending = _ENDINGS.get(image.format or "", b"")
-            file.seek(max(os.path.getsize(path) - 64, 0))
-            if ending not in file.read():
-                image.load()  # cut off, or followed by something of the camera's
-    except FileNotFoundError:
-        raise DataError(f"there is no image {path}") from None
-    except _DAMAGE as error:
-        raise DataError(f"cannot read image {path} ({error})") from None
+    """Raise DataError if the file is missing, does not begin like an image, or is truncated.
+
+    Pixels are decoded only if its end is not that of its format.
+    """
+    with _data_errors(f"image {path}"), Image.open(path) as image, open(path, "rb") as file:
+        ending = _ENDINGS.get(image.format or "", b"")
+        file.seek(max(os.path.getsize(path) - 64, 0))
+        if ending not in file.read():
+            image.load()  # truncated, or followed by data of the camera
 
 
 def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
-    """Bytes (H, W, channels) of an upright picture as it is. Raises DataError for one that has other channels."""
+    """Bytes (H, W, channels) of an upright picture. Raises DataError for other channels."""
     mode = {1: "L", 3: "RGB"}[channels]
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            image.load()
-    except FileNotFoundError:
-        raise DataError(f"there is no picture {path}") from None
-    except _DAMAGE as error:
-        raise DataError(f"cannot read picture {path} ({error})") from None
+    with _data_errors(f"picture {path}"), Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+        image.load()
     if image.mode != mode:
         raise DataError(
             f"{path} has {len(image.getbands())} channels ({image.mode}), and the model takes pictures of {channels} ({mode}, "
@@ -139,21 +133,28 @@ def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
     return np.array(image).reshape(image.height, image.width, channels)
 
 
+@contextmanager
+def _data_errors(what: str, missing: str = "", damaged: str = "") -> Iterator[None]:
+    """Turn the errors of Pillow into a DataError that names the file, with a remedy for each kind."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"there is no {what}{missing}") from None
+    except _DAMAGE as error:
+        raise DataError(f"cannot read {what} ({error}){damaged}") from None
+
+
 def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:
     """Bytes (H, W, 3), the shorter side ``short`` long; cut or stretched to a square on request."""
-    try:
-        with Image.open(path) as file:
-            file.draft(None, (2 * short, 2 * short))  # JPEG: decode no more than is needed; other formats ignore it
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith(("I", "F")):
-                raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
-            if "transparency" in image.info:
-                image = image.convert("RGBA")
-            image = image.convert("RGB")
-    except FileNotFoundError:
-        raise DataError(f"there is no image {path}; was it moved since the run began?") from None
-    except _DAMAGE as error:
-        raise DataError(f"cannot read image {path} ({error}); replace it, or take it out of the list") from None
+    remedies = "; was it moved since the run began?", "; replace it, or take it out of the list"
+    with _data_errors(f"image {path}", *remedies), Image.open(path) as file:
+        file.draft(None, (2 * short, 2 * short))  # JPEG: decode no more than is needed; other formats ignore it
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith(("I", "F")):
+            raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
+        if "transparency" in image.info:
+            image = image.convert("RGBA")
+        image = image.convert("RGB")
     width, height = image.size
     if fit == "stretch":
         return np.array(image.resize((short, short), Image.Resampling.BILINEAR))

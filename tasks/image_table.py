@@ -1,4 +1,4 @@
-"""Images of your own, with any number of labels each: a folder, and a CSV file that says what is in it.
+"""Images of your own with any number of labels each, from a folder and a CSV file.
 
     path,split,species,weight
     cats/001.jpg,train,lynx,18.2
@@ -7,7 +7,7 @@
 
 ``path`` counts from the folder of the CSV file. ``split`` (train, val or test) is optional; without it the split is
 drawn at random. Any other columns can be learnt, each an objective of its own. An empty cell is a missing label: the
-image still trains the other objectives. Class names are sorted, numbers by value. Numbers to predict are standardised
+image still trains the other objectives. Class names are sorted, numbers by value. Numbers to predict are standardized
 with the training mean and deviation; errors are reported in their own unit.
 """
 
@@ -78,7 +78,6 @@ class ImageTable(Task):
         test_share: float = 0.15,
         split_seed: int = 0,
     ) -> None:
-        super().__init__()
         if not (val_share > 0 and test_share > 0 and val_share + test_share < 1):
             raise ValueError(
                 f"image_table: val_share and test_share must be positive and leave some for training, got {val_share} and {test_share}"
@@ -153,17 +152,17 @@ class ImageTable(Task):
         device = next(model.parameters()).device
         inputs = torch.stack([split.view.tensor(split.paths[i]) for i in chosen]).to(device)
         outputs = {name: output.float().cpu() for name, output in model(inputs).items()}
-        shown = self.objectives[:4]
+        objectives = self.objectives[:4]
         columns = min(len(chosen), 6)
         lines = -(-len(chosen) // columns)
-        figure = Figure(figsize=(1.9 * columns, (1.6 + 0.2 * len(shown)) * lines), layout="constrained")
+        figure = Figure(figsize=(1.9 * columns, (1.6 + 0.2 * len(objectives)) * lines), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False).flat
         for axes in grid:
             axes.set_axis_off()
         for row, (axes, index) in enumerate(zip(figure.axes, chosen, strict=False)):
             axes.imshow(split.view.pixels(split.paths[index]))
-            lines_of = [_caption(o, outputs[o.name][row], split.targets[o.name][index]) for o in shown]
-            axes.set_title("\n".join(lines_of), fontsize=7, fontweight="normal", loc="left")
+            captions = [_caption(o, outputs[o.name][row], split.targets[o.name][index]) for o in objectives]
+            axes.set_title("\n".join(captions), fontsize=7, fontweight="normal", loc="left")
         return {"Images of the test split: prediction, and the true label in brackets.": figure}
 
     def _make_objectives(
@@ -215,25 +214,24 @@ class ImageTable(Task):
         try:
             for cells in reader:
                 if None in cells or None in cells.values():
-                    raise DataError(
-                        f"image_table: {path}, line {reader.line_num}: not as many cells as the header has; "
-                        "a cell with a comma in it needs quotes"
-                    )
+                    message = "not as many cells as the header has; a cell with a comma in it needs quotes"
+                    raise self._error(reader.line_num, message)
                 row = _Row(reader.line_num, {name: cell.strip() for name, cell in cells.items()})
                 if not row.path:
-                    raise DataError(f"image_table: {path}, line {row.line}: the path is empty; remove the line")
+                    raise self._error(row.line, "the path is empty; remove the line")
                 if row.path in lines:
-                    raise DataError(
-                        f"image_table: {path}, line {row.line}: {row.path} is on line {lines[row.path]} already; "
-                        "keep one line for each image, with all its labels"
-                    )
+                    message = f"{row.path} is on line {lines[row.path]} already; keep one line for each image, with all its labels"
+                    raise self._error(row.line, message)
                 lines[row.path] = row.line
                 rows.append(row)
         except csv_module.Error as error:
-            raise DataError(f"image_table: {path}, line {reader.line_num}: {error}; is it a CSV file?") from None
+            raise self._error(reader.line_num, f"{error}; is it a CSV file?") from None
         if not rows:
             raise DataError(f"image_table: {path} has no lines after the header; it needs one for each image")
         return rows
+
+    def _error(self, line: int, message: str) -> DataError:
+        return DataError(f"image_table: {self.csv}, line {line}: {message}")
 
     def _check_columns(self, names: Sequence[str]) -> None:
         known = ", ".join(name for name in names if name not in ("path", "split"))
@@ -270,9 +268,7 @@ class ImageTable(Task):
         else:
             for row in rows:
                 if row.split not in _SPLITS:
-                    raise DataError(
-                        f"image_table: {self.csv}, line {row.line}: split must be train, val or test, got {row.split!r}"
-                    )
+                    raise self._error(row.line, f"split must be train, val or test, got {row.split!r}")
             parts = {n: np.array([i for i, row in enumerate(rows) if row.split == n], int) for n in _SPLITS}
             remedy = "write it on some lines, or remove the column split to have the split drawn at random"
         for name, index in parts.items():
@@ -281,7 +277,7 @@ class ImageTable(Task):
         return parts
 
     def _check_labels(self, column: str, part: str, cells: Sequence[str]) -> None:
-        """Training needs two different labels to learn from, val and test two labels to measure anything."""
+        """Raise DataError unless there are two labels in each part, and in training different ones."""
         known = [cell for cell in cells if cell]
         if len(known) < 2:
             raise DataError(
@@ -315,9 +311,10 @@ class ImageTable(Task):
         except ValueError:
             number = math.inf
         if math.isinf(number) or (text and math.isnan(number)):
-            raise DataError(
-                f"image_table: {self.csv}, line {row.line}: {text!r} is no {column}, which must be a number; "
-                "leave the cell empty if the label is missing, or name the column in task.classification"
+            raise self._error(
+                row.line,
+                f"{text!r} is no {column}, which must be a number; "
+                "leave the cell empty if the label is missing, or name the column in task.classification",
             )
         return number
 
@@ -326,9 +323,9 @@ class ImageTable(Task):
             try:
                 check_image(root / row.path)
             except DataError as error:
-                raise DataError(
-                    f"image_table: {self.csv}, line {row.line}: {error}; mend it or remove the line "
-                    f"(paths count from {root.resolve()}, or from task.folder)"
+                raise self._error(
+                    row.line,
+                    f"{error}; mend it or remove the line (paths count from {root.resolve()}, or from task.folder)",
                 ) from None
 
 
@@ -348,7 +345,7 @@ class _Row(NamedTuple):
 
 
 def _objective_name(column: str) -> str:
-    """The column's name, made fit for a key: results are called <objective>/<metric>, and heads are modules."""
+    """The column's name as a key: results are <objective>/<metric>, and heads are modules."""
     name = re.sub(r"\W", "_", column)
     return f"{name}_" if hasattr(nn.ModuleDict(), name) else name
 

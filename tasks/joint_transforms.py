@@ -1,6 +1,6 @@
 """Augmentations that move an image and its labels, depth and normals together.
 
-Albumentations draws the numbers, applies the colours and composes; what geometry does to depth and normals is written here,
+Albumentations draws the numbers, applies the colors and composes; what geometry does to depth and normals is written here,
 as it does not know of either: zooming in by s brings everything s times closer (metric depth / s, disparity * s), a mirror
 negates the x of normals, and normals have length 1 again after they were interpolated.
 

@@ -62,5 +62,5 @@ def absolute_error(transform: Transform = identity) -> MetricSpec:
 
 
 def psnr() -> MetricSpec:
-    """Peak signal-to-noise ratio in dB of values in [0, 1], from the mean error over all samples."""
+    """Peak signal-to-noise ratio in dB of values in [0, 1], from the mean over all samples."""
     return _spec("image.PeakSignalNoiseRatio", data_range=1.0)

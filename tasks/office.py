@@ -1,4 +1,4 @@
-"""Office-31 and Office-Home: the same classes of objects, photographed in several domains; multi-input learning.
+"""Office-31 and Office-Home: the same classes in several domains; multi-input learning.
 
     inputs  (amazon (B, 3, H, W), dslr (B, 3, H, W), webcam (B, 3, H, W))    one image and label per domain
                |                    |                  |
@@ -12,7 +12,7 @@ every epoch. When a split is evaluated every image counts once, and places that 
 
 The task passes each domain through the model by itself, so that any model for one image will do: it needs
 ``features(image)`` and a head for each domain, and of each domain's outputs only those of its own head are used. Batch
-normalisation sees one domain at a time.
+normalization sees one domain at a time.
 
 K. Saenko, B. Kulis, M. Fritz, T. Darrell, "Adapting Visual Category Models to New Domains", ECCV 2010.
 H. Venkateswara et al., "Deep Hashing Network for Unsupervised Domain Adaptation", CVPR 2017.
@@ -37,10 +37,7 @@ from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
 __all__ = ["Domains", "Office"]
 
-_DOMAINS = {
-    "office_31": ("amazon", "dslr", "webcam"),
-    "office_home": ("Art", "Clipart", "Product", "Real_World"),
-}
+_DOMAINS = {"office_31": ("amazon", "dslr", "webcam"), "office_home": ("Art", "Clipart", "Product", "Real_World")}
 _CLASSES = {"office_31": 31, "office_home": 65}
 _PAGES = {
     "office_31": "https://www.cc.gatech.edu/~judy/domainadapt/",
@@ -117,21 +114,16 @@ class Office(Task):
         flip: float = 0.0,
         crop: float = 1.0,
     ) -> None:
-        super().__init__()
         self.data = data
         self.lists = lists
         self.view = View(image_size, "stretch", flip, crop)
         self.classes = _CLASSES[data]
         self.objectives = self._make_objectives([f"class {number}" for number in range(self.classes)])
-        self.info = {
-            "in_channels": 3,
-            "image_size": image_size,
-            "classifiers": dict.fromkeys(_DOMAINS[data], self.classes),
-            "regressors": {},
-        }
+        heads = {"classifiers": dict.fromkeys(_DOMAINS[data], self.classes), "regressors": {}}
+        self.info = {"in_channels": 3, "image_size": image_size, **heads}
 
     def load(self, data_dir: Path) -> Splits:
-        """Read the lists; images are looked for in ``data_dir`` and in a folder of the data set's name in it."""
+        """Read the lists of images in ``data_dir``, or in a folder of the set's name in it."""
         images, lists = self._find(data_dir)
         names: dict[int, str] = {}
         splits = []
@@ -194,7 +186,10 @@ class Office(Task):
         return images, lists
 
     def _part(self, images: Path, path: Path, domain: str, names: dict[int, str]) -> ImageFiles:
-        """The images of a list. Collects class names, those of their folders; DataError if they contradict each other."""
+        """The images of a list. Adds the classes, which are names of folders, to ``names``.
+
+        Raises DataError if they contradict each other.
+        """
         if not path.is_file():
             raise DataError(f"office: there is no list {path}; copy it from where the others come from")
         paths, labels = [], []

@@ -25,7 +25,7 @@ def delta_m(
     higher_is_better: Mapping[str, bool],
     average: Literal["metrics", "objectives"] = "metrics",
 ) -> float:
-    """Mean relative loss of quality against a baseline, in percent: negative is better than the baseline.
+    """Mean relative loss of quality against a baseline in percent; negative is better.
 
     Args:
         values: ``<objective>/<metric>`` -> result of the method.
@@ -51,7 +51,7 @@ def delta_m(
 
 
 def mean_rank(rows: Mapping[str, Mapping[str, float]], higher_is_better: Mapping[str, bool]) -> dict[str, float]:
-    """Rank of each method, averaged over metrics, from 1 (best); equal values share the better rank.
+    """Rank of each method averaged over metrics, 1 is best; equal values share the better rank.
 
     Args:
         rows: Method -> metric -> result. The baseline is left out in the literature.

@@ -201,13 +201,11 @@ class Task:
     name: str = "task"
     objectives: tuple[Objective, ...] = ()
     info: Mapping[str, Any] = {}
-
-    def __init__(self) -> None:
-        self._state: Mapping[str, Any] = {}
-        self._loaded: tuple[Path, Splits] | None = None
+    _state: Mapping[str, Any] = {}
+    _loaded: tuple[Path, Splits] | None = None
 
     def restrict(self, names: Collection[str]) -> Task:
-        """The same task without the objectives that are not in ``names``, for a model that has fewer.
+        """The same task with the objectives in ``names`` only, for a model that has fewer.
 
         Raises ValueError for a name that this task does not know.
         """
@@ -219,7 +217,7 @@ class Task:
         return task
 
     def auto_value(self, name: str, splits: Splits) -> Any:
-        """What the value ``auto`` of the option ``name`` stands for. Raises KeyError if the task does not define it."""
+        """Value that ``auto`` stands for as option ``name``. Raises KeyError if there is none."""
         if name == "initial_losses":
             return self.initial_losses(splits)
         if name == "prior_losses":
@@ -258,7 +256,7 @@ class Task:
         return splits
 
     def state_dict(self) -> dict[str, Any]:
-        """Preprocessing state, which :meth:`preprocess` and :meth:`decode` need, in containers that JSON can hold."""
+        """Preprocessing state for :meth:`preprocess` and :meth:`decode`, as JSON can hold it."""
         return dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -291,7 +289,7 @@ class Task:
         return {o.name: o.criterion(outputs[o.name], targets[o.name]) for o in self.objectives}
 
     def label_counts(self, batch: Batch, names: Sequence[str]) -> Tensor:
-        """(K,) number of labels in ``batch`` over which each loss in ``names`` is a mean; samples, if it has none.
+        """(K,) numbers of labels that the losses in ``names`` average; samples, without labels.
 
         Losses of parts of a batch are averaged with these weights.
         """
@@ -317,7 +315,7 @@ class Task:
     def evaluate(
         self, model: Any, splits: Splits, split_name: str, batches: Iterable[Batch]
     ) -> dict[str, float] | None:
-        """Values for keys of :meth:`results`, if they are not sums over samples; ``None``: losses and metrics.
+        """Results that are not sums over samples; ``None`` for losses and metrics.
 
         ``model`` is in eval mode, and no gradients are recorded. ``batches`` are those of ``splits.<split_name>``.
         """
@@ -333,7 +331,7 @@ class Task:
         raise DataError(f"task {self.name} does not say how to read {path}; give it a method preprocess")
 
     def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
-        """Outputs for one batch, on the CPU, as the most likely classes with their probabilities, and as numbers."""
+        """Outputs of a batch, on the CPU, as classes with their probabilities, and as numbers."""
         cells: dict[str, Sequence[str | float]] = {}
         for o in self.objectives:
             if o.name not in outputs:
@@ -351,6 +349,6 @@ class Task:
         return {}
 
     def _update_objectives(self, objectives: Iterable[Objective]) -> None:
-        """Replace the objectives that this task has by those of the same names; for :meth:`load_state_dict`."""
+        """Replace objectives by those of the same names; for :meth:`load_state_dict`."""
         updated = {objective.name: objective for objective in objectives}
         self.objectives = tuple(updated.get(objective.name, objective) for objective in self.objectives)

@@ -1,4 +1,4 @@
-"""Two views of a garment: the left half of the image as a bare list of numbers, the right half as an image.
+"""Two views of a garment: left half of the image as numbers, right half as an image.
 
     28 x 28 image -> left half, flattened (392)          the same label for all three objectives: fused, from both views;
                   -> right half, an image (1, 28, 14)    left and right, each from its own
@@ -38,7 +38,6 @@ class TwoViewFashion(Task):
     """
 
     def __init__(self, cut: int = 14, download: bool = False) -> None:
-        super().__init__()
         if not 0 < cut < _SIDE:
             raise ValueError(f"two_view_fashion: cut must be between 1 and {_SIDE - 1}, got {cut}")
         self.cut = cut

@@ -98,8 +98,8 @@ def cached_tensors(folder: Path, name: str, make: Callable[[], dict[str, Tensor]
         return load(content)
     content = save(make())
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / f"{name}-{_digest([content])}.safetensors") as file:
-        file.write(content)
+    with replacing(folder / f"{name}-{_digest([content])}.safetensors") as out:
+        out.write(content)
     return load(content)
 
 

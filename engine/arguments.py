@@ -30,11 +30,11 @@ def constructing() -> Iterator[None]:
 def resolve_arguments(
     group: str, section: Mapping[str, Any], task: Task, splits: Splits, objectives: Sequence[str] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of a config group, with every value ``auto`` replaced by what the task says about itself.
+    """Name and arguments of a config group, with every value ``auto`` replaced by the task's.
 
-    Facts and options by objective are cut down to ``objectives``, if given: each phase has its own.
+    Values and options by objective are cut down to ``objectives``, if given: each phase has its own.
 
-    Raises ConfigError if the task has no such fact, which means that the two do not fit together.
+    Raises ConfigError if the task has no such value, which means that the two do not fit together.
     """
     arguments = {}
     known = {objective.name for objective in task.objectives}

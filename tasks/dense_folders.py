@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tasks import cityscapes_files
-from tasks.cityscapes_files import CityscapesFolder
+from tasks.cityscapes_files import CATEGORIES, CLASSES, CityscapesFolder
 from tasks.dense_task import DenseData, DenseTask
 from tasks.map_files import Folder, NpyFolder
 from tasks.registry import register_task
 from tasks.task import DataError, Splits
 
-__all__ = ["NYU_CLASSES", "Cityscapes", "CityscapesFolder", "DenseData", "DenseTask", "NYUv2", "NpyFolder"]
+__all__ = ["NYU_CLASSES", "Cityscapes", "NYUv2"]
 
 NYU_CLASSES = (
     *("bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table", "tv"),
@@ -37,7 +36,7 @@ class NYUv2(DenseTask):
     In MTAN's pre-processed files: 795 pictures to train on, and 654 to test on.
 
     Args:
-        root: Folder of the set; ``null`` looks in ``data_dir``.
+        root: Folder of the set; ``null``: in ``data_dir``.
         protocol: ``pooled``: sums over all pixels. ``mtan``: averages over batches and augmentation as in public code.
         augment: Zoom and mirror training pictures.
         jitter: Largest relative change of brightness and contrast in training.
@@ -78,7 +77,7 @@ class Cityscapes(DenseTask):
     Depth is the disparity picture divided by 65535, as in all public tables; the official split ``val`` is the test split.
 
     Args:
-        root: Folder of the set; ``null`` looks in ``data_dir``.
+        root: Folder of the set; ``null``: in ``data_dir``.
         classes: 7 categories or 19 classes.
         height: Pictures of another size are resized.
         width: Pictures of another size are resized.
@@ -106,7 +105,7 @@ class Cityscapes(DenseTask):
     ) -> None:
         if min(height, width) < 1:
             raise ValueError(f"cityscapes: height and width must be at least 1, got {height} and {width}")
-        names = cityscapes_files.CATEGORIES if classes == 7 else cityscapes_files.CLASSES
+        names = CATEGORIES if classes == 7 else CLASSES
         super().__init__(protocol, augment, jitter, names, ("segmentation", "depth"), rarity, inverse_depth=True)
         self.root, self.size, self.validation = root, (height, width), _share(validation)
 

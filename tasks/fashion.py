@@ -1,7 +1,7 @@
 """Fashion-MNIST on disk: 60,000 + 10,000 gray garments, 28 x 28 pixels, in ten classes.
 
 Four files in the IDX format, plain or gzipped, are looked for in ``data_dir``, in ``data_dir/FashionMNIST/raw`` (where
-torchvision keeps them) and where Debian's package puts them; only if asked to, they are downloaded. Whatever their source,
+torchvision keeps them) and where Debian's package puts them; with ``download``, they are fetched. Whatever their source,
 the bytes must be the published ones.
 
     IDX: 0 0 8 (bytes) dimensions (1 byte) | one 32-bit big-endian size per dimension | the values, last dimension fastest
@@ -41,7 +41,7 @@ __all__ = ["CLASSES", "PixelData", "draw_sheet", "fashion_splits", "pad", "read_
 
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # plain http: the checksum vouches for the bytes
+_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # plain http: the checksum verifies the bytes
 _SHA256 = {  # of the decompressed files: gzip headers differ between sources
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",

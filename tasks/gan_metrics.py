@@ -2,7 +2,7 @@
 
 Published Frechet distances use an Inception network whose weights have to be downloaded. Here a small classifier of the real
 images takes its place; it is trained from a seed on first use (about a minute on two cores) and kept in the data folder under
-the checksum of its weights. What it says of the real images is kept beside it. Distances of different classifiers cannot be
+the checksum of its weights. Its results for the real images are cached beside it. Distances of different classifiers cannot be
 compared, so each comes with two that calibrate it: that of a Gaussian with the mean and covariance of the real pixels, and
 that of other real images.
 """

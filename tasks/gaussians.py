@@ -2,10 +2,10 @@
 
 A ring of 8 or a grid of 25 Gaussians of equal weight, narrow compared with the gaps between them (standard problems since
 Metz et al., "Unrolled Generative Adversarial Networks", ICLR 2017, and Srivastava et al., "VEEGAN", NeurIPS 2017). A sample is
-of high quality if it lies within three deviations of a mode, and a mode is found if one such sample lies near it. Both say a
-lot about a method only for fixed networks and a fixed number of updates.
+of high quality if it lies within three deviations of a mode, and a mode is covered if one such sample lies near it. Both
+compare methods only for fixed networks and a fixed number of updates.
 
-The points are drawn once and for all from seed 0. With ``labels`` the modes are classes: the generator is told which to make.
+The points are drawn from seed 0. With ``labels`` the modes are classes, and the generator gets the class of each sample.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class RingOfGaussians(_Gaussians):
         radius: Of the circle.
         std: Deviation of each Gaussian in each direction.
         samples: Points to train on; 2,500 more are for validation and as many for the test.
-        labels: Whether the mode of each point is known, as the class that the generator is asked for.
+        labels: Whether the mode of each point is known, as the class that the generator gets.
         loss: ``bce`` (non-saturating), ``hinge`` or ``wgan``.
         penalty: On the slope of the discriminators: ``none``, ``r1`` or ``gradient`` (the one of WGAN-GP).
         penalty_weight: Factor of the penalty.
@@ -140,7 +140,7 @@ class GridOfGaussians(_Gaussians):
         spacing: Distance between neighbors.
         std: Deviation of each Gaussian in each direction.
         samples: Points to train on; 2,500 more are for validation and as many for the test.
-        labels: Whether the mode of each point is known, as the class that the generator is asked for.
+        labels: Whether the mode of each point is known, as the class that the generator gets.
         loss: ``bce`` (non-saturating), ``hinge`` or ``wgan``.
         penalty: On the slope of the discriminators: ``none``, ``r1`` or ``gradient`` (the one of WGAN-GP).
         penalty_weight: Factor of the penalty.

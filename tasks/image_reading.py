@@ -3,7 +3,7 @@
     file -> upright RGB -> resized (antialiased) -> [random flip and crop] -> (3, size, size) -> standardized
 
 What is random about a sample is drawn from (seed, epoch, index) alone, so that no two loader processes repeat each
-other and a resumed run sees what the uninterrupted one would have seen.
+other and a resumed run gets the samples of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:
 
 @lru_cache
 def _augmentation(size: int, flip: float, crop: float) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks a server for its newest version
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import queries a server for the newest version
     import albumentations
 
     steps: list[Any] = [albumentations.HorizontalFlip(p=flip)]

@@ -6,7 +6,7 @@
     cats/003.jpg,val,ocelot,11.0
 
 ``path`` counts from the folder of the CSV file. ``split`` (train, val or test) is optional; without it the split is
-drawn at random. Any other columns can be learnt, each an objective of its own. An empty cell is a missing label: the
+drawn at random. Any other column can be a label, an objective of its own. An empty cell is a missing label: the
 image still trains the other objectives. Class names are sorted, numbers by value. Numbers to predict are standardized
 with the training mean and deviation; errors are reported in their own unit.
 """

@@ -1,4 +1,4 @@
-"""Samples with a map per objective, as files: what a map must look like, and MTAN's layout.
+"""Samples with a map per objective, as files: checks of maps, and MTAN's layout.
 
     <root>/{image,label,depth,normal}/<i>.npy       channels last, images in [0, 1], label -1 and depth 0 and normal 0 = unknown
 
@@ -96,7 +96,7 @@ class NpyFolder:
         return sample
 
 
-# ---- what a map must look like: (array, classes) -> checked and of our dtype; ValueError says what is wrong ---------------
+# ---- checks of maps: (array, classes) -> the array in our dtype; ValueError if it is no such map --------------------------
 
 
 def check_image(array: np.ndarray, _: int) -> np.ndarray:

@@ -20,11 +20,10 @@ from typing import IO, Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tasks import room_renderer
 from tasks.dense_task import DenseData, DenseTask
 from tasks.map_files import NpyFolder
 from tasks.registry import register_task
-from tasks.room_renderer import KINDS, SPLITS, VERSION, replacing
+from tasks.room_renderer import CLASSES, COMMAND, KINDS, SPLITS, VERSION, replacing
 from tasks.task import DataError, Splits
 
 __all__ = ["Rooms", "render_rooms"]
@@ -70,7 +69,7 @@ class Rooms(DenseTask):
         rarity: float = 0.5,
     ) -> None:
         maps = ("segmentation", "depth", "normals")
-        super().__init__(protocol, augment, jitter, room_renderer.CLASSES, maps, rarity, zoom=zoom)
+        super().__init__(protocol, augment, jitter, CLASSES, maps, rarity, zoom=zoom)
         if min(height, width) < 8:
             raise ValueError(f"rooms: height and width must be at least 8, got {height} and {width}")
         if min(train, val, test) < 1:
@@ -112,7 +111,7 @@ def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], pr
         DataError: The folder holds other rooms, or cannot be written.
     """
     recipe = {"recipe": VERSION, **options}
-    with contextlib.suppress(OSError):  # folders that are not there yet, or cannot be read, as the next lines will say
+    with contextlib.suppress(OSError):  # folders that are missing or unreadable; the next lines raise
         if _read_manifest(root / _MANIFEST) == recipe and not _missing(root, counts):
             return  # nothing to write, so the folder may be one that cannot be
     try:
@@ -186,9 +185,9 @@ def _render(root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], p
 def _start(
     root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], output: int, complaints: IO[str]
 ) -> subprocess.Popen[str]:
-    worker = subprocess.Popen(room_renderer.COMMAND, stdin=subprocess.PIPE, stdout=output, stderr=complaints, text=True)
+    worker = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=output, stderr=complaints, text=True)
     assert worker.stdin is not None
-    with contextlib.suppress(BrokenPipeError), worker.stdin as order:  # its own complaint says more
+    with contextlib.suppress(BrokenPipeError), worker.stdin as order:  # the worker's own message is better
         json.dump({"folder": str(root), "options": options, "rooms": rooms}, order)
     return worker
 

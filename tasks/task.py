@@ -170,7 +170,7 @@ class Prediction:
     Args:
         cells: Column of a table -> N class names or numbers.
         maps: Name -> numbers (N, H, W) or (N, H, W, 3).
-        pictures: How some of the maps look: bytes of the same shape, gray or colored.
+        pictures: Rendering of some of the maps: bytes of the same shape, gray or colored.
         legends: Name of a map -> the table that explains it, column -> values.
     """
 
@@ -195,7 +195,7 @@ class Task:
     Attributes:
         name: Name in the registry.
         objectives: In the order in which they are reported.
-        info: What options of models with the value ``auto`` stand for, e.g. ``in_features``; see :meth:`auto_value`.
+        info: Values of ``auto`` for options of models, e.g. ``in_features``; see :meth:`auto_value`.
     """
 
     name: str = "task"
@@ -207,7 +207,7 @@ class Task:
     def restrict(self, names: Collection[str]) -> Task:
         """The same task with the objectives in ``names`` only, for a model that has fewer.
 
-        Raises ValueError for a name that this task does not know.
+        Raises ValueError for a name that this task does not have.
         """
         own = tuple(objective.name for objective in self.objectives)
         if not set(names) <= set(own):

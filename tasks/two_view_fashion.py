@@ -3,7 +3,7 @@
     28 x 28 image -> left half, flattened (392)          the same label for all three objectives: fused, from both views;
                   -> right half, an image (1, 28, 14)    left and right, each from its own
 
-A model may train on all of them or on some; one that trains a network per view and no more is still judged on ``fused``.
+A model may train on all of them or on some; one with a network per view alone is evaluated on ``fused``, too.
 55,000 images are trained on, 5,000 validate, 10,000 test.
 """
 

@@ -16,7 +16,7 @@ parameter *is* the depth.
     program.py     renders rooms into a folder
 
 Color does not give a class away: every part draws its material from the same distribution, so that a wall, a sofa and a book
-may wear the same checks. What tells the classes apart is shape, size, place and context.
+may wear the same checks. Classes differ in shape, size, place and context.
 
 The result is the same to the last bit everywhere: only correctly rounded operations act on arrays (no matrix product, no
 sine), in float32, and every room has a random stream of its own. Imports are relative, as this package is also started

@@ -51,7 +51,7 @@ def render_room(seed: int, split: str, index: int, height: int, width: int, hole
         index: Number of the room in its split.
         height: Pixels.
         width: Pixels.
-        holes: Leave out what a depth camera cannot see (unit of objects, grazing surfaces), and labels at some borders.
+        holes: Leave out what a depth camera cannot see (edges of objects, grazing surfaces), and labels at some borders.
     """
     b = Builder(np.random.RandomState([seed, SPLITS.index(split), index]))
     size = (b.draw(3.2, 6.0), b.draw(3.5, 7.0), b.draw(2.3, 3.1))

@@ -106,7 +106,7 @@ def pad(images: Tensor, side: int) -> Tensor:
 
 
 def draw_sheet(images: Tensor, names: Sequence[str], size: tuple[float, float], darkest: float) -> Figure:
-    """Figure of (rows, columns, H, W) gray images from ``darkest`` to 1, with names of the columns."""
+    """Figure of (rows, columns, H, W) gray images in [darkest, 1], with names of columns."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size)

@@ -135,7 +135,7 @@ def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
 
 @contextmanager
 def _data_errors(what: str, missing: str = "", damaged: str = "") -> Iterator[None]:
-    """Turn the errors of Pillow into a DataError that names the file, with a remedy for each kind."""
+    """Convert errors of Pillow to DataErrors that name the file, with a remedy for each kind."""
     try:
         yield
     except FileNotFoundError:

@@ -145,9 +145,8 @@ class AngleMedian(Metric):
         count = int(below[-1])
         if count == 0:
             return torch.full((), torch.nan, device=below.device)
-        middle = torch.tensor(
-            [(count + 1) // 2, count // 2 + 1], device=below.device
-        )  # the same one if the count is odd
+        # both are the same if the count is odd
+        middle = torch.tensor([(count + 1) // 2, count // 2 + 1], device=below.device)
         return torch.searchsorted(below, middle).float().mean() / self._PER_DEGREE
 
 

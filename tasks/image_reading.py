@@ -159,9 +159,8 @@ def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:
     if fit == "stretch":
         return np.array(image.resize((short, short), Image.Resampling.BILINEAR))
     scale = short / min(width, height)
-    resized = image.resize(
-        (max(round(width * scale), short), max(round(height * scale), short)), Image.Resampling.BILINEAR
-    )
+    size = max(round(width * scale), short), max(round(height * scale), short)
+    resized = image.resize(size, Image.Resampling.BILINEAR)
     if square:
         left, top = (resized.width - short) // 2, (resized.height - short) // 2
         resized = resized.crop((left, top, left + short, top + short))

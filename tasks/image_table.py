@@ -14,7 +14,6 @@ with the training mean and deviation; errors are reported in their own unit.
 from __future__ import annotations
 
 import csv as csv_module
-import difflib
 import io
 import math
 import re
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from balancing.registry import suggestion
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.image_reading import ImageFiles, View, check_image
 from tasks.metrics import absolute_error, accuracy, macro_f1, r2
@@ -94,10 +94,9 @@ class ImageTable(Task):
             raise ValueError("image_table: two label columns have the same name; every objective needs one of its own")
         if {"path", "split"} & set(self.columns.values()):
             raise ValueError("image_table: the columns path and split cannot be label columns")
-        self.objectives = self._make_objectives(
-            dict.fromkeys(self.classification, ()), dict.fromkeys(self.regression, (0.0, 1.0))
-        )
-        self._set_info(dict.fromkeys(self.classification, ()))
+        classes: dict[str, tuple[str, ...]] = dict.fromkeys(self.classification, ())
+        self.objectives = self._make_objectives(classes, dict.fromkeys(self.regression, (0.0, 1.0)))
+        self._set_info(classes)
 
     def load(self, data_dir: Path) -> Splits:
         """Read the table, look at both ends of every image, and split; ``data_dir`` is not needed."""
@@ -156,8 +155,7 @@ class ImageTable(Task):
         columns = min(len(chosen), 6)
         lines = -(-len(chosen) // columns)
         figure = Figure(figsize=(1.9 * columns, (1.6 + 0.2 * len(objectives)) * lines), layout="constrained")
-        grid = figure.subplots(lines, columns, squeeze=False).flat
-        for axes in grid:
+        for axes in figure.subplots(lines, columns, squeeze=False).flat:
             axes.set_axis_off()
         for row, (axes, index) in enumerate(zip(figure.axes, chosen, strict=False)):
             axes.imshow(split.view.pixels(split.paths[index]))
@@ -250,11 +248,8 @@ class ImageTable(Task):
             )
         for column in self.columns.values():
             if column not in names:
-                near = difflib.get_close_matches(column, names, n=3)
-                raise DataError(
-                    f"image_table: {self.csv} has no column {column!r}; "
-                    + (f"did you mean {', '.join(near)}?" if near else f"it has {known}")
-                )
+                near = suggestion(column, names, "it has {}")
+                raise DataError(f"image_table: {self.csv} has no column {column!r}; {near}")
 
     def _parts(self, rows: Sequence[_Row]) -> dict[str, np.ndarray]:
         """Row numbers of train, val and test."""
@@ -311,11 +306,8 @@ class ImageTable(Task):
         except ValueError:
             number = math.inf
         if math.isinf(number) or (text and math.isnan(number)):
-            raise self._error(
-                row.line,
-                f"{text!r} is no {column}, which must be a number; "
-                "leave the cell empty if the label is missing, or name the column in task.classification",
-            )
+            remedy = "leave the cell empty if the label is missing, or name the column in task.classification"
+            raise self._error(row.line, f"{text!r} is no {column}, which must be a number; {remedy}")
         return number
 
     def _check_images(self, rows: Sequence[_Row], root: Path) -> None:
@@ -323,10 +315,8 @@ class ImageTable(Task):
             try:
                 check_image(root / row.path)
             except DataError as error:
-                raise self._error(
-                    row.line,
-                    f"{error}; mend it or remove the line (paths count from {root.resolve()}, or from task.folder)",
-                ) from None
+                start = f"(paths count from {root.resolve()}, or from task.folder)"
+                raise self._error(row.line, f"{error}; mend it or remove the line {start}") from None
 
 
 class _Row(NamedTuple):

@@ -118,11 +118,9 @@ class _Zoom(_Joint):
     def apply(self, img: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any) -> np.ndarray:
         if zoom == 1:
             return img
-        return (
-            _corners(img[window].transpose(2, 0, 1), *size).transpose(1, 2, 0)
-            if self.mtan
-            else _linear(img[window], *size)
-        )
+        if self.mtan:
+            return _corners(img[window].transpose(2, 0, 1), *size).transpose(1, 2, 0)
+        return cv2.resize(img[window], size[::-1], interpolation=cv2.INTER_LINEAR)
 
     def apply_to_mask(
         self, mask: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any
@@ -145,12 +143,7 @@ class _Zoom(_Joint):
         return _corners(near, *size) if self.mtan else unit_normals(near, *size)
 
 
-def _linear(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    return cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
 def _corners(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """As public code interpolates (C, H, W): the first and last pixels stay where they are."""
-    return F.interpolate(torch.from_numpy(values)[None], (height, width), mode="bilinear", align_corners=True)[
-        0
-    ].numpy()
+    batch = torch.from_numpy(values)[None]
+    return F.interpolate(batch, (height, width), mode="bilinear", align_corners=True)[0].numpy()

@@ -56,7 +56,10 @@ class TensorData:
 
     def batch(self, index: Tensor) -> Batch:
         """The rows of ``index`` (B,)."""
-        return Batch(*self._map(lambda tensor: tensor.index_select(0, index)))
+        return Batch(
+            tuple(tensor.index_select(0, index) for tensor in self.inputs),
+            {name: tensor.index_select(0, index) for name, tensor in self.targets.items()},
+        )
 
     def first(self, count: int) -> TensorData:
         """The first ``count`` samples."""

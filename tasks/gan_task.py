@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -88,7 +88,7 @@ class GanTask(Task):
             *((Objective("fake_class", self.class_loss, {}),) if classes else ()),
         )
 
-    def restrict(self, names: Collection[str]) -> Task:
+    def restrict(self, names: Collection[str]) -> Self:
         """As for other tasks; one adversarial objective becomes one per discriminator."""
         several = sorted((name for name in names if re.fullmatch(r"adversarial_\d+", name)), key=lambda n: int(n[12:]))
         task = copy.copy(self)

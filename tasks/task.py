@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -207,7 +207,7 @@ class Task:
     _state: Mapping[str, Any] = {}
     _loaded: tuple[Path, Splits] | None = None
 
-    def restrict(self, names: Collection[str]) -> Task:
+    def restrict(self, names: Collection[str]) -> Self:
         """The same task with the objectives in ``names`` only, for a model that has fewer.
 
         Raises ValueError for a name that this task does not have.

@@ -49,26 +49,26 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
     engine.seed_everything(config.seed, trainer.deterministic)
     with engine.constructing():
         task = create_task(**config.task)
-    train = processes.in_turn(lambda: task.splits(config.data_dir)).train
+    splits = processes.in_turn(lambda: task.splits(config.data_dir))
     if trainer.overfit is not None:
-        train = task.shorten(trainer.overfit).train
-    task.place(device)
-    name, arguments = engine.resolve_arguments("model", config.model, task)
+        splits = splits.truncate(trainer.overfit)
+    splits = splits.to(device)
+    name, arguments = engine.resolve_arguments("model", config.model, task, splits)
     with engine.constructing():
         model = create_model(name, **arguments)
     if not isinstance(model, MultiObjectiveModel):
         raise ConfigError(f"model {name} does not keep the contract of balancing.MultiObjectiveModel")
     with engine.constructing():
-        task.keep(model.objectives)
+        task = task.restrict(model.objectives)
     model = engine.place_model(model, device, trainer, processes)
     ema = None if trainer.ema is None else ModelEmaV3(model, trainer.ema, use_warmup=True)
     if trainer.compile:
         engine.compile_model(model)
-    steps_per_epoch = engine.batches_per_epoch(train, trainer.batch_size)
+    steps_per_epoch = engine.batches_per_epoch(splits.train, trainer.batch_size)
     total_steps = min(trainer.epochs * steps_per_epoch, trainer.max_steps or sys.maxsize)
     turns = []
     for phase in model.phases:
-        method, options = engine.resolve_arguments("balancer", config.balancer, task, phase.objectives)
+        method, options = engine.resolve_arguments("balancer", config.balancer, task, splits, phase.objectives)
         if trainer.on_nonfinite == "skip":
             options["on_nonfinite"] = "skip"
         with engine.constructing():
@@ -83,7 +83,19 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
         )
     precision, state = engine.Precision(trainer.precision, device), engine.State()
     return engine.Run(
-        config, task, model, arguments, turns, precision, device, steps_per_epoch, total_steps, state, processes, ema
+        config,
+        task,
+        splits,
+        model,
+        arguments,
+        turns,
+        precision,
+        device,
+        steps_per_epoch,
+        total_steps,
+        state,
+        processes,
+        ema,
     )
 
 
@@ -193,9 +205,8 @@ def train_epoch(
 def evaluate(run: engine.Run, name: str, stop: engine.StopRequest) -> engine.Evaluation | None:
     """Losses and metrics over the split ``name``, or ``None`` if asked to stop before its end."""
     engine.settle_buffers(run)
-    split = getattr(run.task.splits(run.config.data_dir), name)
     size, workers = engine.evaluation_size(run.config), run.config.trainer.num_workers
-    return engine.evaluate(run.trained, run.task, split, size, run.precision, workers, stop, name, run.processes)
+    return engine.evaluate(run.trained, run.task, run.splits, size, run.precision, workers, stop, name, run.processes)
 
 
 def save(run: engine.Run, folder: Path, tracker: engine.Tracker | None) -> None:
@@ -244,7 +255,7 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
     """
     saved = engine.load_checkpoint(Path(config.resume, "last.pt")) if config.resume else None
     job = build(config, processes)
-    selector = engine.Selector(config.trainer.monitor, job.task)
+    selector = engine.Selector(config.trainer.monitor, job.task, job.splits)
     if config.trainer.dry_run:
         return engine.describe_run(job, train_step)
     name = f"{config.model['name']}-{config.task['name']}-{config.balancer['name']}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Union, get_args, get_origin
 
-from tasks import Task
+from tasks import Splits, Task
 
 __all__ = ["ConfigError", "check_arguments", "constructing", "did_you_mean", "resolve_arguments"]
 
@@ -28,13 +28,13 @@ def constructing() -> Iterator[None]:
 
 
 def resolve_arguments(
-    group: str, section: Mapping[str, Any], task: Task, objectives: Sequence[str] | None = None
+    group: str, section: Mapping[str, Any], task: Task, splits: Splits, objectives: Sequence[str] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of a config group, with every value ``auto`` replaced by what the task says about itself.
+    """Name and arguments of a config group, with every value ``auto`` replaced by the task's.
 
-    Facts and options by objective are cut down to ``objectives``, if given: each phase has its own.
+    Values and options by objective are cut down to ``objectives``, if given: each phase has its own.
 
-    Raises ConfigError if the task has no such fact, which means that the two do not fit together.
+    Raises ConfigError if the task has no such value, which means that the two do not fit together.
     """
     arguments = {}
     known = {objective.name for objective in task.objectives}
@@ -42,11 +42,11 @@ def resolve_arguments(
         if key == "name":
             continue
         if isinstance(value, Mapping) and "name" in value:  # a method before another
-            inner, options = resolve_arguments(f"{group}.{key}", value, task, objectives)
+            inner, options = resolve_arguments(f"{group}.{key}", value, task, splits, objectives)
             arguments[key] = {"name": inner, **options}
             continue
         try:
-            found = task.fact(key) if value == "auto" else value
+            found = task.auto_value(key, splits) if value == "auto" else value
             by_objective = isinstance(found, Mapping) and set(found) <= known
             arguments[key] = _only(found, objectives) if value == "auto" or by_objective else found
         except KeyError:

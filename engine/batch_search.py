@@ -63,7 +63,7 @@ def search(config: Config, limit: int | None, build: Callable[[Config], Run], st
     before = _resident() if device.type == "cpu" else 0
     run = build(config)
     run.model.train()
-    samples = len(run.task.splits(config.data_dir).train)  # type: ignore[arg-type]
+    samples = len(run.splits.train)  # type: ignore[arg-type]
     most = max(samples // unit * unit, unit)
     console.print(f"{config.model['name']} on {describe_device(device)}, up to {limit / GIB:.3g} GiB")
     console.print(f"{'batch':>8}  {'memory, GiB':>11}  {'samples/s':>9}")
@@ -118,7 +118,7 @@ def with_reserve(tried: Sequence[Try], largest: int, limit: int, unit: int) -> i
 def take_two_steps(run: Run, step: Step, size: int, limit: int, before: int = 0) -> Try:
     """Memory and speed of two steps; ``before`` are bytes of the process without ``run``."""
     config, device = run.config, run.device
-    split, workers = run.task.splits(config.data_dir).train, config.trainer.num_workers
+    split, workers = run.splits.train, config.trainer.num_workers
     speed, fits, batch = 0.0, True, None
     with _watch(device, before) as peak:
         try:

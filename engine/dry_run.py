@@ -28,7 +28,7 @@ def describe_run(run: Run, step: _Step) -> dict[str, Any]:
     """Print configuration, data, shapes and parameter counts, and take one step. Writes no files."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(OmegaConf.to_yaml(asdict(run.config)).rstrip(), markup=False)
-    splits = run.task.splits(run.config.data_dir)
+    splits = run.splits
     parts: tuple[tuple[str, Split], ...] = (("train", splits.train), ("val", splits.val), ("test", splits.test))
     console.print("\ndata        " + "  ".join(f"{name} {len(split):,}" for name, split in parts))  # type: ignore[arg-type]
     console.print(f"device      {describe_device(run.device)}, {run.total_steps:,} steps")

@@ -17,7 +17,7 @@ from engine.data import Split, evaluation_batches
 from engine.distributed import Processes
 from engine.interrupts import StopRequest
 from engine.precision import Precision
-from tasks import Batch, Task
+from tasks import Batch, Splits, Task
 from tasks.results import ResultKey
 from tasks.scores import delta_m
 
@@ -41,7 +41,7 @@ class Evaluation:
 def evaluate(
     model: nn.Module,
     task: Task,
-    split: Split,
+    splits: Splits,
     batch_size: int,
     precision: Precision,
     workers: int = 0,
@@ -54,8 +54,8 @@ def evaluate(
     Losses are means over the labels that are present, whatever the batch size. Several processes share the batches, and
     all get the results of the whole split; a task that evaluates as a whole does so in every process.
     """
-    device = precision.device
-    metrics = {o.name: {key: measure.make().to(device) for key, measure in o.measures.items()} for o in task.objectives}
+    device, split = precision.device, getattr(splits, name)
+    metrics = {o.name: {key: spec.make().to(device) for key, spec in o.metrics.items()} for o in task.objectives}
     sums: dict[str, Any] = {o.name: 0.0 for o in task.objectives}
     counts: dict[str, Any] = {o.name: 0 for o in task.objectives}
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {o.name: [] for o in task.objectives}
@@ -63,7 +63,7 @@ def evaluate(
     model.eval()
     try:
         with precision.autocast():
-            own = task.evaluate(model, name, _batches(split, batch_size, device, workers, stop, Processes()))
+            own = task.evaluate(model, splits, name, _batches(split, batch_size, device, workers, stop, Processes()))
         if own is not None:
             return Evaluation(own, {})
         for batch in _batches(split, batch_size, device, workers, stop, processes):
@@ -71,14 +71,14 @@ def evaluate(
                 outputs = task.outputs(model, batch)
             for o in task.objectives:
                 output, target = outputs[o.name].float(), batch.targets[o.name]
-                count = o.criterion.count(target)
+                count = o.criterion.num_labels(target)
                 sums[o.name] += o.criterion(output, target) * count
                 counts[o.name] += count
-                prediction, label = o.criterion.present(output, target)
+                prediction, label = o.criterion.labelled_pairs(output, target)
                 if len(label) == 0:
                     continue
-                for key, measure in o.measures.items():
-                    metrics[o.name][key].update(measure.transform(prediction), measure.transform(label))
+                for key, spec in o.metrics.items():
+                    metrics[o.name][key].update(spec.transform(prediction), spec.transform(label))
                 # maps have pictures of their own
                 if output.dim() <= 2 and sum(len(p) for p, _ in seen[o.name]) < 10_000:
                     seen[o.name].append((prediction.flatten().cpu(), label.flatten().cpu()))
@@ -135,13 +135,14 @@ class Selector:
             ``val/*/<metric>`` for the mean over objectives. Two that are published: ``gain``, mean over objectives of how much
             better the metrics are, relatively, than after the first epoch; and ``last10``, the latest epoch, and means over
             the last ten as results, for tasks whose validation split is their test split.
-        task: Knows the metrics and their directions. Its data are loaded.
+        task: Defines the metrics and their directions.
+        splits: Its data.
 
     Raises:
         ConfigError: A rule that the task does not have.
     """
 
-    def __init__(self, rule: str, task: Task) -> None:
+    def __init__(self, rule: str, task: Task, splits: Splits) -> None:
         directions = {ResultKey.parse(name): better for name, better in task.results().items()}
         self.higher = {str(key): better for key, better in directions.items() if not key.is_loss}
         chosen: dict[str, list[str]] = {}
@@ -153,13 +154,13 @@ class Selector:
             known = {name for name in known if not name.endswith("loss")}
         if rule not in known:
             raise ConfigError(f"trainer.monitor: task {task.name} has no rule {rule!r}; {did_you_mean(rule, known)}")
-        if rule == "last10" and task.splits().val is not task.splits().test:
+        if rule == "last10" and splits.val is not splits.test:
             raise ConfigError(
                 "trainer.monitor: last10 reports validation results, so it needs a task that validates on its test split; "
                 "use task.validation=0, or another rule"
             )
         self.rule = rule
-        self.priors = task.prior_losses() if rule == "loss" else {}
+        self.priors = task.prior_losses(splits) if rule == "loss" else {}
         self.chosen = chosen.get(rule, [])
 
     def remember(self, history: list[dict[str, float]], values: dict[str, float]) -> list[dict[str, float]]:

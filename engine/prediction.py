@@ -1,7 +1,7 @@
 """Predictions of the best weights of a run, for files of a user, in units of the data.
 
-    best/config.json -> task, with what it learnt from the training data, and model
-    picture or CSV -> task.read -> model -> task.describe -> Prediction
+    best/config.json -> task, with its preprocessing state, and model
+    picture or CSV -> task.preprocess -> model -> task.decode -> Prediction
     a GAN: noise -> task.sample
 
 The training data are not needed. :mod:`engine.prediction_files` writes what comes out.
@@ -43,7 +43,7 @@ def model_config(run: Run) -> dict[str, Any]:
         **run.arguments,
         **(getattr(run.model, "_hub_mixin_config", None) or {}),
         "task": run.config.task,
-        "learnt": run.task.learnt(),
+        "learnt": run.task.state_dict(),
         "imports": run.config.imports,
     }
 
@@ -75,11 +75,11 @@ class Predictor:
     @torch.no_grad()
     def predict(self, path: Path, batch_size: int = 256) -> Prediction:
         """Prediction for a file. Raises DataError if the task cannot read it."""
-        data = self.task.read(path)
+        data = self.task.preprocess(path)
         parts = []
         for batch in evaluation_batches(data.to(self.device), batch_size, self.device, workers=0):
             outputs = self.task.outputs(self.model, batch)
-            parts.append(self.task.describe({name: values.float().cpu() for name, values in outputs.items()}))
+            parts.append(self.task.decode({name: values.float().cpu() for name, values in outputs.items()}))
         first = parts[0]
         return Prediction(
             {name: [cell for part in parts for cell in part.cells[name]] for name in first.cells},
@@ -117,8 +117,9 @@ def load_predictor(run: Path, device: str = "auto") -> Predictor:
         # pretrained weights would be fetched, only to be replaced
         arguments = {key: value for key, value in config.items() if key in known and key != "pretrained"}
         model: Any = create_model(config["model"], **arguments)
-        task.recall(config["learnt"])
-        task.keep(model.objectives)
+        if config["learnt"]:
+            task.load_state_dict(config["learnt"])
+        task = task.restrict(model.objectives)
     load_best(folder, model)
     place = resolve_device(device)
     return Predictor(task, model.to(place).eval(), place)

@@ -26,7 +26,7 @@ def locate(run: Run, error: Exception) -> BalancingError:
     state = run.state
     if not isinstance(error, (NonFiniteError, FloatingPointError)):
         return BalancingError(f"step {state.step + 1}: {error}")
-    split, size = run.task.splits(run.config.data_dir).train, run.config.trainer.batch_size
+    split, size = run.splits.train, run.config.trainer.batch_size
     step = state.step - (isinstance(error, NonFiniteError) and error.late)
     epoch, number = divmod(step, run.steps_per_epoch)
     indices = batch_indices(split, size, run.config.seed, epoch, number).tolist()

@@ -25,7 +25,7 @@ from engine.optimization import Turn
 from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
 from engine.tracking import Tracker
-from tasks import Batch, Task
+from tasks import Batch, Splits, Task
 from tasks.results import with_split
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Run:
 
     config: Config
     task: Task
+    splits: Splits
     model: Any  # an nn.Module that keeps the contract of balancing.MultiObjectiveModel
     arguments: dict[str, Any]
     turns: list[Turn]
@@ -108,9 +109,8 @@ class Run:
 def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:
     """This process's parts of the training batches of ``epoch``, from batch number ``start`` on."""
     trainer, seed = run.config.trainer, run.config.seed
-    split = run.task.splits(run.config.data_dir).train
     return training_batches(
-        split, trainer.batch_size, seed, epoch, start, run.device, trainer.num_workers, run.processes
+        run.splits.train, trainer.batch_size, seed, epoch, start, run.device, trainer.num_workers, run.processes
     )
 
 
@@ -149,7 +149,7 @@ def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
 @torch.no_grad()
 def sample_pictures(run: Run) -> dict[str, Figure]:
     """Pictures of the task from the test split, caption -> figure."""
-    return run.task.pictures(run.trained.eval(), run.task.splits(run.config.data_dir).test)
+    return run.task.pictures(run.trained.eval(), run.splits.test)
 
 
 def checkpoint(run: Run) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _restore(run: Run, saved: Mapping[str, Any]) -> None:
 
 def _tested(run: Run) -> str:
     """How often the test split was evaluated, and with which weights."""
-    parts, epoch = run.task.splits(run.config.data_dir), f"{run.state.best_epoch} of {run.state.epoch}"
+    parts, epoch = run.splits, f"{run.state.best_epoch} of {run.state.epoch}"
     if run.config.trainer.monitor == "last10":
         return "after every epoch; values are means over the last ten"
     if parts.val is parts.test:
@@ -210,7 +210,7 @@ def _tested(run: Run) -> str:
 def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
     """The content of ``summary.json``."""
     config, state = job.config, job.state
-    samples = min(config.trainer.batch_size, len(job.task.splits(config.data_dir).train))  # type: ignore[arg-type]
+    samples = min(config.trainer.batch_size, len(job.splits.train))  # type: ignore[arg-type]
     return {
         "model": config.model["name"],
         "task": config.task["name"],

@@ -47,9 +47,8 @@ def evaluate_run(
     config = evaluation_config(folder, protocol, batch_size, data_dir, device)
     job = build(config)
     load_best(best, job.trained)
-    data = getattr(job.task.splits(config.data_dir), split)
     size, workers = evaluation_size(config), config.trainer.num_workers
-    evaluation = evaluate(job.trained, job.task, data, size, job.precision, workers, name=split)
+    evaluation = evaluate(job.trained, job.task, job.splits, size, job.precision, workers, name=split)
     assert evaluation is not None  # there is no request to stop
     shown = f", protocol {protocol}" if protocol else ""
     Display(0).results(f"{split}{shown}, best weights of {folder}", evaluation.values)

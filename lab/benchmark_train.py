@@ -80,7 +80,7 @@ class BareLoop:
     ):
         config = run.config
         self.model, self.losses = deepcopy(run.model), losses
-        self.data = run.task.splits(config.data_dir).train
+        self.data = run.splits.train
         self.size, self.seed, self.device, self.epoch = config.trainer.batch_size, config.seed, run.device, 0
         parameters = list(self.model.parameters())
         groups = [

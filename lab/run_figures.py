@@ -68,7 +68,9 @@ def confusion(objective: str, runs: Runs) -> Figure:
 def scatter(objective: str, unit: str, runs: Runs) -> Figure:
     """Predicted against true values, in the unit that people use."""
     o, predicted, actual = _predicted(objective, runs)
-    figure = figures.scatter(objective, o.restore(predicted).numpy(), o.restore(actual).numpy(), unit)
+    figure = figures.scatter(
+        objective, o.inverse_transform(predicted).numpy(), o.inverse_transform(actual).numpy(), unit
+    )
     figure.axes[0].locator_params(axis="x", nbins=5)
     return figure
 
@@ -90,7 +92,7 @@ def answers(view: View, runs: Runs) -> Figure:
     assert isinstance(split, TensorData)
     batch = split.batch(torch.arange(min(COLUMNS * ROWS, len(split))))
     outputs = job.task.outputs(job.trained, batch)
-    cells = job.task.describe(outputs).cells
+    cells = job.task.decode(outputs).cells
     lines: list[tuple[str, Sequence[Any], Sequence[str]]] = []  # label, words, right ones
     for o in job.task.objectives:
         if isinstance(o.criterion, CrossEntropy):
@@ -143,7 +145,7 @@ def samples(runs: Runs) -> Figure:
     split = _test(job)
     assert isinstance(job.task, GanTask)
     assert isinstance(split, TensorData)
-    classes = job.task.labelling.classes
+    classes = job.task.class_loss.classes
     labels = split.targets["real_class"]
     rows = torch.stack([(labels == label).nonzero()[:GENERATED, 0] for label in range(len(classes))], dim=1).flatten()
     made, _ = job.task.sample(job.trained, len(rows))
@@ -225,7 +227,7 @@ def _predicted(objective: str, runs: Runs) -> tuple[Objective, Tensor, Tensor]:
     """The objective, with predictions and labels of the test split."""
     job = _load(runs)
     size, workers = engine.evaluation_size(job.config), job.config.trainer.num_workers
-    evaluation = engine.evaluate(job.trained, job.task, _test(job), size, job.precision, workers, name="test")
+    evaluation = engine.evaluate(job.trained, job.task, job.splits, size, job.precision, workers, name="test")
     assert evaluation is not None  # it is not to be stopped
     return next(o for o in job.task.objectives if o.name == objective), *evaluation.predictions[objective]
 
@@ -240,4 +242,4 @@ def _load(runs: Runs) -> engine.Run:
 
 
 def _test(job: engine.Run) -> engine.Split:
-    return job.task.splits(job.config.data_dir).test
+    return job.splits.test

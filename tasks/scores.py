@@ -1,4 +1,4 @@
-"""One number for several objectives: how the literature compares methods.
+"""Scores over several objectives, by which the literature compares methods.
 
 Values are keyed ``<objective>/<metric>``, as in ``summary.json``.
 
@@ -18,13 +18,14 @@ from tasks.results import ResultKey
 __all__ = ["delta_m", "hypervolume", "mean_rank"]
 
 
+@check_choices()
 def delta_m(
     values: Mapping[str, float],
     baseline: Mapping[str, float],
     higher_is_better: Mapping[str, bool],
     average: Literal["metrics", "objectives"] = "metrics",
 ) -> float:
-    """Mean relative loss of quality against a baseline, in percent: negative is better than the baseline.
+    """Mean relative loss of quality against a baseline in percent; negative is better.
 
     Args:
         values: ``<objective>/<metric>`` -> result of the method.
@@ -39,8 +40,6 @@ def delta_m(
     """
     if not values or set(values) != set(baseline) or not set(values) <= set(higher_is_better):
         raise ValueError(f"delta_m: values, baseline and directions must have the same metrics, got {sorted(values)}")
-    if average not in ("metrics", "objectives"):
-        raise ValueError(f"delta_m: average must be metrics or objectives, got {average!r}")
     groups: dict[str, list[float]] = {}
     for name, value in values.items():
         if baseline[name] == 0:
@@ -52,7 +51,7 @@ def delta_m(
 
 
 def mean_rank(rows: Mapping[str, Mapping[str, float]], higher_is_better: Mapping[str, bool]) -> dict[str, float]:
-    """Rank of each method, averaged over metrics: 1 is best in all. Equal values share the better rank.
+    """Rank of each method averaged over metrics, 1 is best; equal values share the better rank.
 
     Args:
         rows: Method -> metric -> result. The baseline is left out in the literature.
@@ -73,7 +72,7 @@ def mean_rank(rows: Mapping[str, Mapping[str, float]], higher_is_better: Mapping
 
 
 def hypervolume(points: Sequence[Sequence[float]] | np.ndarray, reference: Sequence[float]) -> float:
-    """Volume of what at least one of the points dominates, up to the reference; everything is minimised. Exact.
+    """Exact volume dominated by the points, up to the reference; all values are minimized.
 
     Args:
         points: (N, M) losses of N solutions; those that do not dominate the reference add nothing.

@@ -51,15 +51,15 @@ def test_a_gan_trains_through_the_same_loop(tmp_path, overrides):
 def test_the_best_epoch_can_be_chosen_by_a_result_about_samples(tmp_path):
     config = engine.compose([*SMALL, "trainer.monitor=val/samples/modes"])
     task = tasks.create_task(**config.task)
-    selector = engine.Selector(config.trainer.monitor, task)
+    selector = engine.Selector(config.trainer.monitor, task, task.splits())
     assert selector.score({"samples/modes": 7.0}, 1) < selector.score({"samples/modes": 6.0}, 1)
-    selector = engine.Selector("val/samples/reverse_kl", task)
+    selector = engine.Selector("val/samples/reverse_kl", task, task.splits())
     assert selector.score({"samples/reverse_kl": 0.1}, 1) < selector.score({"samples/reverse_kl": 0.2}, 1)
     with pytest.raises(engine.ConfigError, match="did you mean val/samples/modes"):
-        engine.Selector("val/samples/mode", task)
+        engine.Selector("val/samples/mode", task, task.splits())
     for losses in ("loss", "val/real_fake/loss"):
         with pytest.raises(engine.ConfigError, match="ring_of_gaussians has no rule"):
-            engine.Selector(losses, task)
+            engine.Selector(losses, task, task.splits())
 
 
 def test_resume_is_bit_equal(tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_the_running_mean_of_the_generator_is_what_is_judged_and_kept(tmp_path, 
     task = tasks.create_task(**config.task)
     test = task.splits(tmp_path).test
     with torch.no_grad():
-        found = task.evaluate(kept, "test", [test.batch(torch.arange(80))])
+        found = task.evaluate(kept, task.splits(tmp_path), "test", [test.batch(torch.arange(80))])
     assert {f"test/{name}": value for name, value in found.items()} == pytest.approx(summary["metrics"], rel=1e-3)
 
 

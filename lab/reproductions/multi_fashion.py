@@ -85,7 +85,7 @@ def train(
     """Test losses of a LeNet; after each of the ``milestones`` the learning rate is a tenth."""
     torch.manual_seed(seed)
     device = data.inputs[0].device
-    model: Any = create_model("shared_trunk_lenet", **task.facts, **network).to(device)
+    model: Any = create_model("shared_trunk_lenet", **task.info, **network).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(milestones))
     for _ in range(epochs):

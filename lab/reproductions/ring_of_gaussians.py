@@ -22,7 +22,7 @@ from torch import Tensor
 from lab.reproductions.experiment import Experiment
 from tasks import TensorData
 from tasks.gan_losses import discriminator_loss, generator_loss
-from tasks.gan_metrics import modes_found
+from tasks.gan_metrics import mode_coverage
 from tasks.gaussians import RingOfGaussians
 from zoo.gan import PointGAN
 
@@ -58,7 +58,7 @@ def modes(task: RingOfGaussians, pack: int, seed: int, steps: int) -> float:
         generator_loss("bce", discriminator(generate(BATCH).view(-1, 2 * pack))).backward()
         making.step()
     with torch.no_grad():
-        return modes_found(generate(2500), task.centres, 3 * task.std)["modes"]
+        return mode_coverage(generate(2500), task.centers, 3 * task.std)["modes"]
 
 
 def run(seed: int, folder: Path, steps: int = STEPS) -> dict[str, float]:

@@ -107,7 +107,7 @@ def test_rows_compose_and_their_balancers_take_the_options(overrides):
     config = engine.compose(list(overrides))
     task = tasks.create_task(**config.task)
     objectives = [objective.name for objective in task.objectives]
-    name, options = engine.resolve_arguments("balancer", config.balancer, task, objectives)
+    name, options = engine.resolve_arguments("balancer", config.balancer, task, tasks.Splits([], [], []), objectives)
     assert f"balancer={create_balancer(name, objectives, **options).name}" == overrides[1]
 
 
@@ -193,7 +193,7 @@ def test_last10_forgets_earlier_epochs_and_survives_a_checkpoint(trained, tmp_pa
     _, folder = trained("nyuv2_segnet_sum")
     seen = engine.load_checkpoint(folder / "last.pt")["state"]["seen"]
     assert [pytest.approx(each, rel=1e-6) for each in values(folder, "val")] == seen
-    selector = engine.Selector("last10", loaded(tmp_path, "validation=0"))
+    selector = engine.Selector("last10", *loaded(tmp_path, "validation=0"))
     for epoch in range(12):
         seen = selector.remember(seen, {"depth/loss": float(epoch)})
     assert [each["depth/loss"] for each in seen] == list(range(2, 12))
@@ -203,19 +203,18 @@ def test_last10_forgets_earlier_epochs_and_survives_a_checkpoint(trained, tmp_pa
 
 def test_last10_needs_a_task_that_validates_on_its_test_split(tmp_path):
     with pytest.raises(engine.ConfigError, match=r"use task\.validation=0"):
-        engine.Selector("last10", loaded(tmp_path, "validation=0.5"))
+        engine.Selector("last10", *loaded(tmp_path, "validation=0.5"))
 
 
 def loaded(folder, *options):
     nyuv2(folder)
     task = tasks.create_task("nyuv2", **{key: float(value) for key, value in (each.split("=") for each in options)})
-    task.splits(folder)
-    return task
+    return task, task.splits(folder)
 
 
 def test_gain_is_relative_to_the_first_epoch_and_an_objective_counts_once(tmp_path):
-    task = loaded(tmp_path, "validation=0")
-    selector = engine.Selector("gain", task)
+    task, splits = loaded(tmp_path, "validation=0")
+    selector = engine.Selector("gain", task, splits)
     first = dict.fromkeys(task.results(), 2.0)
     # half of the metrics of a third of the objectives
     better = first | {"segmentation/miou": 3.0, "segmentation/loss": 9.0}
@@ -230,9 +229,10 @@ def test_gain_is_relative_to_the_first_epoch_and_an_objective_counts_once(tmp_pa
 
 def test_a_star_is_the_mean_over_objectives():
     task = tasks.create_task("celeba", attributes=["Smiling", "Bald"])
-    selector = engine.Selector("val/*/f1", task)
+    nothing = tasks.Splits([], [], [])
+    selector = engine.Selector("val/*/f1", task, nothing)
     assert selector.score({"Smiling/f1": 0.5, "Bald/f1": 0.25}, 1) == -0.375
-    assert engine.Selector("val/*/loss", task).score({"Smiling/loss": 0.5, "Bald/loss": 0.25}, 1) == 0.375
+    assert engine.Selector("val/*/loss", task, nothing).score({"Smiling/loss": 0.5, "Bald/loss": 0.25}, 1) == 0.375
 
 
 def test_selecting_on_the_test_split_is_said(trained):

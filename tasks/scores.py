@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from balancing.choices import check_choices
 from tasks.results import ResultKey
 
 __all__ = ["delta_m", "hypervolume", "mean_rank"]

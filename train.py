@@ -48,7 +48,7 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
     engine.seed_everything(config.seed, trainer.deterministic)
     with engine.constructing():
         task = create_task(**config.task)
-    train = processes.in_turn(lambda: task.splits(config.data_dir)).train
+    train = processes.main_first(lambda: task.splits(config.data_dir)).train
     if trainer.overfit is not None:
         train = task.shorten(trainer.overfit).train
     task.place(device)
@@ -65,7 +65,7 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
         engine.compile_model(model)
     steps_per_epoch = engine.batches_per_epoch(train, trainer.batch_size)
     total_steps = min(trainer.epochs * steps_per_epoch, trainer.max_steps or sys.maxsize)
-    turns = []
+    phases = []
     for phase in model.phases:
         method, options = engine.resolve_arguments("balancer", config.balancer, task, phase.objectives)
         if trainer.on_nonfinite == "skip":
@@ -75,14 +75,14 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
         engine.check_balancer(balancer, trainer, processes)
         if not balancer.measures:
             balancer.to(device)  # weights of losses are found where the losses are, without waiting for the device
-        turns.append(
-            engine.build_turn(
+        phases.append(
+            engine.build_phase_optimizer(
                 model, phase, balancer, config.optimizer, config.scheduler, trainer.balancer_lr, total_steps
             )
         )
     precision, state = engine.Precision(trainer.precision, device), engine.State()
     return engine.Run(
-        config, task, model, arguments, turns, precision, device, steps_per_epoch, total_steps, state, processes, ema
+        config, task, model, arguments, phases, precision, device, steps_per_epoch, total_steps, state, processes, ema
     )
 
 
@@ -90,58 +90,60 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
     """One update: every phase takes its turn. This is where losses become gradients."""
     trainer, precision = run.config.trainer, run.precision
     reports: dict[str, BalanceReport] = {}  # of the last update of each phase
-    for turn in [each for each in run.turns for _ in range(each.phase.steps)]:
-        turn.zero_grad()
-        if isinstance(turn.balancer, MetaBalancer):
-            report = look_ahead(run, turn, turn.balancer, batch)
+    for optimizer in [each for each in run.phases for _ in range(each.phase.steps)]:
+        optimizer.zero_grad()
+        if isinstance(optimizer.balancer, MetaBalancer):
+            report = look_ahead(run, optimizer, optimizer.balancer, batch)
             parts: list[Batch] = []
         else:
             parts = engine.micro_batches(batch, trainer.grad_accum_steps)
-        shares = engine.label_shares(run.task, parts, turn.phase.objectives, run.processes)
+        shares = engine.label_shares(run.task, parts, optimizer.phase.objectives, run.processes)
         for index, piece in enumerate(parts):
             with span("forward"), precision.autocast():
-                losses, features = run.task.losses(run.model, piece, turn.phase.name)
-            report = turn.balancer.backward(
+                losses, features = run.task.losses(run.model, piece, optimizer.phase.name)
+            report = optimizer.balancer.backward(
                 engine.weigh_losses(losses, shares and [shares[index]]),
-                shared=turn.shared,
-                parameters=None if turn.phase.networks is None else turn.parameters,
+                shared=optimizer.shared,
+                parameters=None if optimizer.phase.networks is None else optimizer.parameters,
                 features=features,
                 scaler=precision.scaler,
                 last=index == len(parts) - 1,
             )
         if report.skipped and not report.overflow:
-            turn.zero_grad()  # of earlier micro-batches
+            optimizer.zero_grad()  # of earlier micro-batches
         with span("optimizer"):
             moved = precision.step(
-                turn.optimizers.values(), turn.parameters, trainer.max_grad_norm, trainer.on_nonfinite
+                optimizer.optimizers.values(), optimizer.parameters, trainer.max_grad_norm, trainer.on_nonfinite
             )
         if not moved:
             report = replace(report, skipped=True, overflow=precision.scaler is not None)
-        if turn.balancer.observes and not report.skipped:
+        if optimizer.balancer.observes and not report.skipped:
             with torch.no_grad(), precision.autocast():
-                losses = run.task.losses(run.model, batch, turn.phase.name)[0]
-                turn.balancer.observe(engine.weigh_losses(losses, shares))
-        if turn.balancer_optimizer is not None and not report.skipped:
-            turn.balancer_optimizer.step()
-        reports[turn.phase.name] = report
+                losses = run.task.losses(run.model, batch, optimizer.phase.name)[0]
+                optimizer.balancer.observe(engine.weigh_losses(losses, shares))
+        if optimizer.balancer_optimizer is not None and not report.skipped:
+            optimizer.balancer_optimizer.step()
+        reports[optimizer.phase.name] = report
     if run.ema is not None:
         run.ema.update(run.model, run.state.step + 1)
     return list(reports.values())
 
 
-def look_ahead(run: engine.Run, turn: engine.Turn, balancer: MetaBalancer, batch: Batch) -> BalanceReport:
+def look_ahead(
+    run: engine.Run, optimizer: engine.PhaseOptimizer, balancer: MetaBalancer, batch: Batch
+) -> BalanceReport:
     """One half of the batch trains the model, the other tells what that does to losses on data that it did not train on."""
     half, other = engine.micro_batches(batch, 2)
 
     def losses(model: torch.nn.Module, piece: Batch) -> dict[str, Tensor]:
         with run.precision.autocast():
-            found = run.task.losses(model, piece, turn.phase.name)[0]
-        shares = engine.label_shares(run.task, [piece], turn.phase.objectives, run.processes)
+            found = run.task.losses(model, piece, optimizer.phase.name)[0]
+        shares = engine.label_shares(run.task, [piece], optimizer.phase.objectives, run.processes)
         return dict(engine.weigh_losses(found, shares))
 
-    chosen = None if turn.phase.networks is None else turn.parameters
+    chosen = None if optimizer.phase.networks is None else optimizer.parameters
     return balancer.meta_backward(
-        run.model, lambda net: losses(net, half), lambda net: losses(net, other), lr=turn.lr, parameters=chosen
+        run.model, lambda net: losses(net, half), lambda net: losses(net, other), lr=optimizer.lr, parameters=chosen
     )
 
 
@@ -161,15 +163,15 @@ def train_epoch(
     for batch in engine.epoch_batches(run, state.epoch, start):
         if state.step >= end or stop.agreed():
             break
-        for turn in run.turns:
-            turn.schedule(state.step, 0.5**state.rollbacks)
+        for optimizer in run.phases:
+            optimizer.schedule(state.step, 0.5**state.rollbacks)
         try:
             reports = train_step(run, batch)
         except (BalancingError, FloatingPointError) as error:
             raise engine.locate(run, error) from None
         state.step += 1
-        for turn, report in zip(run.turns, reports, strict=True):
-            phase = turn.phase.name
+        for optimizer, report in zip(run.phases, reports, strict=True):
+            phase = optimizer.phase.name
             state.add(phase, report)
             if tracker is not None and state.step % trainer.log_every == 0:
                 tracker.log_report(state.step, state.epoch + 1, phase, report)
@@ -185,13 +187,13 @@ def train_epoch(
                 (state.step - first) / (time.perf_counter() - clock),
                 reports,
             )
-    engine.synchronise(run.device)
+    engine.synchronize(run.device)
     state.seconds += time.perf_counter() - clock
 
 
 def evaluate(run: engine.Run, name: str, stop: engine.StopRequest) -> engine.Evaluation | None:
     """Losses and metrics over the split ``name``, or ``None`` if asked to stop before its end."""
-    engine.settle_buffers(run)
+    engine.average_batchnorm_buffers(run)
     split = getattr(run.task.splits(run.config.data_dir), name)
     size, workers = engine.evaluation_size(run.config), run.config.trainer.num_workers
     return engine.evaluate(run.trained, run.task, split, size, run.precision, workers, stop, name, run.processes)
@@ -199,10 +201,10 @@ def evaluate(run: engine.Run, name: str, stop: engine.StopRequest) -> engine.Eva
 
 def save(run: engine.Run, folder: Path, tracker: engine.Tracker | None) -> None:
     """Write ``last.pt``, and the tables up to the same step."""
-    engine.settle_buffers(run)
+    engine.average_batchnorm_buffers(run)
     if tracker is not None:
         tracker.flush()
-        engine.save_checkpoint(folder / "last.pt", engine.checkpoint(run))
+        engine.save_checkpoint(folder / "last.pt", engine.checkpoint_state(run))
 
 
 def finish_epoch(
@@ -220,8 +222,8 @@ def finish_epoch(
         return
     means = {f"{name}/loss": mean for name, mean in engine.mean_losses(run).items()}
     state.epoch, state.sums, state.counts = state.epoch + 1, {}, {}
-    for turn in run.turns:
-        turn.balancer.next_epoch()
+    for optimizer in run.phases:
+        optimizer.balancer.next_epoch()
     state.seen = selector.remember(state.seen, found.values)
     score = selector.score(found.values, state.epoch, state.seen)
     better = score < state.best or state.epoch == 1
@@ -229,7 +231,7 @@ def finish_epoch(
         state.best, state.best_epoch = score, state.epoch
     if tracker is not None:
         for split, values in (("train", means), ("val", found.values)):
-            tracker.log_metrics(state.epoch, state.step, split, state.seconds, run.turns[0].lr, values)
+            tracker.log_metrics(state.epoch, state.step, split, state.seconds, run.phases[0].lr, values)
         if better:
             engine.save_weights(folder / "best", run.trained, engine.model_config(run))
     epochs = -(-run.total_steps // run.steps_per_epoch)
@@ -249,7 +251,7 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
     name = f"{config.model['name']}-{config.task['name']}-{config.balancer['name']}"
     with engine.StopRequest(processes) as stop:
         fresh = engine.make_run_dir(name, config.seed, config.run_dir) if processes.main and not config.resume else None
-        folder = Path(config.resume) if config.resume else processes.share(fresh)
+        folder = Path(config.resume) if config.resume else processes.broadcast(fresh)
         if config.trainer.profile is not None:
             return engine.profile_run(job, train_step, folder)
         if saved is not None:
@@ -296,10 +298,10 @@ def fit(
             found = evaluate(job, "test", stop)
         if found is not None:
             found.values = selector.results(found.values, job.state.seen)
-        state, summary = job.state, engine.summarise(job, found.values if found else {})
+        state, summary = job.state, engine.summarize(job, found.values if found else {})
         if tracker is not None:
             if found is not None:
-                tracker.log_metrics(state.best_epoch, state.step, "test", state.seconds, job.turns[0].lr, found.values)
+                tracker.log_metrics(state.best_epoch, state.step, "test", state.seconds, job.phases[0].lr, found.values)
             tracker.write_summary(summary)
     finally:
         if tracker is not None:

@@ -18,7 +18,7 @@ from engine.device import (
     own_threads,
     place_model,
     resolve_device,
-    synchronise,
+    synchronize,
     use_threads,
 )
 from engine.distributed import Processes, join_processes
@@ -28,7 +28,7 @@ from engine.evaluation import Evaluation, Selector, evaluate, result_names
 from engine.explain import reporting
 from engine.interrupts import StopRequest, interruptible
 from engine.model_card import write_model_card
-from engine.optimization import Turn, build_turn, check_balancer
+from engine.optimization import PhaseOptimizer, build_phase_optimizer, check_balancer
 from engine.precision import Precision
 from engine.prediction import model_config
 from engine.profiling import profile_run
@@ -38,7 +38,8 @@ from engine.report import write_report
 from engine.run import (
     Run,
     State,
-    checkpoint,
+    average_batchnorm_buffers,
+    checkpoint_state,
     complete_folder,
     epoch_batches,
     evaluation_size,
@@ -46,8 +47,7 @@ from engine.run import (
     open_tracker,
     restore,
     sample_pictures,
-    settle_buffers,
-    summarise,
+    summarize,
 )
 from engine.seeding import seed_everything
 from engine.tracking import Tracker, make_run_dir
@@ -69,10 +69,10 @@ __all__ = [
     "Tracker",
     "batch_size",
     "batches_per_epoch",
-    "Turn",
-    "build_turn",
+    "PhaseOptimizer",
+    "build_phase_optimizer",
     "check_balancer",
-    "checkpoint",
+    "checkpoint_state",
     "compile_model",
     "complete_folder",
     "compose",
@@ -106,9 +106,9 @@ __all__ = [
     "save_checkpoint",
     "save_weights",
     "seed_everything",
-    "settle_buffers",
-    "summarise",
-    "synchronise",
+    "average_batchnorm_buffers",
+    "summarize",
+    "synchronize",
     "training_batches",
     "training_command",
     "use_threads",

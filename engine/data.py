@@ -90,7 +90,7 @@ def label_shares(task: Task, parts: Sequence[Batch], objectives: Sequence[str], 
         return None
     counts = torch.stack([task.label_counts(part, objectives) for part in parts])
     counts = counts if counts.device.type == "mps" else counts.double()  # it has no float64
-    whole = processes.total(counts.sum(0)).clamp(min=torch.finfo(torch.float32).tiny)
+    whole = processes.all_reduce_sum(counts.sum(0)).clamp(min=torch.finfo(torch.float32).tiny)
     shares = (processes.size * counts / whole).float()
     return [dict(zip(objectives, share.unbind(), strict=True)) for share in shares]
 
@@ -135,7 +135,7 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
         worker_init_fn=_obey_only_the_parent,
     )
     try:
-        with _deaf():
+        with _sigterm_blocked():
             batches = iter(loader)  # starts the workers
         for batch in batches:
             yield move(Batch(*batch), device)
@@ -144,7 +144,7 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
+def _sigterm_blocked() -> Iterator[None]:
     """Processes started in here are born with SIGTERM blocked: one may arrive before a worker can tell whose it is."""
     if not _CAN_ASK_WHO:
         yield

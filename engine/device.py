@@ -16,7 +16,7 @@ from tasks import Batch
 
 __all__ = [
     *("compile_model", "describe_device", "move", "own_threads", "place_model", "resolve_device"),
-    *("synchronise", "use_threads"),
+    *("synchronize", "use_threads"),
 ]
 
 
@@ -82,7 +82,7 @@ def move(batch: Batch, device: torch.device) -> Batch:
     return Batch(tuple(to(t) for t in batch.inputs), {name: to(t) for name, t in batch.targets.items()})
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait for the device, so that a clock read now is true."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

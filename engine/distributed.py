@@ -51,14 +51,14 @@ class Processes:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
-    def in_turn(self, action: Callable[[], T]) -> T:
+    def main_first(self, action: Callable[[], T]) -> T:
         """The first process acts, then the first of every machine, then all others: they find files that it made."""
         if self.size == 1:
             return action()
         mine = 0 if self.main else 1 if self.local_rank == 0 else 2
         results = []
-        for turn in range(3):
-            if turn == mine:
+        for place in range(3):
+            if place == mine:
                 results.append(action())
             try:
                 dist.barrier(self.control)
@@ -68,7 +68,7 @@ class Processes:
                 raise dist.DistError(str(error)) from None
         return results[0]
 
-    def share(self, value: T | None) -> T:
+    def broadcast(self, value: T | None) -> T:
         """What process 0 gives, in every process."""
         box = [value]
         if self.size > 1:
@@ -91,7 +91,7 @@ class Processes:
         dist.all_reduce(votes, group=self.control)
         return bool(votes.item())
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """Sum over all processes."""
         if self.size > 1:
             values = values.clone()

@@ -46,9 +46,9 @@ def describe_run(run: Run, step: _Step) -> dict[str, Any]:
     run.model.train()
     console.print("inputs      " + "  ".join(str(tuple(tensor.shape)) for tensor in batch.inputs))
     console.print("outputs     " + "  ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in outputs.items()))
-    for turn, report in zip(run.turns, step(run, batch), strict=True):
+    for optimizer, report in zip(run.phases, step(run, batch), strict=True):
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in report.as_dict().items())
-        console.print(f"one step    phase {turn.phase.name}: {numbers}")
+        console.print(f"one step    phase {optimizer.phase.name}: {numbers}")
     if run.device.type == "cuda":
         console.print(f"memory      {torch.cuda.max_memory_allocated(run.device) / 2**20:,.0f} MiB at most")
     console.print("dry run: nothing was written")

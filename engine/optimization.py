@@ -17,14 +17,14 @@ from engine.arguments import ConfigError, did_you_mean
 from engine.config import OptimizerConfig, SchedulerConfig, TrainerConfig
 from engine.distributed import Processes
 
-__all__ = ["Turn", "build_turn", "check_balancer"]
+__all__ = ["PhaseOptimizer", "build_phase_optimizer", "check_balancer"]
 
 _FUSED = ("adam", "adamw", "sgd")  # torch's own, with a kernel that updates all parameters at once
 _SCHEDULES = ("cosine", "tanh", "step", "poly", "none")
 
 
 @dataclass
-class Turn:
+class PhaseOptimizer:
     """What one phase needs to take its turn: a balancer, the parameters it moves, and their optimizers."""
 
     phase: Phase
@@ -72,7 +72,7 @@ class Turn:
             self.balancer_optimizer.load_state_dict(state["balancer_optimizer"])
 
 
-def build_turn(
+def build_phase_optimizer(
     model: Any,
     phase: Phase,
     balancer: Balancer,
@@ -80,7 +80,7 @@ def build_turn(
     scheduler: SchedulerConfig,
     balancer_lr: float,
     total_steps: int,
-) -> Turn:
+) -> PhaseOptimizer:
     """Optimizers over the networks of ``phase``, each with its schedule. Raises ConfigError for unknown names."""
     known = [str(name) for name in list_optimizers() if name != "adahessian"]  # it needs second derivatives
     if optimizer.name not in known:
@@ -109,7 +109,7 @@ def build_turn(
         if schedule is not None:
             schedulers.append(schedule)
     own, moved = list(balancer.parameters()), dict.fromkeys(whole.parameters())
-    return Turn(
+    return PhaseOptimizer(
         phase=phase,
         balancer=balancer,
         parameters=list(moved),
@@ -138,7 +138,7 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
 
 
 def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:
-    """timm's optimizer, which leaves biases and normalisation parameters out of weight decay."""
+    """timm's optimizer, which leaves biases and normalization parameters out of weight decay."""
     kernel = next(module.parameters()).device.type
     extra: dict[str, Any] = {"fused": True} if config.name in _FUSED and kernel in ("cpu", "cuda") else {}
     if config.betas is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MANY", "Pictures", "Rows", "balancing", "learning", "series"]
 
-MANY = 8  # with more objectives than colours, lines become rows of a heat map
+MANY = 8  # with more objectives than colors, lines become rows of a heat map
 _PAIRS = 28  # rows of the heat map of cosines: all pairs of eight objectives
 Rows = list[dict[str, str]]
 Series = tuple[list[float], list[float]]

@@ -1,7 +1,7 @@
 """Files to predict from, and files with what was said about them.
 
     predictions.csv                             a line for each picture, or for each line of a table
-    <picture>-<map>.npy, <picture>-<map>.png    numbers and colours of a map; <map>.csv says what they mean
+    <picture>-<map>.npy, <picture>-<map>.png    numbers and colors of a map; <map>.csv says what they mean
     samples.npy, samples.png, samples.csv       what a GAN made, and of which class
 
 Maps are written one after the other as they are made, the table at the end.

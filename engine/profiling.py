@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from balancing import BalanceReport
 from balancing.spans import span
-from engine.device import synchronise
+from engine.device import synchronize
 from engine.run import Run, epoch_batches
 from tasks import Batch
 
@@ -34,14 +34,14 @@ def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]],
     batches = itertools.chain.from_iterable(epoch_batches(run, epoch) for epoch in itertools.count())
     for batch in itertools.islice(batches, _WARM_UP):
         step(run, batch)
-    synchronise(run.device)
+    synchronize(run.device)
     with profile(activities=[ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])) as profiler:
         for _ in range(count):
             with span("whole step"):
                 with span("data"):
                     batch = next(batches)
                 step(run, batch)
-                synchronise(run.device)
+                synchronize(run.device)
     trace = folder / "trace.json"
     if run.processes.main:
         profiler.export_chrome_trace(str(trace))

@@ -21,7 +21,7 @@ from engine.data import training_batches
 from engine.device import describe_device
 from engine.distributed import Processes, average_buffers
 from engine.environment import git_commit, versions
-from engine.optimization import Turn
+from engine.optimization import PhaseOptimizer
 from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
 from engine.tracking import Tracker
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Run",
     "State",
-    "checkpoint",
+    "checkpoint_state",
     "complete_folder",
     "epoch_batches",
     "evaluation_size",
     "mean_losses",
     "open_tracker",
     "restore",
-    "settle_buffers",
-    "summarise",
+    "average_batchnorm_buffers",
+    "summarize",
     "sample_pictures",
 ]
 
@@ -84,7 +84,7 @@ class Run:
     task: Task
     model: Any  # an nn.Module that keeps the contract of balancing.MultiObjectiveModel
     arguments: dict[str, Any]
-    turns: list[Turn]
+    phases: list[PhaseOptimizer]
     precision: Precision
     device: torch.device
     steps_per_epoch: int
@@ -117,7 +117,7 @@ def mean_losses(run: Run) -> dict[str, float]:
     """Training losses of the current epoch so far."""
     return {
         name: value / run.state.counts[phase]
-        for phase, names in ((turn.phase.name, turn.phase.objectives) for turn in run.turns)
+        for phase, names in ((optimizer.phase.name, optimizer.phase.objectives) for optimizer in run.phases)
         if phase in run.state.sums
         for name, value in zip(names, run.state.sums[phase].tolist(), strict=True)
     }
@@ -128,7 +128,7 @@ def evaluation_size(config: Config) -> int:
     return config.trainer.eval_batch_size or 4 * config.trainer.batch_size // config.trainer.grad_accum_steps
 
 
-def settle_buffers(run: Run) -> None:
+def average_batchnorm_buffers(run: Run) -> None:
     """Make one set of BatchNorm statistics of those that the processes collected, if they are to be averaged."""
     if run.processes.size > 1 and run.config.trainer.batchnorm == "averaged":
         average_buffers(run.model)
@@ -140,7 +140,7 @@ def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
     """Tables for the run; ``None`` in a process that does not write. A resumed run keeps the rows that are behind it."""
     if not run.processes.main:
         return None
-    objectives = [objective for turn in run.turns for objective in turn.phase.objectives]
+    objectives = [objective for optimizer in run.phases for objective in optimizer.phase.objectives]
     done = (run.state.epoch, run.state.step) if resumed else None
     return Tracker(folder, list(run.task.results()), objectives, run.config.logger, done)
 
@@ -151,13 +151,13 @@ def sample_pictures(run: Run) -> dict[str, Figure]:
     return run.task.pictures(run.trained.eval(), run.task.splits(run.config.data_dir).test)
 
 
-def checkpoint(run: Run) -> dict[str, Any]:
+def checkpoint_state(run: Run) -> dict[str, Any]:
     """Everything that the next step depends on, in plain containers."""
     return {
         "config": run.settings,
         "model": run.model.state_dict(),
         "ema": None if run.ema is None else run.ema.module.state_dict(),
-        "turns": {turn.phase.name: turn.state_dict() for turn in run.turns},
+        "turns": {optimizer.phase.name: optimizer.state_dict() for optimizer in run.phases},
         "scaler": run.precision.scaler.state_dict() if run.precision.scaler else None,
         "rng": rng_state(),
         "state": dict(vars(run.state)),
@@ -165,7 +165,7 @@ def checkpoint(run: Run) -> dict[str, Any]:
 
 
 def restore(run: Run, saved: Mapping[str, Any]) -> None:
-    """Inverse of :func:`checkpoint`. Raises ConfigError if it is one of another model, balancer or version."""
+    """Inverse of :func:`checkpoint_state`. Raises ConfigError if it is one of another model, balancer or version."""
     try:
         _restore(run, saved)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -187,8 +187,8 @@ def _restore(run: Run, saved: Mapping[str, Any]) -> None:
     run.model.load_state_dict(saved["model"])
     if run.ema is not None:
         run.ema.module.load_state_dict(saved["ema"])
-    for turn in run.turns:
-        turn.load_state_dict(saved["turns"][turn.phase.name])
+    for optimizer in run.phases:
+        optimizer.load_state_dict(saved["turns"][optimizer.phase.name])
     if run.precision.scaler:
         run.precision.scaler.load_state_dict(saved["scaler"])
     run.state = State(**saved["state"])
@@ -206,7 +206,7 @@ def _tested(run: Run) -> str:
     return f"once, with the weights of epoch {epoch}"
 
 
-def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
+def summarize(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
     """The content of ``summary.json``."""
     config, state = job.config, job.state
     samples = min(config.trainer.batch_size, len(job.task.splits(config.data_dir).train))  # type: ignore[arg-type]

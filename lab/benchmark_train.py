@@ -228,10 +228,10 @@ def measure_work(name: str, rounds: int, device: str) -> list[Row]:
         for turn in track(range(epochs), description=name):
             order = list(variants) if turn % 2 else list(reversed(variants))
             for variant in order:
-                engine.synchronise(loop.run.device)
+                engine.synchronize(loop.run.device)
                 start = clock()
                 variants[variant]()
-                engine.synchronise(loop.run.device)
+                engine.synchronize(loop.run.device)
                 spent, busy = since(start)
                 if turn:  # the first warms up
                     wall[variant].append(spent)

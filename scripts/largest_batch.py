@@ -165,10 +165,10 @@ def take_two_steps(run: Run, size: int, limit: int, before: int = 0) -> Try:
         try:
             batch = next(engine.training_batches(split, size, config.seed, 0, 0, device, workers))
             for _ in range(2):  # an optimizer makes its state in the first
-                engine.synchronise(device)
+                engine.synchronize(device)
                 start = time.perf_counter()
                 train.train_step(run, batch)
-                engine.synchronise(device)
+                engine.synchronize(device)
                 speed = engine.batch_size(batch) / (time.perf_counter() - start)
         except (torch.OutOfMemoryError, MemoryError):
             fits = False
@@ -178,8 +178,8 @@ def take_two_steps(run: Run, size: int, limit: int, before: int = 0) -> Try:
                 raise
             fits = False
         del batch
-        for turn in run.turns:
-            turn.zero_grad()
+        for optimizer in run.phases:
+            optimizer.zero_grad()
     return Try(size, peak[0], speed, fits and peak[0] <= limit)
 
 

@@ -329,7 +329,7 @@ def _main(composed: DictConfig) -> float | None:
             others = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
             if others:
                 raise ConfigError(f"resume keeps the configuration of {resume}; leave out {' '.join(others)}")
-            composed = OmegaConf.create(engine.load_checkpoint(Path(resume, "last.pt"))["config"])
+            composed = engine.saved_config(engine.load_checkpoint(Path(resume, "last.pt"))["config"])
             composed.resume = resume
         config = engine.validate(composed)
         with engine.interruptible(), engine.own_threads(), engine.join_processes(config.trainer.device) as processes:

@@ -2,7 +2,7 @@
 
 from engine.arguments import ConfigError, constructing, resolve_arguments
 from engine.checkpoint import SaveError, load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
-from engine.config import Config, compose, validate
+from engine.config import Config, compose, saved_config, validate
 from engine.data import (
     Split,
     batch_size,
@@ -105,6 +105,7 @@ __all__ = [
     "sample_pictures",
     "save_checkpoint",
     "save_weights",
+    "saved_config",
     "seed_everything",
     "average_batchnorm_buffers",
     "summarize",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Union, get_args, get_origin
 
+from engine.renames import renamed, renamed_value
 from tasks import Task
 
 __all__ = ["ConfigError", "check_arguments", "constructing", "did_you_mean", "resolve_arguments"]
@@ -80,9 +81,12 @@ def check_arguments(group: str, section: Mapping[str, Any], parameters: Mapping[
         if key == "name":
             continue
         if key not in parameters:
-            raise ConfigError(f"{group} {section['name']!r} has no option {key!r}; {did_you_mean(key, parameters)}")
+            problem = f"{group} {section['name']!r} has no option {key!r}; {did_you_mean(key, parameters)}"
+            raise ConfigError(renamed(f"{group}.{key}") or problem)
         if value == "auto" and group != "task":
             continue  # filled in from the task
+        if problem := renamed_value(f"{group}.{key}", value):
+            raise ConfigError(problem)
         if not _fits(value, parameters[key].annotation):
             wanted = _describe(parameters[key].annotation)
             raise ConfigError(f"{group}.{key} must be {wanted}, got {value!r}")

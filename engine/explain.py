@@ -18,6 +18,7 @@ import zoo
 from engine.arguments import ConfigError, did_you_mean
 from engine.checkpoint import SaveError
 from engine.config import unknown_key
+from engine.renames import renamed
 
 __all__ = ["explain", "reporting"]
 
@@ -70,6 +71,8 @@ def explain(error: Exception) -> str:
         full = re.search(r"full_key: (?P<key>\S+)", text)
         key = full["key"] if full else unknown["key"]
         section = key.rpartition(".")[0]
+        if message := renamed(key):
+            return message
         if section in _OPTIONS:
             option, known = key.rpartition(".")[2], _OPTIONS[section]()
             owners = [name for name, options in known.items() if option in options]

@@ -14,13 +14,12 @@ from torch import nn
 
 from balancing import Balancer, MetaBalancer, Phase
 from engine.arguments import ConfigError, did_you_mean
-from engine.config import OptimizerConfig, SchedulerConfig, TrainerConfig
+from engine.config import SCHEDULES, OptimizerConfig, SchedulerConfig, TrainerConfig
 from engine.distributed import Processes
 
 __all__ = ["PhaseOptimizer", "build_phase_optimizer", "check_balancer"]
 
 _FUSED = ("adam", "adamw", "sgd")  # torch's own, with a kernel that updates all parameters at once
-_SCHEDULES = ("cosine", "tanh", "step", "poly", "none")
 
 
 @dataclass
@@ -85,8 +84,8 @@ def build_phase_optimizer(
     known = [str(name) for name in list_optimizers() if name != "adahessian"]  # it needs second derivatives
     if optimizer.name not in known:
         raise ConfigError(f"unknown optimizer {optimizer.name!r}; {did_you_mean(optimizer.name, known)}")
-    if scheduler.name not in _SCHEDULES:
-        raise ConfigError(f"unknown schedule {scheduler.name!r}; {did_you_mean(scheduler.name, _SCHEDULES)}")
+    if scheduler.name not in SCHEDULES:
+        raise ConfigError(f"unknown schedule {scheduler.name!r}; {did_you_mean(scheduler.name, SCHEDULES)}")
     if scheduler.name == "none" and scheduler.warmup > 0:
         raise ConfigError(
             "scheduler.name=none keeps the learning rate as it is; set scheduler.warmup=0, or another name"

@@ -207,7 +207,7 @@ def train_recipe(
 
     run_dir = place / "run"
     if (run_dir / "last.pt").is_file():
-        composed = OmegaConf.create(engine.load_checkpoint(run_dir / "last.pt")["config"])
+        composed = engine.saved_config(engine.load_checkpoint(run_dir / "last.pt")["config"])
         composed.resume = str(run_dir)
         config = engine.validate(composed)
     else:

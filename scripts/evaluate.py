@@ -90,7 +90,7 @@ def configuration(folder: Path, options: Options) -> engine.Config:
     if not path.is_file():
         raise engine.ConfigError(f"run: there is no {path}; an evaluation needs the whole run folder, not only best/")
     try:
-        saved: Any = OmegaConf.load(path)
+        saved: Any = engine.saved_config(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
         if options.protocol is not None:
             if "protocol" not in tasks.task_arguments(saved.task.name):
                 raise engine.ConfigError(f"protocol: task {saved.task.name} has no choice of protocols; leave it out")

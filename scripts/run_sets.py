@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from engine.arguments import ConfigError
-from engine.config import compose
+from engine.config import compose, saved_config
 from tasks import create_task
 
 __all__ = [
@@ -155,8 +155,12 @@ def is_training_of(run: Path, overrides: Sequence[str]) -> bool:
     """Whether the configuration of the run in a folder is what these overrides give, but for what changes no result."""
     if not (run / "config.yaml").is_file():
         return False
+    return _decisive(_saved(run)) == _wanted(tuple(overrides))
+
+
+def _saved(run: Path) -> dict[str, Any]:
     content: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    return _decisive(content) == _wanted(tuple(overrides))
+    return cast(dict[str, Any], OmegaConf.to_container(saved_config(content)))
 
 
 @cache
@@ -192,7 +196,7 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
     for folder in folders:
         try:
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+            config = _saved(folder)
             status = summary["status"]
         except (OSError, ValueError, KeyError) as error:
             raise ComparisonError(f"{folder} cannot be read as a run ({error}); leave it out") from None

@@ -41,7 +41,7 @@ ALONE = engine.Processes()
 
 
 def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
-    """Make task, model, balancers and optimizers, in this order: each may ask those before it."""
+    """Make task, model, balancers and optimizers, in this order: each may need those before it."""
     trainer = config.trainer
     device = engine.resolve_device(trainer.device, processes)
     engine.use_threads(trainer.num_threads)
@@ -74,7 +74,7 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
             balancer = create_balancer(method, phase.objectives, **options)
         engine.check_balancer(balancer, trainer, processes)
         if not balancer.measures:
-            balancer.to(device)  # weights of losses are found where the losses are, without waiting for the device
+            balancer.to(device)  # weights of losses are computed where the losses are, without waiting for the device
         phases.append(
             engine.build_phase_optimizer(
                 model, phase, balancer, config.optimizer, config.scheduler, trainer.balancer_lr, total_steps
@@ -87,7 +87,7 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
 
 
 def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
-    """One update: every phase takes its turn. This is where losses become gradients."""
+    """One update, phase by phase: losses become gradients, gradients become steps."""
     trainer, precision = run.config.trainer, run.precision
     reports: dict[str, BalanceReport] = {}  # of the last update of each phase
     for optimizer in [each for each in run.phases for _ in range(each.phase.steps)]:
@@ -132,14 +132,14 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
 def look_ahead(
     run: engine.Run, optimizer: engine.PhaseOptimizer, balancer: MetaBalancer, batch: Batch
 ) -> BalanceReport:
-    """One half of the batch trains the model, the other tells what that does to losses on data that it did not train on."""
+    """A bilevel step: one half of the batch trains the model, the other evaluates that."""
     half, other = engine.micro_batches(batch, 2)
 
     def losses(model: torch.nn.Module, piece: Batch) -> dict[str, Tensor]:
         with run.precision.autocast():
-            found = run.task.losses(model, piece, optimizer.phase.name)[0]
+            values = run.task.losses(model, piece, optimizer.phase.name)[0]
         shares = engine.label_shares(run.task, [piece], optimizer.phase.objectives, run.processes)
-        return dict(engine.weigh_losses(found, shares))
+        return dict(engine.weigh_losses(values, shares))
 
     chosen = None if optimizer.phase.networks is None else optimizer.parameters
     return balancer.meta_backward(
@@ -154,7 +154,7 @@ def train_epoch(
     display: engine.Display,
     stop: engine.StopRequest,
 ) -> None:
-    """Train the steps that are left of the current epoch, or until asked to stop."""
+    """Train the steps that are left of the current epoch, or until a request to stop."""
     state, trainer = run.state, run.config.trainer
     start = state.step - state.epoch * run.steps_per_epoch
     end = min((state.epoch + 1) * run.steps_per_epoch, run.total_steps)
@@ -192,7 +192,7 @@ def train_epoch(
 
 
 def evaluate(run: engine.Run, name: str, stop: engine.StopRequest) -> engine.Evaluation | None:
-    """Losses and metrics over the split ``name``, or ``None`` if asked to stop before its end."""
+    """Losses and metrics over the split ``name``, or ``None`` if stopped before its end."""
     engine.average_batchnorm_buffers(run)
     split = getattr(run.task.splits(run.config.data_dir), name)
     size, workers = engine.evaluation_size(run.config), run.config.trainer.num_workers
@@ -215,31 +215,31 @@ def finish_epoch(
     selector: engine.Selector,
     stop: engine.StopRequest,
 ) -> None:
-    """Validate, keep the best weights, write the numbers. Does nothing if asked to stop before validation ends."""
+    """Validate, keep the best weights, write the numbers; nothing if stopped meanwhile."""
     state = run.state
-    found = evaluate(run, "val", stop)
-    if found is None:
+    validation = evaluate(run, "val", stop)
+    if validation is None:
         return
     means = {f"{name}/loss": mean for name, mean in engine.mean_losses(run).items()}
     state.epoch, state.sums, state.counts = state.epoch + 1, {}, {}
     for optimizer in run.phases:
         optimizer.balancer.next_epoch()
-    state.seen = selector.remember(state.seen, found.values)
-    score = selector.score(found.values, state.epoch, state.seen)
+    state.seen = selector.remember(state.seen, validation.values)
+    score = selector.score(validation.values, state.epoch, state.seen)
     better = score < state.best or state.epoch == 1
     if better:
         state.best, state.best_epoch = score, state.epoch
     if tracker is not None:
-        for split, values in (("train", means), ("val", found.values)):
+        for split, values in (("train", means), ("val", validation.values)):
             tracker.log_metrics(state.epoch, state.step, split, state.seconds, run.phases[0].lr, values)
         if better:
             engine.save_weights(folder / "best", run.trained, engine.model_config(run))
     epochs = -(-run.total_steps // run.steps_per_epoch)
-    display.epoch(state.epoch, epochs, means, found.values, state.best_epoch == state.epoch)
+    display.epoch(state.epoch, epochs, means, validation.values, state.best_epoch == state.epoch)
 
 
 def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
-    """Train, select on the validation split, test once. Returns what ``summary.json`` holds.
+    """Train, select on the validation split, test once. Returns the content of ``summary.json``.
 
     Raises ConfigError or DataError before anything is written if the run cannot start.
     """
@@ -274,10 +274,10 @@ def fit(
     stop: engine.StopRequest,
     resumed: bool,
 ) -> dict[str, Any]:
-    """The epochs that are left, the test, and all that is written about them. Returns what ``summary.json`` holds."""
+    """Train the epochs that are left, test, write. Returns the content of ``summary.json``."""
     config = job.config
     tracker = engine.open_tracker(job, folder, resumed)
-    found = None
+    test = None
     try:
         if not resumed and config.trainer.on_nonfinite == "rollback":
             save(job, folder, tracker)
@@ -295,22 +295,22 @@ def fit(
                 break
         if not stop.agreed():
             engine.load_weights(folder / "best", job.trained)
-            found = evaluate(job, "test", stop)
-        if found is not None:
-            found.values = selector.results(found.values, job.state.seen)
-        state, summary = job.state, engine.summarize(job, found.values if found else {})
+            test = evaluate(job, "test", stop)
+        if test is not None:
+            test.values = selector.results(test.values, job.state.seen)
+        state, summary = job.state, engine.summarize(job, test.values if test else {})
         if tracker is not None:
-            if found is not None:
-                tracker.log_metrics(state.best_epoch, state.step, "test", state.seconds, job.phases[0].lr, found.values)
+            if test is not None:
+                tracker.log_metrics(state.best_epoch, state.step, "test", state.seconds, job.phases[0].lr, test.values)
             tracker.write_summary(summary)
     finally:
         if tracker is not None:
             tracker.close()
-    if found is not None:
+    if test is not None:
         if tracker is not None:
-            engine.write_report(folder, job.task, found.predictions, engine.sample_pictures(job))
+            engine.write_report(folder, job.task, test.predictions, engine.sample_pictures(job))
             engine.write_model_card(folder / "best", summary, job.trained, job.task)
-        display.results(f"test, looked at {summary['tested']}", found.values)
+        display.results(f"test, looked at {summary['tested']}", test.values)
         display.say(
             f"{summary['seconds']:.1f} s of training, {summary['samples_per_second']:.0f} samples/s; open {folder / 'report.html'}"
         )
@@ -340,7 +340,7 @@ def _main(composed: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """Entry point. A problem that the user can mend is one message and exit code 2; a step that failed is exit code 1."""
+    """Entry point; exit code 2 with one message for bad input, 1 for a step that failed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them
     with engine.reporting():
         _main()

@@ -1,4 +1,4 @@
-"""Organs of a training run: configuration, device, precision, data, optimizers, checkpoints, tracking and the report."""
+"""Parts of a training run: configuration, data, optimizers, checkpoints, tracking, report."""
 
 from engine.arguments import ConfigError, constructing, resolve_arguments
 from engine.checkpoint import SaveError, load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
@@ -24,7 +24,7 @@ from engine.device import (
 from engine.distributed import Processes, join_processes
 from engine.dry_run import describe_run
 from engine.environment import training_command
-from engine.evaluation import Evaluation, Selector, evaluate, result_names
+from engine.evaluation import Evaluation, Selector, evaluate
 from engine.explain import reporting
 from engine.interrupts import StopRequest, interruptible
 from engine.model_card import write_model_card
@@ -53,69 +53,14 @@ from engine.seeding import seed_everything
 from engine.tracking import Tracker, make_run_dir
 
 __all__ = [
-    "Config",
-    "ConfigError",
-    "Display",
-    "Diverged",
-    "Evaluation",
-    "Precision",
-    "Processes",
-    "Run",
-    "SaveError",
-    "Selector",
-    "Split",
-    "State",
-    "StopRequest",
-    "Tracker",
-    "batch_size",
-    "batches_per_epoch",
-    "PhaseOptimizer",
-    "build_phase_optimizer",
-    "check_balancer",
-    "checkpoint_state",
-    "compile_model",
-    "complete_folder",
-    "compose",
-    "constructing",
-    "describe_device",
-    "describe_run",
-    "epoch_batches",
-    "evaluate",
-    "evaluation_size",
-    "interruptible",
-    "join_processes",
-    "label_shares",
-    "load_checkpoint",
-    "load_weights",
-    "locate",
-    "make_run_dir",
-    "mean_losses",
-    "micro_batches",
-    "model_config",
-    "open_tracker",
-    "own_threads",
-    "place_model",
-    "profile_run",
-    "reporting",
-    "resolve_arguments",
-    "resolve_device",
-    "restore",
-    "result_names",
-    "roll_back",
-    "sample_pictures",
-    "save_checkpoint",
-    "save_weights",
-    "saved_config",
-    "seed_everything",
-    "average_batchnorm_buffers",
-    "summarize",
-    "synchronize",
-    "training_batches",
-    "training_command",
-    "use_threads",
-    "validate",
-    "weigh_losses",
-    "write_model_card",
-    "write_report",
-    "write_text",
+    *("Config", "ConfigError", "Display", "Diverged", "Evaluation", "PhaseOptimizer", "Precision", "Processes"),
+    *("Run", "SaveError", "Selector", "Split", "State", "StopRequest", "Tracker", "average_batchnorm_buffers"),
+    *("batch_size", "batches_per_epoch", "build_phase_optimizer", "check_balancer", "checkpoint_state"),
+    *("compile_model", "complete_folder", "compose", "constructing", "describe_device", "describe_run"),
+    *("epoch_batches", "evaluate", "evaluation_size", "interruptible", "join_processes", "label_shares"),
+    *("load_checkpoint", "load_weights", "locate", "make_run_dir", "mean_losses", "micro_batches", "model_config"),
+    *("open_tracker", "own_threads", "place_model", "profile_run", "reporting", "resolve_arguments"),
+    *("resolve_device", "restore", "roll_back", "sample_pictures", "save_checkpoint", "save_weights", "saved_config"),
+    *("seed_everything", "summarize", "synchronize", "training_batches", "training_command", "use_threads"),
+    *("validate", "weigh_losses", "write_model_card", "write_report", "write_text"),
 ]

@@ -1,4 +1,4 @@
-"""Options of models, tasks and balancers: checked against signatures, and filled in from the task."""
+"""Options of models, tasks and balancers: checks against signatures, values from the task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 
 @contextmanager
 def constructing() -> Iterator[None]:
-    """What a constructor finds wrong with its arguments is a problem of the configuration."""
+    """Errors of a constructor about its arguments become ConfigErrors."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -31,11 +31,11 @@ def constructing() -> Iterator[None]:
 def resolve_arguments(
     group: str, section: Mapping[str, Any], task: Task, objectives: Sequence[str] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of a config group, with every value ``auto`` replaced by what the task says about itself.
+    """Name and arguments of a config group, with the task's facts in place of ``auto``.
 
     Facts and options by objective are cut down to ``objectives``, if given: each phase has its own.
 
-    Raises ConfigError if the task has no such fact, which means that the two do not fit together.
+    Raises ConfigError if the task has no such fact: the two do not fit together.
     """
     arguments = {}
     known = {objective.name for objective in task.objectives}
@@ -47,9 +47,9 @@ def resolve_arguments(
             arguments[key] = {"name": inner, **options}
             continue
         try:
-            found = task.fact(key) if value == "auto" else value
-            by_objective = isinstance(found, Mapping) and set(found) <= known
-            arguments[key] = _only(found, objectives) if value == "auto" or by_objective else found
+            argument = task.fact(key) if value == "auto" else value
+            by_objective = isinstance(argument, Mapping) and set(argument) <= known
+            arguments[key] = _only(argument, objectives) if value == "auto" or by_objective else argument
         except KeyError:
             raise ConfigError(
                 f"{group} {section['name']!r} asks its task for {key!r}, which task {task.name!r} cannot say; "
@@ -76,13 +76,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def check_arguments(group: str, section: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
-    """Hold the options of a config group against the signature they are meant for. Raises ConfigError."""
+    """Check the options of a config group against a signature. Raises ConfigError."""
     for key, value in section.items():
         if key == "name":
             continue
         if key not in parameters:
-            problem = f"{group} {section['name']!r} has no option {key!r}; {did_you_mean(key, parameters)}"
-            raise ConfigError(renamed(f"{group}.{key}") or problem)
+            unknown = f"{group} {section['name']!r} has no option {key!r}; {did_you_mean(key, parameters)}"
+            raise ConfigError(renamed(f"{group}.{key}") or unknown)
         if value == "auto" and group != "task":
             continue  # filled in from the task
         if problem := renamed_value(f"{group}.{key}", value):
@@ -103,19 +103,13 @@ def _fits(value: Any, wanted: Any) -> bool:
     if origin is Literal:
         return value in arguments and not isinstance(value, bool)
     if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(
-            _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
-        )
+        mapped = isinstance(value, Mapping)
+        return mapped and all(_fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items())
     if origin is not None and issubclass(origin, Sequence):
-        return (
-            isinstance(value, Sequence)
-            and not isinstance(value, str)
-            and all(_fits(item, arguments[0]) for item in value)
-        )
-    if wanted is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        return listed and all(_fits(item, arguments[0]) for item in value)
+    if wanted in (int, float):
+        return isinstance(value, (int, wanted)) and not isinstance(value, bool)
     return isinstance(value, wanted) if isinstance(wanted, type) else True
 
 

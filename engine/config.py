@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,22 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 import balancing
 import tasks
 import zoo
-from engine.arguments import ConfigError, check_arguments, did_you_mean
+from engine.arguments import ConfigError, check_arguments, constructing, did_you_mean
 from engine.options import check_options, option
 from engine.renames import renamed, translate
 
 __all__ = ["Config", "compose", "saved_config", "unknown_key", "validate"]
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+#: Group -> names of what is registered, and the parameters of one by its name.
+REGISTRIES: dict[str, tuple[Callable[[], list[str]], Callable[[str], Mapping[str, Any]]]] = {
+    "model": (zoo.list_models, zoo.model_arguments),
+    "task": (tasks.list_tasks, tasks.task_arguments),
+    "balancer": (balancing.list_balancers, balancing.balancer_arguments),
+}
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+BATCHNORM = ("local", "averaged", "synchronized")
+ON_NONFINITE = ("stop", "skip", "rollback")
 SCHEDULES = ("cosine", "tanh", "step", "poly", "none")
 _RECIPE = ("seeds", "tier", "source", "expected", "published")  # never meant by a typo on the command line
 
@@ -35,9 +44,7 @@ class OptimizerConfig:
     lr: float = option(4e-3, "learning rate, before any schedule", positive=True)
     weight_decay: float = option(0.01, "not for biases and normalization parameters", least=0)
     momentum: float = option(0.9, "where the optimizer has one")
-    betas: list[float] | None = option(  # noqa: RUF009
-        None, "decay of the running means; null: [0.9, 0.999]; GANs want a lower first one"
-    )
+    betas: list[float] | None = option(None, "decay of the running means; null: [0.9, 0.999]")  # noqa: RUF009
     per_network: bool = option(False, "an optimizer for each of the model's networks")
     network_lr: dict[str, float] | None = option(None, "{network: lr}, with per_network=true")  # noqa: RUF009
 
@@ -61,50 +68,31 @@ class TrainerConfig:
     epochs: int = option(30, "passes over the training data", least=1)
     max_steps: int | None = option(None, "stop early, in steps; schedules are fitted to it", least=1)
     batch_size: int = option(256, "samples per update, of all processes together", least=1)
-    eval_batch_size: int | None = option(
-        None, "samples at a time in an evaluation; null: four times the training batch", least=1
-    )
+    eval_batch_size: int | None = option(None, "samples per evaluation batch; null: four times as many", least=1)
     grad_accum_steps: int = option(1, "micro-batches per update; must divide the batch size", least=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps; auto: the accelerator if there is one, else the CPU")
     num_threads: int | None = option(None, "CPU threads for one operation; null: as torch decides", least=1)
-    precision: str = option(
-        "fp32",
-        "arithmetic of the forward pass; auto: bf16 where the hardware multiplies it",
-        choices=("fp32", "bf16", "fp16", "auto"),
-    )
+    precision: str = option("fp32", "auto: bf16 where the hardware multiplies it", choices=PRECISIONS)
     compile: bool = option(False, "torch.compile for trunk and heads")
     tf32: bool = option(True, "CUDA: multiply with ten bits of mantissa, which is several times faster")
     channels_last: bool = option(False, "memory format of images and convolutions")
-    grad_checkpointing: bool = option(
-        False, "timm trunks compute activations again in the backward pass, to save memory"
-    )
+    grad_checkpointing: bool = option(False, "timm trunks recompute activations in the backward pass")
     batchnorm: str = option(
-        "averaged",
-        "statistics of several processes; averaged: before an evaluation, synchronized: always (CUDA)",
-        choices=("local", "averaged", "synchronized"),
+        "averaged", "of several processes; averaged: before evaluations, synchronized: always (CUDA)", choices=BATCHNORM
     )
     num_workers: int = option(0, "loader processes; unused by tasks that live on the device", least=0)
-    max_grad_norm: float | None = option(
-        None, "longest gradient, over all parameters of a phase; null: any length", positive=True
-    )
+    max_grad_norm: float | None = option(None, "longest gradient, over all parameters of a phase", positive=True)
     on_nonfinite: str = option(
-        "stop",
-        "if a loss or gradient is not finite; skip: no step, rollback: back to the last checkpoint",
-        choices=("stop", "skip", "rollback"),
+        "stop", "if a loss or gradient is not finite; rollback: to the last checkpoint", choices=ON_NONFINITE
     )
     ema: float | None = option(
         None, "decay of a running mean of the weights, which is then evaluated and kept; 0.999 is usual", share=True
     )
     balancer_lr: float = option(0.025, "learning rate (Adam) of balancers with parameters of their own", positive=True)
-    monitor: str = option(
-        "loss",
-        "best epoch: loss (relative to a constant), last, val/<objective>/<metric>, val/*/<metric>, gain, last10",
-    )
+    monitor: str = option("loss", "best epoch: loss, last, val/<objective>/<metric>, val/*/<metric>, gain or last10")
     log_every: int = option(10, "steps between rows of balance.csv", least=1)
     save_every: int | None = option(None, "steps between checkpoints, besides those at the ends of epochs", least=1)
-    overfit: int | None = option(
-        None, "train and evaluate on this many training samples only, to see whether a model can learn at all", least=2
-    )
+    overfit: int | None = option(None, "train and evaluate on this many training samples only", least=2)
     profile: int | None = option(None, "record this many steps, show where their time goes and stop", least=1)
     deterministic: bool = option(False, "deterministic kernels only")
     dry_run: bool = option(False, "show everything, try one step, write nothing")
@@ -118,9 +106,7 @@ class LoggerConfig:
     wandb: bool = option(False, 'Weights & Biases; needs pip install -e ".[wandb]"')
     wandb_project: str = option("mozoo", "project of Weights & Biases")
     mlflow: bool = option(False, 'MLflow; needs pip install -e ".[mlflow]"')
-    mlflow_uri: str | None = option(
-        None, "sqlite:///mlflow.db, http://host:5000, ...; null: MLFLOW_TRACKING_URI, or MLflow's default"
-    )
+    mlflow_uri: str | None = option(None, "such as sqlite:///mlflow.db; null: MLFLOW_TRACKING_URI, or MLflow's default")
     mlflow_experiment: str = option("mozoo", "experiment of MLflow")
 
 
@@ -149,7 +135,7 @@ class Config:
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
-    """The configuration of ``python train.py <overrides>``, for notebooks and tests. Raises as the command would."""
+    """The configuration of ``python train.py <overrides>``. Raises as the command does."""
     import hydra
 
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -158,24 +144,19 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 def saved_config(content: Mapping[str, Any]) -> DictConfig:
     """The configuration of a run folder, in today's words if an earlier version wrote it."""
-    balancer = balancing.balancer_arguments("sum")  # the options of all balancers
-    groups = {"": Config.__dataclass_fields__, "trainer": TrainerConfig.__dataclass_fields__, "balancer": balancer}
-    return OmegaConf.create(translate(content, groups))
+    groups = {"": Config, "trainer": TrainerConfig}
+    known = {name: {item.name for item in fields(group)} for name, group in groups.items()}
+    return OmegaConf.create(translate(content, {**known, "balancer": {*balancing.balancer_arguments("sum")}}))
 
 
-def known_keys(schema: type = Config, prefix: str = "") -> list[str]:
+def known_keys() -> list[str]:
     """Every key of the schema, dotted."""
-    keys = []
-    for item in fields(schema):
-        keys.append(prefix + item.name)
-        default = item.default_factory() if callable(item.default_factory) else None
-        if is_dataclass(default):
-            keys += known_keys(type(default), f"{prefix}{item.name}.")
-    return keys
+    groups = {name: vars(group) for name, group in vars(Config()).items() if is_dataclass(group)}
+    return [*vars(Config()), *(f"{name}.{key}" for name, group in groups.items() for key in group)]
 
 
 def unknown_key(key: str) -> str:
-    """Message about a key that is not in the schema, with its nearest neighbours in the same section."""
+    """Message about an unknown key, with the nearest names of the same section."""
     section = key.rpartition(".")[0]
     known = [name for name in known_keys() if name not in _RECIPE]
     siblings = [name for name in known if name.rpartition(".")[0] == section]
@@ -200,25 +181,19 @@ def validate(composed: DictConfig) -> Config:
             importlib.import_module(module)
         except ImportError as error:
             raise ConfigError(f"imports: cannot import {module!r} ({error})") from None
-    _check_ranges(config)
+    _check_values(config)
     if config.balancer.get("before") is not None:
         config.balancer["before"] = _with_defaults(config.balancer["before"])
-    for group, create in (
-        ("model", zoo.model_arguments),
-        ("task", tasks.task_arguments),
-        ("balancer", balancing.balancer_arguments),
-    ):
+    for group, (_, arguments) in REGISTRIES.items():
         section = getattr(config, group)
-        try:
-            parameters = create(section.get("name", ""))
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        with constructing():
+            parameters = arguments(section.get("name", ""))
         check_arguments(group, section, parameters)
     return config
 
 
 def _with_defaults(before: Any) -> dict[str, Any]:
-    """The method that weighs losses first, with the defaults that it has when it is chosen as ``balancer``."""
+    """The method that weighs losses first, with the defaults of its own file."""
     chosen = {"name": before} if isinstance(before, str) else before
     if not isinstance(chosen, dict) or not isinstance(chosen.get("name"), str):
         raise ConfigError(f"balancer.before must be a name, or a mapping with a name, got {before!r}")
@@ -234,7 +209,7 @@ def _with_defaults(before: Any) -> dict[str, Any]:
     return merged
 
 
-def _check_ranges(config: Config) -> None:
+def _check_values(config: Config) -> None:
     for service in ("wandb", "mlflow"):
         package = importlib.util.find_spec(service)
         if getattr(config.logger, service) and (package is None or package.origin is None):  # a folder has no origin

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -20,12 +20,8 @@ from tasks import Batch
 __all__ = ["describe_run"]
 
 
-class _Step(Protocol):
-    def __call__(self, run: Run, batch: Batch) -> Sequence[BalanceReport]: ...
-
-
-def describe_run(run: Run, step: _Step) -> dict[str, Any]:
-    """Print configuration, data, shapes and parameter counts, and take one step. Writes no files."""
+def describe_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]]) -> dict[str, Any]:
+    """Print configuration, data, shapes and parameter counts, take one step, write nothing."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(OmegaConf.to_yaml(asdict(run.config)).rstrip(), markup=False)
     splits = run.task.splits(run.config.data_dir)

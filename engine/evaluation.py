@@ -20,20 +20,15 @@ from engine.precision import Precision
 from tasks import Batch, Task
 from tasks.scores import delta_m
 
-__all__ = ["Evaluation", "Selector", "evaluate", "result_names"]
+__all__ = ["Evaluation", "Selector", "evaluate"]
 
 
 @dataclass
 class Evaluation:
-    """``values``: ``<objective>/loss`` and ``<objective>/<metric>``. ``predictions``: objective -> (predictions, labels)."""
+    """Results by ``<objective>/<metric>``, and (predictions, labels) by objective."""
 
     values: dict[str, float]
     predictions: dict[str, tuple[Tensor, Tensor]]
-
-
-def result_names(task: Task) -> list[str]:
-    """Keys of ``Evaluation.values``."""
-    return list(task.results())
 
 
 @torch.no_grad()
@@ -48,7 +43,7 @@ def evaluate(
     name: str = "val",
     processes: Processes = Processes(),  # noqa: B008  it never changes
 ) -> Evaluation | None:
-    """Evaluate the split called ``name`` in eval mode. ``None`` if ``stop`` was asked for before the end.
+    """Results of the split called ``name``; ``None`` if ``stop`` was requested meanwhile.
 
     Losses are means over the labels that are present, whatever the batch size. Several processes share the batches, and
     all get the results of the whole split; a task that evaluates as a whole does so in every process.
@@ -127,7 +122,7 @@ def _batches(
 
 
 class Selector:
-    """Which epoch is best, by its validation results, and what is reported of a run; lower scores are better.
+    """Choice of the best epoch by validation results, and of the results to report.
 
     Args:
         rule: ``loss``: mean over objectives of the loss relative to the best constant prediction, which gives every

@@ -53,7 +53,7 @@ Series = tuple[Sequence[float], Sequence[float]]
 
 
 def data_uri(figure: Figure, crop: bool = False) -> str:
-    """The figure as an SVG image that needs nothing from outside; ``crop`` takes white margins off, and twice the time."""
+    """The figure as a self-contained SVG; ``crop`` removes margins and doubles the time."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight" if crop else None)
@@ -69,7 +69,7 @@ def curves(
     limits: tuple[float, float] | None = None,
     legend: bool = True,
 ) -> Figure:
-    """Lines over time; logarithmic where positive values span more than a factor of 50, smoothed over long noisy runs.
+    """Lines over time; logarithmic for positive values over a factor of 50, smoothed if long.
 
     Args:
         title: Above the axes.
@@ -135,7 +135,7 @@ def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str) -> Fig
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """Which of the (N, M) points, all to be minimized, no other beats: as good everywhere and better somewhere."""
+    """(N,) whether each of (N, M) points, all minimized, is Pareto optimal."""
     no_worse = (points[:, None] <= points[None]).all(2)
     better = (points[:, None] < points[None]).any(2)
     return np.logical_not((no_worse & better).any(0))
@@ -234,8 +234,9 @@ def _plain(axis: Axis) -> None:
 
 
 def new_axes(title: str, height: float = 2.7, layout: Any = None, left: float = 0.16) -> tuple[Figure, Axes]:
-    """Axes of 4.4 inches, which is the width of a phone. Margins are fixed, as looking for them doubles the time, but
-    ``layout`` may ask for it where labels are long."""
+    """Axes of 4.4 inches, the width of a phone, with fixed margins unless ``layout`` is given.
+
+    Computing margins doubles the time; it is for long labels."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, height), layout=layout)
         axes = figure.add_subplot()

@@ -24,7 +24,7 @@ _FUSED = ("adam", "adamw", "sgd")  # torch's own, with a kernel that updates all
 
 @dataclass
 class PhaseOptimizer:
-    """What one phase needs to take its turn: a balancer, the parameters it moves, and their optimizers."""
+    """Balancer, parameters, optimizers and schedules of one phase."""
 
     phase: Phase
     balancer: Balancer
@@ -36,12 +36,12 @@ class PhaseOptimizer:
     balancer_optimizer: torch.optim.Optimizer | None
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the last step."""
+        """Delete the gradients of the last step."""
         for parameter in (*self.parameters, *self.balancer.parameters()):
             parameter.grad = None
 
     def schedule(self, step: int, factor: float = 1.0) -> None:
-        """Set the learning rates for the update after ``step`` updates, ``factor`` times what the schedule says."""
+        """Set the learning rates after ``step`` updates to ``factor`` times the schedule's."""
         for scheduler in self.schedulers:
             scheduler.step_update(step)
         for name, optimizer in self.optimizers.items():
@@ -80,7 +80,7 @@ def build_phase_optimizer(
     balancer_lr: float,
     total_steps: int,
 ) -> PhaseOptimizer:
-    """Optimizers over the networks of ``phase``, each with its schedule. Raises ConfigError for unknown names."""
+    """Optimizers and schedules over the networks of ``phase``. Raises ConfigError."""
     known = [str(name) for name in list_optimizers() if name != "adahessian"]  # it needs second derivatives
     if optimizer.name not in known:
         raise ConfigError(f"unknown optimizer {optimizer.name!r}; {did_you_mean(optimizer.name, known)}")
@@ -92,37 +92,32 @@ def build_phase_optimizer(
         )
     networks = {name: module for name, module in model.networks().items() if any(True for _ in module.parameters())}
     chosen = networks if phase.networks is None else {name: networks[name] for name in phase.networks}
-    rates = dict(optimizer.network_lr or {})
-    for name in rates:
+    for name in optimizer.network_lr or {}:
         if not optimizer.per_network or name not in networks:
             raise ConfigError(
                 f"optimizer.network_lr.{name}: needs optimizer.per_network=true and one of {', '.join(networks)}"
             )
     whole: nn.Module = model if phase.networks is None else nn.ModuleDict(chosen)
     groups = chosen if optimizer.per_network else {"all": whole}
-    optimizers, schedulers = {}, []
-    for name, module in groups.items():
-        lr = rates.get(name, optimizer.lr)
-        optimizers[name] = _make_optimizer(module, optimizer, lr)
-        schedule = _make_schedule(optimizers[name], scheduler, lr, total_steps)
-        if schedule is not None:
-            schedulers.append(schedule)
+    rates = {name: (optimizer.network_lr or {}).get(name, optimizer.lr) for name in groups}
+    optimizers = {name: _make_optimizer(module, optimizer, rates[name]) for name, module in groups.items()}
+    schedules = [_make_schedule(each, scheduler, rates[name], total_steps) for name, each in optimizers.items()]
     own, moved = list(balancer.parameters()), dict.fromkeys(whole.parameters())
     return PhaseOptimizer(
         phase=phase,
         balancer=balancer,
         parameters=list(moved),
-        # given, as the graph of a compiled model does not tell
+        # given, as the graph of a compiled model does not show them
         shared=[parameter for parameter in model.shared_parameters() if parameter in moved],
         optimizers=optimizers,
-        schedulers=schedulers,
-        rates={name: rates.get(name, optimizer.lr) for name in groups},
+        schedulers=[schedule for schedule in schedules if schedule is not None],
+        rates=rates,
         balancer_optimizer=torch.optim.Adam(own, lr=balancer_lr) if own else None,
     )
 
 
 def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Processes) -> None:
-    """Raise ConfigError if the training loop cannot give the balancer what it needs."""
+    """Raise ConfigError if the balancer needs what this training loop does not have."""
     if balancer.at == "subset" or (balancer.at == "features" and trainer.grad_accum_steps > 1):
         remedy = "it is for a loop of your own" if balancer.at == "subset" else "use trainer.grad_accum_steps=1"
         raise ConfigError(f"balancer.at={balancer.at} is not possible here: {remedy}, or use balancer.at=shared")

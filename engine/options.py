@@ -1,4 +1,4 @@
-"""Options of the configuration, each declared once: type, default, bounds and one line of help.
+"""Options of the configuration, declared once: type, default, bounds, one line of help.
 
 A field of a dataclass made by :func:`option` is what the checks, the files in ``configs/`` and the tables of the documents
 are derived from.
@@ -40,7 +40,7 @@ def bounds(rules: dict[str, Any]) -> str:
 
 
 def check_options(prefix: str, section: Any) -> None:
-    """Raise ConfigError for the first field of the dataclass ``section`` whose value is out of bounds."""
+    """Raise ConfigError for the first field of a dataclass that is out of bounds."""
     for item in fields(section):
         key, value = prefix + item.name, getattr(section, item.name)
         for rule, limit in item.metadata.get("rules", {}).items():

@@ -1,12 +1,14 @@
-"""The look of ``report.html`` and of a comparison: one HTML file that loads nothing from outside and fits a phone."""
+"""Parts of self-contained HTML pages that fit a phone: ``report.html`` and comparisons."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["cards", "details", "page", "section", "table"]
+__all__ = ["MANY", "Pictures", "cards", "details", "page", "section", "table"]
 
+MANY = 8  # with more objectives than this, and than colors, pages show means and heat maps
+Pictures = Iterator[tuple[str, str]]  # data URI, caption
 _CSS = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #0f172a; background: #f8fafc; margin: 0 auto; max-width: 1180px; padding: 24px 16px; overflow-wrap: anywhere }

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Time of each part of a step."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _WARM_UP = 5
 
 
 def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]], folder: Path) -> dict[str, Any]:
-    """Take ``trainer.profile`` steps under torch's profiler; print a table and write ``trace.json`` into ``folder``.
+    """Take ``trainer.profile`` steps under torch's profiler; print a table.
 
-    The balancers, the training step and this function name the parts; see :func:`balancing.spans.span`.
+    Writes ``trace.json`` into ``folder``. The balancers, the training step and this function name the parts; see :func:`balancing.spans.span`.
     """
     count = run.config.trainer.profile
     assert count is not None

@@ -1,4 +1,4 @@
-"""Public names that changed: the old one, wherever it is met, is one message with the new one."""
+"""Public names that changed: a message with the new name, and a translation of old runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def renamed(key: str) -> str | None:
 
 
 def renamed_value(key: str, value: Any) -> str | None:
-    """Message with the new name of a value of the option ``group.key``; ``None`` if it never had another."""
+    """The same for a value of that option."""
     new = _VALUES.get((key.partition(".")[0], value)) if isinstance(value, str) else None
     return new and f"{key}={value} was renamed to {key}={new}"
 

@@ -1,4 +1,4 @@
-"""Write what follows from the options that engine/config.py declares: files in configs/, and the tables of docs/trainer.md.
+"""Write files in configs/ and tables in docs/trainer.md from the options in engine/config.py.
 
 python -m lab.options
 """
@@ -38,7 +38,7 @@ PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 def sections() -> dict[str, tuple[Field[Any], ...]]:
     """The options of each group of the configuration that is a dataclass."""
-    groups = {item.name: item.default_factory for item in fields(Config)}
+    groups = vars(Config())
     return {name: fields(group) for name, group in groups.items() if is_dataclass(group)}
 
 

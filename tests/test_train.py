@@ -144,7 +144,7 @@ def test_metrics_table_has_a_row_per_epoch_and_split(finished):
         ("2", "val"),
         (str(summary["best_epoch"]), "test"),
     ]
-    results = engine.result_names(tasks.create_task(**config.task))
+    results = list(tasks.create_task(**config.task).results())
     for row in table:
         told = [name for name in results if row["split"] != "train" or name.endswith("/loss")]
         assert all(math.isfinite(float(row[name])) for name in ("step", "seconds", "lr", *told))
@@ -173,7 +173,7 @@ def test_summary_has_every_promised_key(finished):
         "epochs": 2,
         "steps": 2 * PER_EPOCH,
     }
-    results = engine.result_names(tasks.create_task(**config.task))
+    results = list(tasks.create_task(**config.task).results())
     assert set(summary["metrics"]) == {f"test/{name}" for name in results}
     assert torch.__version__.startswith(summary["versions"]["torch"])
 

@@ -25,13 +25,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 import engine
-from balancing import (
-    BalanceReport,
-    BalancingError,
-    MetaBalancer,
-    MultiObjectiveModel,
-    create_balancer,
-)
+from balancing import BalanceReport, BalancingError, MetaBalancer, MultiObjectiveModel, create_balancer
 from balancing.spans import span
 from engine import Config, ConfigError
 from tasks import Batch, create_task

@@ -31,11 +31,11 @@ def constructing() -> Iterator[None]:
 def resolve_arguments(
     group: str, section: Mapping[str, Any], task: Task, objectives: Sequence[str] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of a config group, with the task's facts in place of ``auto``.
+    """Name and arguments of a config group, with every value ``auto`` replaced by what the task says about itself.
 
     Facts and options by objective are cut down to ``objectives``, if given: each phase has its own.
 
-    Raises ConfigError if the task has no such fact: the two do not fit together.
+    Raises ConfigError if the task has no such fact, which means that the two do not fit together.
     """
     arguments = {}
     known = {objective.name for objective in task.objectives}
@@ -47,9 +47,9 @@ def resolve_arguments(
             arguments[key] = {"name": inner, **options}
             continue
         try:
-            argument = task.fact(key) if value == "auto" else value
-            by_objective = isinstance(argument, Mapping) and set(argument) <= known
-            arguments[key] = _only(argument, objectives) if value == "auto" or by_objective else argument
+            found = task.fact(key) if value == "auto" else value
+            by_objective = isinstance(found, Mapping) and set(found) <= known
+            arguments[key] = _only(found, objectives) if value == "auto" or by_objective else found
         except KeyError:
             raise ConfigError(
                 f"{group} {section['name']!r} asks its task for {key!r}, which task {task.name!r} cannot say; "
@@ -69,7 +69,7 @@ def _only(fact: Any, objectives: Sequence[str] | None) -> Any:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``did you mean a, b?`` with the nearest names, or all of them if none is near."""
     options = sorted(known)
-    prefix = name.rpartition(".")[0] + "."  # what all keys of a section share says nothing about likeness
+    prefix = name.rpartition(".")[0] + "."  # all keys of a section share it
     bare = {option.removeprefix(prefix): option for option in options}
     near = [bare[match] for match in difflib.get_close_matches(name.removeprefix(prefix), bare, n=3)]
     return f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(options)}"

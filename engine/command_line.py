@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 def read_options(schema: type[T], words: Sequence[str], usage: str) -> T:
-    """An object of the dataclass ``schema`` from words ``key=value``.
+    """An object of the dataclass ``schema`` from words ``key=value``. ``--help`` prints ``usage`` and ends the process.
 
-    ``--help`` prints ``usage`` and ends the process. Raises ConfigError for an unknown key, a value of a wrong type, or a missing key.
+    Raises ConfigError for an unknown key, with the nearest names, a value of a wrong type, or a key that must be given.
     """
     if {"-h", "--help"} & set(words):
         print(usage.strip())

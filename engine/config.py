@@ -68,22 +68,24 @@ class TrainerConfig:
     epochs: int = option(30, "passes over the training data", least=1)
     max_steps: int | None = option(None, "stop early, in steps; schedules are fitted to it", least=1)
     batch_size: int = option(256, "samples per update, of all processes together", least=1)
-    eval_batch_size: int | None = option(None, "samples per evaluation batch; null: four times as many", least=1)
+    eval_batch_size: int | None = option(None, "samples per evaluation batch; null: four training batches", least=1)
     grad_accum_steps: int = option(1, "micro-batches per update; must divide the batch size", least=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps; auto: the accelerator if there is one, else the CPU")
     num_threads: int | None = option(None, "CPU threads for one operation; null: as torch decides", least=1)
-    precision: str = option("fp32", "auto: bf16 where the hardware multiplies it", choices=PRECISIONS)
+    precision: str = option("fp32", "of the forward pass; auto: bf16 where the hardware has it", choices=PRECISIONS)
     compile: bool = option(False, "torch.compile for trunk and heads")
     tf32: bool = option(True, "CUDA: multiply with ten bits of mantissa, which is several times faster")
     channels_last: bool = option(False, "memory format of images and convolutions")
-    grad_checkpointing: bool = option(False, "timm trunks recompute activations in the backward pass")
+    grad_checkpointing: bool = option(False, "to save memory, timm trunks recompute activations in the backward pass")
     batchnorm: str = option(
-        "averaged", "of several processes; averaged: before evaluations, synchronized: always (CUDA)", choices=BATCHNORM
+        "averaged",
+        "with several processes; averaged: before evaluations, synchronized: always (CUDA)",
+        choices=BATCHNORM,
     )
     num_workers: int = option(0, "loader processes; unused by tasks that live on the device", least=0)
     max_grad_norm: float | None = option(None, "longest gradient, over all parameters of a phase", positive=True)
     on_nonfinite: str = option(
-        "stop", "if a loss or gradient is not finite; rollback: to the last checkpoint", choices=ON_NONFINITE
+        "stop", "for a loss or gradient that is not finite; rollback: to the last checkpoint", choices=ON_NONFINITE
     )
     ema: float | None = option(
         None, "decay of a running mean of the weights, which is then evaluated and kept; 0.999 is usual", share=True

@@ -84,7 +84,7 @@ def label_shares(task: Task, parts: Sequence[Batch], objectives: Sequence[str], 
     """Weight of each part's mean loss in the mean of the batch: its share of the labels.
 
     Times the number of processes, whose losses are averaged later. ``None`` if there is one part and one process,
-    or no part at all, as for balancers that ask for losses themselves.
+    or no part at all, as for balancers that compute losses themselves.
     """
     if not parts or (len(parts) == 1 and processes.size == 1):
         return None

@@ -25,7 +25,7 @@ __all__ = ["Evaluation", "Selector", "evaluate"]
 
 @dataclass
 class Evaluation:
-    """Results by ``<objective>/<metric>``, and (predictions, labels) by objective."""
+    """``values``: ``<objective>/loss`` and ``<objective>/<metric>``. ``predictions``: objective -> (predictions, labels)."""
 
     values: dict[str, float]
     predictions: dict[str, tuple[Tensor, Tensor]]
@@ -43,7 +43,7 @@ def evaluate(
     name: str = "val",
     processes: Processes = Processes(),  # noqa: B008  it never changes
 ) -> Evaluation | None:
-    """Results of the split called ``name``; ``None`` if ``stop`` was requested meanwhile.
+    """Evaluate the split called ``name`` in eval mode. ``None`` if ``stop`` was asked for before the end.
 
     Losses are means over the labels that are present, whatever the batch size. Several processes share the batches, and
     all get the results of the whole split; a task that evaluates as a whole does so in every process.
@@ -80,9 +80,8 @@ def evaluate(
         return None
     finally:
         model.train(was_training)
-    totals = processes.all_reduce_sum(
-        torch.tensor([[sums[o.name], counts[o.name]] for o in task.objectives], device=device)
-    )
+    sums_and_counts = torch.tensor([[sums[o.name], counts[o.name]] for o in task.objectives], device=device)
+    totals = processes.all_reduce_sum(sums_and_counts)
     values: dict[str, float] = {}
     predictions: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for o, (total, count) in zip(task.objectives, totals.tolist(), strict=True):
@@ -122,7 +121,7 @@ def _batches(
 
 
 class Selector:
-    """Choice of the best epoch by validation results, and of the results to report.
+    """Which epoch is best, by its validation results, and what is reported of a run; lower scores are better.
 
     Args:
         rule: ``loss``: mean over objectives of the loss relative to the best constant prediction, which gives every

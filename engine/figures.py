@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 __all__ = [
-    "COLORS",
+    "COLOURS",
     "STYLES",
     "confusion",
     "curves",
@@ -28,8 +28,8 @@ __all__ = [
     "trade_off",
 ]
 
-COLORS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#be185d")
-STYLES = ("-", "-.", ":")  # of lines, once all colors are taken
+COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#be185d")
+STYLES = ("-", "-.", ":")  # of lines, once all colours are taken
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -53,7 +53,7 @@ Series = tuple[Sequence[float], Sequence[float]]
 
 
 def data_uri(figure: Figure, crop: bool = False) -> str:
-    """The figure as a self-contained SVG; ``crop`` removes margins and doubles the time."""
+    """The figure as an SVG image that needs nothing from outside; ``crop`` takes white margins off, and twice the time."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight" if crop else None)
@@ -69,13 +69,13 @@ def curves(
     limits: tuple[float, float] | None = None,
     legend: bool = True,
 ) -> Figure:
-    """Lines over time; logarithmic for positive values over a factor of 50, smoothed if long.
+    """Lines over time; logarithmic where positive values span more than a factor of 50, smoothed over long noisy runs.
 
     Args:
         title: Above the axes.
         series: Label -> (x, y). A label that ends in `` train`` is drawn dashed.
         xlabel: Below the axes.
-        order: Objectives, so that each keeps its color in every figure; a label starts with the name of its objective.
+        order: Objectives, so that each keeps its colour in every figure; a label starts with the name of its objective.
         bands: Label of a series -> lower and upper end of the band around it.
         limits: Of the y axis; as the values need by default.
         legend: Whether to name the lines, if there are several.
@@ -86,16 +86,16 @@ def curves(
     for index, (label, (x, y)) in enumerate(series.items()):
         objective = label.split("/")[0].removesuffix(" train").removesuffix(" val")
         number = order.index(objective) if objective in order else index
-        color = COLORS[number % len(COLORS)]
-        style = "--" if label.endswith(" train") else STYLES[number // len(COLORS) % len(STYLES)]
+        colour = COLOURS[number % len(COLOURS)]
+        style = "--" if label.endswith(" train") else STYLES[number // len(COLOURS) % len(STYLES)]
         if bands and label in bands:
             low = np.maximum(bands[label][0], values.min() / 3) if logarithmic else bands[label][0]
-            axes.fill_between(x, low, bands[label][1], color=color, alpha=0.15, linewidth=0)
+            axes.fill_between(x, low, bands[label][1], color=colour, alpha=0.15, linewidth=0)
         if len(x) > 200:
-            axes.plot(x, y, color=color, alpha=0.2, linewidth=0.8)
+            axes.plot(x, y, color=colour, alpha=0.2, linewidth=0.8)
             x, y = _smooth(x, False), _smooth(y, logarithmic)
-        dot: Any = {"marker": "o", "markerfacecolor": "white" if style == "--" else color} if len(x) < 3 else {}
-        axes.plot(x, y, style, color=color, label=label, linewidth=1.6, **dot)
+        dot: Any = {"marker": "o", "markerfacecolor": "white" if style == "--" else colour} if len(x) < 3 else {}
+        axes.plot(x, y, style, color=colour, label=label, linewidth=1.6, **dot)
     if logarithmic:
         axes.set_yscale("log")
         _plain(axes.yaxis)
@@ -135,7 +135,7 @@ def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str) -> Fig
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """(N,) whether each of (N, M) points, all minimized, is Pareto optimal."""
+    """Which of the (N, M) points, all to be minimised, no other beats: as good everywhere and better somewhere."""
     no_worse = (points[:, None] <= points[None]).all(2)
     better = (points[:, None] < points[None]).any(2)
     return np.logical_not((no_worse & better).any(0))
@@ -149,7 +149,7 @@ def heat_map(title: str, x: Sequence[float], rows: Mapping[str, Sequence[float]]
         x: Where the values stand.
         rows: Name -> a value for each of ``x``.
         xlabel: Below the axes.
-        label: What the colors mean. ``cosine``: from -1, red, to 1, blue.
+        label: What the colours mean. ``cosine``: from -1, red, to 1, blue.
     """
     values = np.array(list(rows.values()), dtype=float)
     columns = np.array_split(values, min(values.shape[1], 120), axis=1)
@@ -159,9 +159,9 @@ def heat_map(title: str, x: Sequence[float], rows: Mapping[str, Sequence[float]]
     margin = (x[-1] - x[0]) / max(len(x) - 1, 1) / 2 or 0.5
     extent = (x[0] - margin, x[-1] + margin, len(rows) - 0.5, -0.5)
     logarithmic = label != "cosine" and smooth.min() > 0 and smooth.max() > 50 * smooth.min()
-    colors: Any = {"cmap": "RdBu", "vmin": -1, "vmax": 1} if label == "cosine" else {"cmap": "viridis"}
+    colours: Any = {"cmap": "RdBu", "vmin": -1, "vmax": 1} if label == "cosine" else {"cmap": "viridis"}
     image = axes.imshow(
-        smooth, aspect="auto", extent=extent, interpolation="nearest", norm="log" if logarithmic else None, **colors
+        smooth, aspect="auto", extent=extent, interpolation="nearest", norm="log" if logarithmic else None, **colours
     )
     axes.set_yticks(range(len(rows)), labels=list(rows), fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
@@ -195,8 +195,8 @@ def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Se
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     if size <= 10:
         for i, j in np.ndindex(size, size):
-            color = "white" if share[i, j] > 0.5 else "#334155"
-            axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=9, color=color)
+            colour = "white" if share[i, j] > 0.5 else "#334155"
+            axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=9, color=colour)
     if size <= 30:
         axes.set_xticks(range(size), labels=list(classes), rotation=30, ha="right", fontsize=8)
         axes.set_yticks(range(size), labels=list(classes), fontsize=8)
@@ -234,9 +234,8 @@ def _plain(axis: Axis) -> None:
 
 
 def new_axes(title: str, height: float = 2.7, layout: Any = None, left: float = 0.16) -> tuple[Figure, Axes]:
-    """Axes of 4.4 inches, the width of a phone, with fixed margins unless ``layout`` is given.
-
-    Computing margins doubles the time; it is for long labels."""
+    """Axes of 4.4 inches, which is the width of a phone. Margins are fixed, as looking for them doubles the time, but
+    ``layout`` may ask for it where labels are long."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, height), layout=layout)
         axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""``best/README.md``: the card of a folder of weights on a model hub, from its run.
+"""``best/README.md``: what a folder of weights says about itself on a model hub, written from the run that made it.
 
 Front matter (YAML: library, tags, metrics, results), then how good it is, how to load it, what goes in and comes out, and how
 to repeat the run. With it the folder can be uploaded as it is: ``hf upload <user>/<name> <run>/best``.
@@ -82,7 +82,9 @@ def _metrics(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
 
 def _results(summary: Mapping[str, Any]) -> str:
     rows = "\n".join(
-        f"| {objective} | {metric} | {f'{value:.4g}' if math.isfinite(value) else 'not finite'} |"
+        f"| {objective} | {metric} | {value:.4g} |"
+        if math.isfinite(value)
+        else f"| {objective} | {metric} | not finite |"
         for objective, metric, value in _metrics(summary)
     )
     return (
@@ -99,7 +101,7 @@ def _usage(summary: Mapping[str, Any], model: Any, task: Task) -> str:
     else:
         imports = "from pathlib import Path\n\nfrom engine.prediction import load_predictor"
         load = f'load_predictor(Path("{_HERE}")).model'
-    words, outputs = "input=<picture, folder or table>", ""
+    words, told = "input=<picture, folder or table>", ""
     if isinstance(task, GanTask):
         labels = f", torch.arange(64) % {model.classes}" if model.classes else ""
         imports = f"import torch\n\n{imports}" if labels else imports
@@ -108,9 +110,9 @@ def _usage(summary: Mapping[str, Any], model: Any, task: Task) -> str:
         names = [name for name in inspect.signature(kind.forward).parameters if name != "self"]
         call = f"outputs = model({', '.join(names)})  # {model_info(summary['model']).inputs}"
         rows = "\n".join(f"| `{o.name}` | {_meaning(o)} |" for o in task.objectives)
-        outputs = f"\n\n| output | meaning |\n|---|---|\n{rows}"
+        told = f"\n\n| output | meaning |\n|---|---|\n{rows}"
     return (
-        f"```python\n{imports}\n\nmodel = {load}\n{call}\n```{outputs}\n\n"
+        f"```python\n{imports}\n\nmodel = {load}\n{call}\n```{told}\n\n"
         "The model takes inputs that are prepared as in training. This command prepares them, and answers in words and in the "
         f"units of the data:\n\n```bash\npython scripts/predict.py run={_HERE} {words}\n```"
     )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["MANY", "Pictures", "cards", "details", "page", "section", "table"]
+__all__ = ["cards", "details", "page", "section", "table"]
 
-MANY = 8  # with more objectives than this, and than colors, pages show means and heat maps
-Pictures = Iterator[tuple[str, str]]  # data URI, caption
 _CSS = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #0f172a; background: #f8fafc; margin: 0 auto; max-width: 1180px; padding: 24px 16px; overflow-wrap: anywhere }

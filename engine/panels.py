@@ -1,29 +1,33 @@
-"""Pictures of the tables of a run: learning and balancing."""
+"""Pictures of the tables of a run: what it learned, and what its balancer saw and did."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from engine import figures
-from engine.page import MANY, Pictures
-from engine.tracking import Rows
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-__all__ = ["balancing", "learning", "series"]
+__all__ = ["MANY", "Pictures", "Rows", "balancing", "learning", "series"]
 
+MANY = 8  # with more objectives than colours, lines become rows of a heat map
 _PAIRS = 28  # rows of the heat map of cosines: all pairs of eight objectives
+Rows = list[dict[str, str]]
 Series = tuple[list[float], list[float]]
+Pictures = Iterator[tuple[str, str]]  # data URI, caption
 
 
 def series(rows: Rows, name: str, x: str, split: str | None = None) -> Series:
     """(x, y) of the rows that have a finite value in column ``name``."""
-    chosen = [row for row in rows if row.get(name) and (split is None or row["split"] == split)]
-    points = [(float(row[x]), float(row[name])) for row in chosen if math.isfinite(float(row[name]))]
-    return [a for a, _ in points], [b for _, b in points]
+    found = [
+        (float(row[x]), float(row[name])) for row in rows if row.get(name) and (split is None or row["split"] == split)
+    ]
+    found = [(a, b) for a, b in found if math.isfinite(b)]
+    return [a for a, _ in found], [b for _, b in found]
 
 
 def learning(metrics: Rows, balance: Rows) -> Pictures:
@@ -33,6 +37,8 @@ def learning(metrics: Rows, balance: Rows) -> Pictures:
         metrics: Of ``metrics.csv``.
         balance: Of ``balance.csv``; says which objectives conflict most, where not all pairs can be shown.
     """
+    from engine import figures  # matplotlib takes a second to import
+
     columns = _columns(metrics)
     objectives = _objectives(metrics)
     if len(objectives) > MANY:
@@ -74,20 +80,21 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
         balance: Of ``balance.csv``, those of the phase.
         metrics: Of ``metrics.csv``, for the order of the objectives.
     """
+    from engine import figures
 
     def all_of(kind: str) -> dict[str, Series]:
         names = [name for name in (balance[0] if balance else ()) if name.startswith(kind + "/")]
-        lines = {name.removeprefix(kind + "/"): series(balance, name, "step") for name in names}
-        return {name: line for name, line in lines.items() if line[0]}
+        found = {name.removeprefix(kind + "/"): series(balance, name, "step") for name in names}
+        return {name: line for name, line in found.items() if line[0]}
 
     order = _objectives(metrics)
     weights, losses, norms = all_of("weight"), all_of("loss"), all_of("norm")
     if len(losses) < 2:  # nothing to balance
         weights = {}
-    weighted = {name: _product(line, losses[name]) for name, line in weights.items()}
+    asked = {name: _product(line, losses[name]) for name, line in weights.items()}
     yield from _together("weights", weights, "step", "weight", "Weight of each objective's gradient.", order)
     note = "Weight times loss: how much each term asks for."
-    yield from _together("weighted losses", weighted, "step", "weight x loss", note, order)
+    yield from _together("weighted losses", asked, "step", "weight x loss", note, order)
     note = "Length of each objective's gradient, before weighting."
     yield from _together("gradient lengths", norms, "step", "length", note, order)
     yield from _agreement(all_of("cosine"), list(norms))
@@ -101,7 +108,9 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
 
 
 def _agreement(cosines: Mapping[str, Series], names: Sequence[str]) -> Pictures:
-    """Cosines of all pairs over time; of many pairs, the means, and those in conflict."""
+    """Cosines of all pairs over time; of very many, their means, and over time those in conflict."""
+    from engine import figures
+
     if not cosines:
         return
     caption = "Blue: the objectives' gradients agree; red: they conflict."
@@ -124,6 +133,8 @@ def _together(
     title: str, lines: Mapping[str, Series], xlabel: str, label: str, caption: str, order: Sequence[str] = ()
 ) -> Pictures:
     """Lines of all objectives in one picture; a heat map if they are many."""
+    from engine import figures
+
     lines = {name: line for name, line in lines.items() if line[0]}
     if len(lines) > MANY:
         yield figures.data_uri(_heat_map(title, lines, xlabel, label)), caption
@@ -133,6 +144,8 @@ def _together(
 
 def _heat_map(title: str, lines: Mapping[str, Series], xlabel: str, label: str) -> Figure:
     """A row per line; those with gaps, such as of skipped steps, are left out."""
+    from engine import figures
+
     x = max((x for x, _ in lines.values()), key=len)
     rows = {name: line[1] for name, line in lines.items() if len(line[0]) == len(x)}
     return figures.heat_map(title, x, rows, xlabel, label)
@@ -147,7 +160,7 @@ def _objectives(metrics: Rows) -> list[str]:
 
 
 def _product(a: Series, b: Series) -> Series:
-    """Product of two series where both have a value; a skipped step has no weights."""
+    """Product of two series, where both have a value; a step that was skipped has losses, but no weights."""
     other = dict(zip(*b, strict=True))
-    points = [(x, y * other[x]) for x, y in zip(*a, strict=True) if x in other]
-    return [x for x, _ in points], [y for _, y in points]
+    found = [(x, y * other[x]) for x, y in zip(*a, strict=True) if x in other]
+    return [x for x, _ in found], [y for _, y in found]

@@ -1,4 +1,4 @@
-"""Predictions of a trained model: inputs prepared as in training, outputs in user units.
+"""A trained model at work: the weights of ``best/``, inputs prepared as in training, answers in the units of the user.
 
     best/config.json -> task, with what it learnt from the training data, and model
     picture or CSV -> task.read -> model -> task.describe -> Prediction
@@ -34,7 +34,7 @@ __all__ = ["Predictor", "best_folder", "load_best", "load_predictor", "model_con
 
 
 def model_config(run: Run) -> dict[str, Any]:
-    """The content of ``best/config.json``, from which model and preprocessing are rebuilt.
+    """The content of ``best/config.json``: what it takes to build the model again, and to prepare its inputs.
 
     Holds the arguments of ``create_model``, those of the class for its ``from_pretrained``, and the task.
     """
@@ -49,7 +49,7 @@ def model_config(run: Run) -> dict[str, Any]:
 
 
 def best_folder(run: Path) -> Path:
-    """Folder of the weights of a run, or ``run`` itself if it holds some. Raises ConfigError."""
+    """Folder of the best weights of a run folder, or ``run`` itself if it holds some. Raises ConfigError."""
     for folder in (run / "best", run):
         if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file():
             return folder
@@ -74,7 +74,7 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, path: Path, batch_size: int = 256) -> Prediction:
-        """Predictions for a file. Raises DataError if the task cannot read it."""
+        """What the model says about a file. Raises DataError if the task cannot read it."""
         data = self.task.read(path)
         parts = []
         for batch in evaluation_batches(data.to(self.device), batch_size, self.device, workers=0):
@@ -89,7 +89,7 @@ class Predictor:
         )
 
     def sample(self, count: int, seed: int = 0) -> tuple[Tensor, list[str]]:
-        """Samples of a GAN, and their classes. Raises ConfigError for another model."""
+        """Samples of a GAN, and their classes. Raises ConfigError for a model that does not generate."""
         if not isinstance(self.task, GanTask):
             raise ConfigError(
                 f"input must be given, as task {self.task.name} does not generate samples: input=picture, folder or CSV"
@@ -100,7 +100,7 @@ class Predictor:
 
 
 def load_best(folder: Path, model: nn.Module) -> None:
-    """Read the weights in ``folder``. Raises ConfigError if they do not fit the model."""
+    """Read the weights in ``folder``. Raises ConfigError if they are damaged, or those of another model."""
     with _loading(folder):
         load_weights(folder, model)
 
@@ -126,7 +126,7 @@ def load_predictor(run: Path, device: str = "auto") -> Predictor:
 
 @contextmanager
 def _loading(folder: Path) -> Iterator[None]:
-    """Turn errors from a damaged or foreign file into a ConfigError."""
+    """Whatever a damaged or foreign file leads to is a ConfigError."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Progress of a run: a live view on a terminal, plain lines elsewhere."""
+"""What a person sees while a run goes on: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROWS = 8  # objectives that fit below the bar
 
 
 class Display:
-    """Context with a progress bar, a row per objective, and a line per epoch above.
+    """A progress bar over all steps with a row per objective, and one line per epoch above. A context manager.
 
     Where the output is no terminal, nothing but the lines is printed, and :meth:`step` does nothing.
 
@@ -130,6 +130,6 @@ def _brief(values: Mapping[str, float]) -> str:
     for name, value in values.items():
         kinds.setdefault(name.split("/", 1)[1], []).append(value)
     return (
-        "  ".join(f"{kind} {sum(each) / len(each):.4g}" for kind, each in kinds.items())
+        "  ".join(f"{kind} {sum(found) / len(found):.4g}" for kind, found in kinds.items())
         + f"  (means of {len(objectives)} objectives)"
     )

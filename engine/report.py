@@ -13,8 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from engine.checkpoint import write_text
-from engine.page import MANY, Pictures, cards, details, page, section, table
-from engine.tracking import Rows, read_rows
+from engine.page import cards, details, page, section, table
+from engine.panels import MANY, Pictures, Rows, balancing, learning
+from engine.tracking import read_rows
 from tasks import CrossEntropy, SquaredError, Task
 
 if TYPE_CHECKING:
@@ -31,16 +32,14 @@ def write_report(
     predictions: Mapping[str, tuple[Tensor, Tensor]],
     pictures: Mapping[str, Figure] | None = None,
 ) -> Path:
-    """Write ``report.html`` from a run folder, and predictions and pictures of the test split."""
-    from engine import panels  # matplotlib takes a second to import
-
+    """Write ``report.html`` from the tables of a run folder and, if it was tested, predictions and pictures of the test split."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     metrics, balance = read_rows(folder / "metrics.csv"), read_rows(folder / "balance.csv")
     phases = list(dict.fromkeys(row["phase"] for row in balance))
-    parts = [_header(summary, metrics), section("Learning", panels.learning(metrics, balance))]
+    parts = [_header(summary, metrics), section("Learning", learning(metrics, balance))]
     for phase in phases:
         title = "Balancing" if len(phases) == 1 else f"Balancing: {phase}"
-        parts.append(section(title, panels.balancing([row for row in balance if row["phase"] == phase], metrics)))
+        parts.append(section(title, balancing([row for row in balance if row["phase"] == phase], metrics)))
     parts += [
         section("Predictions on the test split", _predictions(task, predictions, summary["metrics"])),
         section("Samples", _samples(pictures or {}), layout="stack"),
@@ -51,7 +50,7 @@ def write_report(
 
 
 def _header(summary: Mapping[str, Any], rows: Rows) -> str:
-    """Names, numbers and results: of the test split or, of a stopped run, of validation."""
+    """What was run, how it went, and its results: on the test split or, of a stopped run, the last on validation."""
     tested = {name.removeprefix("test/"): value for name, value in summary["metrics"].items()}
     note = f"Test split, looked at {summary['tested']}."
     if not tested:

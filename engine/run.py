@@ -1,4 +1,4 @@
-"""Parts and state of a run, and its checkpoints."""
+"""What a run is made of, where it stands, and what it remembers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _HOPELESS = 50
 
 @dataclass
 class State:
-    """Position of a run; ``epoch`` counts finished, evaluated epochs."""
+    """Where a run is. Steps of the current epoch follow from the total; ``epoch`` counts finished, evaluated epochs."""
 
     step: int = 0
     epoch: int = 0
@@ -65,7 +65,7 @@ class State:
     skips: dict[str, int] = field(default_factory=dict)  # phase -> steps in a row that were skipped, until now
 
     def add(self, phase: str, report: BalanceReport) -> None:
-        """Add the losses of one step. Raises NonFiniteError after 50 skipped steps in a row."""
+        """Count the losses of one step, unless it was skipped. Raises NonFiniteError if nothing else ever happens."""
         self.skips[phase] = self.skips.get(phase, 0) + 1 if report.skipped else 0
         if self.skips[phase] >= _HOPELESS:
             raise NonFiniteError(
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def trained(self) -> Any:
-        """The model to evaluate and keep: the running mean of the weights, if there is one."""
+        """What is evaluated and kept: the running mean of the weights if there is one, else the model."""
         return self.model if self.ema is None else self.ema.module
 
 
@@ -124,12 +124,12 @@ def mean_losses(run: Run) -> dict[str, float]:
 
 
 def evaluation_size(config: Config) -> int:
-    """Samples at a time in an evaluation; without gradients, four training batches fit."""
+    """Without gradients, four times the training batch fits wherever training does."""
     return config.trainer.eval_batch_size or 4 * config.trainer.batch_size // config.trainer.grad_accum_steps
 
 
 def average_batchnorm_buffers(run: Run) -> None:
-    """Average the BatchNorm statistics over processes, if the trainer says so."""
+    """Make one set of BatchNorm statistics of those that the processes collected, if they are to be averaged."""
     if run.processes.size > 1 and run.config.trainer.batchnorm == "averaged":
         average_buffers(run.model)
         if run.ema is not None:
@@ -137,7 +137,7 @@ def average_batchnorm_buffers(run: Run) -> None:
 
 
 def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
-    """Tables for the run, with a resumed run's earlier rows; ``None`` if not process 0."""
+    """Tables for the run; ``None`` in a process that does not write. A resumed run keeps the rows that are behind it."""
     if not run.processes.main:
         return None
     objectives = [objective for optimizer in run.phases for objective in optimizer.phase.objectives]
@@ -147,7 +147,7 @@ def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
 
 @torch.no_grad()
 def sample_pictures(run: Run) -> dict[str, Figure]:
-    """The task's pictures of the test split, caption -> figure."""
+    """What the task shows of the test split, caption -> figure."""
     return run.task.pictures(run.trained.eval(), run.task.splits(run.config.data_dir).test)
 
 
@@ -165,7 +165,7 @@ def checkpoint_state(run: Run) -> dict[str, Any]:
 
 
 def restore(run: Run, saved: Mapping[str, Any]) -> None:
-    """Inverse of :func:`checkpoint_state`. Raises ConfigError if it does not fit the run."""
+    """Inverse of :func:`checkpoint_state`. Raises ConfigError if it is one of another model, balancer or version."""
     try:
         run.model.load_state_dict(saved["model"])
         if run.ema is not None:
@@ -183,7 +183,7 @@ def restore(run: Run, saved: Mapping[str, Any]) -> None:
 
 
 def complete_folder(run: Run, folder: Path) -> None:
-    """Complete the folder of a resumed run. Raises ConfigError if its best weights are gone."""
+    """See to what a resumed run needs besides ``last.pt``. Raises ConfigError if its best weights are gone."""
     if run.state.best_epoch > 0 and not (folder / "best" / "model.safetensors").is_file():
         raise ConfigError(
             f"resume: there is no {folder / 'best'}, the weights of epoch {run.state.best_epoch}; restore it"
@@ -193,7 +193,7 @@ def complete_folder(run: Run, folder: Path) -> None:
 
 
 def _tested(run: Run) -> str:
-    """How often the test split was evaluated, and what for."""
+    """How often the test split was looked at, and what for."""
     parts, epoch = run.task.splits(run.config.data_dir), f"{run.state.best_epoch} of {run.state.epoch}"
     if run.config.trainer.monitor == "last10":
         return "after every epoch; values are means over the last ten"

@@ -1,4 +1,4 @@
-"""The run folder, its name and its tables."""
+"""The run folder: tables of numbers, and what a run is called."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from engine.checkpoint import saving, write_text
 from engine.config import LoggerConfig
 from engine.services import start_services
 
-__all__ = ["Rows", "Table", "Tracker", "make_run_dir"]
+__all__ = ["Table", "Tracker", "make_run_dir"]
 
 
 def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
-    """A new folder of ``outputs/<name>``, or the empty ``chosen``. Raises ConfigError."""
+    """A new folder ``outputs/<name>/<timestamp>-seed<k>``, or ``chosen``, which must be empty. Raises ConfigError."""
     if chosen is not None:
         folder = Path(chosen)
         if folder.is_dir() and any(folder.iterdir()):
@@ -42,9 +42,6 @@ def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
         except OSError as error:
             raise ConfigError(f"run_dir: cannot create {folder} ({error.strerror})") from None
     raise ConfigError(f"run_dir: too many runs started in {candidates[0].parent} within one second")
-
-
-Rows = list[dict[str, str]]
 
 
 class Table:
@@ -79,7 +76,7 @@ class Table:
             )
 
     def flush(self) -> None:
-        """Hand all rows to the operating system."""
+        """Hand what was written to the operating system."""
         with saving(self.path):
             self._file.flush()
 
@@ -89,8 +86,8 @@ class Table:
             self._file.close()
 
 
-def read_rows(path: Path) -> Rows:
-    """Rows of a CSV file as strings, without one cut short by a crash; none without a file."""
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file as strings; none if there is no file. A row cut short by a crash is left out."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -98,7 +95,7 @@ def read_rows(path: Path) -> Rows:
 
 
 class Tracker:
-    """Writer of ``metrics.csv``, ``balance.csv`` and the services of the configuration.
+    """Writes the numbers of a run to ``metrics.csv``, ``balance.csv`` and the services that the configuration asks for.
 
     Args:
         folder: The run folder.
@@ -147,12 +144,12 @@ class Tracker:
         )
 
     def log_balance(self, step: int, epoch: int, phase: str, values: Mapping[str, float]) -> None:
-        """One row per phase of a logged step."""
+        """What a balancer saw and did in one step."""
         self.balance.write({"step": step, "epoch": epoch, "phase": phase, **values})
         self._send({f"balance/{name}": value for name, value in values.items()}, step)
 
     def log_report(self, step: int, epoch: int, phase: str, report: BalanceReport) -> None:
-        """The same from a report; numbers still on a device are written with the next ones."""
+        """The same from a report. Numbers on their way from a device are written with the next ones: nobody waits for them."""
         arrived = report.losses.device.type == "cpu"
         self._write_late(before=step)
         self._late.append((step, epoch, phase, report.to_host()))
@@ -165,7 +162,7 @@ class Tracker:
             self.log_balance(step, epoch, phase, report.as_dict())
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
-        """Pass numbers on, once a second at most, as waking a service's thread costs time."""
+        """Pass numbers on, once a second at most: a service wakes a thread of its own, which costs more than the numbers."""
         self._unsent.append((values, step))
         if time.monotonic() - self._sent > 1:
             self._send_all()

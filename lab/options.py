@@ -75,7 +75,7 @@ def _value(value: Any) -> str:
 
 def _help(item: Field[Any]) -> str:
     choices = {rule: limit for rule, limit in item.metadata["rules"].items() if rule == "choices"}
-    return "; ".join(part for part in (item.metadata["help"], bounds(choices)) if part)
+    return item.metadata["help"] + (f" ({bounds(choices)})" if choices else "")
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def sharing(runs: Runs) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from engine.figures import COLORS
+    from engine.figures import COLOURS
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
@@ -204,7 +204,7 @@ def sharing(runs: Runs) -> Figure:
             places = np.arange(1, 1 + values.shape[1])
             middle = places + 0.38 * (number - (len(shares) - 1) / 2)
             mean, spread = values.mean(0).numpy(), values.std(0).numpy()
-            axes.bar(middle, mean, 0.36, yerr=spread, color=COLORS[number], ecolor="#334155", label=objective)
+            axes.bar(middle, mean, 0.36, yerr=spread, color=COLOURS[number], ecolor="#334155", label=objective)
         axes.axhline(start, color="black", linestyle="--", linewidth=1, label="before training")
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xticks(places)

@@ -163,7 +163,7 @@ def pareto(part: Section) -> Iterator[tuple[str, str]]:
         edge = points[figures.front(points * signs)]
         axes.plot(*edge[edge[:, 0].argsort()].T, color="#94a3b8", linewidth=1, linestyle="--", zorder=1)
         for i in shown:
-            colour = figures.COLORS[i % len(figures.COLORS)]
+            colour = figures.COLOURS[i % len(figures.COLOURS)]
             axes.errorbar(
                 x[i].mean,
                 y[i].mean,
@@ -211,7 +211,7 @@ def curves(part: Section) -> Iterator[tuple[str, str]]:
 def legend(sets: Sequence[RunSet]) -> figures.Figure:
     """The names of all sets beside their lines."""
     figure, axes = figures.new_axes("", height=0.4 + 0.2 * len(sets))
-    count = len(figures.COLORS)
+    count = len(figures.COLOURS)
     for i, each in enumerate(sets):
         style = figures.STYLES[i // count % len(figures.STYLES)]
         axes.plot(
@@ -219,7 +219,7 @@ def legend(sets: Sequence[RunSet]) -> figures.Figure:
             [],
             style,
             marker=_MARKERS[i // count % len(_MARKERS)],
-            color=figures.COLORS[i % count],
+            color=figures.COLOURS[i % count],
             label=textwrap.fill(each.label, 50),
         )
     axes.axis("off")

@@ -19,7 +19,7 @@ from rich.console import Console
 from engine.arguments import ConfigError
 from engine.config import Config
 from engine.data import batch_size, training_batches
-from engine.device import describe_device, resolve_device, synchronise
+from engine.device import describe_device, resolve_device, synchronize
 from engine.run import Run
 from tasks import Batch
 
@@ -124,10 +124,10 @@ def take_two_steps(run: Run, step: Step, size: int, limit: int, before: int = 0)
         try:
             batch = next(training_batches(split, size, config.seed, 0, 0, device, workers))
             for _ in range(2):  # an optimizer makes its state in the first
-                synchronise(device)
+                synchronize(device)
                 start = time.perf_counter()
                 step(run, batch)
-                synchronise(device)
+                synchronize(device)
                 speed = batch_size(batch) / (time.perf_counter() - start)
         except (torch.OutOfMemoryError, MemoryError):
             fits = False
@@ -136,8 +136,8 @@ def take_two_steps(run: Run, step: Step, size: int, limit: int, before: int = 0)
                 raise
             fits = False
         del batch
-        for turn in run.turns:
-            turn.zero_grad()
+        for optimizer in run.phases:
+            optimizer.zero_grad()
     return Try(size, peak[0], speed, fits and peak[0] <= limit)
 
 

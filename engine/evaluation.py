@@ -86,7 +86,8 @@ def evaluate(
         return None
     finally:
         model.train(was_training)
-    totals = processes.total(torch.tensor([[sums[o.name], counts[o.name]] for o in task.objectives], device=device))
+    sums_and_counts = torch.tensor([[sums[o.name], counts[o.name]] for o in task.objectives], device=device)
+    totals = processes.all_reduce_sum(sums_and_counts)
     values: dict[str, float] = {}
     predictions: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for o, (total, count) in zip(task.objectives, totals.tolist(), strict=True):

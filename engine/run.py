@@ -21,7 +21,7 @@ from engine.data import training_batches
 from engine.device import describe_device
 from engine.distributed import Processes, average_buffers
 from engine.environment import git_commit, versions
-from engine.optimization import Turn
+from engine.optimization import PhaseOptimizer
 from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
 from engine.tracking import Tracker
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Run",
     "State",
-    "checkpoint",
+    "checkpoint_state",
     "complete_folder",
     "epoch_batches",
     "evaluation_size",
     "mean_losses",
     "open_tracker",
     "restore",
-    "settle_buffers",
-    "summarise",
+    "average_batchnorm_buffers",
+    "summarize",
     "sample_pictures",
 ]
 
@@ -86,7 +86,7 @@ class Run:
     splits: Splits
     model: Any  # an nn.Module that keeps the contract of balancing.MultiObjectiveModel
     arguments: dict[str, Any]
-    turns: list[Turn]
+    phases: list[PhaseOptimizer]
     precision: Precision
     device: torch.device
     steps_per_epoch: int
@@ -118,7 +118,7 @@ def mean_losses(run: Run) -> dict[str, float]:
     """Training losses of the current epoch so far."""
     return {
         name: value / run.state.counts[phase]
-        for phase, names in ((turn.phase.name, turn.phase.objectives) for turn in run.turns)
+        for phase, names in ((optimizer.phase.name, optimizer.phase.objectives) for optimizer in run.phases)
         if phase in run.state.sums
         for name, value in zip(names, run.state.sums[phase].tolist(), strict=True)
     }
@@ -129,7 +129,7 @@ def evaluation_size(config: Config) -> int:
     return config.trainer.eval_batch_size or 4 * config.trainer.batch_size // config.trainer.grad_accum_steps
 
 
-def settle_buffers(run: Run) -> None:
+def average_batchnorm_buffers(run: Run) -> None:
     """Average the BatchNorm statistics of the processes, with ``trainer.batchnorm=averaged``."""
     if run.processes.size > 1 and run.config.trainer.batchnorm == "averaged":
         average_buffers(run.model)
@@ -141,7 +141,7 @@ def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
     """Tables of the run, with earlier rows after a resume; ``None`` but in the main process."""
     if not run.processes.main:
         return None
-    objectives = [objective for turn in run.turns for objective in turn.phase.objectives]
+    objectives = [objective for optimizer in run.phases for objective in optimizer.phase.objectives]
     done = (run.state.epoch, run.state.step) if resumed else None
     return Tracker(folder, list(run.task.results()), objectives, run.config.logger, done)
 
@@ -152,13 +152,13 @@ def sample_pictures(run: Run) -> dict[str, Figure]:
     return run.task.pictures(run.trained.eval(), run.splits.test)
 
 
-def checkpoint(run: Run) -> dict[str, Any]:
+def checkpoint_state(run: Run) -> dict[str, Any]:
     """Everything that the next step depends on, in plain containers."""
     return {
         "config": run.settings,
         "model": run.model.state_dict(),
         "ema": None if run.ema is None else run.ema.module.state_dict(),
-        "turns": {turn.phase.name: turn.state_dict() for turn in run.turns},
+        "turns": {optimizer.phase.name: optimizer.state_dict() for optimizer in run.phases},
         "scaler": run.precision.scaler.state_dict() if run.precision.scaler else None,
         "rng": rng_state(),
         "state": dict(vars(run.state)),
@@ -166,9 +166,18 @@ def checkpoint(run: Run) -> dict[str, Any]:
 
 
 def restore(run: Run, saved: Mapping[str, Any]) -> None:
-    """Inverse of :func:`checkpoint`. Raises ConfigError for another model, balancer or version."""
+    """Inverse of :func:`checkpoint_state`. Raises ConfigError for another model or version."""
     try:
-        _restore(run, saved)
+        run.model.load_state_dict(saved["model"])
+        if run.ema is not None:
+            run.ema.module.load_state_dict(saved["ema"])
+        for optimizer in run.phases:
+            optimizer.load_state_dict(saved["turns"][optimizer.phase.name])
+        if run.precision.scaler:
+            run.precision.scaler.load_state_dict(saved["scaler"])
+        run.state = State(**saved["state"])
+        run.state.sums = {phase: total.to(run.device) for phase, total in run.state.sums.items()}
+        load_rng_state(saved["rng"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch names the tensor in the second
         raise ConfigError(f"resume: the checkpoint does not fit what its configuration describes ({reason})") from error
@@ -184,19 +193,6 @@ def complete_folder(run: Run, folder: Path) -> None:
         write_text(folder / "config.yaml", OmegaConf.to_yaml({**run.settings, "resume": None}))
 
 
-def _restore(run: Run, saved: Mapping[str, Any]) -> None:
-    run.model.load_state_dict(saved["model"])
-    if run.ema is not None:
-        run.ema.module.load_state_dict(saved["ema"])
-    for turn in run.turns:
-        turn.load_state_dict(saved["turns"][turn.phase.name])
-    if run.precision.scaler:
-        run.precision.scaler.load_state_dict(saved["scaler"])
-    run.state = State(**saved["state"])
-    run.state.sums = {phase: total.to(run.device) for phase, total in run.state.sums.items()}
-    load_rng_state(saved["rng"])
-
-
 def _tested(run: Run) -> str:
     """How often the test split was evaluated, and with which weights."""
     parts, epoch = run.splits, f"{run.state.best_epoch} of {run.state.epoch}"
@@ -207,7 +203,7 @@ def _tested(run: Run) -> str:
     return f"once, with the weights of epoch {epoch}"
 
 
-def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
+def summarize(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
     """The content of ``summary.json``."""
     config, state = job.config, job.state
     samples = min(config.trainer.batch_size, len(job.splits.train))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from engine.arguments import ConfigError
 from engine.checkpoint import write_text
-from engine.config import Config, validate
+from engine.config import Config, saved_config, validate
 from engine.device import describe_device
 from engine.environment import command, git_commit, versions
 from engine.evaluation import evaluate
@@ -83,7 +83,7 @@ def evaluation_config(
     if not path.is_file():
         raise ConfigError(f"run: there is no {path}; an evaluation needs the whole run folder, not only best/")
     try:
-        saved: Any = OmegaConf.load(path)
+        saved: Any = saved_config(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
         if protocol is not None:
             if "protocol" not in task_arguments(saved.task.name):
                 raise ConfigError(f"protocol: task {saved.task.name} has no choice of protocols; leave it out")

@@ -173,7 +173,7 @@ def measure_work(name: str, rounds: int, device: str) -> list[Row]:
         loop, bare = both(config, Path(folder))
 
         def synchronize() -> None:
-            engine.synchronise(loop.run.device)
+            engine.synchronize(loop.run.device)
 
         def complete(epoch: Callable[[], None]) -> None:
             epoch()

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -82,7 +81,7 @@ class Training:
 def train_quietly(folder: Path, overrides: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Train into the folder, or resume from a checkpoint there, and return the summary."""
     if resume and (folder / "last.pt").is_file():
-        composed = OmegaConf.create(engine.load_checkpoint(folder / "last.pt")["config"])
+        composed = engine.saved_config(engine.load_checkpoint(folder / "last.pt")["config"])
         composed.resume = str(folder)
         config = engine.validate(composed)
     else:

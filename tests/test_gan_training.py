@@ -114,7 +114,7 @@ def test_an_evaluation_that_is_stopped_has_no_values():
 
 
 def test_betas_reach_the_optimizer_and_one_without_them_says_so():
-    turn = train.build(engine.compose([*SMALL])).turns[0]
+    turn = train.build(engine.compose([*SMALL])).phases[0]
     assert next(iter(turn.optimizers.values())).param_groups[0]["betas"] == (0.5, 0.999)
     with pytest.raises(engine.ConfigError, match=r"optimizer\.betas"):
         train.build(engine.compose([*SMALL, "optimizer.name=sgd"]))
@@ -122,7 +122,7 @@ def test_betas_reach_the_optimizer_and_one_without_them_says_so():
 
 def test_names_of_another_turn_may_stand_in_the_options_of_a_balancer():
     config = engine.compose([*SMALL, "task.labels=true", "balancer=mgda", "balancer.preference={fake_class: 2.0}"])
-    first, second = train.build(config).turns
+    first, second = train.build(config).phases
     assert first.balancer.preference.tolist() == [1, 1]
     assert second.balancer.preference[1] == 2 * second.balancer.preference[0]
     with pytest.raises(engine.ConfigError, match="fake_clas"):

@@ -259,7 +259,7 @@ def test_a_balancer_that_cannot_run_says_so_before_anything_is_written(configure
 
 
 def test_the_method_before_has_the_defaults_of_its_own_file(configure, tmp_path):
-    (turn,) = train.build(configure(tmp_path / "run", "balancer=pcgrad", "balancer.before=uncertainty")).turns
+    (turn,) = train.build(configure(tmp_path / "run", "balancer=pcgrad", "balancer.before=uncertainty")).phases
     assert turn.balancer.before.likelihood.tolist() == [1.0, 0.5]  # classification: auto
     assert [group["params"] for group in turn.balancer_optimizer.param_groups] == [list(turn.balancer.parameters())]
 
@@ -506,8 +506,8 @@ def learning_rates(config):
     job = train.build(config)
     rates = []
     for step in range(job.total_steps):
-        job.turns[0].schedule(step)
-        rates.append(job.turns[0].lr)
+        job.phases[0].schedule(step)
+        rates.append(job.phases[0].lr)
     return rates
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from engine.config import compose
+from engine.config import compose, saved_config
 from tasks.results import ResultKey, without_split
 
 __all__ = [
@@ -108,7 +108,7 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
     for folder in folders:
         try:
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+            config = _saved(folder)
             status = summary["status"]
         except (OSError, ValueError, KeyError) as error:
             raise ComparisonError(f"{folder} cannot be read as a run ({error}); leave it out") from None
@@ -125,8 +125,12 @@ def is_training_of(run: Path, overrides: Sequence[str]) -> bool:
     """Whether a run folder has the configuration of these overrides, but for :data:`IGNORED`."""
     if not (run / "config.yaml").is_file():
         return False
+    return _decisive(_saved(run)) == _composed(tuple(overrides))
+
+
+def _saved(run: Path) -> dict[str, Any]:
     content: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    return _decisive(content) == _composed(tuple(overrides))
+    return cast(dict[str, Any], OmegaConf.to_container(saved_config(content)))
 
 
 @cache

@@ -28,7 +28,7 @@ import engine
 from balancing import (
     BalanceReport,
     BalancingError,
-    MetaBalancer,
+    BilevelBalancer,
     MultiObjectiveModel,
     create_balancer,
 )
@@ -92,7 +92,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
     reports: dict[str, BalanceReport] = {}  # of the last update of each phase
     for turn in [each for each in run.turns for _ in range(each.phase.steps)]:
         turn.zero_grad()
-        if isinstance(turn.balancer, MetaBalancer):
+        if isinstance(turn.balancer, BilevelBalancer):
             report = look_ahead(run, turn, turn.balancer, batch)
             parts: list[Batch] = []
         else:
@@ -127,7 +127,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
     return list(reports.values())
 
 
-def look_ahead(run: engine.Run, turn: engine.Turn, balancer: MetaBalancer, batch: Batch) -> BalanceReport:
+def look_ahead(run: engine.Run, turn: engine.Turn, balancer: BilevelBalancer, batch: Batch) -> BalanceReport:
     """One half of the batch trains the model, the other tells what that does to losses on data that it did not train on."""
     half, other = engine.micro_batches(batch, 2)
 

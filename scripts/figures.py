@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "results"
 DOCUMENT = ROOT / "docs" / "balancing.md"
 
-from balancing import Balancer, MetaBalancer, balancer_class, create_balancer  # noqa: E402
+from balancing import Balancer, BilevelBalancer, balancer_class, create_balancer  # noqa: E402
 from scripts import documents  # noqa: E402
 
 #: Every method, family by family, in the order of the pages in docs/.
@@ -103,7 +103,7 @@ def follow(
     own = optimizer(balancer.parameters(), lr=0.02) if any(True for _ in balancer.parameters()) else None
     for index, step in enumerate(steps):
         problem.choose(*step)
-        if isinstance(balancer, MetaBalancer):
+        if isinstance(balancer, BilevelBalancer):
             report = balancer.meta_backward(problem, Problem.__call__, Problem.__call__, lr=0.01)
         else:
             report = balancer.backward(problem(), shared=[problem.theta])

@@ -8,15 +8,16 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.bilevel.meta import Lookahead, MetaBalancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..options import BalancerOptions
+from .bilevel_balancer import BilevelBalancer
+from .lookahead import Lookahead
 
 __all__ = ["AutoLambda"]
 
 
 @register_balancer("auto_lambda")
-class AutoLambda(MetaBalancer):
+class AutoLambda(BilevelBalancer):
     """Minimise ``sum_i lambda_i L_i``, with lambda descending ``F = sum_{i primary} L_i^val(theta - lr sum_j lambda_j g_j)``.
 
     ``dF/dlambda_i = -lr g_i . v``, where v is the gradient of the primary validation losses after the virtual step. The
@@ -34,7 +35,7 @@ class AutoLambda(MetaBalancer):
         primary: The objectives whose validation losses count; all if empty.
         init: The first lambda of every objective.
         radius: How far from the parameters the difference is taken, in their units.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
     convention = "own"
@@ -52,7 +53,7 @@ class AutoLambda(MetaBalancer):
         if not radius > 0:
             raise ValueError(f"auto_lambda: radius must be positive, got {radius}")
         self.radius = radius
-        self.primary = self._vector(dict.fromkeys(primary or self.objectives, 1.0), default=0.0)
+        self.primary = self.vector(dict.fromkeys(primary or self.objectives, 1.0), default=0.0)
         self.alpha = nn.Parameter(torch.full((len(self.objectives),), float(init)))
 
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:

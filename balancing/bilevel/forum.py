@@ -8,17 +8,18 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.bilevel.meta import Lookahead, MetaBalancer
-from balancing.errors import SolverError
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
-from balancing.solvers import min_norm_weights, nonnegative_qp
+from ..errors import SolverError
+from ..factory import register_balancer
+from ..options import BalancerOptions
+from ..solvers import min_norm_weights, nonnegative_qp
+from .bilevel_balancer import BilevelBalancer
+from .lookahead import Lookahead
 
 __all__ = ["FORUM", "constrained_min_norm_weights"]
 
 
 @register_balancer("forum")
-class FORUM(MetaBalancer):
+class FORUM(BilevelBalancer):
     """Descend all ``F_k = L_k^val`` subject to ``q(z) = f(alpha, theta) - f(alpha, theta_T) <= 0``, ``z = (alpha, theta)``.
 
     ``f = sum_i softmax(alpha)_i L_i``, and theta_T is theta after T gradient steps on f, so q measures how far the weighted
@@ -38,7 +39,7 @@ class FORUM(MetaBalancer):
         rho: How fast the constraint must be approached.
         inner_steps: T; the descent stops early at a step that would raise f.
         inner_lr: Step size of the descent; ``None``: the ``lr`` given to ``meta_backward``. Published: 0.1.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

@@ -8,16 +8,17 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.bilevel.meta import Lookahead, MetaBalancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
-from balancing.solvers import min_norm_weights
+from ..factory import register_balancer
+from ..options import BalancerOptions
+from ..solvers import min_norm_weights
+from .bilevel_balancer import BilevelBalancer
+from .lookahead import Lookahead
 
 __all__ = ["MOML"]
 
 
 @register_balancer("moml")
-class MOML(MetaBalancer):
+class MOML(BilevelBalancer):
     """Minimise ``sum_i w_i L_i``, ``w = softmax(alpha)``, with alpha descending all ``F_k = L_k^val(theta - lr sum_i w_i g_i)`` at once.
 
     ``dF_k/dw_i = -lr v_k . g_i``, v_k the gradient of validation loss k after the virtual step, is exact for one step and
@@ -30,7 +31,7 @@ class MOML(MetaBalancer):
 
     Args:
         objectives: Names of the losses.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"
@@ -42,7 +43,7 @@ class MOML(MetaBalancer):
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
         """The softmax weights, the gradient of the weighted training losses, and the min-norm gradient of alpha."""
         share = torch.softmax(self.alpha.detach().to(ahead.losses), 0)
-        weights = share * len(share) if self.scale == "sum" else share
+        weights = share * len(share) if self.options.scale == "sum" else share
         inner = ahead.rows(ahead.losses, ahead.parameters, "gradient")
         gradients = inner.combine(weights)
         trial = ahead.moved(gradients, -ahead.lr)

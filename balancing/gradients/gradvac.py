@@ -8,15 +8,15 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
 
 __all__ = ["GradVac"]
 
 
 @register_balancer("gradvac")
-class GradVac(Balancer):
+class GradVac(GramianBalancer):
     """For each i take p = g_i and, for every j != i in random order, if ``c = cos(p, g_j) < phi_ij``, add that multiple of g_j which makes it phi_ij.
 
     The multiple is ``||p|| (phi sqrt(1 - c^2) - c sqrt(1 - phi^2)) / (||g_j|| sqrt(1 - phi^2))``; then, changed or not,
@@ -32,10 +32,9 @@ class GradVac(Balancer):
     Args:
         objectives: Names of the losses.
         beta: Step of the targets, in (0, 1]; public code often has 0.5.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
-    needs = "gramian"
     preference_on = "rows"
     phi: Tensor
 
@@ -46,9 +45,8 @@ class GradVac(Balancer):
         self.beta = beta
         self.register_buffer("phi", torch.zeros(len(self.objectives), len(self.objectives)))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) column sums of the changed gradients' coefficients."""
-        assert gramian is not None
         size = len(gramian)
         # row i: the others in i's random order, then i itself, which is left out
         draws = torch.rand(size, size, generator=self.generator, dtype=torch.float64).fill_diagonal_(2.0)

@@ -8,15 +8,15 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
 
 __all__ = ["Krum"]
 
 
 @register_balancer("krum")
-class Krum(Balancer):
+class Krum(GramianBalancer):
     """Average the m gradients whose K - f - 2 nearest others are nearest, by the sum of ``||g_i - g_j||^2``.
 
     Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", NIPS 2017; m > 1 is
@@ -30,10 +30,9 @@ class Krum(Balancer):
         objectives: Names of the losses.
         byzantine: f, how many objectives may be arbitrarily wrong.
         selected: m, how many gradients are averaged.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
-    needs = "gramian"
     convention = "mean"
 
     def __init__(
@@ -54,9 +53,8 @@ class Krum(Balancer):
             raise ValueError(f"krum: selected must be between 1 and {size}, got {selected}")
         self.byzantine, self.selected = byzantine, selected
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) 1 / m for the selected gradients, else 0."""
-        assert gramian is not None
         squared = gramian.diagonal()
         distances = (squared[:, None] + squared - 2 * gramian).clamp(min=0).fill_diagonal_(torch.inf)
         nearest = distances.sort(dim=1).values[:, : len(gramian) - self.byzantine - 2]

@@ -8,23 +8,16 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
+from ..solvers import project_to_simplex
 
-__all__ = ["MoDo", "project_to_simplex"]
-
-
-def project_to_simplex(vector: Tensor) -> Tensor:
-    """The nearest point with non-negative coordinates that sum to 1, exactly (by sorting)."""
-    ordered = vector.sort(descending=True).values
-    shifts = (ordered.cumsum(0) - 1) / torch.arange(1, len(vector) + 1)
-    # the threshold belongs to the longest prefix of coordinates that stay positive
-    return (vector - shifts[int((ordered > shifts).sum()) - 1]).clamp(min=0)
+__all__ = ["MoDo"]
 
 
 @register_balancer("modo")
-class MoDo(Balancer):
+class MoDo(GramianBalancer):
     """Let weights on the simplex descend ``1/2 w'Gw + rho/2 w'w``, a step per batch: ``w <- project(w - gamma (Gw + rho w))``.
 
     Chen et al., "Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and Conflict-Avoidance",
@@ -40,10 +33,9 @@ class MoDo(Balancer):
         objectives: Names of the losses.
         gamma: Step size of the weights. The default, that of public code, allows squared lengths of 2000 in all.
         rho: Pull towards equal weights, in the unit of G. Public code has 0.1, which drowns short gradients.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
-    needs = "gramian"
     convention = "mean"
     preference_on = "target"
     unbiased = True
@@ -65,9 +57,8 @@ class MoDo(Balancer):
         self.gamma, self.rho = gamma, rho
         self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) convex weights after a step."""
-        assert gramian is not None
         w = self.mixture.to(gramian)
         w = project_to_simplex(w - self.gamma * (gramian @ w + self.rho * w))
         self.mixture.copy_(w)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.solvers import fair_weights
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..solvers import fair_weights
 
 __all__ = ["NashMTL"]
 
 
 @register_balancer("nash_mtl")
-class NashMTL(Balancer):
+class NashMTL(GramianBalancer):
     """Maximise the product of the objectives' progress: ``(G a)_i = p_i / a_i`` with a > 0, ``w = a``, ``d = sum_i a_i g_i``.
 
     Every objective makes progress, ``g_i.d = p_i / a_i``, and ``||d||^2 = sum_i p_i = K`` whatever the losses' scale.
@@ -28,12 +28,10 @@ class NashMTL(Balancer):
     use ``heads="unit"`` where objectives may be opposed.
     """
 
-    needs = "gramian"
     convention = "own"
     head_convention = "weighted"
     preference_on = "method"
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) positive weights; 0 for a zero gradient."""
-        assert gramian is not None
         return fair_weights(gramian, self.preference.to(gramian), alpha=1.0)

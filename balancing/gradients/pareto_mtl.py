@@ -9,16 +9,16 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
-from balancing.solvers import min_norm_weights
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
+from ..solvers import min_norm_weights
 
 __all__ = ["ParetoMTL"]
 
 
 @register_balancer("pareto_mtl")
-class ParetoMTL(Balancer):
+class ParetoMTL(GramianBalancer):
     """MGDA among the losses that lie nearer to one ray, by angle, than to any other: ``(u_j - u_k).L <= 0`` for all rays u_j.
 
     While a constraint is violated in the first epochs, the update is the min-norm point of the violated constraints'
@@ -36,10 +36,9 @@ class ParetoMTL(Balancer):
             quarter circle, as published; for more, one along each loss and the diagonal.
         index: Which ray to stay near; ``None``: the one nearest to the diagonal, equal losses.
         search_epochs: How long at most to descend on violated constraints alone.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
-    needs = "gramian"
     preference_on = "method"
     inside: Tensor
 
@@ -63,7 +62,7 @@ class ParetoMTL(Balancer):
             raise ValueError(f"pareto_mtl: index must be in 0 ... {len(table) - 1}, got {index}")
         if search_epochs < 0:
             raise ValueError(f"pareto_mtl: search_epochs must not be negative, got {search_epochs}")
-        if self.normalize != "none":
+        if self.options.normalize != "none":
             raise ValueError("pareto_mtl: its constraints are gradients of losses, so normalize= has no meaning")
         self.search_epochs = search_epochs
         directions = torch.nn.functional.normalize(torch.tensor(table, dtype=torch.float64), dim=1)
@@ -71,9 +70,8 @@ class ParetoMTL(Balancer):
         self.differences = torch.cat([directions[:chosen], directions[chosen + 1 :]]) - directions[chosen]
         self.register_buffer("inside", torch.tensor(False))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) weights of the objectives, their parts in the constraints included."""
-        assert gramian is not None
         priority = self.preference.to(gramian)
         violated = self.differences[self.differences @ (priority * losses.to(gramian)) > 0]
         if not len(violated):

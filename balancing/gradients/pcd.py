@@ -8,16 +8,17 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions, unknown_objective
-from balancing.solvers import ActiveSet, UnboundedError, cosine_matrix, min_norm_weights
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..objectives import unknown_objective
+from ..options import BalancerOptions
+from ..solvers import ActiveSet, UnboundedError, cosine_matrix, min_norm_weights
 
 __all__ = ["PCD"]
 
 
 @register_balancer("pcd")
-class PCD(Balancer):
+class PCD(GramianBalancer):
     """The direction nearest to the primary gradient that gives each secondary objective a share tau of its own progress.
 
     ``min_d ||d - h_0||`` with ``h_j.d >= tau p_j ||h_j||^2`` for every secondary j, then d gets the length of g_0. Gradients
@@ -35,10 +36,9 @@ class PCD(Balancer):
         primary: The objective that comes first; ``None``: the first named.
         tau: Share of the progress along its own gradient that a secondary objective is to make, in [0, 1].
         beta: Decay of v per step, in [0, 1).
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
-    needs = "gramian"
     convention = "own"
     preference_on = "method"
 
@@ -63,9 +63,8 @@ class PCD(Balancer):
         # not buffers, which would follow the model to devices without float64
         self.memory = {"squares": torch.zeros(len(self.objectives), dtype=torch.float64), "mass": torch.zeros(())}
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) non-negative weights; that of the primary objective is positive unless its gradient is zero."""
-        assert gramian is not None
         first = self.primary
         lengths, cosines = cosine_matrix(gramian)
         squares, mass = (self.memory[key].to(lengths) * self.beta for key in ("squares", "mass"))

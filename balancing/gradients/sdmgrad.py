@@ -8,17 +8,16 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.gradients.modo import project_to_simplex
-from balancing.options import BalancerOptions
-from balancing.solvers import min_norm_weights
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
+from ..solvers import min_norm_weights, project_to_simplex
 
 __all__ = ["SDMGrad"]
 
 
 @register_balancer("sdmgrad")
-class SDMGrad(Balancer):
+class SDMGrad(GramianBalancer):
     """Follow ``(sum_i w_i g_i + lam g_0) / (1 + lam)``, where ``w = argmin_{w in simplex} 1/2 w'Gw + lam w'Gu`` and ``g_0 = sum_i u_i g_i``, u = 1 / K.
 
     lam = 0 is MGDA, a large lam the mean gradient.
@@ -37,10 +36,9 @@ class SDMGrad(Balancer):
         lr: Step size of ``sgd``.
         momentum: Of ``sgd``, in [0, 1).
         iterations: Of ``sgd``.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
-    needs = "gramian"
     convention = "mean"
     preference_on = "method"
     unbiased = True
@@ -58,8 +56,6 @@ class SDMGrad(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if solver not in ("exact", "sgd"):
-            raise ValueError(f"sdmgrad: solver must be exact or sgd, got {solver!r}")
         if not lam >= 0:
             raise ValueError(f"sdmgrad: lam must not be negative, got {lam}")
         if not lr > 0 or not 0 <= momentum < 1 or iterations < 1:
@@ -70,9 +66,8 @@ class SDMGrad(Balancer):
         self.lam, self.solver, self.lr, self.momentum, self.iterations = lam, solver, lr, momentum, iterations
         self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) convex weights of the mixture and the mean gradient together."""
-        assert gramian is not None
         base = self.preference / len(gramian)
         w = self._exact(gramian, base) if self.solver == "exact" else self._descend(gramian, base)
         self.mixture.copy_(w)

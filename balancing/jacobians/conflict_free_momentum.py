@@ -8,17 +8,17 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.gradients.conflict_free import conflict_free_weights
-from balancing.options import BalancerOptions
-from balancing.rows import gramian_of
+from ..factory import register_balancer
+from ..jacobian_balancer import JacobianBalancer
+from ..measuring.gradients import gramian_of
+from ..options import BalancerOptions
+from ..solvers import conflict_free_weights
 
 __all__ = ["ConflictFreeMomentum"]
 
 
 @register_balancer("conflict_free_momentum")
-class ConflictFreeMomentum(Balancer):
+class ConflictFreeMomentum(JacobianBalancer):
     """M-ConFIG: differentiate one objective per step, in turn, and follow ConFIG's direction of the objectives' momenta, scaled as Adam does.
 
     ``m_i`` averages the gradients of objective i and d is ConFIG of ``m_i / (1 - beta1^{t_i})``, t_i counting them. The
@@ -36,10 +36,9 @@ class ConflictFreeMomentum(Balancer):
         beta1: Decay of the momenta, in [0, 1).
         beta2: Decay of the second moment, in [0, 1).
         eps: Keeps the update finite where the second moment is zero.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
-    needs = "jacobian"
     convention = "own"
     preference_on = "method"
     remembers = True

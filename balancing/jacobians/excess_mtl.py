@@ -8,18 +8,19 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..jacobian_balancer import RowBalancer
+from ..options import BalancerOptions
 
 __all__ = ["ExcessMTL"]
+
 
 # Coordinates read at a time: they stay in the processor's cache.
 _CHUNK = 1 << 16
 
 
 @register_balancer("excess_mtl")
-class ExcessMTL(Balancer):
+class ExcessMTL(RowBalancer):
     """Multiply weights by ``exp(eta e_i / e_i(0))``, where the excess risk e_i is estimated from the gradient, and rescale them to sum K.
 
     ``s_i`` sums the squared gradients of all steps, coordinate by coordinate; ``e_i = sum g_i^2 / sqrt(s_i + 1e-7)``, a
@@ -34,10 +35,9 @@ class ExcessMTL(Balancer):
     Args:
         objectives: Names of the losses.
         eta: Step size of the weights.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
-    needs = "jacobian"
     head_convention = "weighted"
     remembers = True
     initial: Tensor
@@ -51,7 +51,7 @@ class ExcessMTL(Balancer):
         self.register_buffer("initial", torch.zeros(len(self.objectives)))
         self.register_buffer("log_weights", torch.zeros(len(self.objectives)))
 
-    def row_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+    def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(K,) weights after a multiplicative step."""
         first = "squares" not in self.memory
         squares = torch.zeros_like(jacobian) if first else self.memory["squares"].to(jacobian)

@@ -8,15 +8,15 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..jacobian_balancer import JacobianBalancer
+from ..options import BalancerOptions
 
 __all__ = ["GradDrop"]
 
 
 @register_balancer("graddrop")
-class GradDrop(Balancer):
+class GradDrop(JacobianBalancer):
     """Per coordinate, keep the positive gradients with probability ``1/2 (1 + sum_i g_i / sum_i |g_i|)``, else the negative ones.
 
     ``d = sum_i (l_i + (1 - l_i) M_i) g_i`` with the mask M_i of what is kept of g_i, and its leak l_i.
@@ -29,10 +29,9 @@ class GradDrop(Balancer):
     Args:
         objectives: Names of the losses.
         leak: Objective -> l_i in [0, 1], the part of its gradient that is never dropped; 0 where not named.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
-    needs = "jacobian"
     coordinatewise = True
     preference_on = "rows"
 
@@ -44,7 +43,7 @@ class GradDrop(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        self.leak = self._vector(leak or {}, default=0.0)
+        self.leak = self.vector(leak or {}, default=0.0)
         if bool((self.leak < 0).any()) or bool((self.leak > 1).any()):
             raise ValueError(f"graddrop: leak must be between 0 and 1, got {dict(leak or {})}")
 

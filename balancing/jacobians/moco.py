@@ -8,17 +8,17 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.gradients.modo import project_to_simplex
-from balancing.options import BalancerOptions
-from balancing.rows import gramian_of
+from ..factory import register_balancer
+from ..jacobian_balancer import JacobianBalancer
+from ..measuring.gradients import gramian_of
+from ..options import BalancerOptions
+from ..solvers import project_to_simplex
 
 __all__ = ["MoCo"]
 
 
 @register_balancer("moco")
-class MoCo(Balancer):
+class MoCo(JacobianBalancer):
     """Average the gradients over steps, ``y_i <- y_i - beta_k (y_i - h_i)``, and follow ``d = sum_i w_i y_i``.
 
     The weights on the simplex descend ``1/2 ||d||^2``: ``w <- project(w - gamma_k (Y Y' + rho) w)``. At step k = 1, 2, ...
@@ -38,10 +38,9 @@ class MoCo(Balancer):
         gamma_decay: Power of the step number that divides it.
         rho: Pull towards equal weights, in the unit of ``||y||^2``.
         rescale: Whether gradients are made as long as their losses.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
-    needs = "jacobian"
     convention = "mean"
     positive = True
     preference_on = "method"

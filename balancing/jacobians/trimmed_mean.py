@@ -8,15 +8,15 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..jacobian_balancer import JacobianBalancer
+from ..options import BalancerOptions
 
 __all__ = ["TrimmedMean"]
 
 
 @register_balancer("trimmed_mean")
-class TrimmedMean(Balancer):
+class TrimmedMean(JacobianBalancer):
     """Per coordinate, the mean of the gradients without the b smallest and the b largest.
 
     Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018.
@@ -27,10 +27,9 @@ class TrimmedMean(Balancer):
     Args:
         objectives: Names of the losses.
         trim: b, how many gradients are left out on either side.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
-    needs = "jacobian"
     coordinatewise = True
     convention = "mean"
     preference_on = "rows"

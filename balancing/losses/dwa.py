@@ -8,15 +8,15 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
 
 __all__ = ["DWA"]
 
 
 @register_balancer("dwa")
-class DWA(Balancer):
+class DWA(LossBalancer):
     """More weight to losses that fall slowly: ``w = K softmax(r / T)``, ``r_i = mean_1(L_i) / mean_2(L_i)``.
 
     mean_1 is over the last epoch that ended and mean_2 over the one before it; with ``window`` = n, over the last n
@@ -31,7 +31,7 @@ class DWA(Balancer):
         objectives: Names of the losses.
         temperature: T; the larger, the more equal the weights.
         window: n in steps, or ``None`` for epochs.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
     positive = True
@@ -61,7 +61,7 @@ class DWA(Balancer):
         self.register_buffer("count", torch.tensor(0))
         self.register_buffer("period", torch.tensor(0))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor) -> Tensor:
         """(K,) K times the softmax of the ratios."""
         if self.window is None:
             self._average(losses)

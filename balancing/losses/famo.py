@@ -8,15 +8,15 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
 
 __all__ = ["FAMO"]
 
 
 @register_balancer("famo")
-class FAMO(Balancer):
+class FAMO(LossBalancer):
     """Let the logarithms of all losses fall alike: ``w_i = c z_i / D_i``, ``z = softmax(xi)``, ``D = L - b + 1e-8``.
 
     c makes w sum to 1. After the optimizer's step the same batch is evaluated again, and xi gets the gradient
@@ -33,7 +33,7 @@ class FAMO(Balancer):
         objectives: Names of the losses.
         gamma: Pull of xi towards equality (published: 1e-5 to 1e-2).
         lower: b, a lower bound of each loss; 0 where not named.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"
@@ -52,10 +52,10 @@ class FAMO(Balancer):
         if gamma < 0:
             raise ValueError(f"famo: gamma must not be negative, got {gamma}")
         self.gamma = gamma
-        self.lower = self._vector(lower or {}, default=0.0)
+        self.lower = self.vector(lower or {}, default=0.0)
         self.logits = nn.Parameter(torch.zeros(len(self.objectives)))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor) -> Tensor:
         """(K,) normalised ``z / D``."""
         logs = self._log_excess(losses)
         self.memory["logs"] = logs

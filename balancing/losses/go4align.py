@@ -9,16 +9,16 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.errors import BalancingError
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..errors import BalancingError
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
 
 __all__ = ["GO4Align", "group_centres"]
 
 
 @register_balancer("go4align")
-class GO4Align(Balancer):
+class GO4Align(LossBalancer):
     """Cluster the objectives by ``q_i = p_i sum_j(L_j) / L_i`` and give each the mean q of its group.
 
     p starts at 1/K and follows the losses: ``p_i <- p_i exp(-eta L_i)``, divided by the sum. With one group all
@@ -33,7 +33,7 @@ class GO4Align(Balancer):
         objectives: Names of the losses.
         groups: How many; K if there are fewer objectives.
         eta: Step of p, per unit of loss.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
     convention = "own"
@@ -51,7 +51,7 @@ class GO4Align(Balancer):
         self.groups, self.eta = groups, eta
         self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor) -> Tensor:
         """(K,) the centre of each objective's group."""
         self.require_positive(losses)
         exact = losses.cpu().double()

@@ -9,15 +9,15 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
 
 __all__ = ["GroupDRO"]
 
 
 @register_balancer("group_dro")
-class GroupDRO(Balancer):
+class GroupDRO(LossBalancer):
     """Let the weights ascend while the model descends: ``w_i <- w_i exp(eta L_i)``, scaled to sum K.
 
     Minimises the greatest loss in the long run.
@@ -29,7 +29,7 @@ class GroupDRO(Balancer):
     Args:
         objectives: Names of the losses.
         eta: Step of the weights, per unit of loss.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
     log_shares: Tensor
@@ -41,7 +41,7 @@ class GroupDRO(Balancer):
         self.eta = eta
         self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor) -> Tensor:
         """(K,) K times the shares after this step's ascent."""
         shares = torch.log_softmax(self.log_shares.to(losses) + self.eta * losses, 0)
         self.log_shares.copy_(shares)

@@ -8,15 +8,15 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
 
 __all__ = ["IGB"]
 
 
 @register_balancer("igb")
-class IGB(Balancer):
+class IGB(LossBalancer):
     """More weight to losses far from done: ``sum_i v_i log L_i``, ``v = K softmax(L / base)``, ``w_i = v_i / L_i``.
 
     The base is the mean of each loss over the first epoch or the first ``window`` steps; until it is known v = 1.
@@ -29,7 +29,7 @@ class IGB(Balancer):
     Args:
         objectives: Names of the losses.
         window: How many steps the base is averaged over, or ``None`` for the first epoch.
-        options: See :class:`balancing.Balancer`.
+        options: See :class:`balancing.Options`.
     """
 
     convention = "own"
@@ -47,7 +47,7 @@ class IGB(Balancer):
         self.register_buffer("base", torch.zeros(len(self.objectives)))
         self.register_buffer("count", torch.tensor(0))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor) -> Tensor:
         """(K,) v over the losses."""
         self.require_positive(losses)
         count = int(self.count)

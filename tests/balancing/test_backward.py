@@ -6,9 +6,10 @@ import torch._functorch.config
 from torch import _functorch as functorch
 from torch import nn
 
-from balancing import Balancer, BalancingError, balancer_class, create_balancer
-from balancing.backward import collect, find_leaves
-from balancing.rows import _CHUNK, Gradients
+from balancing import BalancingError, Composed, JacobianBalancer, balancer_class, create_balancer
+from balancing.measuring.gradients import _CHUNK, Gradients
+from balancing.measuring.graph import find_leaves
+from balancing.measuring.looped import collect
 from tests.balancing.problems import (
     ALL,
     COMBINES,
@@ -18,6 +19,7 @@ from tests.balancing.problems import (
     TURNS,
     WEIGHS,
     Net,
+    core,
     inputs,
     make,
     reference_rows,
@@ -27,11 +29,10 @@ from tests.balancing.problems import (
 MANY = ("krum", "trimmed_mean")
 
 
-class RowMean(Balancer):
+class RowMean(JacobianBalancer):
     """Sum of the rows by way of the Jacobian, to check that path against the others."""
 
     name = "row_mean"
-    needs = "jacobian"
 
     def combine(self, losses, jacobian):
         return jacobian.sum(0)
@@ -39,7 +40,7 @@ class RowMean(Balancer):
 
 def expected(rows, balancer, report):
     """The weighted sum of the rows; heads as the balancer's rule has it. Objectives whose turn it is not give nothing."""
-    heads = balancer._head_weights()
+    heads = balancer.head_weights
     heads = report.weights if heads is None else heads
     total = {}
     for weight, head, gradients in zip(report.weights.tolist(), heads.tolist(), rows.values(), strict=True):
@@ -76,11 +77,11 @@ def test_jacobian_methods_combine_the_rows_and_leave_heads_their_gradients(name)
     seen = net.losses(x)
     report = balancer.backward(seen, shared=net.shared())
     jacobian = torch.stack([shared(rows[key]) for key in net.objectives])
-    heads = balancer._head_weights()
+    heads = balancer.head_weights
     if name in TURNS:
         jacobian[1:] = 0
     losses = torch.stack([seen[key].detach() for key in net.objectives])
-    update = twin.combine(losses * heads, jacobian * heads[:, None])
+    update = core(twin).combine(losses * heads, jacobian * heads[:, None])
     assert report.weights is None
     torch.testing.assert_close(shared(net.gradients()), update)
     for i, key in enumerate(net.objectives):
@@ -98,7 +99,7 @@ def test_heads_get_what_the_option_says(name, heads):
     rows = reference_rows(net, x)
     balancer = make(name, heads=heads)
     report = balancer.backward(net.losses(x))
-    assert (balancer._head_weights() is None) == (heads == "weighted")
+    assert (balancer.head_weights is None) == (heads == "weighted")
     assert_close(net.gradients(), expected(rows, balancer, report))
 
 
@@ -123,7 +124,7 @@ def test_one_objective_keeps_the_direction_of_its_gradient(name):
     torch.testing.assert_close(found, scale * own)
     assert scale > 0
     if name in GRADIENT and balancer.convention != "own":
-        assert scale == pytest.approx(float(balancer._head_weights()[0]) if balancer.before else 1.0)
+        assert scale == pytest.approx(float(balancer.head_weights[0]) if isinstance(balancer, Composed) else 1.0)
     if report.weights is not None:
         assert scale == pytest.approx(float(report.weights[0]))
 
@@ -176,7 +177,7 @@ def test_jacobian_methods_combine_at_features(name):
     z = net.features(x)
     losses = net.losses(x, z)
     rows = torch.stack([torch.autograd.grad(v, z, retain_graph=True)[0].flatten() for v in losses.values()])
-    update = make(name).combine(torch.stack(list(losses.values())).detach(), rows)
+    update = core(make(name)).combine(torch.stack(list(losses.values())).detach(), rows)
     wanted = torch.autograd.grad(z, net.shared(), update.view_as(z), retain_graph=True)
     make(name, at="features").backward(losses, features=z)
     for parameter, gradient in zip(net.shared(), wanted, strict=True):
@@ -198,12 +199,12 @@ def test_at_subset_measures_there_and_weighs_everything(name, heads):
 
 @pytest.mark.parametrize("name", [n for n in WEIGHS if balancer_class(n).needs != "nothing"])
 def test_every_keeps_weights_between_refreshes(name, monkeypatch):
-    net, balancer, seen, calls, reports = Net(), make(name, every=3), [], [], []
-    find = balancer._effective
+    net, balancer, seen, calls, reports = Net(), make(name, update_every=3), [], [], []
+    method, verb = core(balancer), "effective_weights"
     if balancer_class(name).needs == "jacobian":
-        monkeypatch.setattr(balancer, "row_weights", lambda *a, find=balancer.row_weights: calls.append(1) or find(*a))
-    else:
-        monkeypatch.setattr(balancer, "_effective", lambda *a: calls.append(1) or find(*a))
+        verb = "compute_weights"
+    find = getattr(method, verb)
+    monkeypatch.setattr(method, verb, lambda *a: calls.append(1) or find(*a))
     for step in range(5):
         x = inputs(seed=step)
         rows = reference_rows(net, x)
@@ -215,7 +216,7 @@ def test_every_keeps_weights_between_refreshes(name, monkeypatch):
             assert_close(net.gradients(), expected(rows, balancer, report), rtol=1e-6, atol=1e-6)
         else:
             torch.testing.assert_close(seen[step], seen[step - 1], rtol=1e-6, atol=0)
-            heads = balancer._head_weights(resting=True)
+            heads = balancer.head_weights
             wanted = combination(rows, seen[step], seen[step] if heads is None else heads)
             assert_close(net.gradients(), wanted, rtol=1e-6, atol=1e-6)
     assert all(torch.equal(report.weights.double(), weights) for report, weights in reports)  # later steps change none
@@ -255,8 +256,8 @@ def test_micro_batches_are_independent_samples_for_an_unbiased_gramian(name, cou
     net, x, balancer, shown = Net(), inputs(12), make(name), []
     monkeypatch.setattr(
         balancer,
-        "weights",
-        lambda losses, gramian, find=balancer.weights: (shown.append(gramian), find(losses, gramian))[1],
+        "compute_weights",
+        lambda losses, gramian, find=balancer.compute_weights: (shown.append(gramian), find(losses, gramian))[1],
     )
     parts = [{key: shared(row) for key, row in reference_rows(net, part).items()} for part in x.chunk(count)]
     rows = reference_rows(net, x)
@@ -334,7 +335,7 @@ def test_without_shared_parameters_each_objective_keeps_its_gradient(name):
     plain = {key: torch.autograd.grad(losses[key], net.weight, retain_graph=True)[0] for key, net in nets.items()}
     balancer = make(name, names)
     report = balancer.backward(losses)
-    heads = balancer._head_weights()
+    heads = balancer.head_weights
     heads = report.weights if heads is None else heads
     active = balancer_class(name).active(make(name, names))
     for i, key in enumerate(names):

@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from balancing import processes
+from balancing.measuring import processes
 from tests.balancing.problems import ALL, GRAMIAN, Net, inputs, make
 
 CASES = [(name, {}) for name in ALL] + [(name, {"at": "features"}) for name in GRAMIAN]
-CASES += [("mgda", {"every": 2}), ("pcgrad", {"at": "subset"}), ("pcgrad", {"before": "uncertainty"})]
+CASES += [("mgda", {"update_every": 2}), ("pcgrad", {"at": "subset"}), ("pcgrad", {"before": "uncertainty"})]
 
 
 def steps(part):

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from balancing import BalancingError, create_balancer
 from balancing.errors import SolverError
-from balancing.gradients.modo import project_to_simplex
-from balancing.solvers import min_norm_weights
+from balancing.solvers import min_norm_weights, project_to_simplex
 from tests.balancing.problems import Net, inputs
 from tests.balancing.test_solvers import KINDS, rows
 
@@ -24,7 +23,7 @@ def names(size):
 
 def weights(name, j, losses=None, **options):
     balancer = create_balancer(name, names(len(j)), **options)
-    return balancer.weights(torch.ones(len(j), dtype=torch.float64) if losses is None else losses, j @ j.T)
+    return balancer.compute_weights(torch.ones(len(j), dtype=torch.float64) if losses is None else losses, j @ j.T)
 
 
 def orthogonal(size, scales, seed=0):
@@ -67,7 +66,7 @@ def test_weights_are_finite_for_any_rows(name, kind, size):
     j = torch.zeros(size, 4, dtype=torch.float64) if kind == "nothing" else rows(kind, size)
     balancer = create_balancer(name, names(size))
     for _ in range(3):
-        w = balancer.weights(torch.ones(size, dtype=torch.float64), j @ j.T)
+        w = balancer.compute_weights(torch.ones(size, dtype=torch.float64), j @ j.T)
         assert w.shape == (size,)
         assert bool(w.isfinite().all())
 
@@ -104,11 +103,11 @@ def test_grad_normalize_makes_lengths_equal(length):
 def test_grad_normalize_favours_slow_objectives():
     j = orthogonal(2, torch.ones(2, dtype=torch.float64))
     balancer = create_balancer("grad_normalize", names(2), alpha=2.0)
-    assert balancer.weights(torch.tensor([5.0, 1.0]), j @ j.T).tolist() == pytest.approx([1, 1])
-    w = balancer.weights(torch.tensor([5.0, 0.5]), j @ j.T)
+    assert balancer.compute_weights(torch.tensor([5.0, 1.0]), j @ j.T).tolist() == pytest.approx([1, 1])
+    w = balancer.compute_weights(torch.tensor([5.0, 0.5]), j @ j.T)
     assert w.tolist() == pytest.approx([(4 / 3) ** 2, (2 / 3) ** 2])
     with pytest.raises(BalancingError, match="the loss of objective '1' is -1"):
-        balancer.weights(torch.tensor([5.0, -1.0]), j @ j.T)
+        balancer.compute_weights(torch.tensor([5.0, -1.0]), j @ j.T)
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 10, 20, 40])
@@ -137,7 +136,7 @@ def test_imtl_g_equals_the_published_closed_form(size):
 def test_imtl_g_goes_downhill_where_the_published_weights_sum_to_a_negative_number():
     cosines = torch.tensor([[1.0, 0.8, 0.8], [0.8, 1, 0.5], [0.8, 0.5, 1]], dtype=torch.float64)
     n = torch.tensor([0.01, 1, 1], dtype=torch.float64)
-    w = create_balancer("imtl_g", names(3)).weights(torch.ones(3), n[:, None] * cosines * n)
+    w = create_balancer("imtl_g", names(3)).compute_weights(torch.ones(3), n[:, None] * cosines * n)
     assert w.sum() == pytest.approx(-1)
     torch.testing.assert_close(cosines @ (n * w), (cosines @ (n * w))[0].expand(3))
     assert (cosines @ (n * w))[0] > 0
@@ -148,7 +147,7 @@ def test_imtl_g_raises_if_weights_sum_to_zero():
     x = torch.linalg.solve(cosines, torch.ones(3, dtype=torch.float64))
     n = torch.tensor([float(-x[0] / (x[1] + x[2])), 1, 1], dtype=torch.float64)
     with pytest.raises(SolverError, match="sum to zero"):
-        create_balancer("imtl_g", names(3)).weights(torch.ones(3), n[:, None] * cosines * n)
+        create_balancer("imtl_g", names(3)).compute_weights(torch.ones(3), n[:, None] * cosines * n)
 
 
 def test_imtl_g_preference_sets_the_ratio_of_projections():
@@ -294,7 +293,7 @@ def test_gradvac_equals_the_loop_over_vectors(size):
         draws = torch.rand(size, size, generator=twin, dtype=torch.float64)
         orders = [[k for k in row.argsort().tolist() if k != i] for i, row in enumerate(draws)]
         wanted = gradvac_by_vectors(j, orders, phi, 0.3)
-        w = balancer.weights(torch.ones(size), j @ j.T)
+        w = balancer.compute_weights(torch.ones(size), j @ j.T)
         torch.testing.assert_close(w @ j, wanted, rtol=1e-5, atol=1e-5)  # phi is kept in single precision
         torch.testing.assert_close(balancer.phi.double(), phi, rtol=1e-5, atol=1e-6)
 
@@ -303,7 +302,7 @@ def test_gradvac_stays_finite_when_gradients_coincide_for_long():
     j = torch.tensor([[1.0, 2, 3], [1, 2, 3], [1, 0, 0]], dtype=torch.float64)
     balancer = create_balancer("gradvac", names(3), beta=1.0)
     for _ in range(5):
-        w = balancer.weights(torch.ones(3), j @ j.T)
+        w = balancer.compute_weights(torch.ones(3), j @ j.T)
     assert (w @ j).norm() < 3 * j.norm()
 
 
@@ -355,7 +354,7 @@ def test_modo_converges_to_mgda(kind):
     gramian = rows(kind, 5) @ rows(kind, 5).T
     balancer = create_balancer("modo", names(5), gamma=1 / float(gramian.trace()))
     for _ in range(3000):
-        w = balancer.weights(torch.ones(5), gramian)
+        w = balancer.compute_weights(torch.ones(5), gramian)
     exact = min_norm_weights(gramian)
     assert float(w @ gramian @ w) == pytest.approx(float(exact @ gramian @ exact), abs=1e-5 * float(gramian.trace()))
 
@@ -364,7 +363,7 @@ def test_modo_converges_to_the_regularised_solution():
     gramian = rows("random", 4) @ rows("random", 4).T
     balancer = create_balancer("modo", names(4), gamma=1 / float(gramian.trace()), rho=3.0)
     for _ in range(3000):
-        w = balancer.weights(torch.ones(4), gramian)
+        w = balancer.compute_weights(torch.ones(4), gramian)
     exact = min_norm_weights(gramian + 3 * torch.eye(4, dtype=torch.float64))
     torch.testing.assert_close(w, exact, rtol=0, atol=1e-4)
 
@@ -376,7 +375,7 @@ def test_sdmgrad_solves_its_problem(kind, lam):
     gramian = j @ j.T
     balancer = create_balancer("sdmgrad", names(6), lam=lam, preference={"2": 4.0})
     u = balancer.preference / 6
-    v = balancer.weights(torch.ones(6), gramian)
+    v = balancer.compute_weights(torch.ones(6), gramian)
     w = v * (1 + lam) - lam * u
     assert w.min() >= -1e-9
     assert float(w.sum()) == pytest.approx(1)
@@ -387,10 +386,10 @@ def test_sdmgrad_solves_its_problem(kind, lam):
 
 def test_sdmgrad_by_descent_converges_to_the_exact_solution():
     gramian = rows("random", 5) @ rows("random", 5).T
-    exact = create_balancer("sdmgrad", names(5)).weights(torch.ones(5), gramian)
+    exact = create_balancer("sdmgrad", names(5)).compute_weights(torch.ones(5), gramian)
     balancer = create_balancer("sdmgrad", names(5), solver="sgd", lr=0.5)
     for _ in range(50):
-        w = balancer.weights(torch.ones(5), gramian)
+        w = balancer.compute_weights(torch.ones(5), gramian)
     torch.testing.assert_close(w, exact, rtol=0, atol=1e-5)
 
 
@@ -407,7 +406,7 @@ def test_products_of_two_samples_need_not_be_a_gramian(name, options):
     balancer = create_balancer(name, names(4), **options)
     for seed in range(20):
         product = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        w = balancer.weights(torch.ones(4), product + product.T)
+        w = balancer.compute_weights(torch.ones(4), product + product.T)
         assert w.min() >= 0
         assert float(w.sum()) == pytest.approx(1)
 
@@ -421,11 +420,11 @@ def test_state_makes_the_next_step_equal(name):
     balancer = create_balancer(name, names(4), **options)
     for seed in range(3):
         j, losses = rows("random", 4, seed), torch.rand(4, dtype=torch.float64) + 0.1
-        balancer.weights(losses, j @ j.T)
+        balancer.compute_weights(losses, j @ j.T)
     fresh = create_balancer(name, names(4), **options)
     fresh.load_state_dict(balancer.state_dict())
     j = rows("random", 4, 9)
-    assert torch.equal(fresh.weights(losses, j @ j.T), balancer.weights(losses, j @ j.T))
+    assert torch.equal(fresh.compute_weights(losses, j @ j.T), balancer.compute_weights(losses, j @ j.T))
 
 
 @pytest.mark.parametrize("size", [3, 6])

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from balancing import BalancingError, create_balancer
-from balancing.gradients.conflict_free import conflict_free_weights
-from tests.balancing.problems import Net, inputs, reference_rows, train
+from balancing import BalancingError, JacobianBalancer, create_balancer
+from balancing.solvers import conflict_free_weights
+from tests.balancing.problems import Net, core, inputs, reference_rows, train
 from tests.balancing.test_solvers import KINDS, rows
 
 J1 = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
@@ -25,10 +25,12 @@ def ones(size):
 
 def advance(balancer, losses, j):
     """What ``backward`` does around the method: an update, and the step counted."""
+    balancer = core(balancer)
     if balancer.active() is not None:
         j = torch.where(torch.arange(len(j))[:, None] == balancer.active()[0], j, 0.0)
     with torch.no_grad():
-        found = balancer.combine(losses, j.clone()) if balancer.combines else balancer.row_weights(losses, j.clone())
+        method = balancer.combine if isinstance(balancer, JacobianBalancer) else balancer.compute_weights
+        found = method(losses, j.clone())
     balancer.step += 1
     return found
 

@@ -43,7 +43,7 @@ def double(values):
 
 def find(balancer, losses):
     """The weights of one step, which is counted."""
-    w = balancer._effective(losses, None)
+    w = balancer.effective_weights(losses)
     balancer.step += 1
     return w
 
@@ -369,7 +369,7 @@ def test_scheduled_curves(shape, expected, unit):
     )
     found = []
     for _ in range(12):
-        w = balancer.weights(torch.ones(2), None)
+        w = balancer.compute_weights(torch.ones(2))
         found.append(w[0].item())
         assert w[1] == 1
         balancer.step += unit == "step"
@@ -384,7 +384,7 @@ def test_scheduled_times_by_objective():
     )
     found = []
     for _ in range(5):
-        found.append(balancer.weights(torch.ones(3), None).tolist())
+        found.append(balancer.compute_weights(torch.ones(3)).tolist())
         balancer.step += 1
     assert found == [[0, 0, 1], [0, 0.25, 1], [0, 0.5, 1], [0.5, 0.75, 1], [1, 1, 1]]
 
@@ -401,7 +401,7 @@ def test_alternating_gives_each_objective_its_turn(options, expected):
     balancer = create_balancer("alternating", "abc", **options)
     seen = ""
     for _ in expected:
-        w = balancer.weights(torch.ones(3), None)
+        w = balancer.compute_weights(torch.ones(3))
         (turn,) = balancer.active()
         assert w.tolist() == [float(i == turn) for i in range(3)]
         seen += "abc"[turn]
@@ -441,8 +441,8 @@ def test_rlw_draws_from_the_softmax_of_normal_numbers():
     generator = torch.Generator().manual_seed(5)
     for _ in range(3):
         expected = torch.softmax(torch.randn(3, generator=generator), 0)
-        assert torch.equal(balancer.weights(torch.ones(3), None), expected)
-        assert torch.equal(balancer.weights(torch.ones(3), None), expected)  # a second micro-batch of the step
+        assert torch.equal(balancer.compute_weights(torch.ones(3)), expected)
+        assert torch.equal(balancer.compute_weights(torch.ones(3)), expected)  # a second micro-batch of the step
         assert abs(expected.sum() - 1) < 1e-6
         balancer.step += 1
 
@@ -671,7 +671,7 @@ def test_famo_remembers_what_it_is_to_compare_with():
         ("scheduled", {"begin": -1}),
         ("scheduled", {"length": 0}),
         ("scheduled", {"length": {"x": 3}}),
-        ("scheduled", {"ema": 0.5}),
+        ("scheduled", {"weight_ema": 0.5}),
         ("alternating", {"order": ["a"]}),
         ("alternating", {"order": ["a", "b", "x"]}),
         ("alternating", {"period": 0}),
@@ -680,7 +680,7 @@ def test_famo_remembers_what_it_is_to_compare_with():
         ("power_mean", {"log_losses": True}),
         ("dwa", {"temperature": 0.0}),
         ("dwa", {"window": 0}),
-        ("rlw", {"every": 2}),
+        ("rlw", {"update_every": 2}),
         ("imtl_l", {"init": "random"}),
         ("tchebycheff", {"ideal": {"x": 1.0}}),
         ("stch", {"form": "square"}),

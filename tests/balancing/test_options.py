@@ -11,7 +11,8 @@ from tests.balancing.problems import ALL, GRADIENT, LEARNED, Net, inputs, make, 
 
 def effective(balancer, losses=(1.0, 4.0), rows=((-4.0, 1, 1), (6.0, 1, 1))):
     j = torch.tensor(rows, dtype=torch.float64)
-    return balancer._effective(torch.tensor(losses, dtype=torch.float64), j @ j.T if balancer.measures else None)
+    gramian = (j @ j.T,) if balancer.measures else ()
+    return balancer.effective_weights(torch.tensor(losses, dtype=torch.float64), *gramian)
 
 
 def test_options_are_named_alike_everywhere():
@@ -39,7 +40,7 @@ def test_scale_sum_multiplies_mean_like_weights_by_the_number_of_objectives():
 def test_normalize_balances_scaled_gradients_and_keeps_the_sum_of_weights(kind):
     j = torch.tensor([[-40.0, 10, 10], [6, 1, 1]], dtype=torch.float64)
     losses = torch.tensor([5.0, 0.1], dtype=torch.float64)
-    w = make("mgda", "ab", normalize=kind)._effective(losses, j @ j.T)
+    w = make("mgda", "ab", normalize=kind).effective_weights(losses, j @ j.T)
     n = j.norm(dim=1)
     s = {"l2": 1 / n, "loss": 1 / losses, "loss+": 1 / (n * losses)}[kind]
     d = w @ j
@@ -51,9 +52,9 @@ def test_normalize_balances_scaled_gradients_and_keeps_the_sum_of_weights(kind):
 def test_log_losses_balances_the_gradients_of_the_logarithms():
     j = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
     losses = torch.tensor([2.0, 5.0], dtype=torch.float64)
-    w = make("mgda", "ab", log_losses=True)._effective(losses, j @ j.T)
+    w = make("mgda", "ab", log_losses=True).effective_weights(losses, j @ j.T)
     logs = j / losses[:, None]
-    torch.testing.assert_close(w @ j, make("mgda", "ab").weights(losses, logs @ logs.T) @ logs)
+    torch.testing.assert_close(w @ j, make("mgda", "ab").compute_weights(losses, logs @ logs.T) @ logs)
 
 
 def test_max_norm_shortens_the_combined_gradient():
@@ -86,28 +87,28 @@ def test_max_norm_holds_for_micro_batches_and_leaves_heads_alone(name):
 
 
 def test_ema_smooths_weights_over_steps():
-    balancer = make("realtime", "ab", ema=0.75)
-    balancer._effective(torch.tensor([1.0, 1.0]), None)
+    balancer = make("realtime", "ab", weight_ema=0.75)
+    balancer.effective_weights(torch.tensor([1.0, 1.0]))
     balancer.step += 1
-    assert balancer._effective(torch.tensor([0.5, 2.0]), None).tolist() == pytest.approx([1.25, 0.875])
+    assert balancer.effective_weights(torch.tensor([0.5, 2.0])).tolist() == pytest.approx([1.25, 0.875])
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("sum", {"at": "features"}),
-        ("sum", {"every": 2}),
-        ("sum", {"ema": 0.5}),
+        ("sum", {"update_every": 2}),
+        ("sum", {"weight_ema": 0.5}),
         ("realtime", {"normalize": "l2"}),
         ("realtime", {"heads": "unit"}),
         ("realtime", {"scale": "sum"}),
         ("uncertainty", {"max_norm": 1.0}),
         ("mgda", {"max_norm": 1.0, "at": "features"}),
-        ("mgda", {"every": 0}),
-        ("mgda", {"every": 1.5}),
+        ("mgda", {"update_every": 0}),
+        ("mgda", {"update_every": 1.5}),
         ("mgda", {"iterations": 0}),
         ("mgda", {"tolerance": -1.0}),
-        ("mgda", {"ema": 1.0}),
+        ("mgda", {"weight_ema": 1.0}),
         ("mgda", {"at": "nowhere"}),
         ("mgda", {"solver": "cvxpy"}),
         ("mgda", {"preference": {"x": 1.0}}),
@@ -123,7 +124,7 @@ def test_ema_smooths_weights_over_steps():
         ("uncertainty", {"init": "random"}),
         ("uncertainty", {"classification": ("x",)}),
         ("gradnorm", {"init": "random"}),
-        ("pcgrad", {"max_norm": 1.0, "every": 2}),
+        ("pcgrad", {"max_norm": 1.0, "update_every": 2}),
         ("realtime", {"log_losses": True}),
         ("fixed", {"values": {"a": float("nan")}}),
         ("mgda", {"preference": {"a": float("inf")}}),
@@ -190,4 +191,4 @@ def test_docstring_says_what_the_method_needs(name):
 
 @pytest.mark.parametrize("name", [n for n in ALL if n not in GRADIENT])
 def test_weights_of_losses_stay_on_the_losses_device(name):
-    assert make(name)._effective(torch.ones(3), None).device.type == "cpu"
+    assert make(name).effective_weights(torch.ones(3)).device.type == "cpu"

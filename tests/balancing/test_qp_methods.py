@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balancing import create_balancer
-from balancing.weighing import shortened
+from balancing.rescaling import shorten
 from tests.balancing.test_solvers import KINDS, rows
 
 NAMES = ("nash_mtl", "fairgrad", "cagrad", "upgrad", "dualproj", "pcd", "pareto_mtl")
@@ -25,7 +25,7 @@ def names(size):
 def weigh(name, j, losses=None, **options):
     """Weights of the rows of ``j`` by a fresh balancer."""
     losses = torch.ones(len(j), dtype=torch.float64) if losses is None else losses
-    return create_balancer(name, names(len(j)), **options).weights(losses, j @ j.T)
+    return create_balancer(name, names(len(j)), **options).compute_weights(losses, j @ j.T)
 
 
 def gradients(size, seed, shift=0.3):
@@ -140,7 +140,7 @@ def test_nash_divides_progress_by_power(size, seed):
     j = gradients(size, seed)
     preference = {name: 1.0 + i for i, name in enumerate(names(size))}
     balancer = create_balancer("nash_mtl", names(size), preference=preference)
-    w = balancer.weights(torch.ones(size, dtype=torch.float64), j @ j.T)
+    w = balancer.compute_weights(torch.ones(size, dtype=torch.float64), j @ j.T)
     power = torch.arange(1, size + 1, dtype=torch.float64)
     torch.testing.assert_close(w * (j @ (w @ j)), power / power.mean(), rtol=1e-8, atol=0)
     assert float((w @ j).norm()) == pytest.approx(size**0.5, rel=1e-8)
@@ -148,7 +148,7 @@ def test_nash_divides_progress_by_power(size, seed):
 
 def test_published_limit_of_nash_is_an_option():
     balancer, gramian = create_balancer("nash_mtl", "ab", max_norm=1), CONFLICT @ CONFLICT.T
-    w = shortened(balancer, balancer._effective(torch.ones(2), gramian), gramian)
+    w = shorten(balancer.effective_weights(torch.ones(2), gramian, max_norm=1), gramian)
     assert w.tolist() == pytest.approx([0.418226, 0.287843], abs=1e-6)
 
 
@@ -213,14 +213,14 @@ def test_pcd_prefers_the_primary_where_promises_cannot_be_kept():
 def test_pcd_remembers_the_usual_lengths():
     balancer = create_balancer("pcd", "ab", beta=0.5, tau=1.0)
     losses, g = torch.ones(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
-    assert balancer.weights(losses, g).tolist() == pytest.approx([0.5**0.5, 0.5**0.5])
+    assert balancer.compute_weights(losses, g).tolist() == pytest.approx([0.5**0.5, 0.5**0.5])
     # the mean of squared lengths is (0.5 + 2 * 4) / (0.5 + 1) of b's, 1 of a's: ||h_b||^2 = 4 / 3
-    w = balancer.weights(losses, g * torch.tensor([1.0, 4.0]))
+    w = balancer.compute_weights(losses, g * torch.tensor([1.0, 4.0]))
     progress = w * torch.tensor([1.0, 2.0])
     assert float(progress[1] / progress[0]) == pytest.approx((4 / 3) ** 0.5)
     fresh = create_balancer("pcd", "ab", beta=0.5, tau=1.0)
     fresh.load_state_dict(balancer.state_dict())
-    assert torch.equal(fresh.weights(losses, g), balancer.weights(losses, g))
+    assert torch.equal(fresh.compute_weights(losses, g), balancer.compute_weights(losses, g))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -244,7 +244,9 @@ def test_nearly_dependent_gradients_have_a_finite_answer(name, size, seed, expon
     assert weigh(name, j[:1] * signs + 10**exponent * j).isfinite().all()
     # a Gramian found in single precision may be indefinite
     low = j[:, : 1 + size // 3].float()
-    w = create_balancer(name, names(size)).weights(torch.ones(size, dtype=torch.float64), (low @ low.T).double())
+    w = create_balancer(name, names(size)).compute_weights(
+        torch.ones(size, dtype=torch.float64), (low @ low.T).double()
+    )
     assert w.isfinite().all()
 
 
@@ -262,7 +264,7 @@ def test_pareto_mtl_reaches_the_point_that_its_ray_asks_for():
         for _ in range(600):
             j = 2 * torch.stack([x - a, x + a])
             losses = torch.stack([(x - a).square().sum(), (x + a).square().sum()])
-            x = x - 0.01 * balancer.weights(losses, j @ j.T) @ j
+            x = x - 0.01 * balancer.compute_weights(losses, j @ j.T) @ j
         reached.append(float(torch.atan2(losses[1], losses[0]) * 8 / torch.pi))
         assert float((x[0] - x[1]).abs()) < 0.05  # on the segment
     assert all(abs(where - index) <= 0.55 for index, where in enumerate(reached)), reached
@@ -272,19 +274,19 @@ def test_pareto_mtl_first_looks_for_its_part_alone_and_then_guards_it():
     balancer = create_balancer("pareto_mtl", "ab", rays=[[1, 0], [0, 1]], index=1)
     g = torch.eye(2, dtype=torch.float64)
     outside, inside = torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0])
-    assert balancer.weights(outside, g).tolist() == pytest.approx([1, -1])
-    assert balancer.weights(inside, g).tolist() == pytest.approx([1, 1])
-    guarding = balancer.weights(outside, g)  # the point shortest among g_1, g_2 and g_1 - g_2
+    assert balancer.compute_weights(outside, g).tolist() == pytest.approx([1, -1])
+    assert balancer.compute_weights(inside, g).tolist() == pytest.approx([1, 1])
+    guarding = balancer.compute_weights(outside, g)  # the point shortest among g_1, g_2 and g_1 - g_2
     assert float(guarding.abs().sum()) == pytest.approx(2)
     assert guarding[0] > guarding[1]
     late = create_balancer("pareto_mtl", "ab", rays=[[1, 0], [0, 1]], index=1)
     late.epoch = 2
-    torch.testing.assert_close(late.weights(outside, g), guarding)
+    torch.testing.assert_close(late.compute_weights(outside, g), guarding)
 
 
 def test_pareto_mtl_preference_scales_the_losses():
     balancer = create_balancer("pareto_mtl", "ab", rays=[[1, 0], [0, 1]], index=1, preference={"b": 3.0})
-    assert balancer.weights(torch.tensor([2.0, 1.0]), torch.eye(2, dtype=torch.float64)).min() > 0
+    assert balancer.compute_weights(torch.tensor([2.0, 1.0]), torch.eye(2, dtype=torch.float64)).min() > 0
 
 
 @pytest.mark.parametrize(

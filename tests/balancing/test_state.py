@@ -9,9 +9,9 @@ import torch
 from tests.balancing.problems import ALL, Net, make, train
 
 CASES = [(name, {}) for name in ALL] + [
-    ("mgda", {"every": 4}),
-    ("realtime", {"ema": 0.9}),
-    ("pcgrad", {"ema": 0.5, "every": 3}),
+    ("mgda", {"update_every": 4}),
+    ("realtime", {"weight_ema": 0.9}),
+    ("pcgrad", {"weight_ema": 0.5, "update_every": 3}),
     ("initial_loss", {"batches": 5}),
 ]
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from balancing.spans import span
+from ..spans import span
 
 __all__ = ["average_over_processes", "averaged_gradients", "several_processes", "sum_over_samples"]
 

@@ -1,0 +1,56 @@
+"""Losses relative to their running means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
+
+__all__ = ["InverseMean"]
+
+
+@register_balancer("inverse_mean")
+class InverseMean(LossBalancer):
+    """Weights proportional to the reciprocal of a running mean: ``w_i ~ 1 / (mean of the last W values of L_i + eps)``, sum 1.
+
+    needs: losses     scale: mean-like     heads: weighted
+    The current value is part of the window; before W steps the mean is over what there is.
+
+    Args:
+        objectives: Names of the losses.
+        window: W, in steps.
+        eps: Keeps the weight finite as a loss reaches zero.
+        options: See :class:`balancing.Options`.
+    """
+
+    convention = "mean"
+    positive = True
+    history: Tensor
+    count: Tensor
+
+    def __init__(
+        self, objectives: Sequence[str], *, window: int = 10, eps: float = 1e-8, **options: Unpack[BalancerOptions]
+    ) -> None:
+        super().__init__(objectives, **options)
+        if window < 1:
+            raise ValueError(f"inverse_mean: window must be at least 1, got {window}")
+        if not eps > 0:
+            raise ValueError(f"inverse_mean: eps must be positive, got {eps}")
+        self.eps = eps
+        self.register_buffer("history", torch.zeros(window, len(self.objectives)))
+        self.register_buffer("count", torch.tensor(0))
+
+    def compute_weights(self, losses: Tensor) -> Tensor:
+        """(K,) normalised reciprocals of the running means."""
+        self.require_positive(losses + self.eps)
+        count, window = int(self.count), len(self.history)
+        self.history[count % window] = losses
+        self.count += 1
+        inverse = 1 / (self.history[: count + 1].mean(0) + self.eps)
+        return inverse / inverse.sum()

@@ -44,7 +44,7 @@ class Composed(Balancer):
         self.convention, self.head_rule = gradient_balancer.convention, gradient_balancer.head_rule
         self.measures = gradient_balancer.measures
         self.observes = loss_balancer.observes or gradient_balancer.observes
-        self.loss_balancer, self.gradient_balancer = loss_balancer, gradient_balancer
+        self.gradient_balancer, self.loss_balancer = gradient_balancer, loss_balancer
         self._loss_weights_now: Tensor | None = None
 
     def active(self) -> tuple[int, ...] | None:

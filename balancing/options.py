@@ -88,7 +88,7 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
     """
     for old, new in _RENAMED.items():
         if old in given:
-            raise ValueError(f"{owner}: the option {old}= is called {new}= now")
+            raise ValueError(f"{owner}: the option {old}= was renamed to {new}=")
     options = Options(**given)
     for name, annotation in _annotations().items():
         raise_for_choice(owner, name, getattr(options, name), annotation)

@@ -189,7 +189,7 @@ def methods() -> list[str]:
     """Balancers that any batch can be given to."""
     from balancing import balancer_class, list_balancers
 
-    return [name for name in list_balancers() if balancer_class(name).needs != "validation" and name != "torchjd"]
+    return [name for name in list_balancers() if name != "torchjd" and balancer_class(name).needs != "validation"]
 
 
 def looks_at_gradients(name: str) -> bool:
@@ -236,7 +236,7 @@ def measure_every(rounds: int) -> list[Row]:
                 problem.clear()
             problem.plain()
 
-    variants = {"plain": ten} | {name: problem.balanced(name, steps=10, every=10) for name in ("mgda", "upgrad")}
+    variants = {"plain": ten} | {name: problem.balanced(name, steps=10, update_every=10) for name in ("mgda", "upgrad")}
     medians = take_turns(problem, variants, max(rounds // 3, 3), "every=10")
     return as_rows(problem, {name: value / 10 for name, value in medians.items()})
 
@@ -291,7 +291,7 @@ def measure_solvers(rounds: int) -> list[Row]:
                 j = torch.randn(count, 4 * count, generator=generator, dtype=torch.float64)
                 gramian, losses = j @ j.T, torch.rand(count, generator=generator, dtype=torch.float64) + 0.5
                 start = time.perf_counter()
-                balancer._effective(losses, gramian)
+                balancer.effective_weights(losses, gramian)
                 balancer.step += 1
                 if turn >= 2:
                     seconds.append(time.perf_counter() - start)
@@ -372,7 +372,7 @@ def steps_table(rows: Sequence[Row]) -> str:
     lines = ["| step | to a plain step | to the bare passes |", "|---|---|---|"]
     cheap = {row["variant"] for row in rows if row["part"] == "losses"} - {"plain"}
     rows = [row for row in rows if row["part"] != "steps" or row["variant"] not in cheap]  # they have their own table
-    every = [line.replace(" |", ", `every=10` |", 1) + " |" for line in cells(rows, "every", "to_plain")[1:]]
+    every = [line.replace(" |", ", `update_every=10` |", 1) + " |" for line in cells(rows, "every", "to_plain")[1:]]
     return "\n".join(lines + cells(rows, "steps", "to_plain", "to_bare") + every) + "\n"
 
 

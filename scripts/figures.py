@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "results"
 DOCUMENT = ROOT / "docs" / "balancing.md"
 
-from balancing import Balancer, BilevelBalancer, balancer_class, create_balancer  # noqa: E402
+from balancing import Balancer, BilevelBalancer, Composed, balancer_class, create_balancer  # noqa: E402
 from scripts import documents  # noqa: E402
 
 #: Every method, family by family, in the order of the pages in docs/.
@@ -293,10 +293,10 @@ def chooser() -> str:
             if name == "torchjd":
                 cells = [
                     "gramian or jacobian",
-                    cost(cls),
-                    cls.convention,
+                    "K backwards",
+                    "own",
                     "unit",
-                    cls.preference_on,
+                    "rows",
                     "as there",
                     "as there",
                 ]
@@ -316,9 +316,9 @@ def chooser() -> str:
 
 def cost(cls: type[Balancer]) -> str:
     """What a step costs, in backward passes through the shared parameters."""
-    if cls.needs == "validation":
+    if issubclass(cls, BilevelBalancer):
         return BILEVEL[cls.name]
-    turns = cls.active is not Balancer.active
+    turns = cls.active not in (Balancer.active, Composed.active)
     words = "K backwards" if cls.needs in ("gramian", "jacobian") and not turns else "1 backward"
     words += ", of one objective" * turns + ", a forward more" * bool(cls.observes)
     return words + ", gradients kept" * cls.remembers
@@ -328,7 +328,7 @@ def heads(name: str) -> str:
     """What the gradients of heads are multiplied with by default."""
     balancer = make(name, 3)
     rule = balancer.head_rule if balancer.measures else "weighted"
-    return rule if balancer.before is None else f"{rule}, after `{balancer.before.name}`"
+    return f"{rule}, after `{balancer.loss_balancer.name}`" if isinstance(balancer, Composed) else rule
 
 
 def invariance(name: str) -> str:

@@ -23,7 +23,7 @@ class SoftAdapt(LossBalancer):
     Loss Functions", 2019.
 
     needs: losses     scale: mean-like     heads: weighted
-    Equal weights at the first step. Differences of single batches are mostly noise; ``ema=`` smooths the weights.
+    Equal weights at the first step. Differences of single batches are mostly noise; ``weight_ema=`` smooths the weights.
 
     Args:
         objectives: Names of the losses.

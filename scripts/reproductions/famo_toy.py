@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from balancing import create_balancer
+from balancing import LossBalancer, create_balancer
 from scripts.reproductions.experiment import Experiment
 
 __all__ = ["EXPERIMENTS", "draw"]
@@ -68,7 +68,10 @@ def trace(method: str, clip: float | None = None, steps: int = STEPS) -> np.ndar
             values, jacobians = losses(points)
             gramians = torch.from_numpy(jacobians @ jacobians.mT).double()
             seen = torch.from_numpy(values).double()
-            weights = [each.weights(*pair) for each, *pair in zip(balancers, seen, gramians, strict=True)]
+            weights = [
+                each.compute_weights(*((value,) if isinstance(each, LossBalancer) else (value, gramian)))
+                for each, value, gramian in zip(balancers, seen, gramians, strict=True)
+            ]
             gradient = (torch.stack(weights).float().numpy()[:, None] @ jacobians)[:, 0]
             if clip is not None:
                 gradient *= np.minimum(clip / (np.linalg.norm(gradient, axis=1, keepdims=True) + 1e-6), 1)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from balancing import create_balancer
-from balancing.backward import find_leaves
+from balancing.measuring.graph import find_leaves
 from zoo.dense import Dense, dense, dense_resnet18
 from zoo.dense_mtan import dense_mtan
 from zoo.dense_segnet import SegNet, _unpool, dense_segnet

@@ -31,11 +31,9 @@ class AutoLambda(BilevelBalancer):
     negative weight, and is then unlearned.
 
     Args:
-        objectives: Names of the losses.
         primary: The objectives whose validation losses count; all if empty.
         init: The first lambda of every objective.
         radius: How far from the parameters the difference is taken, in their units.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

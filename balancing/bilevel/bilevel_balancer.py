@@ -31,7 +31,6 @@ class BilevelBalancer(Method):
     ... )
 
     Args:
-        objectives: Names of the losses.
         options: See :class:`balancing.Options`; most have no meaning.
     """
 

@@ -35,11 +35,9 @@ class FORUM(BilevelBalancer):
     linear term that belongs to its nu; here both come from the problem above.
 
     Args:
-        objectives: Names of the losses.
         rho: How fast the constraint must be approached.
         inner_steps: T; the descent stops early at a step that would raise f.
         inner_lr: Step size of the descent; ``None``: the ``lr`` given to ``meta_backward``. Published: 0.1.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

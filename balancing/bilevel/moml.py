@@ -28,10 +28,6 @@ class MOML(BilevelBalancer):
     needs: validation     scale: mean-like     heads: weighted     preference: scales both losses
     2K backwards a step. The min-norm weights belong to the normalised gradients, whose combination alpha then follows;
     the authors' first code finds them for these, but applies them to the raw ones.
-
-    Args:
-        objectives: Names of the losses.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"

@@ -28,11 +28,9 @@ class AlignedMTL(GramianBalancer):
     one is 2000 times shorter count as one; zero gradients get weight 0.
 
     Args:
-        objectives: Names of the losses.
         mode: The common squared length s: ``min``, ``median`` (the lower of two) or ``rmse`` (the mean) of the eigenvalues.
         tolerance: Relative to the largest eigenvalue and per objective. Machine epsilon of float32 as published: products of
             float32 gradients leave no more, and a smaller eigenvalue is noise, on which the length of the update would hang.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"

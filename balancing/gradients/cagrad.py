@@ -29,10 +29,8 @@ class CAGrad(GramianBalancer):
     ``1 + c^2`` in one experiment (NYUv2) and by nothing in another (Cityscapes), and multiply by K, ``scale="sum"`` here.
 
     Args:
-        objectives: Names of the losses.
         c: Radius of the ball in units of ||g_0||; 0 is the mean, and from 1 on d leads to a Pareto stationary point only.
         rescale: Divide d by ``1 + c^2`` (``square``), by ``1 + c`` (``linear``), or leave it (``none``).
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"

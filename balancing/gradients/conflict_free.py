@@ -27,10 +27,8 @@ class ConflictFree(GramianBalancer):
     sense of least squares. Zero gradients are ignored; two opposed gradients, or none, give a zero update.
 
     Args:
-        objectives: Names of the losses.
         length: Of the update. ``projection``: the sum of the gradients' projections on v, as published. ``min``, ``mean``,
             ``max``: that of the gradients' lengths.
-        options: See :class:`balancing.Options`.
     """
 
     preference_on = "method"

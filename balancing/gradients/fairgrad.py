@@ -31,9 +31,7 @@ class FairGrad(GramianBalancer):
     exists; then those weights are huge (``1e12^(alpha / (1 + alpha))`` times the usual) and what they add to d cancels.
 
     Args:
-        objectives: Names of the losses.
         alpha: How much the objectives with the least progress are favoured; positive, 1 to 2 in the paper.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

@@ -26,11 +26,9 @@ class GradNormalize(GramianBalancer):
     A zero gradient keeps weight 1 and does not count in the mean.
 
     Args:
-        objectives: Names of the losses.
         length: ``mean``: of the gradients of this step. ``unit``: 1, so ``w_i = r_i^alpha / n_i``.
         alpha: How strongly slow objectives are favoured; 0 asks for equal lengths, any other value for positive losses.
         initial_losses: L_i(0) > 0 of every objective, or ``None`` to take those of the first step. Unused if alpha is 0.
-        options: See :class:`balancing.Options`.
     """
 
     initial: Tensor

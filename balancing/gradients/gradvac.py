@@ -30,9 +30,7 @@ class GradVac(GramianBalancer):
     their pairs are left alone.
 
     Args:
-        objectives: Names of the losses.
         beta: Step of the targets, in (0, 1]; public code often has 0.5.
-        options: See :class:`balancing.Options`.
     """
 
     preference_on = "rows"

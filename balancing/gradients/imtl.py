@@ -30,9 +30,7 @@ class IMTL(Composed):
     s is a parameter: give ``balancer.parameters()`` to an optimizer (Adam, about 0.02) without weight decay.
 
     Args:
-        objectives: Names of the losses.
         init: ``losses``: start at the optimum for the first losses. A number: start every s there (published: 0).
-        options: See :class:`balancing.Options`.
     """
 
     needs = "gramian"

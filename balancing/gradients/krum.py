@@ -27,21 +27,14 @@ class Krum(GramianBalancer):
     scores the first objective wins; with K = f + 3 a score is one distance, which the two nearest gradients always share.
 
     Args:
-        objectives: Names of the losses.
         byzantine: f, how many objectives may be arbitrarily wrong.
         selected: m, how many gradients are averaged.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"
 
     def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        byzantine: int = 0,
-        selected: int = 1,
-        **options: Unpack[BalancerOptions],
+        self, objectives: Sequence[str], *, byzantine: int = 0, selected: int = 1, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
         size = len(self.objectives)

@@ -30,11 +30,9 @@ class MGDA(GramianBalancer):
     promise above still holds.
 
     Args:
-        objectives: Names of the losses.
         solver: ``exact`` (active set), or ``frank_wolfe`` as in Sener and Koltun's Algorithm 2.
         iterations: Limit for ``frank_wolfe``.
         tolerance: Relative duality gap at which ``frank_wolfe`` stops.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"

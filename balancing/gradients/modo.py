@@ -30,10 +30,8 @@ class MoDo(GramianBalancer):
     converges, far above the weights jump between corners of the simplex.
 
     Args:
-        objectives: Names of the losses.
         gamma: Step size of the weights. The default, that of public code, allows squared lengths of 2000 in all.
         rho: Pull towards equal weights, in the unit of G. Public code has 0.1, which drowns short gradients.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"
@@ -42,12 +40,7 @@ class MoDo(GramianBalancer):
     mixture: Tensor
 
     def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        gamma: float = 1e-3,
-        rho: float = 0.0,
-        **options: Unpack[BalancerOptions],
+        self, objectives: Sequence[str], *, gamma: float = 1e-3, rho: float = 0.0, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
         if not gamma > 0:

@@ -31,12 +31,10 @@ class ParetoMTL(GramianBalancer):
     their units. Heads get their own gradient, as a negative weight would teach a head to be wrong.
 
     Args:
-        objectives: Names of the losses.
         rays: At least two vectors of K non-negative numbers. ``None``: for two objectives, five spread evenly over the
             quarter circle, as published; for more, one along each loss and the diagonal.
         index: Which ray to stay near; ``None``: the one nearest to the diagonal, equal losses.
         search_epochs: How long at most to descend on violated constraints alone.
-        options: See :class:`balancing.Options`.
     """
 
     preference_on = "method"

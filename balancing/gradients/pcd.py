@@ -32,11 +32,9 @@ class PCD(GramianBalancer):
     v_i is not kept from zero by a constant, so small gradients count in full; a zero primary gradient gives d = 0.
 
     Args:
-        objectives: Names of the losses.
         primary: The objective that comes first; ``None``: the first named.
         tau: Share of the progress along its own gradient that a secondary objective is to make, in [0, 1].
         beta: Decay of v per step, in [0, 1).
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

@@ -30,13 +30,11 @@ class SDMGrad(GramianBalancer):
     corners of the simplex; 1 converges.
 
     Args:
-        objectives: Names of the losses.
         lam: Weight of the mean gradient. The paper's experiments have 0.3, the authors' class 0.6.
         solver: ``exact`` or ``sgd``.
         lr: Step size of ``sgd``.
         momentum: Of ``sgd``, in [0, 1).
         iterations: Of ``sgd``.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"

@@ -183,7 +183,6 @@ def torchjd(
         objectives: Names of the losses, in the order of the rows that the aggregator gets.
         aggregator: Name of the class.
         arguments: Its keyword arguments. Lists become tensors; ``n_tasks`` is the number of objectives if not given.
-        options: See :class:`balancing.Options`.
 
     Raises:
         ValueError: torchjd is missing or has no such aggregator, or it refuses the arguments or this number of objectives.

@@ -32,11 +32,9 @@ class ConflictFreeMomentum(JacobianBalancer):
     its objective's turns. Keeps K + 2 gradients from step to step.
 
     Args:
-        objectives: Names of the losses.
         beta1: Decay of the momenta, in [0, 1).
         beta2: Decay of the second moment, in [0, 1).
         eps: Keeps the update finite where the second moment is zero.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

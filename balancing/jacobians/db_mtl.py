@@ -59,10 +59,8 @@ class DBMTL(Composed):
     to step.
 
     Args:
-        objectives: Names of the losses.
         beta: Share of the past, in [0, 1).
         decay: Power of the step number that divides it.
-        options: See :class:`balancing.Options`.
     """
 
     needs = "jacobian"
@@ -72,12 +70,7 @@ class DBMTL(Composed):
     weighs = "takes logarithms of the losses"
 
     def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        beta: float = 0.9,
-        decay: float = 0.0,
-        **options: Unpack[BalancerOptions],
+        self, objectives: Sequence[str], *, beta: float = 0.9, decay: float = 0.0, **options: Unpack[BalancerOptions]
     ) -> None:
         # weights 1 / (L + 1e-8), so logarithms, for the heads too
         super().__init__(Realtime(objectives), _EqualLengths(objectives, beta, decay, **options))

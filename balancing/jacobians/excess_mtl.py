@@ -33,9 +33,7 @@ class ExcessMTL(RowBalancer):
     its e(0) from the first that is not. Keeps K gradients from step to step.
 
     Args:
-        objectives: Names of the losses.
         eta: Step size of the weights.
-        options: See :class:`balancing.Options`.
     """
 
     head_convention = "weighted"

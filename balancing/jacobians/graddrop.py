@@ -27,20 +27,14 @@ class GradDrop(JacobianBalancer):
     sample, where the paper draws once for all samples. A coordinate without any gradient stays zero.
 
     Args:
-        objectives: Names of the losses.
         leak: Objective -> l_i in [0, 1], the part of its gradient that is never dropped; 0 where not named.
-        options: See :class:`balancing.Options`.
     """
 
     coordinatewise = True
     preference_on = "rows"
 
     def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        leak: Mapping[str, float] | None = None,
-        **options: Unpack[BalancerOptions],
+        self, objectives: Sequence[str], *, leak: Mapping[str, float] | None = None, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
         self.leak = self.vector(leak or {}, default=0.0)

@@ -31,14 +31,12 @@ class MoCo(JacobianBalancer):
     A zero gradient counts as zero. Keeps K gradients from step to step.
 
     Args:
-        objectives: Names of the losses.
         beta: Step of the averages, in (0, 1].
         beta_decay: Power of the step number that divides it.
         gamma: Step of the weights, in the unit of 1 / ``||y||^2``.
         gamma_decay: Power of the step number that divides it.
         rho: Pull towards equal weights, in the unit of ``||y||^2``.
         rescale: Whether gradients are made as long as their losses.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"

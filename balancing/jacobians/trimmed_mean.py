@@ -25,9 +25,7 @@ class TrimmedMean(JacobianBalancer):
     Needs K >= 2b + 1 objectives; b = 0 is the mean.
 
     Args:
-        objectives: Names of the losses.
         trim: b, how many gradients are left out on either side.
-        options: See :class:`balancing.Options`.
     """
 
     coordinatewise = True

@@ -25,11 +25,9 @@ class Alternating(ScheduleBalancer):
     parameters go on moving for the last objective when the next has its turn.
 
     Args:
-        objectives: Names of the losses.
         order: Whose turn it is; a name given twice has twice as many turns. As the objectives are listed if ``None``.
         period: Length of a turn.
         unit: Of ``period``: ``step`` or ``epoch``.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"

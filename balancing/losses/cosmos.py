@@ -28,10 +28,8 @@ class Cosmos(LossBalancer):
     A large r_i weighs L_i more, while the cosine draws L towards multiples of r. Weights may be negative.
 
     Args:
-        objectives: Names of the losses.
         penalty: Price of an angle between r and L, in units of the losses (published: 0.01 to 8).
         alpha: Concentration of the Dirichlet distribution (1 is uniform, more is nearer to its mean), or ``None``.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

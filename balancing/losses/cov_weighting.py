@@ -25,10 +25,6 @@ class CoefficientOfVariation(LossBalancer):
     needs: losses     scale: mean-like     heads: weighted
     Means and deviations are over all steps so far. As long as no ratio varies, as at the first step, all weights are
     1/K. The weights do not depend on the scale of any loss, and so leave the losses' differences in scale as they are.
-
-    Args:
-        objectives: Names of the losses.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"

@@ -28,10 +28,8 @@ class DWA(LossBalancer):
     window starts after one, when the other still holds the ones it was initialised with.
 
     Args:
-        objectives: Names of the losses.
         temperature: T; the larger, the more equal the weights.
         window: n in steps, or ``None`` for epochs.
-        options: See :class:`balancing.Options`.
     """
 
     positive = True

@@ -30,10 +30,8 @@ class FAMO(LossBalancer):
     With b = 0 invariant to the scale of every loss, up to the length of the update, which the paper's code also clips.
 
     Args:
-        objectives: Names of the losses.
         gamma: Pull of xi towards equality (published: 1e-5 to 1e-2).
         lower: b, a lower bound of each loss; 0 where not named.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"

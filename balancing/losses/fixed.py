@@ -23,9 +23,7 @@ class Fixed(ScheduleBalancer):
     Deep Learning Even Help?", NeurIPS 2022).
 
     Args:
-        objectives: Names of the losses.
         values: Weight of each objective, 1 where not named; zero switches an objective off.
-        options: See :class:`balancing.Options`.
     """
 
     constant = True

@@ -30,10 +30,8 @@ class GO4Align(LossBalancer):
     its k-means from random centres at every step.
 
     Args:
-        objectives: Names of the losses.
         groups: How many; K if there are fewer objectives.
         eta: Step of p, per unit of loss.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

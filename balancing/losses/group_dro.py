@@ -27,9 +27,7 @@ class GroupDRO(LossBalancer):
     The losses should be of one unit: a loss that stays above the others takes all weight in the end.
 
     Args:
-        objectives: Names of the losses.
         eta: Step of the weights, per unit of loss.
-        options: See :class:`balancing.Options`.
     """
 
     log_shares: Tensor

@@ -27,9 +27,7 @@ class IGB(LossBalancer):
     Invariant to the scale of every loss. Epochs are counted by ``balancer.next_epoch()``.
 
     Args:
-        objectives: Names of the losses.
         window: How many steps the base is averaged over, or ``None`` for the first epoch.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

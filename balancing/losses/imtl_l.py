@@ -30,9 +30,7 @@ class ImpartialLoss(Scalarization):
     settled. So by default the weights start at the optimum for the first losses.
 
     Args:
-        objectives: Names of the losses.
         init: ``losses``: start at the optimum for the first losses. A number: start every s there (published: 0).
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

@@ -24,10 +24,8 @@ class InitialLoss(LossBalancer):
     the mean over the first ``batches`` batches; until these are complete the mean so far is used.
 
     Args:
-        objectives: Names of the losses.
         initial_losses: L_i(0) > 0 of every objective, or ``None`` to measure them.
         batches: How many batches to measure over.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

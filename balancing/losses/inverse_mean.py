@@ -23,10 +23,8 @@ class InverseMean(LossBalancer):
     The current value is part of the window; before W steps the mean is over what there is.
 
     Args:
-        objectives: Names of the losses.
         window: W, in steps.
         eps: Keeps the weight finite as a loss reaches zero.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"

@@ -28,10 +28,8 @@ class PenaltyBoundaryIntersection(LossBalancer):
     A loss far below the ray gets a negative weight, and is raised. On the ray, where d_2 has no derivative, w = u.
 
     Args:
-        objectives: Names of the losses.
         theta: Price of leaving the ray.
         ideal: z, where the ray begins: a lower bound of each loss, 0 where not named.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

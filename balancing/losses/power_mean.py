@@ -27,9 +27,7 @@ class PowerMean(LossBalancer):
     Computed from logarithms, so losses must be positive, and their powers neither over- nor underflow.
 
     Args:
-        objectives: Names of the losses.
         gamma: The exponent; ``inf`` and ``-inf`` are allowed.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

@@ -22,9 +22,7 @@ class PriorLoss(ScheduleBalancer):
     For classification L^prior is the entropy of the label frequencies, for a squared error the variance of the target.
 
     Args:
-        objectives: Names of the losses.
         prior_losses: L_i^prior > 0 of every objective; required, as the balancer does not see the labels.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

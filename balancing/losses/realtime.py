@@ -22,9 +22,7 @@ class Realtime(LossBalancer):
     Invariant to the scale of every loss. Raises on a negative loss, of which there is no logarithm.
 
     Args:
-        objectives: Names of the losses.
         eps: Keeps the weight finite as a loss reaches zero.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

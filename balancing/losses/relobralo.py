@@ -27,11 +27,9 @@ class ReLoBRaLo(LossBalancer):
     The weights do not depend on the scale of any loss.
 
     Args:
-        objectives: Names of the losses.
         temperature: T; the larger, the more equal the weights.
         alpha: How slowly the weights change.
         keep: Expected rho.
-        options: See :class:`balancing.Options`.
     """
 
     positive = True

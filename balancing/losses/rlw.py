@@ -26,7 +26,6 @@ class RLW(ScheduleBalancer):
     A method worth its cost should do better. All micro-batches of a step, and all processes, share one draw.
 
     Args:
-        objectives: Names of the losses.
         options: See :class:`balancing.Options`; ``seed`` decides the draws.
     """
 

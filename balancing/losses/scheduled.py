@@ -27,14 +27,12 @@ class Scheduled(ScheduleBalancer):
     For instance an auxiliary loss that fades out, ``end={"aux": 0}``, or one that joins late, ``start={"aux": 0}``.
 
     Args:
-        objectives: Names of the losses.
         start: Weight a of each objective, 1 where not named.
         end: Weight b of each objective, 1 where not named.
         shape: ``step``, ``linear`` or ``cosine``.
         begin: When the change begins, for all objectives or by name (0 where not named).
         length: How long it takes, for all objectives or by name (10 where not named); ``step`` ignores it.
         unit: Of ``begin`` and ``length``: ``step`` or ``epoch``.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

@@ -23,9 +23,7 @@ class Single(ScheduleBalancer):
     The single-task baseline: the other objectives are not differentiated, so their heads get no gradient.
 
     Args:
-        objectives: Names of the losses.
         objective: The one to train; the first if ``None``.
-        options: See :class:`balancing.Options`.
     """
 
     constant = True

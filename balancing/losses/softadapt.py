@@ -26,9 +26,7 @@ class SoftAdapt(LossBalancer):
     Equal weights at the first step. Differences of single batches are mostly noise; ``weight_ema=`` smooths the weights.
 
     Args:
-        objectives: Names of the losses.
         beta: How strongly progress counts, per unit of loss; negative favours the fastest.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "mean"

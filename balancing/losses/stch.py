@@ -28,7 +28,6 @@ class SmoothTchebycheff(LossBalancer):
     needs: losses     scale: own     heads: weighted     preference: lambda, or p
 
     Args:
-        objectives: Names of the losses.
         form: ``linear`` or ``log``.
         mu: How smooth; in units of ``lambda_i L_i`` (``linear``) or of their logarithms (``log``; published: 1).
         ideal: z, a lower bound of each loss, 0 where not named (``linear`` only).
@@ -36,7 +35,6 @@ class SmoothTchebycheff(LossBalancer):
         warmup: How long before N is measured (``log`` only).
         measure: How long N is averaged over (``log`` only).
         unit: Of ``warmup`` and ``measure``: ``step`` or ``epoch``, which ``balancer.next_epoch()`` counts.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

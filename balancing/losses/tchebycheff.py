@@ -24,20 +24,14 @@ class Tchebycheff(LossBalancer):
     Only one objective is trained in most steps; ``stch`` is the smooth form.
 
     Args:
-        objectives: Names of the losses.
         ideal: z, a lower bound of each loss; 0 where not named.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"
     preference_on = "method"
 
     def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        ideal: Mapping[str, float] | None = None,
-        **options: Unpack[BalancerOptions],
+        self, objectives: Sequence[str], *, ideal: Mapping[str, float] | None = None, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
         self.ideal = self.vector(ideal or {}, default=0.0)

@@ -35,12 +35,10 @@ class Uncertainty(Scalarization):
     weights have settled. So by default the levels start at the optimum for the first losses.
 
     Args:
-        objectives: Names of the losses.
         form: ``gaussian`` or ``log1p``.
         classification: Objectives with the classification likelihood (``gaussian`` only; ``log1p`` has one form).
         init: ``losses``: start at the optimum for the first losses. A number: start every s (``gaussian``, published: 0)
             or every p (``log1p``, published: 1) there.
-        options: See :class:`balancing.Options`.
     """
 
     convention = "own"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .errors import BalancingError, SolverError
+from .measuring.features import Place
 from .measuring.graph import LossGraph
 from .measuring.looped import AtShared, Out
-from .measuring.place import Place
 from .measuring.processes import average_over_processes, several_processes
 from .method import Method
 from .micro_batches import MicroBatches, Part
@@ -74,7 +74,7 @@ class Balancer(Method):
         self._out: Out | None = None
 
     def active(self) -> tuple[int, ...] | None:
-        """Indices of the objectives that take part in the coming step, or ``None`` for all. The others cost nothing."""
+        """Indices of the objectives that the coming step differentiates; ``None``: all."""
         return None
 
     def update(self, losses: Tensor) -> None:
@@ -180,7 +180,10 @@ class Balancer(Method):
         raise NotImplementedError
 
     def _call(self, method: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-        """Result of a method, without gradients and autocast. A solver that failed is a BalancingError."""
+        """Result of a method, without gradients and autocast.
+
+        Raises BalancingError for a solver that failed.
+        """
         try:
             with span("weights"), torch.no_grad(), torch.autocast(arguments[0].device.type, enabled=False):
                 return method(*arguments)
@@ -190,7 +193,7 @@ class Balancer(Method):
     # ---- after the optimizer's step ------------------------------------------------------------------------------
 
     def observe(self, losses: Mapping[str, Tensor]) -> None:
-        """Show a method with ``observes`` the losses of the step's batch again, computed after the optimizer's step.
+        """Give a method with ``observes`` the batch's losses after the optimizer's step.
 
         Raises as :meth:`backward` does for losses that do not fit.
         """

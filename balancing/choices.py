@@ -14,8 +14,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def check_choices(owner: str | None = None) -> Callable[[F], F]:
-    """Decorator of functions and classes: an argument annotated with a ``Literal`` must have one of its values.
+    """Decorator that checks arguments annotated with a ``Literal``.
 
+    It is for functions and classes.
     A class is checked when it is made. Annotations are read at the first call.
 
     Args:
@@ -37,7 +38,7 @@ def check_choices(owner: str | None = None) -> Callable[[F], F]:
 
 
 def raise_for_choice(owner: str, name: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError if ``value`` is none of those that the ``Literal`` in ``annotation`` names."""
+    """Raise ValueError if ``value`` is none of those of the ``Literal`` in ``annotation``."""
     kinds = list(_kinds(annotation))
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     others = [kind for kind in kinds if get_origin(kind) is not Literal]

@@ -15,7 +15,7 @@ __all__ = ["Composed"]
 
 
 class Composed(Balancer):
-    """Two methods: the first weighs the losses, the second balances the gradients of the weighted losses.
+    """Two methods: the second balances the gradients of losses that the first weighs.
 
     Heads, too, get gradients of weighted losses. Options are those of the second method.
 
@@ -29,6 +29,8 @@ class Composed(Balancer):
 
     #: Why nothing can come before a method that is a composition itself.
     weighs: ClassVar[str] = "weighs the losses itself"
+    loss_balancer: Balancer
+    gradient_balancer: Balancer
 
     def __init__(self, loss_balancer: Balancer, gradient_balancer: Balancer) -> None:
         name, first = gradient_balancer.name, loss_balancer.name
@@ -52,12 +54,18 @@ class Composed(Balancer):
         return self.gradient_balancer.active()
 
     def effective_weights(self, losses: Tensor, *gramian: Tensor) -> Tensor:
-        """(K,) weights of the losses, of both methods together, with every option applied; see the kind of the second."""
+        """(K,) weights of both methods together, with every option applied.
+
+        Its arguments are those of the second's kind.
+        """
         second: Any = self.gradient_balancer
         return second.effective_weights(losses, *gramian, self._first(losses))
 
     def compute_weights(self, losses: Tensor, *measured: Tensor) -> Tensor:
-        """(K,) weights of the second method for losses and gradients that are weighed already; see its kind."""
+        """(K,) weights of the second method, for losses that are weighed already.
+
+        Its arguments are those of the second's kind.
+        """
         second: Any = self.gradient_balancer
         return second.compute_weights(losses, *measured)
 

@@ -42,12 +42,18 @@ def list_balancers(filter: str = "*") -> list[str]:
 
 
 def balancer_class(name: str) -> Any:
-    """The class behind ``name``, or the function. Raises ValueError with the nearest names if there is none."""
+    """The class, or the function, behind ``name``.
+
+    Raises ValueError with the nearest names if there is none.
+    """
     return _BALANCERS.get(name)
 
 
 def balancer_arguments(name: str) -> dict[str, inspect.Parameter]:
-    """Every keyword argument that ``create_balancer(name, ...)`` takes: the method's own, then the options all share."""
+    """Every keyword argument of ``create_balancer(name, ...)``.
+
+    The method's own come first, then the options that all share.
+    """
     own = inspect.signature(balancer_class(name), eval_str=True).parameters
     shared = inspect.signature(Options, eval_str=True).parameters
     merged = {key: p for key, p in own.items() if p.kind is not p.VAR_KEYWORD}

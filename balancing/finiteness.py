@@ -27,7 +27,10 @@ class FiniteCheck:
         self._arriving: tuple[Tensor, torch.cuda.Event] | None = None  # losses that are still to be checked
 
     def __call__(self, values: Tensor, what: str) -> bool:
-        """Whether the (K,) values, called ``what`` in messages, are finite. Raises NonFiniteError unless steps are skipped."""
+        """Whether the (K,) values, called ``what`` in messages, are finite.
+
+        Raises NonFiniteError unless steps are skipped.
+        """
         finite = [math.isfinite(value) for value in values.tolist()]
         if not all(finite) and not self._skips:
             name = self._objectives[finite.index(False)]
@@ -35,7 +38,7 @@ class FiniteCheck:
         return all(finite)
 
     def of_losses(self, losses: Tensor) -> bool:
-        """The same for losses, but on CUDA one step late, so that the step does not wait for the device."""
+        """The same for losses; on CUDA one step late, so that no step waits for the device."""
         if losses.device.type != "cuda" or self._skips:
             return self(losses, "loss")
         if self._arriving is not None:

@@ -13,9 +13,8 @@ from torch import Tensor
 from .base import Balancer, LossWeights
 from .errors import BalancingError
 from .measuring.features import AtFeatures, AtSubset
-from .measuring.gradients import Gradients
+from .measuring.gradients import Direction, Gradients
 from .measuring.graph import LossGraph
-from .measuring.place import Direction
 from .measuring.processes import sum_over_samples
 from .micro_batches import Part
 from .options import BalancerOptions
@@ -66,7 +65,7 @@ class GradientBalancer(Balancer):
         super().__init__(objectives, **options)
         self.head_rule = self.options.heads or self.head_convention
         if self.options.at != "shared":
-            self.place = {"features": AtFeatures, "subset": AtSubset}[self.options.at](self.name)
+            self.place = AtFeatures(self.name) if self.options.at == "features" else AtSubset(self.name)
         self._unit_heads = torch.ones(len(self.objectives))
 
     @abstractmethod

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from torch import Tensor
 
 from .gradient_balancer import GradientBalancer, Measured
-from .measuring.place import Direction
+from .measuring.gradients import Direction
 
 __all__ = ["GramianBalancer"]
 
@@ -22,8 +22,9 @@ class GramianBalancer(GradientBalancer):
 
     @abstractmethod
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) losses and (K, K) Gramian -> (K,) weights, without options. Called under ``torch.no_grad()`` on the CPU.
+        """(K,) losses and (K, K) Gramian -> (K,) weights, without options.
 
+        Called under ``torch.no_grad()``, with float64 tensors on the CPU.
         A call advances the state of methods that have one (running means, draws), as a step does.
         """
 
@@ -35,8 +36,8 @@ class GramianBalancer(GradientBalancer):
             gramian: (K, K) inner products of the gradients.
             loss_weights: (K,) weights that a method before this one gives to the losses.
         """
-        rescaled = self.rescaling.before(losses, gramian, loss_weights)
-        raw = self._call(self.compute_weights, rescaled.losses, rescaled.gramian)
+        rescaled = self.rescaling.before(losses, loss_weights, gramian)
+        raw = self._call(self.compute_weights, rescaled.losses, rescaled.of(gramian))
         self.warn_if_idle(stacklevel=6)
         return self.cache.store(self.rescaling.after(raw, rescaled), self.step)
 

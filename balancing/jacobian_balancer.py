@@ -11,8 +11,7 @@ from torch import Tensor
 
 from .errors import BalancingError
 from .gradient_balancer import GradientBalancer, Measured
-from .measuring.gradients import Gradients, flat_rows
-from .measuring.place import Direction
+from .measuring.gradients import Direction, Gradients, flat_rows
 from .options import BalancerOptions, Refused
 from .rescaling import Rescaled, shorten
 
@@ -25,7 +24,7 @@ Factors = Tensor | None
 
 
 class _Workspace:
-    """The memory of rows and the order of coordinates that a method with ``remembers`` keeps from step to step."""
+    """The matrix and the order of coordinates that a method with ``remembers`` keeps."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
@@ -39,7 +38,7 @@ class _Workspace:
         return self._matrix
 
     def restore_order(self, memory: dict[str, Tensor], gradients: Gradients) -> None:
-        """Let coordinates mean what they meant at the first step, in whatever order the graph lists the parameters now.
+        """Put the coordinates in the order of the first step.
 
         Raises BalancingError if they are other parameters, or do not fit a ``memory`` that was loaded.
         """
@@ -60,7 +59,9 @@ class _WholeGradients(GradientBalancer):
     """Base class of the two kinds that need whole gradients."""
 
     needs = "jacobian"
-    refused = (Refused("at", "combines whole gradients, so at='subset' has no meaning", "subset"),)
+    refused: ClassVar[tuple[Refused, ...]] = (
+        Refused("at", "combines whole gradients, so at='subset' has no meaning", "subset"),
+    )
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
@@ -76,11 +77,11 @@ class _WholeGradients(GradientBalancer):
         """Losses and Gramian for the method, and the factors of its rows."""
         if self.remembers:
             self._workspace.restore_order(self.memory, measured.gradients)
-        rescaled = self.rescaling.before(measured.losses, measured.gramian, loss_weights)
+        rescaled = self.rescaling.before(measured.losses, loss_weights, measured.gramian)
         factors = rescaled.rows / measured.factor
         return rescaled, factors if bool(factors.ne(1).any()) else None
 
-    def _apply(self, formula: Formula, rescaled: Rescaled, factors: Factors, rows: Tensor) -> Tensor:
+    def _evaluate(self, formula: Formula, rescaled: Rescaled, factors: Factors, rows: Tensor) -> Tensor:
         losses = rescaled.losses.to(torch.promote_types(rows.dtype, torch.float32)).to(rows.device)
         if factors is not None:
             rows *= factors.to(rows)[:, None]
@@ -95,21 +96,24 @@ class RowBalancer(_WholeGradients):
 
     @abstractmethod
     def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(K,) losses and (K, P) gradients -> (K,) weights, without options. Called under ``torch.no_grad()``.
+        """(K,) losses and (K, P) gradients -> (K,) weights, without options.
 
+        Called under ``torch.no_grad()``.
         A call advances the state of methods that have one, as a step does.
         """
 
     def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
         rescaled, factors = self._rescaled(measured, loss_weights)
-        raw = self._apply(self.compute_weights, rescaled, factors, measured.gradients.jacobian())
+        raw = self._evaluate(self.compute_weights, rescaled, factors, measured.gradients.jacobian())
         weights = self.cache.store(self.rescaling.after(raw.to(rescaled.rows), rescaled), self.step)
-        short = shorten(rescaled.undone(weights), rescaled.gramian, self.options.max_norm) * measured.factor
+        short = (
+            shorten(rescaled.undone(weights), rescaled.of(measured.gramian), self.options.max_norm) * measured.factor
+        )
         return weights, lambda: measured.gradients.combine(short.tolist())
 
 
 class JacobianBalancer(_WholeGradients):
-    """An update from whole gradients that is no weighted sum of them, or one of averages over steps.
+    """An update from whole gradients: coordinate by coordinate, or of averages over steps.
 
     A method overrides :meth:`combine`.
 
@@ -129,8 +133,9 @@ class JacobianBalancer(_WholeGradients):
 
     @abstractmethod
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(K,) losses and (K, P) gradients, which may be overwritten -> (P,) update. Called under ``torch.no_grad()``.
+        """(K,) losses and (K, P) gradients, which may be overwritten -> (P,) update.
 
+        Called under ``torch.no_grad()``.
         A call advances the state of methods that have one, as a step does.
         """
 
@@ -138,9 +143,9 @@ class JacobianBalancer(_WholeGradients):
         rescaled, factors = self._rescaled(measured, loss_weights)
         gradients, limit, size = measured.gradients, self.options.max_norm, self.rescaling.size
         if self.coordinatewise:
-            update = gradients.combine_coordinates(lambda rows: self._apply(self.combine, rescaled, factors, rows))
+            update = gradients.combine_coordinates(lambda rows: self._evaluate(self.combine, rescaled, factors, rows))
         else:
-            update = gradients.split(self._apply(self.combine, rescaled, factors, gradients.jacobian()))
+            update = gradients.split(self._evaluate(self.combine, rescaled, factors, gradients.jacobian()))
         if limit > 0:
             length = size * torch.stack([part.norm() for part in update]).norm()
             size *= float((limit / length).clamp(max=1.0))

@@ -1,4 +1,4 @@
-"""Balancers that take one backward: their weights follow from the losses or from the step alone."""
+"""Balancers that take one backward: weights from the losses or from the step alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LossBalancer(Balancer):
     """
 
     needs = "losses"
-    refused = (
+    refused: ClassVar[tuple[Refused, ...]] = (
         Refused("at", "looks at no gradients, so at= has no meaning"),
         Refused("heads", "weighs losses, so heads='unit' has no meaning", "unit"),
         Refused("normalize", "looks at no gradients, so normalize= has no meaning"),
@@ -56,7 +56,7 @@ class LossBalancer(Balancer):
         known = self.cache.constant(losses) if fixed else None
         if known is not None:
             return known
-        rescaled = self.rescaling.before(losses, None, loss_weights)
+        rescaled = self.rescaling.before(losses, loss_weights)
         raw = self._raw_weights(rescaled.losses)
         self.warn_if_idle(stacklevel=6)
         weights = self.cache.store(self.rescaling.after(raw, rescaled), self.step)
@@ -90,17 +90,24 @@ class LossBalancer(Balancer):
 
 
 class Scalarization(LossBalancer):
-    """A scalar function of the losses, which may have parameters of its own: the weights are its derivatives.
+    """A scalar function of the losses, whose derivatives are the weights.
 
+    It may have parameters of its own.
     A method overrides :meth:`loss`.
     """
 
     @abstractmethod
     def loss(self, losses: Tensor) -> Tensor:
-        """(K,) losses -> the scalar to minimize, differentiable in the losses and in the method's parameters."""
+        """(K,) losses -> the scalar to minimize.
+
+        It is differentiable in the losses and in the method's parameters.
+        """
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) losses -> (K,) derivatives of :meth:`loss`. A call adds to ``.grad`` of the method's parameters."""
+        """(K,) losses -> (K,) derivatives of :meth:`loss`.
+
+        A call adds to ``.grad`` of the method's parameters.
+        """
         leaf = losses.detach().requires_grad_()
         own = [parameter for parameter in self.parameters(recurse=False) if parameter.requires_grad]
         with torch.enable_grad():
@@ -114,8 +121,9 @@ class Scalarization(LossBalancer):
 
 
 class ScheduleBalancer(LossBalancer):
-    """Weights from the step, the epoch or chance alone; each micro-batch takes its backward at once.
+    """Weights from the step, the epoch or chance alone.
 
+    Each micro-batch takes its backward at once.
     A method overrides :meth:`compute_weights`, to which the values of the losses are of no use.
 
     Args:

@@ -1,4 +1,4 @@
-"""Objectives, options, counters and state: what every method has, whatever stands in for ``backward``."""
+"""Objectives, options, counters and state, which every method has."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Method(nn.Module):
     # ---- for methods ---------------------------------------------------------------------------------------------
 
     def vector(self, values: Mapping[str, float], default: float | None, positive: bool = False) -> Tensor:
-        """(K,) float64 tensor from a mapping by objective; raises as :func:`.objectives.objective_vector`."""
+        """(K,) float64 tensor from a mapping; raises as :func:`.objectives.objective_vector`."""
         return objective_vector(self.name, self.objectives, values, default, positive)
 
     def require_positive(self, losses: Tensor) -> None:

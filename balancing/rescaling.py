@@ -13,19 +13,21 @@ __all__ = ["Rescaled", "Rescaling", "shorten"]
 
 @dataclass(frozen=True)
 class Rescaled:
-    """Losses and Gramian after rescaling.
+    """Losses after rescaling, and the factors of the gradients.
 
     Attributes:
         losses: (K,) rescaled losses.
-        gramian: (K, K) Gramian of the rescaled gradients, or ``None``.
         rows: (K,) factors between the true and the rescaled gradients.
         chain: (K,) the part of ``rows`` due to the losses: weights of a loss method before, derivatives of logarithms.
     """
 
     losses: Tensor
-    gramian: Tensor | None
     rows: Tensor
     chain: Tensor
+
+    def of(self, gramian: Tensor) -> Tensor:
+        """Gramian of the rescaled gradients, from that of the true gradients."""
+        return gramian * self.rows[:, None] * self.rows
 
     def undone(self, weights: Tensor) -> Tensor:
         """Weights of the rescaled gradients, from those of the true gradients."""
@@ -56,10 +58,10 @@ class Rescaling:
     size: float
     require_positive: Callable[[Tensor], None]
 
-    def before(self, losses: Tensor, gramian: Tensor | None, loss_weights: Tensor | None) -> Rescaled:
-        """Losses and Gramian for the method; ``loss_weights`` are those of a loss method that comes first.
+    def before(self, losses: Tensor, loss_weights: Tensor | None, gramian: Tensor | None = None) -> Rescaled:
+        """Losses for the method, and the factors of its gradients.
 
-        Raises BalancingError for a loss that must be positive and is not.
+        ``loss_weights`` are those of a loss method that comes first. Raises BalancingError for a loss that must be positive and is not.
         """
         chain = torch.ones_like(losses)
         if loss_weights is not None:
@@ -82,7 +84,7 @@ class Rescaling:
             priority = self.preference.to(rows)
             rows = rows * priority
             losses = losses * priority if self.prefers_losses else losses
-        return Rescaled(losses, None if gramian is None else gramian * rows[:, None] * rows, rows, chain)
+        return Rescaled(losses, rows, chain)
 
     def after(self, raw: Tensor, rescaled: Rescaled) -> Tensor:
         """Weights of the true gradients from the ``raw`` weights of a method."""
@@ -97,7 +99,10 @@ class Rescaling:
 
 
 def shorten(weights: Tensor, gramian: Tensor, max_norm: float) -> Tensor:
-    """Weights of rows with this Gramian, whose combination is no longer than ``max_norm``; 0 is off."""
+    """Weights of rows with this Gramian, for a combination no longer than ``max_norm``.
+
+    0 is off.
+    """
     if max_norm == 0:
         return weights
     length = (weights @ gramian @ weights).clamp(min=0).sqrt()

@@ -45,7 +45,7 @@ class WeightCache(nn.Module):
             self.heads.copy_(factors)
 
     def constant(self, losses: Tensor) -> Tensor | None:
-        """Weights given to :meth:`store_constant`, if there are any in the precision and on the device of ``losses``."""
+        """The weights of :meth:`store_constant`, if they have the dtype and device of ``losses``."""
         kept = self._constant
         return kept if kept is not None and kept.dtype == losses.dtype and kept.device == losses.device else None
 

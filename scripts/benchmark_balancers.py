@@ -284,7 +284,7 @@ def measure_solvers(rounds: int) -> list[Row]:
         for count in COUNTS:
             if name == "krum" and count < 3:
                 continue
-            balancer = create_balancer(name, [str(k) for k in range(count)])
+            balancer: Any = create_balancer(name, [str(k) for k in range(count)])
             seconds = []
             for turn in range(rounds + 2):
                 generator = torch.Generator().manual_seed(turn)

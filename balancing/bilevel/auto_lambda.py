@@ -18,8 +18,9 @@ __all__ = ["AutoLambda"]
 
 @register_balancer("auto_lambda")
 class AutoLambda(BilevelBalancer):
-    """Minimise ``sum_i lambda_i L_i``, with lambda descending ``F = sum_{i primary} L_i^val(theta - lr sum_j lambda_j g_j)``.
+    """Auto-Lambda: weights whose step lowers the primary objectives' validation losses.
 
+    The update descends ``sum_i lambda_i L_i``, and lambda ``F = sum_{i primary} L_i^val(theta - lr sum_j lambda_j g_j)``.
     ``dF/dlambda_i = -lr g_i . v``, where v is the gradient of the primary validation losses after the virtual step. The
     product is the slope of L_i along v, by a central difference: ``(L_i(theta + e v) - L_i(theta - e v)) / 2e``,
     ``e = radius / ||v||``. A step costs two backwards and two forwards more, whatever the number of objectives.

@@ -18,7 +18,7 @@ __all__ = ["BilevelBalancer"]
 
 
 class BilevelBalancer(Method):
-    """A method that learns weights by their effect on other data: ``meta_backward`` stands in for ``backward``.
+    """A method that learns weights by their effect on other data, in ``meta_backward``.
 
     A method overrides :meth:`look_ahead`. What it learns is ``alpha``, one number per objective: give
     ``balancer.parameters()`` to an optimizer of its own. Both gradients are found before either optimizer steps, so the
@@ -49,7 +49,10 @@ class BilevelBalancer(Method):
 
     @abstractmethod
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The (K,) weights in force, the model's gradient as one tensor per ``ahead.parameters``, the (K,) gradient of alpha."""
+        """The (K,) weights, the model's gradient, and the (K,) gradient of alpha.
+
+        The model's gradient is one tensor per ``ahead.parameters``.
+        """
 
     def meta_backward(
         self,

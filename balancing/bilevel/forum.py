@@ -1,4 +1,4 @@
-"""FORUM: validation losses minimised under the constraint that the weighted training loss is minimal."""
+"""FORUM: validation losses under the constraint of a minimal weighted training loss."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ __all__ = ["FORUM", "constrained_min_norm_weights"]
 
 @register_balancer("forum")
 class FORUM(BilevelBalancer):
-    """Descend all ``F_k = L_k^val`` subject to ``q(z) = f(alpha, theta) - f(alpha, theta_T) <= 0``, ``z = (alpha, theta)``.
+    """FORUM: validation losses descend while the weighted training loss stays minimal.
 
+    All ``F_k = L_k^val`` descend subject to ``q(z) = f(alpha, theta) - f(alpha, theta_T) <= 0``, ``z = (alpha, theta)``.
     ``f = sum_i softmax(alpha)_i L_i``, and theta_T is theta after T gradient steps on f, so q measures how far the weighted
     training loss is from its minimum. The direction solves ``min_d max_k u_k.d + ||d||^2 / 2`` subject to
     ``q'.d <= -rho ||q'||^2``, u_k the gradient of F_k at theta divided by its length, q' that of q:
@@ -84,7 +85,10 @@ class FORUM(BilevelBalancer):
         return weights, [u.add_(g, alpha=nu) for u, g in zip(upper, lower, strict=True)], nu * slope
 
     def _descend(self, ahead: Lookahead, weights: Tensor, gradient: list[Tensor]) -> Tensor:
-        """(K,) training losses after ``inner_steps`` gradient steps on their weighted sum, the first along ``gradient``."""
+        """(K,) training losses after ``inner_steps`` gradient steps on their weighted sum.
+
+        The first step goes along ``gradient``.
+        """
         lr = ahead.lr if self.inner_lr is None else self.inner_lr
         point, losses = ahead.moved(gradient, 0.0), ahead.mean(ahead.losses)
         for step in range(self.inner_steps):
@@ -100,8 +104,9 @@ class FORUM(BilevelBalancer):
 
 
 def constrained_min_norm_weights(gramian: Tensor, along: Tensor, squared: float, rho: float) -> Tensor:
-    """``argmin_{l in simplex, nu >= 0} ||sum_k l_k u_k + nu q||^2 / 2 - nu rho ||q||^2``: the weights l.
+    """Weights l of the min-norm point under FORUM's constraint.
 
+    ``argmin_{l in simplex, nu >= 0} ||sum_k l_k u_k + nu q||^2 / 2 - nu rho ||q||^2``.
     If the min-norm point keeps the constraint by itself, nu is 0. Otherwise nu is the minimiser for its l, which leaves
     ``l'Sl / 2 + rho u.q l``, S the Gramian of what is orthogonal to q: non-negative QPs whose multiplier of
     ``sum l = 1`` is corrected until it holds.

@@ -60,7 +60,10 @@ class Lookahead:
         return self._call(self._train, parameters)
 
     def validation_losses(self, parameters: Sequence[Tensor]) -> Tensor:
-        """(K,) validation losses of the model with these parameters, times the preference. Raises if one is not finite."""
+        """(K,) validation losses of the model with these parameters, times the preference.
+
+        Raises NonFiniteError if one is not finite.
+        """
         losses = self._call(self._validation, parameters)
         self._require_finite(self.mean(losses), "validation loss")
         return losses
@@ -74,7 +77,10 @@ class Lookahead:
         return gradients
 
     def rows(self, losses: Tensor, parameters: Sequence[Tensor], what: str) -> Rows:
-        """Each loss's gradient, averaged over processes. Raises, naming ``what`` it is, if one is not finite."""
+        """Each loss's gradient, averaged over processes.
+
+        Raises NonFiniteError, naming ``what`` it is, if one is not finite.
+        """
         gradients = collect(losses.unbind(), parameters, {}, keep_graph=False)
         gradients.synchronize()
         rows = Rows(gradients.jacobian(), parameters)
@@ -128,7 +134,10 @@ class Rows:
 
 
 class _Losses(nn.Module):
-    """Calls a closure on a model: what ``functional_call`` needs to reach all of a model, not its ``forward`` alone."""
+    """Module that calls a closure on a model.
+
+    ``functional_call`` reaches all of a model by it, not its ``forward`` alone.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -19,8 +19,9 @@ __all__ = ["MOML"]
 
 @register_balancer("moml")
 class MOML(BilevelBalancer):
-    """Minimise ``sum_i w_i L_i``, ``w = softmax(alpha)``, with alpha descending all ``F_k = L_k^val(theta - lr sum_i w_i g_i)`` at once.
+    """MOML: weights whose step lowers every objective's validation loss.
 
+    The update descends ``sum_i w_i L_i``, ``w = softmax(alpha)``, and alpha all ``F_k = L_k^val(theta - lr sum_i w_i g_i)`` at once.
     ``dF_k/dw_i = -lr v_k . g_i``, v_k the gradient of validation loss k after the virtual step, is exact for one step and
     needs no second derivative. The K gradients of alpha are divided by their lengths and combined by their min-norm point.
     Ye, Lin, Yue, Guo, Xiao and Zhang, "Multi-Objective Meta Learning", NeurIPS 2021.
@@ -37,7 +38,7 @@ class MOML(BilevelBalancer):
         self.alpha = nn.Parameter(torch.zeros(len(self.objectives)))
 
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The softmax weights, the gradient of the weighted training losses, and the min-norm gradient of alpha."""
+        """Weights, gradient of the weighted training losses, and min-norm gradient of alpha."""
         share = torch.softmax(self.alpha.detach().to(ahead.losses), 0)
         weights = share * len(share) if self.options.scale == "sum" else share
         inner = ahead.rows(ahead.losses, ahead.parameters, "gradient")

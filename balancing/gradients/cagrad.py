@@ -18,8 +18,9 @@ __all__ = ["CAGrad"]
 
 @register_balancer("cagrad")
 class CAGrad(GramianBalancer):
-    """Help the worst objective within a ball around the mean gradient g_0: ``max_d min_i g_i.d`` with ``||d - g_0|| <= c ||g_0||``.
+    """CAGrad: the best direction for the worst objective in a ball around the mean gradient.
 
+    ``max_d min_i g_i.d`` with ``||d - g_0|| <= c ||g_0||``, g_0 the mean gradient.
     Its dual is ``min_{w in simplex} g_w.g_0 + c ||g_0|| ||g_w||``, ``g_w = sum_i w_i g_i``, with ``d = g_0 + c ||g_0|| g_w / ||g_w||``.
     Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021.
 

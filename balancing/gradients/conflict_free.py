@@ -17,8 +17,9 @@ __all__ = ["ConflictFree"]
 
 @register_balancer("conflict_free")
 class ConflictFree(GramianBalancer):
-    """ConFIG: follow the unit vector v with ``cos(v, g_i)`` equal for all i, for the length ``sum_i g_i.v``.
+    """ConFIG: the direction with the same angle to every gradient.
 
+    It is the unit vector v with ``cos(v, g_i)`` equal for all i, times ``sum_i g_i.v``.
     With unit gradients U as rows, ``v ~ U^+ 1 = U' C^+ 1``, so the matrix of cosines C is enough.
     Liu, Chu and Thuerey, "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks", ICLR 2025.
 

@@ -13,8 +13,9 @@ __all__ = ["DualProj"]
 
 @register_balancer("dualproj")
 class DualProj(GramianBalancer):
-    """The direction nearest to the mean gradient that conflicts with no objective: ``w = argmin w'Gw`` over ``w >= 1/K``.
+    """DualProj: the direction nearest to the mean gradient that conflicts with no objective.
 
+    ``w = argmin w'Gw`` over ``w >= 1/K``.
     Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017 (there with one gradient to
     project and the others as constraints).
 

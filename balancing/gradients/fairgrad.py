@@ -18,8 +18,9 @@ __all__ = ["FairGrad"]
 
 @register_balancer("fairgrad")
 class FairGrad(GramianBalancer):
-    """Progress that is alpha-fair: ``(G w)_i = p_i w_i^(-1/alpha)`` with w > 0, ``d = sum_i w_i g_i``.
+    """FairGrad: progress of the objectives that is alpha-fair.
 
+    ``(G w)_i = p_i w_i^(-1/alpha)`` with w > 0, ``d = sum_i w_i g_i``.
     So ``w_i = (p_i / g_i.d)^alpha``: alpha near 0 is the plain sum, 1 is ``nash_mtl``, and the larger alpha the closer to
     the largest smallest progress. The update grows as the gradients to the power ``(1 - alpha) / (1 + alpha)``.
     Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024.

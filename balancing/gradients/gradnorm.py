@@ -1,4 +1,4 @@
-"""GradNorm: learn weights that keep the weighted gradients at lengths set by each objective's pace."""
+"""GradNorm: learned weights, with gradient lengths set by each objective's pace."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ __all__ = ["GradNorm"]
 
 @register_balancer("gradnorm")
 class GradNorm(GramianBalancer):
-    """Pull the lengths ``w_i n_i``, n_i = ||g_i||, towards ``T_i = mean_j(w_j n_j) r_i^alpha``, where ``r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0))``.
+    """GradNorm: learned weights, with gradient lengths set by each objective's pace.
 
+    The lengths ``w_i n_i``, n_i = ||g_i||, are pulled towards ``T_i = mean_j(w_j n_j) r_i^alpha``, where
+    ``r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0))``.
     The weights descend ``sum_i |w_i n_i - T_i|`` with T held constant. Its derivative is ``sign(w_i n_i - T_i) n_i``, so
     the Gramian's diagonal is enough and no second backward is needed. ``w = K softmax(theta)`` keeps them positive and their sum K.
     Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing", ICML 2018, which measures at the last shared

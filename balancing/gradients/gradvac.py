@@ -17,8 +17,10 @@ __all__ = ["GradVac"]
 
 @register_balancer("gradvac")
 class GradVac(GramianBalancer):
-    """For each i take p = g_i and, for every j != i in random order, if ``c = cos(p, g_j) < phi_ij``, add that multiple of g_j which makes it phi_ij.
+    """GradVac: each gradient pulled to the cosines with others that are usual for the pair.
 
+    For each i take p = g_i and, for every j != i in random order, if ``c = cos(p, g_j) < phi_ij``, add that multiple of g_j
+    which makes it phi_ij.
     The multiple is ``||p|| (phi sqrt(1 - c^2) - c sqrt(1 - phi^2)) / (||g_j|| sqrt(1 - phi^2))``; then, changed or not,
     ``phi_ij <- (1 - beta) phi_ij + beta c``. ``d = sum_i p_i``. As phi starts at 0, the first step is PCGrad.
     Wang et al., "Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively Multilingual Models",

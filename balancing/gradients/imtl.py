@@ -21,8 +21,9 @@ class _ScaledGradient(ImpartialGradient):
 
 @register_balancer("imtl")
 class IMTL(Composed):
-    """IMTL-G on the gradients of losses that IMTL-L scales: rows ``e^{s_i} g_i``, where s descends ``sum_i e^{s_i} L_i - s_i``.
+    """IMTL: IMTL-G on the gradients of losses that IMTL-L scales.
 
+    The rows are ``e^{s_i} g_i``, where s descends ``sum_i e^{s_i} L_i - s_i``.
     Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021. Short for ``create_balancer(["imtl_l", "imtl_g"], ...)``.
 
     needs: gramian     scale: mean-like     heads: unit (of e^s L)     preference: projections in proportion to it

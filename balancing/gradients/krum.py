@@ -17,8 +17,9 @@ __all__ = ["Krum"]
 
 @register_balancer("krum")
 class Krum(GramianBalancer):
-    """Average the m gradients whose K - f - 2 nearest others are nearest, by the sum of ``||g_i - g_j||^2``.
+    """Krum: the mean of the m gradients that lie closest to others.
 
+    Close is the sum of ``||g_i - g_j||^2`` over the K - f - 2 nearest others.
     Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", NIPS 2017; m > 1 is
     Multi-Krum.
 

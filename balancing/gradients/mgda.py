@@ -17,8 +17,9 @@ __all__ = ["MGDA"]
 
 @register_balancer("mgda")
 class MGDA(GramianBalancer):
-    """Move along the min-norm point of the gradients' convex hull: ``w = argmin_{w in simplex} w'Gw``, ``d = sum_i w_i g_i``.
+    """MGDA: the min-norm point of the gradients' convex hull.
 
+    ``w = argmin_{w in simplex} w'Gw``, ``d = sum_i w_i g_i``.
     No objective's gradient has a product with d smaller than ``||d||^2``, so a small step improves all of them; d is zero
     exactly where no direction does (Pareto stationarity).
     Desideri, "Multiple-gradient descent algorithm", C. R. Math. 2012; Sener and Koltun, "Multi-Task Learning as

@@ -1,4 +1,4 @@
-"""MoDo: one projected step towards MGDA's weights per batch, with two independent samples of the gradients."""
+"""MoDo: one projected step towards MGDA's weights per batch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ __all__ = ["MoDo"]
 
 @register_balancer("modo")
 class MoDo(GramianBalancer):
-    """Let weights on the simplex descend ``1/2 w'Gw + rho/2 w'w``, a step per batch: ``w <- project(w - gamma (Gw + rho w))``.
+    """MoDo: one projected step per batch towards MGDA's weights.
 
+    Weights on the simplex descend ``1/2 w'Gw + rho/2 w'w``: ``w <- project(w - gamma (Gw + rho w))``.
     Chen et al., "Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and Conflict-Avoidance",
     NeurIPS 2023.
 

@@ -13,8 +13,9 @@ __all__ = ["NashMTL"]
 
 @register_balancer("nash_mtl")
 class NashMTL(GramianBalancer):
-    """Maximise the product of the objectives' progress: ``(G a)_i = p_i / a_i`` with a > 0, ``w = a``, ``d = sum_i a_i g_i``.
+    """Nash-MTL: the greatest product of the objectives' progress.
 
+    ``(G a)_i = p_i / a_i`` with a > 0, ``w = a``, ``d = sum_i a_i g_i``.
     Every objective makes progress, ``g_i.d = p_i / a_i``, and ``||d||^2 = sum_i p_i = K`` whatever the losses' scale.
     Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022.
 

@@ -19,8 +19,9 @@ __all__ = ["ParetoMTL"]
 
 @register_balancer("pareto_mtl")
 class ParetoMTL(GramianBalancer):
-    """MGDA among the losses that lie nearer to one ray, by angle, than to any other: ``(u_j - u_k).L <= 0`` for all rays u_j.
+    """Pareto MTL: MGDA among the losses that lie nearest to one of several rays.
 
+    Nearest is meant by angle: ``(u_j - u_k).L <= 0`` for all rays u_j.
     While a constraint is violated in the first epochs, the update is the min-norm point of the violated constraints'
     gradients ``sum_i (u_j - u_k)_i g_i`` alone. From the first batch inside on, it is the min-norm point of the objectives'
     gradients and those of the constraints that are violated. Weights may be negative; the sum of their sizes is K.

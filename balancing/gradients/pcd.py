@@ -19,8 +19,9 @@ __all__ = ["PCD"]
 
 @register_balancer("pcd")
 class PCD(GramianBalancer):
-    """The direction nearest to the primary gradient that gives each secondary objective a share tau of its own progress.
+    """PCD: the direction nearest to the primary gradient on which the others progress, too.
 
+    Each secondary objective gets a share tau of its own progress.
     ``min_d ||d - h_0||`` with ``h_j.d >= tau p_j ||h_j||^2`` for every secondary j, then d gets the length of g_0. Gradients
     are compared as ``h_i = g_i / sqrt(v_i)``, v_i the running mean of ||g_i||^2 with its bias removed.
     Varam and AlHajri, "Not All Objectives Are Born Equal: Priority-Constrained Descent for Hierarchical Multi-Objective

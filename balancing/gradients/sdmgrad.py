@@ -1,4 +1,4 @@
-"""SDMGrad: MGDA drawn towards the mean gradient, with two independent samples of the gradients."""
+"""SDMGrad: MGDA drawn towards the mean gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ __all__ = ["SDMGrad"]
 
 @register_balancer("sdmgrad")
 class SDMGrad(GramianBalancer):
-    """Follow ``(sum_i w_i g_i + lam g_0) / (1 + lam)``, where ``w = argmin_{w in simplex} 1/2 w'Gw + lam w'Gu`` and ``g_0 = sum_i u_i g_i``, u = 1 / K.
+    """SDMGrad: MGDA drawn towards the mean gradient.
+
+    ``d = (sum_i w_i g_i + lam g_0) / (1 + lam)``, where ``w = argmin_{w in simplex} 1/2 w'Gw + lam w'Gu`` and
+    ``g_0 = sum_i u_i g_i``, u = 1 / K.
 
     lam = 0 is MGDA, a large lam the mean gradient.
     Xiao, Ban and Ji, "Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms", NeurIPS 2023.
@@ -72,7 +75,7 @@ class SDMGrad(GramianBalancer):
         return (w + self.lam * base) / (1 + self.lam)
 
     def _exact(self, gramian: Tensor, base: Tensor) -> Tensor:
-        """The objective is half the squared length of ``sum_i w_i (g_i + lam g_0)``, up to a constant: a min-norm problem."""
+        """The minimum as the min-norm point of the vectors ``g_i + lam g_0``."""
         values, vectors = torch.linalg.eigh(gramian)
         if float(values[0]) < -1e-10 * float(values[-1].abs()):
             gramian = vectors * values.clamp(min=0) @ vectors.T  # two samples need not give a Gramian

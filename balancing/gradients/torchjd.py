@@ -74,7 +74,7 @@ class _Aggregator:
 
     @contextmanager
     def drawing(self, device: torch.device) -> Iterator[None]:
-        """Make the global random numbers those of the generator, and put the global state back afterwards."""
+        """Seed the global random numbers from the generator, and restore their state afterwards."""
         seed = int(torch.randint(2**62, (), generator=self._generator))
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.default_generator.manual_seed(seed)
@@ -170,8 +170,9 @@ def torchjd(
     arguments: Mapping[str, Any] | None = None,
     **options: Unpack[BalancerOptions],
 ) -> GramianAggregator | RowAggregator | CoordinateAggregator:
-    """The class called ``aggregator`` in ``torchjd.aggregation``, with the options and the state of this library.
+    """Any aggregator of torchjd, with the options and the state of this library.
 
+    It is the class called ``aggregator`` in ``torchjd.aggregation``.
     Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024. Needs ``pip install "mozoo[torchjd]"``.
 
     needs: gramian, or jacobian where torchjd has no weighting of the Gramian     scale: own (as torchjd gives it)
@@ -217,7 +218,10 @@ def _kind(aggregator: Any) -> type[GramianAggregator] | type[RowAggregator] | ty
 
 
 def _move(part: nn.Module, measured: Tensor) -> None:
-    """Let the tensors of an aggregator live where ``measured`` does: its arguments, and a state that was loaded."""
+    """Move the tensors of an aggregator to where ``measured`` is.
+
+    These are its arguments, and a state that was loaded.
+    """
     for module in part.modules():
         own = vars(module)
         own.update({key: value.to(measured) for key, value in own.items() if isinstance(value, Tensor)})

@@ -13,8 +13,9 @@ __all__ = ["UPGrad"]
 
 @register_balancer("upgrad")
 class UPGrad(GramianBalancer):
-    """The mean of the projections of each g_i onto the dual cone ``{d : g_j.d >= 0 for all j}``: ``d = 1/K sum_i proj(g_i)``.
+    """UPGrad: the mean of the gradients' projections onto the dual cone.
 
+    ``d = 1/K sum_i proj(g_i)`` with the cone ``{d : g_j.d >= 0 for all j}``.
     The projection of g_i is ``sum_j v_j g_j`` with ``v = argmin v'Gv`` over ``v >= e_i``. The update conflicts with no
     objective, and is linear in the length of each gradient.
     Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024.

@@ -19,8 +19,9 @@ __all__ = ["ConflictFreeMomentum"]
 
 @register_balancer("conflict_free_momentum")
 class ConflictFreeMomentum(JacobianBalancer):
-    """M-ConFIG: differentiate one objective per step, in turn, and follow ConFIG's direction of the objectives' momenta, scaled as Adam does.
+    """M-ConFIG: ConFIG's direction of the objectives' momenta, one objective per step.
 
+    The objectives are differentiated in turn, and the direction is scaled as Adam does.
     ``m_i`` averages the gradients of objective i and d is ConFIG of ``m_i / (1 - beta1^{t_i})``, t_i counting them. The
     gradient that would have led a single momentum to d, ``g = ((1 - beta1^t) d - beta1 (1 - beta1^{t-1}) d_previous) / (1 - beta1)``,
     feeds the second moment ``s <- beta2 s + (1 - beta2) g^2``; the update is ``d / (sqrt(s / (1 - beta2^t)) + eps)``.

@@ -48,8 +48,9 @@ class _EqualLengths(JacobianBalancer):
 
 @register_balancer("db_mtl")
 class DBMTL(Composed):
-    """Balance losses by their logarithms and gradients by their lengths: ``d = sum_i (max_j ||m_j|| / ||m_i||) m_i``.
+    """DB-MTL: averaged gradients of the log losses, at equal lengths.
 
+    ``d = sum_i (max_j ||m_j|| / ||m_i||) m_i``, where
     m_i averages the gradients h_i of ``log(L_i + 1e-8)``: ``m_i <- h_i + beta / k^decay (m_i - h_i)`` at step k = 1, 2, ...
     Lin et al., "Dual-Balancing for Multi-Task Learning", 2023.
 

@@ -21,8 +21,9 @@ _CHUNK = 1 << 16
 
 @register_balancer("excess_mtl")
 class ExcessMTL(RowBalancer):
-    """Multiply weights by ``exp(eta e_i / e_i(0))``, where the excess risk e_i is estimated from the gradient, and rescale them to sum K.
+    """ExcessMTL: weights that grow with the estimated excess risk of each objective.
 
+    They are multiplied by ``exp(eta e_i / e_i(0))``, e_i the excess risk, and rescaled to sum K.
     ``s_i`` sums the squared gradients of all steps, coordinate by coordinate; ``e_i = sum g_i^2 / sqrt(s_i + 1e-7)``, a
     second-order estimate with the curvature that Adagrad assumes.
     He et al., "Robust Multi-Task Learning with Excess Risks", ICML 2024.

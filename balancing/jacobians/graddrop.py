@@ -17,8 +17,9 @@ __all__ = ["GradDrop"]
 
 @register_balancer("graddrop")
 class GradDrop(JacobianBalancer):
-    """Per coordinate, keep the positive gradients with probability ``1/2 (1 + sum_i g_i / sum_i |g_i|)``, else the negative ones.
+    """GradDrop: every coordinate keeps the gradients of one sign, drawn at random.
 
+    The positive ones with probability ``1/2 (1 + sum_i g_i / sum_i |g_i|)``, else the negative ones:
     ``d = sum_i (l_i + (1 - l_i) M_i) g_i`` with the mask M_i of what is kept of g_i, and its leak l_i.
     Chen et al., "Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout", NeurIPS 2020.
 

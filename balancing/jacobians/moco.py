@@ -19,8 +19,9 @@ __all__ = ["MoCo"]
 
 @register_balancer("moco")
 class MoCo(JacobianBalancer):
-    """Average the gradients over steps, ``y_i <- y_i - beta_k (y_i - h_i)``, and follow ``d = sum_i w_i y_i``.
+    """MoCo: MGDA's weights and the gradients they combine, both tracked over steps.
 
+    Gradients are averaged, ``y_i <- y_i - beta_k (y_i - h_i)``, and the update is ``d = sum_i w_i y_i``.
     The weights on the simplex descend ``1/2 ||d||^2``: ``w <- project(w - gamma_k (Y Y' + rho) w)``. At step k = 1, 2, ...
     ``beta_k = beta / k^beta_decay`` and ``gamma_k = gamma / k^gamma_decay``; Y starts at 0 and w at 1 / K.
     Fernando et al., "Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent Approach", ICLR 2023.

@@ -18,8 +18,9 @@ __all__ = ["Alternating"]
 
 @register_balancer("alternating")
 class Alternating(ScheduleBalancer):
-    """One objective at a time, in turn: ``L_i`` with ``i = order[(t // period) mod len(order)]``.
+    """One objective at a time, in turn.
 
+    ``L_i`` with ``i = order[(t // period) mod len(order)]``.
     needs: nothing     scale: mean-like (an objective is trained in one step of K)     heads: weighted
     The objectives that wait are not differentiated, and their heads get no gradient. With momentum, the shared
     parameters go on moving for the last objective when the next has its turn.

@@ -18,8 +18,9 @@ __all__ = ["Cosmos"]
 
 @register_balancer("cosmos")
 class Cosmos(LossBalancer):
-    """A weighted sum and the cosine to its weights: ``r'L - penalty cos(r, L)``, with r >= 0 of sum 1.
+    """COSMOS: a weighted sum of the losses and the cosine to its weights.
 
+    ``r'L - penalty cos(r, L)``, with r >= 0 of sum 1.
     With ``alpha`` r is drawn anew at each step from a Dirichlet distribution, and a network that reads r learns a whole
     Pareto front: ask :meth:`draw` for r before the forward pass. Without, r is the preference.
     Ruchte and Grabocka, "Scalable Pareto Front Approximation for Deep Multi-Objective Learning", ICDM 2021.

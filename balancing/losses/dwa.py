@@ -17,7 +17,9 @@ __all__ = ["DWA"]
 
 @register_balancer("dwa")
 class DWA(LossBalancer):
-    """More weight to losses that fall slowly: ``w = K softmax(r / T)``, ``r_i = mean_1(L_i) / mean_2(L_i)``.
+    """Dynamic weight average: more weight to losses that fall slowly.
+
+    ``w = K softmax(r / T)``, ``r_i = mean_1(L_i) / mean_2(L_i)``.
 
     mean_1 is over the last epoch that ended and mean_2 over the one before it; with ``window`` = n, over the last n
     steps, the current one included, and the n before them. Until both are complete w = 1.
@@ -71,7 +73,7 @@ class DWA(LossBalancer):
         return len(losses) * torch.softmax(last.mean(0) / before.mean(0) / self.temperature, 0)
 
     def _average(self, losses: Tensor) -> None:
-        """Add ``losses`` to the mean of this epoch; the first of an epoch closes the mean of the last."""
+        """Add ``losses`` to the mean of this epoch, and close that of the last if it is new."""
         if self.epoch != int(self.period) and int(self.count) > 0:
             self._push(self.mean)
             self.mean.zero_()

@@ -17,7 +17,9 @@ __all__ = ["FAMO"]
 
 @register_balancer("famo")
 class FAMO(LossBalancer):
-    """Let the logarithms of all losses fall alike: ``w_i = c z_i / D_i``, ``z = softmax(xi)``, ``D = L - b + 1e-8``.
+    """FAMO: learned weights under which the logarithms of all losses fall alike.
+
+    ``w_i = c z_i / D_i``, ``z = softmax(xi)``, ``D = L - b + 1e-8``.
 
     c makes w sum to 1. After the optimizer's step the same batch is evaluated again, and xi gets the gradient
     ``(diag z - z z') delta + gamma xi``, ``delta = log D_before - log D_after``: who fell most loses weight.

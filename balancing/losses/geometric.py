@@ -13,8 +13,9 @@ __all__ = ["Geometric"]
 
 @register_balancer("geometric")
 class Geometric(LossBalancer):
-    """Minimise the geometric mean ``V = (prod_i L_i)^(1/K) = exp(mean_i log L_i)``: ``w_i = V / (K L_i)``.
+    """The geometric mean of the losses.
 
+    ``V = (prod_i L_i)^(1/K) = exp(mean_i log L_i)``: ``w_i = V / (K L_i)``.
     Chennupati et al., "MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss Strategy for Multi-Task
     Learning", CVPR Workshops 2019.
 

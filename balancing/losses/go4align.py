@@ -19,7 +19,9 @@ __all__ = ["GO4Align", "group_centres"]
 
 @register_balancer("go4align")
 class GO4Align(LossBalancer):
-    """Cluster the objectives by ``q_i = p_i sum_j(L_j) / L_i`` and give each the mean q of its group.
+    """GO4Align: objectives are clustered, and each gets the mean weight of its group.
+
+    The weights are clustered by ``q_i = p_i sum_j(L_j) / L_i``.
 
     p starts at 1/K and follows the losses: ``p_i <- p_i exp(-eta L_i)``, divided by the sum. With one group all
     weights are equal, with K groups w = q.
@@ -63,8 +65,9 @@ class GO4Align(LossBalancer):
 
 
 def group_centres(values: Sequence[float], groups: int) -> list[float]:
-    """The mean of the group of each value, for the division into ``groups`` with the least sum of squared deviations.
+    """The mean of the group of each value, for the best division into ``groups``.
 
+    The best division has the least sum of squared deviations.
     Groups are intervals of the sorted values, so dynamic programming finds the optimum: O(groups K^2).
     """
     size = len(values)

@@ -18,8 +18,9 @@ __all__ = ["GroupDRO"]
 
 @register_balancer("group_dro")
 class GroupDRO(LossBalancer):
-    """Let the weights ascend while the model descends: ``w_i <- w_i exp(eta L_i)``, scaled to sum K.
+    """Group DRO: weights that ascend towards the greatest loss.
 
+    ``w_i <- w_i exp(eta L_i)``, scaled to sum K.
     Minimises the greatest loss in the long run.
     Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020.
 

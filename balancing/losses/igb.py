@@ -17,8 +17,9 @@ __all__ = ["IGB"]
 
 @register_balancer("igb")
 class IGB(LossBalancer):
-    """More weight to losses far from done: ``sum_i v_i log L_i``, ``v = K softmax(L / base)``, ``w_i = v_i / L_i``.
+    """Improvable gap balancing: more weight to losses far from done.
 
+    ``sum_i v_i log L_i``, ``v = K softmax(L / base)``, ``w_i = v_i / L_i``.
     The base is the mean of each loss over the first epoch or the first ``window`` steps; until it is known v = 1.
     Dai, Fei and Lu, "Improvable Gap Balancing for Multi-Task Learning", UAI 2023: the first of its two methods (the
     other learns v by reinforcement).

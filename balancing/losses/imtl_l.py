@@ -17,8 +17,9 @@ __all__ = ["ImpartialLoss"]
 
 @register_balancer("imtl_l")
 class ImpartialLoss(Scalarization):
-    """Learn a weight ``e^{s_i}`` per objective: ``sum_i e^{s_i} L_i - s_i``. At the optimum ``e^{s_i} = 1 / L_i``.
+    """IMTL-L: learned weights that bring every loss to the same size.
 
+    ``sum_i e^{s_i} L_i - s_i`` with a weight ``e^{s_i}`` per objective. At the optimum ``e^{s_i} = 1 / L_i``.
     Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021, its part for the losses.
 
     needs: losses     scale: own (all terms tend to 1)     heads: weighted

@@ -17,8 +17,9 @@ __all__ = ["InverseMean"]
 
 @register_balancer("inverse_mean")
 class InverseMean(LossBalancer):
-    """Weights proportional to the reciprocal of a running mean: ``w_i ~ 1 / (mean of the last W values of L_i + eps)``, sum 1.
+    """Each loss divided by its running mean.
 
+    ``w_i ~ 1 / (mean of the last W values of L_i + eps)``, sum 1.
     needs: losses     scale: mean-like     heads: weighted
     The current value is part of the window; before W steps the mean is over what there is.
 

@@ -16,8 +16,9 @@ __all__ = ["Realtime"]
 
 @register_balancer("realtime")
 class Realtime(LossBalancer):
-    """Divide each loss by its current value: ``w_i = 1 / (L_i + eps)``, so the update is the gradient of ``sum_i log L_i``.
+    """Each loss divided by its current value.
 
+    ``w_i = 1 / (L_i + eps)``, so the update is the gradient of ``sum_i log L_i``.
     needs: losses     scale: own (every term is 1)     heads: weighted
     Invariant to the scale of every loss. Raises on a negative loss, of which there is no logarithm.
 

@@ -18,7 +18,9 @@ __all__ = ["Scheduled"]
 
 @register_balancer("scheduled")
 class Scheduled(ScheduleBalancer):
-    """Lead each weight from one value to another: ``w_i(t) = a_i + (b_i - a_i) f((t - begin_i) / length_i)``.
+    """Weights that follow a curve from one value to another.
+
+    ``w_i(t) = a_i + (b_i - a_i) f((t - begin_i) / length_i)``.
 
     f is 0 before ``begin`` and 1 after ``begin + length``; in between it is the progress s itself (``linear``) or
     ``(1 - cos(pi s)) / 2`` (``cosine``). ``step`` jumps from a to b at ``begin``.

@@ -16,8 +16,9 @@ __all__ = ["Tchebycheff"]
 
 @register_balancer("tchebycheff")
 class Tchebycheff(LossBalancer):
-    """Minimise the greatest weighted distance to an ideal point: ``max_i lambda_i (L_i - z_i)``, sum of lambda 1.
+    """Tchebycheff scalarization: the greatest weighted distance to an ideal point.
 
+    ``max_i lambda_i (L_i - z_i)``, sum of lambda 1.
     Reaches every Pareto-optimal point by some lambda, on concave fronts too. Ties share the weight.
 
     needs: losses     scale: own (w_i = lambda_i of the greatest term)     heads: weighted     preference: lambda

@@ -76,7 +76,10 @@ class Uncertainty(Scalarization):
 
     @torch.no_grad()
     def _start(self, losses: Tensor) -> None:
-        """Set every level to the optimum for ``losses``: ``e^s = 2 c L``, or ``p^4 / (1 + p^2) = L / 2``."""
+        """Set every level to the optimum for ``losses``.
+
+        ``e^s = 2 c L``, or ``p^4 / (1 + p^2) = L / 2``.
+        """
         self.require_positive(losses)
         if self.form == "gaussian":
             self.noise.copy_(torch.log(2 * self.likelihood.to(losses) * losses))

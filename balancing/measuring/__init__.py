@@ -1,1 +1,1 @@
-"""How gradients are measured: one backward per loss, at shared parameters, at the features or at a subset."""
+"""Gradients of each loss, at shared parameters, at the features or at a subset."""

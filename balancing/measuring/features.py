@@ -8,16 +8,15 @@ from torch import Tensor
 
 from ..errors import BalancingError
 from ..spans import span
-from .gradients import Gradients
+from .gradients import Direction, Gradients
 from .graph import LossGraph, find_leaves, is_nested
-from .looped import Out, collect
-from .place import Direction, given_inputs
+from .looped import AtShared, Out, collect
 
-__all__ = ["AtFeatures", "AtSubset"]
+__all__ = ["AtFeatures", "AtSubset", "Place"]
 
 
 class AtFeatures:
-    """Gradients are measured at the input of the heads, and one backward goes on from there to the trunk."""
+    """Gradients at the input of the heads; one backward goes on from there to the trunk."""
 
     title = "features"
     averages_rows = False
@@ -29,7 +28,7 @@ class AtFeatures:
         self, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool
     ) -> list[Tensor]:
         """The features."""
-        return given_inputs(self._owner, "features", features, last)
+        return _given(self._owner, "features", features, last)
 
     def rows(self, graph: LossGraph, inputs: list[Tensor] | None, out: Out | None) -> Gradients:
         """Each loss's gradients at the features, and at its own leaves.
@@ -75,7 +74,7 @@ class AtSubset:
         self, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool
     ) -> list[Tensor]:
         """The subset."""
-        return given_inputs(self._owner, "subset", subset, last)
+        return _given(self._owner, "subset", subset, last)
 
     def rows(self, graph: LossGraph, inputs: list[Tensor] | None, out: Out | None) -> Gradients:
         """Each loss's gradients at the subset alone."""
@@ -86,3 +85,23 @@ class AtSubset:
     ) -> None:
         """Add the gradient of the weighted losses to ``.grad``."""
         graph.weighted_backward(weights, heads)
+
+
+#: Where gradients are measured, and how an update gets from there to the parameters.
+Place = AtShared | AtFeatures | AtSubset
+
+
+def _given(owner: str, at: str, given: Tensor | Sequence[Tensor] | None, last: bool) -> list[Tensor]:
+    """The tensors that were given for ``at``, each once.
+
+    Raises ValueError or BalancingError if there are none.
+    """
+    if given is None or len(given) == 0:
+        raise ValueError(f"{owner}: at={at!r} needs backward(..., {at}=...)")
+    if not last:
+        raise ValueError(f"{owner}: at={at!r} cannot collect micro-batches; use at='shared'")
+    tensors = [given] if isinstance(given, Tensor) else given
+    inputs = list(dict.fromkeys(tensor for tensor in tensors if tensor.requires_grad))
+    if not inputs:
+        raise BalancingError(f"{owner}: none of the {at} requires a gradient; is the trunk frozen?")
+    return inputs

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from .processes import average_over_processes, several_processes
 
-__all__ = ["Gradients", "accumulate_grad", "flat_rows", "gramian_of"]
+__all__ = ["Direction", "Gradients", "accumulate_grad", "flat_rows", "gramian_of"]
+
+#: Makes the combination of the rows: a tensor per input.
+Direction = Callable[[], list[Tensor]]
 
 # Elements of one row read at a time for the Gramian. K such pieces stay in the processor's cache, so that each row is
 # read from memory once; and a float32 sum of this length keeps six digits.
@@ -25,7 +28,7 @@ _PAIRS = 12
 
 
 def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    """Average ``gradients`` over processes and add them to ``leaves[...].grad``, as ``Tensor.backward`` would."""
+    """Average ``gradients`` over processes and add them to ``.grad`` of the ``leaves``."""
     average_over_processes(gradients)
     for leaf, gradient in zip(leaves, gradients, strict=True):
         gradient = gradient.to(leaf.dtype)  # rows of several precisions in one matrix have the widest
@@ -72,7 +75,10 @@ class Gradients:
                 self.rows[k][p] = piece.copy_(gradient)
 
     def __add__(self, other: Gradients) -> Gradients:
-        """Sum over micro-batches, leaf by leaf: their graphs may differ. What is contested in one is contested in the sum."""
+        """Sum over micro-batches, leaf by leaf, as their graphs may differ.
+
+        What is contested in one is contested in the sum.
+        """
         inputs = self._all_points(other)
         rows, heads = [], []
         for k in range(len(self.rows)):
@@ -108,7 +114,10 @@ class Gradients:
         self.inputs, self.matrix = list(inputs), None
 
     def synchronize(self) -> None:
-        """Average the rows over processes, a row at a time. Zero rows must be real: every process sends the same sizes."""
+        """Average the rows over processes, a row at a time.
+
+        Zero rows must be real: every process sends the same sizes.
+        """
         if not several_processes():
             return
         for k, row in enumerate(self.rows):
@@ -123,8 +132,9 @@ class Gradients:
             self.rows[k] = list(filled)
 
     def gramian(self) -> Tensor:
-        """(K, K) inner products of the rows, float64 on the CPU: one pass over the rows and one device synchronisation.
+        """(K, K) inner products of the rows, float64 on the CPU.
 
+        They take one pass over the rows and one device synchronization.
         On the CPU products are taken in the rows' precision over pieces of 262,144 elements, and pieces are added in
         float64. If float32 cannot tell (squares over- or underflow, a row depends on the others but for rounding), and on
         other devices, products are float64 (float32 on MPS).
@@ -162,7 +172,7 @@ class Gradients:
         return total
 
     def _pieces(self) -> Iterable[list[Tensor]]:
-        """Yield K aligned vectors at a time: slices of large tensors, and small tensors packed together."""
+        """Yield K aligned vectors at a time: slices of large tensors, small tensors packed."""
         packed: list[list[Tensor]] = []
         filled = 0
         for p, tensor in enumerate(self.inputs):
@@ -196,7 +206,10 @@ class Gradients:
         return total
 
     def combine_coordinates(self, combine: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Apply ``combine`` ((K, n) -> (n,)) to pieces of 65,536 coordinates, which stay in the cache. Drops the rows."""
+        """Apply ``combine`` ((K, n) -> (n,)) to pieces of 65,536 coordinates.
+
+        These stay in the cache. Drops the rows.
+        """
         total = []
         for p, tensor in enumerate(self.inputs):
             vectors = _aligned([row[p] for row in self.rows], tensor)
@@ -242,7 +255,10 @@ class Gradients:
 
 
 def _float32_tells(gramian: Tensor) -> bool:
-    """Whether products of float32 rows are good enough: in range, and no row nearly a combination of the others."""
+    """Whether products of float32 rows are good enough.
+
+    They are in range, and no row is nearly a combination of the others.
+    """
     squares = gramian.diagonal()
     tiny, huge = 1e-30, 1e30  # half of the range of float32: the mixed products must fit as well
     if not bool(((squares > tiny) & (squares < huge)).all()):
@@ -253,7 +269,7 @@ def _float32_tells(gramian: Tensor) -> bool:
 
 
 def _aligned(gradients: Sequence[Tensor | None], tensor: Tensor) -> list[Tensor] | None:
-    """The gradients as vectors that list the same elements in the same order; ``None`` if all are zero.
+    """The gradients as vectors with the same order of elements; ``None`` if all are zero.
 
     Equal dense layouts (channels_last included) are viewed as they lie; anything else is copied.
     """
@@ -278,7 +294,7 @@ def _alike(tensors: Sequence[Tensor]) -> bool:
 
 
 def _dense(tensor: Tensor) -> bool:
-    """True if the elements fill one block of memory without gaps or overlap, in any order of dimensions."""
+    """Whether the elements fill one block of memory, in any order of dimensions."""
     expected = 1
     for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
         if stride != expected:

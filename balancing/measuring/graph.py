@@ -1,4 +1,4 @@
-"""One call of ``Balancer.backward`` seen from autograd: the leaves that each loss reaches, and a weighted backward."""
+"""The autograd graph of the losses: leaves that each loss reaches, weighted backward."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["LossGraph", "find_leaves", "is_nested"]
 
 
 def find_leaves(roots: Sequence[Tensor], stop: Iterable[Tensor] = ()) -> dict[Tensor, int]:
-    """Map every trainable leaf of the graphs of ``roots`` to a bit mask of the roots that reach it.
+    """Map every trainable leaf below ``roots`` to a bit mask of the roots that reach it.
 
     Bit k is set if ``roots[k]`` depends on the leaf. Paths that run through a tensor of ``stop`` are not followed.
     The graph is walked once, whatever the number of roots.
@@ -81,7 +81,7 @@ def _differentiate(
     gradients: Sequence[Tensor] | None = None,
     keep_graph: bool = False,
 ) -> None:
-    """Add the gradients of ``outputs`` to those of ``leaves`` that they reach, averaged over processes."""
+    """Add gradients of ``outputs``, averaged over processes, to the ``leaves`` they reach."""
     if not leaves:
         return
     if several_processes():
@@ -140,7 +140,10 @@ class LossGraph:
         return float(self._scaler.scale(torch.ones((), device=self.losses[0].device)))
 
     def partition(self, stop: Sequence[Tensor] = ()) -> tuple[list[Tensor], dict[Tensor, int]]:
-        """The contested leaves, and the others with their masks (see :func:`find_leaves`), on paths that avoid ``stop``."""
+        """The contested leaves, and the others with their masks (see :func:`find_leaves`).
+
+        Paths through ``stop`` are not followed.
+        """
         masks = self.allowed(find_leaves(self.losses, stop))
         if self.given_shared is None:
             contested = dict.fromkeys(leaf for leaf, mask in masks.items() if mask.bit_count() > 1)
@@ -157,7 +160,10 @@ class LossGraph:
         return {leaf: mask for leaf, mask in masks.items() if leaf in chosen}
 
     def weighted_backward(self, weights: Tensor, heads: Tensor | None) -> None:
-        """Add the gradient of the weighted sum to ``.grad``; uncontested leaves get that with the weights ``heads``, if given."""
+        """Add the gradient of the weighted sum to ``.grad``.
+
+        Uncontested leaves get that with the weights ``heads``, if given.
+        """
         losses = self.losses if self.active is None else [self.losses[k] for k in self.active]
         if self._parameters is not None and not self._parameters:
             raise BalancingError(f"{self.owner}: none of the given parameters is trainable")
@@ -178,7 +184,7 @@ class LossGraph:
             raise BalancingError(f"{self.owner}: the losses reach none of the given parameters")
 
     def backward_from(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        """Continue the backward pass from the features, at which ``gradients`` arrived, to the trunk."""
+        """Continue the backward pass from the features, with ``gradients``, to the trunk."""
         leaves = list(self.allowed(find_leaves(features)))
         with span("backward of the trunk"):
             if several_processes():
@@ -187,7 +193,7 @@ class LossGraph:
                 torch.autograd.backward(features, gradients, inputs=leaves)
 
     def _factors(self, weights: Tensor) -> list[Tensor]:
-        """Weights as gradients of the losses, which need not be added up for their sum to be differentiated."""
+        """Weights as gradients of the losses."""
         chosen = weights.to(self.losses[0]).unbind()
         indices = range(len(self.losses)) if self.active is None else self.active
         return [chosen[k].to(self.losses[k].dtype) for k in indices]

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ..errors import BalancingError
 from ..spans import span
-from .gradients import Gradients, accumulate_grad
+from .gradients import Direction, Gradients, accumulate_grad
 from .graph import LossGraph
-from .place import Direction
 
 __all__ = ["AtShared", "Out", "collect"]
 
@@ -28,8 +27,9 @@ def collect(
     out: Out | None = None,
     names: Sequence[str] | None = None,
 ) -> Gradients:
-    """Gradient of each loss at ``inputs`` and at those of ``others`` whose mask (see :func:`find_leaves`) names it.
+    """Gradient of each loss at ``inputs``, and at those of ``others`` whose mask names it.
 
+    For masks see :func:`find_leaves`.
     A traversal of the graph for each ``active`` loss (``None``: all); it is freed with the last unless ``keep_graph``.
     With ``out`` the rows are moved, as they come, into the (K, P) matrix that it returns for the inputs.
     """
@@ -57,7 +57,12 @@ def collect(
 
 
 class AtShared:
-    """Gradients are measured at the parameters that several losses reach, one backward per loss."""
+    """Gradients at the parameters that several losses reach, one backward per loss.
+
+    Attributes:
+        title: Name of the place in messages.
+        averages_rows: Whether the rows of several processes are averaged; their Gramians are added otherwise.
+    """
 
     title = "shared parameters"
     averages_rows = True
@@ -65,11 +70,13 @@ class AtShared:
     def __init__(self, owner: str) -> None:
         self._owner = owner
 
-    def inputs(self, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool) -> None:
-        """``None`` stands for all shared parameters, which :meth:`rows` finds."""
-        return
+    def inputs(
+        self, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool
+    ) -> list[Tensor] | None:
+        """The tensors at which gradients are measured; ``None``: the shared parameters."""
+        return None
 
-    def rows(self, graph: LossGraph, inputs: None, out: Out | None) -> Gradients:
+    def rows(self, graph: LossGraph, inputs: list[Tensor] | None, out: Out | None) -> Gradients:
         """Each loss's gradients at the shared parameters and at its other leaves."""
         contested, others = graph.partition()
         if not contested and (graph.given_shared or not others):
@@ -80,7 +87,15 @@ class AtShared:
     def write(
         self, graph: LossGraph, gradients: Gradients, weights: Tensor, heads: Tensor | None, direction: Direction
     ) -> None:
-        """Add the update to ``.grad`` of the shared parameters and of the heads."""
+        """Add the update to ``.grad`` of the shared parameters and of the heads.
+
+        Args:
+            graph: The losses.
+            gradients: What :meth:`rows` returned.
+            weights: (K,) weights of the objectives.
+            heads: (K,) weights of the gradients of heads, or ``None`` for ``weights``.
+            direction: Makes the combination of the rows.
+        """
         gradients.accumulate_heads((weights if heads is None else heads).tolist())
         with span("combination"):
             combined = direction()

@@ -22,8 +22,9 @@ def several_processes() -> bool:
 
 
 def average_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor, in place, by its mean over all processes: one all-reduce for each flat bucket.
+    """Replace each tensor, in place, by its mean over all processes.
 
+    One all-reduce for each flat bucket.
     Does nothing in a single process.
     """
     if not tensors or not several_processes():
@@ -40,8 +41,9 @@ def averaged_gradients(
     gradients: Sequence[Tensor] | None = None,
     keep_graph: bool = False,
 ) -> list[Tensor | None]:
-    """``torch.autograd.grad``, averaged over processes: a bucket of gradients travels while others are still computed.
+    """``torch.autograd.grad``, averaged over processes.
 
+    A bucket of gradients travels while others are still computed.
     Leaves that the outputs do not reach give ``None``; they must be the same in all processes.
     """
     waiting = {leaf: number for number, bucket in enumerate(_buckets(list(reversed(leaves)))) for leaf in bucket}
@@ -82,8 +84,9 @@ def averaged_gradients(
 
 
 def sum_over_samples(gramian: Tensor, device: torch.device) -> Tensor:
-    """The Gramian of the whole batch's features from every process's own: samples are disjoint, so inner products add.
+    """The Gramian of the whole batch's features, from those of all processes.
 
+    Their samples are disjoint, so inner products add.
     Each process differentiates the mean over its own part of the batch, hence the square of the number of processes.
     ``device`` is one on which the processes can communicate.
     """

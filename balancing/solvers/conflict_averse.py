@@ -15,8 +15,9 @@ __all__ = ["conflict_averse_weights"]
 
 
 def conflict_averse_weights(gramian: Tensor, radius: float) -> Tensor:
-    """Weights of the d with the largest ``t = min_i g_i.d`` in the ball ``||d - g_0|| <= radius ||g_0||``, g_0 the mean.
+    """Weights of the best direction for the worst objective in a ball around the mean.
 
+    d has the largest ``t = min_i g_i.d`` in the ball ``||d - g_0|| <= radius ||g_0||``, g_0 the mean.
     For a given t the d nearest to g_0 with ``g_i.d >= t`` is a non-negative QP, and its distance is convex in t. So t falls
     from an upper bound, and each step is exact where the same constraints stay active. No t above 0 is possible if a convex
     combination of the gradients is zero; if t = 0 is, the d nearest to g_0 is taken, which may lie inside the ball.
@@ -64,7 +65,10 @@ def conflict_averse_weights(gramian: Tensor, radius: float) -> Tensor:
 
 
 def _largest_product(lengths: Tensor, cosines: Tensor, progress: list[float], ball: float) -> float:
-    """A bound of t in :func:`conflict_averse_weights` by the min-norm point of the unit gradients; 0 if that is zero."""
+    """A bound of t in :func:`conflict_averse_weights`.
+
+    It follows from the min-norm point of the unit gradients; 0 if that is zero.
+    """
     w = min_norm_weights(cosines)
     length = float(w @ cosines @ w) - float(cosines[0, 0] - 1) * float(w @ w)
     return 0.0 if length < 1e-15 else float((w @ w.new_tensor(progress) + ball * length**0.5) / (w / lengths).sum())

@@ -11,8 +11,9 @@ __all__ = ["dual_cone_weights", "dual_cone_weights_of_each"]
 
 
 def dual_cone_weights(cosines: Tensor, target: Tensor) -> Tensor:
-    """``argmin_{v >= u} v'Cv``: weights of the projection of ``sum_i u_i g_i`` onto the directions in conflict with no g_i.
+    """Weights of a projection onto the directions in conflict with no gradient.
 
+    ``argmin_{v >= u} v'Cv`` for the vector ``sum_i u_i g_i``.
     Args:
         cosines: (K, K) Gramian C of the gradients, scaled to unit length.
         target: (K,) weights u of these unit gradients.

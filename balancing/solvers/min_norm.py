@@ -11,8 +11,9 @@ __all__ = ["frank_wolfe", "min_norm_weights"]
 
 
 def min_norm_weights(gramian: Tensor) -> Tensor:
-    """Weights of the shortest vector in the convex hull of the gradients: ``argmin_{w in simplex} w'Gw``.
+    """Weights of the shortest vector in the convex hull of the gradients.
 
+    ``argmin_{w in simplex} w'Gw``.
     Two gradients have a closed form; more are the non-negative QP with ``A = G / c + 11'`` and ``b = 1``, normalised,
     for any c > 0. A zero gradient is itself the answer.
     """
@@ -31,8 +32,9 @@ def min_norm_weights(gramian: Tensor) -> Tensor:
 
 
 def frank_wolfe(gramian: Tensor, iterations: int = 250, tolerance: float = 1e-5) -> Tensor:
-    """The same weights by the Frank-Wolfe iteration of Sener and Koltun (2018), Algorithm 2, from the uniform point.
+    """The same weights by the Frank-Wolfe iteration, from the uniform point.
 
+    Sener and Koltun (2018), Algorithm 2.
     Stops when the duality gap ``w'Gw - min_i (Gw)_i`` is at most ``tolerance`` times ``w'Gw``, or after ``iterations``.
     """
     size = len(gramian)

@@ -9,8 +9,9 @@ __all__ = ["conflict_free_weights", "weights_for_projections"]
 
 
 def weights_for_projections(gramian: Tensor, targets: Tensor, tolerance: float = 1.2e-7) -> Tensor:
-    """(K,) weights w such that ``d = sum_j w_j g_j`` has the product ``targets_i`` with every unit vector ``g_i / ||g_i||``.
+    """(K,) weights of a vector with given products with every unit gradient.
 
+    ``d = sum_j w_j g_j`` has the product ``targets_i`` with ``g_i / ||g_i||``.
     With the cosines C and the lengths n that is ``C (n w) = targets``. It is solved with the pseudo-inverse of C, in which
     eigenvalues below ``tolerance`` times the largest count as zero: dependent gradients share a weight, and targets that
     contradict each other are met in the sense of least squares. Zero gradients get weight 0, and if nothing is left of the
@@ -26,7 +27,10 @@ def weights_for_projections(gramian: Tensor, targets: Tensor, tolerance: float =
 
 
 def conflict_free_weights(gramian: Tensor, targets: Tensor, length: str = "projection") -> Tensor:
-    """(K,) weights of the vector with cosines proportional to ``targets`` and the given ``length`` (see ``conflict_free``)."""
+    """(K,) weights of the vector with cosines proportional to ``targets``.
+
+    For its ``length`` see ``conflict_free``.
+    """
     w = weights_for_projections(gramian, targets)
     products = gramian @ w
     own = (w @ products).clamp(min=0).sqrt()

@@ -1,4 +1,4 @@
-"""Non-negative quadratic programs by the active-set method: K x K, float64, nothing but torch."""
+"""Non-negative quadratic programs by the active-set method."""
 
 from __future__ import annotations
 
@@ -39,14 +39,18 @@ def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
 
 
 def _definite(a: Tensor, ridge: float) -> Tensor:
-    """``a`` with ``ridge`` on its unit diagonal, or more if rounding, of single precision say, has made it indefinite."""
+    """``a`` with ``ridge`` on its unit diagonal.
+
+    More is added if rounding, of single precision say, has made it indefinite.
+    """
     a.diagonal().fill_(1 + max(ridge, -2 * float(torch.linalg.eigvalsh(a)[0])))
     return a
 
 
 class ActiveSet:
-    """Solves :func:`nonnegative_qp` for one matrix with a unit diagonal, each time from the last set of positive variables.
+    """Solver of :func:`nonnegative_qp` for one matrix with a unit diagonal.
 
+    It starts each time from the last set of positive variables.
     Plain floats: at this size a tensor operation costs more than the arithmetic in it. A variable that joins the set adds
     a row to its Cholesky factor. If it depends on those in the set, it takes a long step along the null space, which ends
     where the first of the others reaches zero.
@@ -62,7 +66,10 @@ class ActiveSet:
         self.half: list[float] = []  # factor^-1 b
 
     def solve(self, b: list[float], tolerance: float = 1e-13) -> list[float]:
-        """The minimiser for ``b``; dual violations are at most ``tolerance`` times the largest entry of ``b``."""
+        """The minimizer for ``b``.
+
+        Dual violations are at most ``tolerance`` times the largest entry of ``b``.
+        """
         self.b, self.half = b, self.forward(b)
         bound = tolerance * max(map(abs, b))
         # a guess: all that look worth adding join at once, unless they nearly depend on those before
@@ -132,7 +139,10 @@ class ActiveSet:
             self._append(i)
 
     def _descend(self, x: list[float]) -> None:
-        """Move ``x`` to the minimum over the positive variables; those that reach zero on the way leave the set."""
+        """Move ``x`` to the minimum over the positive variables.
+
+        Those that reach zero on the way leave the set.
+        """
         limit = 1e7 * max(map(abs, self.b))  # more than 1e-13 on the diagonal allows if there is a minimum
         while self.index:
             target = self._minimum()
@@ -153,8 +163,9 @@ class ActiveSet:
 
 
 def cosine_matrix(gramian: Tensor, ridge: float = 1e-13) -> tuple[Tensor, Tensor]:
-    """(K,) lengths of the gradients, and (K, K) cosines between them; a zero gradient is orthogonal to all others.
+    """(K,) lengths of the gradients, and (K, K) cosines between them.
 
+    A zero gradient is orthogonal to all others.
     ``ridge`` on the diagonal keeps the cosines of gradients that depend on each other positive definite.
     """
     lengths = gramian.diagonal().clamp(min=0).sqrt()

@@ -57,7 +57,7 @@ def losses(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def trace(method: str, clip: float | None = None, steps: int = STEPS) -> np.ndarray:
     """The way of every start: (1 + steps / EVERY, 5, 2) points."""
-    balancers = [create_balancer(method, ("L1", "L2"), **OPTIONS.get(method, {})) for _ in STARTS]
+    balancers: list[Any] = [create_balancer(method, ("L1", "L2"), **OPTIONS.get(method, {})) for _ in STARTS]
     own = [each for balancer in balancers for each in balancer.parameters()]
     levels = torch.optim.Adam(own, lr=0.025) if own else None
     points = np.array(STARTS, np.float32)

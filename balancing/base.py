@@ -37,22 +37,14 @@ class Balancer(Method):
     A balancer with parameters (``uncertainty``, ``gradnorm``) needs them in an optimizer, without weight decay.
     Gradient methods do their K x K arithmetic on the CPU in float64, loss methods theirs where their state lives.
 
-    Args:
-        objectives: Names of the losses; their order is the order of every (K,) tensor.
-        options: See :class:`balancing.Options`.
-
     Attributes:
         head_weights: (K,) factors of the gradients of heads at the last step; ``None``: the weights of the objectives.
-
-    Raises:
-        ValueError: A value out of range, or an option that has no meaning for the method.
     """
 
     #: Whether micro-batches are kept apart as two samples, so that the Gramian becomes an unbiased estimate.
     unbiased: ClassVar[bool] = False
     #: Whether ``memory`` holds gradients, which must then have the same size at every step.
     remembers: ClassVar[bool] = False
-
     head_weights: Tensor | None = None
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
@@ -193,10 +185,7 @@ class Balancer(Method):
     # ---- after the optimizer's step ------------------------------------------------------------------------------
 
     def observe(self, losses: Mapping[str, Tensor]) -> None:
-        """Give a method with ``observes`` the batch's losses after the optimizer's step.
-
-        Raises as :meth:`backward` does for losses that do not fit.
-        """
+        """Give a method with ``observes`` the batch's losses after the optimizer's step. Raises as :meth:`backward`."""
         self._observe(losses, None)
 
     def _observe(self, losses: Mapping[str, Tensor], factors: Tensor | None) -> None:

@@ -86,6 +86,11 @@ class Method(nn.Module):
         """(K,) float64 tensor from a mapping; raises as :func:`.objectives.objective_vector`."""
         return objective_vector(self.name, self.objectives, values, default, positive)
 
+    def reject(self, wrong: bool, problem: str) -> None:
+        """Raise ValueError about an argument that is ``wrong``."""
+        if wrong:
+            raise ValueError(f"{self.name}: {problem}")
+
     def require_positive(self, losses: Tensor) -> None:
         """Raise BalancingError naming the first objective whose loss is not positive."""
         require_positive(self.name, self.objectives, losses)

@@ -49,8 +49,7 @@ class AutoLambda(BilevelBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not radius > 0:
-            raise ValueError(f"auto_lambda: radius must be positive, got {radius}")
+        self.reject(not radius > 0, f"radius must be positive, got {radius}")
         self.radius = radius
         self.primary = self.vector(dict.fromkeys(primary or self.objectives, 1.0), default=0.0)
         self.alpha = nn.Parameter(torch.full((len(self.objectives),), float(init)))

@@ -54,12 +54,9 @@ class FORUM(BilevelBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not rho > 0:
-            raise ValueError(f"forum: rho must be positive, got {rho}")
-        if inner_steps < 1:
-            raise ValueError(f"forum: inner_steps must be at least 1, got {inner_steps}")
-        if inner_lr is not None and not inner_lr > 0:
-            raise ValueError(f"forum: inner_lr must be positive, got {inner_lr}")
+        self.reject(not rho > 0, f"rho must be positive, got {rho}")
+        self.reject(inner_steps < 1, f"inner_steps must be at least 1, got {inner_steps}")
+        self.reject(inner_lr is not None and not inner_lr > 0, f"inner_lr must be positive, got {inner_lr}")
         self.rho, self.inner_steps, self.inner_lr = rho, inner_steps, inner_lr
         self.alpha = nn.Parameter(torch.zeros(len(self.objectives)))
         self.register_buffer("multipliers", torch.zeros(len(self.objectives)))

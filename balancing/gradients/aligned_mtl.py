@@ -45,8 +45,7 @@ class AlignedMTL(GramianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not tolerance > 0:
-            raise ValueError(f"aligned_mtl: tolerance must be positive, got {tolerance}")
+        self.reject(not tolerance > 0, f"tolerance must be positive, got {tolerance}")
         self.mode, self.tolerance = mode, tolerance
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:

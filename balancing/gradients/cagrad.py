@@ -46,8 +46,7 @@ class CAGrad(GramianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not c >= 0:
-            raise ValueError(f"cagrad: c must not be negative, got {c}")
+        self.reject(not c >= 0, f"c must not be negative, got {c}")
         self.c = c
         self.divisor = {"square": 1 + c * c, "linear": 1 + c, "none": 1.0}[rescale]
 

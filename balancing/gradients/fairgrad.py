@@ -40,8 +40,7 @@ class FairGrad(GramianBalancer):
 
     def __init__(self, objectives: Sequence[str], *, alpha: float = 1.0, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if not 0 < alpha < math.inf:
-            raise ValueError(f"fairgrad: alpha must be positive and finite, got {alpha}")
+        self.reject(not 0 < alpha < math.inf, f"alpha must be positive and finite, got {alpha}")
         self.alpha = alpha
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:

@@ -55,8 +55,7 @@ class GradNorm(GramianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not math.isfinite(alpha):
-            raise ValueError(f"gradnorm: alpha must be finite, got {alpha}")
+        self.reject(not math.isfinite(alpha), f"alpha must be finite, got {alpha}")
         self.alpha = alpha
         self.theta = nn.Parameter(torch.zeros(len(self.objectives)))
         self.register_buffer("initial", torch.zeros(len(self.objectives)))

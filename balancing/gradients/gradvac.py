@@ -40,8 +40,7 @@ class GradVac(GramianBalancer):
 
     def __init__(self, objectives: Sequence[str], *, beta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if not 0 < beta <= 1:
-            raise ValueError(f"gradvac: beta must be in (0, 1], got {beta}")
+        self.reject(not 0 < beta <= 1, f"beta must be in (0, 1], got {beta}")
         self.beta = beta
         self.register_buffer("phi", torch.zeros(len(self.objectives), len(self.objectives)))
 

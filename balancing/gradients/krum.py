@@ -39,12 +39,11 @@ class Krum(GramianBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         size = len(self.objectives)
-        if byzantine < 0:
-            raise ValueError(f"krum: byzantine must not be negative, got {byzantine}")
-        if size < byzantine + 3:
-            raise ValueError(f"krum: byzantine={byzantine} needs at least {byzantine + 3} objectives, got {size}")
-        if not 1 <= selected <= size:
-            raise ValueError(f"krum: selected must be between 1 and {size}, got {selected}")
+        self.reject(byzantine < 0, f"byzantine must not be negative, got {byzantine}")
+        self.reject(
+            size < byzantine + 3, f"byzantine={byzantine} needs at least {byzantine + 3} objectives, got {size}"
+        )
+        self.reject(not 1 <= selected <= size, f"selected must be between 1 and {size}, got {selected}")
         self.byzantine, self.selected = byzantine, selected
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:

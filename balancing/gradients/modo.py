@@ -44,10 +44,8 @@ class MoDo(GramianBalancer):
         self, objectives: Sequence[str], *, gamma: float = 1e-3, rho: float = 0.0, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
-        if not gamma > 0:
-            raise ValueError(f"modo: gamma must be positive, got {gamma}")
-        if not rho >= 0:
-            raise ValueError(f"modo: rho must not be negative, got {rho}")
+        self.reject(not gamma > 0, f"gamma must be positive, got {gamma}")
+        self.reject(not rho >= 0, f"rho must not be negative, got {rho}")
         self.gamma, self.rho = gamma, rho
         self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
 

@@ -53,10 +53,8 @@ class PCD(GramianBalancer):
         super().__init__(objectives, **options)
         if primary is not None and primary not in self.objectives:
             raise ValueError(f"pcd: {unknown_objective(primary, self.objectives)}")
-        if not 0 <= tau <= 1:
-            raise ValueError(f"pcd: tau must be in [0, 1], got {tau}")
-        if not 0 <= beta < 1:
-            raise ValueError(f"pcd: beta must be in [0, 1), got {beta}")
+        self.reject(not 0 <= tau <= 1, f"tau must be in [0, 1], got {tau}")
+        self.reject(not 0 <= beta < 1, f"beta must be in [0, 1), got {beta}")
         self.primary = 0 if primary is None else self.objectives.index(primary)
         self.tau, self.beta = tau, beta
         # not buffers, which would follow the model to devices without float64

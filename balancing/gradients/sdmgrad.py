@@ -57,13 +57,11 @@ class SDMGrad(GramianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not lam >= 0:
-            raise ValueError(f"sdmgrad: lam must not be negative, got {lam}")
-        if not lr > 0 or not 0 <= momentum < 1 or iterations < 1:
-            raise ValueError(
-                "sdmgrad: lr must be positive, momentum in [0, 1) and iterations at least 1, "
-                f"got {lr}, {momentum} and {iterations}"
-            )
+        self.reject(not lam >= 0, f"lam must not be negative, got {lam}")
+        self.reject(
+            not lr > 0 or not 0 <= momentum < 1 or iterations < 1,
+            f"lr must be positive, momentum in [0, 1) and iterations at least 1, got {lr}, {momentum} and {iterations}",
+        )
         self.lam, self.solver, self.lr, self.momentum, self.iterations = lam, solver, lr, momentum, iterations
         self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
 

@@ -53,10 +53,8 @@ class ConflictFreeMomentum(JacobianBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         for name, value in (("beta1", beta1), ("beta2", beta2)):
-            if not 0 <= value < 1:
-                raise ValueError(f"conflict_free_momentum: {name} must be in [0, 1), got {value}")
-        if not eps > 0:
-            raise ValueError(f"conflict_free_momentum: eps must be positive, got {eps}")
+            self.reject(not 0 <= value < 1, f"{name} must be in [0, 1), got {value}")
+        self.reject(not eps > 0, f"eps must be positive, got {eps}")
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
     def active(self) -> tuple[int, ...] | None:

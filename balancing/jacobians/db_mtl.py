@@ -30,10 +30,8 @@ class _EqualLengths(JacobianBalancer):
         self, objectives: Sequence[str], beta: float, decay: float, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
-        if not 0 <= beta < 1:
-            raise ValueError(f"db_mtl: beta must be in [0, 1), got {beta}")
-        if decay < 0:
-            raise ValueError(f"db_mtl: decay must not be negative, got {decay}")
+        self.reject(not 0 <= beta < 1, f"beta must be in [0, 1), got {beta}")
+        self.reject(decay < 0, f"decay must not be negative, got {decay}")
         self.beta, self.decay = beta, decay
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:

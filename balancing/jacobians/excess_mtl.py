@@ -44,8 +44,7 @@ class ExcessMTL(RowBalancer):
 
     def __init__(self, objectives: Sequence[str], *, eta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if not eta >= 0:
-            raise ValueError(f"excess_mtl: eta must not be negative, got {eta}")
+        self.reject(not eta >= 0, f"eta must not be negative, got {eta}")
         self.eta = eta
         self.register_buffer("initial", torch.zeros(len(self.objectives)))
         self.register_buffer("log_weights", torch.zeros(len(self.objectives)))

@@ -39,8 +39,10 @@ class GradDrop(JacobianBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.leak = self.vector(leak or {}, default=0.0)
-        if bool((self.leak < 0).any()) or bool((self.leak > 1).any()):
-            raise ValueError(f"graddrop: leak must be between 0 and 1, got {dict(leak or {})}")
+        self.reject(
+            bool((self.leak < 0).any()) or bool((self.leak > 1).any()),
+            f"leak must be between 0 and 1, got {dict(leak or {})}",
+        )
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(P,) sum of what is kept."""

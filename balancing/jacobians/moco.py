@@ -59,12 +59,13 @@ class MoCo(JacobianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not 0 < beta <= 1 or not gamma > 0:
-            raise ValueError(f"moco: beta must be in (0, 1] and gamma positive, got {beta} and {gamma}")
-        if min(beta_decay, gamma_decay, rho) < 0:
-            raise ValueError(
-                f"moco: beta_decay, gamma_decay and rho must not be negative, got {beta_decay}, {gamma_decay} and {rho}"
-            )
+        self.reject(
+            not 0 < beta <= 1 or not gamma > 0, f"beta must be in (0, 1] and gamma positive, got {beta} and {gamma}"
+        )
+        self.reject(
+            min(beta_decay, gamma_decay, rho) < 0,
+            f"beta_decay, gamma_decay and rho must not be negative, got {beta_decay}, {gamma_decay} and {rho}",
+        )
         self.beta, self.beta_decay, self.gamma, self.gamma_decay = beta, beta_decay, gamma, gamma_decay
         self.rho, self.rescale = rho, rescale
         self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))

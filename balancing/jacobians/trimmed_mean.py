@@ -35,10 +35,8 @@ class TrimmedMean(JacobianBalancer):
     def __init__(self, objectives: Sequence[str], *, trim: int = 1, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         size = len(self.objectives)
-        if trim < 0:
-            raise ValueError(f"trimmed_mean: trim must not be negative, got {trim}")
-        if size < 2 * trim + 1:
-            raise ValueError(f"trimmed_mean: trim={trim} needs at least {2 * trim + 1} objectives, got {size}")
+        self.reject(trim < 0, f"trim must not be negative, got {trim}")
+        self.reject(size < 2 * trim + 1, f"trim={trim} needs at least {2 * trim + 1} objectives, got {size}")
         self.trim = trim
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:

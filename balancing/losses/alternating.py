@@ -21,6 +21,7 @@ class Alternating(ScheduleBalancer):
     """One objective at a time, in turn.
 
     ``L_i`` with ``i = order[(t // period) mod len(order)]``.
+
     needs: nothing     scale: mean-like (an objective is trained in one step of K)     heads: weighted
     The objectives that wait are not differentiated, and their heads get no gradient. With momentum, the shared
     parameters go on moving for the last objective when the next has its turn.
@@ -45,13 +46,11 @@ class Alternating(ScheduleBalancer):
         super().__init__(objectives, **options)
         order = self.objectives if order is None else tuple(order)
         for name in order:
-            if name not in self.objectives:
-                raise ValueError(f"alternating: {unknown_objective(name, self.objectives)}")
+            self.reject(name not in self.objectives, unknown_objective(name, self.objectives))
         waiting = [name for name in self.objectives if name not in order]
         if waiting:
             raise ValueError(f"alternating: order leaves out objective {waiting[0]!r}, which would never be trained")
-        if period < 1:
-            raise ValueError(f"alternating: period must be at least 1, got {period}")
+        self.reject(period < 1, f"period must be at least 1, got {period}")
         self.order = [self.objectives.index(name) for name in order]
         self.period, self.unit = period, unit
 

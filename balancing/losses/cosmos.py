@@ -47,10 +47,8 @@ class Cosmos(LossBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if penalty < 0:
-            raise ValueError(f"cosmos: penalty must not be negative, got {penalty}")
-        if alpha is not None and not alpha > 0:
-            raise ValueError(f"cosmos: alpha must be positive, got {alpha}")
+        self.reject(penalty < 0, f"penalty must not be negative, got {penalty}")
+        self.reject(alpha is not None and not alpha > 0, f"alpha must be positive, got {alpha}")
         self.penalty, self.alpha = penalty, alpha
         self.register_buffer("ray", self.preference.float() / len(self.objectives))
         self.register_buffer("drawn", torch.tensor(alpha is None))

@@ -50,10 +50,8 @@ class DWA(LossBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not temperature > 0:
-            raise ValueError(f"dwa: temperature must be positive, got {temperature}")
-        if window is not None and window < 1:
-            raise ValueError(f"dwa: window must be at least 1, got {window}")
+        self.reject(not temperature > 0, f"temperature must be positive, got {temperature}")
+        self.reject(window is not None and window < 1, f"window must be at least 1, got {window}")
         self.temperature, self.window = temperature, window
         self.register_buffer("history", torch.zeros(2 * (window or 1), len(self.objectives)))  # of steps or of epochs
         self.register_buffer("filled", torch.tensor(0))

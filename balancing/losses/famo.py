@@ -49,8 +49,7 @@ class FAMO(LossBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if gamma < 0:
-            raise ValueError(f"famo: gamma must not be negative, got {gamma}")
+        self.reject(gamma < 0, f"gamma must not be negative, got {gamma}")
         self.gamma = gamma
         self.lower = self.vector(lower or {}, default=0.0)
         self.logits = nn.Parameter(torch.zeros(len(self.objectives)))

@@ -38,8 +38,10 @@ class Fixed(ScheduleBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.values = self.vector(values or {}, default=1.0)
-        if bool((self.values < 0).any()) or not bool(self.values.any()):
-            raise ValueError(f"fixed: weights must not be negative, nor all zero, got {dict(values or {})}")
+        self.reject(
+            bool((self.values < 0).any()) or not bool(self.values.any()),
+            f"weights must not be negative, nor all zero, got {dict(values or {})}",
+        )
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         """(K,) the given values."""

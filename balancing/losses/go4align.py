@@ -44,10 +44,8 @@ class GO4Align(LossBalancer):
         self, objectives: Sequence[str], *, groups: int = 2, eta: float = 1e-4, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
-        if groups < 1:
-            raise ValueError(f"go4align: groups must be at least 1, got {groups}")
-        if eta < 0:
-            raise ValueError(f"go4align: eta must not be negative, got {eta}")
+        self.reject(groups < 1, f"groups must be at least 1, got {groups}")
+        self.reject(eta < 0, f"eta must not be negative, got {eta}")
         self.groups, self.eta = groups, eta
         self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
 

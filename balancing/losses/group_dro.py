@@ -35,8 +35,7 @@ class GroupDRO(LossBalancer):
 
     def __init__(self, objectives: Sequence[str], *, eta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if not 0 < eta < math.inf:
-            raise ValueError(f"group_dro: eta must be positive and finite, got {eta}")
+        self.reject(not 0 < eta < math.inf, f"eta must be positive and finite, got {eta}")
         self.eta = eta
         self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
 

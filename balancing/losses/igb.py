@@ -40,8 +40,7 @@ class IGB(LossBalancer):
         self, objectives: Sequence[str], *, window: int | None = None, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
-        if window is not None and window < 1:
-            raise ValueError(f"igb: window must be at least 1, got {window}")
+        self.reject(window is not None and window < 1, f"window must be at least 1, got {window}")
         self.window = window
         self.register_buffer("base", torch.zeros(len(self.objectives)))
         self.register_buffer("count", torch.tensor(0))

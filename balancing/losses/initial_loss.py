@@ -42,8 +42,7 @@ class InitialLoss(LossBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if batches < 1:
-            raise ValueError(f"initial_loss: batches must be at least 1, got {batches}")
+        self.reject(batches < 1, f"batches must be at least 1, got {batches}")
         self.batches = batches
         self.register_buffer("initial", torch.zeros(len(self.objectives)))
         self.register_buffer("measured", torch.tensor(0))

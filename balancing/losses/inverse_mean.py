@@ -20,6 +20,7 @@ class InverseMean(LossBalancer):
     """Each loss divided by its running mean.
 
     ``w_i ~ 1 / (mean of the last W values of L_i + eps)``, sum 1.
+
     needs: losses     scale: mean-like     heads: weighted
     The current value is part of the window; before W steps the mean is over what there is.
 
@@ -37,10 +38,8 @@ class InverseMean(LossBalancer):
         self, objectives: Sequence[str], *, window: int = 10, eps: float = 1e-8, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
-        if window < 1:
-            raise ValueError(f"inverse_mean: window must be at least 1, got {window}")
-        if not eps > 0:
-            raise ValueError(f"inverse_mean: eps must be positive, got {eps}")
+        self.reject(window < 1, f"window must be at least 1, got {window}")
+        self.reject(not eps > 0, f"eps must be positive, got {eps}")
         self.eps = eps
         self.register_buffer("history", torch.zeros(window, len(self.objectives)))
         self.register_buffer("count", torch.tensor(0))

@@ -44,8 +44,7 @@ class PenaltyBoundaryIntersection(LossBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if theta < 0:
-            raise ValueError(f"pbi: theta must not be negative, got {theta}")
+        self.reject(theta < 0, f"theta must not be negative, got {theta}")
         self.theta = theta
         self.ideal = self.vector(ideal or {}, default=0.0)
         ray = 1 / self.preference

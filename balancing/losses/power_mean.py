@@ -36,8 +36,7 @@ class PowerMean(LossBalancer):
 
     def __init__(self, objectives: Sequence[str], *, gamma: float = 2.0, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if math.isnan(gamma):
-            raise ValueError(f"power_mean: gamma must be a number, got {gamma}")
+        self.reject(math.isnan(gamma), f"gamma must be a number, got {gamma}")
         self.gamma = gamma
 
     def compute_weights(self, losses: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ class Realtime(LossBalancer):
     """Each loss divided by its current value.
 
     ``w_i = 1 / (L_i + eps)``, so the update is the gradient of ``sum_i log L_i``.
+
     needs: losses     scale: own (every term is 1)     heads: weighted
     Invariant to the scale of every loss. Raises on a negative loss, of which there is no logarithm.
 
@@ -31,8 +32,7 @@ class Realtime(LossBalancer):
 
     def __init__(self, objectives: Sequence[str], *, eps: float = 1e-8, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if not eps > 0:
-            raise ValueError(f"realtime: eps must be positive, got {eps}")
+        self.reject(not eps > 0, f"eps must be positive, got {eps}")
         self.eps = eps
 
     def compute_weights(self, losses: Tensor) -> Tensor:

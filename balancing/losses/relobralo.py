@@ -47,11 +47,9 @@ class ReLoBRaLo(LossBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not temperature > 0:
-            raise ValueError(f"relobralo: temperature must be positive, got {temperature}")
+        self.reject(not temperature > 0, f"temperature must be positive, got {temperature}")
         for key, value in (("alpha", alpha), ("keep", keep)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"relobralo: {key} must be in [0, 1], got {value}")
+            self.reject(not 0 <= value <= 1, f"{key} must be in [0, 1], got {value}")
         self.temperature, self.alpha, self.keep = temperature, alpha, keep
         self.register_buffer("initial", torch.zeros(len(self.objectives)))
         self.register_buffer("previous", torch.zeros(len(self.objectives)))

@@ -56,13 +56,15 @@ class Scheduled(ScheduleBalancer):
         self.start = self.vector(start or {}, default=1.0)
         self.end = self.vector(end or {}, default=1.0)
         for values in (self.start, self.end):
-            if bool((values < 0).any()) or not bool(values.any()):
-                raise ValueError(f"scheduled: weights must not be negative, nor all zero, got {values.tolist()}")
-        self.begin, self.length = self._times(begin, default=0), self._times(length, default=10)
-        if bool((self.begin < 0).any()) or bool((self.length <= 0).any()):
-            raise ValueError(
-                f"scheduled: begin must not be negative and length must be positive, got {begin}, {length}"
+            self.reject(
+                bool((values < 0).any()) or not bool(values.any()),
+                f"weights must not be negative, nor all zero, got {values.tolist()}",
             )
+        self.begin, self.length = self._times(begin, default=0), self._times(length, default=10)
+        self.reject(
+            bool((self.begin < 0).any()) or bool((self.length <= 0).any()),
+            f"begin must not be negative and length must be positive, got {begin}, {length}",
+        )
 
     def _times(self, given: int | Mapping[str, int], default: int) -> Tensor:
         if isinstance(given, Mapping):

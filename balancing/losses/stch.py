@@ -65,8 +65,7 @@ class SmoothTchebycheff(LossBalancer):
             (measure >= 1, f"measure must be at least 1, got {measure}"),
         ]
         for holds, problem in rules:
-            if not holds:
-                raise ValueError(f"stch: {problem}")
+            self.reject(not holds, f"{problem}")
         self.form, self.mu, self.unit = form, mu, unit
         self.warmup, self.until = (0, 0) if nadir is not None else (warmup, warmup + measure)
         self.ideal = self.vector(ideal or {}, default=0.0)

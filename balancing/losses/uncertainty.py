@@ -56,8 +56,7 @@ class Uncertainty(Scalarization):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if form == "log1p" and init == 0:
-            raise ValueError("uncertainty: init=0 is singular in the log1p form")
+        self.reject(form == "log1p" and init == 0, "init=0 is singular in the log1p form")
         self.form = form
         self.register_buffer(
             "likelihood", self.vector(dict.fromkeys(classification, 1.0), default=0.5).float(), persistent=False

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .layout import aligned, alike
 from .processes import average_over_processes, several_processes
 
 __all__ = ["Direction", "Gradients", "accumulate_grad", "flat_rows", "gramian_of"]
@@ -176,7 +177,7 @@ class Gradients:
         packed: list[list[Tensor]] = []
         filled = 0
         for p, tensor in enumerate(self.inputs):
-            vectors = _aligned([row[p] for row in self.rows], tensor)
+            vectors = aligned([row[p] for row in self.rows], tensor)
             if vectors is None:
                 continue
             numel = vectors[0].numel()
@@ -212,7 +213,7 @@ class Gradients:
         """
         total = []
         for p, tensor in enumerate(self.inputs):
-            vectors = _aligned([row[p] for row in self.rows], tensor)
+            vectors = aligned([row[p] for row in self.rows], tensor)
             if vectors is None:
                 total.append(torch.zeros_like(tensor))
                 continue
@@ -220,7 +221,7 @@ class Gradients:
             like = present[0]
             result = (
                 torch.empty_like(like)
-                if _alike(present)
+                if alike(present)
                 else torch.empty(like.shape, dtype=like.dtype, device=like.device)
             )
             flat = result.as_strided((result.numel(),), (1,))
@@ -266,38 +267,3 @@ def _float32_tells(gramian: Tensor) -> bool:
     cosines = gramian / squares.outer(squares).sqrt()
     cosines.diagonal().sub_(1e-4)  # eigenvalues are off by about 1e-6
     return not bool(torch.linalg.cholesky_ex(cosines).info)
-
-
-def _aligned(gradients: Sequence[Tensor | None], tensor: Tensor) -> list[Tensor] | None:
-    """The gradients as vectors with the same order of elements; ``None`` if all are zero.
-
-    Equal dense layouts (channels_last included) are viewed as they lie; anything else is copied.
-    """
-    present = [g for g in gradients if g is not None]
-    if not present:
-        return None
-    if _alike(present):
-        vectors = [None if g is None else g.as_strided((g.numel(),), (1,)) for g in gradients]
-    else:
-        vectors = [None if g is None else g.reshape(-1) for g in gradients]
-    zero = (
-        None
-        if len(present) == len(gradients)
-        else torch.zeros(tensor.numel(), dtype=present[0].dtype, device=tensor.device)
-    )
-    return [zero if v is None else v for v in vectors]  # type: ignore[misc]
-
-
-def _alike(tensors: Sequence[Tensor]) -> bool:
-    """True if all lie densely in memory, in the same order of dimensions."""
-    return _dense(tensors[0]) and all(tensor.stride() == tensors[0].stride() for tensor in tensors)
-
-
-def _dense(tensor: Tensor) -> bool:
-    """Whether the elements fill one block of memory, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True

@@ -53,8 +53,8 @@ def raise_for_choice(owner: str, name: str, value: Any, annotation: Any) -> None
 def _checked(function: Any, owner: str) -> Any:
     @functools.cache
     def annotations() -> Mapping[str, Any]:
-        found = {name: p.annotation for name, p in signature().parameters.items()}
-        return {name: kind for name, kind in found.items() if any(get_origin(k) is Literal for k in _kinds(kind))}
+        kinds = {name: p.annotation for name, p in signature().parameters.items()}
+        return {name: kind for name, kind in kinds.items() if any(get_origin(k) is Literal for k in _kinds(kind))}
 
     @functools.cache
     def signature() -> inspect.Signature:

@@ -74,8 +74,8 @@ class FORUM(BilevelBalancer):
         lengths = gramian.diagonal().clamp(min=0).sqrt()
         scales = torch.where(lengths > 0, 1 / lengths, 0.0)
         gramian, along = gramian * scales[:, None] * scales, along * scales
-        found = constrained_min_norm_weights(gramian, along, squared, self.rho)
-        self.multipliers += (self.epoch + 1) ** -0.75 * (found.to(self.multipliers) - self.multipliers)
+        multipliers_now = constrained_min_norm_weights(gramian, along, squared, self.rho)
+        self.multipliers += (self.epoch + 1) ** -0.75 * (multipliers_now.to(self.multipliers) - self.multipliers)
         multipliers = self.multipliers.cpu().double()
         nu = max(0.0, self.rho - float(multipliers @ along) / squared) if squared > 0 else 0.0
         upper = rows.combine(multipliers * scales)
@@ -90,13 +90,13 @@ class FORUM(BilevelBalancer):
         point, losses = ahead.moved(gradient, 0.0), ahead.mean(ahead.losses)
         for step in range(self.inner_steps):
             trial = [(p.detach() - lr * g).requires_grad_() for p, g in zip(point, gradient, strict=True)]
-            found = ahead.train_losses(trial)
-            reached = ahead.mean(found)
+            trial_losses = ahead.train_losses(trial)
+            reached = ahead.mean(trial_losses)
             if not bool(torch.dot(weights, reached) < torch.dot(weights, losses)):
                 break
             point, losses = trial, reached
             if step < self.inner_steps - 1:
-                gradient = ahead.gradient(torch.dot(weights, found), trial)
+                gradient = ahead.gradient(torch.dot(weights, trial_losses), trial)
         return losses
 
 
@@ -104,7 +104,7 @@ def constrained_min_norm_weights(gramian: Tensor, along: Tensor, squared: float,
     """Weights l of the min-norm point under FORUM's constraint.
 
     ``argmin_{l in simplex, nu >= 0} ||sum_k l_k u_k + nu q||^2 / 2 - nu rho ||q||^2``.
-    If the min-norm point keeps the constraint by itself, nu is 0. Otherwise nu is the minimiser for its l, which leaves
+    If the min-norm point keeps the constraint by itself, nu is 0. Otherwise nu is the minimizer for its l, which leaves
     ``l'Sl / 2 + rho u.q l``, S the Gramian of what is orthogonal to q: non-negative QPs whose multiplier of
     ``sum l = 1`` is corrected until it holds.
 

@@ -27,7 +27,7 @@ class MOML(BilevelBalancer):
     Ye, Lin, Yue, Guo, Xiao and Zhang, "Multi-Objective Meta Learning", NeurIPS 2021.
 
     needs: validation     scale: mean-like     heads: weighted     preference: scales both losses
-    2K backwards a step. The min-norm weights belong to the normalised gradients, whose combination alpha then follows;
+    2K backwards a step. The min-norm weights belong to the normalized gradients, whose combination alpha then follows;
     the authors' first code finds them for these, but applies them to the raw ones.
     """
 

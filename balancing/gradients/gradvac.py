@@ -60,7 +60,7 @@ class GradVac(GramianBalancer):
         cotangent = torch.where(pairs, target / (1 - target.square()).sqrt(), 0.0).gather(1, order)
         coefficients = torch.eye(size, dtype=gramian.dtype)
         products = cosines.clone()  # row i: products of p_i with every unit vector
-        seen = phi.clone()
+        cosines_now = phi.clone()
         for step in range(size - 1):
             j = order[:, step, None]
             product = products.gather(1, j)
@@ -71,6 +71,6 @@ class GradVac(GramianBalancer):
             coefficients.scatter_add_(1, j, multiple)
             products = torch.addcmul(products, multiple, cosines[order[:, step]])
             # the floor keeps rounding errors in a p that has vanished from looking like a direction
-            seen.scatter_(1, j, product / squared.clamp_(min=1e-12).sqrt_())
-        self.phi.copy_(torch.where(pairs, torch.lerp(phi, seen.clamp(-1, 1), self.beta), phi))
+            cosines_now.scatter_(1, j, product / squared.clamp_(min=1e-12).sqrt_())
+        self.phi.copy_(torch.where(pairs, torch.lerp(phi, cosines_now.clamp(-1, 1), self.beta), phi))
         return norms @ coefficients / norms

@@ -27,7 +27,7 @@ class MGDA(GramianBalancer):
 
     needs: gramian     scale: mean-like     heads: weighted     preference: progress in proportion to it
     The hull's shortest point lies near the shortest gradient. If the losses have different units, ``normalize="l2"`` or
-    ``"loss"`` compares directions instead; unlike public code, the weights then belong to the normalised gradients, so the
+    ``"loss"`` compares directions instead; unlike public code, the weights then belong to the normalized gradients, so the
     promise above still holds.
 
     Args:

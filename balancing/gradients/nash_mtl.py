@@ -21,7 +21,7 @@ class NashMTL(GramianBalancer):
 
     needs: gramian     scale: own     heads: weighted     preference: p, the objectives' power in the bargain
     The equations are the minimum of the convex ``1/2 a'Ga - sum_i p_i log a_i``, found by Newton's method to 1e-9. Public
-    code linearises another form of the problem; where that has no minimum, which conflicts cause, it silently keeps the
+    code linearizes another form of the problem; where that has no minimum, which conflicts cause, it silently keeps the
     weights it had, at first all 1. The published limit of ||d|| to 1 is ``max_norm=1``: it divides every d by ``sqrt(K)``.
     An objective with a zero gradient has nothing to bargain for and gets weight 0. If a convex combination of the
     gradients is zero (two are exactly opposed, say), no finite solution exists; then the weights of those are about

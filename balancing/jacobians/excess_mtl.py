@@ -60,9 +60,9 @@ class ExcessMTL(RowBalancer):
                 total += square
                 excess.append(torch.dot(square, (total + 1e-7).rsqrt_()))
         self.memory["squares"] = squares
-        found = torch.stack(excess).view(-1, len(jacobian)).double().sum(0).to(self.initial)
-        self.initial.copy_(torch.where(self.initial > 0, self.initial, found))
+        risks = torch.stack(excess).view(-1, len(jacobian)).double().sum(0).to(self.initial)
+        self.initial.copy_(torch.where(self.initial > 0, self.initial, risks))
         if not first:
-            self.log_weights += self.eta * torch.where(self.initial > 0, found / self.initial, 0.0)
+            self.log_weights += self.eta * torch.where(self.initial > 0, risks / self.initial, 0.0)
             self.log_weights -= self.log_weights.max()  # only differences count
-        return len(found) * torch.softmax(self.log_weights, 0)
+        return len(risks) * torch.softmax(self.log_weights, 0)

@@ -41,7 +41,7 @@ class CoefficientOfVariation(LossBalancer):
         self.register_buffer("count", torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) normalised coefficients of variation."""
+        """(K,) normalized coefficients of variation."""
         self.require_positive(losses)
         ratio = losses / self.mean.to(losses) if int(self.count) else torch.ones_like(losses)
         self.count += 1

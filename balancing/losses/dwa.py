@@ -27,7 +27,7 @@ class DWA(LossBalancer):
 
     needs: losses     scale: sum-like     heads: weighted
     Epochs are counted by ``balancer.next_epoch()``; a loop that does not call it trains with w = 1. Public code with a
-    window starts after one, when the other still holds the ones it was initialised with.
+    window starts after one, when the other still holds the ones it was initialized with.
 
     Args:
         temperature: T; the larger, the more equal the weights.

@@ -55,7 +55,7 @@ class FAMO(LossBalancer):
         self.logits = nn.Parameter(torch.zeros(len(self.objectives)))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) normalised ``z / D``."""
+        """(K,) normalized ``z / D``."""
         logs = self._log_excess(losses)
         self.memory["logs"] = logs
         return torch.softmax(torch.log_softmax(self.logits.to(losses), 0) - logs, 0)

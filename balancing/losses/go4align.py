@@ -14,7 +14,7 @@ from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
 
-__all__ = ["GO4Align", "group_centres"]
+__all__ = ["GO4Align", "group_centers"]
 
 
 @register_balancer("go4align")
@@ -29,7 +29,7 @@ class GO4Align(LossBalancer):
 
     needs: losses     scale: own     heads: weighted
     The groups are the exact k-means clustering of K numbers, which needs no starting point; public code starts
-    its k-means from random centres at every step.
+    its k-means from random centers at every step.
 
     Args:
         groups: How many; K if there are fewer objectives.
@@ -50,19 +50,19 @@ class GO4Align(LossBalancer):
         self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) the centre of each objective's group."""
+        """(K,) the center of each objective's group."""
         self.require_positive(losses)
         exact = losses.cpu().double()
         log_shares = torch.log_softmax(self.log_shares.to(exact) - self.eta * exact, 0)
         self.log_shares.copy_(log_shares)
         q = log_shares.exp() * exact.sum() / exact
-        centres = group_centres(q.tolist(), self.groups)
-        if not max(centres) <= torch.finfo(losses.dtype).max:
+        centers = group_centers(q.tolist(), self.groups)
+        if not max(centers) <= torch.finfo(losses.dtype).max:
             raise BalancingError("go4align: the losses differ so much that their weights cannot be represented")
-        return torch.tensor(centres, dtype=losses.dtype, device=losses.device)
+        return torch.tensor(centers, dtype=losses.dtype, device=losses.device)
 
 
-def group_centres(values: Sequence[float], groups: int) -> list[float]:
+def group_centers(values: Sequence[float], groups: int) -> list[float]:
     """The mean of the group of each value, for the best division into ``groups``.
 
     The best division has the least sum of squared deviations.
@@ -85,12 +85,12 @@ def group_centres(values: Sequence[float], groups: int) -> list[float]:
                     best[last + 1], begin[last + 1] = cost[first] + spread, first
         cost = best
         begins.append(begin)
-    centres = [0.0] * size
+    centers = [0.0] * size
     end = size
     for begin in reversed(begins):
         members = order[begin[end] : end]
-        centre = math.fsum(values[i] for i in members) / len(members)
+        center = math.fsum(values[i] for i in members) / len(members)
         for i in members:
-            centres[i] = centre
+            centers[i] = center
         end = begin[end]
-    return centres
+    return centers

@@ -21,7 +21,7 @@ class GroupDRO(LossBalancer):
     """Group DRO: weights that ascend towards the greatest loss.
 
     ``w_i <- w_i exp(eta L_i)``, scaled to sum K.
-    Minimises the greatest loss in the long run.
+    Minimizes the greatest loss in the long run.
     Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020.
 
     needs: losses     scale: sum-like (published: sum 1)     heads: weighted

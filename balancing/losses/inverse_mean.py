@@ -45,7 +45,7 @@ class InverseMean(LossBalancer):
         self.register_buffer("count", torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) normalised reciprocals of the running means."""
+        """(K,) normalized reciprocals of the running means."""
         self.require_positive(losses + self.eps)
         count, window = int(self.count), len(self.history)
         self.history[count % window] = losses

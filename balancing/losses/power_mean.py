@@ -18,7 +18,7 @@ __all__ = ["PowerMean", "geometric_weights"]
 
 @register_balancer("power_mean")
 class PowerMean(LossBalancer):
-    """Minimise ``V = (mean_i L_i^gamma)^(1/gamma)``: ``w_i = 1/K (V / L_i)^(1 - gamma)``.
+    """Minimize ``V = (mean_i L_i^gamma)^(1/gamma)``: ``w_i = 1/K (V / L_i)^(1 - gamma)``.
 
     gamma = 1 is the mean, -1 the harmonic mean, 0 the geometric mean (the limit), ``inf`` the greatest loss, whose
     ties share the weight. The larger gamma, the more the largest loss counts.

@@ -51,19 +51,19 @@ def averaged_gradients(
     for number in waiting.values():
         missing[number] += 1
     arrived: list[list[Tensor]] = [[] for _ in missing]
-    found: dict[Tensor, Tensor] = {}
+    reached: dict[Tensor, Tensor] = {}
     travelling: list[tuple[list[Tensor], Tensor, Any]] = []
 
     def note(leaf: Tensor, gradient: Tensor) -> None:
         number = waiting[leaf]
-        found[leaf] = gradient.clone()  # as autograd may hand out views and aliases
+        reached[leaf] = gradient.clone()  # as autograd may hand out views and aliases
         arrived[number].append(leaf)
         # buckets leave in the same order everywhere, each when it and those before it are complete
         while len(travelling) < len(missing) and len(arrived[len(travelling)]) == missing[len(travelling)]:
             send(len(travelling))
 
     def send(number: int) -> None:
-        bucket = [found[leaf] for leaf in waiting if waiting[leaf] == number and leaf in found]
+        bucket = [reached[leaf] for leaf in waiting if waiting[leaf] == number and leaf in reached]
         if bucket:
             travelling.append((bucket, *_send(bucket)))
         else:
@@ -80,7 +80,7 @@ def averaged_gradients(
     with span("all-reduce"):
         for bucket, flat, message in travelling:
             _receive(bucket, flat, message)
-    return [found.get(leaf) for leaf in leaves]
+    return [reached.get(leaf) for leaf in leaves]
 
 
 def sum_over_samples(gramian: Tensor, device: torch.device) -> Tensor:

@@ -32,7 +32,7 @@ def _fair_pair(cosines: Tensor, priority: Tensor) -> Tensor:
 def fair_weights(gramian: Tensor, priority: Tensor, alpha: float) -> Tensor:
     """The positive solution of ``(Ga)_i = p_i a_i^(-1/alpha)``, by a damped Newton method.
 
-    It minimises the convex ``1/2 a'Ga - sum_i p_i a_i^(1 - 1/alpha) / (1 - 1/alpha)``, where alpha = 1 stands for the
+    It minimizes the convex ``1/2 a'Ga - sum_i p_i a_i^(1 - 1/alpha) / (1 - 1/alpha)``, where alpha = 1 stands for the
     logarithm. The unknowns are scaled so that the matrix is that of the cosines, plus 1e-12 on its diagonal (more if
     rounding has made it indefinite): if a convex combination of the gradients is zero, no finite solution exists, and the
     one found is large with a direction near zero.
@@ -63,10 +63,10 @@ def fair_weights(gramian: Tensor, priority: Tensor, alpha: float) -> Tensor:
         move = torch.cholesky_solve(residual[:, None], torch.linalg.cholesky_ex(matrix)[0]).squeeze(1)
         relative = move / (root * b)
         largest, descent = float(relative.abs().max()), float(residual @ move)
-        room = 0.9 / max(-float(relative.min()), 0.9)  # how far b stays positive
+        reach = 0.9 / max(-float(relative.min()), 0.9)  # how far b stays positive
         # an entry that must fall by orders of magnitude would hold up the others, so there 1 / b moves instead
-        crowded = room <= 0.01
-        step = 1.0 if crowded else room
+        crowded = reach <= 0.01
+        step = 1.0 if crowded else reach
         rounding = 1e-15 * float((root * b).abs().sum())
         while True:
             change = 1 + step * relative

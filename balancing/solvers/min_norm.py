@@ -14,7 +14,7 @@ def min_norm_weights(gramian: Tensor) -> Tensor:
     """Weights of the shortest vector in the convex hull of the gradients.
 
     ``argmin_{w in simplex} w'Gw``.
-    Two gradients have a closed form; more are the non-negative QP with ``A = G / c + 11'`` and ``b = 1``, normalised,
+    Two gradients have a closed form; more are the non-negative QP with ``A = G / c + 11'`` and ``b = 1``, normalized,
     for any c > 0. A zero gradient is itself the answer.
     """
     size = len(gramian)

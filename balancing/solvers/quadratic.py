@@ -27,7 +27,7 @@ def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
         tolerance: Largest dual violation, relative to ``b`` in the scaled problem.
 
     Returns:
-        (K,) minimiser.
+        (K,) minimizer.
 
     Raises:
         UnboundedError: There is no minimum, which needs a singular ``a`` and a ``b`` outside its range.

@@ -109,7 +109,9 @@ def test_updates_follow_a_permutation(name, size, seed):
     for step in range(4):
         j, losses = rows("random", size, seed + step), torch.rand(size, generator=generator, dtype=torch.float64) + 0.1
         first, second = advance(straight, losses, j), advance(permuted, losses[order], j[order])
-        torch.testing.assert_close(second, first if isinstance(core(straight), JacobianBalancer) else first[order], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            second, first if isinstance(core(straight), JacobianBalancer) else first[order], rtol=1e-5, atol=1e-6
+        )
 
 
 @settings(max_examples=30, deadline=None)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balancing import BalancingError, create_balancer
-from balancing.losses.go4align import group_centres
+from balancing.losses.go4align import group_centers
 from tests.balancing.problems import Net, inputs
 
 LOSSES = torch.tensor([0.5, 2.0, 3.0, 0.1], dtype=torch.float64)
@@ -298,7 +298,7 @@ def test_go4align_groups_what_is_close():
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=7), st.integers(1, 4))
-def test_group_centres_have_the_least_squared_deviation(values, groups):
+def test_group_centers_have_the_least_squared_deviation(values, groups):
     def deviation(centres):
         return sum((v - c) ** 2 for v, c in zip(values, centres, strict=True))
 
@@ -307,7 +307,7 @@ def test_group_centres_have_the_least_squared_deviation(values, groups):
         return [sum(members[k]) / len(members[k]) for k in labels]
 
     least = min(deviation(centres_of(labels)) for labels in itertools.product(range(groups), repeat=len(values)))
-    found = group_centres(values, groups)
+    found = group_centers(values, groups)
     assert len(set(found)) <= groups
     assert deviation(found) == pytest.approx(least, rel=1e-9, abs=1e-9)
 

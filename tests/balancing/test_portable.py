@@ -44,7 +44,9 @@ KINDS = {
 
 
 def test_a_copy_under_another_name_takes_a_step_with_every_kind(tmp_path):
-    shutil.copytree(Path(balancing.__file__).parent, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(balancing.__file__).parent, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (tmp_path / "step.py").write_text(STEP.format(names=list(KINDS)))
     # a script's folder is the first on its path; -E leaves out PYTHONPATH, and no package is installed by the name
     done = subprocess.run(

@@ -372,7 +372,7 @@ def steps_table(rows: Sequence[Row]) -> str:
     lines = ["| step | to a plain step | to the bare passes |", "|---|---|---|"]
     cheap = {row["variant"] for row in rows if row["part"] == "losses"} - {"plain"}
     rows = [row for row in rows if row["part"] != "steps" or row["variant"] not in cheap]  # they have their own table
-    every = [line.replace(" |", ", `update_every=10` |", 1) + " |" for line in cells(rows, "every", "to_plain")[1:]]
+    every = [line.replace(" |", ", `every=10` |", 1) + " |" for line in cells(rows, "every", "to_plain")[1:]]
     return "\n".join(lines + cells(rows, "steps", "to_plain", "to_bare") + every) + "\n"
 
 

@@ -25,7 +25,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 import engine
-from balancing import BalanceReport, BalancingError, MetaBalancer, MultiObjectiveModel, create_balancer
+from balancing import BalanceReport, BalancingError, BilevelBalancer, MultiObjectiveModel, create_balancer
 from balancing.spans import span
 from engine import Config, ConfigError
 from tasks import Batch, create_task
@@ -87,7 +87,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
     reports: dict[str, BalanceReport] = {}  # of the last update of each phase
     for optimizer in [each for each in run.phases for _ in range(each.phase.steps)]:
         optimizer.zero_grad()
-        if isinstance(optimizer.balancer, MetaBalancer):
+        if isinstance(optimizer.balancer, BilevelBalancer):
             report = look_ahead(run, optimizer, optimizer.balancer, batch)
             parts: list[Batch] = []
         else:
@@ -125,7 +125,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
 
 
 def look_ahead(
-    run: engine.Run, optimizer: engine.PhaseOptimizer, balancer: MetaBalancer, batch: Batch
+    run: engine.Run, optimizer: engine.PhaseOptimizer, balancer: BilevelBalancer, batch: Batch
 ) -> BalanceReport:
     """A bilevel step: one half of the batch trains the model, the other evaluates that."""
     half, other = engine.micro_batches(batch, 2)

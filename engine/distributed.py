@@ -1,7 +1,7 @@
 """Several processes, started by ``torchrun``, that train one model together.
 
 There is no wrapper around the model: parameters are sent from process 0 at the start, every process sees its part of each
-batch, and the balancers average losses and gradients (:mod:`balancing.processes`). All processes draw from equal random
+batch, and the balancers average losses and gradients (:mod:`balancing.measuring.processes`). All processes draw from equal random
 generators, so whatever is drawn for a whole batch is the same everywhere.
 """
 
@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from torch import Tensor, nn
 
-from balancing.processes import average_over_processes
+from balancing.measuring.processes import average_over_processes
 from engine.arguments import ConfigError
 
 __all__ = ["Processes", "average_buffers", "broadcast_model", "join_processes"]

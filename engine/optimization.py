@@ -12,7 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from balancing import Balancer, MetaBalancer, Phase
+from balancing import Balancer, BilevelBalancer, Phase
 from engine.arguments import ConfigError, did_you_mean
 from engine.config import SCHEDULES, OptimizerConfig, SchedulerConfig, TrainerConfig
 from engine.distributed import Processes
@@ -118,11 +118,13 @@ def build_phase_optimizer(
 
 def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Processes) -> None:
     """Raise ConfigError if the balancer needs what this training loop does not have."""
-    if balancer.at == "subset" or (balancer.at == "features" and trainer.grad_accum_steps > 1):
-        remedy = "it is for a loop of your own" if balancer.at == "subset" else "use trainer.grad_accum_steps=1"
-        raise ConfigError(f"balancer.at={balancer.at} is not possible here: {remedy}, or use balancer.at=shared")
+    if balancer.options.at == "subset" or (balancer.options.at == "features" and trainer.grad_accum_steps > 1):
+        remedy = "it is for a loop of your own" if balancer.options.at == "subset" else "use trainer.grad_accum_steps=1"
+        raise ConfigError(
+            f"balancer.at={balancer.options.at} is not possible here: {remedy}, or use balancer.at=shared"
+        )
     size = min(trainer.batch_size, trainer.overfit or trainer.batch_size)
-    if isinstance(balancer, MetaBalancer) and (
+    if isinstance(balancer, BilevelBalancer) and (
         trainer.grad_accum_steps > 1 or trainer.compile or trainer.precision == "fp16" or size < 2 * processes.size
     ):
         raise ConfigError(

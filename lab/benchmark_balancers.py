@@ -146,7 +146,7 @@ def compare(
 
 def methods() -> list[str]:
     """Balancers that any batch can be given to."""
-    return [name for name in list_balancers() if balancer_class(name).needs != "validation" and name != "torchjd"]
+    return [name for name in list_balancers() if name != "torchjd" and balancer_class(name).needs != "validation"]
 
 
 def measures_gradients(name: str) -> bool:
@@ -188,7 +188,7 @@ def measure_every(rounds: int) -> list[Row]:
                 problem.clear()
             problem.plain()
 
-    variants = {"plain": ten} | {name: problem.balanced(name, steps=10, every=10) for name in ("mgda", "upgrad")}
+    variants = {"plain": ten} | {name: problem.balanced(name, steps=10, update_every=10) for name in ("mgda", "upgrad")}
     return compare(problem, variants, max(rounds // 3, 3), "every=10", steps=10)
 
 
@@ -224,13 +224,13 @@ def measure_solvers(rounds: int) -> list[Row]:
         for count in COUNTS:
             if name == "krum" and count < 3:
                 continue
-            balancer = create_balancer(name, [str(k) for k in range(count)])
+            balancer: Any = create_balancer(name, [str(k) for k in range(count)])
             seconds = []
             for turn in range(rounds + 2):
                 generator = torch.Generator().manual_seed(turn)
                 j = torch.randn(count, 4 * count, generator=generator, dtype=torch.float64)
                 gramian, losses = j @ j.T, torch.rand(count, generator=generator, dtype=torch.float64) + 0.5
-                spent, _ = timed(partial(balancer._effective, losses, gramian))
+                spent, _ = timed(partial(balancer.effective_weights, losses, gramian))
                 balancer.step += 1
                 if turn >= 2:
                     seconds.append(spent)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from balancing import Balancer, MetaBalancer, balancer_class, create_balancer
+from balancing import Balancer, BilevelBalancer, Composed, balancer_class, create_balancer
 from lab import command, documents, results
 
 #: Every method, family by family, in the order of the pages in docs/.
@@ -104,7 +104,7 @@ def follow(
     own = optimizer(balancer.parameters(), lr=0.02) if any(True for _ in balancer.parameters()) else None
     for index, step in enumerate(steps):
         problem.choose(*step)
-        if isinstance(balancer, MetaBalancer):
+        if isinstance(balancer, BilevelBalancer):
             report = balancer.meta_backward(problem, Problem.__call__, Problem.__call__, lr=0.01)
         else:
             report = balancer.backward(problem(), shared=[problem.theta])
@@ -280,18 +280,19 @@ def chooser() -> str:
         for name in methods:
             cls, link = balancer_class(name), f"[`{name}`](balancing_{family}.md#{name})"
             if name == "torchjd":
-                needs, rule, *measured = "gramian or jacobian", "unit", "as there", "as there"
+                cells = ["gramian or jacobian", "K backwards", "own", "unit", "rows", "as there", "as there"]
             else:
-                needs, rule, *measured = str(cls.needs), heads(name), invariance(name), harm(name)
-            lines.append([link, needs, cost(cls), cls.convention, rule, cls.preference_on, *measured])
+                own = (cls.needs, cost(cls), cls.convention)
+                cells = [*own, heads(name), cls.preference_on, invariance(name), harm(name)]
+            lines.append([link, *cells])
     return documents.table(head, lines)
 
 
 def cost(cls: type[Balancer]) -> str:
     """What a step costs, in backward passes through the shared parameters."""
-    if cls.needs == "validation":
+    if issubclass(cls, BilevelBalancer):
         return BILEVEL[cls.name]
-    turns = cls.active is not Balancer.active
+    turns = cls.active not in (Balancer.active, Composed.active)
     words = "K backwards" if cls.needs in ("gramian", "jacobian") and not turns else "1 backward"
     words += ", of one objective" * turns + ", a forward more" * bool(cls.observes)
     return words + ", gradients kept" * cls.remembers
@@ -301,7 +302,7 @@ def heads(name: str) -> str:
     """What the gradients of heads are multiplied with by default."""
     balancer = make(name, 3)
     rule = balancer.head_rule if balancer.measures else "weighted"
-    return rule if balancer.before is None else f"{rule}, after `{balancer.before.name}`"
+    return f"{rule}, after `{balancer.loss_balancer.name}`" if isinstance(balancer, Composed) else rule
 
 
 def invariance(name: str) -> str:

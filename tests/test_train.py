@@ -260,7 +260,7 @@ def test_a_balancer_that_cannot_run_says_so_before_anything_is_written(configure
 
 def test_the_method_before_has_the_defaults_of_its_own_file(configure, tmp_path):
     (turn,) = train.build(configure(tmp_path / "run", "balancer=pcgrad", "balancer.before=uncertainty")).phases
-    assert turn.balancer.before.likelihood.tolist() == [1.0, 0.5]  # classification: auto
+    assert turn.balancer.loss_balancer.likelihood.tolist() == [1.0, 0.5]  # classification: auto
     assert [group["params"] for group in turn.balancer_optimizer.param_groups] == [list(turn.balancer.parameters())]
 
 

@@ -25,7 +25,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from balancing import create_balancer
+from balancing import LossBalancer, create_balancer
 from lab.reproductions.experiment import Experiment
 
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
@@ -54,7 +54,7 @@ def losses(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def trace(method: str, clip: float | None = None, steps: int = STEPS) -> np.ndarray:
     """The way of every start: (1 + steps / EVERY, 5, 2) points."""
-    balancers = [create_balancer(method, ("L1", "L2"), **OPTIONS.get(method, {})) for _ in STARTS]
+    balancers: list[Any] = [create_balancer(method, ("L1", "L2"), **OPTIONS.get(method, {})) for _ in STARTS]
     own = [each for balancer in balancers for each in balancer.parameters()]
     levels = torch.optim.Adam(own, lr=0.025) if own else None
     points = np.array(STARTS, np.float32)
@@ -65,7 +65,10 @@ def trace(method: str, clip: float | None = None, steps: int = STEPS) -> np.ndar
             values, jacobians = losses(points)
             gramians = torch.from_numpy(jacobians @ jacobians.mT).double()
             loss_values = torch.from_numpy(values).double()
-            weights = [each.weights(*pair) for each, *pair in zip(balancers, loss_values, gramians, strict=True)]
+            weights = [
+                each.compute_weights(*((value,) if isinstance(each, LossBalancer) else (value, gramian)))
+                for each, value, gramian in zip(balancers, loss_values, gramians, strict=True)
+            ]
             gradient = (torch.stack(weights).float().numpy()[:, None] @ jacobians)[:, 0]
             if clip is not None:
                 gradient *= np.minimum(clip / (np.linalg.norm(gradient, axis=1, keepdims=True) + 1e-6), 1)

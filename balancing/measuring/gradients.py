@@ -12,9 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from balancing.processes import average_over_processes, several_processes
+from .layout import aligned, alike
+from .processes import average_over_processes, several_processes
 
-__all__ = ["Gradients", "deposit", "flat_rows", "gramian_of"]
+__all__ = ["Direction", "Gradients", "accumulate_grad", "flat_rows", "gramian_of"]
+
+#: Makes the combination of the rows: a tensor per input.
+Direction = Callable[[], list[Tensor]]
 
 # Elements of one row read at a time for the Gramian. K such pieces stay in the processor's cache, so that each row is
 # read from memory once; and a float32 sum of this length keeps six digits.
@@ -24,8 +28,8 @@ _PIECE = 1 << 16  # the same for work that reads and writes a piece several time
 _PAIRS = 12
 
 
-def deposit(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    """Average ``gradients`` over processes and add them to ``leaves[...].grad``, as ``Tensor.backward`` would."""
+def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Average ``gradients`` over processes and add them to ``.grad`` of the ``leaves``."""
     average_over_processes(gradients)
     for leaf, gradient in zip(leaves, gradients, strict=True):
         gradient = gradient.to(leaf.dtype)  # rows of several precisions in one matrix have the widest
@@ -37,13 +41,13 @@ def gramian_of(matrix: Tensor) -> Tensor:
     return Gradients([matrix[0]], [[row] for row in matrix], []).gramian()
 
 
-def flat_rows(points: Sequence[Tensor], size: int) -> Tensor:
-    """Room for ``size`` flattened rows at ``points``."""
-    width = sum(point.numel() for point in points)
-    dtype = points[0].dtype
-    for point in points[1:]:
-        dtype = torch.promote_types(dtype, point.dtype)
-    return torch.empty(size, width, dtype=dtype, device=points[0].device)
+def flat_rows(inputs: Sequence[Tensor], size: int) -> Tensor:
+    """An empty matrix for ``size`` flattened rows at ``inputs``."""
+    width = sum(tensor.numel() for tensor in inputs)
+    dtype = inputs[0].dtype
+    for tensor in inputs[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return torch.empty(size, width, dtype=dtype, device=inputs[0].device)
 
 
 @dataclass
@@ -51,13 +55,13 @@ class Gradients:
     """Gradients of K objectives.
 
     Attributes:
-        points: Where the gradients were taken: shared parameters, features, or a subset of the parameters.
-        rows: ``rows[k][p]`` is the gradient of objective k at ``points[p]``; ``None`` stands for zero.
+        inputs: Where the gradients were taken: shared parameters, features, or a subset of the parameters.
+        rows: ``rows[k][p]`` is the gradient of objective k at ``inputs[p]``; ``None`` stands for zero.
         heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
         matrix: (K, P) the rows flattened, if they were collected into one; ``rows`` are then views of it.
     """
 
-    points: list[Tensor]
+    inputs: list[Tensor]
     rows: list[list[Tensor | None]]
     heads: list[dict[Tensor, Tensor]]
     matrix: Tensor | None = None
@@ -72,43 +76,49 @@ class Gradients:
                 self.rows[k][p] = piece.copy_(gradient)
 
     def __add__(self, other: Gradients) -> Gradients:
-        """Sum over micro-batches, leaf by leaf: their graphs may differ. What is contested in one is contested in the sum."""
-        points = self._all_points(other)
+        """Sum over micro-batches, leaf by leaf, as their graphs may differ.
+
+        What is contested in one is contested in the sum.
+        """
+        inputs = self._all_points(other)
         rows, heads = [], []
         for k in range(len(self.rows)):
             total: dict[Tensor, Tensor] = {}
             for part in (self, other):
-                for leaf, gradient in [*zip(part.points, part.rows[k], strict=True), *part.heads[k].items()]:
+                for leaf, gradient in [*zip(part.inputs, part.rows[k], strict=True), *part.heads[k].items()]:
                     if gradient is not None:
                         total[leaf] = total[leaf] + gradient if leaf in total else gradient
-            rows.append([total.pop(point, None) for point in points])
+            rows.append([total.pop(tensor, None) for tensor in inputs])
             heads.append(total)
-        return Gradients(points, rows, heads)
+        return Gradients(inputs, rows, heads)
 
     def products(self, other: Gradients) -> Tensor:
         """(K, K) inner products with the rows of ``other``, made symmetric; float64 on the CPU."""
-        points, size = self._all_points(other), len(self.rows)
-        rows = [part._at(points, k) for part in (self, other) for k in range(size)]
-        block = Gradients(points, rows, []).gramian()[:size, size:]
+        inputs, size = self._all_points(other), len(self.rows)
+        rows = [part._at(inputs, k) for part in (self, other) for k in range(size)]
+        block = Gradients(inputs, rows, []).gramian()[:size, size:]
         return (block + block.T) / 2
 
     def _all_points(self, other: Gradients) -> list[Tensor]:
-        return list(dict.fromkeys([*self.points, *other.points]))
+        return list(dict.fromkeys([*self.inputs, *other.inputs]))
 
-    def _at(self, points: Sequence[Tensor], k: int) -> list[Tensor | None]:
-        """Row k at ``points``; a leaf that is not contested here counts as contested."""
-        found = self.heads[k] | {p: g for p, g in zip(self.points, self.rows[k], strict=True) if g is not None}
-        return [found.get(point) for point in points]
+    def _at(self, inputs: Sequence[Tensor], k: int) -> list[Tensor | None]:
+        """Row k at ``inputs``; a leaf that is not contested here counts as contested."""
+        gradients = self.heads[k] | {p: g for p, g in zip(self.inputs, self.rows[k], strict=True) if g is not None}
+        return [gradients.get(tensor) for tensor in inputs]
 
-    def reorder(self, points: Sequence[Tensor]) -> None:
-        """Take the points in this order, which must hold all of them."""
-        if all(a is b for a, b in zip(points, self.points, strict=True)):
+    def reorder(self, inputs: Sequence[Tensor]) -> None:
+        """Take the inputs in this order, which must hold all of them."""
+        if all(a is b for a, b in zip(inputs, self.inputs, strict=True)):
             return
-        self.rows = [self._at(points, k) for k in range(len(self.rows))]
-        self.points, self.matrix = list(points), None
+        self.rows = [self._at(inputs, k) for k in range(len(self.rows))]
+        self.inputs, self.matrix = list(inputs), None
 
-    def synchronise(self) -> None:
-        """Average the rows over processes, a row at a time. Zero rows must be real: every process sends the same sizes."""
+    def synchronize(self) -> None:
+        """Average the rows over processes, a row at a time.
+
+        Zero rows must be real: every process sends the same sizes.
+        """
         if not several_processes():
             return
         for k, row in enumerate(self.rows):
@@ -117,20 +127,23 @@ class Gradients:
                 self.rows[k] = list(self.split(self.matrix[k]))
                 continue
             filled = [
-                torch.zeros_like(point) if g is None else g.clone() for g, point in zip(row, self.points, strict=True)
+                torch.zeros_like(tensor) if g is None else g.clone() for g, tensor in zip(row, self.inputs, strict=True)
             ]
             average_over_processes(filled)
             self.rows[k] = list(filled)
 
     def gramian(self) -> Tensor:
-        """(K, K) inner products of the rows, float64 on the CPU: one pass over the rows and one device synchronisation.
+        """(K, K) inner products of the rows, float64 on the CPU.
 
+        They take one pass over the rows and one device synchronization.
         On the CPU products are taken in the rows' precision over pieces of 262,144 elements, and pieces are added in
         float64. If float32 cannot tell (squares over- or underflow, a row depends on the others but for rounding), and on
         other devices, products are float64 (float32 on MPS).
         """
         size = len(self.rows)
-        cpu = all(point.device.type == "cpu" and point.dtype in (torch.float32, torch.float64) for point in self.points)
+        cpu = all(
+            tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) for tensor in self.inputs
+        )
         total = self._products(exact=not cpu)
         present = torch.tensor([any(g is not None for g in row) for row in self.rows])
         if cpu and size > 0 and not _float32_tells(total[present][:, present]):
@@ -160,11 +173,11 @@ class Gradients:
         return total
 
     def _pieces(self) -> Iterable[list[Tensor]]:
-        """Yield K aligned vectors at a time: slices of large tensors, and small tensors packed together."""
+        """Yield K aligned vectors at a time: slices of large tensors, small tensors packed."""
         packed: list[list[Tensor]] = []
         filled = 0
-        for p, point in enumerate(self.points):
-            vectors = _aligned([row[p] for row in self.rows], point)
+        for p, tensor in enumerate(self.inputs):
+            vectors = aligned([row[p] for row in self.rows], tensor)
             if vectors is None:
                 continue
             numel = vectors[0].numel()
@@ -181,31 +194,34 @@ class Gradients:
             yield [torch.cat(column) for column in zip(*packed, strict=True)]
 
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
-        """``sum_k weights[k] rows[k]``, a tensor per point. The rows are dropped as they are read."""
+        """``sum_k weights[k] rows[k]``, one for each input. The rows are dropped as they are read."""
         total: list[Tensor] = []
-        for p, point in enumerate(self.points):
+        for p, tensor in enumerate(self.inputs):
             mine: Tensor | None = None
             for row, weight in zip(self.rows, weights, strict=True):
                 gradient, row[p] = row[p], None
                 if gradient is not None:
                     # autograd may hand out views and aliases, so nothing it returned is changed in place
                     mine = gradient * weight if mine is None else mine.add_(gradient, alpha=weight)
-            total.append(torch.zeros_like(point) if mine is None else mine)
+            total.append(torch.zeros_like(tensor) if mine is None else mine)
         return total
 
     def combine_coordinates(self, combine: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Apply ``combine`` ((K, n) -> (n,)) to pieces of 65,536 coordinates, which stay in the cache. Drops the rows."""
+        """Apply ``combine`` ((K, n) -> (n,)) to pieces of 65,536 coordinates.
+
+        These stay in the cache. Drops the rows.
+        """
         total = []
-        for p, point in enumerate(self.points):
-            vectors = _aligned([row[p] for row in self.rows], point)
+        for p, tensor in enumerate(self.inputs):
+            vectors = aligned([row[p] for row in self.rows], tensor)
             if vectors is None:
-                total.append(torch.zeros_like(point))
+                total.append(torch.zeros_like(tensor))
                 continue
             present = [g for row in self.rows if (g := row[p]) is not None]
             like = present[0]
             result = (
                 torch.empty_like(like)
-                if _alike(present)
+                if alike(present)
                 else torch.empty(like.shape, dtype=like.dtype, device=like.device)
             )
             flat = result.as_strided((result.numel(),), (1,))
@@ -219,28 +235,31 @@ class Gradients:
     def jacobian(self) -> Tensor:
         """(K, P) matrix of the flattened rows, which the caller may overwrite."""
         if self.matrix is None:
-            matrix = flat_rows(self.points, len(self.rows))
+            matrix = flat_rows(self.inputs, len(self.rows))
             for k in range(len(self.rows)):
                 self.flatten(k, matrix)
             self.matrix = matrix
         return self.matrix
 
     def split(self, vector: Tensor) -> list[Tensor]:
-        """Cut a (P,) vector into views shaped like the points."""
-        pieces = vector.split([point.numel() for point in self.points])
-        return [piece.view(point.shape) for piece, point in zip(pieces, self.points, strict=True)]
+        """Cut a (P,) vector into views shaped like the inputs."""
+        pieces = vector.split([tensor.numel() for tensor in self.inputs])
+        return [piece.view(tensor.shape) for piece, tensor in zip(pieces, self.inputs, strict=True)]
 
-    def deposit_heads(self, weights: Sequence[float]) -> None:
-        """Add ``weights[k]`` times objective k's gradient to the leaves outside the points."""
+    def accumulate_heads(self, weights: Sequence[float]) -> None:
+        """Add ``weights[k]`` times objective k's gradient to the leaves outside the inputs."""
         total: dict[Tensor, Tensor] = {}
         for weight, gradients in zip(weights, self.heads, strict=True):
             for leaf, gradient in gradients.items():
                 total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
-        deposit(list(total), list(total.values()))
+        accumulate_grad(list(total), list(total.values()))
 
 
 def _float32_tells(gramian: Tensor) -> bool:
-    """Whether products of float32 rows are good enough: in range, and no row nearly a combination of the others."""
+    """Whether products of float32 rows are good enough.
+
+    They are in range, and no row is nearly a combination of the others.
+    """
     squares = gramian.diagonal()
     tiny, huge = 1e-30, 1e30  # half of the range of float32: the mixed products must fit as well
     if not bool(((squares > tiny) & (squares < huge)).all()):
@@ -248,38 +267,3 @@ def _float32_tells(gramian: Tensor) -> bool:
     cosines = gramian / squares.outer(squares).sqrt()
     cosines.diagonal().sub_(1e-4)  # eigenvalues are off by about 1e-6
     return not bool(torch.linalg.cholesky_ex(cosines).info)
-
-
-def _aligned(gradients: Sequence[Tensor | None], point: Tensor) -> list[Tensor] | None:
-    """The gradients as vectors that list the same elements in the same order; ``None`` if all are zero.
-
-    Equal dense layouts (channels_last included) are viewed as they lie; anything else is copied.
-    """
-    present = [g for g in gradients if g is not None]
-    if not present:
-        return None
-    if _alike(present):
-        vectors = [None if g is None else g.as_strided((g.numel(),), (1,)) for g in gradients]
-    else:
-        vectors = [None if g is None else g.reshape(-1) for g in gradients]
-    zero = (
-        None
-        if len(present) == len(gradients)
-        else torch.zeros(point.numel(), dtype=present[0].dtype, device=point.device)
-    )
-    return [zero if v is None else v for v in vectors]  # type: ignore[misc]
-
-
-def _alike(tensors: Sequence[Tensor]) -> bool:
-    """True if all lie densely in memory, in the same order of dimensions."""
-    return _dense(tensors[0]) and all(tensor.stride() == tensors[0].stride() for tensor in tensors)
-
-
-def _dense(tensor: Tensor) -> bool:
-    """True if the elements fill one block of memory without gaps or overlap, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from balancing.spans import span
+from ..spans import span
 
 __all__ = ["average_over_processes", "averaged_gradients", "several_processes", "sum_over_samples"]
 
@@ -22,8 +22,9 @@ def several_processes() -> bool:
 
 
 def average_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor, in place, by its mean over all processes: one all-reduce for each flat bucket.
+    """Replace each tensor, in place, by its mean over all processes.
 
+    One all-reduce for each flat bucket.
     Does nothing in a single process.
     """
     if not tensors or not several_processes():
@@ -40,8 +41,9 @@ def averaged_gradients(
     gradients: Sequence[Tensor] | None = None,
     keep_graph: bool = False,
 ) -> list[Tensor | None]:
-    """``torch.autograd.grad``, averaged over processes: a bucket of gradients travels while others are still computed.
+    """``torch.autograd.grad``, averaged over processes.
 
+    A bucket of gradients travels while others are still computed.
     Leaves that the outputs do not reach give ``None``; they must be the same in all processes.
     """
     waiting = {leaf: number for number, bucket in enumerate(_buckets(list(reversed(leaves)))) for leaf in bucket}
@@ -49,19 +51,19 @@ def averaged_gradients(
     for number in waiting.values():
         missing[number] += 1
     arrived: list[list[Tensor]] = [[] for _ in missing]
-    found: dict[Tensor, Tensor] = {}
+    reached: dict[Tensor, Tensor] = {}
     travelling: list[tuple[list[Tensor], Tensor, Any]] = []
 
     def note(leaf: Tensor, gradient: Tensor) -> None:
         number = waiting[leaf]
-        found[leaf] = gradient.clone()  # as autograd may hand out views and aliases
+        reached[leaf] = gradient.clone()  # as autograd may hand out views and aliases
         arrived[number].append(leaf)
         # buckets leave in the same order everywhere, each when it and those before it are complete
         while len(travelling) < len(missing) and len(arrived[len(travelling)]) == missing[len(travelling)]:
             send(len(travelling))
 
     def send(number: int) -> None:
-        bucket = [found[leaf] for leaf in waiting if waiting[leaf] == number and leaf in found]
+        bucket = [reached[leaf] for leaf in waiting if waiting[leaf] == number and leaf in reached]
         if bucket:
             travelling.append((bucket, *_send(bucket)))
         else:
@@ -78,12 +80,13 @@ def averaged_gradients(
     with span("all-reduce"):
         for bucket, flat, message in travelling:
             _receive(bucket, flat, message)
-    return [found.get(leaf) for leaf in leaves]
+    return [reached.get(leaf) for leaf in leaves]
 
 
 def sum_over_samples(gramian: Tensor, device: torch.device) -> Tensor:
-    """The Gramian of the whole batch's features from every process's own: samples are disjoint, so inner products add.
+    """The Gramian of the whole batch's features, from those of all processes.
 
+    Their samples are disjoint, so inner products add.
     Each process differentiates the mean over its own part of the batch, hence the square of the number of processes.
     ``device`` is one on which the processes can communicate.
     """

@@ -25,123 +25,120 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 import engine
-from balancing import (
-    BalanceReport,
-    BalancingError,
-    MetaBalancer,
-    MultiObjectiveModel,
-    create_balancer,
-)
+from balancing import BalanceReport, BalancingError, BilevelBalancer, MultiObjectiveModel, create_balancer
 from balancing.spans import span
 from engine import Config, ConfigError
 from tasks import Batch, create_task
+from tasks.results import ResultKey
 from zoo import create_model
 
 ALONE = engine.Processes()
 
 
 def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
-    """Make task, model, balancers and optimizers, in this order: each may ask those before it."""
+    """Make task, model, balancers and optimizers, in this order: each may need those before it."""
     trainer = config.trainer
     device = engine.resolve_device(trainer.device, processes)
     engine.use_threads(trainer.num_threads)
     engine.seed_everything(config.seed, trainer.deterministic)
     with engine.constructing():
         task = create_task(**config.task)
-    train = processes.in_turn(lambda: task.splits(config.data_dir)).train
+    splits = processes.main_first(lambda: task.splits(config.data_dir))
     if trainer.overfit is not None:
-        train = task.shorten(trainer.overfit).train
-    task.place(device)
-    name, arguments = engine.resolve_arguments("model", config.model, task)
+        splits = splits.truncate(trainer.overfit)
+    splits = splits.to(device)
+    name, arguments = engine.resolve_arguments("model", config.model, task, splits)
     with engine.constructing():
         model = create_model(name, **arguments)
     if not isinstance(model, MultiObjectiveModel):
         raise ConfigError(f"model {name} does not keep the contract of balancing.MultiObjectiveModel")
     with engine.constructing():
-        task.keep(model.objectives)
+        task = task.restrict(model.objectives)
     model = engine.place_model(model, device, trainer, processes)
     ema = None if trainer.ema is None else ModelEmaV3(model, trainer.ema, use_warmup=True)
     if trainer.compile:
         engine.compile_model(model)
-    steps_per_epoch = engine.batches_per_epoch(train, trainer.batch_size)
-    total_steps = min(trainer.epochs * steps_per_epoch, trainer.max_steps or sys.maxsize)
-    turns = []
+    per_epoch = engine.batches_per_epoch(splits.train, trainer.batch_size)
+    total_steps = min(trainer.epochs * per_epoch, trainer.max_steps or sys.maxsize)
+    phases = []
     for phase in model.phases:
-        method, options = engine.resolve_arguments("balancer", config.balancer, task, phase.objectives)
+        method, options = engine.resolve_arguments("balancer", config.balancer, task, splits, phase.objectives)
         if trainer.on_nonfinite == "skip":
             options["on_nonfinite"] = "skip"
         with engine.constructing():
             balancer = create_balancer(method, phase.objectives, **options)
         engine.check_balancer(balancer, trainer, processes)
         if not balancer.measures:
-            balancer.to(device)  # weights of losses are found where the losses are, without waiting for the device
-        turns.append(
-            engine.build_turn(
+            balancer.to(device)  # weights of losses are computed where the losses are, without waiting for the device
+        phases.append(
+            engine.build_phase_optimizer(
                 model, phase, balancer, config.optimizer, config.scheduler, trainer.balancer_lr, total_steps
             )
         )
     precision, state = engine.Precision(trainer.precision, device), engine.State()
     return engine.Run(
-        config, task, model, arguments, turns, precision, device, steps_per_epoch, total_steps, state, processes, ema
+        config, task, splits, model, arguments, phases, precision, device, per_epoch, total_steps, state, processes, ema
     )
 
 
 def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
-    """One update: every phase takes its turn. This is where losses become gradients."""
+    """One update, phase by phase: losses become gradients, gradients become steps."""
     trainer, precision = run.config.trainer, run.precision
     reports: dict[str, BalanceReport] = {}  # of the last update of each phase
-    for turn in [each for each in run.turns for _ in range(each.phase.steps)]:
-        turn.zero_grad()
-        if isinstance(turn.balancer, MetaBalancer):
-            report = look_ahead(run, turn, turn.balancer, batch)
+    for optimizer in [each for each in run.phases for _ in range(each.phase.steps)]:
+        optimizer.zero_grad()
+        if isinstance(optimizer.balancer, BilevelBalancer):
+            report = look_ahead(run, optimizer, optimizer.balancer, batch)
             parts: list[Batch] = []
         else:
             parts = engine.micro_batches(batch, trainer.grad_accum_steps)
-        shares = engine.label_shares(run.task, parts, turn.phase.objectives, run.processes)
+        shares = engine.label_shares(run.task, parts, optimizer.phase.objectives, run.processes)
         for index, piece in enumerate(parts):
             with span("forward"), precision.autocast():
-                losses, features = run.task.losses(run.model, piece, turn.phase.name)
-            report = turn.balancer.backward(
+                losses, features = run.task.losses(run.model, piece, optimizer.phase.name)
+            report = optimizer.balancer.backward(
                 engine.weigh_losses(losses, shares and [shares[index]]),
-                shared=turn.shared,
-                parameters=None if turn.phase.networks is None else turn.parameters,
+                shared=optimizer.shared,
+                parameters=None if optimizer.phase.networks is None else optimizer.parameters,
                 features=features,
                 scaler=precision.scaler,
                 last=index == len(parts) - 1,
             )
         if report.skipped and not report.overflow:
-            turn.zero_grad()  # of earlier micro-batches
+            optimizer.zero_grad()  # of earlier micro-batches
         with span("optimizer"):
             moved = precision.step(
-                turn.optimizers.values(), turn.parameters, trainer.max_grad_norm, trainer.on_nonfinite
+                optimizer.optimizers.values(), optimizer.parameters, trainer.max_grad_norm, trainer.on_nonfinite
             )
         if not moved:
             report = replace(report, skipped=True, overflow=precision.scaler is not None)
-        if turn.balancer.observes and not report.skipped:
+        if optimizer.balancer.observes and not report.skipped:
             with torch.no_grad(), precision.autocast():
-                losses = run.task.losses(run.model, batch, turn.phase.name)[0]
-                turn.balancer.observe(engine.weigh_losses(losses, shares))
-        if turn.balancer_optimizer is not None and not report.skipped:
-            turn.balancer_optimizer.step()
-        reports[turn.phase.name] = report
+                losses = run.task.losses(run.model, batch, optimizer.phase.name)[0]
+                optimizer.balancer.observe(engine.weigh_losses(losses, shares))
+        if optimizer.balancer_optimizer is not None and not report.skipped:
+            optimizer.balancer_optimizer.step()
+        reports[optimizer.phase.name] = report
     if run.ema is not None:
         run.ema.update(run.model, run.state.step + 1)
     return list(reports.values())
 
 
-def look_ahead(run: engine.Run, turn: engine.Turn, balancer: MetaBalancer, batch: Batch) -> BalanceReport:
-    """One half of the batch trains the model, the other tells what that does to losses on data that it did not train on."""
+def look_ahead(
+    run: engine.Run, optimizer: engine.PhaseOptimizer, balancer: BilevelBalancer, batch: Batch
+) -> BalanceReport:
+    """A bilevel step: one half of the batch trains the model, the other evaluates that."""
     half, other = engine.micro_batches(batch, 2)
 
     def losses(model: torch.nn.Module, piece: Batch) -> dict[str, Tensor]:
         with run.precision.autocast():
-            found = run.task.losses(model, piece, turn.phase.name)[0]
-        shares = engine.label_shares(run.task, [piece], turn.phase.objectives, run.processes)
-        return dict(engine.weigh_losses(found, shares))
+            values = run.task.losses(model, piece, optimizer.phase.name)[0]
+        shares = engine.label_shares(run.task, [piece], optimizer.phase.objectives, run.processes)
+        return dict(engine.weigh_losses(values, shares))
 
-    chosen = None if turn.phase.networks is None else turn.parameters
+    chosen = None if optimizer.phase.networks is None else optimizer.parameters
     return balancer.meta_backward(
-        run.model, lambda net: losses(net, half), lambda net: losses(net, other), lr=turn.lr, parameters=chosen
+        run.model, lambda net: losses(net, half), lambda net: losses(net, other), lr=optimizer.lr, parameters=chosen
     )
 
 
@@ -152,7 +149,7 @@ def train_epoch(
     display: engine.Display,
     stop: engine.StopRequest,
 ) -> None:
-    """Train the steps that are left of the current epoch, or until asked to stop."""
+    """Train the steps that are left of the current epoch, or until a request to stop."""
     state, trainer = run.state, run.config.trainer
     start = state.step - state.epoch * run.steps_per_epoch
     end = min((state.epoch + 1) * run.steps_per_epoch, run.total_steps)
@@ -161,15 +158,15 @@ def train_epoch(
     for batch in engine.epoch_batches(run, state.epoch, start):
         if state.step >= end or stop.agreed():
             break
-        for turn in run.turns:
-            turn.schedule(state.step, 0.5**state.rollbacks)
+        for optimizer in run.phases:
+            optimizer.schedule(state.step, 0.5**state.rollbacks)
         try:
             reports = train_step(run, batch)
         except (BalancingError, FloatingPointError) as error:
             raise engine.locate(run, error) from None
         state.step += 1
-        for turn, report in zip(run.turns, reports, strict=True):
-            phase = turn.phase.name
+        for optimizer, report in zip(run.phases, reports, strict=True):
+            phase = optimizer.phase.name
             state.add(phase, report)
             if tracker is not None and state.step % trainer.log_every == 0:
                 tracker.log_report(state.step, state.epoch + 1, phase, report)
@@ -185,24 +182,23 @@ def train_epoch(
                 (state.step - first) / (time.perf_counter() - clock),
                 reports,
             )
-    engine.synchronise(run.device)
+    engine.synchronize(run.device)
     state.seconds += time.perf_counter() - clock
 
 
 def evaluate(run: engine.Run, name: str, stop: engine.StopRequest) -> engine.Evaluation | None:
-    """Losses and metrics over the split ``name``, or ``None`` if asked to stop before its end."""
-    engine.settle_buffers(run)
-    split = getattr(run.task.splits(run.config.data_dir), name)
+    """Losses and metrics over the split ``name``, or ``None`` if stopped before its end."""
+    engine.average_batchnorm_buffers(run)
     size, workers = engine.evaluation_size(run.config), run.config.trainer.num_workers
-    return engine.evaluate(run.trained, run.task, split, size, run.precision, workers, stop, name, run.processes)
+    return engine.evaluate(run.trained, run.task, run.splits, size, run.precision, workers, stop, name, run.processes)
 
 
 def save(run: engine.Run, folder: Path, tracker: engine.Tracker | None) -> None:
     """Write ``last.pt``, and the tables up to the same step."""
-    engine.settle_buffers(run)
+    engine.average_batchnorm_buffers(run)
     if tracker is not None:
         tracker.flush()
-        engine.save_checkpoint(folder / "last.pt", engine.checkpoint(run))
+        engine.save_checkpoint(folder / "last.pt", engine.checkpoint_state(run))
 
 
 def finish_epoch(
@@ -213,43 +209,43 @@ def finish_epoch(
     selector: engine.Selector,
     stop: engine.StopRequest,
 ) -> None:
-    """Validate, keep the best weights, write the numbers. Does nothing if asked to stop before validation ends."""
+    """Validate, keep the best weights, write the numbers; nothing if stopped meanwhile."""
     state = run.state
-    found = evaluate(run, "val", stop)
-    if found is None:
+    validation = evaluate(run, "val", stop)
+    if validation is None:
         return
-    means = {f"{name}/loss": mean for name, mean in engine.mean_losses(run).items()}
+    means = {str(ResultKey(name, "loss")): mean for name, mean in engine.mean_losses(run).items()}
     state.epoch, state.sums, state.counts = state.epoch + 1, {}, {}
-    for turn in run.turns:
-        turn.balancer.next_epoch()
-    state.seen = selector.remember(state.seen, found.values)
-    score = selector.score(found.values, state.epoch, state.seen)
+    for optimizer in run.phases:
+        optimizer.balancer.next_epoch()
+    state.seen = selector.remember(state.seen, validation.values)
+    score = selector.score(validation.values, state.epoch, state.seen)
     better = score < state.best or state.epoch == 1
     if better:
         state.best, state.best_epoch = score, state.epoch
     if tracker is not None:
-        for split, values in (("train", means), ("val", found.values)):
-            tracker.log_metrics(state.epoch, state.step, split, state.seconds, run.turns[0].lr, values)
+        for split, values in (("train", means), ("val", validation.values)):
+            tracker.log_metrics(state.epoch, state.step, split, state.seconds, run.phases[0].lr, values)
         if better:
             engine.save_weights(folder / "best", run.trained, engine.model_config(run))
     epochs = -(-run.total_steps // run.steps_per_epoch)
-    display.epoch(state.epoch, epochs, means, found.values, state.best_epoch == state.epoch)
+    display.epoch(state.epoch, epochs, means, validation.values, state.best_epoch == state.epoch)
 
 
 def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
-    """Train, select on the validation split, test once. Returns what ``summary.json`` holds.
+    """Train, select on the validation split, test once. Returns the content of ``summary.json``.
 
     Raises ConfigError or DataError before anything is written if the run cannot start.
     """
     saved = engine.load_checkpoint(Path(config.resume, "last.pt")) if config.resume else None
     job = build(config, processes)
-    selector = engine.Selector(config.trainer.monitor, job.task)
+    selector = engine.Selector(config.trainer.monitor, job.task, job.splits)
     if config.trainer.dry_run:
         return engine.describe_run(job, train_step)
     name = f"{config.model['name']}-{config.task['name']}-{config.balancer['name']}"
     with engine.StopRequest(processes) as stop:
         fresh = engine.make_run_dir(name, config.seed, config.run_dir) if processes.main and not config.resume else None
-        folder = Path(config.resume) if config.resume else processes.share(fresh)
+        folder = Path(config.resume) if config.resume else processes.broadcast(fresh)
         if config.trainer.profile is not None:
             return engine.profile_run(job, train_step, folder)
         if saved is not None:
@@ -272,10 +268,10 @@ def fit(
     stop: engine.StopRequest,
     resumed: bool,
 ) -> dict[str, Any]:
-    """The epochs that are left, the test, and all that is written about them. Returns what ``summary.json`` holds."""
+    """Train the epochs that are left, test, write. Returns the content of ``summary.json``."""
     config = job.config
     tracker = engine.open_tracker(job, folder, resumed)
-    found = None
+    test = None
     try:
         if not resumed and config.trainer.on_nonfinite == "rollback":
             save(job, folder, tracker)
@@ -293,22 +289,22 @@ def fit(
                 break
         if not stop.agreed():
             engine.load_weights(folder / "best", job.trained)
-            found = evaluate(job, "test", stop)
-        if found is not None:
-            found.values = selector.results(found.values, job.state.seen)
-        state, summary = job.state, engine.summarise(job, found.values if found else {})
+            test = evaluate(job, "test", stop)
+        if test is not None:
+            test.values = selector.results(test.values, job.state.seen)
+        state, summary = job.state, engine.summarize(job, test.values if test else {})
         if tracker is not None:
-            if found is not None:
-                tracker.log_metrics(state.best_epoch, state.step, "test", state.seconds, job.turns[0].lr, found.values)
+            if test is not None:
+                tracker.log_metrics(state.best_epoch, state.step, "test", state.seconds, job.phases[0].lr, test.values)
             tracker.write_summary(summary)
     finally:
         if tracker is not None:
             tracker.close()
-    if found is not None:
+    if test is not None:
         if tracker is not None:
-            engine.write_report(folder, job.task, found.predictions, engine.sample_pictures(job))
+            engine.write_report(folder, job.task, test.predictions, engine.sample_pictures(job))
             engine.write_model_card(folder / "best", summary, job.trained, job.task)
-        display.results(f"test, looked at {summary['tested']}", found.values)
+        display.results(f"test, looked at {summary['tested']}", test.values)
         display.say(
             f"{summary['seconds']:.1f} s of training, {summary['samples_per_second']:.0f} samples/s; open {folder / 'report.html'}"
         )
@@ -327,7 +323,7 @@ def _main(composed: DictConfig) -> float | None:
             others = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
             if others:
                 raise ConfigError(f"resume keeps the configuration of {resume}; leave out {' '.join(others)}")
-            composed = OmegaConf.create(engine.load_checkpoint(Path(resume, "last.pt"))["config"])
+            composed = engine.saved_config(engine.load_checkpoint(Path(resume, "last.pt"))["config"])
             composed.resume = resume
         config = engine.validate(composed)
         with engine.interruptible(), engine.own_threads(), engine.join_processes(config.trainer.device) as processes:
@@ -338,7 +334,7 @@ def _main(composed: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """Entry point. A problem that the user can mend is one message and exit code 2; a step that failed is exit code 1."""
+    """Entry point; exit code 2 with one message for bad input, 1 for a step that failed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them
     with engine.reporting():
         _main()

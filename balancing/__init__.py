@@ -5,67 +5,85 @@
 >>> optimizer.step()
 """
 
-from balancing.balancer import Balancer
-from balancing.bilevel import auto_lambda, forum, moml
-from balancing.bilevel.meta import MetaBalancer
-from balancing.errors import BalancingError, NonFiniteError
-from balancing.factory import balancer_arguments, balancer_class, create_balancer, list_balancers, register_balancer
-from balancing.gradients import (
-    aligned_mtl,
-    cagrad,
-    conflict_free,
-    dualproj,
-    fairgrad,
-    grad_normalize,
-    gradnorm,
-    gradvac,
-    imtl,
-    krum,
-    mgda,
-    modo,
-    nash_mtl,
-    pareto_mtl,
-    pcd,
-    pcgrad,
-    sdmgrad,
-    torchjd,
-    upgrad,
-)
-from balancing.jacobians import conflict_free_momentum, db_mtl, excess_mtl, graddrop, moco, trimmed_mean
-from balancing.losses import (
-    dwa,
-    famo,
-    fixed,
-    go4align,
-    group_dro,
-    igb,
-    imtl_l,
-    pbi,
-    power_mean,
-    progress,
-    reference_loss,
-    rlw,
-    running_loss,
-    scheduled,
-    tchebycheff,
-    uncertainty,
-)
-from balancing.options import BalancerOptions
-from balancing.protocol import MultiObjectiveModel, Phase
-from balancing.report import BalanceReport
+from .base import Balancer
+from .bilevel.auto_lambda import AutoLambda
+from .bilevel.bilevel_balancer import BilevelBalancer
+from .bilevel.forum import FORUM
+from .bilevel.moml import MOML
+from .composed import Composed
+from .errors import BalancingError, NonFiniteError
+from .factory import balancer_arguments, balancer_class, create_balancer, list_balancers, register_balancer
+from .gradients.aligned_mtl import AlignedMTL
+from .gradients.cagrad import CAGrad
+from .gradients.conflict_free import ConflictFree
+from .gradients.dualproj import DualProj
+from .gradients.fairgrad import FairGrad
+from .gradients.grad_normalize import GradNormalize
+from .gradients.gradnorm import GradNorm
+from .gradients.gradvac import GradVac
+from .gradients.imtl import IMTL
+from .gradients.imtl_g import ImpartialGradient
+from .gradients.krum import Krum
+from .gradients.mgda import MGDA
+from .gradients.modo import MoDo
+from .gradients.nash_mtl import NashMTL
+from .gradients.pareto_mtl import ParetoMTL
+from .gradients.pcd import PCD
+from .gradients.pcgrad import PCGrad
+from .gradients.sdmgrad import SDMGrad
+from .gradients.torchjd import torchjd
+from .gradients.upgrad import UPGrad
+from .gramian_balancer import GramianBalancer
+from .jacobian_balancer import JacobianBalancer, RowBalancer
+from .jacobians.conflict_free_momentum import ConflictFreeMomentum
+from .jacobians.db_mtl import DBMTL
+from .jacobians.excess_mtl import ExcessMTL
+from .jacobians.graddrop import GradDrop
+from .jacobians.moco import MoCo
+from .jacobians.trimmed_mean import TrimmedMean
+from .loss_balancer import LossBalancer, Scalarization, ScheduleBalancer
+from .losses.alternating import Alternating
+from .losses.cosmos import Cosmos
+from .losses.cov_weighting import CoefficientOfVariation
+from .losses.dwa import DWA
+from .losses.famo import FAMO
+from .losses.fixed import Fixed
+from .losses.geometric import Geometric
+from .losses.go4align import GO4Align
+from .losses.group_dro import GroupDRO
+from .losses.igb import IGB
+from .losses.imtl_l import ImpartialLoss
+from .losses.initial_loss import InitialLoss
+from .losses.inverse_mean import InverseMean
+from .losses.pbi import PenaltyBoundaryIntersection
+from .losses.power_mean import PowerMean
+from .losses.prior_loss import PriorLoss
+from .losses.realtime import Realtime
+from .losses.relobralo import ReLoBRaLo
+from .losses.rlw import RLW
+from .losses.scheduled import Scheduled
+from .losses.single import Single
+from .losses.softadapt import SoftAdapt
+from .losses.stch import SmoothTchebycheff
+from .losses.sum import Sum
+from .losses.tchebycheff import Tchebycheff
+from .losses.uncertainty import Uncertainty
+from .method import Method
+from .options import BalancerOptions, Options
+from .protocol import MultiObjectiveModel, Phase
+from .report import BalanceReport
 
+# fmt: off
 __all__ = [
-    "BalanceReport",
-    "Balancer",
-    "BalancerOptions",
-    "BalancingError",
-    "MetaBalancer",
-    "MultiObjectiveModel",
-    "NonFiniteError",
-    "Phase",
-    "balancer_arguments",
-    "balancer_class",
-    "create_balancer",
-    "list_balancers",
-    "register_balancer",
+    "AlignedMTL", "Alternating", "AutoLambda", "BalanceReport", "Balancer", "BalancerOptions", "BalancingError",
+    "BilevelBalancer", "CAGrad", "CoefficientOfVariation", "Composed", "ConflictFree", "ConflictFreeMomentum",
+    "Cosmos", "DBMTL", "DWA", "DualProj", "ExcessMTL", "FAMO", "FORUM", "FairGrad", "Fixed", "GO4Align",
+    "Geometric", "GradDrop", "GradNorm", "GradNormalize", "GradVac", "GramianBalancer", "GroupDRO", "IGB", "IMTL",
+    "ImpartialGradient", "ImpartialLoss", "InitialLoss", "InverseMean", "JacobianBalancer", "Krum", "LossBalancer",
+    "MGDA", "MOML", "Method", "MoCo", "MoDo", "MultiObjectiveModel", "NashMTL", "NonFiniteError", "Options", "PCD",
+    "PCGrad", "ParetoMTL", "PenaltyBoundaryIntersection", "Phase", "PowerMean", "PriorLoss", "RLW", "ReLoBRaLo",
+    "Realtime", "RowBalancer", "SDMGrad", "Scalarization", "ScheduleBalancer", "Scheduled", "Single",
+    "SmoothTchebycheff", "SoftAdapt", "Sum", "Tchebycheff", "TrimmedMean", "UPGrad", "Uncertainty",
+    "balancer_arguments", "balancer_class", "create_balancer", "list_balancers", "register_balancer", "torchjd",
 ]
+# fmt: on

@@ -14,8 +14,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def check_choices(owner: str | None = None) -> Callable[[F], F]:
-    """Decorator of functions and classes: an argument annotated with a ``Literal`` must have one of its values.
+    """Decorator that checks arguments annotated with a ``Literal``.
 
+    It is for functions and classes.
     A class is checked when it is made. Annotations are read at the first call.
 
     Args:
@@ -37,7 +38,7 @@ def check_choices(owner: str | None = None) -> Callable[[F], F]:
 
 
 def raise_for_choice(owner: str, name: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError if ``value`` is none of those that the ``Literal`` in ``annotation`` names."""
+    """Raise ValueError if ``value`` is none of those of the ``Literal`` in ``annotation``."""
     kinds = list(_kinds(annotation))
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     others = [kind for kind in kinds if get_origin(kind) is not Literal]
@@ -52,8 +53,8 @@ def raise_for_choice(owner: str, name: str, value: Any, annotation: Any) -> None
 def _checked(function: Any, owner: str) -> Any:
     @functools.cache
     def annotations() -> Mapping[str, Any]:
-        found = {name: p.annotation for name, p in signature().parameters.items()}
-        return {name: kind for name, kind in found.items() if any(get_origin(k) is Literal for k in _kinds(kind))}
+        kinds = {name: p.annotation for name, p in signature().parameters.items()}
+        return {name: kind for name, kind in kinds.items() if any(get_origin(k) is Literal for k in _kinds(kind))}
 
     @functools.cache
     def signature() -> inspect.Signature:

@@ -7,23 +7,31 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from balancing.balancer import Balancer
-from balancing.choices import check_choices
-from balancing.registry import Registry
+from .base import Balancer
+from .bilevel.bilevel_balancer import BilevelBalancer
+from .choices import check_choices
+from .composed import Composed
+from .method import Method
+from .options import Options
+from .registry import Registry
 
 __all__ = ["balancer_arguments", "balancer_class", "create_balancer", "list_balancers", "register_balancer"]
 
-_BALANCERS: Registry[type[Balancer]] = Registry("balancer")
-B = TypeVar("B", bound=type[Balancer])
+_BALANCERS: Registry[Callable[..., Any]] = Registry("balancer")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def register_balancer(name: str) -> Callable[[B], B]:
-    """Class decorator: make the class known as ``name``. Raises ValueError if the name is taken."""
+def register_balancer(name: str) -> Callable[[F], F]:
+    """Decorator: make a class, or a function that returns a balancer, known as ``name``.
 
-    def register(cls: B) -> B:
-        _BALANCERS.add(name, cls)
-        cls.name = name
-        return check_choices(name)(cls)
+    Raises ValueError if the name is taken.
+    """
+
+    def register(target: F) -> F:
+        _BALANCERS.add(name, target)
+        if isinstance(target, type) and issubclass(target, Method):
+            target.name = name
+        return check_choices(name)(target)
 
     return register
 
@@ -33,16 +41,21 @@ def list_balancers(filter: str = "*") -> list[str]:
     return _BALANCERS.names(filter)
 
 
-def balancer_class(name: str) -> type[Balancer]:
-    """The class behind ``name``. Raises ValueError with the nearest names if there is none."""
+def balancer_class(name: str) -> Any:
+    """The class, or the function, behind ``name``.
+
+    Raises ValueError with the nearest names if there is none.
+    """
     return _BALANCERS.get(name)
 
 
 def balancer_arguments(name: str) -> dict[str, inspect.Parameter]:
-    """Every keyword argument that ``create_balancer(name, ...)`` takes: the method's own, then the options all share."""
-    cls = balancer_class(name)
-    own = inspect.signature(cls, eval_str=True).parameters
-    shared = inspect.signature(Balancer, eval_str=True).parameters
+    """Every keyword argument of ``create_balancer(name, ...)``.
+
+    The method's own come first, then the options that all share.
+    """
+    own = inspect.signature(balancer_class(name), eval_str=True).parameters
+    shared = inspect.signature(Options, eval_str=True).parameters
     merged = {key: p for key, p in own.items() if p.kind is not p.VAR_KEYWORD}
     if any(p.kind is p.VAR_KEYWORD for p in own.values()):
         merged |= {key: p for key, p in shared.items() if key not in merged}
@@ -56,7 +69,7 @@ def create_balancer(
     *,
     before: str | Mapping[str, Any] | None = None,
     **arguments: Any,
-) -> Balancer:
+) -> Balancer | Any:
     """Make the balancer called ``name`` for ``objectives``.
 
     ``create_balancer(["uncertainty", "pcgrad"], ...)`` composes: the first weighs the losses, the second balances the
@@ -66,7 +79,10 @@ def create_balancer(
         name: One of ``list_balancers()``, or several, of which all but the last weigh losses.
         objectives: Names of the losses, in the order of every (K,) tensor.
         before: A method that weighs the losses first: its name, or ``{"name": ..., argument: value}``.
-        arguments: Of the method called ``name`` (the last, if several): its own and the options of :class:`Balancer`.
+        arguments: Of the method called ``name`` (the last, if several): its own and :class:`balancing.Options`.
+
+    Returns:
+        A :class:`Balancer`; for the names of bilevel methods a :class:`BilevelBalancer`, which has no ``backward``.
 
     Raises:
         ValueError: Unknown name, value out of range, or methods that do not compose.
@@ -82,10 +98,16 @@ def create_balancer(
             raise ValueError(f"{last}: {argument} must be a number, got nan")
     balancer = balancer_class(last)(tuple(objectives), **arguments)
     if first:
-        balancer.weigh_first(create_balancer(first, objectives))
-    elif before is not None:
-        chosen: Mapping[str, Any] = {"name": before} if isinstance(before, str) else before
-        if "name" not in chosen:
-            raise ValueError(f"{last}: before= must be a name, or a mapping with a name, got {dict(chosen)}")
-        balancer.weigh_first(create_balancer(**{**chosen, "objectives": objectives}))
-    return balancer
+        return _compose(create_balancer(first, objectives), balancer)
+    if before is None:
+        return balancer
+    chosen: Mapping[str, Any] = {"name": before} if isinstance(before, str) else before
+    if "name" not in chosen:
+        raise ValueError(f"{last}: before= must be a name, or a mapping with a name, got {dict(chosen)}")
+    return _compose(create_balancer(**{**chosen, "objectives": objectives}), balancer)
+
+
+def _compose(first: Any, last: Any) -> Composed:
+    if isinstance(last, BilevelBalancer):
+        raise ValueError(f"{last.name}: learns the weights of the losses itself, so {first.name} cannot come before it")
+    return Composed(first, last)

@@ -1,149 +1,119 @@
-"""The options that every balancer takes, and checks of what a caller gives it."""
+"""The options that every balancer takes."""
 
 from __future__ import annotations
 
-import difflib
-import math
+import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypedDict
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple, TypedDict, get_type_hints
 
-import torch
-from torch import Tensor
+from .choices import raise_for_choice
 
-from balancing.errors import BalancingError
+__all__ = ["BalancerOptions", "Options", "Refused", "read_options"]
 
-if TYPE_CHECKING:
-    from balancing.balancer import Balancer
-
-__all__ = ["BalancerOptions", "check_options", "objective_vector", "ordered_losses", "unknown_objective"]
+#: Earlier names of options.
+_RENAMED = {"every": "update_every", "ema": "weight_ema"}
 
 
 class BalancerOptions(TypedDict, total=False):
-    """The options of :class:`Balancer`, for the signatures of its subclasses."""
+    """The fields of :class:`Options`, for the signatures of methods."""
 
     at: Literal["shared", "features", "subset"]
-    every: int
+    update_every: int
     preference: Mapping[str, float] | None
     heads: Literal["unit", "weighted"] | None
     scale: Literal["paper", "sum"]
     normalize: Literal["none", "l2", "loss", "loss+"]
     log_losses: bool
-    ema: float
+    weight_ema: float
     max_norm: float
     on_nonfinite: Literal["raise", "skip"]
     seed: int
 
 
-def check_options(balancer: Balancer) -> None:
-    """Raise ValueError, naming the method, for a value out of range or an option that has no meaning for it."""
-    if not balancer.objectives or len(set(balancer.objectives)) != len(balancer.objectives):
-        raise ValueError(
-            f"{balancer.name} needs one or more objectives with different names, got {balancer.objectives}"
-        )
-    seen = balancer.measures
-    weighs = balancer.needs in ("losses", "gramian") or (seen and not balancer.combines)
+@dataclass(frozen=True)
+class Options:
+    """The options that every balancer takes.
+
+    Args:
+        at: Where gradients are measured. ``shared``: parameters that several losses reach. ``features``: the tensors
+            given to ``backward`` as ``features``, one trunk backward in all. ``subset``: the tensors given as ``subset``.
+        update_every: Compute new weights at every n-th step only; the steps between cost one backward.
+        preference: Priorities of the objectives, 1 where not named; only their ratios matter.
+        heads: What a leaf reached by one loss receives: its own gradient (``unit``) or that times the weight
+            (``weighted``). ``None``: as the method defines it.
+        scale: ``paper``: the length of the update as published. ``sum``: methods whose weights sum to 1 are multiplied
+            by K, so that one learning rate serves them and the plain sum.
+        normalize: Balance gradients divided by their length (``l2``), their loss (``loss``) or both (``loss+``). The sum
+            of the weights stays what the method gives, so the update keeps the scale of the gradients.
+        log_losses: Balance the logarithms of the losses, which must be positive.
+        weight_ema: Smooth the weights over steps, ``w <- weight_ema w_previous + (1 - weight_ema) w``; 0 is off.
+        max_norm: Shorten the combined gradient of the shared parameters to this length, and no head's; 0 is off.
+        on_nonfinite: ``raise`` on a non-finite loss, or gradient where the method measures it, or ``skip`` the step and
+            count it in the report.
+        seed: Seed of the balancer's own random generator.
+    """
+
+    at: Literal["shared", "features", "subset"] = "shared"
+    update_every: int = 1
+    preference: Mapping[str, float] | None = None
+    heads: Literal["unit", "weighted"] | None = None
+    scale: Literal["paper", "sum"] = "paper"
+    normalize: Literal["none", "l2", "loss", "loss+"] = "none"
+    log_losses: bool = False
+    weight_ema: float = 0.0
+    max_norm: float = 0.0
+    on_nonfinite: Literal["raise", "skip"] = "raise"
+    seed: int = 0
+
+
+class Refused(NamedTuple):
+    """An option that has no meaning for a kind of method.
+
+    Attributes:
+        option: Its name.
+        reason: End of the message; ``{value}`` stands for what was given.
+        value: The only value without meaning; ``None``: all but the default.
+    """
+
+    option: str
+    reason: str
+    value: str | None = None
+
+
+def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused]) -> Options:
+    """The options of the method called ``owner``.
+
+    Raises ValueError for an earlier name, a value out of range and one that is ``refused``; TypeError for other names.
+    """
+    for old, new in _RENAMED.items():
+        if old in given:
+            raise ValueError(f"{owner}: the option {old}= was renamed to {new}=")
+    options = Options(**given)
+    for name, annotation in _annotations().items():
+        raise_for_choice(owner, name, getattr(options, name), annotation)
+    every, ema, limit = options.update_every, options.weight_ema, options.max_norm
     rules = [
+        (every >= 1 and every % 1 == 0, f"update_every must be a whole number of at least 1, got {every}"),
+        (0 <= ema < 1, f"weight_ema must be in [0, 1), got {ema}"),
+        (limit >= 0, f"max_norm must not be negative, got {limit}"),
+        (limit == 0 or options.at == "shared", "max_norm= needs a gradient method with at='shared'"),
         (
-            balancer.at in ("shared", "features", "subset"),
-            f"at must be shared, features or subset, got {balancer.at!r}",
-        ),
-        (
-            balancer.every >= 1 and balancer.every % 1 == 0,
-            f"every must be a whole number of at least 1, got {balancer.every}",
-        ),
-        (balancer.head_rule in ("unit", "weighted"), f"heads must be unit or weighted, got {balancer.head_rule!r}"),
-        (balancer.scale in ("paper", "sum"), f"scale must be paper or sum, got {balancer.scale!r}"),
-        (
-            balancer.normalize in ("none", "l2", "loss", "loss+"),
-            f"normalize must be none, l2, loss or loss+, got {balancer.normalize!r}",
-        ),
-        (0 <= balancer.ema < 1, f"ema must be in [0, 1), got {balancer.ema}"),
-        (balancer.max_norm >= 0, f"max_norm must not be negative, got {balancer.max_norm}"),
-        (
-            balancer.on_nonfinite in ("raise", "skip"),
-            f"on_nonfinite must be raise or skip, got {balancer.on_nonfinite!r}",
-        ),
-        (balancer.at == "shared" or seen, "looks at no gradients, so at= has no meaning"),
-        (
-            balancer.at == "shared" or not balancer.remembers,
-            f"keeps gradients from step to step, so at={balancer.at!r} has no meaning",
-        ),
-        (
-            balancer.at != "subset" or balancer.needs == "gramian",
-            "combines whole gradients, so at='subset' has no meaning",
-        ),
-        (balancer.every == 1 or weighs, "finds no weights to keep, so every= has no meaning"),
-        (balancer.ema == 0 or weighs, "finds no weights to smooth, so ema= has no meaning"),
-        (balancer.head_rule == "weighted" or seen, "weighs losses, so heads='unit' has no meaning"),
-        (
-            balancer.head_rule == "unit" or not balancer.combines,
-            "finds no weights, so heads='weighted' has no meaning",
-        ),
-        (balancer.normalize == "none" or seen, "looks at no gradients, so normalize= has no meaning"),
-        (
-            balancer.max_norm == 0 or (seen and balancer.at == "shared"),
-            "max_norm= needs a gradient method with at='shared'",
-        ),
-        (
-            balancer.max_norm == 0 or balancer.every == 1,
-            "measures no gradients between the steps of every=, so max_norm= would not hold there",
-        ),
-        (not (balancer.log_losses and balancer.positive), "needs positive losses, so log_losses= has no meaning"),
-        (
-            balancer.scale == "paper" or balancer.convention != "own",
-            "sets the length of its update itself, so scale='sum' has no meaning",
+            limit == 0 or every == 1,
+            "measures no gradients between the steps of update_every=, so max_norm= would not hold there",
         ),
     ]
     for holds, problem in rules:
         if not holds:
-            raise ValueError(f"{balancer.name}: {problem}")
+            raise ValueError(f"{owner}: {problem}")
+    defaults = {field.name: field.default for field in fields(Options)}
+    for option, reason, value in refused:
+        actual = getattr(options, option)
+        if actual == value if value is not None else actual != defaults[option]:
+            raise ValueError(f"{owner}: {reason.format(value=repr(actual))}")
+    return options
 
 
-def ordered_losses(balancer: Balancer, losses: Mapping[str, Tensor], differentiable: bool = True) -> list[Tensor]:
-    """The losses in the balancer's order, in single precision at least. Raises for names and tensors that do not fit."""
-    for name in losses:
-        if name not in balancer.objectives:
-            raise ValueError(f"{balancer.name}: {unknown_objective(name, balancer.objectives)}")
-    values = []
-    for name in balancer.objectives:
-        if name not in losses:
-            raise ValueError(f"{balancer.name}: the loss of objective {name!r} is missing")
-        value = losses[name]
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{balancer.name}: the loss of objective {name!r} must be a tensor, got {value!r}")
-        if value.dim() != 0:
-            raise ValueError(
-                f"{balancer.name}: the loss of objective {name!r} must be a scalar, got shape {tuple(value.shape)}"
-            )
-        if differentiable and not value.requires_grad:
-            raise BalancingError(
-                f"{balancer.name}: the loss of objective {name!r} does not depend on any trainable parameter"
-            )
-        values.append(value.float() if value.dtype in (torch.float16, torch.bfloat16) else value)
-    return values
-
-
-def objective_vector(balancer: Balancer, values: Mapping[str, float], default: float | None, positive: bool) -> Tensor:
-    """(K,) float64 tensor from a mapping by objective.
-
-    Raises ValueError for an unknown name, a missing one without default, and a value that is not ``positive``.
-    """
-    for name, value in values.items():
-        if name not in balancer.objectives:
-            raise ValueError(f"{balancer.name}: {unknown_objective(name, balancer.objectives)}")
-        if not math.isfinite(value):
-            raise ValueError(f"{balancer.name}: the value for objective {name!r} must be finite, got {value}")
-        if positive and not value > 0:
-            raise ValueError(f"{balancer.name}: the value for objective {name!r} must be positive, got {value}")
-    missing = [name for name in balancer.objectives if name not in values]
-    if missing and default is None:
-        raise ValueError(f"{balancer.name}: no value for objective {missing[0]!r}")
-    return torch.tensor([float(values.get(name, default)) for name in balancer.objectives], dtype=torch.float64)  # type: ignore[arg-type]
-
-
-def unknown_objective(name: str, objectives: Sequence[str]) -> str:
-    """What is wrong, and the nearest name."""
-    near = difflib.get_close_matches(name, objectives, n=1)
-    return f"unknown objective {name!r}; " + (
-        f"did you mean {near[0]!r}?" if near else f"the objectives are {', '.join(objectives)}"
-    )
+@functools.cache
+def _annotations() -> dict[str, Any]:
+    return get_type_hints(Options)

@@ -13,11 +13,11 @@ __all__ = ["MultiObjectiveModel", "Phase"]
 
 @dataclass(frozen=True)
 class Phase:
-    """One turn of optimisation. A cooperative model has one; a GAN has two.
+    """One turn of optimization. A cooperative model has one; a GAN has two.
 
     Args:
         name: Passed to the task, which computes the losses of this phase.
-        objectives: The objectives minimised in this phase, in order.
+        objectives: The objectives minimized in this phase, in order.
         networks: Keys of ``model.networks()`` that are updated; ``None`` updates the whole model.
         steps: Updates that the phase takes on each batch, such as a critic's.
     """

@@ -1,4 +1,7 @@
-"""Names of things that are made from a name: one registry for balancers, models and tasks. Standard library alone."""
+"""One registry for balancers, models and tasks.
+
+It needs the standard library alone.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ T = TypeVar("T")
 
 
 def suggestion(name: str, known: Iterable[str], otherwise: str = "known: {}") -> str:
-    """``did you mean a, b?`` with the nearest of the known names, or all of them if none is near."""
+    """``did you mean a, b?`` with the nearest of the known names, or all if none is near."""
     options = sorted(known)
     near = difflib.get_close_matches(name, options, n=3)
     return f"did you mean {', '.join(near)}?" if near else otherwise.format(", ".join(options))

@@ -38,7 +38,10 @@ class BalanceReport:
     arrival: torch.cuda.Event | None = None
 
     def to_host(self) -> BalanceReport:
-        """A report for later: its CUDA tensors start on their way to the processor, and :meth:`as_dict` waits for no others."""
+        """A copy whose CUDA tensors start on their way to the processor.
+
+        Its :meth:`as_dict` waits for no others.
+        """
         if self.losses.device.type != "cuda":
             return self
         losses, weights = (
@@ -68,7 +71,7 @@ class BalanceReport:
 
     @cached_property
     def conflicts(self) -> float | None:
-        """Share of the pairs of objectives whose gradients have a negative cosine; ``None`` without pairs."""
+        """Share of pairs of objectives with a negative cosine of gradients; ``None`` without pairs."""
         if self.cosines is None or len(self.objectives) < 2:
             return None
         size = len(self.cosines)
@@ -76,7 +79,10 @@ class BalanceReport:
         return float((self.cosines[row, column] < 0).double().mean())
 
     def as_dict(self) -> dict[str, float]:
-        """Flat numbers for a log: ``loss/<name>``, ``weight/<name>``, ``norm/<name>``, ``cosine/<a>/<b>``, ``conflicts``."""
+        """Flat numbers for a log.
+
+        The keys are ``loss/<name>``, ``weight/<name>``, ``norm/<name>``, ``cosine/<a>/<b>`` and ``conflicts``.
+        """
         row: dict[str, float] = {}
         if self.arrival is not None:
             self.arrival.synchronize()

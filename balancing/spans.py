@@ -11,6 +11,9 @@ __all__ = ["span"]
 
 
 def span(name: str) -> AbstractContextManager[Any]:
-    """Let a running profiler count what follows as ``span: <name>``; without a profiler it costs nothing."""
+    """Context that a running profiler lists as ``span: <name>``.
+
+    Without a profiler it costs nothing.
+    """
     running = torch.autograd._profiler_enabled()
     return torch.profiler.record_function(f"span: {name}") if running else nullcontext()

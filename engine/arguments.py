@@ -1,4 +1,4 @@
-"""Options of models, tasks and balancers: checked against signatures, and filled in from the task."""
+"""Options of models, tasks and balancers: checks against signatures, values from the task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Union, get_args, get_origin
 
-from tasks import Task
+from engine.renames import renamed, renamed_value
+from tasks import Splits, Task
 
 __all__ = ["ConfigError", "check_arguments", "constructing", "did_you_mean", "resolve_arguments"]
 
@@ -20,7 +21,7 @@ class ConfigError(ValueError):
 
 @contextmanager
 def constructing() -> Iterator[None]:
-    """What a constructor finds wrong with its arguments is a problem of the configuration."""
+    """Errors of a constructor about its arguments become ConfigErrors."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -28,13 +29,13 @@ def constructing() -> Iterator[None]:
 
 
 def resolve_arguments(
-    group: str, section: Mapping[str, Any], task: Task, objectives: Sequence[str] | None = None
+    group: str, section: Mapping[str, Any], task: Task, splits: Splits, objectives: Sequence[str] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of a config group, with every value ``auto`` replaced by what the task says about itself.
+    """Name and arguments of a config group, with every value ``auto`` replaced by the task's.
 
-    Facts and options by objective are cut down to ``objectives``, if given: each phase has its own.
+    Values and options by objective are cut down to ``objectives``, if given: each phase has its own.
 
-    Raises ConfigError if the task has no such fact, which means that the two do not fit together.
+    Raises ConfigError if the task has no such value, which means that the two do not fit together.
     """
     arguments = {}
     known = {objective.name for objective in task.objectives}
@@ -42,11 +43,11 @@ def resolve_arguments(
         if key == "name":
             continue
         if isinstance(value, Mapping) and "name" in value:  # a method before another
-            inner, options = resolve_arguments(f"{group}.{key}", value, task, objectives)
+            inner, options = resolve_arguments(f"{group}.{key}", value, task, splits, objectives)
             arguments[key] = {"name": inner, **options}
             continue
         try:
-            found = task.fact(key) if value == "auto" else value
+            found = task.auto_value(key, splits) if value == "auto" else value
             by_objective = isinstance(found, Mapping) and set(found) <= known
             arguments[key] = _only(found, objectives) if value == "auto" or by_objective else found
         except KeyError:
@@ -68,21 +69,24 @@ def _only(fact: Any, objectives: Sequence[str] | None) -> Any:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``did you mean a, b?`` with the nearest names, or all of them if none is near."""
     options = sorted(known)
-    prefix = name.rpartition(".")[0] + "."  # what all keys of a section share says nothing about likeness
+    prefix = name.rpartition(".")[0] + "."  # all keys of a section share it
     bare = {option.removeprefix(prefix): option for option in options}
     near = [bare[match] for match in difflib.get_close_matches(name.removeprefix(prefix), bare, n=3)]
     return f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(options)}"
 
 
 def check_arguments(group: str, section: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
-    """Hold the options of a config group against the signature they are meant for. Raises ConfigError."""
+    """Check the options of a config group against a signature. Raises ConfigError."""
     for key, value in section.items():
         if key == "name":
             continue
         if key not in parameters:
-            raise ConfigError(f"{group} {section['name']!r} has no option {key!r}; {did_you_mean(key, parameters)}")
+            unknown = f"{group} {section['name']!r} has no option {key!r}; {did_you_mean(key, parameters)}"
+            raise ConfigError(renamed(f"{group}.{key}") or unknown)
         if value == "auto" and group != "task":
             continue  # filled in from the task
+        if problem := renamed_value(f"{group}.{key}", value):
+            raise ConfigError(problem)
         if not _fits(value, parameters[key].annotation):
             wanted = _describe(parameters[key].annotation)
             raise ConfigError(f"{group}.{key} must be {wanted}, got {value!r}")
@@ -99,19 +103,13 @@ def _fits(value: Any, wanted: Any) -> bool:
     if origin is Literal:
         return value in arguments and not isinstance(value, bool)
     if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(
-            _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
-        )
+        mapped = isinstance(value, Mapping)
+        return mapped and all(_fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items())
     if origin is not None and issubclass(origin, Sequence):
-        return (
-            isinstance(value, Sequence)
-            and not isinstance(value, str)
-            and all(_fits(item, arguments[0]) for item in value)
-        )
-    if wanted is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        return listed and all(_fits(item, arguments[0]) for item in value)
+    if wanted in (int, float):
+        return isinstance(value, (int, wanted)) and not isinstance(value, bool)
     return isinstance(value, wanted) if isinstance(wanted, type) else True
 
 

@@ -25,7 +25,7 @@ class SaveError(RuntimeError):
 
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Say which file could not be written, and why. Raises SaveError."""
+    """Turn errors while ``path`` is written into a SaveError with the reason."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
@@ -38,10 +38,9 @@ def saving(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of ``path`` when it is complete: a reader finds the old or the new one.
+    """A temporary file that replaces ``path`` when it is complete.
 
-    Raises:
-        SaveError: It cannot be written; ``path`` is what it was before.
+    Raises SaveError if it cannot be written; ``path`` is what it was before.
     """
     temporary = path.with_name(path.name + ".part")
     with saving(path):
@@ -56,14 +55,14 @@ def _replacing(path: Path) -> Iterator[Path]:
                     os.fsync(folder)
                 finally:
                     os.close(folder)
-        except BaseException:  # also if somebody asks twice to stop
+        except BaseException:  # also at a second request to stop
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said; torch hides that below an error about positions in its file."""
+    """The system's reason, which torch hides below an error about positions in its file."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -79,10 +78,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write plain containers and tensors atomically, so that ``torch.load(path, weights_only=True)`` reads them.
+    """Write plain containers and tensors atomically, for ``torch.load(weights_only=True)``.
 
-    Raises:
-        SaveError: It cannot be written; an earlier checkpoint is kept.
+    Raises SaveError if it cannot be written; an earlier checkpoint is kept.
     """
     with _replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(dict(state), file)
@@ -102,7 +100,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def save_weights(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Write ``model.safetensors`` and ``config.json`` (model name and arguments) into ``folder``. Raises SaveError."""
+    """Write ``model.safetensors`` and ``config.json`` into ``folder``. Raises SaveError."""
     described, text = folder / "config.json", json.dumps(config, indent=2) + "\n"
     try:
         folder.mkdir(exist_ok=True)

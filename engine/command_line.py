@@ -1,31 +1,37 @@
-"""Options of the scripts: words ``key=value``, as train.py takes them."""
+"""Commands that are functions: words ``key=value``, as for train.py, become their arguments."""
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import make_dataclass
+from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from engine.arguments import ConfigError, did_you_mean
+from engine.explain import reporting
 
-__all__ = ["read_options"]
-
-T = TypeVar("T")
+__all__ = ["run_command"]
 
 
-def read_options(schema: type[T], words: Sequence[str], usage: str) -> T:
-    """An object of the dataclass ``schema`` from words ``key=value``. ``--help`` prints ``usage`` and ends the process.
+def run_command(function: Callable[..., None], words: Sequence[str] | None, usage: str | None) -> None:
+    """Call ``function`` with words ``key=value``, by default those of the command line.
 
-    Raises ConfigError for an unknown key, with the nearest names, a value of a wrong type, or a key that must be given.
+    ``--help`` prints ``usage``. An error of the user is one line and ends the process: an unknown key, with the nearest names, a
+    value of a wrong type, a key that must be given, or what ``function`` raises.
     """
+    words = sys.argv[1:] if words is None else words
     if {"-h", "--help"} & set(words):
-        print(usage.strip())
+        print((usage or "").strip())
         sys.exit(0)
-    known = [item.name for item in fields(schema)]  # type: ignore[arg-type]
+    with reporting():
+        function(**_arguments(inspect.signature(function, eval_str=True).parameters, words))
+
+
+def _arguments(known: Mapping[str, inspect.Parameter], words: Sequence[str]) -> dict[str, Any]:
     values = {}
     for word in words:
         key, _, values[key] = word.partition("=")
@@ -33,10 +39,11 @@ def read_options(schema: type[T], words: Sequence[str], usage: str) -> T:
             raise ConfigError(f"there is no key {key!r}; {did_you_mean(key, known)}")
         if not values[key]:
             raise ConfigError(f"{key} needs a value: {key}=...")
-    for item in fields(schema):  # type: ignore[arg-type]
-        if item.default == MISSING and item.name not in values:
-            raise ConfigError(f"{item.name} must be given: {item.name}=...; --help says more")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in values:
+            raise ConfigError(f"{name} must be given: {name}=...; --help says more")
+    schema = make_dataclass("Arguments", [(name, known[name].annotation) for name in values])
     try:
-        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values)))
+        return vars(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values)))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,72 +16,99 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 import balancing
 import tasks
 import zoo
-from engine.arguments import ConfigError, check_arguments, did_you_mean
+from engine.arguments import ConfigError, check_arguments, constructing, did_you_mean
+from engine.options import check_options, option
+from engine.renames import renamed, translate
 
-__all__ = ["Config", "compose", "unknown_key", "validate"]
+__all__ = ["Config", "compose", "saved_config", "unknown_key", "validate"]
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
-_RECIPE = ("seeds", "tier", "source", "expected", "published")  # never meant by a typo on the command line
+#: Group -> names of what is registered, and the parameters of one by its name.
+REGISTRIES: dict[str, tuple[Callable[[], list[str]], Callable[[str], Mapping[str, Any]]]] = {
+    "model": (zoo.list_models, zoo.model_arguments),
+    "task": (tasks.list_tasks, tasks.task_arguments),
+    "balancer": (balancing.list_balancers, balancing.balancer_arguments),
+}
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+BATCHNORM = ("local", "averaged", "synchronized")
+ON_NONFINITE = ("stop", "skip", "rollback")
+SCHEDULES = ("cosine", "tanh", "step", "poly", "none")
 
 
 @dataclass
 class OptimizerConfig:
-    name: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    momentum: float = 0.9
-    betas: list[float] | None = None
-    per_network: bool = False
-    network_lr: dict[str, float] | None = None
+    """The optimizer of every network, by its timm name."""
+
+    name: str = option("adamw", "any first-order optimizer of timm")
+    lr: float = option(4e-3, "learning rate, before any schedule", positive=True)
+    weight_decay: float = option(0.01, "not for biases and normalization parameters", least=0)
+    momentum: float = option(0.9, "where the optimizer has one")
+    betas: list[float] | None = option(None, "decay of the running means; null: [0.9, 0.999]")  # noqa: RUF009
+    per_network: bool = option(False, "an optimizer for each of the model's networks")
+    network_lr: dict[str, float] | None = option(None, "{network: lr}, with per_network=true")  # noqa: RUF009
 
 
 @dataclass
 class SchedulerConfig:
-    name: str = "cosine"
-    warmup: float = 0.3
-    start: float = 0.04
-    end: float = 0.0
-    decay_rate: float = 0.1
-    decay_every: float = 0.3
+    """The learning rate over the steps of a run, by its timm name."""
+
+    name: str = option("cosine", f"shape of the decay: {', '.join(SCHEDULES)}")
+    warmup: float = option(0.3, "linear warm-up, as a share of all steps", share=True)
+    start: float = option(0.04, "first learning rate, as a share of optimizer.lr", share=True)
+    end: float = option(0.0, "last learning rate, as a share of optimizer.lr", share=True)
+    decay_rate: float = option(0.1, "step, poly: factor of a decay")
+    decay_every: float = option(0.3, "step: share of all steps between decays", positive=True)
 
 
 @dataclass
 class TrainerConfig:
-    epochs: int = 30
-    max_steps: int | None = None
-    batch_size: int = 256
-    eval_batch_size: int | None = None
-    grad_accum_steps: int = 1
-    device: str = "auto"
-    num_threads: int | None = None
-    precision: str = "fp32"
-    compile: bool = False
-    tf32: bool = True
-    channels_last: bool = False
-    grad_checkpointing: bool = False
-    batchnorm: str = "averaged"
-    num_workers: int = 0
-    max_grad_norm: float | None = None
-    on_nonfinite: str = "stop"
-    ema: float | None = None
-    balancer_lr: float = 0.025
-    monitor: str = "loss"
-    log_every: int = 10
-    save_every: int | None = None
-    overfit: int | None = None
-    profile: int | None = None
-    deterministic: bool = False
-    dry_run: bool = False
+    """How a model is trained, and on what."""
+
+    epochs: int = option(30, "passes over the training data", least=1)
+    max_steps: int | None = option(None, "stop early, in steps; schedules are fitted to it", least=1)
+    batch_size: int = option(256, "samples per update, of all processes together", least=1)
+    eval_batch_size: int | None = option(None, "samples per evaluation batch; null: four training batches", least=1)
+    grad_accum_steps: int = option(1, "micro-batches per update; must divide the batch size", least=1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps; auto: the accelerator if there is one, else the CPU")
+    num_threads: int | None = option(None, "CPU threads for one operation; null: as torch decides", least=1)
+    precision: str = option("fp32", "of the forward pass; auto: bf16 where the hardware has it", choices=PRECISIONS)
+    compile: bool = option(False, "torch.compile for trunk and heads")
+    tf32: bool = option(True, "CUDA: multiply with ten bits of mantissa, which is several times faster")
+    channels_last: bool = option(False, "memory format of images and convolutions")
+    grad_checkpointing: bool = option(False, "to save memory, timm trunks recompute activations in the backward pass")
+    batchnorm: str = option(
+        "averaged",
+        "with several processes; averaged: before evaluations, synchronized: always (CUDA)",
+        choices=BATCHNORM,
+    )
+    num_workers: int = option(0, "loader processes; unused by tasks that live on the device", least=0)
+    max_grad_norm: float | None = option(None, "longest gradient, over all parameters of a phase", positive=True)
+    on_nonfinite: str = option(
+        "stop", "for a loss or gradient that is not finite; rollback: to the last checkpoint", choices=ON_NONFINITE
+    )
+    ema: float | None = option(
+        None, "decay of a running mean of the weights, which is then evaluated and kept; 0.999 is usual", share=True
+    )
+    balancer_lr: float = option(0.025, "learning rate (Adam) of balancers with parameters of their own", positive=True)
+    monitor: str = option("loss", "best epoch: loss, last, val/<objective>/<metric>, val/*/<metric>, gain or last10")
+    log_every: int = option(10, "steps between rows of balance.csv", least=1)
+    save_every: int | None = option(None, "steps between checkpoints, besides those at the ends of epochs", least=1)
+    overfit: int | None = option(None, "train and evaluate on this many training samples only", least=2)
+    profile: int | None = option(None, "record this many steps, show where their time goes and stop", least=1)
+    deterministic: bool = option(False, "deterministic kernels only")
+    dry_run: bool = option(False, "show everything, try one step, write nothing")
 
 
 @dataclass
 class LoggerConfig:
-    tensorboard: bool = True
-    wandb: bool = False
-    wandb_project: str = "mozoo"
-    mlflow: bool = False
-    mlflow_uri: str | None = None
-    mlflow_experiment: str = "mozoo"
+    """Services that get the numbers of a run, besides its own tables."""
+
+    tensorboard: bool = option(True, "event files: tensorboard --logdir outputs")
+    wandb: bool = option(False, 'Weights & Biases; needs pip install -e ".[wandb]"')
+    wandb_project: str = option("mozoo", "project of Weights & Biases")
+    mlflow: bool = option(False, 'MLflow; needs pip install -e ".[mlflow]"')
+    mlflow_uri: str | None = option(None, "such as sqlite:///mlflow.db; null: MLFLOW_TRACKING_URI, or MLflow's default")
+    mlflow_experiment: str = option("mozoo", "experiment of MLflow")
 
 
 @dataclass
@@ -95,44 +122,40 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    seed: int = 0
+    seed: int = option(0, "of weights, data order, dropout", least=0, below=2**31)
     data_dir: str = "data"
     run_dir: str | None = None
     resume: str | None = None
     imports: list[str] = field(default_factory=list)
-    # what a recipe in configs/experiment says about its results; lab/reproduce.py reads it, training does not
-    seeds: list[int] = field(default_factory=list)
-    tier: str | None = None
-    source: str | None = None
-    expected: dict[str, Any] = field(default_factory=dict)
-    published: dict[str, Any] = field(default_factory=dict)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
-    """The configuration of ``python train.py <overrides>``, for notebooks and tests. Raises as the command would."""
+    """The configuration of ``python train.py <overrides>``. Raises as the command does."""
     import hydra
 
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return validate(hydra.compose("train", overrides=list(overrides)))
 
 
-def known_keys(schema: type = Config, prefix: str = "") -> list[str]:
+def saved_config(content: Mapping[str, Any]) -> DictConfig:
+    """The configuration of a run folder, in today's words if an earlier version wrote it."""
+    groups = {"": Config, "trainer": TrainerConfig}
+    known = {name: {item.name for item in fields(group)} for name, group in groups.items()}
+    return OmegaConf.create(translate(content, {**known, "balancer": {*balancing.balancer_arguments("sum")}}))
+
+
+def known_keys() -> list[str]:
     """Every key of the schema, dotted."""
-    keys = []
-    for item in fields(schema):
-        keys.append(prefix + item.name)
-        default = item.default_factory() if callable(item.default_factory) else None
-        if is_dataclass(default):
-            keys += known_keys(type(default), f"{prefix}{item.name}.")
-    return keys
+    groups = {name: vars(group) for name, group in vars(Config()).items() if is_dataclass(group)}
+    return [*vars(Config()), *(f"{name}.{key}" for name, group in groups.items() for key in group)]
 
 
 def unknown_key(key: str) -> str:
-    """Message about a key that is not in the schema, with its nearest neighbours in the same section."""
+    """Message about an unknown key, with the nearest names of the same section."""
     section = key.rpartition(".")[0]
-    known = [name for name in known_keys() if name not in _RECIPE]
+    known = known_keys()
     siblings = [name for name in known if name.rpartition(".")[0] == section]
-    return f"there is no key {key!r}; {did_you_mean(key, siblings or known)}"
+    return renamed(key) or f"there is no key {key!r}; {did_you_mean(key, siblings or known)}"
 
 
 def validate(composed: DictConfig) -> Config:
@@ -153,25 +176,19 @@ def validate(composed: DictConfig) -> Config:
             importlib.import_module(module)
         except ImportError as error:
             raise ConfigError(f"imports: cannot import {module!r} ({error})") from None
-    _check_ranges(config)
+    _check_values(config)
     if config.balancer.get("before") is not None:
         config.balancer["before"] = _with_defaults(config.balancer["before"])
-    for group, create in (
-        ("model", zoo.model_arguments),
-        ("task", tasks.task_arguments),
-        ("balancer", balancing.balancer_arguments),
-    ):
+    for group, (_, arguments) in REGISTRIES.items():
         section = getattr(config, group)
-        try:
-            parameters = create(section.get("name", ""))
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        with constructing():
+            parameters = arguments(section.get("name", ""))
         check_arguments(group, section, parameters)
     return config
 
 
 def _with_defaults(before: Any) -> dict[str, Any]:
-    """The method that weighs losses first, with the defaults that it has when it is chosen as ``balancer``."""
+    """The method that weighs losses first, with the defaults of its own file."""
     chosen = {"name": before} if isinstance(before, str) else before
     if not isinstance(chosen, dict) or not isinstance(chosen.get("name"), str):
         raise ConfigError(f"balancer.before must be a name, or a mapping with a name, got {before!r}")
@@ -187,58 +204,18 @@ def _with_defaults(before: Any) -> dict[str, Any]:
     return merged
 
 
-def _check_ranges(config: Config) -> None:
+def _check_values(config: Config) -> None:
     for service in ("wandb", "mlflow"):
-        found = importlib.util.find_spec(service)
-        if getattr(config.logger, service) and (found is None or found.origin is None):  # a mere folder has no origin
+        package = importlib.util.find_spec(service)
+        if getattr(config.logger, service) and (package is None or package.origin is None):  # a folder has no origin
             raise ConfigError(f"logger.{service}=true needs the package: pip install -e '.[{service}]'")
-    trainer, scheduler = config.trainer, config.scheduler
+    trainer = config.trainer
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    at_least = {
-        "trainer.epochs": (trainer.epochs, 1),
-        "trainer.max_steps": (trainer.max_steps, 1),
-        "trainer.batch_size": (trainer.batch_size, 1),
-        "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
-        "trainer.grad_accum_steps": (trainer.grad_accum_steps, 1),
-        "trainer.num_threads": (trainer.num_threads, 1),
-        "trainer.num_workers": (trainer.num_workers, 0),
-        "trainer.log_every": (trainer.log_every, 1),
-        "trainer.save_every": (trainer.save_every, 1),
-        "trainer.overfit": (trainer.overfit, max(processes, 2)),
-        "trainer.profile": (trainer.profile, 1),
-        "optimizer.weight_decay": (config.optimizer.weight_decay, 0),
-        "seed": (config.seed, 0),
-    }
-    for key, (value, least) in at_least.items():
-        if value is not None and not value >= least:
-            raise ConfigError(f"{key} must be at least {least}, got {value}")
-    if config.seed >= 2**31:
-        raise ConfigError(f"seed must be below 2147483648, got {config.seed}")
-    positive = {
-        "optimizer.lr": config.optimizer.lr,
-        "trainer.max_grad_norm": trainer.max_grad_norm,
-        "trainer.balancer_lr": trainer.balancer_lr,
-        "scheduler.decay_every": scheduler.decay_every,
-    }
-    for key, number in positive.items():
-        if number is not None and not number > 0:
-            raise ConfigError(f"{key} must be positive, got {number}")
-    for key, share in {
-        "scheduler.warmup": scheduler.warmup,
-        "scheduler.start": scheduler.start,
-        "scheduler.end": scheduler.end,
-        "trainer.ema": trainer.ema,
-    }.items():
-        if share is not None and not 0 <= share <= 1:
-            raise ConfigError(f"{key} is a share and must be between 0 and 1, got {share}")
-    one_of = {
-        "trainer.precision": (trainer.precision, ("fp32", "bf16", "fp16", "auto")),
-        "trainer.batchnorm": (trainer.batchnorm, ("local", "averaged", "synchronized")),
-        "trainer.on_nonfinite": (trainer.on_nonfinite, ("stop", "skip", "rollback")),
-    }
-    for key, (chosen, options) in one_of.items():
-        if chosen not in options:
-            raise ConfigError(f"{key} must be one of {', '.join(options)}, got {chosen!r}")
+    if trainer.overfit is not None and trainer.overfit < processes:
+        raise ConfigError(f"trainer.overfit must be at least {processes}, got {trainer.overfit}")
+    for name in ("trainer", "optimizer", "scheduler"):
+        check_options(f"{name}.", getattr(config, name))
+    check_options("", config)
     if trainer.batch_size % trainer.grad_accum_steps:
         raise ConfigError(
             f"trainer.grad_accum_steps={trainer.grad_accum_steps} must divide trainer.batch_size={trainer.batch_size}"

@@ -30,11 +30,11 @@ __all__ = [
 Split = TensorData | Dataset[Batch]
 Shares = list[dict[str, torch.Tensor]]
 
-_CAN_ASK_WHO = hasattr(signal, "sigwaitinfo")  # sent a signal: neither on macOS nor on Windows
+_SENDER_IS_KNOWN = hasattr(signal, "sigwaitinfo")  # of a signal: neither on macOS nor on Windows
 
 
 def batches_per_epoch(split: Split, batch_size: int) -> int:
-    """Full batches only: a short last one would weigh its samples more, and BatchNorm cannot take a batch of one."""
+    """Number of full batches; a short last one would weigh its samples more."""
     return max(len(split) // batch_size, 1)  # type: ignore[arg-type]
 
 
@@ -54,10 +54,10 @@ def training_batches(
     workers: int,
     processes: Processes = Processes(),  # noqa: B008  it never changes
 ) -> Iterator[Batch]:
-    """The batches of ``epoch`` from number ``start`` on, in an order that only ``seed`` and ``epoch`` decide.
+    """The batches of ``epoch`` from number ``start`` on; the order depends on seed and epoch.
 
     Each process gets its part of every batch; parts are disjoint and of equal size. A data set with
-    ``set_epoch(seed, epoch)`` is told both, so that its augmentations follow from them and the index.
+    ``set_epoch(seed, epoch)`` gets both, so that its augmentations follow from them and the index.
     """
     if hasattr(split, "set_epoch"):
         split.set_epoch(seed, epoch)
@@ -81,22 +81,22 @@ def evaluation_batches(
 
 
 def label_shares(task: Task, parts: Sequence[Batch], objectives: Sequence[str], processes: Processes) -> Shares | None:
-    """What each part's mean loss counts in the mean over the whole batch, by its share of the labels that are present.
+    """Weight of each part's mean loss in the mean of the batch: its share of the labels.
 
     Times the number of processes, whose losses are averaged later. ``None`` if there is one part and one process,
-    or no part at all, as for balancers that ask for losses themselves.
+    or no part at all, as for balancers that compute losses themselves.
     """
     if not parts or (len(parts) == 1 and processes.size == 1):
         return None
     counts = torch.stack([task.label_counts(part, objectives) for part in parts])
     counts = counts if counts.device.type == "mps" else counts.double()  # it has no float64
-    whole = processes.total(counts.sum(0)).clamp(min=torch.finfo(torch.float32).tiny)
+    whole = processes.all_reduce_sum(counts.sum(0)).clamp(min=torch.finfo(torch.float32).tiny)
     shares = (processes.size * counts / whole).float()
     return [dict(zip(objectives, share.unbind(), strict=True)) for share in shares]
 
 
 def weigh_losses(losses: Mapping[str, torch.Tensor], shares: Shares | None) -> Mapping[str, torch.Tensor]:
-    """Losses of what all these parts hold together, times what it counts; see :func:`label_shares`."""
+    """Losses times the shares of all these parts together; see :func:`label_shares`."""
     if shares is None:
         return losses
     return {name: sum(share[name] for share in shares) * loss for name, loss in losses.items()}
@@ -108,7 +108,7 @@ def batch_size(batch: Batch) -> int:
 
 
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
-    """``batch`` in ``count`` parts, of one sample at least. Parts count by their size, whatever labels they lack."""
+    """``batch`` in ``count`` parts, of one sample at least."""
     if count == 1:
         return [batch]
     count = min(count, batch_size(batch))
@@ -135,7 +135,7 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
         worker_init_fn=_obey_only_the_parent,
     )
     try:
-        with _deaf():
+        with _sigterm_blocked():
             batches = iter(loader)  # starts the workers
         for batch in batches:
             yield move(Batch(*batch), device)
@@ -144,9 +144,9 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes started in here are born with SIGTERM blocked: one may arrive before a worker can tell whose it is."""
-    if not _CAN_ASK_WHO:
+def _sigterm_blocked() -> Iterator[None]:
+    """Block SIGTERM in processes started in here, until they can tell who sent it."""
+    if not _SENDER_IS_KNOWN:
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -157,9 +157,9 @@ def _deaf() -> Iterator[None]:
 
 
 def _obey_only_the_parent(worker: int) -> None:
-    """Whoever ends a job may send signals to all of its processes, but the step that is to be finished needs its batch."""
+    """Ignore signals that do not come from the parent, whose last step needs its batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not _CAN_ASK_WHO:
+    if not _SENDER_IS_KNOWN:
         return
 
     def wait() -> None:

@@ -16,14 +16,14 @@ from tasks import Batch
 
 __all__ = [
     *("compile_model", "describe_device", "move", "own_threads", "place_model", "resolve_device"),
-    *("synchronise", "use_threads"),
+    *("synchronize", "use_threads"),
 ]
 
 
 def resolve_device(name: str, processes: Processes = Processes()) -> torch.device:  # noqa: B008  it never changes
-    """``auto`` is the accelerator if there is one, else the CPU. Raises ConfigError if the device is not there.
+    """The torch device of a name. Raises ConfigError if it is not there.
 
-    Of several processes on CUDA each has the device that it chose when it joined. ``cuda:N`` becomes the current device.
+    ``auto`` is the accelerator if there is one, else the CPU. Of several processes on CUDA each has the device that it chose when it joined. ``cuda:N`` becomes the current device.
     """
     if processes.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
@@ -46,14 +46,14 @@ def resolve_device(name: str, processes: Processes = Processes()) -> torch.devic
 
 
 def use_threads(count: int | None) -> None:
-    """Let torch use this many CPU threads for one operation; ``None`` leaves its own choice."""
+    """Set the CPU threads of one torch operation; ``None`` keeps torch's choice."""
     if count is not None:
         torch.set_num_threads(count)
 
 
 @contextmanager
 def own_threads() -> Iterator[None]:
-    """What a run in here makes of the number of threads does not outlast it: a sweep has many in one process."""
+    """Restore the number of threads afterwards: a sweep has many runs in one process."""
     before = torch.get_num_threads()
     try:
         yield
@@ -65,12 +65,8 @@ def describe_device(device: torch.device) -> str:
     """Name of the hardware, for the summary."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({_threads()})" if device.type == "cpu" else device.type
-
-
-def _threads() -> str:
-    count = torch.get_num_threads()
-    return f"{count} thread{'s' if count > 1 else ''}"
+    threads = torch.get_num_threads()
+    return f"cpu ({threads} thread{'s' if threads > 1 else ''})" if device.type == "cpu" else device.type
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
@@ -82,17 +78,16 @@ def move(batch: Batch, device: torch.device) -> Batch:
     return Batch(tuple(to(t) for t in batch.inputs), {name: to(t) for name, t in batch.targets.items()})
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for the device, so that a clock read now is true."""
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished its work, e.g. before reading a clock."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def place_model(model: Any, device: torch.device, trainer: TrainerConfig, processes: Processes) -> Any:
-    """The model on its device, in the memory format that was asked for, the same in all processes.
+    """The model on its device, in the chosen memory format, the same in all processes.
 
-    Raises:
-        ConfigError: Something was asked for that model or device do not have.
+    Raises ConfigError for an option that the model or the device does not support.
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if trainer.tf32 else "highest")
@@ -123,9 +118,9 @@ def place_model(model: Any, device: torch.device, trainer: TrainerConfig, proces
 
 
 def compile_model(model: Any) -> None:
-    """Compile trunk and heads in place; the balancer and its several backward passes stay outside.
+    """Compile trunk and heads in place, without the balancer; ``state_dict`` keeps its names.
 
-    Names in ``state_dict`` do not change.
+    The several backward passes stay outside.
     """
     import torch._functorch.config
 

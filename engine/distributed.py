@@ -1,7 +1,7 @@
 """Several processes, started by ``torchrun``, that train one model together.
 
 There is no wrapper around the model: parameters are sent from process 0 at the start, every process sees its part of each
-batch, and the balancers average losses and gradients (:mod:`balancing.processes`). All processes draw from equal random
+batch, and the balancers average losses and gradients (:mod:`balancing.measuring.processes`). All processes draw from equal random
 generators, so whatever is drawn for a whole batch is the same everywhere.
 """
 
@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from torch import Tensor, nn
 
-from balancing.processes import average_over_processes
+from balancing.measuring.processes import average_over_processes
 from engine.arguments import ConfigError
 
 __all__ = ["Processes", "average_buffers", "broadcast_model", "join_processes"]
@@ -32,7 +32,7 @@ _PATIENCE = timedelta(hours=2)  # the first process may have to render or downlo
 
 @dataclass(frozen=True)
 class Processes:
-    """Who takes part. Every method is called by all processes, in the same order.
+    """The processes that train together; all call the same methods in the same order.
 
     Attributes:
         rank: Number of this process; 0 writes all files.
@@ -48,17 +48,17 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
-    def in_turn(self, action: Callable[[], T]) -> T:
-        """The first process acts, then the first of every machine, then all others: they find files that it made."""
+    def main_first(self, action: Callable[[], T]) -> T:
+        """Call ``action`` in process 0, then in the first of every machine, then in all others."""
         if self.size == 1:
             return action()
         mine = 0 if self.main else 1 if self.local_rank == 0 else 2
         results = []
-        for turn in range(3):
-            if turn == mine:
+        for place in range(3):
+            if place == mine:
                 results.append(action())
             try:
                 dist.barrier(self.control)
@@ -68,15 +68,15 @@ class Processes:
                 raise dist.DistError(str(error)) from None
         return results[0]
 
-    def share(self, value: T | None) -> T:
-        """What process 0 gives, in every process."""
+    def broadcast(self, value: T | None) -> T:
+        """The value of process 0, in every process."""
         box = [value]
         if self.size > 1:
             dist.broadcast_object_list(box, group=self.control)
         return box[0]  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
-        """What every process gives, by rank."""
+        """The values of all processes, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -84,14 +84,14 @@ class Processes:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether one of the processes says so; a message between processors, not devices."""
+        """Whether the flag is set in any process; sent between processors, not devices."""
         if self.size == 1:
             return flag
         votes = torch.tensor([int(flag)])
         dist.all_reduce(votes, group=self.control)
         return bool(votes.item())
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """Sum over all processes."""
         if self.size > 1:
             values = values.clone()
@@ -101,7 +101,7 @@ class Processes:
 
 @contextlib.contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started, or be alone. All but process 0 are silent, errors excepted.
+    """Join the processes that torchrun started, if any. All but process 0 print errors only.
 
     Raises:
         ConfigError: A device that is not one for each process, or a sweep of several runs.
@@ -141,5 +141,5 @@ def broadcast_model(model: nn.Module) -> None:
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Replace what BatchNorm collected by its mean over the processes, each of which saw its own samples."""
+    """Replace floating-point buffers (BatchNorm statistics) by their mean over processes."""
     average_over_processes([buffer for buffer in model.buffers() if buffer.is_floating_point()])

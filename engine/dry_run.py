@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -20,15 +20,11 @@ from tasks import Batch
 __all__ = ["describe_run"]
 
 
-class _Step(Protocol):
-    def __call__(self, run: Run, batch: Batch) -> Sequence[BalanceReport]: ...
-
-
-def describe_run(run: Run, step: _Step) -> dict[str, Any]:
-    """Print configuration, data, shapes and parameter counts, and take one step. Writes no files."""
+def describe_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]]) -> dict[str, Any]:
+    """Print configuration, data, shapes and parameter counts, take one step, write nothing."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(OmegaConf.to_yaml(asdict(run.config)).rstrip(), markup=False)
-    splits = run.task.splits(run.config.data_dir)
+    splits = run.splits
     parts: tuple[tuple[str, Split], ...] = (("train", splits.train), ("val", splits.val), ("test", splits.test))
     console.print("\ndata        " + "  ".join(f"{name} {len(split):,}" for name, split in parts))  # type: ignore[arg-type]
     console.print(f"device      {describe_device(run.device)}, {run.total_steps:,} steps")
@@ -46,9 +42,9 @@ def describe_run(run: Run, step: _Step) -> dict[str, Any]:
     run.model.train()
     console.print("inputs      " + "  ".join(str(tuple(tensor.shape)) for tensor in batch.inputs))
     console.print("outputs     " + "  ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in outputs.items()))
-    for turn, report in zip(run.turns, step(run, batch), strict=True):
+    for optimizer, report in zip(run.phases, step(run, batch), strict=True):
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in report.as_dict().items())
-        console.print(f"one step    phase {turn.phase.name}: {numbers}")
+        console.print(f"one step    phase {optimizer.phase.name}: {numbers}")
     if run.device.type == "cuda":
         console.print(f"memory      {torch.cuda.max_memory_allocated(run.device) / 2**20:,.0f} MiB at most")
     console.print("dry run: nothing was written")

@@ -1,4 +1,4 @@
-"""What a number depends on besides the code: versions, commit, command."""
+"""Versions, commit and command: what results depend on besides the configuration."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _PACKAGES = ("mozoo", "torch", "torchvision", "timm", "hydra-core", "torchmetric
 
 def versions() -> dict[str, str]:
     """Python and the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    packages = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            packages[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            packages[name] = "not installed"
+    return packages
 
 
 def git_commit() -> str | None:
-    """Commit of this code, with ``-dirty`` if files differ from it; ``None`` outside a repository."""
+    """Commit of this code, ``-dirty`` if files differ; ``None`` outside a repository."""
     try:
         root = Path(__file__).resolve().parent.parent
         done = subprocess.run(
@@ -47,7 +47,7 @@ def command() -> str:
 
 
 def training_command(folder: Path) -> str:
-    """What trains the run in ``folder`` once more.
+    """The command that trains the run in ``folder`` once more.
 
     That is the command line, of a sweep what is left of it for this one run. A run that a script or a notebook started has
     none; its configuration file takes the place of the words.

@@ -1,4 +1,4 @@
-"""Losses and metrics over a whole split."""
+"""Losses and metrics over a whole split, and which epoch is best by them."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from engine.data import Split, evaluation_batches
 from engine.distributed import Processes
 from engine.interrupts import StopRequest
 from engine.precision import Precision
-from tasks import Batch, Task
+from tasks import Batch, Splits, Task
+from tasks.results import ResultKey
 from tasks.scores import delta_m
 
-__all__ = ["Evaluation", "Selector", "evaluate", "result_names"]
+__all__ = ["Evaluation", "Selector", "evaluate"]
 
 
 @dataclass
 class Evaluation:
-    """``values``: ``<objective>/loss`` and ``<objective>/<metric>``. ``predictions``: objective -> (predictions, labels)."""
+    """Results of a split.
+
+    Attributes:
+        values: ``<objective>/<metric>`` -> number; the loss is a metric.
+        predictions: Objective -> (predictions, labels).
+    """
 
     values: dict[str, float]
     predictions: dict[str, tuple[Tensor, Tensor]]
-
-
-def result_names(task: Task) -> list[str]:
-    """Keys of ``Evaluation.values``."""
-    return list(task.results())
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
     task: Task,
-    split: Split,
+    splits: Splits,
     batch_size: int,
     precision: Precision,
     workers: int = 0,
@@ -48,13 +49,13 @@ def evaluate(
     name: str = "val",
     processes: Processes = Processes(),  # noqa: B008  it never changes
 ) -> Evaluation | None:
-    """Evaluate the split called ``name`` in eval mode. ``None`` if ``stop`` was asked for before the end.
+    """Losses and metrics of the split ``name`` in eval mode; ``None`` after a request to stop.
 
     Losses are means over the labels that are present, whatever the batch size. Several processes share the batches, and
     all get the results of the whole split; a task that evaluates as a whole does so in every process.
     """
-    device = precision.device
-    metrics = {o.name: {key: measure.make().to(device) for key, measure in o.measures.items()} for o in task.objectives}
+    device, split = precision.device, getattr(splits, name)
+    metrics = {o.name: {key: spec.make().to(device) for key, spec in o.metrics.items()} for o in task.objectives}
     sums: dict[str, Any] = {o.name: 0.0 for o in task.objectives}
     counts: dict[str, Any] = {o.name: 0 for o in task.objectives}
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {o.name: [] for o in task.objectives}
@@ -62,7 +63,7 @@ def evaluate(
     model.eval()
     try:
         with precision.autocast():
-            own = task.evaluate(model, name, _batches(split, batch_size, device, workers, stop, Processes()))
+            own = task.evaluate(model, splits, name, _batches(split, batch_size, device, workers, stop, Processes()))
         if own is not None:
             return Evaluation(own, {})
         for batch in _batches(split, batch_size, device, workers, stop, processes):
@@ -70,14 +71,14 @@ def evaluate(
                 outputs = task.outputs(model, batch)
             for o in task.objectives:
                 output, target = outputs[o.name].float(), batch.targets[o.name]
-                count = o.criterion.count(target)
+                count = o.criterion.num_labels(target)
                 sums[o.name] += o.criterion(output, target) * count
                 counts[o.name] += count
-                prediction, label = o.criterion.present(output, target)
+                prediction, label = o.criterion.labelled_pairs(output, target)
                 if len(label) == 0:
                     continue
-                for key, measure in o.measures.items():
-                    metrics[o.name][key].update(measure.transform(prediction), measure.transform(label))
+                for key, spec in o.metrics.items():
+                    metrics[o.name][key].update(spec.transform(prediction), spec.transform(label))
                 # maps have pictures of their own
                 if output.dim() <= 2 and sum(len(p) for p, _ in seen[o.name]) < 10_000:
                     seen[o.name].append((prediction.flatten().cpu(), label.flatten().cpu()))
@@ -85,14 +86,16 @@ def evaluate(
         return None
     finally:
         model.train(was_training)
-    totals = processes.total(torch.tensor([[sums[o.name], counts[o.name]] for o in task.objectives], device=device))
+    sums_and_counts = torch.tensor([[sums[o.name], counts[o.name]] for o in task.objectives], device=device)
+    totals = processes.all_reduce_sum(sums_and_counts)
     values: dict[str, float] = {}
     predictions: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for o, (total, count) in zip(task.objectives, totals.tolist(), strict=True):
         known = count > 0
-        values[f"{o.name}/loss"] = total / count if known else math.nan
+        own = {"loss": total / count if known else math.nan}
         # torchmetrics puts together what the processes saw
-        values |= {f"{o.name}/{key}": float(m.compute()) if known else math.nan for key, m in metrics[o.name].items()}
+        own |= {key: float(m.compute()) if known else math.nan for key, m in metrics[o.name].items()}
+        values |= {str(ResultKey(o.name, metric)): value for metric, value in own.items()}
     for part in processes.gather(seen):
         for name_of, pairs in part.items():
             predictions.setdefault(name_of, []).extend(pairs)
@@ -105,7 +108,7 @@ def _joined(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 class _Stopped(Exception):
-    """The run was asked to stop."""
+    """A request to stop arrived."""
 
 
 def _batches(
@@ -125,7 +128,7 @@ def _batches(
 
 
 class Selector:
-    """Which epoch is best, by its validation results, and what is reported of a run; lower scores are better.
+    """Rule for the best epoch by its validation results; lower scores are better.
 
     Args:
         rule: ``loss``: mean over objectives of the loss relative to the best constant prediction, which gives every
@@ -133,53 +136,56 @@ class Selector:
             ``val/*/<metric>`` for the mean over objectives. Two that are published: ``gain``, mean over objectives of how much
             better the metrics are, relatively, than after the first epoch; and ``last10``, the latest epoch, and means over
             the last ten as results, for tasks whose validation split is their test split.
-        task: Knows the metrics and their directions. Its data are loaded.
+        task: Defines the metrics and their directions.
+        splits: Its data.
 
     Raises:
         ConfigError: A rule that the task does not have.
     """
 
-    def __init__(self, rule: str, task: Task) -> None:
-        self.higher = {name: better for name, better in task.results().items() if not name.endswith("/loss")}
-        chosen = {f"val/{name}": [name] for name in task.results()}
-        for name in chosen.copy():
-            chosen.setdefault(f"val/*/{name.split('/')[2]}", []).append(name.removeprefix("val/"))
+    def __init__(self, rule: str, task: Task, splits: Splits) -> None:
+        directions = {ResultKey.parse(name): better for name, better in task.results().items()}
+        self.higher = {str(key): better for key, better in directions.items() if not key.is_loss}
+        chosen: dict[str, list[str]] = {}
+        for key in directions:
+            for objective in (key.objective, "*"):
+                chosen.setdefault(str(ResultKey(objective, key.metric, "val")), []).append(str(key))
         known = {"loss", "last", "gain", "last10", *chosen}
         if type(task).evaluate is not Task.evaluate:  # it has losses while it trains only
             known = {name for name in known if not name.endswith("loss")}
         if rule not in known:
             raise ConfigError(f"trainer.monitor: task {task.name} has no rule {rule!r}; {did_you_mean(rule, known)}")
-        if rule == "last10" and task.splits().val is not task.splits().test:
+        if rule == "last10" and splits.val is not splits.test:
             raise ConfigError(
                 "trainer.monitor: last10 reports validation results, so it needs a task that validates on its test split; "
                 "use task.validation=0, or another rule"
             )
         self.rule = rule
-        self.priors = task.prior_losses() if rule == "loss" else {}
+        self.priors = task.prior_losses(splits) if rule == "loss" else {}
         self.chosen = chosen.get(rule, [])
 
-    def remember(self, seen: list[dict[str, float]], values: dict[str, float]) -> list[dict[str, float]]:
-        """Validation results of those epochs, up to this one, that the rule goes back to."""
+    def remember(self, history: list[dict[str, float]], values: dict[str, float]) -> list[dict[str, float]]:
+        """Validation results, up to this epoch, that later scores or results need."""
         if self.rule == "last10":
-            return [*seen, values][-10:]
-        return (seen or [values]) if self.rule == "gain" else []
+            return [*history, values][-10:]
+        return (history or [values]) if self.rule == "gain" else []
 
-    def score(self, values: dict[str, float], epoch: int, seen: Sequence[dict[str, float]] = ()) -> float:
-        """Score of an epoch's validation results; not a number counts as infinitely bad."""
+    def score(self, values: dict[str, float], epoch: int, history: Sequence[dict[str, float]] = ()) -> float:
+        """Score of an epoch's validation results; infinity for NaN."""
         if self.rule in ("last", "last10"):
             return -float(epoch)
         if self.rule == "loss":
             # labels that are all the same leave nothing to be relative to
-            score = fmean(values[f"{name}/loss"] / (prior or 1.0) for name, prior in self.priors.items())
+            score = fmean(values[str(ResultKey(name, "loss"))] / (prior or 1.0) for name, prior in self.priors.items())
         elif self.rule == "gain":
-            score = -self._gain(values, seen[0] if seen else values)
+            score = -self._gain(values, history[0] if history else values)
         else:
             score = fmean(-values[name] if self.higher.get(name, False) else values[name] for name in self.chosen)
         return score if not math.isnan(score) else math.inf
 
-    def results(self, tested: dict[str, float], seen: Sequence[dict[str, float]]) -> dict[str, float]:
-        """What is reported, of the test with the best weights and of the remembered epochs."""
-        return {name: fmean(each[name] for each in seen) for name in tested} if self.rule == "last10" else tested
+    def results(self, tested: dict[str, float], history: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Reported results: those of the best weights, or means over the history for ``last10``."""
+        return {name: fmean(each[name] for each in history) for name in tested} if self.rule == "last10" else tested
 
     def _gain(self, values: dict[str, float], first: dict[str, float]) -> float:
         kept = [name for name in self.higher if first[name]]  # nothing is relative to zero

@@ -14,25 +14,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 import balancing
 import tasks
-import zoo
 from engine.arguments import ConfigError, did_you_mean
 from engine.checkpoint import SaveError
-from engine.config import unknown_key
+from engine.config import REGISTRIES, unknown_key
+from engine.renames import renamed
 
 __all__ = ["explain", "reporting"]
-
-_OPTIONS = {
-    "model": lambda: {name: set(zoo.model_arguments(name)) for name in zoo.list_models()},
-    "task": lambda: {name: set(tasks.task_arguments(name)) for name in tasks.list_tasks()},
-    "balancer": lambda: {name: set(balancing.balancer_arguments(name)) for name in balancing.list_balancers()},
-}
 
 
 @contextmanager
 def reporting() -> Iterator[None]:
     """End the process with one line instead of a traceback.
 
-    Exit code 2 for bad input, 1 for a step or a file that failed, 0 if somebody interrupted before there was anything to save.
+    Exit code 2 for bad input, 1 for a step or a file that failed, 0 for an interrupt before there was anything to save.
     """
     try:
         yield
@@ -55,7 +49,7 @@ def reporting() -> Iterator[None]:
 
 
 def explain(error: Exception) -> str:
-    """What went wrong while the command line was read, with the nearest valid names."""
+    """Message about an error in the command line, with the nearest valid names."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         options = [option for option in error.options if not option.startswith("_")]
@@ -70,8 +64,9 @@ def explain(error: Exception) -> str:
         full = re.search(r"full_key: (?P<key>\S+)", text)
         key = full["key"] if full else unknown["key"]
         section = key.rpartition(".")[0]
-        if section in _OPTIONS:
-            option, known = key.rpartition(".")[2], _OPTIONS[section]()
+        if section in REGISTRIES and not renamed(key):
+            option, (names, arguments) = key.rpartition(".")[2], REGISTRIES[section]
+            known = {name: set(arguments(name)) for name in names()}
             owners = [name for name, options in known.items() if option in options]
             if owners:
                 return f"this {section} has no option {option!r}; it is one of {', '.join(owners)}"

@@ -75,7 +75,7 @@ def curves(
         title: Above the axes.
         series: Label -> (x, y). A label that ends in `` train`` is drawn dashed.
         xlabel: Below the axes.
-        order: Objectives, so that each keeps its colour in every figure; a label starts with the name of its objective.
+        order: Objectives, so that each keeps its colour in every figure; a label is one, or one and its split.
         bands: Label of a series -> lower and upper end of the band around it.
         limits: Of the y axis; as the values need by default.
         legend: Whether to name the lines, if there are several.
@@ -84,7 +84,7 @@ def curves(
     values = np.array([y for _, ys in series.values() for y in ys if np.isfinite(y)])
     logarithmic = limits is None and len(values) > 0 and values.min() > 0 and values.max() > 50 * values.min()
     for index, (label, (x, y)) in enumerate(series.items()):
-        objective = label.split("/")[0].removesuffix(" train").removesuffix(" val")
+        objective = label.removesuffix(" train").removesuffix(" val")
         number = order.index(objective) if objective in order else index
         colour = COLOURS[number % len(COLOURS)]
         style = "--" if label.endswith(" train") else STYLES[number // len(COLOURS) % len(STYLES)]

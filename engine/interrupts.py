@@ -1,4 +1,4 @@
-"""Ask a run to stop, politely."""
+"""Requests to stop, by signals."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["StopRequest", "interruptible"]
 
 
 class StopRequest:
-    """SIGTERM and SIGINT ask for a stop; a second one ends the process at once. A context manager.
+    """Context in which SIGTERM and SIGINT request a stop, and a second one ends the process.
 
     Under torchrun a second one counts as the first, since its agent repeats what the terminal sent; it kills by itself
-    after half a minute. Outside the main thread, where Python allows no handlers, nobody can ask.
+    after half a minute. Outside the main thread, where Python allows no handlers, signals are not handled.
 
     Args:
         processes: Among whom a stop is agreed on.
@@ -31,7 +31,7 @@ class StopRequest:
         self._handling = ExitStack()
 
     def agreed(self) -> bool:
-        """Whether any process was asked. All processes must call this equally often."""
+        """Whether any process got a request. All processes must call this equally often."""
         self._agreed = self._agreed or self._processes.any(self.asked)
         return self._agreed
 
@@ -52,7 +52,7 @@ class StopRequest:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Before there is anything to save, both signals raise KeyboardInterrupt, so that unfinished files are cleaned up."""
+    """Both signals raise KeyboardInterrupt in here, which cleans up unfinished files."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -63,7 +63,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Both signals go to ``handler``, SIGINT also where a shell let its background job ignore it."""
+    """Both signals go to ``handler``, SIGINT also in a background job that ignores it."""
     previous: dict[int, Any] = {}
     with suppress(ValueError):  # not in the main thread
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""``best/README.md``: what a folder of weights says about itself on a model hub, written from the run that made it.
+"""Model card of the best weights: ``best/README.md``, in the format of the Hugging Face hub.
 
 Front matter (YAML: library, tags, metrics, results), then how good it is, how to load it, what goes in and comes out, and how
 to repeat the run. With it the folder can be uploaded as it is: ``hf upload <user>/<name> <run>/best``.
@@ -18,6 +18,7 @@ from torch import nn
 from engine.checkpoint import write_text
 from tasks import CrossEntropy, Objective, Task
 from tasks.gan_task import GanTask
+from tasks.results import ResultKey
 from zoo import model_info
 
 __all__ = ["write_model_card"]
@@ -76,8 +77,8 @@ def _front_matter(summary: Mapping[str, Any]) -> str:
 
 def _metrics(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
     for key, value in summary["metrics"].items():
-        _, objective, metric = key.split("/")
-        yield objective, metric, math.nan if value is None else value
+        name = ResultKey.parse(key)
+        yield name.objective, name.metric, math.nan if value is None else value
 
 
 def _results(summary: Mapping[str, Any]) -> str:
@@ -101,7 +102,7 @@ def _usage(summary: Mapping[str, Any], model: Any, task: Task) -> str:
     else:
         imports = "from pathlib import Path\n\nfrom engine.prediction import load_predictor"
         load = f'load_predictor(Path("{_HERE}")).model'
-    words, told = "input=<picture, folder or table>", ""
+    words, outputs = "input=<picture, folder or table>", ""
     if isinstance(task, GanTask):
         labels = f", torch.arange(64) % {model.classes}" if model.classes else ""
         imports = f"import torch\n\n{imports}" if labels else imports
@@ -110,9 +111,9 @@ def _usage(summary: Mapping[str, Any], model: Any, task: Task) -> str:
         names = [name for name in inspect.signature(kind.forward).parameters if name != "self"]
         call = f"outputs = model({', '.join(names)})  # {model_info(summary['model']).inputs}"
         rows = "\n".join(f"| `{o.name}` | {_meaning(o)} |" for o in task.objectives)
-        told = f"\n\n| output | meaning |\n|---|---|\n{rows}"
+        outputs = f"\n\n| output | meaning |\n|---|---|\n{rows}"
     return (
-        f"```python\n{imports}\n\nmodel = {load}\n{call}\n```{told}\n\n"
+        f"```python\n{imports}\n\nmodel = {load}\n{call}\n```{outputs}\n\n"
         "The model takes inputs that are prepared as in training. This command prepares them, and answers in words and in the "
         f"units of the data:\n\n```bash\npython scripts/predict.py run={_HERE} {words}\n```"
     )

@@ -12,20 +12,19 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from balancing import Balancer, MetaBalancer, Phase
+from balancing import Balancer, BilevelBalancer, Phase
 from engine.arguments import ConfigError, did_you_mean
-from engine.config import OptimizerConfig, SchedulerConfig, TrainerConfig
+from engine.config import SCHEDULES, OptimizerConfig, SchedulerConfig, TrainerConfig
 from engine.distributed import Processes
 
-__all__ = ["Turn", "build_turn", "check_balancer"]
+__all__ = ["PhaseOptimizer", "build_phase_optimizer", "check_balancer"]
 
 _FUSED = ("adam", "adamw", "sgd")  # torch's own, with a kernel that updates all parameters at once
-_SCHEDULES = ("cosine", "tanh", "step", "poly", "none")
 
 
 @dataclass
-class Turn:
-    """What one phase needs to take its turn: a balancer, the parameters it moves, and their optimizers."""
+class PhaseOptimizer:
+    """Balancer, parameters, optimizers and schedules of one phase."""
 
     phase: Phase
     balancer: Balancer
@@ -37,12 +36,12 @@ class Turn:
     balancer_optimizer: torch.optim.Optimizer | None
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the last step."""
+        """Delete the gradients of the last step."""
         for parameter in (*self.parameters, *self.balancer.parameters()):
             parameter.grad = None
 
     def schedule(self, step: int, factor: float = 1.0) -> None:
-        """Set the learning rates for the update after ``step`` updates, ``factor`` times what the schedule says."""
+        """Set the learning rates after ``step`` updates to ``factor`` times the schedule's."""
         for scheduler in self.schedulers:
             scheduler.step_update(step)
         for name, optimizer in self.optimizers.items():
@@ -72,7 +71,7 @@ class Turn:
             self.balancer_optimizer.load_state_dict(state["balancer_optimizer"])
 
 
-def build_turn(
+def build_phase_optimizer(
     model: Any,
     phase: Phase,
     balancer: Balancer,
@@ -80,55 +79,52 @@ def build_turn(
     scheduler: SchedulerConfig,
     balancer_lr: float,
     total_steps: int,
-) -> Turn:
-    """Optimizers over the networks of ``phase``, each with its schedule. Raises ConfigError for unknown names."""
+) -> PhaseOptimizer:
+    """Optimizers and schedules over the networks of ``phase``. Raises ConfigError."""
     known = [str(name) for name in list_optimizers() if name != "adahessian"]  # it needs second derivatives
     if optimizer.name not in known:
         raise ConfigError(f"unknown optimizer {optimizer.name!r}; {did_you_mean(optimizer.name, known)}")
-    if scheduler.name not in _SCHEDULES:
-        raise ConfigError(f"unknown schedule {scheduler.name!r}; {did_you_mean(scheduler.name, _SCHEDULES)}")
+    if scheduler.name not in SCHEDULES:
+        raise ConfigError(f"unknown schedule {scheduler.name!r}; {did_you_mean(scheduler.name, SCHEDULES)}")
     if scheduler.name == "none" and scheduler.warmup > 0:
         raise ConfigError(
             "scheduler.name=none keeps the learning rate as it is; set scheduler.warmup=0, or another name"
         )
     networks = {name: module for name, module in model.networks().items() if any(True for _ in module.parameters())}
     chosen = networks if phase.networks is None else {name: networks[name] for name in phase.networks}
-    rates = dict(optimizer.network_lr or {})
-    for name in rates:
+    for name in optimizer.network_lr or {}:
         if not optimizer.per_network or name not in networks:
             raise ConfigError(
                 f"optimizer.network_lr.{name}: needs optimizer.per_network=true and one of {', '.join(networks)}"
             )
     whole: nn.Module = model if phase.networks is None else nn.ModuleDict(chosen)
     groups = chosen if optimizer.per_network else {"all": whole}
-    optimizers, schedulers = {}, []
-    for name, module in groups.items():
-        lr = rates.get(name, optimizer.lr)
-        optimizers[name] = _make_optimizer(module, optimizer, lr)
-        schedule = _make_schedule(optimizers[name], scheduler, lr, total_steps)
-        if schedule is not None:
-            schedulers.append(schedule)
+    rates = {name: (optimizer.network_lr or {}).get(name, optimizer.lr) for name in groups}
+    optimizers = {name: _make_optimizer(module, optimizer, rates[name]) for name, module in groups.items()}
+    schedules = [_make_schedule(each, scheduler, rates[name], total_steps) for name, each in optimizers.items()]
     own, moved = list(balancer.parameters()), dict.fromkeys(whole.parameters())
-    return Turn(
+    return PhaseOptimizer(
         phase=phase,
         balancer=balancer,
         parameters=list(moved),
-        # given, as the graph of a compiled model does not tell
+        # given, as the graph of a compiled model does not show them
         shared=[parameter for parameter in model.shared_parameters() if parameter in moved],
         optimizers=optimizers,
-        schedulers=schedulers,
-        rates={name: rates.get(name, optimizer.lr) for name in groups},
+        schedulers=[schedule for schedule in schedules if schedule is not None],
+        rates=rates,
         balancer_optimizer=torch.optim.Adam(own, lr=balancer_lr) if own else None,
     )
 
 
 def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Processes) -> None:
-    """Raise ConfigError if the training loop cannot give the balancer what it needs."""
-    if balancer.at == "subset" or (balancer.at == "features" and trainer.grad_accum_steps > 1):
-        remedy = "it is for a loop of your own" if balancer.at == "subset" else "use trainer.grad_accum_steps=1"
-        raise ConfigError(f"balancer.at={balancer.at} is not possible here: {remedy}, or use balancer.at=shared")
+    """Raise ConfigError if the balancer needs what this training loop does not have."""
+    if balancer.options.at == "subset" or (balancer.options.at == "features" and trainer.grad_accum_steps > 1):
+        remedy = "it is for a loop of your own" if balancer.options.at == "subset" else "use trainer.grad_accum_steps=1"
+        raise ConfigError(
+            f"balancer.at={balancer.options.at} is not possible here: {remedy}, or use balancer.at=shared"
+        )
     size = min(trainer.batch_size, trainer.overfit or trainer.batch_size)
-    if isinstance(balancer, MetaBalancer) and (
+    if isinstance(balancer, BilevelBalancer) and (
         trainer.grad_accum_steps > 1 or trainer.compile or trainer.precision == "fp16" or size < 2 * processes.size
     ):
         raise ConfigError(
@@ -138,7 +134,7 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
 
 
 def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:
-    """timm's optimizer, which leaves biases and normalisation parameters out of weight decay."""
+    """timm's optimizer, which leaves biases and normalization parameters out of weight decay."""
     kernel = next(module.parameters()).device.type
     extra: dict[str, Any] = {"fused": True} if config.name in _FUSED and kernel in ("cpu", "cuda") else {}
     if config.betas is not None:

@@ -1,4 +1,4 @@
-"""The look of ``report.html`` and of a comparison: one HTML file that loads nothing from outside and fits a phone."""
+"""Parts of self-contained HTML pages that fit a phone: ``report.html`` and comparisons."""
 
 from __future__ import annotations
 

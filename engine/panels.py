@@ -1,4 +1,4 @@
-"""Pictures of the tables of a run: what it learned, and what its balancer saw and did."""
+"""Pictures of the tables of a run: losses and results, weights, gradients and conflicts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.results import ResultKey
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MANY", "Pictures", "Rows", "balancing", "learning", "series"]
+__all__ = ["MANY", "Pictures", "Rows", "balancing", "learning", "result_keys", "series"]
 
 MANY = 8  # with more objectives than colours, lines become rows of a heat map
 _PAIRS = 28  # rows of the heat map of cosines: all pairs of eight objectives
@@ -23,39 +25,44 @@ Pictures = Iterator[tuple[str, str]]  # data URI, caption
 
 def series(rows: Rows, name: str, x: str, split: str | None = None) -> Series:
     """(x, y) of the rows that have a finite value in column ``name``."""
-    found = [
+    points = [
         (float(row[x]), float(row[name])) for row in rows if row.get(name) and (split is None or row["split"] == split)
     ]
-    found = [(a, b) for a, b in found if math.isfinite(b)]
-    return [a for a, _ in found], [b for _, b in found]
+    points = [(a, b) for a, b in points if math.isfinite(b)]
+    return [a for a, _ in points], [b for _, b in points]
+
+
+def result_keys(metrics: Rows) -> list[ResultKey]:
+    """Those columns of ``metrics.csv`` that are results."""
+    return [ResultKey.parse(name) for name in (metrics[0] if metrics else ()) if "/" in name]
 
 
 def learning(metrics: Rows, balance: Rows) -> Pictures:
     """Losses and results over epochs, and losses against each other.
 
     Args:
-        metrics: Of ``metrics.csv``.
-        balance: Of ``balance.csv``; says which objectives conflict most, where not all pairs can be shown.
+        metrics: Rows of ``metrics.csv``.
+        balance: Rows of ``balance.csv``, for the pairs that conflict most where not all can be shown.
     """
     from engine import figures  # matplotlib takes a second to import
 
-    columns = _columns(metrics)
-    objectives = _objectives(metrics)
+    keys, objectives = result_keys(metrics), _objectives(metrics)
+    loss_of = {name: str(ResultKey(name, "loss")) for name in objectives}
     if len(objectives) > MANY:
-        for kind in dict.fromkeys(name.split("/", 1)[1] for name in columns):
-            lines = {name: series(metrics, f"{name}/{kind}", "epoch", "val") for name in objectives}
-            yield from _together(kind, lines, "epoch", kind, "Validation split, epoch by epoch.")
+        for metric in dict.fromkeys(key.metric for key in keys):
+            lines = {name: series(metrics, str(ResultKey(name, metric)), "epoch", "val") for name in objectives}
+            yield from _together(metric, lines, "epoch", metric, "Validation split, epoch by epoch.")
     else:
-        for name in objectives:
-            lines = {f"{name} {split}": series(metrics, f"{name}/loss", "epoch", split) for split in ("train", "val")}
+        for name, column in loss_of.items():
+            lines = {f"{name} {split}": series(metrics, column, "epoch", split) for split in ("train", "val")}
             lines = {label: line for label, line in lines.items() if line[0]}
             if lines:  # what is judged as a whole has no loss of its own
                 figure = figures.curves(f"loss of {name}", lines, "epoch", order=objectives)
                 yield figures.data_uri(figure), "Dashed: training, solid: validation."
-        for name in columns:
-            line = series(metrics, name, "epoch", "val")
-            if line[0] and not name.endswith("/loss"):
-                figure = figures.curves(name, {name: line}, "epoch", order=objectives)
+        for key in keys:
+            line = series(metrics, str(key), "epoch", "val")
+            if line[0] and not key.is_loss:
+                figure = figures.curves(str(key), {key.objective: line}, "epoch", order=objectives)
                 yield figures.data_uri(figure), "Validation split."
     pairs = list(combinations(objectives, 2))
     if len(pairs) > 3:  # those that conflict most, by a sample of the steps
@@ -63,7 +70,7 @@ def learning(metrics: Rows, balance: Rows) -> Pictures:
         cosines = {pair: series(sample, f"cosine/{pair[0]}/{pair[1]}", "step")[1] or [1.0] for pair in pairs}
         pairs.sort(key=lambda pair: float(np.mean(cosines[pair])))
     for a, b in pairs[:3]:
-        x, y = (series(metrics, f"{name}/loss", "epoch", "val") for name in (a, b))
+        x, y = (series(metrics, loss_of[name], "epoch", "val") for name in (a, b))
         if len(x[0]) > 1 and x[0] == y[0]:
             figure = figures.trade_off(f"{a} against {b}", x, y, f"loss of {a}", f"loss of {b}")
             yield (
@@ -77,24 +84,24 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
     """Weights, gradients and conflicts over the steps of one phase.
 
     Args:
-        balance: Of ``balance.csv``, those of the phase.
-        metrics: Of ``metrics.csv``, for the order of the objectives.
+        balance: Rows of ``balance.csv``, those of the phase.
+        metrics: Rows of ``metrics.csv``, for the order of the objectives.
     """
     from engine import figures
 
     def all_of(kind: str) -> dict[str, Series]:
         names = [name for name in (balance[0] if balance else ()) if name.startswith(kind + "/")]
-        found = {name.removeprefix(kind + "/"): series(balance, name, "step") for name in names}
-        return {name: line for name, line in found.items() if line[0]}
+        lines = {name.removeprefix(kind + "/"): series(balance, name, "step") for name in names}
+        return {name: line for name, line in lines.items() if line[0]}
 
     order = _objectives(metrics)
     weights, losses, norms = all_of("weight"), all_of("loss"), all_of("norm")
     if len(losses) < 2:  # nothing to balance
         weights = {}
-    asked = {name: _product(line, losses[name]) for name, line in weights.items()}
+    weighted = {name: _product(line, losses[name]) for name, line in weights.items()}
     yield from _together("weights", weights, "step", "weight", "Weight of each objective's gradient.", order)
     note = "Weight times loss: how much each term asks for."
-    yield from _together("weighted losses", asked, "step", "weight x loss", note, order)
+    yield from _together("weighted losses", weighted, "step", "weight x loss", note, order)
     note = "Length of each objective's gradient, before weighting."
     yield from _together("gradient lengths", norms, "step", "length", note, order)
     yield from _agreement(all_of("cosine"), list(norms))
@@ -108,7 +115,7 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
 
 
 def _agreement(cosines: Mapping[str, Series], names: Sequence[str]) -> Pictures:
-    """Cosines of all pairs over time; of very many, their means, and over time those in conflict."""
+    """Cosines of all pairs over time; of many pairs, their means, and those in conflict."""
     from engine import figures
 
     if not cosines:
@@ -151,16 +158,12 @@ def _heat_map(title: str, lines: Mapping[str, Series], xlabel: str, label: str) 
     return figures.heat_map(title, x, rows, xlabel, label)
 
 
-def _columns(metrics: Rows) -> list[str]:
-    return [name for name in (metrics[0] if metrics else ()) if "/" in name]
-
-
 def _objectives(metrics: Rows) -> list[str]:
-    return list(dict.fromkeys(name.split("/")[0] for name in _columns(metrics)))
+    return list(dict.fromkeys(key.objective for key in result_keys(metrics)))
 
 
 def _product(a: Series, b: Series) -> Series:
-    """Product of two series, where both have a value; a step that was skipped has losses, but no weights."""
+    """Product of two series where both have a value; a skipped step has losses, but no weights."""
     other = dict(zip(*b, strict=True))
-    found = [(x, y * other[x]) for x, y in zip(*a, strict=True) if x in other]
-    return [x for x, _ in found], [y for _, y in found]
+    points = [(x, y * other[x]) for x, y in zip(*a, strict=True) if x in other]
+    return [x for x, _ in points], [y for _, y in points]

@@ -48,15 +48,13 @@ class Precision:
         max_grad_norm: float | None,
         on_nonfinite: str = "stop",
     ) -> bool:
-        """Unscale, clip the norm of all gradients together, and step; an fp16 overflow skips the step.
+        """Unscale, clip the norm of all gradients together, and step; False if it was skipped.
 
-        Returns False if gradients kept the step from being taken.
-
-        The norm is looked at if it is clipped, or if something can be done about one that is not finite: with ``skip``
+        An fp16 overflow skips the step. The norm is computed if it is clipped, or if something can be done about one that is not finite: with ``skip``
         there is no step then. Raises FloatingPointError otherwise, if no scaler handles it.
         """
         if all(parameter.grad is None for parameter in parameters):
-            return True  # the balancer skipped this step, and has said so
+            return True  # the balancer skipped this step, as its report shows
         optimizers = list(optimizers)
         if self.scaler is not None:
             for optimizer in optimizers:

@@ -1,7 +1,7 @@
-"""A trained model at work: the weights of ``best/``, inputs prepared as in training, answers in the units of the user.
+"""Predictions of the best weights of a run, for files of a user, in units of the data.
 
-    best/config.json -> task, with what it learnt from the training data, and model
-    picture or CSV -> task.read -> model -> task.describe -> Prediction
+    best/config.json -> task, with its preprocessing state, and model
+    picture or CSV -> task.preprocess -> model -> task.decode -> Prediction
     a GAN: noise -> task.sample
 
 The training data are not needed. :mod:`engine.prediction_files` writes what comes out.
@@ -34,7 +34,7 @@ __all__ = ["Predictor", "best_folder", "load_best", "load_predictor", "model_con
 
 
 def model_config(run: Run) -> dict[str, Any]:
-    """The content of ``best/config.json``: what it takes to build the model again, and to prepare its inputs.
+    """The content of ``best/config.json``, for building the model and preparing its inputs.
 
     Holds the arguments of ``create_model``, those of the class for its ``from_pretrained``, and the task.
     """
@@ -43,13 +43,13 @@ def model_config(run: Run) -> dict[str, Any]:
         **run.arguments,
         **(getattr(run.model, "_hub_mixin_config", None) or {}),
         "task": run.config.task,
-        "learnt": run.task.learnt(),
+        "learnt": run.task.state_dict(),
         "imports": run.config.imports,
     }
 
 
 def best_folder(run: Path) -> Path:
-    """Folder of the best weights of a run folder, or ``run`` itself if it holds some. Raises ConfigError."""
+    """Folder of the best weights of a run, or ``run`` if it holds some. Raises ConfigError."""
     for folder in (run / "best", run):
         if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file():
             return folder
@@ -66,7 +66,7 @@ def best_folder(run: Path) -> Path:
 
 @dataclass
 class Predictor:
-    """A model with the task that it was trained for."""
+    """A trained model with its task."""
 
     task: Task
     model: Any  # an nn.Module that keeps the contract of balancing.MultiObjectiveModel
@@ -74,12 +74,12 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, path: Path, batch_size: int = 256) -> Prediction:
-        """What the model says about a file. Raises DataError if the task cannot read it."""
-        data = self.task.read(path)
+        """Prediction for a file. Raises DataError if the task cannot read it."""
+        data = self.task.preprocess(path)
         parts = []
         for batch in evaluation_batches(data.to(self.device), batch_size, self.device, workers=0):
             outputs = self.task.outputs(self.model, batch)
-            parts.append(self.task.describe({name: values.float().cpu() for name, values in outputs.items()}))
+            parts.append(self.task.decode({name: values.float().cpu() for name, values in outputs.items()}))
         first = parts[0]
         return Prediction(
             {name: [cell for part in parts for cell in part.cells[name]] for name in first.cells},
@@ -89,7 +89,7 @@ class Predictor:
         )
 
     def sample(self, count: int, seed: int = 0) -> tuple[Tensor, list[str]]:
-        """Samples of a GAN, and their classes. Raises ConfigError for a model that does not generate."""
+        """Samples of a GAN, and their classes. Raises ConfigError for any other model."""
         if not isinstance(self.task, GanTask):
             raise ConfigError(
                 f"input must be given, as task {self.task.name} does not generate samples: input=picture, folder or CSV"
@@ -100,13 +100,13 @@ class Predictor:
 
 
 def load_best(folder: Path, model: nn.Module) -> None:
-    """Read the weights in ``folder``. Raises ConfigError if they are damaged, or those of another model."""
+    """Read the weights in ``folder``. Raises ConfigError for damaged ones or another model."""
     with _loading(folder):
         load_weights(folder, model)
 
 
 def load_predictor(run: Path, device: str = "auto") -> Predictor:
-    """The best model of a run, in eval mode. Raises ConfigError if it is not there, or damaged."""
+    """The best model of a run, in eval mode. Raises ConfigError if it is missing or damaged."""
     folder = best_folder(run)
     with _loading(folder):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -117,8 +117,9 @@ def load_predictor(run: Path, device: str = "auto") -> Predictor:
         # pretrained weights would be fetched, only to be replaced
         arguments = {key: value for key, value in config.items() if key in known and key != "pretrained"}
         model: Any = create_model(config["model"], **arguments)
-        task.recall(config["learnt"])
-        task.keep(model.objectives)
+        if config["learnt"]:
+            task.load_state_dict(config["learnt"])
+        task = task.restrict(model.objectives)
     load_best(folder, model)
     place = resolve_device(device)
     return Predictor(task, model.to(place).eval(), place)
@@ -126,7 +127,7 @@ def load_predictor(run: Path, device: str = "auto") -> Predictor:
 
 @contextmanager
 def _loading(folder: Path) -> Iterator[None]:
-    """Whatever a damaged or foreign file leads to is a ConfigError."""
+    """Turn every error of a damaged or foreign file into a ConfigError."""
     try:
         yield
     except Exception as error:

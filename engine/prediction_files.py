@@ -1,4 +1,4 @@
-"""Files to predict from, and files with what was said about them.
+"""Input files of predictions, and the files that are written for them.
 
     predictions.csv                             a line for each picture, or for each line of a table
     <picture>-<map>.npy, <picture>-<map>.png    numbers and colours of a map; <map>.csv says what they mean
@@ -32,27 +32,27 @@ _PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def input_files(path: Path) -> list[Path]:
-    """A file, or the pictures of a folder and those below it. Raises ConfigError if there are none."""
+    """A file, or the pictures in and below a folder. Raises ConfigError if there are none."""
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise ConfigError(f"input: there is no {path}")
     files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-    found = [file for file in files if file.suffix.lower() in _PICTURES] or [f for f in files if f.suffix == ".npy"]
-    if not found:
+    pictures = [file for file in files if file.suffix.lower() in _PICTURES] or [f for f in files if f.suffix == ".npy"]
+    if not pictures:
         raise ConfigError(f"input: there are no pictures in {path} ({', '.join(sorted(_PICTURES))}, or .npy)")
     stems: dict[Path, Path] = {}
-    for file in found:
+    for file in pictures:
         other = stems.setdefault(file.with_suffix(""), file)
         if other != file:
             raise ConfigError(f"input: {other} and {file} would be written to the same files; rename one")
-    return found
+    return pictures
 
 
 def write_predictions(
     folder: Path, source: Path, predictions: Iterable[tuple[Path, Prediction]]
 ) -> list[dict[str, str | float]]:
-    """Write what was said about each file of ``source``, one after the other, and return the rows of ``predictions.csv``.
+    """Write the predictions of files of ``source``; returns the rows of ``predictions.csv``.
 
     Raises ConfigError if ``folder`` cannot be written.
     """
@@ -77,9 +77,9 @@ def write_predictions(
 
 
 def write_samples(folder: Path, samples: Tensor, classes: Sequence[str]) -> None:
-    """Write images (N, C, H, W) in [-1, 1], or points (N, 2), as ``samples.npy`` and ``samples.png``; classes as a table.
+    """Write images (N, C, H, W) or points (N, 2) as ``.npy`` and ``.png``, and their classes.
 
-    Images are saved as (N, H, W) or (N, H, W, C) in [0, 1]. Raises ConfigError if ``folder`` cannot be written.
+    Images in [-1, 1] are saved as (N, H, W) or (N, H, W, C) in [0, 1]. Raises ConfigError if ``folder`` cannot be written.
     """
     with _writing(folder):
         if samples.dim() == 4:

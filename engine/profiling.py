@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Time of each part of a step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from balancing import BalanceReport
 from balancing.spans import span
-from engine.device import synchronise
+from engine.device import synchronize
 from engine.run import Run, epoch_batches
 from tasks import Batch
 
@@ -23,9 +23,9 @@ _WARM_UP = 5
 
 
 def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]], folder: Path) -> dict[str, Any]:
-    """Take ``trainer.profile`` steps under torch's profiler; print a table and write ``trace.json`` into ``folder``.
+    """Take ``trainer.profile`` steps under torch's profiler; print a table.
 
-    The balancers, the training step and this function name the parts; see :func:`balancing.spans.span`.
+    Writes ``trace.json`` into ``folder``. The balancers, the training step and this function name the parts; see :func:`balancing.spans.span`.
     """
     count = run.config.trainer.profile
     assert count is not None
@@ -34,14 +34,14 @@ def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]],
     batches = itertools.chain.from_iterable(epoch_batches(run, epoch) for epoch in itertools.count())
     for batch in itertools.islice(batches, _WARM_UP):
         step(run, batch)
-    synchronise(run.device)
+    synchronize(run.device)
     with profile(activities=[ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])) as profiler:
         for _ in range(count):
             with span("whole step"):
                 with span("data"):
                     batch = next(batches)
                 step(run, batch)
-                synchronise(run.device)
+                synchronize(run.device)
     trace = folder / "trace.json"
     if run.processes.main:
         profiler.export_chrome_trace(str(trace))

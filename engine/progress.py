@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live view on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from balancing import BalanceReport
+from tasks.results import ResultKey, objectives_of
 
 __all__ = ["Display"]
 
@@ -19,9 +20,9 @@ _ROWS = 8  # objectives that fit below the bar
 
 
 class Display:
-    """A progress bar over all steps with a row per objective, and one line per epoch above. A context manager.
+    """A progress bar with a row per objective, and one line per epoch above. A context manager.
 
-    Where the output is no terminal, nothing but the lines is printed, and :meth:`step` does nothing.
+    Where the output is no terminal, only the lines are printed, and :meth:`step` does nothing.
 
     Args:
         total: Steps of the whole run.
@@ -111,25 +112,27 @@ class Display:
 
     def results(self, title: str, values: Mapping[str, float]) -> None:
         """Print a table of final results, a row per objective."""
-        objectives = list(dict.fromkeys(name.split("/")[0] for name in values))
+        rows: dict[str, list[str]] = {}
+        for name, value in values.items():
+            key = ResultKey.parse(name)
+            rows.setdefault(key.objective, []).append(f"{key.metric} {value:.4g}")
         table = Table(title=title, title_justify="left")
         table.add_column("objective")
         table.add_column("results")
-        for objective in objectives:
-            own = {name.split("/", 1)[1]: value for name, value in values.items() if name.split("/")[0] == objective}
-            table.add_row(objective, "   ".join(f"{key} {value:.4g}" for key, value in own.items()))
+        for objective, cells in rows.items():
+            table.add_row(objective, "   ".join(cells))
         self.console.print(table)
 
 
 def _brief(values: Mapping[str, float]) -> str:
     """``<objective>/<metric> value`` in one line; of many objectives, the mean of each metric."""
-    objectives = {name.split("/")[0] for name in values}
+    objectives = objectives_of(values)
     if len(objectives) <= _ROWS:
         return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-    kinds: dict[str, list[float]] = {}
+    groups: dict[str, list[float]] = {}
     for name, value in values.items():
-        kinds.setdefault(name.split("/", 1)[1], []).append(value)
+        groups.setdefault(ResultKey.parse(name).metric, []).append(value)
     return (
-        "  ".join(f"{kind} {sum(found) / len(found):.4g}" for kind, found in kinds.items())
+        "  ".join(f"{metric} {sum(group) / len(group):.4g}" for metric, group in groups.items())
         + f"  (means of {len(objectives)} objectives)"
     )

@@ -1,4 +1,4 @@
-"""What to do when a loss or a gradient is not finite: say where, or go back."""
+"""Losses or gradients that are not finite: a message with the place, or a return."""
 
 from __future__ import annotations
 
@@ -22,30 +22,24 @@ class Diverged(BalancingError):
 
 
 def locate(run: Run, error: Exception) -> BalancingError:
-    """The same error, with its step and, if numbers are not finite, the samples of the batch and what often helps."""
+    """The same error with its step and, if numbers are not finite, samples and advice."""
     state = run.state
     if not isinstance(error, (NonFiniteError, FloatingPointError)):
         return BalancingError(f"step {state.step + 1}: {error}")
-    split, size = run.task.splits(run.config.data_dir).train, run.config.trainer.batch_size
+    split, size = run.splits.train, run.config.trainer.batch_size
     step = state.step - (isinstance(error, NonFiniteError) and error.late)
     epoch, number = divmod(step, run.steps_per_epoch)
     indices = batch_indices(split, size, run.config.seed, epoch, number).tolist()
     shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-    hint = (
-        ""
-        if run.config.trainer.on_nonfinite == "rollback"
-        else (
-            "; a lower optimizer.lr or trainer.max_grad_norm=1 often helps, trainer.on_nonfinite=rollback goes back by itself"
-        )
-    )
+    hint = "; a lower optimizer.lr or trainer.max_grad_norm=1 often helps, trainer.on_nonfinite=rollback goes back by itself"
+    hint = "" if run.config.trainer.on_nonfinite == "rollback" else hint
     return Diverged(f"step {step + 1}, training samples {shown}: {error}{hint}")
 
 
 def roll_back(run: Run, folder: Path, tracker: Tracker | None, error: Diverged) -> Tracker | None:
-    """Return to the last checkpoint, and halve the learning rate from there on. Raises ``error`` after too many tries.
+    """Return to the last checkpoint, with half the learning rate. Raises ``error`` after 5.
 
-    Returns:
-        A tracker that goes on from there; the old one is closed.
+    Returns a new tracker; the old one is closed.
     """
     if run.config.trainer.on_nonfinite != "rollback" or run.state.rollbacks == _TRIES:
         raise error

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from engine.checkpoint import write_text
 from engine.page import cards, details, page, section, table
-from engine.panels import MANY, Pictures, Rows, balancing, learning
+from engine.panels import MANY, Pictures, Rows, balancing, learning, result_keys
 from engine.tracking import read_rows
 from tasks import CrossEntropy, SquaredError, Task
+from tasks.results import ResultKey, without_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ def write_report(
     predictions: Mapping[str, tuple[Tensor, Tensor]],
     pictures: Mapping[str, Figure] | None = None,
 ) -> Path:
-    """Write ``report.html`` from the tables of a run folder and, if it was tested, predictions and pictures of the test split."""
+    """Write ``report.html`` from the tables of a run folder, predictions and pictures."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     metrics, balance = read_rows(folder / "metrics.csv"), read_rows(folder / "balance.csv")
     phases = list(dict.fromkeys(row["phase"] for row in balance))
@@ -50,12 +51,12 @@ def write_report(
 
 
 def _header(summary: Mapping[str, Any], rows: Rows) -> str:
-    """What was run, how it went, and its results: on the test split or, of a stopped run, the last on validation."""
-    tested = {name.removeprefix("test/"): value for name, value in summary["metrics"].items()}
+    """Title, facts and results: of the test split or, of a stopped run, the last on validation."""
+    tested = without_split(summary["metrics"])
     note = f"Test split, looked at {summary['tested']}."
     if not tested:
         last = [row for row in rows if row["split"] == "val"][-1:]
-        tested = {name: float(value) for row in last for name, value in row.items() if "/" in name and value}
+        tested = {str(key): float(row[str(key)]) for row in last for key in result_keys(rows) if row[str(key)]}
         note = f"Validation split, epoch {summary['epochs']}: the run stopped before its test."
     facts = (
         f"seed {summary['seed']} · {summary['epochs']} epochs, best {summary['best_epoch']} · {summary['steps']:,} steps · "
@@ -70,22 +71,25 @@ def _header(summary: Mapping[str, Any], rows: Rows) -> str:
 
 def _results(values: Mapping[str, float | None]) -> str:
     """A card per result; of many objectives, a card for each mean, and a table."""
-    names = sorted(values, key=lambda name: (name.split("/")[0], _rank(name)))
-    objectives = list(dict.fromkeys(name.split("/")[0] for name in names))
+    results = {ResultKey.parse(name): value for name, value in values.items()}
+    keys = sorted(results, key=lambda key: (key.objective, _rank(key.metric)))
+    objectives = list(dict.fromkeys(key.objective for key in keys))
     if len(objectives) <= MANY:
-        return cards({name: _number(values[name]) for name in names})
-    kinds = sorted({name.split("/", 1)[1] for name in names}, key=lambda kind: (_rank("/" + kind), kind))
+        return cards({str(key): _number(results[key]) for key in keys})
+    metrics = sorted({key.metric for key in keys}, key=lambda metric: (_rank(metric), metric))
     means = {}
-    for kind in kinds:
-        known = [value for name in names if name.endswith("/" + kind) and (value := values[name]) is not None]
-        means[f"{kind}, mean of {len(known)}"] = _number(float(np.mean(known)) if known else None)
-    rows = [[o, *(_number(values[f"{o}/{k}"]) if f"{o}/{k}" in values else "" for k in kinds)] for o in objectives]
-    return cards(means) + details("Every objective", table(rows, ["objective", *kinds]))
+    for metric in metrics:
+        known = [value for key in keys if key.metric == metric and (value := results[key]) is not None]
+        means[f"{metric}, mean of {len(known)}"] = _number(float(np.mean(known)) if known else None)
+    rows = [
+        [o, *(_number(results[key]) if (key := ResultKey(o, metric)) in results else "" for metric in metrics)]
+        for o in objectives
+    ]
+    return cards(means) + details("Every objective", table(rows, ["objective", *metrics]))
 
 
-def _rank(name: str) -> int:
-    key = name.split("/", 1)[1]
-    return _CARDS.index(key) if key in _CARDS else len(_CARDS)
+def _rank(metric: str) -> int:
+    return _CARDS.index(metric) if metric in _CARDS else len(_CARDS)
 
 
 def _number(value: float | None) -> str:
@@ -103,7 +107,7 @@ def _predictions(
     rest = ""
     if len(shown) > MANY:
         rest = f" The {MANY} objectives of {len(shown)} with the largest loss are shown."
-        shown = sorted(shown, key=lambda o: -(tested.get(f"test/{o.name}/loss") or math.inf))[:MANY]
+        shown = sorted(shown, key=lambda o: -(tested.get(str(ResultKey(o.name, "loss", "test"))) or math.inf))[:MANY]
     for objective in shown:
         predicted, actual = (tensor.numpy() for tensor in predictions[objective.name])
         if isinstance(objective.criterion, CrossEntropy):

@@ -1,4 +1,4 @@
-"""What a run is made of, where it stands, and what it remembers."""
+"""A run: its parts, its progress, its checkpoint and its summary."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from engine.data import training_batches
 from engine.device import describe_device
 from engine.distributed import Processes, average_buffers
 from engine.environment import git_commit, versions
-from engine.optimization import Turn
+from engine.optimization import PhaseOptimizer
 from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
 from engine.tracking import Tracker
-from tasks import Batch, Task
+from tasks import Batch, Splits, Task
+from tasks.results import with_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,15 +34,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Run",
     "State",
-    "checkpoint",
+    "checkpoint_state",
     "complete_folder",
     "epoch_batches",
     "evaluation_size",
     "mean_losses",
     "open_tracker",
     "restore",
-    "settle_buffers",
-    "summarise",
+    "average_batchnorm_buffers",
+    "summarize",
     "sample_pictures",
 ]
 
@@ -50,7 +51,7 @@ _HOPELESS = 50
 
 @dataclass
 class State:
-    """Where a run is. Steps of the current epoch follow from the total; ``epoch`` counts finished, evaluated epochs."""
+    """Progress of a run; ``epoch`` counts finished, evaluated epochs."""
 
     step: int = 0
     epoch: int = 0
@@ -65,7 +66,7 @@ class State:
     skips: dict[str, int] = field(default_factory=dict)  # phase -> steps in a row that were skipped, until now
 
     def add(self, phase: str, report: BalanceReport) -> None:
-        """Count the losses of one step, unless it was skipped. Raises NonFiniteError if nothing else ever happens."""
+        """Add the losses of a step. Raises NonFiniteError if too many steps in a row are skipped."""
         self.skips[phase] = self.skips.get(phase, 0) + 1 if report.skipped else 0
         if self.skips[phase] >= _HOPELESS:
             raise NonFiniteError(
@@ -78,13 +79,14 @@ class State:
 
 @dataclass
 class Run:
-    """Everything a run is made of."""
+    """Configuration, task, model, optimizers and progress."""
 
     config: Config
     task: Task
+    splits: Splits
     model: Any  # an nn.Module that keeps the contract of balancing.MultiObjectiveModel
     arguments: dict[str, Any]
-    turns: list[Turn]
+    phases: list[PhaseOptimizer]
     precision: Precision
     device: torch.device
     steps_per_epoch: int
@@ -100,16 +102,15 @@ class Run:
 
     @property
     def trained(self) -> Any:
-        """What is evaluated and kept: the running mean of the weights if there is one, else the model."""
+        """The network to evaluate and keep: the running mean of the weights, or else the model."""
         return self.model if self.ema is None else self.ema.module
 
 
 def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:
     """This process's parts of the training batches of ``epoch``, from batch number ``start`` on."""
     trainer, seed = run.config.trainer, run.config.seed
-    split = run.task.splits(run.config.data_dir).train
     return training_batches(
-        split, trainer.batch_size, seed, epoch, start, run.device, trainer.num_workers, run.processes
+        run.splits.train, trainer.batch_size, seed, epoch, start, run.device, trainer.num_workers, run.processes
     )
 
 
@@ -117,7 +118,7 @@ def mean_losses(run: Run) -> dict[str, float]:
     """Training losses of the current epoch so far."""
     return {
         name: value / run.state.counts[phase]
-        for phase, names in ((turn.phase.name, turn.phase.objectives) for turn in run.turns)
+        for phase, names in ((optimizer.phase.name, optimizer.phase.objectives) for optimizer in run.phases)
         if phase in run.state.sums
         for name, value in zip(names, run.state.sums[phase].tolist(), strict=True)
     }
@@ -128,8 +129,8 @@ def evaluation_size(config: Config) -> int:
     return config.trainer.eval_batch_size or 4 * config.trainer.batch_size // config.trainer.grad_accum_steps
 
 
-def settle_buffers(run: Run) -> None:
-    """Make one set of BatchNorm statistics of those that the processes collected, if they are to be averaged."""
+def average_batchnorm_buffers(run: Run) -> None:
+    """Average the BatchNorm statistics of the processes, with ``trainer.batchnorm=averaged``."""
     if run.processes.size > 1 and run.config.trainer.batchnorm == "averaged":
         average_buffers(run.model)
         if run.ema is not None:
@@ -137,27 +138,27 @@ def settle_buffers(run: Run) -> None:
 
 
 def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
-    """Tables for the run; ``None`` in a process that does not write. A resumed run keeps the rows that are behind it."""
+    """Tables of the run, with earlier rows after a resume; ``None`` but in the main process."""
     if not run.processes.main:
         return None
-    objectives = [objective for turn in run.turns for objective in turn.phase.objectives]
+    objectives = [objective for optimizer in run.phases for objective in optimizer.phase.objectives]
     done = (run.state.epoch, run.state.step) if resumed else None
     return Tracker(folder, list(run.task.results()), objectives, run.config.logger, done)
 
 
 @torch.no_grad()
 def sample_pictures(run: Run) -> dict[str, Figure]:
-    """What the task shows of the test split, caption -> figure."""
-    return run.task.pictures(run.trained.eval(), run.task.splits(run.config.data_dir).test)
+    """Pictures of the task from the test split, caption -> figure."""
+    return run.task.pictures(run.trained.eval(), run.splits.test)
 
 
-def checkpoint(run: Run) -> dict[str, Any]:
+def checkpoint_state(run: Run) -> dict[str, Any]:
     """Everything that the next step depends on, in plain containers."""
     return {
         "config": run.settings,
         "model": run.model.state_dict(),
         "ema": None if run.ema is None else run.ema.module.state_dict(),
-        "turns": {turn.phase.name: turn.state_dict() for turn in run.turns},
+        "turns": {optimizer.phase.name: optimizer.state_dict() for optimizer in run.phases},
         "scaler": run.precision.scaler.state_dict() if run.precision.scaler else None,
         "rng": rng_state(),
         "state": dict(vars(run.state)),
@@ -165,16 +166,25 @@ def checkpoint(run: Run) -> dict[str, Any]:
 
 
 def restore(run: Run, saved: Mapping[str, Any]) -> None:
-    """Inverse of :func:`checkpoint`. Raises ConfigError if it is one of another model, balancer or version."""
+    """Inverse of :func:`checkpoint_state`. Raises ConfigError for another model or version."""
     try:
-        _restore(run, saved)
+        run.model.load_state_dict(saved["model"])
+        if run.ema is not None:
+            run.ema.module.load_state_dict(saved["ema"])
+        for optimizer in run.phases:
+            optimizer.load_state_dict(saved["turns"][optimizer.phase.name])
+        if run.precision.scaler:
+            run.precision.scaler.load_state_dict(saved["scaler"])
+        run.state = State(**saved["state"])
+        run.state.sums = {phase: total.to(run.device) for phase, total in run.state.sums.items()}
+        load_rng_state(saved["rng"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch names the tensor in the second
         raise ConfigError(f"resume: the checkpoint does not fit what its configuration describes ({reason})") from error
 
 
 def complete_folder(run: Run, folder: Path) -> None:
-    """See to what a resumed run needs besides ``last.pt``. Raises ConfigError if its best weights are gone."""
+    """Check or write the files that a resumed run needs besides ``last.pt``. Raises ConfigError."""
     if run.state.best_epoch > 0 and not (folder / "best" / "model.safetensors").is_file():
         raise ConfigError(
             f"resume: there is no {folder / 'best'}, the weights of epoch {run.state.best_epoch}; restore it"
@@ -183,22 +193,9 @@ def complete_folder(run: Run, folder: Path) -> None:
         write_text(folder / "config.yaml", OmegaConf.to_yaml({**run.settings, "resume": None}))
 
 
-def _restore(run: Run, saved: Mapping[str, Any]) -> None:
-    run.model.load_state_dict(saved["model"])
-    if run.ema is not None:
-        run.ema.module.load_state_dict(saved["ema"])
-    for turn in run.turns:
-        turn.load_state_dict(saved["turns"][turn.phase.name])
-    if run.precision.scaler:
-        run.precision.scaler.load_state_dict(saved["scaler"])
-    run.state = State(**saved["state"])
-    run.state.sums = {phase: total.to(run.device) for phase, total in run.state.sums.items()}
-    load_rng_state(saved["rng"])
-
-
 def _tested(run: Run) -> str:
-    """How often the test split was looked at, and what for."""
-    parts, epoch = run.task.splits(run.config.data_dir), f"{run.state.best_epoch} of {run.state.epoch}"
+    """How often the test split was evaluated, and with which weights."""
+    parts, epoch = run.splits, f"{run.state.best_epoch} of {run.state.epoch}"
     if run.config.trainer.monitor == "last10":
         return "after every epoch; values are means over the last ten"
     if parts.val is parts.test:
@@ -206,17 +203,18 @@ def _tested(run: Run) -> str:
     return f"once, with the weights of epoch {epoch}"
 
 
-def summarise(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
+def summarize(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
     """The content of ``summary.json``."""
     config, state = job.config, job.state
-    samples = min(config.trainer.batch_size, len(job.task.splits(config.data_dir).train))  # type: ignore[arg-type]
+    samples = min(config.trainer.batch_size, len(job.splits.train))  # type: ignore[arg-type]
     return {
         "model": config.model["name"],
         "task": config.task["name"],
         "balancer": config.balancer["name"],
         "seed": config.seed,
         "status": "finished" if tested else "stopped",
-        "metrics": {f"test/{name}": value for name, value in tested.items()},
+        "metrics": with_split(tested, "test"),
+        "higher_is_better": with_split({name: up for name, up in job.task.results().items() if name in tested}, "test"),
         "epochs": state.epoch,
         "select": config.trainer.monitor,
         "tested": _tested(job),

@@ -12,7 +12,7 @@ __all__ = ["epoch_order", "load_rng_state", "rng_state", "seed_everything"]
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:
-    """Seed Python and torch on every device; ``deterministic`` also asks for deterministic kernels."""
+    """Seed Python and torch on every device; optionally choose deterministic kernels."""
     random.seed(seed)
     torch.manual_seed(seed)
     if deterministic:
@@ -22,7 +22,7 @@ def seed_everything(seed: int, deterministic: bool) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """State of the global generators, in containers that ``torch.load(weights_only=True)`` accepts."""
+    """State of the global generators, in containers for ``torch.load(weights_only=True)``."""
     version, words, gauss = random.getstate()
     # 625 numbers as a tensor: pickled one by one they took a fifth of the time to save a checkpoint
     state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": (version, torch.tensor(words), gauss)}
@@ -41,5 +41,5 @@ def load_rng_state(state: dict[str, Any]) -> None:
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> torch.Tensor:
-    """(size,) permutation of the training samples, a function of seed and epoch alone, so that a run can resume anywhere."""
+    """(size,) permutation of the training samples, a function of seed and epoch alone."""
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))

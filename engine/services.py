@@ -1,4 +1,4 @@
-"""Where the numbers of a run go besides its own tables: TensorBoard and, by config, Weights & Biases and MLflow."""
+"""Services that get the numbers of a run: TensorBoard, Weights & Biases and MLflow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Service(Protocol):
 
 
 def start_services(folder: Path, logger: LoggerConfig, steps: int | None) -> list[Service]:
-    """The services that ``logger`` asks for, told what ``config.yaml`` says.
+    """The services that ``logger`` chooses, with the configuration in ``config.yaml``.
 
     A resumed run goes on under the name that a service gave it, which ``services.json`` in its folder remembers.
 
@@ -40,20 +40,20 @@ def start_services(folder: Path, logger: LoggerConfig, steps: int | None) -> lis
     Raises:
         ConfigError: A service refuses to start.
     """
-    found: list[Service] = [TensorBoard(folder, steps)] if logger.tensorboard else []
+    services: list[Service] = [TensorBoard(folder, steps)] if logger.tensorboard else []
     file = folder / "services.json"
     names: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if steps is not None and file.is_file() else {}
     if logger.wandb:
-        found.append(WandB(folder, logger, names))
+        services.append(WandB(folder, logger, names))
     if logger.mlflow:
-        found.append(MLflow(folder, logger, names))
+        services.append(MLflow(folder, logger, names))
     if names:
         write_text(file, json.dumps(names) + "\n")
-    return found
+    return services
 
 
 class TensorBoard:
-    """Event files in the run folder. All values of a step are one event, as one event each takes ten times as long."""
+    """Event files in the run folder; one event per step, which is ten times as fast as many."""
 
     def __init__(self, folder: Path, steps: int | None) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -66,7 +66,7 @@ class TensorBoard:
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         entries = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        with saving(self._folder):  # what its own thread could not write, it tells the next caller
+        with saving(self._folder):  # what its own thread could not write, the next call raises
             self._writer.file_writer.add_summary(self._summary(value=entries), step)
 
     def flush(self) -> None:
@@ -109,7 +109,7 @@ class WandB:
 
 
 class MLflow:
-    """An MLflow experiment, in a database file or on a server. ``names`` gets, or has, the run's id.
+    """MLflow, in a database file or on a server. ``names`` gets, or has, the run's id.
 
     Values wait in memory until :meth:`flush`, so that no step waits for a database; those that cannot be delivered wait on.
     """
@@ -168,7 +168,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Values by their dotted keys."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in section.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + str(key): value}
-    return found
+        values |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + str(key): value}
+    return values

@@ -16,12 +16,13 @@ from engine.arguments import ConfigError
 from engine.checkpoint import saving, write_text
 from engine.config import LoggerConfig
 from engine.services import start_services
+from tasks.results import with_split
 
 __all__ = ["Table", "Tracker", "make_run_dir"]
 
 
 def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
-    """A new folder ``outputs/<name>/<timestamp>-seed<k>``, or ``chosen``, which must be empty. Raises ConfigError."""
+    """A new folder ``outputs/<name>/<timestamp>-seed<k>``, or ``chosen``. Raises ConfigError."""
     if chosen is not None:
         folder = Path(chosen)
         if folder.is_dir() and any(folder.iterdir()):
@@ -50,7 +51,7 @@ class Table:
     Args:
         path: The file.
         columns: Its header; missing values are left empty.
-        keep: Says of each row already in the file, as strings, whether a resumed run keeps it.
+        keep: Whether a resumed run keeps a row of the file, given as strings.
 
     Raises:
         SaveError: It cannot be written; so do all methods.
@@ -76,7 +77,7 @@ class Table:
             )
 
     def flush(self) -> None:
-        """Hand what was written to the operating system."""
+        """Pass written rows to the operating system."""
         with saving(self.path):
             self._file.flush()
 
@@ -87,7 +88,7 @@ class Table:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file as strings; none if there is no file. A row cut short by a crash is left out."""
+    """Complete rows of a CSV file as strings; none if there is no file."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -95,7 +96,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 class Tracker:
-    """Writes the numbers of a run to ``metrics.csv``, ``balance.csv`` and the services that the configuration asks for.
+    """Writer of ``metrics.csv``, ``balance.csv`` and ``summary.json``, and to tracking services.
 
     Args:
         folder: The run folder.
@@ -139,17 +140,17 @@ class Tracker:
         )
         self.metrics.flush()
         self._send(
-            {f"{split}/{name}": value for name, value in values.items()} | ({"lr": lr} if split == "train" else {}),
+            with_split(values, split) | ({"lr": lr} if split == "train" else {}),
             step,
         )
 
     def log_balance(self, step: int, epoch: int, phase: str, values: Mapping[str, float]) -> None:
-        """What a balancer saw and did in one step."""
+        """One row of losses, weights and gradients of a step."""
         self.balance.write({"step": step, "epoch": epoch, "phase": phase, **values})
         self._send({f"balance/{name}": value for name, value in values.items()}, step)
 
     def log_report(self, step: int, epoch: int, phase: str, report: BalanceReport) -> None:
-        """The same from a report. Numbers on their way from a device are written with the next ones: nobody waits for them."""
+        """The same from a report; numbers on a device are written with the next ones."""
         arrived = report.losses.device.type == "cpu"
         self._write_late(before=step)
         self._late.append((step, epoch, phase, report.to_host()))
@@ -162,7 +163,7 @@ class Tracker:
             self.log_balance(step, epoch, phase, report.as_dict())
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
-        """Pass numbers on, once a second at most: a service wakes a thread of its own, which costs more than the numbers."""
+        """Pass numbers to the services, once a second at most, as each call wakes a thread."""
         self._unsent.append((values, step))
         if time.monotonic() - self._sent > 1:
             self._send_all()
@@ -174,7 +175,7 @@ class Tracker:
                 service.log(values, step)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json``; JSON has no NaN, so a number that is not finite becomes null."""
+        """Write ``summary.json``, with null for numbers that are not finite."""
         self._status = summary["status"]
         write_text(self.folder / "summary.json", json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
 

@@ -1,1 +1,1 @@
-"""The laboratory: benchmarks, tables, figures and reproductions behind the documents. Not installed."""
+"""The laboratory, not installed: benchmarks, tables, figures and reproductions."""

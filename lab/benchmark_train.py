@@ -1,4 +1,4 @@
-"""How fast train.py is: its loop against a bare one, what its files cost, and how long a start takes.
+"""Speed of train.py: its loop against a bare one, the cost of its files, and its start.
 
 python lab/benchmark_train.py                     # everything (about ten minutes on two idle cores)
 python lab/benchmark_train.py diamonds startup    # some parts
@@ -11,8 +11,6 @@ in one process, so that a busy machine slows both alike; what is reported are ra
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
 import math
 import os
@@ -24,25 +22,28 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.data import DataLoader
 
-from lab import documents  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-RESULTS = ROOT / "results"
-DOCUMENT = ROOT / "docs" / "speed.md"
+import engine
+import train
+from engine.device import describe_device, resolve_device
+from engine.seeding import epoch_order
+from lab import command, documents, results
+from lab.timing import clock, since, take_turns, timed
+from tasks import Batch, TensorData
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from engine import Config, Run, Tracker
-    from tasks import Batch
-
+FILE = "train_speed.csv"
+FIELDS = ("variant", "value", "low", "high", "processor", "unit")
 Row = dict[str, Any]
-FIELDS = ("part", "variant", "value", "low", "high", "processor", "unit")
 # work -> overrides; the rooms are few, as nothing is learnt here
 WORK: dict[str, tuple[str, ...]] = {
     "diamonds": (),
@@ -52,66 +53,34 @@ WORK: dict[str, tuple[str, ...]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write ``results/train_speed.csv`` and fill in the document."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--collect", action="store_true", help="measure nothing")
+    parser = command.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="turns of every variant (fewer where turns are long)")
     parser.add_argument("--device", default="cpu", help="as trainer.device")
-    options = parser.parse_args(arguments)
-    for name in options.parts:
-        if name not in PARTS:
-            parser.error(f"unknown part {name!r}; choose from {', '.join(PARTS)}")
+    options = command.parse(parser, arguments, "part", PARTS)
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
     if not options.collect:
-        measure(options.parts or list(PARTS), options.rounds, options.device)
-    documents.fill_in(DOCUMENT, "benchmark_train", {name: table(read()) for name, table in TABLES.items()})
-
-
-def measure(parts: Sequence[str], rounds: int, device: str) -> None:
-    """Replace the rows of these parts in ``results/train_speed.csv``."""
-    try:
-        facts = environment(device)  # before any tracked file changes
-    except ValueError as problem:
-        sys.exit(f"error: {problem}")
-    file = RESULTS / "train_speed.csv"
-    rows = read() if file.is_file() else []
-    for part in parts:
-        rows = [row for row in rows if row["part"] != part]
-        rows += [{"part": part, **row, **facts} for row in PARTS[part](rounds, device)]
-        RESULTS.mkdir(exist_ok=True)
-        with file.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, [*FIELDS, *facts], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def environment(device: str) -> dict[str, str]:
-    """What a number depends on."""
-    import torch
-
-    from engine.device import describe_device, resolve_device
-    from engine.environment import git_commit
-
-    return {
-        "device": describe_device(resolve_device(device)),
-        "torch": torch.__version__,
-        "git": git_commit() or "unknown",
-    }
+        try:
+            device = describe_device(resolve_device(options.device))
+        except ValueError as problem:
+            sys.exit(f"error: {problem}")
+        parts = {part: partial(PARTS[part], options.rounds, options.device) for part in options.names}
+        results.record(results.RESULTS / FILE, FIELDS, parts, results.environment(device))
+    documents.write("benchmark_train", BLOCKS)
 
 
 # ---- the two loops ---------------------------------------------------------------------------------------------------
 
 
 class BareLoop:
-    """The model of ``run`` in a loop written by hand; it starts from the weights that ``run`` has now."""
+    """The model of ``run``, with its weights of now, in a loop written by hand."""
 
-    def __init__(self, run: Run, losses: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Sequence[Tensor]]):
-        import torch
-
+    def __init__(
+        self, run: engine.Run, losses: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Sequence[Tensor]]
+    ):
         config = run.config
         self.model, self.losses = deepcopy(run.model), losses
-        self.data = run.task.splits(config.data_dir).train
+        self.data = run.splits.train
         self.size, self.seed, self.device, self.epoch = config.trainer.batch_size, config.seed, run.device, 0
         parameters = list(self.model.parameters())
         groups = [
@@ -131,8 +100,6 @@ class BareLoop:
 
     def train_epoch(self) -> None:
         """All full batches once."""
-        import torch
-
         total = torch.zeros((), device=self.device)
         self.model.train()
         for batch in self._batches():
@@ -146,11 +113,6 @@ class BareLoop:
         self.epoch += 1
 
     def _batches(self) -> Iterator[Batch]:
-        from torch.utils.data import DataLoader
-
-        from engine.seeding import epoch_order
-        from tasks import Batch, TensorData
-
         data: Any = self.data
         order = epoch_order(len(data), self.seed, self.epoch)
         order = order[: max(len(data) // self.size, 1) * self.size]  # a short last batch is left out
@@ -171,38 +133,30 @@ class BareLoop:
 class TrainLoop:
     """``train.train_epoch`` with everything that it writes while it trains."""
 
-    def __init__(self, run: Run, folder: Path) -> None:
-        import engine
-
+    def __init__(self, run: engine.Run, folder: Path) -> None:
         engine.write_text(folder / "config.yaml", "")
-        self.run, self.folder = run, folder
-        self.tracker = engine.open_tracker(run, folder, resumed=False)
+        self.run, self.folder, tracker = run, folder, engine.open_tracker(run, folder, resumed=False)
+        assert tracker is not None
+        self.tracker: engine.Tracker = tracker
         self.display, self.stop = engine.Display(run.total_steps), engine.StopRequest()
 
     def train_epoch(self) -> None:
         """The steps of one epoch."""
-        import train
-
         train.train_epoch(self.run, self.folder, self.tracker, self.display, self.stop)
         self.run.state.epoch += 1
 
     def close(self) -> None:
         """Finish the files."""
-        if self.tracker is not None:
-            self.tracker.close()
+        self.tracker.close()
 
 
 def by_hand(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Sequence[Tensor]:
     """The losses of diamonds as torch has them."""
-    import torch.nn.functional as F
-
-    return F.cross_entropy(outputs["cut"], targets["cut"]), F.mse_loss(outputs["price"], targets["price"])
+    return cross_entropy(outputs["cut"], targets["cut"]), mse_loss(outputs["price"], targets["price"])
 
 
-def both(config: Config, folder: Path) -> tuple[TrainLoop, BareLoop]:
+def both(config: engine.Config, folder: Path) -> tuple[TrainLoop, BareLoop]:
     """The two loops before their first step."""
-    import train
-
     run = train.build(config)
     own = by_hand if run.task.name == "diamonds" else lambda *pair: list(run.task.criteria(*pair).values())
     return TrainLoop(run, folder), BareLoop(run, own)
@@ -213,146 +167,92 @@ def both(config: Config, folder: Path) -> tuple[TrainLoop, BareLoop]:
 
 def measure_work(name: str, rounds: int, device: str) -> list[Row]:
     """Samples per second of both loops, and the ratio with its interval."""
-    from rich.progress import track
-
-    import engine
-
     rounds = rounds if name == "diamonds" else max(rounds // 2, 3)
-    epochs = rounds + 1
     with tempfile.TemporaryDirectory() as folder:
-        config = engine.compose([*WORK[name], *_run_overrides(name, device), f"trainer.epochs={epochs}"])
+        config = engine.compose([*WORK[name], *place(name, device), f"trainer.epochs={rounds + 1}"])
         loop, bare = both(config, Path(folder))
-        variants: dict[str, Callable[[], None]] = {"bare": bare.train_epoch, "train.py": loop.train_epoch}
-        wall: dict[str, list[float]] = {variant: [] for variant in variants}
-        processor: dict[str, list[float]] = {variant: [] for variant in variants}
-        for turn in track(range(epochs), description=name):
-            order = list(variants) if turn % 2 else list(reversed(variants))
-            for variant in order:
-                engine.synchronise(loop.run.device)
-                start = clock()
-                variants[variant]()
-                engine.synchronise(loop.run.device)
-                spent, busy = since(start)
-                if turn:  # the first warms up
-                    wall[variant].append(spent)
-                    processor[variant].append(busy)
+
+        def synchronize() -> None:
+            engine.synchronize(loop.run.device)
+
+        def complete(epoch: Callable[[], None]) -> None:
+            epoch()
+            synchronize()
+
+        variants = {"bare": partial(complete, bare.train_epoch), "train.py": partial(complete, loop.train_epoch)}
+        seconds = take_turns(variants, rounds, name, before=synchronize, warm_up=1, alternate=True)
         loop.close()
         samples = loop.run.steps_per_epoch * config.trainer.batch_size
+    (bare_wall, bare_busy), (wall, busy) = (zip(*spent, strict=True) for spent in seconds.values())
+    median = statistics.median
     rows = [
-        {
-            "variant": variant,
-            "value": f"{samples / statistics.median(wall[variant]):.4g}",
-            "processor": f"{samples / statistics.median(processor[variant]):.4g}",
-            "unit": "samples/s",
-        }
-        for variant in variants
+        row(variant, "samples/s", *(f"{samples / value:.4g}" for value in map(median, zip(*spent, strict=True))))
+        for variant, spent in seconds.items()
     ]
-    low, high = interval(wall["bare"], wall["train.py"])
-    ratio = {
-        "variant": "train.py / bare",
-        "value": f"{statistics.median(wall['bare']) / statistics.median(wall['train.py']):.3f}",
-        "low": f"{low:.3f}",
-        "high": f"{high:.3f}",
-        "processor": f"{statistics.median(processor['bare']) / statistics.median(processor['train.py']):.3f}",
-        "unit": "ratio",
-    }
-    return [*rows, ratio]
+    ratios = (median(bare_wall) / median(wall), median(bare_busy) / median(busy), *interval(bare_wall, wall))
+    return [*rows, row("train.py / bare", "ratio", *(f"{value:.3f}" for value in ratios))]
+
+
+def row(variant: str, unit: str, value: str, processor: str, low: str = "", high: str = "") -> Row:
+    """A line of the CSV file."""
+    return {"variant": variant, "value": value, "low": low, "high": high, "processor": processor, "unit": unit}
 
 
 def interval(first: Sequence[float], second: Sequence[float], draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the ratio of medians; turns are drawn in pairs, as they were measured."""
+    """95 % bootstrap interval of the ratio of medians; turns are drawn in pairs."""
     generator, pairs = random.Random(0), list(zip(first, second, strict=True))
-    found = []
+    ratios = []
     for _ in range(draws):
         drawn = generator.choices(pairs, k=len(pairs))
-        found.append(statistics.median(a for a, _ in drawn) / statistics.median(b for _, b in drawn))
-    found.sort()
-    return found[round(0.025 * (draws - 1))], found[round(0.975 * (draws - 1))]
+        ratios.append(statistics.median(a for a, _ in drawn) / statistics.median(b for _, b in drawn))
+    ratios.sort()
+    return ratios[round(0.025 * (draws - 1))], ratios[round(0.975 * (draws - 1))]
 
 
 def measure_files(rounds: int, device: str) -> list[Row]:
-    """Share of an epoch of diamonds that goes into files: tables, TensorBoard, checkpoint and best weights.
+    """Share of an epoch that goes into files: tables, TensorBoard, checkpoint, best weights.
 
     The time inside the functions that write is added up, as it is too small for a difference of two epochs.
     """
-    import engine
-    import train
-
     parts = ("balance.csv and TensorBoard", "metrics.csv and TensorBoard", "checkpoint", "best weights")
     shares: dict[str, list[tuple[float, float]]] = {part: [] for part in (*parts, "together")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = engine.compose([*_run_overrides("diamonds", device), f"trainer.epochs={rounds + 1}"])
+        config = engine.compose([*place("diamonds", device), f"trainer.epochs={rounds + 1}"])
         run = train.build(config)
         loop = TrainLoop(run, folder)
-        tracker = loop.tracker
-        assert tracker is not None
-        watch = Stopwatch(tracker)
-        loop.tracker = watch  # type: ignore[assignment]
+        log, logging = loop.tracker.log_report, []
+        loop.tracker.log_report = lambda *report: logging.append(timed(partial(log, *report)))  # type: ignore[method-assign]
         values = dict.fromkeys(run.task.results(), 0.5)
         model = {"model": config.model["name"], **run.arguments}
+
+        def log_epoch() -> None:
+            for split in ("train", "val"):
+                loop.tracker.log_metrics(1, run.state.step, split, 1.0, 0.1, values)
+
         for epoch in range(rounds + 1):
-            watch.spent = (0.0, 0.0)
+            logging.clear()
             whole = clock()
             loop.train_epoch()
-            spent = [watch.spent]
-            for action in (
-                lambda: log_epoch(tracker, run.state.step, values),
-                lambda: train.save(run, folder, tracker),
-                lambda: engine.save_weights(folder / "best", run.trained, model),
-            ):
-                before = clock()
-                action()
-                spent.append(since(before))
-            all_of_it = since(whole)
+            spent = [
+                (sum(wall for wall, _ in logging), sum(busy for _, busy in logging)),
+                timed(log_epoch),
+                timed(partial(train.save, run, folder, loop.tracker)),
+                timed(partial(engine.save_weights, folder / "best", run.trained, model)),
+            ]
+            all_wall, all_busy = since(whole)
             spent.append((sum(wall for wall, _ in spent), sum(busy for _, busy in spent)))
             if epoch:
                 for part, (wall, busy) in zip(shares, spent, strict=True):
-                    shares[part].append((wall / all_of_it[0], busy / all_of_it[1]))
-        tracker.close()
+                    shares[part].append((wall / all_wall, busy / all_busy))
+        loop.close()
     return [
-        {
-            "variant": part,
-            "value": f"{statistics.median(wall for wall, _ in found):.4f}",
-            "processor": f"{statistics.median(busy for _, busy in found):.4f}",
-            "unit": "share",
-        }
-        for part, found in shares.items()
+        row(part, "share", *(f"{statistics.median(values):.4f}" for values in zip(*spent, strict=True)))
+        for part, spent in shares.items()
     ]
 
 
-def clock() -> tuple[float, float]:
-    """Now, in wall and in processor time."""
-    return time.perf_counter(), time.process_time()
-
-
-def since(start: tuple[float, float]) -> tuple[float, float]:
-    """Seconds since :func:`clock` gave ``start``."""
-    wall, busy = clock()
-    return wall - start[0], busy - start[1]
-
-
-def log_epoch(tracker: Tracker, step: int, values: Mapping[str, float]) -> None:
-    """The rows that an epoch adds to ``metrics.csv``."""
-    for split in ("train", "val"):
-        tracker.log_metrics(1, step, split, 1.0, 0.1, values)
-
-
-class Stopwatch:
-    """A tracker that adds up how long it takes to log a step, in wall and in processor time."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker, self.spent = tracker, (0.0, 0.0)
-
-    def log_report(self, *arguments: Any) -> None:
-        """As :meth:`engine.Tracker.log_report`."""
-        before = clock()
-        self.tracker.log_report(*arguments)
-        wall, busy = since(before)
-        self.spent = self.spent[0] + wall, self.spent[1] + busy
-
-
-_START = """
+START = """
 import json, sys, time
 laps, last = {}, 0.0
 def lap(name):
@@ -403,32 +303,18 @@ train.main()
 
 
 def measure_startup(rounds: int, device: str) -> list[Row]:
-    """Seconds from the start of the interpreter to the end of the first step, and the processor time of each part."""
+    """Seconds from the start of Python to the end of the first step, and its parts."""
     rounds = max(rounds // 4, 1)
     rows: list[Row] = []
     for variant in ("bare", "train.py"):
-        walls, processors, laps = [], [], []
-        for turn in range(rounds + 1):
-            wall, found = start_once(variant, device)
-            if turn or rounds == 1:  # the first reads from the disk
-                walls.append(wall)
-                processors.append(sum(found.values()))
-                laps.append(found)
-        rows.append(
-            {
-                "variant": variant,
-                "value": f"{statistics.median(walls):.2f}",
-                "low": f"{min(walls):.2f}",
-                "high": f"{max(walls):.2f}",
-                "processor": f"{statistics.median(processors):.2f}",
-                "unit": "s",
-            }
-        )
-        if variant == "train.py":
-            for name in laps[0]:
-                seconds = statistics.median(found[name] for found in laps)
-                rows.append({"variant": f"of it: {name}", "processor": f"{seconds:.2f}", "unit": "s"})
-    return rows
+        starts = [start_once(variant, device) for _ in range(rounds + 1)]
+        starts = starts[1:] if rounds > 1 else starts  # the first reads from the disk
+        walls = [wall for wall, _ in starts]
+        busy = statistics.median(sum(laps.values()) for _, laps in starts)
+        value, low, high = (f"{number:.2f}" for number in (statistics.median(walls), min(walls), max(walls)))
+        rows.append(row(variant, "s", value, f"{busy:.2f}", low, high))
+    busy_of = {name: statistics.median(laps[name] for _, laps in starts) for name in starts[0][1]}
+    return [*rows, *(row(f"of it: {name}", "s", "", f"{busy:.2f}") for name, busy in busy_of.items())]
 
 
 def start_once(variant: str, device: str) -> tuple[float, dict[str, float]]:
@@ -437,7 +323,7 @@ def start_once(variant: str, device: str) -> tuple[float, dict[str, float]]:
         overrides = [f"run_dir={folder}/run", f"trainer.device={device}"]
         start = time.time()
         done = subprocess.run(
-            [sys.executable, "-c", _START, str(ROOT), variant, *overrides],
+            [sys.executable, "-c", START, str(results.ROOT), variant, *overrides],
             cwd=folder,
             env={**os.environ, "HYDRA_FULL_ERROR": "1"},
             capture_output=True,
@@ -450,9 +336,9 @@ def start_once(variant: str, device: str) -> tuple[float, dict[str, float]]:
     return answer["time"] - start, answer["laps"]
 
 
-def _run_overrides(name: str, device: str) -> list[str]:
-    """Where the data lie and what is computed on."""
-    return [f"trainer.device={device}", f"data_dir={ROOT / 'outputs' / 'benchmark' / name}"]
+def place(name: str, device: str) -> list[str]:
+    """Overrides: the folder of the data, and the device."""
+    return [f"trainer.device={device}", f"data_dir={results.OUTPUTS / 'benchmark' / name}"]
 
 
 #: Name of a part -> what measures it
@@ -467,27 +353,22 @@ PARTS: dict[str, Callable[[int, str], list[Row]]] = {
 # ---- what is made of the numbers -------------------------------------------------------------------------------------
 
 
-def read() -> list[Row]:
-    """The rows of ``results/train_speed.csv``."""
-    with (RESULTS / "train_speed.csv").open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+def read(part: str) -> dict[str, dict[str, str]]:
+    """Variant -> its row of this part in ``results/train_speed.csv``."""
+    rows = results.read_rows(results.RESULTS / FILE)
+    return {row["variant"]: row for row in rows if row["part"] == part}
 
 
-def loops_table(rows: Sequence[Row]) -> str:
+def loops_table() -> str:
     """Speed of both loops."""
-    lines = [
-        "| work | bare, samples/s | train.py, samples/s | ratio | 95 % interval | ratio of processor time |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = ("work", "bare, samples/s", "train.py, samples/s", "ratio", "95 % interval", "ratio of processor time")
+    lines = []
     for name in WORK:
-        found = {row["variant"]: row for row in rows if row["part"] == name}
-        if found:
-            bare, own, ratio = (found[variant] for variant in ("bare", "train.py", "train.py / bare"))
-            lines.append(
-                f"| {name} | {speed(bare)} | {speed(own)} | {float(ratio['value']):.3f} | "
-                f"{float(ratio['low']):.3f} to {float(ratio['high']):.3f} | {float(ratio['processor']):.3f} |"
-            )
-    return "\n".join(lines) + "\n"
+        if rows := read(name):
+            ratio = {key: float(rows["train.py / bare"][key]) for key in ("value", "low", "high", "processor")}
+            line = [name, speed(rows["bare"]), speed(rows["train.py"]), f"{ratio['value']:.3f}"]
+            lines.append([*line, f"{ratio['low']:.3f} to {ratio['high']:.3f}", f"{ratio['processor']:.3f}"])
+    return documents.table(head, lines)
 
 
 def speed(row: Row) -> str:
@@ -496,31 +377,26 @@ def speed(row: Row) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def files_table(rows: Sequence[Row]) -> str:
+def files_table() -> str:
     """Share of the time that goes into files."""
-    lines = ["| what is written | share of an epoch | share of its processor time |", "|---|---|---|"]
-    lines += [
-        f"| {row['variant']} | {float(row['value']):.1%} | {float(row['processor']):.1%} |"
-        for row in rows
-        if row["part"] == "files"
-    ]
-    return "\n".join(lines) + "\n"
+    lines = (
+        [name, f"{float(row['value']):.1%}", f"{float(row['processor']):.1%}"] for name, row in read("files").items()
+    )
+    return documents.table(("what is written", "share of an epoch", "share of its processor time"), lines)
 
 
-def startup_table(rows: Sequence[Row]) -> str:
+def startup_table() -> str:
     """Seconds to the first step."""
-    lines = ["| from the start of Python to the end of the first step | seconds | processor seconds |", "|---|---|---|"]
-    for row in rows:
-        if row["part"] == "startup":
-            wall = f"{float(row['value']):.1f}" if row["value"] else ""
-            lines.append(f"| {row['variant']} | {wall} | {float(row['processor']):.2f} |")
-    return "\n".join(lines) + "\n"
+    head = ("from the start of Python to the end of the first step", "seconds", "processor seconds")
+    lines = (
+        [name, f"{float(row['value']):.1f}" if row["value"] else "", f"{float(row['processor']):.2f}"]
+        for name, row in read("startup").items()
+    )
+    return documents.table(head, lines)
 
 
-TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
-    "speed_loops": loops_table,
-    "speed_files": files_table,
-    "speed_startup": startup_table,
+BLOCKS: documents.Blocks = {
+    "docs/speed.md": {"speed_loops": loops_table, "speed_files": files_table, "speed_startup": startup_table}
 }
 
 

@@ -1,4 +1,4 @@
-"""Every command of README.md, CONTRIBUTING.md and docs/, carried out in a copy of this repository, as a stranger would.
+"""Check the documents: every command of every page runs in a copy of this repository.
 
 python lab/check_docs.py                     # all pages: about a quarter of an hour on one core
 python lab/check_docs.py docs/using.md       # some
@@ -17,8 +17,6 @@ Prints a row per command; exit code 1 if one failed.
 
 from __future__ import annotations
 
-import argparse
-import lzma
 import os
 import re
 import shutil
@@ -31,15 +29,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab.doc_commands import RUNS, Command, commands, completed, files, reason, shorter  # noqa: E402
+from lab import command, results
+from lab.doc_commands import RUNS, Command, commands, completed, files, reason, shorter
+from lab.jobs import progress
+from lab.results import write_stones
 
 PATIENCE = 900.0  # seconds after which a command counts as hanging
 _NUMBER = re.compile(r"(?:(?<=\s)-)?\d[\d.,]*(?:e[-+]?\d+)?")
@@ -48,21 +46,25 @@ _RULE = re.compile(r"([━─])\1+")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out all commands and print what became of them; exit code 1 if one failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("pages", nargs="*", metavar="PAGE", help="default: README.md, CONTRIBUTING.md and docs/*.md")
     parser.add_argument("--list", action="store_true", help="carry out nothing")
     parser.add_argument("--out", type=Path, help="a new folder for the copies; default: a temporary one")
     options = parser.parse_args(arguments)
-    pages = options.pages or ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+    pages = options.pages or [
+        "README.md",
+        "CONTRIBUTING.md",
+        *sorted(f"docs/{p.name}" for p in results.ROOT.glob("docs/*.md")),
+    ]
     for page in pages:
-        if not (ROOT / page).is_file():
+        if not (results.ROOT / page).is_file():
             parser.error(f"there is no page {page}")
     if options.out is not None and options.out.exists():
         parser.error(f"--out: {options.out} exists already; name a new folder")
-    texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in pages}
+    texts = {page: (results.ROOT / page).read_text(encoding="utf-8") for page in pages}
     if options.list:
-        found = [command for page, text in texts.items() for command in commands(page, text)]
-        show([(each, f"skipped: {why}" if (why := reason(each)) else completed(each)[0]) for each in found])
+        listed = [each for page, text in texts.items() for each in commands(page, text)]
+        show([(each, f"skipped: {why}" if (why := reason(each)) else completed(each)[0]) for each in listed])
         return
     with tempfile.TemporaryDirectory(prefix="check-docs-") as temporary:
         verdicts = check(texts, (options.out or Path(temporary)).resolve())
@@ -74,29 +76,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def check(texts: Mapping[str, str], place: Path) -> list[tuple[Command, str]]:
     """Every command of the pages with its verdict, carried out in folders in ``place``."""
-    found = {page: commands(page, text) for page, text in texts.items()}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    listed = {page: commands(page, text) for page, text in texts.items()}
     verdicts = []
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("", total=sum(map(len, found.values())))
+    with progress() as bars:
+        bar = bars.add_task("", total=sum(map(len, listed.values())))
         for page, text in texts.items():
-            progress.update(bar, description=page)
+            bars.update(bar, description=page)
             copy = place / Path(page).stem / "repository"
             prepare(copy, files(text))
             done: set[str] = set()
-            for command in found[page]:
-                line = completed(command)[0]
-                if line in done and not command.shown:
+            for each in listed[page]:
+                line = completed(each)[0]
+                if line in done and not each.shown:
                     verdict = "ran above: it is the same once it is shortened"
                 else:
-                    verdict = try_out(command, copy)
+                    verdict = try_out(each, copy)
                 if not verdict.startswith("skipped"):
                     done.add(line)
-                if verdict.startswith("failed"):  # nobody wants to wait for the table
-                    told = f"{page}: {command.text}\n{verdict}"
-                    progress.console.print(told, markup=False, highlight=False, soft_wrap=True)
-                verdicts.append((command, verdict))
-                progress.update(bar, advance=1)
+                if verdict.startswith("failed"):  # at once, as the table comes at the end
+                    report = f"{page}: {each.text}\n{verdict}"
+                    bars.console.print(report, markup=False, highlight=False, soft_wrap=True)
+                verdicts.append((each, verdict))
+                bars.update(bar, advance=1)
     return verdicts
 
 
@@ -104,25 +105,24 @@ def check(texts: Mapping[str, str], place: Path) -> list[tuple[Command, str]]:
 
 
 def prepare(copy: Path, written: Mapping[str, str]) -> None:
-    """Copy the files that git knows or would add, and make those that a reader has or has ``written``."""
+    """Copy the files that git knows or would add, and write those of the reader."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(lambda name: (ROOT / name).is_file(), names):
+    names = subprocess.run(listed, cwd=results.ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(lambda name: (results.ROOT / name).is_file(), names):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, copy / name)
-    for source in (ROOT / "data").glob("*"):
+        shutil.copy(results.ROOT / name, copy / name)
+    for source in (results.ROOT / "data").glob("*"):
         (copy / "data").mkdir(exist_ok=True)
         (copy / "data" / source.name).symlink_to(source)
     for name, content in written.items():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_text(content, encoding="utf-8")
     write_photos(copy)
-    lines = lzma.decompress((ROOT / "tasks/data/diamonds.csv.xz").read_bytes()).decode().splitlines()
-    (copy / "stones.csv").write_text("\n".join([lines[0], *lines[1::27]]) + "\n", encoding="utf-8")
+    write_stones(copy / "stones.csv")
 
 
 def write_photos(folder: Path) -> None:
-    """photo.jpg; and photos/, with the layout and the columns that docs/your_own_images.md shows."""
+    """Write photo.jpg, and photos/ with the columns that docs/your_own_images.md shows."""
     (folder / "photos" / "cats").mkdir(parents=True)
     rows = ["path,species,sex,weight"]
     for i in range(60):
@@ -154,7 +154,7 @@ def try_out(command: Command, copy: Path) -> str:
 
 
 def carry_out(line: str, copy: Path) -> tuple[int, str]:
-    """Exit code and all that was printed, by a shell in the copy that finds this Python as ``python``, and no GPU."""
+    """Exit code and output of a shell in the copy, with this Python and without a GPU."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     process = subprocess.Popen(
@@ -180,7 +180,7 @@ def carry_out(line: str, copy: Path) -> tuple[int, str]:
 
 
 def judge(shown: Sequence[str], code: int, output: str) -> str:
-    """What is wrong with the exit code, or with what was printed against what is shown; empty if nothing is."""
+    """The error in exit code or output, compared with the shown lines; empty if there is none."""
     should_fail = bool(shown) and shown[0].startswith("error:")
     if bool(code) != should_fail:
         return f"exit code {code}: {last_lines(output)}"
@@ -202,17 +202,15 @@ def last_lines(output: str) -> str:
 
 
 def show(rows: Sequence[tuple[Command, str]]) -> None:
-    """A table of commands and what became, or would become, of them."""
-    console = Console()
+    """A table of commands and their verdicts."""
     table = Table("page", "command", "verdict")
-    colours = {"failed": "red", "skipped": "dim"}
+    colors = {"failed": "red", "skipped": "dim"}
     page = ""
-    for command, verdict in rows:
-        colour = colours.get(verdict.partition(":")[0], "default")
-        shown = command.page if command.page != page else ""
-        page = command.page
-        table.add_row(shown, escape(command.text), f"[{colour}]{escape(verdict)}[/]")
-    (console if console.is_terminal else Console(width=160)).print(table)
+    for each, verdict in rows:
+        color = colors.get(verdict.partition(":")[0], "default")
+        table.add_row(each.page if each.page != page else "", escape(each.text), f"[{color}]{escape(verdict)}[/]")
+        page = each.page
+    command.console().print(table)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kill runs at random instants, resume them, and compare them with runs that nobody disturbed.
+"""Kill runs at random instants, resume them, and compare them with undisturbed runs.
 
 python lab/crash_trials.py                            # 50 trials (about ten minutes on two cores)
 python lab/crash_trials.py --trials 5 --out trials    # fewer, and their run folders are kept
@@ -17,10 +17,8 @@ of a command line. Only the report, which is drawn after everything else is writ
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import lzma
 import multiprocessing
 import random
 import shutil
@@ -35,7 +33,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor
 
@@ -44,8 +41,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import engine
 import train
 from engine.tracking import read_rows
-
-ROOT = Path(__file__).resolve().parent.parent
+from lab import command
+from lab.jobs import progress
+from lab.results import write_stones
 
 #: What all runs have in common: much to remember, and many checkpoints.
 COMMON = (
@@ -84,7 +82,7 @@ class Trial:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the trials and print a table; exit code 1 if a run differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--trials", type=int, default=50, help="how many runs to kill and resume (default: 50)")
     parser.add_argument("--out", type=Path, help="a new folder for the runs; default: a temporary one")
     parser.add_argument("--seed", type=int, default=0, help="of the instants (default: 0)")
@@ -100,17 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_trials(folder: Path, count: int, seed: int = 0) -> list[Trial]:
-    """Kill and resume ``count`` runs in ``folder``, with a progress bar. Raises RuntimeError if one fails undisturbed."""
+    """Kill and resume ``count`` runs. Raises RuntimeError if one fails undisturbed."""
     folder.mkdir(parents=True, exist_ok=True)
-    stones = write_stones(folder)
+    write_stones(folder / "stones.csv")
     commands = {name: (*COMMON, *words) for name, words in RUNS.items()}
-    commands["table"] += (f"task.csv={stones}",)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    commands["table"] += (f"task.csv={folder / 'stones.csv'}",)
     trials: list[Trial] = []
     # no thread that draws: a fork copies locks that other threads hold
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
-        bar = progress.add_task("undisturbed runs", total=count)
-        progress.refresh()
+    with progress(auto_refresh=False) as bars:
+        bar = bars.add_task("undisturbed runs", total=count)
+        bars.refresh()
         seconds = {}
         for name, command in itertools.islice(commands.items(), count):
             started = time.perf_counter()
@@ -119,17 +116,17 @@ def run_trials(folder: Path, count: int, seed: int = 0) -> list[Trial]:
                 raise RuntimeError(f"the undisturbed run failed with exit code {code}: {last_line(folder / name)}")
             seconds[name] = time.perf_counter() - started
         for number, name in zip(range(count), itertools.cycle(commands), strict=False):
-            progress.update(bar, description=f"trial {number + 1}: {name}", refresh=True)
+            bars.update(bar, description=f"trial {number + 1}: {name}", refresh=True)
             place = folder / f"trial{number + 1}"
             trial = disturb(name, place, commands[name], seconds[name], random.Random(1000 * seed + number))
             trial.differences = trial.differences or list(itertools.islice(differences(folder / name, place), 3))
             trials.append(trial)
-            progress.update(bar, advance=1, refresh=True)
+            bars.update(bar, advance=1, refresh=True)
     return trials
 
 
 def disturb(name: str, folder: Path, command: Sequence[str], seconds: float, dice: random.Random) -> Trial:
-    """Start a run, kill it and resume it until it has finished. ``seconds``: how long it takes if nobody disturbs it."""
+    """Start a run that takes ``seconds``, kill it and resume it until it has finished."""
     trial = Trial(name)
     wanted = dice.randint(1, 6)
     while True:
@@ -203,25 +200,17 @@ def log_of(folder: Path) -> Path:
 
 
 def last_line(folder: Path) -> str:
-    """The last that the run in ``folder`` said."""
+    """The last line that the run in ``folder`` printed."""
     return log_of(folder).read_text(encoding="utf-8").strip().rpartition("\n")[2]
 
 
-def write_stones(folder: Path) -> Path:
-    """A CSV file with every 27th diamond."""
-    lines = lzma.decompress((ROOT / "tasks/data/diamonds.csv.xz").read_bytes()).decode().splitlines()
-    path = folder / "stones.csv"
-    path.write_text("\n".join([lines[0], *lines[1::27]]) + "\n", encoding="utf-8")
-    return path
-
-
-def differences(expected: Path, found: Path) -> Iterator[str]:
-    """Where two run folders differ, but for what may."""
-    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (expected, found)]
+def differences(expected: Path, folder: Path) -> Iterator[str]:
+    """Places where two run folders differ, but for those that may."""
+    names = [sorted(str(path.relative_to(each)) for path in each.rglob("*")) for each in (expected, folder)]
     if names[0] != names[1]:
         yield f"files: {', '.join(sorted(set(names[0]) ^ set(names[1])))}"
         return
-    yield from unequal(comparable(expected), comparable(found))
+    yield from unequal(comparable(expected), comparable(folder))
 
 
 def comparable(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The commands that the documents show, the files that they tell a reader to write, and what it takes to try both out.
+"""Commands in the documents, the files that a reader writes, and rules to run both.
 
 A command is a line of a bash block, or inline code that begins with `python` or `torchrun`. What a text block right after a bash
 block shows is what the last command of that block prints. A block after a line that ends with a path beside this repository, such
@@ -12,8 +12,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-
-__all__ = ["RUNS", "Command", "commands", "completed", "files", "reason", "shorter"]
 
 #: Pattern -> why such a command is not carried out, and the module that makes this void.
 SKIPPED = {
@@ -82,19 +80,21 @@ class Command:
 
 def commands(page: str, text: str) -> list[Command]:
     """All commands of the page, in order; each once, unless the page shows what it prints."""
-    found, end = [], 0
+    listed, end = [], 0
     fences = list(_FENCE.finditer(text))
     for fence, following in zip_longest(fences, fences[1:]):
-        found += _inline(page, text[end : fence.start()])
+        listed += _inline(page, text[end : fence.start()])
         end = fence.end()
         if fence[1] == "bash":
             *others, last = _lines(fence[2])
             shows = following and following[1] == "text" and not text[end : following.start()].strip()
             shown = following[2].splitlines() if shows else []
-            found += [Command(page, line) for line in others]
-            found.append(Command(page, last, tuple(line for line in shown if line.strip() not in ("", "..."))))
-    found += _inline(page, text[end:])
-    return [each for i, each in enumerate(found) if each.shown or each.text not in {other.text for other in found[:i]}]
+            listed += [Command(page, line) for line in others]
+            listed.append(Command(page, last, tuple(line for line in shown if line.strip() not in ("", "..."))))
+    listed += _inline(page, text[end:])
+    return [
+        each for i, each in enumerate(listed) if each.shown or each.text not in {other.text for other in listed[:i]}
+    ]
 
 
 def _inline(page: str, text: str) -> list[Command]:
@@ -102,7 +102,7 @@ def _inline(page: str, text: str) -> list[Command]:
 
 
 def _lines(block: str) -> list[str]:
-    """Commands of a bash block: in one line each, without comments, and those joined by && apart."""
+    """Commands of a bash block, a line each, without comments and split at &&."""
     plain = [re.split(r"(?:^|\s+)#", line)[0] for line in block.replace("\\\n", " ").splitlines()]
     return [" ".join(part.split()) for line in plain for part in line.split(" && ") if part.strip()]
 
@@ -115,12 +115,13 @@ def files(text: str) -> dict[str, str]:
 def reason(command: Command) -> str:
     """Why the command is not carried out; empty if it is."""
     for pattern, (why, module) in SKIPPED.items():
-        if re.search(pattern, command.text) and not (module and _is_installed(module)):
+        if re.search(pattern, command.text) and not (module and is_installed(module)):
             return why
     return ""
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether the module can be imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the package that it would be in
@@ -128,7 +129,7 @@ def _is_installed(module: str) -> bool:
 
 
 def completed(command: Command) -> tuple[str, Sequence[str]]:
-    """What to carry out and what must be printed: placeholders are filled in, and a command that shows nothing is shortened."""
+    """The command to run, shortened unless its output is shown, and the lines it must print."""
     line, *shown = [_fill(text) for text in (command.text, *command.shown)]
     return line if shown else shorter(line), shown
 

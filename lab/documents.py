@@ -1,30 +1,44 @@
-"""Parts of documents that scripts write: each stands between two marks that name it and its script.
+"""Blocks of documents that scripts write, between two marks with block and script.
 
 documents.fill_in(Path("docs/cost.md"), "benchmark_balancers", {"cost_steps": table})
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import engine
+from lab import results
 
-__all__ = ["block", "fill_in"]
+#: Document -> name of a block -> what writes its content.
+Blocks = Mapping[str, Mapping[str, Callable[[], str]]]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(head).rstrip()} |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)]) + "\n"
 
 
 def block(document: Path, script: str, name: str) -> str:
-    """What stands between the marks. Raises ValueError if the document lacks them."""
+    """The text between the marks. Raises ValueError if the document lacks them."""
     return _split(document.read_text(encoding="utf-8"), document, script, name)[1]
 
 
 def fill_in(document: Path, script: str, blocks: Mapping[str, str]) -> None:
-    """Replace what stands between the marks of each name. Raises ValueError if the document lacks them."""
+    """Replace the text between the marks of each name. Raises ValueError if they are missing."""
     text = document.read_text(encoding="utf-8")
     for name, content in blocks.items():
         before, _, after = _split(text, document, script, name)
         text = before + content + after
     engine.write_text(document, text)
+
+
+def write(script: str, blocks: Blocks) -> None:
+    """Write all blocks of a script into their documents."""
+    for document, writers in blocks.items():
+        fill_in(results.ROOT / document, script, {name: content() for name, content in writers.items()})
 
 
 def _split(text: str, document: Path, script: str, name: str) -> tuple[str, str, str]:

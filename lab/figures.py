@@ -1,4 +1,4 @@
-"""What each method makes of two conflicting gradients, as pictures, and the table that compares all methods.
+"""Pictures of each method on two conflicting gradients, and the table of all methods.
 
 python lab/figures.py        # writes results/arrows_*.svg and the table in docs/balancing.md (seconds)
 
@@ -8,24 +8,25 @@ of it; only what bilevel methods cost, and the row of the adapter, are written b
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Wedge
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-RESULTS = ROOT / "results"
-DOCUMENT = ROOT / "docs" / "balancing.md"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from balancing import Balancer, MetaBalancer, balancer_class, create_balancer  # noqa: E402
-from lab import documents  # noqa: E402
+from balancing import Balancer, BilevelBalancer, Composed, balancer_class, create_balancer
+from lab import command, documents, results
 
 #: Every method, family by family, in the order of the pages in docs/.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -53,7 +54,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 
 class Problem(nn.Module):
-    """Losses that are linear in one vector of shared parameters, so that they and their gradients can be chosen.
+    """Losses that are linear in shared parameters, with chosen values and gradients.
 
     Args:
         size: P, how many parameters.
@@ -73,8 +74,8 @@ class Problem(nn.Module):
 
 
 @dataclass
-class Found:
-    """What a method did in one step: the gradient it left, and its weights if it has any."""
+class Step:
+    """The gradient that a method left in one step, and its weights if it has any."""
 
     direction: Tensor
     weights: Tensor | None
@@ -86,7 +87,7 @@ def names(count: int) -> tuple[str, ...]:
 
 
 def make(name: str, count: int = 2, units: Sequence[float] | None = None, **arguments: Any) -> Balancer:
-    """A balancer for ``count`` objectives, with what it cannot do without, in the ``units`` of their losses."""
+    """A balancer for ``count`` objectives, with its required arguments, in ``units``."""
     if name == "prior_loss":
         units = [1.0] * count if units is None else units
         arguments.setdefault("prior_losses", dict(zip(names(count), units, strict=True)))
@@ -97,18 +98,18 @@ def follow(
     balancer: Balancer,
     steps: Sequence[tuple[Tensor, Tensor]],
     optimizer: type[torch.optim.Adam | torch.optim.SGD] = torch.optim.Adam,
-) -> list[Found]:
-    """Successive steps, each an epoch with losses and gradients of its own. ``optimizer`` moves what is learned."""
-    problem, found = Problem(steps[0][1].shape[1]), []
+) -> list[Step]:
+    """Steps, each an epoch with its losses and gradients; ``optimizer`` moves learned weights."""
+    problem, taken = Problem(steps[0][1].shape[1]), []
     own = optimizer(balancer.parameters(), lr=0.02) if any(True for _ in balancer.parameters()) else None
     for index, step in enumerate(steps):
         problem.choose(*step)
-        if isinstance(balancer, MetaBalancer):
+        if isinstance(balancer, BilevelBalancer):
             report = balancer.meta_backward(problem, Problem.__call__, Problem.__call__, lr=0.01)
         else:
             report = balancer.backward(problem(), shared=[problem.theta])
         grad = problem.theta.grad
-        found.append(Found(torch.zeros_like(problem.theta) if grad is None else grad, report.weights))
+        taken.append(Step(torch.zeros_like(problem.theta) if grad is None else grad, report.weights))
         if balancer.observes and index + 1 < len(steps):
             problem.choose(*steps[index + 1])
             balancer.observe(problem())
@@ -116,7 +117,7 @@ def follow(
             own.step()
             own.zero_grad()
         balancer.next_epoch()
-    return found
+    return taken
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def pictures() -> dict[str, tuple[str, ...]]:
     return {"losses": drawn["losses"], **{key: ("sum", *drawn[key]) for key in ("gradients", "jacobians")}}
 
 
-def example(name: str, seed: int = 0) -> tuple[Tensor, Found]:
+def example(name: str, seed: int = 0) -> tuple[Tensor, Step]:
     """The gradients that a panel shows, and what the method makes of them at the last step."""
     count = 3 if name in THREE else 2
     turn = [math.radians(angle) for angle in ANGLES[:count]]
@@ -168,34 +169,26 @@ def example(name: str, seed: int = 0) -> tuple[Tensor, Found]:
     return jacobian, follow(make(name, count, seed=seed, **ARGUMENTS.get(name, {})), steps)[-1]
 
 
-def draw(family: str, folder: Path = RESULTS) -> None:
-    """One panel per method: the gradients, the directions that harm no objective, and the direction of the method."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
+def draw(family: str) -> Figure:
+    """A panel per method: gradients, directions that harm no objective, and its direction."""
     panels = pictures()[family]
     lines = math.ceil(len(panels) / COLUMNS)
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": family, "font.size": 10}
-    with rc_context(style):
-        layout = ConstrainedLayoutEngine(h_pad=0.04, w_pad=0.03, hspace=0.0, wspace=0.0)
-        figure = Figure(figsize=(1.6 * COLUMNS, 1.6 * lines + 0.75), layout=layout)
-        grid = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
-        for axes, name in zip(grid, panels, strict=False):
-            panel(axes, name, labels=axes is grid[0])
-        for axes in grid[len(panels) :]:
-            axes.axis("off")
-        legend = [
-            Patch(color=CONE, label="harms no objective"),
-            Line2D([], [], color=GOOD, linewidth=2.5, label="d inside"),
-            Line2D([], [], color=BAD, linewidth=2.5, label="d outside"),
-        ]
-        figure.legend(
-            handles=legend, loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2, title=caption()
-        )
-        figure.savefig(folder / f"arrows_{family}.svg", metadata={"Date": None})
+    layout = ConstrainedLayoutEngine(h_pad=0.04, w_pad=0.03, hspace=0.0, wspace=0.0)
+    figure = Figure(figsize=(1.6 * COLUMNS, 1.6 * lines + 0.75), layout=layout)
+    grid = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+    for axes, name in zip(grid, panels, strict=False):
+        panel(axes, name, labels=axes is grid[0])
+    for axes in grid[len(panels) :]:
+        axes.axis("off")
+    legend = [
+        Patch(color=CONE, label="harms no objective"),
+        Line2D([], [], color=GOOD, linewidth=2.5, label="d inside"),
+        Line2D([], [], color=BAD, linewidth=2.5, label="d outside"),
+    ]
+    figure.legend(
+        handles=legend, loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2, title=caption()
+    )
+    return figure
 
 
 def caption() -> str:
@@ -206,35 +199,33 @@ def caption() -> str:
 
 def panel(axes: Any, name: str, labels: bool) -> None:
     """Draw one method."""
-    jacobian, found = example(name)
+    jacobian, step = example(name)
     axes.set(xlim=(LEFT, RIGHT), ylim=(BOTTOM, TOP), xticks=[], yticks=[], aspect="equal")
     for spine in axes.spines.values():
         spine.set_color("#cbd5e1")
     cone(axes, jacobian)
-    for row, colour, letter in zip(jacobian.tolist(), (A, B, C), "abc", strict=False):
-        arrow(axes, row, colour, 1.6)
+    for row, color, letter in zip(jacobian.tolist(), (A, B, C), "abc", strict=False):
+        arrow(axes, row, color, 1.6)
         if labels or letter == "c":
-            axes.text(row[0] * 0.9, row[1] + 0.14, f"g$_{letter}$", color=colour, ha="center", va="bottom")
+            axes.text(row[0] * 0.9, row[1] + 0.14, f"g$_{letter}$", color=color, ha="center", va="bottom")
     if name in RANDOM:
         tips = [example(name, seed)[1].direction.tolist() for seed in range(1, 17)]
         axes.scatter(*zip(*tips, strict=True), s=7, color="#6b7280", zorder=3)
-    d = found.direction
+    d = step.direction
     harms = bool((jacobian @ unit(d) < -TOLERANCE).any())
     shown = min(1.0, *(limit / value for value, limit in zip(d.tolist(), bounds(d), strict=True) if value != 0))
     arrow(axes, (shown * d).tolist(), BAD if harms else GOOD, 2.6)
     axes.set_title(name, family="monospace", fontsize=10.5 if len(name) < 18 else 8.5, weight="bold", pad=16)
-    axes.text(
-        0.5, 1.03, label(found), transform=axes.transAxes, ha="center", va="bottom", fontsize=9.5, color="#374151"
-    )
+    axes.text(0.5, 1.03, label(step), transform=axes.transAxes, ha="center", va="bottom", fontsize=9.5, color="#374151")
     note = f"d is {1 / shown:.0f} times as long" if shown < 1 else NOTES.get(name, "")
     axes.text(0.5, 0.02, note, transform=axes.transAxes, ha="center", va="bottom", fontsize=8.5, color="#6b7280")
 
 
-def label(found: Found) -> str:
+def label(step: Step) -> str:
     """The weights in words."""
-    if found.weights is None:
+    if step.weights is None:
         return "no weights"
-    return "w = " + ", ".join(f"{w:.2f}" for w in found.weights.tolist()).replace("-", "\N{MINUS SIGN}")
+    return "w = " + ", ".join(f"{w:.2f}" for w in step.weights.tolist()).replace("-", "\N{MINUS SIGN}")
 
 
 def bounds(d: Tensor) -> list[float]:
@@ -242,7 +233,7 @@ def bounds(d: Tensor) -> list[float]:
     return [0.95 * (RIGHT if d[0] > 0 else LEFT), 0.95 * (TOP if d[1] > 0 else BOTTOM)]
 
 
-def arrow(axes: Any, tip: Sequence[float], colour: str, width: float) -> None:
+def arrow(axes: Any, tip: Sequence[float], color: str, width: float) -> None:
     """From the origin to ``tip``, with a head that leaves room for a shaft."""
     size = min(5 + 2.5 * width, 20 * math.hypot(*tip))
     axes.annotate(
@@ -251,7 +242,7 @@ def arrow(axes: Any, tip: Sequence[float], colour: str, width: float) -> None:
         xytext=(0, 0),
         arrowprops={
             "arrowstyle": "-|>,head_length=0.45,head_width=0.22",
-            "color": colour,
+            "color": color,
             "linewidth": width,
             "shrinkA": 0,
             "shrinkB": 0,
@@ -263,8 +254,6 @@ def arrow(axes: Any, tip: Sequence[float], colour: str, width: float) -> None:
 
 def cone(axes: Any, jacobian: Tensor) -> None:
     """Shade the directions that have a non-negative product with every gradient."""
-    from matplotlib.patches import Wedge
-
     angles = [math.degrees(math.atan2(y, x)) for x, y in jacobian.tolist()]
     low, high = max(angles) - 90, min(angles) + 90
     if low < high:
@@ -286,39 +275,24 @@ TOLERANCE = 1e-4
 def chooser() -> str:
     """The table as Markdown: attributes of the classes, and two measurements of each."""
     head = ("method", "needs", "a step costs", "scale", "heads", "preference on", "unit-free", "harms an objective")
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     for family, methods in FAMILIES.items():
         for name in methods:
             cls, link = balancer_class(name), f"[`{name}`](balancing_{family}.md#{name})"
             if name == "torchjd":
-                cells = [
-                    "gramian or jacobian",
-                    cost(cls),
-                    cls.convention,
-                    "unit",
-                    cls.preference_on,
-                    "as there",
-                    "as there",
-                ]
+                cells = ["gramian or jacobian", "K backwards", "own", "unit", "rows", "as there", "as there"]
             else:
-                cells = [
-                    cls.needs,
-                    cost(cls),
-                    cls.convention,
-                    heads(name),
-                    cls.preference_on,
-                    invariance(name),
-                    harm(name),
-                ]
-            lines.append("| " + " | ".join([link, *cells]) + " |")
-    return "\n".join(lines) + "\n"
+                own = (cls.needs, cost(cls), cls.convention)
+                cells = [*own, heads(name), cls.preference_on, invariance(name), harm(name)]
+            lines.append([link, *cells])
+    return documents.table(head, lines)
 
 
 def cost(cls: type[Balancer]) -> str:
     """What a step costs, in backward passes through the shared parameters."""
-    if cls.needs == "validation":
+    if issubclass(cls, BilevelBalancer):
         return BILEVEL[cls.name]
-    turns = cls.active is not Balancer.active
+    turns = cls.active not in (Balancer.active, Composed.active)
     words = "K backwards" if cls.needs in ("gramian", "jacobian") and not turns else "1 backward"
     words += ", of one objective" * turns + ", a forward more" * bool(cls.observes)
     return words + ", gradients kept" * cls.remembers
@@ -328,11 +302,11 @@ def heads(name: str) -> str:
     """What the gradients of heads are multiplied with by default."""
     balancer = make(name, 3)
     rule = balancer.head_rule if balancer.measures else "weighted"
-    return rule if balancer.before is None else f"{rule}, after `{balancer.before.name}`"
+    return f"{rule}, after `{balancer.loss_balancer.name}`" if isinstance(balancer, Composed) else rule
 
 
 def invariance(name: str) -> str:
-    """Whether the directions of some steps stay the same if one objective is given in a unit a thousandth as large.
+    """Whether directions stay the same if one loss is given in a unit a thousandth as large.
 
     What is learned takes plain gradient steps here: Adam would turn the rounding errors of a zero gradient into steps.
     """
@@ -351,14 +325,14 @@ def invariance(name: str) -> str:
 def harm(name: str) -> str:
     """Whether the method is ever seen to harm an objective."""
     counts = [count for count in (2, 3, 5) if count > 2 or name not in THREE]
-    found = [count for count in counts if harms(name, count)]
-    if not found:
+    harmful = [count for count in counts if harms(name, count)]
+    if not harmful:
         return "never"
-    return "sometimes" if found[0] == counts[0] else "if K > 2"
+    return "sometimes" if harmful[0] == counts[0] else "if K > 2"
 
 
 def harms(name: str, count: int, trials: int = 70) -> bool:
-    """Whether the direction of the K-th step has a negative product with a gradient of that step, some of which conflict.
+    """Whether the direction of the K-th step has a negative product with one of its gradients.
 
     That is looked for in ``trials`` random runs.
     """
@@ -377,7 +351,7 @@ def harms(name: str, count: int, trials: int = 70) -> bool:
 
 
 def random_steps(seed: int, count: int, length: int) -> list[tuple[Tensor, Tensor]]:
-    """Losses, and gradients of K numbers, for some steps; their sizes differ between objectives by factors of about three."""
+    """Losses (K,) and gradients (K, K) of some steps; objectives differ in size about threefold."""
     generator = torch.Generator().manual_seed(seed)
     base = torch.randn(count, count + 1, generator=generator, dtype=torch.float64)
     scale, steps = base[:, 0].exp(), []
@@ -393,13 +367,20 @@ def unit(vector: Tensor) -> Tensor:
     return vector / vector.norm().clamp(min=1e-30)
 
 
+BLOCKS: documents.Blocks = {"docs/balancing.md": {"chooser": chooser}}
+FIGURES: results.Figures = {
+    f"arrows_{family}.svg": partial(
+        results.save_figure, salt=family, draw=partial(draw, family), style={"font.size": 10}
+    )
+    for family in pictures()
+}
+
+
 def main() -> None:
     """Write everything."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    RESULTS.mkdir(exist_ok=True)
-    for family in pictures():
-        draw(family)
-    documents.fill_in(DOCUMENT, "figures", {"chooser": chooser()})
+    command.parser(__doc__).parse_args()
+    results.write_figures(FIGURES)
+    documents.write("figures", BLOCKS)
 
 
 if __name__ == "__main__":

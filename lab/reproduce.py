@@ -1,22 +1,18 @@
-"""Reported results, run again: what was expected, what came out, and whether that is the same.
+"""Reported results, run again: expected values, our values, and whether they agree.
 
 python lab/reproduce.py                      # the quick tier: published toys and tables, minutes on two cores
 python lab/reproduce.py --tier cpu           # the trainings that a CPU can do, and longer toys
 python lab/reproduce.py fonseca_mgda         # by name, or pattern: "famo_toy_*"
 python lab/reproduce.py --list               # everything there is, with its source
 
-A reproduction is a recipe in configs/experiment that says what it should give, or a toy in lab/reproductions. Writes
+A reproduction is a recipe in lab/recipes or a toy in lab/reproductions. Writes
 results/reproduced.csv, the figure of the toy and the tables of docs/reproducing.md. Runs are kept in outputs/reproduce, so
 that an interrupted command goes on where it stopped. Exit code 1 if a result is outside its tolerance.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import csv
 import fnmatch
-import io
 import json
 import math
 import os
@@ -26,30 +22,24 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-RECIPES = ROOT / "configs" / "experiment"
-OUTPUTS = ROOT / "outputs" / "reproduce"
-TABLE = ROOT / "results" / "reproduced.csv"
-DOCUMENT = ROOT / "docs" / "reproducing.md"
+import torch
+from rich.table import Table
 
-import torch  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import engine  # noqa: E402
-from engine.arguments import did_you_mean  # noqa: E402
-from engine.environment import git_commit, versions  # noqa: E402
-from lab import documents  # noqa: E402
-from lab.pool import work_through  # noqa: E402
-from lab.reproductions import (  # noqa: E402
+import engine
+from engine.arguments import did_you_mean
+from engine.environment import git_commit, versions
+from lab import command, documents, results
+from lab.jobs import run_missing
+from lab.reproductions import (
     famo_toy,
     fonseca,
     gradnorm_toy,
@@ -59,13 +49,14 @@ from lab.reproductions import (  # noqa: E402
     trajectories,
     uncertainty_toy,
 )
-from lab.reproductions.experiment import TIERS, Experiment  # noqa: E402
-from lab.reproductions.published_rows import published_rows  # noqa: E402
+from lab.reproductions.experiment import TIERS, Experiment
+from lab.reproductions.recipes import RECIPES, read_recipe
 
 TOYS = (
     *(uncertainty_toy, famo_toy, fonseca, trajectories, published_tables),
     *(gradnorm_toy, multi_fashion, ring_of_gaussians),
 )
+FILE = "reproduced.csv"
 FIELDS = (
     *("experiment", "metric", "expected", "tolerance", "got", "lowest", "highest", "verdict", "seeds", "seconds"),
     *("device", "python", "torch", "numpy", "git", "date", "command"),
@@ -75,7 +66,7 @@ Row = dict[str, str]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then judge, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="experiments or patterns; default: a whole tier")
     parser.add_argument("--tier", choices=TIERS, default="quick", help="which tier, if nothing is named")
     parser.add_argument("--list", action="store_true", help="print what there is, and run nothing")
@@ -89,23 +80,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if options.list:
-        console().print(overview(chosen if options.names else list(known.values())))
+        command.console().print(overview(chosen if options.names else list(known.values())))
         return
     needy = [each.name for each in chosen if each.tier == "gpu"]
     if needy and not torch.cuda.is_available():
         print(f"error: {', '.join(needy)} would take weeks without a GPU, and there is none here", file=sys.stderr)
         sys.exit(2)
-    jobs = [(each.name, seed) for each in chosen for seed in each.seeds]
+    jobs = [Reproduction(each.name, seed) for each in chosen for seed in each.seeds]
     if options.fresh:
         for job in jobs:
-            shutil.rmtree(folder(*job), ignore_errors=True)
+            shutil.rmtree(job.folder, ignore_errors=True)
     # run everything before any tracked file changes, so that each run records the commit it belongs to
-    missing = [job for job in jobs if result(known[job[0]], job[1]) is None]
-    failures = run_all(missing, 1 if needy else options.processes)  # a GPU is not shared
+    failures = run_missing(jobs, 1 if needy else options.processes)  # a GPU is not shared
     rows = [row for each in chosen for row in judge(each)]
-    console().print(verdicts(rows))
+    command.console().print(verdicts(rows))
     for name, problem in failures.items():
-        print(f"{name} failed: {problem}", file=sys.stderr)
+        print(f"{name} failed: {str(problem) or type(problem).__name__}", file=sys.stderr)
     write(rows)
     if any(row["verdict"] != "reproduced" for row in rows):
         sys.exit(1)
@@ -114,70 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 # ---- what there is ---------------------------------------------------------------------------------------------------
 
 
+@cache
 def experiments() -> dict[str, Experiment]:
-    """Toys, and the recipes that say what they should give.
-
-    Raises ConfigError for a recipe that says it in another way than docs/reproducing.md tells.
-    """
-    found = [each for module in TOYS for each in module.EXPERIMENTS]
-    found += [each for file in sorted(RECIPES.glob("*.yaml")) for each in read_recipe(file)]
-    return {each.name: each for each in found}
-
-
-def read_recipe(file: Path) -> list[Experiment]:
-    """What the recipe expects: nothing, one thing, or one for each row of a published table."""
-    recipe = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(recipe, dict)
-    said = {key: recipe.pop(key, None) for key in ("seeds", "tier", "source", "expected", "published")}
-    if said["expected"] is None and said["published"] is None:
-        return []
-    expected = said["expected"] or {}
-    seeds = said["seeds"]
-    numbers = (int, float)
-    rules = [
-        (
-            bool(expected) == (said["published"] is None)
-            and all(
-                isinstance(pair, list)
-                and len(pair) == 2
-                and all(isinstance(value, numbers) and math.isfinite(value) for value in pair)
-                and pair[1] >= 0
-                for pair in expected.values()
-            ),
-            "expected: needs metric: [value, tolerance], with numbers that are finite and a tolerance from 0 on, or published",
-        ),
-        (
-            isinstance(seeds, list) and seeds and len(set(seeds)) == len(seeds) and all(type(s) is int for s in seeds),
-            "seeds: needs a list of different whole numbers",
-        ),
-        (said["tier"] in TIERS, f"tier: must be one of {', '.join(TIERS)}, got {said['tier']!r}"),
-        (isinstance(said["source"], str) and said["source"], "source: needs to say where the values stand"),
-    ]
-    for holds, problem in rules:
-        if not holds:
-            raise engine.ConfigError(f"{file.relative_to(file.parent.parent)}: {problem}")
-    told, text = (said["tier"], said["source"]), json.dumps(recipe, sort_keys=True)
-    if said["published"] is None:
-        values = {name: (float(value), float(tolerance)) for name, (value, tolerance) in expected.items()}
-        overrides = (f"experiment={file.stem}",)
-        return [Experiment(file.stem, *told, values, partial(train_recipe, overrides), tuple(seeds), text, overrides)]
-    try:
-        rows = published_rows(file.stem, said["published"])
-    except ValueError as error:
-        raise engine.ConfigError(f"{file.relative_to(file.parent.parent)}: {error}") from None
-    return [
-        Experiment(
-            row.name,
-            *told,
-            row.expected,
-            partial(train_recipe, row.overrides, complete=row.complete),
-            tuple(seeds),
-            f"{text} {shlex.join(row.overrides)}",
-            row.overrides,
-            file.stem,
-        )
-        for row in rows
-    ]
+    """Toys and recipes by name. Raises ConfigError for a recipe with an error."""
+    toys = [each for module in TOYS for each in module.EXPERIMENTS]
+    recipes = [each for file in sorted(RECIPES.glob("*.yaml")) for each in read_recipe(file)]
+    return {each.name: each for each in [*toys, *recipes]}
 
 
 def choose(known: Mapping[str, Experiment], names: Sequence[str], tier: str) -> list[Experiment]:
@@ -196,74 +128,58 @@ def choose(known: Mapping[str, Experiment], names: Sequence[str], tier: str) -> 
     return list(chosen.values())
 
 
-def train_recipe(
-    overrides: Sequence[str],
-    seed: int,
-    place: Path,
-    complete: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: metrics,
-) -> dict[str, float]:
-    """The results of ``python train.py <overrides> seed=<seed>``, and what follows from them; an earlier attempt is continued."""
-    import train
-
-    run_dir = place / "run"
-    if (run_dir / "last.pt").is_file():
-        composed = OmegaConf.create(engine.load_checkpoint(run_dir / "last.pt")["config"])
-        composed.resume = str(run_dir)
-        config = engine.validate(composed)
-    else:
-        shutil.rmtree(run_dir, ignore_errors=True)
-        config = engine.compose([*overrides, f"seed={seed}", f"run_dir='{run_dir}'"])
-    with contextlib.redirect_stdout(io.StringIO()):
-        summary = train.run(config)
-    if summary["status"] != "finished":
-        raise InterruptedError("the run was stopped; the same command goes on with it")
-    return complete({key: float(value) for key, value in summary["metrics"].items()})
-
-
 # ---- running ---------------------------------------------------------------------------------------------------------
 
 
-def folder(name: str, seed: int) -> Path:
-    """Where a run leaves its files."""
-    return OUTPUTS / name / f"seed{seed}"
+@dataclass(frozen=True)
+class Reproduction:
+    """An experiment with one seed."""
 
+    experiment: str
+    seed: int
 
-def result(experiment: Experiment, seed: int) -> dict[str, Any] | None:
-    """What ``run_one`` kept; ``None`` if the run is not finished, or was one of another recipe."""
-    file = folder(experiment.name, seed) / "result.json"
-    if not file.is_file():
-        return None
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found if found["recipe"] == experiment.recipe else None
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return f"{self.experiment}, seed {self.seed}"
 
+    @property
+    def folder(self) -> Path:
+        """Where it leaves its files."""
+        return results.OUTPUTS / "reproduce" / self.experiment / f"seed{self.seed}"
 
-def run_all(jobs: Sequence[tuple[str, int]], processes: int) -> dict[str, str]:
-    """Run in worker processes. Returns what went wrong, by name."""
-    calls = {f"{name}, seed {seed}": partial(run_one, name, seed, folder(name, seed)) for name, seed in jobs}
-    return {name: str(problem) or type(problem).__name__ for name, problem in work_through(calls, processes).items()}
+    @property
+    def finished(self) -> bool:
+        """Whether there is a result of the recipe of today."""
+        return self.result() is not None
 
+    def result(self) -> dict[str, Any] | None:
+        """The content of ``result.json``; ``None`` without one of this recipe."""
+        file = self.folder / "result.json"
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"recipe": None}
+        return content if content["recipe"] == experiments()[self.experiment].recipe else None
 
-def run_one(name: str, seed: int, place: Path) -> None:
-    """Run in a worker process, and keep what came out and where."""
-    experiment = experiments()[name]
-    attempt = place / "recipe.json"
-    if not attempt.is_file() or attempt.read_text(encoding="utf-8") != experiment.recipe:
-        shutil.rmtree(place, ignore_errors=True)  # of another recipe
-    place.mkdir(parents=True, exist_ok=True)
-    engine.write_text(attempt, experiment.recipe)
-    clock = time.perf_counter()
-    metrics = experiment.run(seed, place)
-    trained = place / "run" / "summary.json"
-    facts = {
-        "recipe": experiment.recipe,
-        "metrics": metrics,
-        "seconds": time.perf_counter() - clock,
-        "device": json.loads(trained.read_text(encoding="utf-8"))["device"] if trained.is_file() else "cpu",
-        "versions": versions(),
-        "git": git_commit(),
-        "date": date.today().isoformat(),
-    }
-    engine.write_text(place / "result.json", json.dumps(facts, indent=2) + "\n")
+    def run(self) -> None:
+        """Run in a worker process, and write ``result.json``."""
+        experiment = experiments()[self.experiment]
+        attempt = self.folder / "recipe.json"
+        if not attempt.is_file() or attempt.read_text(encoding="utf-8") != experiment.recipe:
+            shutil.rmtree(self.folder, ignore_errors=True)  # of another recipe
+        self.folder.mkdir(parents=True, exist_ok=True)
+        engine.write_text(attempt, experiment.recipe)
+        clock = time.perf_counter()
+        metrics = experiment.run(self.seed, self.folder)
+        trained = self.folder / "run" / "summary.json"
+        facts = {
+            "recipe": experiment.recipe,
+            "metrics": metrics,
+            "seconds": time.perf_counter() - clock,
+            "device": json.loads(trained.read_text(encoding="utf-8"))["device"] if trained.is_file() else "cpu",
+            "versions": versions(),
+            "git": git_commit(),
+            "date": date.today().isoformat(),
+        }
+        engine.write_text(self.folder / "result.json", json.dumps(facts, indent=2) + "\n")
 
 
 # ---- judging ---------------------------------------------------------------------------------------------------------
@@ -271,17 +187,17 @@ def run_one(name: str, seed: int, place: Path) -> None:
 
 def judge(experiment: Experiment) -> list[Row]:
     """A row per expected metric: the mean over seeds against value and tolerance."""
-    runs = [found for seed in experiment.seeds if (found := result(experiment, seed)) is not None]
+    runs = [run for seed in experiment.seeds if (run := Reproduction(experiment.name, seed).result()) is not None]
     complete = len(runs) == len(experiment.seeds)
-    training = f"train.py {shlex.join(experiment.overrides)}"
-    command = training if experiment.overrides else f"lab/reproduce.py {experiment.name}"
+    training = shlex.join(["train.py", *experiment.overrides])
+    line = training if experiment.overrides else f"lab/reproduce.py {experiment.name}"
     facts: Row = {"experiment": experiment.name, "seeds": " ".join(map(str, experiment.seeds))}
     if complete:
         last = runs[-1]
         facts |= {key: last["versions"][key] for key in ("python", "torch", "numpy")}
         facts |= {key: str(last[key]) for key in ("device", "git", "date")}
         facts["seconds"] = f"{sum(each['seconds'] for each in runs):.1f}"
-        facts["command"] = f"python {command}"
+        facts["command"] = f"python {line}"
     rows = []
     for metric, (value, tolerance) in experiment.expected.items():
         row = {**facts, "metric": metric, "expected": f"{value:g}", "tolerance": f"{tolerance:g}"}
@@ -297,33 +213,27 @@ def judge(experiment: Experiment) -> list[Row]:
     return rows
 
 
-def console() -> Console:
-    """Of the terminal's width, or wide enough for a file."""
-    found = Console()
-    return found if found.is_terminal else Console(width=160)
-
-
 def overview(chosen: Sequence[Experiment]) -> Table:
-    """Names, tiers, sources, and what was found."""
+    """Names, tiers, sources and verdicts."""
     table = Table("experiment", "tier", "seeds", "expects", "found", "source")
     rows, source = read_table(), ""
     for each in chosen:
         verdicts = {row["verdict"] for row in rows if row["experiment"] == each.name}
-        found = "differs" if "differs" in verdicts else "reproduced" if verdicts else "not run here"
+        verdict = "differs" if "differs" in verdicts else "reproduced" if verdicts else "not run here"
         shown, source = each.source if each.source != source else "", each.source
-        table.add_row(each.name, each.tier, " ".join(map(str, each.seeds)), f"{len(each.expected)}", found, shown)
+        table.add_row(each.name, each.tier, " ".join(map(str, each.seeds)), f"{len(each.expected)}", verdict, shown)
     return table
 
 
 def verdicts(rows: Sequence[Row]) -> Table:
     """Expected, got and verdict."""
     table = Table("experiment", "metric", "expected", "got", "verdict")
-    colours = {"reproduced": "green", "differs": "red", "failed": "red"}
+    colors = {"reproduced": "green", "differs": "red", "failed": "red"}
     name = ""
     for row in rows:
         shown = row["experiment"] if row["experiment"] != name else ""
         name = row["experiment"]
-        verdict = f"[{colours[row['verdict']]}]{row['verdict']}[/]"
+        verdict = f"[{colors[row['verdict']]}]{row['verdict']}[/]"
         table.add_row(shown, row["metric"], f"{row['expected']} ± {row['tolerance']}", row.get("got", "-"), verdict)
     return table
 
@@ -333,67 +243,76 @@ def verdicts(rows: Sequence[Row]) -> Table:
 
 def read_table() -> list[Row]:
     """The rows of results/reproduced.csv."""
-    if not TABLE.is_file():
-        return []
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return results.read_rows(results.RESULTS / FILE)
 
 
 def write(rows: Sequence[Row]) -> None:
-    """Put new rows into results/reproduced.csv, keep those of other experiments, and write what is made of it."""
+    """Update results/reproduced.csv, which keeps other experiments, and what follows from it."""
     order = list(experiments())
-    new = {row["experiment"] for row in rows if row["verdict"] != "failed"}
-    kept = [row for row in read_table() if row["experiment"] not in new and row["experiment"] in order]
-    kept += [row for row in rows if row["verdict"] != "failed"]
-    kept.sort(key=lambda row: order.index(row["experiment"]))  # stable, so metrics keep their order
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(kept)
-    TABLE.parent.mkdir(exist_ok=True)
-    engine.write_text(TABLE, text.getvalue())
-    paths = {each.name: folder(each.name, 0) / "path.npy" for each in famo_toy.EXPERIMENTS}
+    done = [row for row in rows if row["verdict"] != "failed"]
+    new = {row["experiment"] for row in done}
+    others = [row for row in read_table() if row["experiment"] not in new and row["experiment"] in order]
+    # stable, so metrics keep their order
+    every = sorted([*others, *done], key=lambda row: order.index(row["experiment"]))
+    results.write_rows(results.RESULTS / FILE, every, FIELDS)
+    paths = {each.name: Reproduction(each.name, 0).folder / "path.npy" for each in famo_toy.EXPERIMENTS}
     if new & paths.keys() and all(path.is_file() for path in paths.values()):
-        famo_toy.draw(paths, TABLE.parent / "famo_toy.svg")
-    if DOCUMENT.is_file():
-        documents.fill_in(DOCUMENT, "reproduce", blocks())
+        picture = partial(famo_toy.draw, paths)
+        results.save_figure(results.RESULTS / "famo_toy.svg", "famo_toy", picture, {"font.size": 10})
+    documents.write("reproduce", BLOCKS)
 
 
-def blocks() -> dict[str, str]:
-    """The generated tables of docs/reproducing.md: results from the CSV, sources, and cells that do not follow from rows."""
+def results_table() -> str:
+    """Expected and recorded values; a recipe with many rows that were not run is one line."""
     known, rows = experiments(), read_table()
-    results = ["| experiment | result | expected | got | |", "|---|---|---|---|---|"]
+    lines: list[Sequence[str]] = []
     for name, each in known.items():
         mine = [row for row in rows if row["experiment"] == name]
-        for index, row in enumerate(mine):
-            shown = f"`{name}`" if index == 0 else ""
-            cells = (shown, row["metric"], f"{row['expected']} ± {row['tolerance']}", row["got"], row["verdict"])
-            results.append("| " + " | ".join(cells) + " |")
+        for row in mine:
+            shown = f"`{name}`" if row is mine[0] else ""
+            lines.append((shown, row["metric"], f"{row['expected']} ± {row['tolerance']}", row["got"], row["verdict"]))
         if not mine and not each.family:
-            results.append(f"| `{name}` | {len(each.expected)} metrics | | | not run here |")
+            lines.append((f"`{name}`", f"{len(each.expected)} metrics | |", "not run here"))
     done = {row["experiment"] for row in rows}
     waiting = Counter(each.family for name, each in known.items() if each.family and name not in done)
-    results += [f"| `{family}_*` | {count} rows of tables | | | not run here |" for family, count in waiting.items()]
-    sources = ["| experiment | tier | seeds | source |", "|---|---|---|---|"]
-    for name, each in {f"{each.family}_*" if each.family else each.name: each for each in known.values()}.items():
-        seeds = ", ".join(map(str, each.seeds))
-        sources.append(f"| `{name}` | {each.tier} | {seeds} | {each.source} |")
-    slips = ["| table | number | of | printed | from its row |", "|---|---|---|---|---|"]
+    lines += [(f"`{family}_*`", f"{count} rows of tables | |", "not run here") for family, count in waiting.items()]
+    return documents.table(("experiment", "result", "expected", "got", ""), lines)
+
+
+def sources_table() -> str:
+    """Tier, seeds and source of each experiment; the rows of a recipe are one line."""
+    named = {f"{each.family}_*" if each.family else each.name: each for each in experiments().values()}
+    lines = ((f"`{name}`", each.tier, ", ".join(map(str, each.seeds)), each.source) for name, each in named.items())
+    return documents.table(("experiment", "tier", "seeds", "source"), lines)
+
+
+def slips_table() -> str:
+    """Printed cells that do not follow from their rows."""
     titles = published_tables.read()
-    for cell in published_tables.slips():
-        title = titles[cell.table]["title"]
-        slips.append(f"| {title} | {cell.statistic} | {cell.method} | {cell.printed:.2f} | {cell.computed:.2f} |")
-    blocks = {"results": results, "sources": sources, "slips": slips, "reruns": reruns()}
-    return {name: "\n".join(lines) + "\n" for name, lines in blocks.items()}
+    lines = (
+        (titles[cell.table]["title"], cell.statistic, cell.method, f"{cell.printed:.2f}", f"{cell.computed:.2f}")
+        for cell in published_tables.slips()
+    )
+    return documents.table(("table", "number", "of", "printed", "from its row"), lines)
 
 
-def reruns() -> list[str]:
-    """Delta-m of NYUv2 as the papers print it, and as it came out when LibMTL trained the same methods again."""
+def reruns_table() -> str:
+    """Delta-m of NYUv2 in the papers, and when LibMTL trained the same methods again."""
     tables = published_tables.read()
     papers, again = (tables[name]["printed"]["delta-m"] for name in ("nyuv2_segnet", "nyuv2_segnet_rerun"))
     names = {method: {"EW": "LS"}.get(method, method) for method in again}
-    lines = ["| method | delta-m in papers | trained again |", "|---|---|---|"]
-    return lines + [f"| {name} | {papers[name]:.2f} | {again[m]:.2f} |" for m, name in names.items() if name in papers]
+    lines = ((name, f"{papers[name]:.2f}", f"{again[m]:.2f}") for m, name in names.items() if name in papers)
+    return documents.table(("method", "delta-m in papers", "trained again"), lines)
+
+
+BLOCKS: documents.Blocks = {
+    "docs/reproducing.md": {
+        "results": results_table,
+        "sources": sources_table,
+        "slips": slips_table,
+        "reruns": reruns_table,
+    }
+}
 
 
 if __name__ == "__main__":

@@ -1,38 +1,31 @@
-"""Figures of finished runs: results over time, and what the best weights say about the test split.
+"""Figures of finished runs: results over time, and outputs of the best weights.
 
-Each takes the runs of a table, a folder per row, and most of them show the first. Data are looked for where the run found them.
+Each takes the runs of a table, a folder per row, and most of them show the first. Data are read from the folder of the run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import Subset
+from torchvision.utils import make_grid
 
 import engine
+import train
+from engine import figures
+from engine.figures import COLOURS
+from engine.prediction import best_folder, load_best
+from engine.run_evaluation import evaluation_config
+from engine.tracking import read_rows
+from lab.results import GRID
 from tasks import Batch, CrossEntropy, Objective, TensorData
 from tasks.gan_task import GanTask
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = [
-    "answers",
-    "confusion",
-    "garment_over_copy",
-    "halves",
-    "over_time",
-    "reported",
-    "samples",
-    "scatter",
-    "sharing",
-    "whole",
-]
 
 COLUMNS, ROWS = 8, 2  # of garments, the first of the test split
 GENERATED = 6  # samples of each class
@@ -50,20 +43,16 @@ def over_time(panels: Mapping[str, str], runs: Runs) -> Figure:
         panels: Column of ``metrics.csv`` -> title.
         runs: Label -> run folder.
     """
-    from matplotlib.figure import Figure
-
-    from engine.tracking import read_rows
-
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     for axes, (column, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for index, (label, run) in enumerate(runs.items()):
             rows = [row for row in read_rows(run / "metrics.csv") if row["split"] == "val"]
             epochs, values = [int(row["epoch"]) for row in rows], [float(row[column]) for row in rows]
-            colour, width = ("black", 2.5) if index == 0 else (f"C{index}", 1.5)
-            axes.plot(epochs, values, color=colour, linewidth=width, label=label.strip("`"))
+            color, width = ("black", 2.5) if index == 0 else (f"C{index}", 1.5)
+            axes.plot(epochs, values, color=color, linewidth=width, label=label.strip("`"))
         axes.set_title(title, loc="left")
         axes.set_xlabel("epoch")
-        axes.grid(color="#e2e8f0")
+        axes.grid(color=GRID)
     axes.set_ylim(-1.05, 1.05)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
@@ -71,26 +60,24 @@ def over_time(panels: Mapping[str, str], runs: Runs) -> Figure:
 
 def confusion(objective: str, runs: Runs) -> Figure:
     """What the samples of each class are taken for."""
-    from engine import figures
-
-    found, predicted, actual = _predicted(objective, runs)
-    assert isinstance(found.criterion, CrossEntropy)
-    return figures.confusion(objective, predicted.numpy(), actual.numpy(), found.criterion.classes)
+    o, predicted, actual = _predicted(objective, runs)
+    assert isinstance(o.criterion, CrossEntropy)
+    return figures.confusion(objective, predicted.numpy(), actual.numpy(), o.criterion.classes)
 
 
 def scatter(objective: str, unit: str, runs: Runs) -> Figure:
     """Predicted against true values, in the unit that people use."""
-    from engine import figures
-
-    found, predicted, actual = _predicted(objective, runs)
-    figure = figures.scatter(objective, found.restore(predicted).numpy(), found.restore(actual).numpy(), unit)
+    o, predicted, actual = _predicted(objective, runs)
+    figure = figures.scatter(
+        objective, o.inverse_transform(predicted).numpy(), o.inverse_transform(actual).numpy(), unit
+    )
     figure.axes[0].locator_params(axis="x", nbins=5)
     return figure
 
 
 @torch.no_grad()
 def reported(runs: Runs, first: int | None = None) -> Figure:
-    """The samples of ``report.html``; of the ``first`` of the test split alone, if that is given."""
+    """The samples of ``report.html``; ``first``: of these samples of the test split alone."""
     job = _load(runs)
     split: Any = _test(job)
     (figure,) = job.task.pictures(job.trained, split if first is None else Subset(split, range(first))).values()
@@ -99,22 +86,20 @@ def reported(runs: Runs, first: int | None = None) -> Figure:
 
 @torch.no_grad()
 def answers(view: View, runs: Runs) -> Figure:
-    """Garments with their true classes and, below, what the model takes them for; red where it is wrong."""
-    from matplotlib.figure import Figure
-
+    """Garments with true and predicted classes; errors are red."""
     job = _load(runs)
     split = _test(job)
     assert isinstance(split, TensorData)
     batch = split.batch(torch.arange(min(COLUMNS * ROWS, len(split))))
     outputs = job.task.outputs(job.trained, batch)
-    said = job.task.describe(outputs).cells
+    cells = job.task.decode(outputs).cells
     lines: list[tuple[str, Sequence[Any], Sequence[str]]] = []  # label, words, right ones
     for o in job.task.objectives:
         if isinstance(o.criterion, CrossEntropy):
             truth = [o.criterion.classes[label] for label in batch.targets[o.name].tolist()]
             if not lines or lines[-1][2] != truth:
                 lines.append(("true", truth, truth))
-            lines.append((o.name.replace("_", " "), said[o.name], truth))
+            lines.append((o.name.replace("_", " "), cells[o.name], truth))
     pictures = view(batch, outputs)
     rows = -(-len(pictures) // COLUMNS)
     tall, text = WIDTH * pictures.shape[1] / pictures.shape[2], LINE * (len(lines) + 1) / 72  # inches
@@ -131,8 +116,8 @@ def answers(view: View, runs: Runs) -> Figure:
             below = -5 - LINE * place
             if number % COLUMNS == 0:
                 axes.annotate(label, (0, 0), (-8, below), ha="right", **look)
-            colour = "black" if words[number] == right[number] else WRONG
-            axes.annotate(words[number], (0.5, 0), (0, below), ha="center", color=colour, **look)
+            color = "black" if words[number] == right[number] else WRONG
+            axes.annotate(words[number], (0.5, 0), (0, below), ha="center", color=color, **look)
     return figure
 
 
@@ -156,14 +141,11 @@ def garment_over_copy(batch: Batch, outputs: Mapping[str, Tensor]) -> Tensor:
 @torch.no_grad()
 def samples(runs: Runs) -> Figure:
     """Real garments beside generated ones, a column for each class."""
-    from matplotlib.figure import Figure
-    from torchvision.utils import make_grid
-
     job = _load(runs)
     split = _test(job)
     assert isinstance(job.task, GanTask)
     assert isinstance(split, TensorData)
-    classes = job.task.labelling.classes
+    classes = job.task.class_loss.classes
     labels = split.targets["real_class"]
     rows = torch.stack([(labels == label).nonzero()[:GENERATED, 0] for label in range(len(classes))], dim=1).flatten()
     made, _ = job.task.sample(job.trained, len(rows))
@@ -183,14 +165,10 @@ def samples(runs: Runs) -> Figure:
 
 @torch.no_grad()
 def sharing(runs: Runs) -> Figure:
-    """How much each objective takes from where, in the runs of ``cross_stitch``, ``mmoe`` and ``ple``.
+    """Shares of towers and experts per objective in ``cross_stitch``, ``mmoe`` and ``ple``.
 
     Mean and deviation over the units of a layer (``cross_stitch``) or over the samples of the test split.
     """
-    from matplotlib.figure import Figure
-
-    from engine.figures import COLOURS
-
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     titles = {
@@ -210,7 +188,7 @@ def sharing(runs: Runs) -> Figure:
         axes.set_xticks(places)
         axes.set_xlabel(xlabel)
         axes.set_axisbelow(True)
-        axes.grid(axis="y", color="#e2e8f0")
+        axes.grid(axis="y", color=GRID)
     panels[0].set_ylabel("share")
     panels[0].set_ylim(0, 1.05)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
@@ -238,34 +216,30 @@ def _shares(job: engine.Run) -> tuple[dict[str, Tensor], float]:
 
 def _chosen(model: nn.Module, gate: nn.Module, x: Tensor) -> Tensor:
     """How much of each expert a gate takes, (B, experts)."""
-    seen: list[Tensor] = []
-    hook = gate.register_forward_hook(lambda module, inputs, output: seen.append(output.softmax(dim=1)))
+    shares: list[Tensor] = []
+    hook = gate.register_forward_hook(lambda module, inputs, output: shares.append(output.softmax(dim=1)))
     model(x)
     hook.remove()
-    return seen[0]
+    return shares[0]
 
 
 def _predicted(objective: str, runs: Runs) -> tuple[Objective, Tensor, Tensor]:
     """The objective, with predictions and labels of the test split."""
     job = _load(runs)
     size, workers = engine.evaluation_size(job.config), job.config.trainer.num_workers
-    found = engine.evaluate(job.trained, job.task, _test(job), size, job.precision, workers, name="test")
-    assert found is not None  # nobody asks to stop
-    return next(o for o in job.task.objectives if o.name == objective), *found.predictions[objective]
+    evaluation = engine.evaluate(job.trained, job.task, job.splits, size, job.precision, workers, name="test")
+    assert evaluation is not None  # it is not to be stopped
+    return next(o for o in job.task.objectives if o.name == objective), *evaluation.predictions[objective]
 
 
 def _load(runs: Runs) -> engine.Run:
     """The first of the runs with its best weights, on the CPU."""
-    import train
-    from engine.prediction import best_folder, load_best
-    from scripts.evaluate import Options, configuration
-
     folder = next(iter(runs.values()))
-    job = train.build(configuration(folder, Options(run=str(folder), device="cpu")))
+    job = train.build(evaluation_config(folder, device="cpu"))
     load_best(best_folder(folder), job.trained)
     job.trained.eval()
     return job
 
 
 def _test(job: engine.Run) -> engine.Split:
-    return job.task.splits(job.config.data_dir).test
+    return job.splits.test

@@ -19,13 +19,13 @@ from tasks import (
 )
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.registry import create_task, list_tasks, register_task, task_arguments
-from tasks.task import Batch, DataError, Measure, Objective, Prediction, Splits, Task, TensorData
+from tasks.task import Batch, DataError, MetricSpec, Objective, Prediction, Splits, Task, TensorData
 
 __all__ = [
     "Batch",
     "CrossEntropy",
     "DataError",
-    "Measure",
+    "MetricSpec",
     "Objective",
     "Prediction",
     "Splits",

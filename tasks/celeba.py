@@ -1,8 +1,8 @@
-"""CelebA: 202,599 faces of celebrities, and forty yes-or-no attributes of each; the benchmark with many objectives.
+"""CelebA: 202,599 faces with forty binary attributes each, a benchmark of many objectives.
 
 Every attribute is an objective of its own. It has two classes, ``no`` and ``yes``, and its loss is the binary
 cross-entropy of the difference of their logits. The official partition gives 162,770 / 19,867 / 19,962 images. Faces
-are aligned, 178x218 pixels, and are stretched to 64x64 with colours in [0, 1] and no augmentation, as in the
+are aligned, 178x218 pixels, and are stretched to 64x64 with colors in [0, 1] and no augmentation, as in the
 published multi-task experiments.
 
 Z. Liu, P. Luo, X. Wang, X. Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
@@ -10,16 +10,16 @@ Z. Liu, P. Luo, X. Wang, X. Tang, "Deep Learning Face Attributes in the Wild", I
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from balancing.registry import suggestion
 from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View
-from tasks.measures import binary_accuracy, binary_f1
+from tasks.metrics import binary_accuracy, binary_f1
 from tasks.registry import register_task
 from tasks.task import DataError, Objective, Splits, Task, TensorData
 
@@ -39,8 +39,7 @@ _ATTRIBUTES = (
 _TREES = (
     ("list_attr_celeba.txt", "list_eval_partition.txt", ("img_align_celeba", "img_align_celeba_png")),
     (
-        "Anno/list_attr_celeba.txt",
-        "Eval/list_eval_partition.txt",
+        *("Anno/list_attr_celeba.txt", "Eval/list_eval_partition.txt"),
         ("Img/img_align_celeba", "Img/img_align_celeba_png"),
     ),
 )
@@ -60,29 +59,24 @@ class CelebA(Task):
     """
 
     def __init__(self, attributes: Sequence[str] | None = None, image_size: int = 64, flip: float = 0.0) -> None:
-        super().__init__()
         names = _ATTRIBUTES if attributes is None else tuple(attributes)
         for name in names:
             if name not in _ATTRIBUTES:
-                near = difflib.get_close_matches(name, _ATTRIBUTES, n=3)
-                raise ValueError(
-                    f"celeba: there is no attribute {name!r}; "
-                    + (f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(_ATTRIBUTES)}")
-                )
+                near = suggestion(name, _ATTRIBUTES, "choose from {}")
+                raise ValueError(f"celeba: there is no attribute {name!r}; {near}")
         if not names or len(set(names)) < len(names):
             raise ValueError("celeba: name at least one attribute, and none of them twice")
-        self.view = View(image_size, "stretch", flip, standardise=False)
-        measures = {"accuracy": binary_accuracy(), "f1": binary_f1()}
-        self.objectives = tuple(Objective(name, CrossEntropy(("no", "yes")), measures) for name in names)
-        self.facts = {
-            "in_channels": 3,
-            "image_size": image_size,
-            "classifiers": dict.fromkeys(names, 2),
-            "regressors": {},
-        }
+        self.view = View(image_size, "stretch", flip, standardize=False)
+        metrics = {"accuracy": binary_accuracy(), "f1": binary_f1()}
+        self.objectives = tuple(Objective(name, CrossEntropy(("no", "yes")), metrics) for name in names)
+        heads = {"classifiers": dict.fromkeys(names, 2), "regressors": {}}
+        self.info = {"in_channels": 3, "image_size": image_size, **heads}
 
     def load(self, data_dir: Path) -> Splits:
-        """Read attributes and partition, from either public tree, in ``data_dir`` or a folder celeba in it."""
+        """Read attributes and partition, in either public layout.
+
+        They lie in ``data_dir`` or in a folder celeba in it.
+        """
         attributes, partition, folder = _find(data_dir)
         names, labels = _attributes(attributes)
         parts = _partition(partition, names, attributes)
@@ -108,13 +102,13 @@ class CelebA(Task):
 
         return Splits(part(0), part(1), part(2))
 
-    def read(self, path: Path) -> TensorData:
+    def preprocess(self, path: Path) -> TensorData:
         """One face, aligned and cut out like those of the set."""
         return TensorData((self.view.tensor(path)[None],), {})
 
 
 def _find(data_dir: Path) -> tuple[Path, Path, Path]:
-    """Attribute file, partition file and folder of images. Raises DataError naming what there is not."""
+    """Attribute file, partition file and folder of images. Raises DataError if one is missing."""
     roots = (data_dir / "celeba", data_dir / "CelebA", data_dir)
     for root in roots:
         for attributes, partition, folders in _TREES:

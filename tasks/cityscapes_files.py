@@ -19,43 +19,26 @@ from tasks.task import DataError
 
 __all__ = ["CATEGORIES", "CLASSES", "CityscapesFolder"]
 
+# fmt: off
 _CLASS_IDS = {
-    7: "road",
-    8: "sidewalk",
-    11: "building",
-    12: "wall",
-    13: "fence",
-    17: "pole",
-    19: "traffic light",
-    20: "traffic sign",
-    21: "vegetation",
-    22: "terrain",
-    23: "sky",
-    24: "person",
-    25: "rider",
-    26: "car",
-    27: "truck",
-    28: "bus",
-    31: "train",
-    32: "motorcycle",
-    33: "bicycle",
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light", 20: "traffic sign",
+    21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train",
+    32: "motorcycle", 33: "bicycle",
 }
 # category -> first and last of its ids
 _CATEGORY_IDS = {
-    "flat": (7, 10),
-    "construction": (11, 16),
-    "object": (17, 20),
-    "nature": (21, 22),
-    "sky": (23, 23),
-    "human": (24, 25),
+    "flat": (7, 10), "construction": (11, 16), "object": (17, 20), "nature": (21, 22), "sky": (23, 23), "human": (24, 25),
     "vehicle": (26, 33),
 }
+# fmt: on
 CLASSES = tuple(_CLASS_IDS.values())
 CATEGORIES = tuple(_CATEGORY_IDS)
 
 
 class CityscapesFolder:
-    """One split of Cityscapes as it is published; depth is the disparity picture / 65535, as in MTAN's files.
+    """One split of Cityscapes as it is published.
+
+    Depth is the disparity picture / 65535, as in MTAN's files.
 
     Args:
         root: Holds ``leftImg8bit``, ``gtFine`` and ``disparity``.

@@ -1,10 +1,10 @@
-"""Compressed Fashion-MNIST: a garment seen through a few random measurements. What does it look like, and what is it?
+"""Compressed Fashion-MNIST: reconstruct and classify garments from random measurements.
 
 Each of the m measurements is a random Gaussian combination of all pixels of the 32 x 32 image (28 x 28 with a black margin).
 The matrix is drawn once from a seed. m = 64 measurements of 1,024 pixels leave most of the image open; what is known about
 garments fills it in.
 
-Inputs: m standardised measurements. Objectives: ``image``, its pixels in [0, 1]; ``class``, ten classes. 55,000 images are
+Inputs: m standardized measurements. Objectives: ``image``, its pixels in [0, 1]; ``class``, ten classes. 55,000 images are
 trained on, 5,000 validate, 10,000 test.
 """
 
@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tasks.criteria import CrossEntropy, SquaredError
-from tasks.fashion import CLASSES, fashion_splits, read_garment
-from tasks.measures import accuracy, psnr
+from tasks.fashion import CLASSES, draw_sheet, fashion_splits, pad, read_garment
+from tasks.metrics import accuracy, psnr
 from tasks.registry import register_task
 from tasks.task import Batch, Objective, Prediction, Splits, Task, TensorData
 
@@ -48,24 +47,15 @@ class CompressedFashion(Task):
     def __init__(
         self, measurements: int = 64, image_size: int = 32, matrix_seed: int = 0, download: bool = False
     ) -> None:
-        super().__init__()
         if measurements < 1 or image_size < 28:
             raise ValueError(
                 "compressed_fashion: measurements must be at least 1 and image_size at least 28, "
                 f"got {measurements} and {image_size}"
             )
-        self.measurements = measurements
-        self.image_size = image_size
-        self.matrix_seed = matrix_seed
-        self.download = download
-        self._mean, self._std = torch.zeros(measurements), torch.ones(measurements)  # of training, once loaded
-        self.facts = {
-            "in_features": measurements,
-            "in_channels": 1,
-            "image_size": image_size,
-            "classes": len(CLASSES),
-            "classifiers": {"class": len(CLASSES)},
-        }
+        self.measurements, self.image_size = measurements, image_size
+        self.matrix_seed, self.download = matrix_seed, download
+        heads = {"classes": len(CLASSES), "classifiers": {"class": len(CLASSES)}}
+        self.info = {"in_features": measurements, "in_channels": 1, "image_size": image_size, **heads}
         self.objectives = (
             Objective("image", SquaredError("grey value"), {"psnr": psnr()}),
             Objective("class", CrossEntropy(CLASSES), {"accuracy": accuracy(len(CLASSES))}),
@@ -73,31 +63,27 @@ class CompressedFashion(Task):
 
     def load(self, data_dir: Path) -> Splits:
         """Read and measure the images. Raises DataError if they are missing or damaged."""
-        parts = [(self._pad(images), labels) for images, labels in fashion_splits(data_dir, self.download)]
+        parts = [
+            (pad(images, self.image_size) / 255, labels) for images, labels in fashion_splits(data_dir, self.download)
+        ]
         measured = [self._measure(images) for images, _ in parts]
-        self._mean, self._std = measured[0].mean(0), measured[0].std(0)
+        state = {"mean": measured[0].mean(0).tolist(), "std": measured[0].std(0).tolist()}
         return Splits(
             *(
-                TensorData((self._standardise(values),), {"image": images, "class": labels.long()})
+                TensorData((_standardize(values, state),), {"image": images, "class": labels.long()})
                 for values, (images, labels) in zip(measured, parts, strict=True)
-            )
+            ),
+            state=state,
         )
 
-    def learnt(self) -> dict[str, Any]:
-        """Mean and deviation of the training images' measurements."""
-        return {"mean": self._mean.tolist(), "std": self._std.tolist()}
+    def preprocess(self, path: Path) -> TensorData:
+        """The measurements of a garment."""
+        measured = self._measure(pad(read_garment(path), self.image_size) / 255)
+        return TensorData((_standardize(measured, self.state_dict()),), {})
 
-    def recall(self, learnt: Mapping[str, Any]) -> None:
-        """Standardise with these from now on."""
-        self._mean, self._std = torch.tensor(learnt["mean"]), torch.tensor(learnt["std"])
-
-    def read(self, path: Path) -> TensorData:
-        """The measurements of a garment, of which the model sees nothing else."""
-        return TensorData((self._standardise(self._measure(self._pad(read_garment(path)))),), {})
-
-    def describe(self, outputs: Mapping[str, Tensor]) -> Prediction:
-        """The class, and the image as a map of grey values."""
-        cells = super().describe({"class": outputs["class"]}).cells
+    def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
+        """The class, and the image as a map of gray values."""
+        cells = super().decode({"class": outputs["class"]}).cells
         images = outputs["image"][:, 0].clamp(0, 1)
         return Prediction(cells, {"image": images.numpy()}, {"image": (images * 255).round().byte().numpy()})
 
@@ -105,28 +91,17 @@ class CompressedFashion(Task):
         random = torch.Generator().manual_seed(self.matrix_seed)
         return images.flatten(1) @ torch.randn(self.image_size**2, self.measurements, generator=random)
 
-    def _standardise(self, measured: Tensor) -> Tensor:
-        return (measured - self._mean) / self._std
-
-    def _pad(self, images: Tensor) -> Tensor:
-        margin = self.image_size - images.shape[-1]
-        return F.pad(images[:, None], (margin // 2, margin - margin // 2) * 2).float().div_(255)
-
     def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
-        """Images above what the model makes of their measurements."""
-        from matplotlib.figure import Figure
-
+        """Images above their reconstructions."""
         assert isinstance(split, TensorData)
         batch = split.batch(torch.arange(min(12, len(split)), device=split.inputs[0].device))
         outputs = model(*batch.inputs)
-        rows = [batch.targets["image"], outputs["image"].float()]
-        sheet = torch.cat([torch.cat(list(row[:, 0].cpu().clamp(0, 1)), dim=1) for row in rows])
-        figure = Figure(figsize=(9.0, 2.4))
-        axes = figure.add_subplot()
-        axes.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1)
-        axes.grid(False)
-        centres = [(row + 0.5) * self.image_size for row in range(max(len(batch.inputs[0]), 2))]
-        axes.set_yticks(centres[:2], ["image", "reconstruction"])
-        guesses = [CLASSES[index] for index in outputs["class"].argmax(1).tolist()]
-        axes.set_xticks(centres[: len(guesses)], guesses, rotation=45, ha="right")
+        images = torch.stack([batch.targets["image"], outputs["image"].float()])[:, :, 0].clamp(0, 1)
+        names = [CLASSES[index] for index in outputs["class"].argmax(1).tolist()]
+        figure = draw_sheet(images, names, (9.0, 2.4), 0)
+        figure.axes[0].set_yticks([0.5 * self.image_size, 1.5 * self.image_size], ["image", "reconstruction"])
         return {f"Images, reconstructions from {self.measurements} measurements, and predicted classes.": figure}
+
+
+def _standardize(measured: Tensor, state: Mapping[str, Any]) -> Tensor:
+    return (measured - torch.tensor(state["mean"])) / torch.tensor(state["std"])

@@ -1,4 +1,4 @@
-"""Pictures with a map per objective (labels, depth, normals) in the layouts that the benchmarks of the field have.
+"""NYUv2 and Cityscapes: pictures with a map per objective (labels, depth, normals).
 
     <root>/{train,val}/{image,label,depth,normal}/<i>.npy        the pre-processed NYUv2 and Cityscapes of MTAN
     <root>/{leftImg8bit,gtFine,disparity}/<split>/<city>/*.png   Cityscapes as it is published
@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tasks import cityscapes_files
-from tasks.cityscapes_files import CityscapesFolder
+from tasks.cityscapes_files import CATEGORIES, CLASSES, CityscapesFolder
 from tasks.dense_task import DenseData, DenseTask
 from tasks.map_files import Folder, NpyFolder
 from tasks.registry import register_task
 from tasks.task import DataError, Splits
 
-__all__ = ["NYU_CLASSES", "Cityscapes", "CityscapesFolder", "DenseData", "DenseTask", "NYUv2", "NpyFolder"]
+__all__ = ["NYU_CLASSES", "Cityscapes", "NYUv2"]
 
 NYU_CLASSES = (
     *("bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table", "tv"),
@@ -32,10 +31,12 @@ NYU_CLASSES = (
 
 @register_task("nyuv2")
 class NYUv2(DenseTask):
-    """Segmentation (13 classes), depth and normals of indoor pictures, in MTAN's pre-processed files (795 and 654).
+    """Segmentation (13 classes), depth and normals of indoor pictures.
+
+    In MTAN's pre-processed files: 795 pictures to train on, and 654 to test on.
 
     Args:
-        root: Folder of the set; ``null`` looks in ``data_dir``.
+        root: Folder of the set; ``null``: in ``data_dir``.
         protocol: ``pooled``: sums over all pixels. ``mtan``: averages over batches and augmentation as in public code.
         augment: Zoom and mirror training pictures.
         jitter: Largest relative change of brightness and contrast in training.
@@ -69,12 +70,14 @@ class NYUv2(DenseTask):
 
 @register_task("cityscapes")
 class Cityscapes(DenseTask):
-    """Segmentation and inverse depth of streets, in MTAN's files or as Cityscapes is published (2,975 and 500).
+    """Segmentation and inverse depth of streets.
+
+    In MTAN's files or as Cityscapes is published: 2,975 pictures to train on, and 500 to test on.
 
     Depth is the disparity picture divided by 65535, as in all public tables; the official split ``val`` is the test split.
 
     Args:
-        root: Folder of the set; ``null`` looks in ``data_dir``.
+        root: Folder of the set; ``null``: in ``data_dir``.
         classes: 7 categories or 19 classes.
         height: Pictures of another size are resized.
         width: Pictures of another size are resized.
@@ -100,11 +103,9 @@ class Cityscapes(DenseTask):
         rarity: float = 0.0,
         validation: float = 0.1,
     ) -> None:
-        if classes not in (7, 19):
-            raise ValueError(f"cityscapes: classes must be 7 or 19, got {classes}")
         if min(height, width) < 1:
             raise ValueError(f"cityscapes: height and width must be at least 1, got {height} and {width}")
-        names = cityscapes_files.CATEGORIES if classes == 7 else cityscapes_files.CLASSES
+        names = CATEGORIES if classes == 7 else CLASSES
         super().__init__(protocol, augment, jitter, names, ("segmentation", "depth"), rarity, inverse_depth=True)
         self.root, self.size, self.validation = root, (height, width), _share(validation)
 
@@ -129,10 +130,10 @@ class Cityscapes(DenseTask):
 
 
 def _splits(task: DenseTask, train: Folder, test: Folder, share: float, size: tuple[int, int] | None = None) -> Splits:
-    tested = DenseData(test, range(len(test)), size=size)
+    last = DenseData(test, range(len(test)), size=size)
     if share == 0:
-        return Splits(DenseData(train, range(len(train)), task.transform, size), tested, tested)
-    return Splits(*task.hold_out(train, share, size), tested)
+        return task.make_splits(DenseData(train, range(len(train)), task.transform, size), last, last)
+    return task.make_splits(*task.hold_out(train, share, size), last)
 
 
 def _share(validation: float) -> float:
@@ -145,7 +146,7 @@ def _find(task: str, places: Sequence[Path], marks: Sequence[str], where: str) -
     for place in places:
         if any((place / mark).is_dir() for mark in marks):
             return place
-    looked = ", ".join(str(place / mark) for place in places for mark in marks)
+    paths = ", ".join(str(place / mark) for place in places for mark in marks)
     raise DataError(
-        f"{task}: no data; looked for {looked}. Get them from {where}, unpack them to {places[0]}, or set task.root"
+        f"{task}: no data; looked for {paths}. Get them from {where}, unpack them to {places[0]}, or set task.root"
     )

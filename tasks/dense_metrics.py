@@ -1,4 +1,4 @@
-"""Metrics of maps, over the pixels that have a truth: (N,) labels, (N,) depths, (N, 3) normals.
+"""Metrics of maps, over labeled pixels: (N,) labels, (N,) depths, (N, 3) normals.
 
 Public code averages in two ways that differ whenever batches do:
 
@@ -8,7 +8,7 @@ Public code averages in two ways that differ whenever batches do:
 The second is how S. Liu et al. (MTAN, CVPR 2019) and the papers that build on their code report depth and normals, there with
 batches of two pictures. Their confusion matrix is pooled in both.
 
-    measures = depth_measures("pooled")          # {"abs_err": Measure(...), "rel_err": ..., "rmse": ..., "delta1": ...}
+    metrics = depth_metrics("pooled")          # {"abs_err": MetricSpec(...), "rel_err": ..., "rmse": ..., "delta1": ...}
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanAbsolutePercentageError, MeanSquaredError, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from tasks.task import Measure
+from balancing.choices import check_choices
+from tasks.task import MetricSpec
 
 __all__ = [
-    "AngleMean",
     "AngleMedian",
     "MeanIoU",
     "PerBatch",
-    "RatioWithin",
-    "WithinAngle",
+    "PixelMean",
+    "angle_within",
     "angles",
-    "depth_measures",
-    "normal_measures",
-    "segmentation_measures",
+    "depth_metrics",
+    "normal_metrics",
+    "ratio_within",
+    "segmentation_metrics",
 ]
 
 Protocol = Literal["pooled", "mtan"]
@@ -65,77 +66,64 @@ class MeanIoU(MulticlassJaccardIndex):
         return torch.nonzero(self.confmat.sum(0) + self.confmat.sum(1) == 0).flatten().tolist()
 
 
-class _PixelMean(Metric):
-    """Mean of a value per pixel."""
+class PixelMean(Metric):
+    """Mean over pixels of ``values(prediction, target)``.
+
+    Args:
+        values: Value of each pixel, (N,) or (N, ...).
+        higher_is_better: The direction.
+    """
 
     full_state_update = False
     total: Tensor
     count: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, values: Callable[[Tensor, Tensor], Tensor], higher_is_better: bool) -> None:
         super().__init__()
+        self.values, self.direction = values, higher_is_better
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]
+        """The direction."""
+        return self.direction
+
     def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add the pixels of a batch."""
         values = self.values(prediction, target)
         self.total += values.sum()
         self.count += values.numel()
 
-    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
-        raise NotImplementedError
-
     def compute(self) -> Tensor:
+        """The mean so far."""
         return self.total / self.count
 
 
-class RatioWithin(_PixelMean):
-    """Share of depths that are wrong by a factor below ``limit``, such as 1.25, 1.25 ** 2 or 1.25 ** 3."""
+def ratio_within(prediction: Tensor, target: Tensor, limit: float) -> Tensor:
+    """1 where the factor between two depths is below ``limit``, such as 1.25, else 0."""
+    # a prediction of 0 or less is wrong by more than any factor
+    return ((prediction < target * limit) & (prediction * limit > target) & (prediction > 0)).float()
 
-    higher_is_better = True
 
-    def __init__(self, limit: float) -> None:
-        super().__init__()
-        self.limit = limit
-
-    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
-        # a prediction of 0 or less is wrong by more than any factor
-        close = (prediction < target * self.limit) & (prediction * self.limit > target) & (prediction > 0)
-        return close.float()
+def angle_within(prediction: Tensor, target: Tensor, limit: float) -> Tensor:
+    """1 where the angle is below ``limit`` degrees, else 0."""
+    return (angles(prediction, target) < limit).float()
 
 
 def angles(prediction: Tensor, target: Tensor) -> Tensor:
-    """Degrees between (N, 3) directions and (N, 3) normals, of any length; 90 for a direction of (0, 0, 0)."""
+    """Degrees between (N, 3) directions and (N, 3) normals of any length.
+
+    The angle of a direction of (0, 0, 0) is 90.
+    """
     a, b = F.normalize(prediction, dim=-1), F.normalize(target, dim=-1)
     # unlike the arc cosine, exact for small angles too
     half = torch.atan2(torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1))
     return torch.rad2deg(2 * half)
 
 
-class AngleMean(_PixelMean):
-    """Mean angle in degrees."""
-
-    higher_is_better = False
-
-    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return angles(prediction, target)
-
-
-class WithinAngle(_PixelMean):
-    """Share of angles below ``limit`` degrees."""
-
-    higher_is_better = True
-
-    def __init__(self, limit: float) -> None:
-        super().__init__()
-        self.limit = limit
-
-    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return (angles(prediction, target) < self.limit).float()
-
-
 class AngleMedian(Metric):
-    """Median angle in degrees, from a histogram whose bins are 0.001 degrees wide: no pixel is kept."""
+    """Median angle in degrees, from a histogram with bins of 0.001 degrees."""
 
     higher_is_better = False
     full_state_update = False
@@ -157,14 +145,13 @@ class AngleMedian(Metric):
         count = int(below[-1])
         if count == 0:
             return torch.full((), torch.nan, device=below.device)
-        middle = torch.tensor(
-            [(count + 1) // 2, count // 2 + 1], device=below.device
-        )  # the same one if the count is odd
+        # both are the same if the count is odd
+        middle = torch.tensor([(count + 1) // 2, count // 2 + 1], device=below.device)
         return torch.searchsorted(below, middle).float().mean() / self._PER_DEGREE
 
 
 class PerBatch(Metric):
-    """Mean over batches of what ``metric`` says of each.
+    """Mean over batches of ``metric``, computed on each batch alone.
 
     Args:
         metric: Gives a number per batch; reset for every one.
@@ -190,8 +177,8 @@ class PerBatch(Metric):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """One batch."""
         if self.keep is not None:
-            kept = self.keep(target)
-            prediction, target = prediction[kept], target[kept]
+            rows = self.keep(target)
+            prediction, target = prediction[rows], target[rows]
         self.metric.reset()
         self.metric.update(prediction, target)
         self.total += self.metric.compute()
@@ -202,45 +189,41 @@ class PerBatch(Metric):
         return self.total / self.batches
 
 
-def segmentation_measures(classes: int, protocol: Protocol = "pooled") -> dict[str, Measure]:
+@check_choices()
+def segmentation_metrics(classes: int, protocol: Protocol = "pooled") -> dict[str, MetricSpec]:
     """mIoU and pixel accuracy."""
-    _check(protocol)
     return {
-        "miou": Measure(partial(MeanIoU, classes, protocol)),
-        "pixel_accuracy": Measure(partial(MulticlassAccuracy, classes, average="micro", validate_args=False)),
+        "miou": MetricSpec(partial(MeanIoU, classes, protocol)),
+        "pixel_accuracy": MetricSpec(partial(MulticlassAccuracy, classes, average="micro", validate_args=False)),
     }
 
 
-def depth_measures(protocol: Protocol = "pooled") -> dict[str, Measure]:
-    """Absolute error and its root mean square in the unit of the data, relative error, shares within factors of 1.25."""
+@check_choices()
+def depth_metrics(protocol: Protocol = "pooled") -> dict[str, MetricSpec]:
+    """Absolute error and RMSE in the unit of the data, relative error, shares within 1.25 ** k."""
     make: dict[str, Callable[[], Metric]] = {
         "abs_err": MeanAbsoluteError,
         "rel_err": MeanAbsolutePercentageError,
         "rmse": partial(MeanSquaredError, squared=False),
-        **{f"delta{k}": partial(RatioWithin, 1.25**k) for k in (1, 2, 3)},
+        **{f"delta{k}": partial(PixelMean, partial(ratio_within, limit=1.25**k), True) for k in (1, 2, 3)},
     }
-    return _measures(make, protocol)
+    return _specs(make, protocol)
 
 
-def normal_measures(protocol: Protocol = "pooled") -> dict[str, Measure]:
+@check_choices()
+def normal_metrics(protocol: Protocol = "pooled") -> dict[str, MetricSpec]:
     """Mean and median angle in degrees, shares within 11.25, 22.5 and 30 degrees."""
     limits = {"within_11_25": 11.25, "within_22_5": 22.5, "within_30": 30.0}
     make: dict[str, Callable[[], Metric]] = {
-        "mean": AngleMean,
+        "mean": partial(PixelMean, angles, False),
         "median": AngleMedian,
-        **{name: partial(WithinAngle, limit) for name, limit in limits.items()},
+        **{name: partial(PixelMean, partial(angle_within, limit=limit), True) for name, limit in limits.items()},
     }
     # public code takes a normal for unknown if its components add up to 0
-    return _measures(make, protocol, keep=lambda target: target.sum(-1) != 0)
+    return _specs(make, protocol, keep=lambda target: target.sum(-1) != 0)
 
 
-def _measures(make: dict[str, Callable[[], Metric]], protocol: Protocol, **batch: Any) -> dict[str, Measure]:
-    _check(protocol)
+def _specs(make: dict[str, Callable[[], Metric]], protocol: Protocol, **batch: Any) -> dict[str, MetricSpec]:
     if protocol == "pooled":
-        return {name: Measure(build) for name, build in make.items()}
-    return {name: Measure(lambda build=build: PerBatch(build(), **batch)) for name, build in make.items()}  # type: ignore[misc]
-
-
-def _check(protocol: str) -> None:
-    if protocol not in ("pooled", "mtan"):
-        raise ValueError(f"protocol must be pooled or mtan, got {protocol!r}")
+        return {name: MetricSpec(build) for name, build in make.items()}
+    return {name: MetricSpec(lambda build=build: PerBatch(build(), **batch)) for name, build in make.items()}  # type: ignore[misc]

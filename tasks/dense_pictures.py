@@ -1,4 +1,4 @@
-"""Maps beside one another: what a model predicts, and what is true."""
+"""Pictures of predicted and of true maps."""
 
 from __future__ import annotations
 
@@ -12,28 +12,14 @@ from torch import Tensor
 
 from tasks.task import Batch, Prediction
 
-__all__ = ["compare", "describe", "paint"]
+__all__ = ["compare", "decode", "paint"]
 
-_PALETTE = np.array(
-    [
-        to_rgb(colour)
-        for colour in (
-            *(
-                "#1f77b4",
-                "#9467bd",
-                "#f7dc6f",
-                "#d62728",
-                "#8c6d46",
-                "#ff7f0e",
-                "#17becf",
-                "#e377c2",
-                "#2ca02c",
-                "#bcbd22",
-            ),
-            *("#111827", "#cbd5e1", "#7dd3fc", "#fda4af", "#84cc16", "#6d28d9", "#0f766e", "#b45309", "#64748b"),
-        )
-    ]
-)
+# fmt: off
+_PALETTE = np.array([to_rgb(color) for color in (
+    "#1f77b4", "#9467bd", "#f7dc6f", "#d62728", "#8c6d46", "#ff7f0e", "#17becf", "#e377c2", "#2ca02c", "#bcbd22",
+    "#111827", "#cbd5e1", "#7dd3fc", "#fda4af", "#84cc16", "#6d28d9", "#0f766e", "#b45309", "#64748b",
+)])
+# fmt: on
 
 
 def compare(
@@ -43,7 +29,7 @@ def compare(
 
     Args:
         samples: One sample each, without a batch dimension.
-        outputs: What the model says of each.
+        outputs: The model's outputs for each.
         names: The maps, in the order of the columns.
         classes: Number of classes.
     """
@@ -67,27 +53,29 @@ def compare(
 
 
 def paint(name: str, values: Tensor, limit: float) -> np.ndarray:
-    """(H, W, 3) colours of a map; black where it is unknown.
+    """(H, W, 3) colors of a map; black where it is unknown.
 
     Args:
         name: ``segmentation``, ``depth`` or ``normals``.
         values: Labels (H, W) or scores (C, H, W); depth (1, H, W); normals (3, H, W).
-        limit: The depth that gets the last colour.
+        limit: The depth that gets the last color.
     """
     array = values.detach().cpu().numpy()
     if name == "segmentation":
         labels = array.argmax(0) if array.ndim == 3 else array
         return np.where((labels < 0)[..., None], 0.0, _PALETTE[labels % len(_PALETTE)])
     if name == "depth":
-        colours = colormaps["viridis"](np.clip(array[0] / max(limit, 1e-9), 0, 1))[..., :3]
-        return np.where((array[0] == 0)[..., None], 0.0, colours)
+        colors = colormaps["viridis"](np.clip(array[0] / max(limit, 1e-9), 0, 1))[..., :3]
+        return np.where((array[0] == 0)[..., None], 0.0, colors)
     length = np.sqrt((array * array).sum(0, keepdims=True))
     unit = array / np.maximum(length, 1e-9)
     return np.moveaxis(np.where(length > 0, unit / 2 + 0.5, 0.0), 0, -1)
 
 
-def describe(outputs: Mapping[str, Tensor], classes: Sequence[str]) -> Prediction:
-    """Labels (N, H, W), depths (N, H, W) and normals (N, H, W, 3), with their colours; each depth map has its own scale.
+def decode(outputs: Mapping[str, Tensor], classes: Sequence[str]) -> Prediction:
+    """Labels (N, H, W), depths (N, H, W), normals (N, H, W, 3), and their colors.
+
+    Each depth map has its own scale.
 
     Args:
         outputs: Map -> (N, C, H, W), on the CPU.
@@ -98,13 +86,13 @@ def describe(outputs: Mapping[str, Tensor], classes: Sequence[str]) -> Predictio
     legends: dict[str, dict[str, Sequence[str | int]]] = {}
     for name, values in outputs.items():
         limits = values.flatten(1).max(1).values.tolist()
-        colours = np.stack([paint(name, value, limit) for value, limit in zip(values, limits, strict=True)])
-        pictures[name] = (255 * colours).round().astype(np.uint8)
+        colors = np.stack([paint(name, value, limit) for value, limit in zip(values, limits, strict=True)])
+        pictures[name] = (255 * colors).round().astype(np.uint8)
         array = values.movedim(1, -1).numpy()
         if name == "segmentation":
             maps[name] = array.argmax(-1).astype(np.uint8)
-            colour = [to_hex(_PALETTE[label % len(_PALETTE)]) for label in range(len(classes))]
-            legends[name] = {"label": range(len(classes)), "class": classes, "colour": colour}
+            codes = [to_hex(_PALETTE[label % len(_PALETTE)]) for label in range(len(classes))]
+            legends[name] = {"label": range(len(classes)), "class": classes, "colour": codes}
         else:
             maps[name] = array[..., 0] if name == "depth" else array
     return Prediction({}, maps, pictures, legends)

@@ -1,4 +1,4 @@
-"""What tasks with a map per objective (labels, depth, normals) have in common.
+"""Base of tasks with a map per objective: labels, depth, normals.
 
 folder -> sample (NumPy, checked) -> augmentation (training only) -> Batch((image,), {segmentation, depth, normals})
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from tasks.dense_criteria import DepthError, NormalCosine, Segmentation, rarity_weights
 from tasks.image_reading import read_pixels
@@ -48,19 +48,20 @@ class DenseData(Dataset[Batch]):
     ) -> None:
         self.folder, self.rows, self.augment, self.size = folder, rows, augment, size
         self._seed, self._epoch = 0, 0
+        self._references: dict[tuple[int, ...], dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def set_epoch(self, seed: int, epoch: int) -> None:
-        """From now on augment as in ``epoch`` of a run with ``seed``."""
+        """Augment as in ``epoch`` of a run with ``seed``."""
         self._seed, self._epoch = seed, epoch
 
     def __getitem__(self, index: int) -> Batch:
         return self.get(index, self.augment)
 
     def get(self, index: int, augment: JointTransform | None = None) -> Batch:
-        """Sample ``index``, augmented with ``augment`` whatever this data set does. Raises DataError if it is damaged."""
+        """Sample ``index``, augmented with ``augment``. Raises DataError if it is damaged."""
         if not 0 <= index < len(self.rows):
             raise IndexError(f"no sample {index} among {len(self.rows)}")
         sample = self.folder.read(self.rows[index])
@@ -71,6 +72,20 @@ class DenseData(Dataset[Batch]):
         image = _tensor(planes(sample.pop("image")))
         return Batch((image,), {name: _tensor(values) for name, values in sample.items()})
 
+    def reference_targets(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
+        """Labels of at most 64 samples, evenly spread over ``indices``, thinned and not augmented.
+
+        They are enough for a mean over pixels.
+        """
+        rows = tuple(indices[i] for i in torch.linspace(0, len(indices) - 1, min(64, len(indices))).long().tolist())
+        if rows not in self._references:
+            samples = [self.get(row).targets for row in rows]
+            step = max(min(samples[0]["segmentation"].shape) // 96, 1)
+            self._references[rows] = {
+                name: torch.stack([sample[name][..., ::step, ::step] for sample in samples]) for name in samples[0]
+            }
+        return self._references[rows]
+
 
 def _tensor(values: np.ndarray) -> Tensor:
     if values.dtype == np.int16:
@@ -79,7 +94,7 @@ def _tensor(values: np.ndarray) -> Tensor:
 
 
 class DenseTask(Task):
-    """What tasks with maps have in common: augmentation, reference losses from a sample of the labels, pictures.
+    """Base of tasks with maps: augmentation, reference losses from sampled labels, pictures.
 
     Args:
         protocol: ``pooled``: sums over all pixels of a split. ``mtan``: means per batch and the augmentation, as public code.
@@ -105,13 +120,10 @@ class DenseTask(Task):
     ) -> None:
         from tasks.joint_transforms import JointTransform  # albumentations takes a while to import
 
-        super().__init__()
         if not 0 <= rarity <= 1:
             raise ValueError(f"{self.name}: rarity must be in [0, 1], got {rarity}")
-        if protocol not in ("pooled", "mtan"):
-            raise ValueError(f"{self.name}: protocol must be pooled or mtan, got {protocol!r}")
         self.protocol, self.classes, self.rarity = protocol, tuple(classes), rarity
-        self.facts = {"in_channels": 3, "segmentation_classes": len(self.classes), "maps": tuple(maps)}
+        self.info = {"in_channels": 3, "segmentation_classes": len(self.classes), "maps": tuple(maps)}
         self.objectives = _objectives(self.classes, maps, protocol, "disparity / 65535" if inverse_depth else "m")
         try:
             zooms = (1.0, 1.2, 1.5) if zoom else (1.0,)
@@ -119,57 +131,56 @@ class DenseTask(Task):
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         self.transform = transform if augment else None
-        self._references: dict[str, Tensor] = {}
 
-    def splits(self, data_dir: str | Path = "data") -> Splits:
-        """The data, found once. Weighs classes by how rare they are in training. Raises DataError as :meth:`load` does."""
-        known = self._splits is not None
-        found = super().splits(data_dir)
-        if self.rarity > 0 and not known:
-            weights = tuple(rarity_weights(self._train_labels("segmentation"), len(self.classes), self.rarity))
-            criterion = Segmentation(self.classes, weights)
-            self.objectives = tuple(
-                replace(o, criterion=criterion) if o.name == "segmentation" else o for o in self.objectives
-            )
-        return found
+    def make_splits(self, train: DenseData, val: DenseData, test: DenseData) -> Splits:
+        """Splits whose state is the size of the pictures, and the class weights by rarity."""
+        state: dict[str, Any] = {"size": list(val[0].inputs[0].shape[-2:])}
+        if self.rarity > 0:
+            labels = train.reference_targets(range(len(train)))["segmentation"]
+            state["class_weights"] = rarity_weights(labels, len(self.classes), self.rarity)
+        return Splits(train, val, test, state=state)
 
     def hold_out(
         self, folder: Folder, share: float, size: tuple[int, int] | None = None
     ) -> tuple[DenseData, DenseData]:
-        """Training and validation data from one folder: the last pictures, as neighbours often show the same place."""
-        held = max(round(share * len(folder)), 1)
-        if held >= len(folder):
-            raise DataError(f"{self.name}: {len(folder)} training samples are too few to hold out {held} of them")
+        """Training and validation data from one folder.
+
+        The last pictures validate, as neighbors often show the same place.
+        """
+        count = max(round(share * len(folder)), 1)
+        if count >= len(folder):
+            raise DataError(f"{self.name}: {len(folder)} training samples are too few to hold out {count} of them")
         rows = range(len(folder))
-        return DenseData(folder, rows[:-held], self.transform, size), DenseData(folder, rows[-held:], size=size)
+        return DenseData(folder, rows[:-count], self.transform, size), DenseData(folder, rows[-count:], size=size)
 
-    input_size: tuple[int, int] | None = None  # height and width that new pictures are brought to; None leaves them
-
-    def learnt(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Height and width of the pictures."""
-        assert self._splits is not None
-        return {"size": list(self._splits.val[0].inputs[0].shape[-2:])}  # type: ignore[index]
+        return {key: value for key, value in self._state.items() if key == "size"}
 
-    def recall(self, learnt: Mapping[str, Any]) -> None:
-        """Bring new pictures to this size from now on."""
-        height, width = learnt["size"]
-        self.input_size = (height, width)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resize new pictures to this size; weigh classes, if the state has their weights."""
+        super().load_state_dict(state)
+        if "class_weights" in state:
+            criterion = Segmentation(self.classes, tuple(state["class_weights"]))
+            self._update_objectives(
+                replace(o, criterion=criterion) for o in self.objectives if o.name == "segmentation"
+            )
 
-    def read(self, path: Path) -> TensorData:
+    def preprocess(self, path: Path) -> TensorData:
         """A picture, or an .npy file like those of the sets."""
         try:
             pixels = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_pixels(path, 3)
             image = check_image(pixels, 0)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"cannot read {path} ({error})") from None
-        sample = resize_sample({"image": image}, *(self.input_size or image.shape[:2]))
+        sample = resize_sample({"image": image}, *self._state.get("size", image.shape[:2]))
         return TensorData((_tensor(planes(sample["image"]))[None],), {})
 
-    def describe(self, outputs: Mapping[str, Tensor]) -> Prediction:
-        """Labels, depths in the unit of the set, normals; and their colours."""
-        from tasks.dense_pictures import describe
+    def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
+        """Labels, depths in the unit of the set, normals; and their colors."""
+        from tasks.dense_pictures import decode
 
-        return describe({o.name: outputs[o.name] for o in self.objectives}, self.classes)
+        return decode({o.name: outputs[o.name] for o in self.objectives}, self.classes)
 
     def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
         """Image, prediction and truth of four samples."""
@@ -185,34 +196,16 @@ class DenseTask(Task):
         names = [objective.name for objective in self.objectives]
         return {"Image, then prediction and truth of each map.": compare(samples, outputs, names, len(self.classes))}
 
-    def _train_labels(self, objective: str) -> Tensor:
-        """Labels of at most 64 training samples, evenly spread, thinned and not augmented: enough for a mean over pixels."""
-        if self._splits is None:
-            return super()._train_labels(objective)
-        if not self._references:
-            train = self._splits.train
-            rows = torch.linspace(0, len(train) - 1, min(64, len(train))).long().tolist()  # type: ignore[arg-type]
-            if isinstance(train, Subset):  # of a set that was shortened
-                rows = [train.indices[i] for i in rows]
-                train = train.dataset
-            assert isinstance(train, DenseData)
-            samples = [train.get(i).targets for i in rows]
-            step = max(min(samples[0]["segmentation"].shape) // 96, 1)
-            self._references = {
-                name: torch.stack([sample[name][..., ::step, ::step] for sample in samples]) for name in samples[0]
-            }
-        return self._references[objective]
-
 
 def _objectives(
     classes: Sequence[str], maps: Sequence[str], protocol: Literal["pooled", "mtan"], unit: str
 ) -> tuple[Objective, ...]:
     # torchmetrics takes a while to import
-    from tasks.dense_metrics import depth_measures, normal_measures, segmentation_measures
+    from tasks.dense_metrics import depth_metrics, normal_metrics, segmentation_metrics
 
-    found = {
-        "segmentation": Objective("segmentation", Segmentation(classes), segmentation_measures(len(classes), protocol)),
-        "depth": Objective("depth", DepthError(unit=unit), depth_measures(protocol)),
-        "normals": Objective("normals", NormalCosine(), normal_measures(protocol)),
+    objectives = {
+        "segmentation": Objective("segmentation", Segmentation(classes), segmentation_metrics(len(classes), protocol)),
+        "depth": Objective("depth", DepthError(unit=unit), depth_metrics(protocol)),
+        "normals": Objective("normals", NormalCosine(), normal_metrics(protocol)),
     }
-    return tuple(found[name] for name in maps)
+    return tuple(objectives[name] for name in maps)

@@ -6,8 +6,8 @@ Clean-up: 20 stones with a side of 0 mm and 3 with mistyped sides go (53,917 lef
 features only the first stays (53,473 left), or the same stone would be trained and tested on. The file is ordered by price
 in blocks, so the split is random: 15 % validation, 15 % test, stratified by cut, drawn once and for all with seed 0.
 
-Inputs: 6 standardised sizes and 15 indicators of colour and clarity. Objectives: ``cut``, five classes; ``price``, either the
-standardised logarithm, or raw dollars, whose squared error starts ten million times larger than the other loss.
+Inputs: 6 standardized sizes and 15 indicators of color and clarity. Objectives: ``cut``, five classes; ``price``, either the
+standardized logarithm, or raw dollars, whose squared error starts ten million times larger than the other loss.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import hashlib
 import io
 import lzma
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from tasks.criteria import CrossEntropy, SquaredError
-from tasks.measures import absolute_error, accuracy, macro_f1, r2
+from tasks.metrics import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
 from tasks.task import DataError, Objective, Splits, Task, TensorData
 
@@ -45,10 +46,10 @@ _MISTYPED = ((8.09, 58.9, 8.06), (5.12, 5.15, 31.8), (5.15, 31.8, 5.12))  # x, y
 
 @register_task("diamonds")
 class Diamonds(Task):
-    """Quality of cut (classification) and price (regression) of a diamond, from its size, colour and clarity.
+    """Cut (classification) and price (regression) of a diamond, from size, color and clarity.
 
     Args:
-        target: ``log_price`` (standardised with the training mean and deviation) or ``price_usd`` (raw dollars).
+        target: ``log_price`` (standardized with the training mean and deviation) or ``price_usd`` (raw dollars).
         csv: Another file with the same columns, plain or .xz, instead of the one in the package.
 
     Raises:
@@ -56,29 +57,24 @@ class Diamonds(Task):
     """
 
     def __init__(self, target: Literal["log_price", "price_usd"] = "log_price", csv: str | None = None) -> None:
-        super().__init__()
-        if target not in ("log_price", "price_usd"):
-            raise ValueError(f"diamonds: target must be log_price or price_usd, got {target!r}")
         self.target = target
         self.csv = csv
-        self.facts = {"in_features": 21, "classifiers": {"cut": 5}, "regressors": {"price": 1}}
-        self._mean, self._std = np.zeros(len(_NUMBERS)), np.ones(len(_NUMBERS))  # of the training sizes, once loaded
-        self._log_mean, self._log_std = 0.0, 1.0  # of the training prices, likewise
+        self.info = {"in_features": 21, "classifiers": {"cut": 5}, "regressors": {"price": 1}}
+        self.objectives = self._make_objectives(log_mean=0.0, log_std=1.0)
+
+    def _make_objectives(self, log_mean: float, log_std: float) -> tuple[Objective, ...]:
         cut = {"accuracy": accuracy(len(_CUTS)), "macro_f1": macro_f1(len(_CUTS))}
-        dollars = {"mae_usd": absolute_error(self._dollars)}
-        if target == "log_price":
-            unit = "log price, standardised"
-            price = {"r2": r2(), "r2_usd": r2(self._dollars), **dollars}
+        if self.target == "log_price":
+            unit, dollars = "log price, standardised", partial(_dollars, log_mean=log_mean, log_std=log_std)
+            price = {"r2": r2(), "r2_usd": r2(dollars), "mae_usd": absolute_error(dollars)}
+            regression = Objective("price", SquaredError(unit, complete=True), price, dollars)
         else:
-            unit = "price in US dollars"
-            price = {"r2": r2(), **dollars}
-        self.objectives = (
-            Objective("cut", CrossEntropy(_CUTS, complete=True), cut),
-            Objective("price", SquaredError(unit, complete=True), price, self._dollars),
-        )
+            price = {"r2": r2(), "mae_usd": absolute_error()}
+            regression = Objective("price", SquaredError("price in US dollars", complete=True), price)
+        return (Objective("cut", CrossEntropy(_CUTS, complete=True), cut), regression)
 
     def load(self, data_dir: Path) -> Splits:
-        """Read, clean and split the stones; ``data_dir`` is not needed, as the file is in the package."""
+        """Read, clean and split the stones of the package; ``data_dir`` is not needed."""
         source = self.csv or "tasks/data/diamonds.csv.xz"
         table = _clean(_parse(self._text(), source, (*_NUMBERS, "price", "cut", *_GRADES)))
         if len(table["cut"]) < 100:
@@ -88,33 +84,32 @@ class Diamonds(Task):
         constant = [name for name, column in table.items() if (column == column[0]).all()]
         if constant:
             raise DataError(f"diamonds: {source} has the same {constant[0]} in every row, so there is nothing to learn")
-        train, val, test = _split(table["cut"])
-        numbers = np.stack([table[name] for name in _NUMBERS], axis=1)
-        self._mean, self._std = numbers[train].mean(0), numbers[train].std(0)
-        inputs = self._features(table)
-        log_price = np.log(table["price"])
-        self._log_mean, self._log_std = float(log_price[train].mean()), float(log_price[train].std())
-        values = (log_price - self._log_mean) / self._log_std if self.target == "log_price" else table["price"]
-        targets = {"cut": torch.tensor(table["cut"]), "price": torch.tensor(values, dtype=torch.float32)[:, None]}
+        parts = _split(table["cut"])
+        train = parts[0]
+        sizes, log_price = np.stack([table[name] for name in _NUMBERS], axis=1)[train], np.log(table["price"])
+        state = {
+            "mean": sizes.mean(0).tolist(),
+            "std": sizes.std(0).tolist(),
+            "log_mean": float(log_price[train].mean()),
+            "log_std": float(log_price[train].std()),
+        }
+        prices = (log_price - state["log_mean"]) / state["log_std"] if self.target == "log_price" else table["price"]
+        inputs = _features(table, state)
+        targets = {"cut": torch.tensor(table["cut"]), "price": torch.tensor(prices, dtype=torch.float32)[:, None]}
 
         def part(index: np.ndarray) -> TensorData:
             rows = torch.from_numpy(index)
             return TensorData((inputs[rows],), {name: values[rows] for name, values in targets.items()})
 
-        return Splits(part(train), part(val), part(test))
+        return Splits(*map(part, parts), state=state)
 
-    def learnt(self) -> dict[str, Any]:
-        """Mean and deviation of the training sizes, and of the logarithms of the prices."""
-        sizes = {"mean": self._mean.tolist(), "std": self._std.tolist()}
-        return {**sizes, "log_mean": self._log_mean, "log_std": self._log_std}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over mean and deviation of the training sizes, and of the logarithms of the prices."""
+        super().load_state_dict(state)
+        self._update_objectives(self._make_objectives(state["log_mean"], state["log_std"]))
 
-    def recall(self, learnt: Mapping[str, Any]) -> None:
-        """Standardise with these from now on."""
-        self._mean, self._std = np.array(learnt["mean"]), np.array(learnt["std"])
-        self._log_mean, self._log_std = learnt["log_mean"], learnt["log_std"]
-
-    def read(self, path: Path) -> TensorData:
-        """Stones of a CSV file with the columns of the data set but for cut and price, which are not looked at."""
+    def preprocess(self, path: Path) -> TensorData:
+        """Stones of a CSV file with the columns of the data set; cut and price are not read."""
         try:
             text = _decode(path.read_bytes(), str(path))
         except (*_DAMAGE, OSError) as error:
@@ -122,19 +117,7 @@ class Diamonds(Task):
         table = _parse(text, str(path), (*_NUMBERS, *_GRADES))
         if not len(table["carat"]):
             raise DataError(f"diamonds: {path} has no lines after the header; it needs one for each stone")
-        return TensorData((self._features(table),), {})
-
-    def _features(self, table: Mapping[str, np.ndarray]) -> Tensor:
-        numbers = np.stack([table[name] for name in _NUMBERS], axis=1)
-        grades = [np.eye(len(values))[table[name]] for name, values in _GRADES.items()]
-        standardised = (numbers - self._mean) / self._std
-        return torch.tensor(np.concatenate([standardised, *grades], axis=1), dtype=torch.float32)
-
-    def _dollars(self, values: Tensor) -> Tensor:
-        if self.target == "price_usd":
-            return values
-        # a wild prediction must not overflow: no stone costs e times the dearest
-        return torch.exp((values * self._log_std + self._log_mean).clamp(max=11.0))
+        return TensorData((_features(table, self.state_dict()),), {})
 
     def _text(self) -> str:
         if self.csv is None:
@@ -156,12 +139,28 @@ class Diamonds(Task):
         return text
 
 
+def _features(table: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Tensor:
+    """(N, 21) standardized sizes, and indicators of the grades."""
+    sizes = np.stack([table[name] for name in _NUMBERS], axis=1)
+    grades = [np.eye(len(values))[table[name]] for name, values in _GRADES.items()]
+    standardized = (sizes - np.array(state["mean"])) / np.array(state["std"])
+    return torch.tensor(np.concatenate([standardized, *grades], axis=1), dtype=torch.float32)
+
+
+def _dollars(values: Tensor, log_mean: float, log_std: float) -> Tensor:
+    # a wild prediction must not overflow: no stone costs e times the dearest
+    return torch.exp((values * log_std + log_mean).clamp(max=11.0))
+
+
 def _decode(packed: bytes, source: str) -> str:
     return (lzma.decompress(packed) if source.endswith(".xz") else packed).decode("utf-8-sig")
 
 
 def _parse(text: str, source: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
-    """The columns ``wanted``; cut and grades as indices. Raises DataError naming the file, the line and the column."""
+    """The columns ``wanted``; cut and grades as indices.
+
+    Raises DataError naming the file, the line and the column.
+    """
     reader = csv.reader(io.StringIO(text))
     header = next(reader, [])
     places, width = {name: place for place, name in enumerate(header)}, len(header)
@@ -173,7 +172,7 @@ def _parse(text: str, source: str, wanted: Sequence[str]) -> dict[str, np.ndarra
         for row in reader:
             cells += row if len(row) in (0, width) else (row + [""] * width)[:width]
         return {name: _column(name, cells[places[name] :: width]) for name in wanted}
-    except (csv.Error, KeyError, ValueError):  # columns are quick to read; only cells tell what is wrong
+    except (csv.Error, KeyError, ValueError):  # columns are fast to read; cells show what is wrong
         _find_fault(text, source, wanted)
         raise
 
@@ -192,28 +191,27 @@ def _column(name: str, cells: Sequence[str]) -> np.ndarray:
 def _find_fault(text: str, source: str, wanted: Sequence[str]) -> None:
     """Raise DataError naming the first cell that is no number or grade, and its line."""
     reader = csv.DictReader(io.StringIO(text))
+    name, row = "", {}
     try:
         for row in reader:
             for name in wanted:
-                _check(name, row[name])
-    except (csv.Error, ValueError) as error:
-        raise DataError(f"diamonds: {source}, line {reader.line_num}: {error}") from None
-
-
-def _check(name: str, cell: str | None) -> None:
-    """Raise ValueError saying what is wrong with the cell, if anything is."""
-    codes = _CODES.get(name)
-    try:
-        number = float(cell or "") if codes is None else codes[cell or ""]
-    except (KeyError, ValueError):
-        known = "" if codes is None else f"; choose from {', '.join(codes)}"
-        raise ValueError(f"{cell!r} is no {name}{known}") from None
-    if codes is None and not (np.isfinite(number) and (number > 0 or name in "xyz")):
-        raise ValueError(f"{name} must be a positive number, got {cell}")
+                _column(name, [row[name] or ""])
+        return
+    except csv.Error as error:
+        reason = str(error)
+    except KeyError:
+        reason = f"{row[name]!r} is no {name}; choose from {', '.join(_CODES[name])}"
+    except ValueError as error:
+        positive = f"{name} must be a positive number, got {row[name]}"
+        reason = positive if error.args == (name,) else f"{row[name]!r} is no {name}"
+    raise DataError(f"diamonds: {source}, line {reader.line_num}: {reason}")
 
 
 def _clean(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without impossible sides, and without stones that repeat all eight input features of an earlier one."""
+    """The table without impossible sides and without repeated stones.
+
+    A stone repeats an earlier one if all eight input features are the same.
+    """
     sides = np.stack([table[name] for name in "xyz"], axis=1)
     good = (sides > 0).all(1) & ~(sides[:, None] == _MISTYPED).all(2).any(1)
     table = {name: column[good] for name, column in table.items()}

@@ -1,7 +1,7 @@
-"""Fashion-MNIST on disk: 60,000 + 10,000 grey photographs of garments, 28 x 28 pixels, in ten classes.
+"""Fashion-MNIST on disk: 60,000 + 10,000 gray garments, 28 x 28 pixels, in ten classes.
 
 Four files in the IDX format, plain or gzipped, are looked for in ``data_dir``, in ``data_dir/FashionMNIST/raw`` (where
-torchvision keeps them) and where Debian's package puts them; only if asked to, they are downloaded. Whatever their source,
+torchvision keeps them) and where Debian's package puts them; with ``download``, they are fetched. Whatever their source,
 the bytes must be the published ones.
 
     IDX: 0 0 8 (bytes) dimensions (1 byte) | one 32-bit big-endian size per dimension | the values, last dimension fastest
@@ -20,34 +20,28 @@ import os
 import struct
 import urllib.request
 import zlib
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from rich.progress import wrap_file
 from torch import Tensor
 
 from tasks.image_reading import read_pixels
 from tasks.task import Batch, DataError, TensorData
 
-__all__ = ["CLASSES", "PixelData", "fashion_splits", "read_fashion", "read_garment"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-CLASSES = (
-    "T-shirt",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+__all__ = ["CLASSES", "PixelData", "draw_sheet", "fashion_splits", "pad", "read_fashion", "read_garment"]
+
+CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # plain http: the checksum vouches for the bytes
+_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # plain http: the checksum verifies the bytes
 _SHA256 = {  # of the decompressed files: gzip headers differ between sources
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -58,23 +52,18 @@ _SHA256 = {  # of the decompressed files: gzip headers differ between sources
 
 @dataclass(frozen=True)
 class PixelData(TensorData):
-    """Tensors whose uint8 inputs become numbers in [0, 1] batch by batch, which takes a quarter of the memory."""
+    """Tensors whose uint8 inputs become numbers in [0, 1] batch by batch, to save memory."""
 
     def batch(self, index: Tensor) -> Batch:
         """The rows of ``index`` (B,)."""
         inputs, targets = super().batch(index)
         return Batch(tuple(t.float() / 255 if t.dtype == torch.uint8 else t for t in inputs), targets)
 
-    def to(self, device: torch.device | str) -> PixelData:
-        """The same data on ``device``."""
-        moved = super().to(device)
-        return replace(self, inputs=moved.inputs, targets=moved.targets)
-
 
 def read_fashion(
     data_dir: str | Path, split: Literal["train", "test"], download: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Images (N, 28, 28) and labels (N,) as uint8. Raises DataError if they are missing or damaged."""
+    """Images (N, 28, 28) and labels (N,) as uint8. Raises DataError if missing or damaged."""
     prefix = {"train": "train", "test": "t10k"}[split]
     images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
     first, second = (
@@ -86,7 +75,10 @@ def read_fashion(
 
 
 def fashion_splits(data_dir: str | Path, download: bool = False) -> tuple[tuple[Tensor, Tensor], ...]:
-    """(images, labels) of train, val and test: a twelfth of the training images, drawn with seed 0, validates."""
+    """(images, labels) of train, val and test.
+
+    A twelfth of the training images, drawn with seed 0, validates.
+    """
     (images, labels), test = read_fashion(data_dir, "train", download), read_fashion(data_dir, "test", download)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     val, train = order[: len(images) // 12], order[len(images) // 12 :]
@@ -94,7 +86,10 @@ def fashion_splits(data_dir: str | Path, download: bool = False) -> tuple[tuple[
 
 
 def read_garment(path: str | Path, side: int = 28) -> Tensor:
-    """(1, side, side) bytes of a grey picture, bright on black. Raises DataError if it is of another kind or size."""
+    """(1, side, side) bytes of a gray picture, bright on black.
+
+    Raises DataError if it is of another kind or size.
+    """
     pixels = torch.from_numpy(read_pixels(path, 1)[..., 0])
     if pixels.shape != (side, side):
         height, width = pixels.shape
@@ -102,6 +97,26 @@ def read_garment(path: str | Path, side: int = 28) -> Tensor:
             f"{path} is {width} x {height} pixels, and the model takes {side} x {side}; cut it or scale it first"
         )
     return pixels[None]
+
+
+def pad(images: Tensor, side: int) -> Tensor:
+    """(N, H, W) bytes -> (N, 1, side, side) float32 from 0 to 255 with a black margin."""
+    margin = side - images.shape[-1]
+    return F.pad(images[:, None], (margin // 2, margin - margin // 2) * 2).float()
+
+
+def draw_sheet(images: Tensor, names: Sequence[str], size: tuple[float, float], darkest: float) -> Figure:
+    """Figure of (rows, columns, H, W) gray images in [darkest, 1], with names of columns."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size)
+    axes = figure.add_subplot()
+    sheet = images.float().cpu().transpose(1, 2).flatten(0, 1).flatten(1)
+    axes.imshow(sheet.numpy(), cmap="gray", vmin=darkest, vmax=1)
+    axes.grid(False)
+    axes.set_yticks([])
+    axes.set_xticks([(column + 0.5) * images.shape[-1] for column in range(len(names))], names, rotation=45, ha="right")
+    return figure
 
 
 def _find(data_dir: Path, name: str, download: bool) -> Path:
@@ -142,7 +157,7 @@ def _download(path: Path, name: str) -> Path:
 
 
 def _read(path: Path, dimensions: int) -> Tensor:
-    """Values of an IDX file of bytes. Raises DataError naming the file unless it is the published one."""
+    """Values of an IDX file of bytes. Raises DataError unless it is the published one."""
     remedy = "delete the file and get it again"
     try:
         data = path.read_bytes()

@@ -28,7 +28,10 @@ Critic = Callable[[Tensor], Tensor]
 
 
 def discriminator_loss(loss: Loss, real: Tensor, fake: Tensor) -> Tensor:
-    """Mean loss of the logits of real and of generated samples, each of any shape. Raises ValueError for an unknown loss."""
+    """Mean loss of the logits of real and of generated samples, each of any shape.
+
+    Raises ValueError for an unknown loss.
+    """
     real, fake = real.float(), fake.float()  # a mean in half precision has three digits
     if loss == "bce":
         return F.softplus(-real).mean() + F.softplus(fake).mean()
@@ -40,7 +43,10 @@ def discriminator_loss(loss: Loss, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(loss: Loss, fake: Tensor) -> Tensor:
-    """Mean loss of the logits of generated samples, of any shape. Raises ValueError for an unknown loss."""
+    """Mean loss of the logits of generated samples, of any shape.
+
+    Raises ValueError for an unknown loss.
+    """
     fake = fake.float()
     if loss == "bce":
         return F.softplus(-fake).mean()
@@ -55,14 +61,17 @@ def r1_penalty(discriminator: Critic, real: Tensor) -> Tensor:
 
 
 def gradient_penalty(discriminator: Critic, real: Tensor, fake: Tensor) -> Tensor:
-    """Mean squared difference to 1 of the slope of the (B,) logits, at random points between real and generated samples (B, ...)."""
+    """Mean squared difference to 1 of the slope of the (B,) logits.
+
+    It is taken at random points between real and generated samples (B, ...).
+    """
     share = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device)
     slopes = (_squared_slopes(discriminator, real.lerp(fake, share)) + 1e-12).sqrt()  # a root has no derivative at 0
     return (slopes - 1).square().mean()
 
 
 def _squared_slopes(discriminator: Critic, points: Tensor) -> Tensor:
-    """(B,) squared lengths of the gradients at ``points``, with a graph only if the caller is recording one."""
+    """(B,) squared gradient lengths at ``points``, with a graph only if gradients are enabled."""
     recording = torch.is_grad_enabled()
     # second derivatives lose too much in half precision
     with torch.enable_grad(), torch.autocast(points.device.type, enabled=False):

@@ -1,8 +1,8 @@
-"""How good generated samples are: a Frechet distance in learned features, classes found, and modes found.
+"""Metrics of generated samples: Frechet distance in learned features, modes covered.
 
 Published Frechet distances use an Inception network whose weights have to be downloaded. Here a small classifier of the real
 images takes its place; it is trained from a seed on first use (about a minute on two cores) and kept in the data folder under
-the checksum of its weights. What it says of the real images is kept beside it. Distances of different classifiers cannot be
+the checksum of its weights. Its results for the real images are cached beside it. Distances of different classifiers cannot be
 compared, so each comes with two that calibrate it: that of a Gaussian with the mean and covariance of the real pixels, and
 that of other real images.
 """
@@ -10,7 +10,6 @@ that of other real images.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,16 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from tasks.room_renderer import replacing
 from tasks.task import DataError
 
 __all__ = [
     "ImageClassifier",
     "Moments",
+    "cached_tensors",
     "checksum",
     "frechet_distance",
-    "kept",
-    "modes_found",
+    "mode_coverage",
     "pixel_gaussian",
     "trained_classifier",
 ]
@@ -56,7 +56,7 @@ class ImageClassifier(nn.Module):
         self.head = nn.Linear(128, classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) in [-1, 1] -> (B, 128) features and (B, classes) logits, in float32 whatever the precision of the run."""
+        """(B, C, H, W) in [-1, 1] -> (B, 128) features and (B, classes) logits, in float32."""
         with torch.autocast(images.device.type, enabled=False):
             features = self.body(images.float())
             return features, self.head(features)
@@ -65,7 +65,9 @@ class ImageClassifier(nn.Module):
 def trained_classifier(
     folder: Path, name: str, images: Tensor, labels: Tensor, classes: int, epochs: int = 3
 ) -> ImageClassifier:
-    """The classifier ``name`` in ``folder``, trained on (N, C, H, W) images and (N,) labels if it is not there yet.
+    """The classifier ``name`` in ``folder``; trained first if it is not there.
+
+    It is trained on (N, C, H, W) images and (N,) labels.
 
     Training takes place on the CPU and leaves torch's global generator as it was. Raises DataError for a damaged file.
     """
@@ -77,13 +79,15 @@ def trained_classifier(
             _train(model, images.cpu(), labels.cpu(), epochs)
             return model.state_dict()
 
-        model.load_state_dict(kept(folder, name, weights))
+        model.load_state_dict(cached_tensors(folder, name, weights))
     # a third less time on a CPU
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def kept(folder: Path, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of the file ``name`` in ``folder``, which carries the checksum of its content; made if it is not there yet.
+def cached_tensors(folder: Path, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of the file ``name`` in ``folder``; made first if it is not there.
+
+    The file's name ends with the checksum of its content.
 
     Raises DataError for a damaged file.
     """
@@ -94,9 +98,8 @@ def kept(folder: Path, name: str, make: Callable[[], dict[str, Tensor]]) -> dict
         return load(content)
     content = save(make())
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{name}.{os.getpid()}.part"
-    temporary.write_bytes(content)
-    temporary.replace(folder / f"{name}-{_digest([content])}.safetensors")
+    with replacing(folder / f"{name}-{_digest([content])}.safetensors") as out:
+        out.write(content)
     return load(content)
 
 
@@ -106,10 +109,10 @@ def checksum(tensors: Iterable[Tensor]) -> str:
 
 
 def _digest(parts: Iterable[Any]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in parts:
-        found.update(part)
-    return found.hexdigest()[:12]
+        digest.update(part)
+    return digest.hexdigest()[:12]
 
 
 def _train(model: ImageClassifier, images: Tensor, labels: Tensor, epochs: int, batch_size: int = 256) -> None:
@@ -146,12 +149,14 @@ class Moments:
         if self._count < 2:
             raise ValueError("a covariance needs at least two samples")
         mean = torch.as_tensor(self._sum) / self._count
-        centred = torch.as_tensor(self._products) - self._count * torch.outer(mean, mean)
-        return mean, centred / (self._count - 1)
+        centerd = torch.as_tensor(self._products) - self._count * torch.outer(mean, mean)
+        return mean, centerd / (self._count - 1)
 
 
 def frechet_distance(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:
-    """``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`` of two Gaussians, each given by its mean and covariance.
+    """Frechet distance of two Gaussians, each given by its mean and covariance.
+
+    ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``
 
     The trace of the root is that of ``(C1^(1/2) C2 C1^(1/2))^(1/2)``, which is symmetric, so real eigenvalues are all it takes.
     """
@@ -163,7 +168,10 @@ def frechet_distance(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
 
 
 def pixel_gaussian(images: Tensor, count: int) -> Tensor:
-    """(count, C, H, W) samples of a Gaussian with the mean and covariance of ``images`` in [-1, 1], cut to that range."""
+    """(count, C, H, W) samples of a Gaussian with the mean and covariance of ``images``.
+
+    Images and samples are in [-1, 1]; samples are clamped to it.
+    """
     moments = Moments()
     for part in images.flatten(1).split(10_000):
         moments.update(part.cpu())
@@ -174,19 +182,19 @@ def pixel_gaussian(images: Tensor, count: int) -> Tensor:
     return drawn.clamp(-1, 1).float().view(count, *images.shape[1:])
 
 
-def modes_found(points: Tensor, centres: Tensor, radius: float) -> dict[str, float]:
-    """What (N, 2) points say about the modes at ``centres`` (M, 2).
+def mode_coverage(points: Tensor, centers: Tensor, radius: float) -> dict[str, float]:
+    """What (N, 2) points say about the modes at ``centers`` (M, 2).
 
     Returns:
         ``modes``: how many have at least one point within ``radius``; ``high_quality``: the share of points within ``radius``
         of a mode; ``reverse_kl``: the divergence in nats of the shares of the modes in these points from equal shares,
         infinite if there is none.
     """
-    distances, nearest = torch.cdist(points.double(), centres.to(points).double()).min(1)
+    distances, nearest = torch.cdist(points.double(), centers.to(points).double()).min(1)
     good = nearest[distances <= radius]
-    shares = torch.bincount(good, minlength=len(centres)).double() / max(len(good), 1)
+    shares = torch.bincount(good, minlength=len(centers)).double() / max(len(good), 1)
     present = shares[shares > 0]
-    divergence = float((present * (present * len(centres)).log()).sum()) if len(good) else float("inf")
+    divergence = float((present * (present * len(centers)).log()).sum()) if len(good) else float("inf")
     return {
         "modes": float(len(present)),
         "high_quality": len(good) / len(points),

@@ -1,11 +1,11 @@
-"""Mixtures of narrow Gaussians in the plane: does a generator find every mode, and only the modes?
+"""Mixtures of narrow Gaussians in the plane, to test how many modes a generator covers.
 
 A ring of 8 or a grid of 25 Gaussians of equal weight, narrow compared with the gaps between them (standard problems since
 Metz et al., "Unrolled Generative Adversarial Networks", ICLR 2017, and Srivastava et al., "VEEGAN", NeurIPS 2017). A sample is
-of high quality if it lies within three deviations of a mode, and a mode is found if one such sample lies near it. Both say a
-lot about a method only for fixed networks and a fixed number of updates.
+of high quality if it lies within three deviations of a mode, and a mode is covered if one such sample lies near it. Both
+compare methods only for fixed networks and a fixed number of updates.
 
-The points are drawn once and for all from seed 0. With ``labels`` the modes are classes: the generator is told which to make.
+The points are drawn from seed 0. With ``labels`` the modes are classes, and the generator gets the class of each sample.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tasks.gan_losses import Loss
-from tasks.gan_metrics import modes_found
+from tasks.gan_metrics import mode_coverage
 from tasks.gan_task import GanTask, Penalty, fixed_noise
 from tasks.registry import register_task
 from tasks.task import Batch, Splits, TensorData
@@ -35,7 +35,7 @@ _EVALUATED = 2_500  # samples, as is usual for these problems
 
 
 class _Gaussians(GanTask):
-    """Samples from Gaussians at ``centres`` (M, 2).
+    """Samples from Gaussians at ``centers`` (M, 2).
 
     Raises:
         ValueError: A size out of range, or an unknown loss or penalty.
@@ -44,36 +44,36 @@ class _Gaussians(GanTask):
     sample_results = {"samples/modes": True, "samples/high_quality": True, "samples/reverse_kl": False}
 
     def __init__(
-        self, centres: Tensor, std: float, samples: int, labels: bool, loss: Loss, penalty: Penalty, weight: float
+        self, centers: Tensor, std: float, samples: int, labels: bool, loss: Loss, penalty: Penalty, weight: float
     ) -> None:
         if not std > 0 or samples < 1:
             raise ValueError(f"{self.name}: std must be positive and samples at least 1, got {std} and {samples}")
-        super().__init__(loss, penalty, weight, [str(mode) for mode in range(len(centres))] if labels else [])
-        self.centres, self.std, self.samples, self.labels = centres, std, samples, labels
-        self.facts = {"in_features": 2, "classes": len(centres) if labels else 0}
+        super().__init__(loss, penalty, weight, [str(mode) for mode in range(len(centers))] if labels else [])
+        self.centers, self.std, self.samples, self.labels = centers, std, samples, labels
+        self.info = {"in_features": 2, "classes": len(centers) if labels else 0}
 
     def load(self, data_dir: Path) -> Splits:
-        """Draw the points; nothing is read."""
+        """Draw the points; no file is read."""
         random = np.random.RandomState(0)  # unlike Generator, it draws the same numbers in every NumPy version
 
         def draw(count: int) -> TensorData:
-            modes = random.randint(len(self.centres), size=count)
-            points = self.centres.numpy()[modes] + self.std * random.standard_normal((count, 2))
+            modes = random.randint(len(self.centers), size=count)
+            points = self.centers.numpy()[modes] + self.std * random.standard_normal((count, 2))
             labels = torch.from_numpy(modes)
             targets = {"real_class": labels, "fake_class": labels} if self.labels else {}
             return TensorData((torch.tensor(points, dtype=torch.float32),), targets)
 
         return Splits(draw(self.samples), draw(_EVALUATED), draw(_EVALUATED))
 
-    def evaluate(self, model: Any, split_name: str, batches: Iterable[Batch]) -> dict[str, float]:
+    def evaluate(self, model: Any, splits: Splits, split_name: str, batches: Iterable[Batch]) -> dict[str, float]:
         """Modes and share of good samples among as many generated points as there are real ones."""
         parts = list(batches)
         real = Batch(
             (torch.cat([part.inputs[0] for part in parts]),),
             {name: torch.cat([part.targets[name] for part in parts]) for name in parts[0].targets},
         )
-        found = modes_found(self._generate(model, real), self.centres, 3 * self.std)
-        return {f"samples/{name}": value for name, value in found.items()}
+        coverage = mode_coverage(self._generate(model, real), self.centers, 3 * self.std)
+        return {f"samples/{name}": value for name, value in coverage.items()}
 
     def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
         """Generated points over real ones."""
@@ -84,9 +84,9 @@ class _Gaussians(GanTask):
         figure = Figure(figsize=(5.6, 5.6))
         axes = figure.add_subplot()
         clouds = (real.inputs[0], "#94a3b8", "real"), (self._generate(model, real), "#d97706", "generated")
-        for points, colour, name in clouds:
+        for points, color, name in clouds:
             x, y = points.float().cpu().T.numpy()
-            axes.scatter(x, y, s=3, alpha=0.5, linewidths=0, color=colour, label=name)
+            axes.scatter(x, y, s=3, alpha=0.5, linewidths=0, color=color, label=name)
         axes.set_aspect("equal")
         axes.legend(frameon=False, markerscale=4)
         return {"Generated points over real ones.": figure}
@@ -107,7 +107,7 @@ class RingOfGaussians(_Gaussians):
         radius: Of the circle.
         std: Deviation of each Gaussian in each direction.
         samples: Points to train on; 2,500 more are for validation and as many for the test.
-        labels: Whether the mode of each point is known, as the class that the generator is asked for.
+        labels: Whether the mode of each point is known, as the class that the generator gets.
         loss: ``bce`` (non-saturating), ``hinge`` or ``wgan``.
         penalty: On the slope of the discriminators: ``none``, ``r1`` or ``gradient`` (the one of WGAN-GP).
         penalty_weight: Factor of the penalty.
@@ -127,8 +127,8 @@ class RingOfGaussians(_Gaussians):
         if modes < 2 or not radius > 0:
             raise ValueError(f"{self.name}: modes must be at least 2 and radius positive, got {modes} and {radius}")
         angles = torch.arange(modes, dtype=torch.float64) * (2 * math.pi / modes)
-        centres = radius * torch.stack([angles.cos(), angles.sin()], 1)
-        super().__init__(centres, std, samples, labels, loss, penalty, penalty_weight)
+        centers = radius * torch.stack([angles.cos(), angles.sin()], 1)
+        super().__init__(centers, std, samples, labels, loss, penalty, penalty_weight)
 
 
 @register_task("grid_of_gaussians")
@@ -137,10 +137,10 @@ class GridOfGaussians(_Gaussians):
 
     Args:
         side: Modes in each row and in each column.
-        spacing: Distance between neighbours.
+        spacing: Distance between neighbors.
         std: Deviation of each Gaussian in each direction.
         samples: Points to train on; 2,500 more are for validation and as many for the test.
-        labels: Whether the mode of each point is known, as the class that the generator is asked for.
+        labels: Whether the mode of each point is known, as the class that the generator gets.
         loss: ``bce`` (non-saturating), ``hinge`` or ``wgan``.
         penalty: On the slope of the discriminators: ``none``, ``r1`` or ``gradient`` (the one of WGAN-GP).
         penalty_weight: Factor of the penalty.

@@ -1,16 +1,17 @@
-"""Images on disk as a data set: labels stay in memory, pixels are read when they are asked for.
+"""Images on disk as a data set: labels in memory, pixels read on access.
 
-    file -> upright RGB -> resized (antialiased) -> [random flip and crop] -> (3, size, size) -> standardised
+    file -> upright RGB -> resized (antialiased) -> [random flip and crop] -> (3, size, size) -> standardized
 
 What is random about a sample is drawn from (seed, epoch, index) alone, so that no two loader processes repeat each
-other and a resumed run sees what the uninterrupted one would have seen.
+other and a resumed run gets the samples of an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from balancing.choices import check_choices
 from tasks.task import Batch, DataError, sample_seed
 
 __all__ = ["ImageFiles", "View", "check_image", "read_pixels"]
@@ -31,6 +33,7 @@ _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 
 
+@check_choices()
 @dataclass(frozen=True)
 class View:
     """How a file becomes a tensor.
@@ -40,7 +43,7 @@ class View:
         fit: What happens to images that are no squares: ``crop`` keeps their middle, ``stretch`` distorts them.
         flip: Probability of mirroring left and right.
         crop: Smallest share of the area that a random crop keeps; 1 for no random crops.
-        standardise: Subtract the mean of ImageNet's colours and divide by their deviation; otherwise values are in [0, 1].
+        standardize: Subtract the mean of ImageNet's colors and divide by their deviation; otherwise values are in [0, 1].
 
     Raises:
         ValueError: A value out of range.
@@ -50,20 +53,18 @@ class View:
     fit: Literal["crop", "stretch"] = "crop"
     flip: float = 0.0
     crop: float = 1.0
-    standardise: bool = True
+    standardize: bool = True
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"image_size must be at least 1, got {self.size}")
-        if self.fit not in ("crop", "stretch"):
-            raise ValueError(f"fit must be crop or stretch, got {self.fit!r}")
         if not (0 <= self.flip <= 1 and 0 < self.crop <= 1):
             raise ValueError(f"flip must be in [0, 1] and crop in (0, 1], got {self.flip} and {self.crop}")
 
     def tensor(self, path: str | Path, key: Sequence[int] | None = None) -> Tensor:
         """(3, size, size); random in the way that ``key`` decides, or not random if it is ``None``."""
         image = torch.from_numpy(self.pixels(path, key)).permute(2, 0, 1).float() / 255
-        return (image - _MEAN[:, None, None]) / _STD[:, None, None] if self.standardise else image
+        return (image - _MEAN[:, None, None]) / _STD[:, None, None] if self.standardize else image
 
     def pixels(self, path: str | Path, key: Sequence[int] | None = None) -> np.ndarray:
         """The same as (size, size, 3) bytes. Raises DataError naming the file."""
@@ -107,30 +108,23 @@ class ImageFiles(Dataset[Batch]):
 
 
 def check_image(path: str | Path) -> None:
-    """Raise DataError if the file is missing, does not begin like an image, or is cut off; pixels are not decoded if it is whole."""
-    try:
-        with Image.open(path) as image, open(path, "rb") as file:
-            ending = _ENDINGS.get(image.format or "", b"")
-            file.seek(max(os.path.getsize(path) - 64, 0))
-            if ending not in file.read():
-                image.load()  # cut off, or followed by something of the camera's
-    except FileNotFoundError:
-        raise DataError(f"there is no image {path}") from None
-    except _DAMAGE as error:
-        raise DataError(f"cannot read image {path} ({error})") from None
+    """Raise DataError if the file is missing, does not begin like an image, or is truncated.
+
+    Pixels are decoded only if its end is not that of its format.
+    """
+    with _data_errors(f"image {path}"), Image.open(path) as image, open(path, "rb") as file:
+        ending = _ENDINGS.get(image.format or "", b"")
+        file.seek(max(os.path.getsize(path) - 64, 0))
+        if ending not in file.read():
+            image.load()  # truncated, or followed by data of the camera
 
 
 def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
-    """Bytes (H, W, channels) of an upright picture as it is. Raises DataError for one that has other channels."""
+    """Bytes (H, W, channels) of an upright picture. Raises DataError for other channels."""
     mode = {1: "L", 3: "RGB"}[channels]
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            image.load()
-    except FileNotFoundError:
-        raise DataError(f"there is no picture {path}") from None
-    except _DAMAGE as error:
-        raise DataError(f"cannot read picture {path} ({error})") from None
+    with _data_errors(f"picture {path}"), Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+        image.load()
     if image.mode != mode:
         raise DataError(
             f"{path} has {len(image.getbands())} channels ({image.mode}), and the model takes pictures of {channels} ({mode}, "
@@ -139,28 +133,34 @@ def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
     return np.array(image).reshape(image.height, image.width, channels)
 
 
+@contextmanager
+def _data_errors(what: str, missing: str = "", damaged: str = "") -> Iterator[None]:
+    """Convert errors of Pillow to DataErrors that name the file, with a remedy for each kind."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"there is no {what}{missing}") from None
+    except _DAMAGE as error:
+        raise DataError(f"cannot read {what} ({error}){damaged}") from None
+
+
 def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:
     """Bytes (H, W, 3), the shorter side ``short`` long; cut or stretched to a square on request."""
-    try:
-        with Image.open(path) as file:
-            file.draft(None, (2 * short, 2 * short))  # JPEG: decode no more than is needed; other formats ignore it
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith(("I", "F")):
-                raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
-            if "transparency" in image.info:
-                image = image.convert("RGBA")
-            image = image.convert("RGB")
-    except FileNotFoundError:
-        raise DataError(f"there is no image {path}; was it moved since the run began?") from None
-    except _DAMAGE as error:
-        raise DataError(f"cannot read image {path} ({error}); replace it, or take it out of the list") from None
+    remedies = "; was it moved since the run began?", "; replace it, or take it out of the list"
+    with _data_errors(f"image {path}", *remedies), Image.open(path) as file:
+        file.draft(None, (2 * short, 2 * short))  # JPEG: decode no more than is needed; other formats ignore it
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith(("I", "F")):
+            raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
+        if "transparency" in image.info:
+            image = image.convert("RGBA")
+        image = image.convert("RGB")
     width, height = image.size
     if fit == "stretch":
         return np.array(image.resize((short, short), Image.Resampling.BILINEAR))
     scale = short / min(width, height)
-    resized = image.resize(
-        (max(round(width * scale), short), max(round(height * scale), short)), Image.Resampling.BILINEAR
-    )
+    size = max(round(width * scale), short), max(round(height * scale), short)
+    resized = image.resize(size, Image.Resampling.BILINEAR)
     if square:
         left, top = (resized.width - short) // 2, (resized.height - short) // 2
         resized = resized.crop((left, top, left + short, top + short))
@@ -169,7 +169,7 @@ def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:
 
 @lru_cache
 def _augmentation(size: int, flip: float, crop: float) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks a server for its newest version
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import queries a server for the newest version
     import albumentations
 
     steps: list[Any] = [albumentations.HorizontalFlip(p=flip)]

@@ -1,4 +1,4 @@
-"""Images of your own, with any number of labels each: a folder, and a CSV file that says what is in it.
+"""Images of your own with any number of labels each, from a folder and a CSV file.
 
     path,split,species,weight
     cats/001.jpg,train,lynx,18.2
@@ -6,15 +6,14 @@
     cats/003.jpg,val,ocelot,11.0
 
 ``path`` counts from the folder of the CSV file. ``split`` (train, val or test) is optional; without it the split is
-drawn at random. Any other columns can be learnt, each an objective of its own. An empty cell is a missing label: the
-image still trains the other objectives. Class names are sorted, numbers by value. Numbers to predict are standardised
+drawn at random. Any other column can be a label, an objective of its own. An empty cell is a missing label: the
+image still trains the other objectives. Class names are sorted, numbers by value. Numbers to predict are standardized
 with the training mean and deviation; errors are reported in their own unit.
 """
 
 from __future__ import annotations
 
 import csv as csv_module
-import difflib
 import io
 import math
 import re
@@ -28,9 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from balancing.registry import suggestion
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.image_reading import ImageFiles, View, check_image
-from tasks.measures import absolute_error, accuracy, macro_f1, r2
+from tasks.metrics import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
 from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
@@ -78,7 +78,6 @@ class ImageTable(Task):
         test_share: float = 0.15,
         split_seed: int = 0,
     ) -> None:
-        super().__init__()
         if not (val_share > 0 and test_share > 0 and val_share + test_share < 1):
             raise ValueError(
                 f"image_table: val_share and test_share must be positive and leave some for training, got {val_share} and {test_share}"
@@ -95,14 +94,16 @@ class ImageTable(Task):
             raise ValueError("image_table: two label columns have the same name; every objective needs one of its own")
         if {"path", "split"} & set(self.columns.values()):
             raise ValueError("image_table: the columns path and split cannot be label columns")
-        self._describe(dict.fromkeys(self.classification, ()), dict.fromkeys(self.regression, (0.0, 1.0)))
+        classes: dict[str, tuple[str, ...]] = dict.fromkeys(self.classification, ())
+        self.objectives = self._make_objectives(classes, dict.fromkeys(self.regression, (0.0, 1.0)))
+        self._set_info(classes)
 
     def load(self, data_dir: Path) -> Splits:
         """Read the table, look at both ends of every image, and split; ``data_dir`` is not needed."""
         rows = self._rows()
         parts = self._parts(rows)
         train = parts["train"]
-        classes: dict[str, tuple[str, ...]] = {}
+        classes: dict[str, Sequence[str]] = {}
         scales: dict[str, tuple[float, float]] = {}
         targets: dict[str, Tensor] = {}
         for name, column in self.columns.items():
@@ -120,7 +121,6 @@ class ImageTable(Task):
                 if std == 0:
                     raise DataError(self._constant(column, mean))
                 targets[name] = torch.tensor((numbers - mean) / std, dtype=torch.float32)[:, None]
-        self._describe(classes, scales)
         root = Path(self.folder) if self.folder is not None else Path(str(self.csv)).parent
         self._check_images(rows, root)
 
@@ -129,25 +129,20 @@ class ImageTable(Task):
             labels = {name: values[torch.from_numpy(index)] for name, values in targets.items()}
             return ImageFiles([str(root / rows[i].path) for i in index], labels, self.view, augment=part == "train")
 
-        return Splits(part_of("train"), part_of("val"), part_of("test"))
+        return Splits(*map(part_of, _SPLITS), state={"classes": classes, "scales": scales})
 
-    def learnt(self) -> dict[str, Any]:
-        """Class names, and mean and deviation of the numbers."""
-        return {"classes": self._names, "scales": self._scales}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the names of the classes, and mean and deviation of the numbers."""
+        super().load_state_dict(state)
+        self._update_objectives(self._make_objectives(state["classes"], state["scales"]))
+        self._set_info(state["classes"])
 
-    def recall(self, learnt: Mapping[str, Any]) -> None:
-        """Speak of these classes, in these units, from now on."""
-        self._describe(
-            {name: tuple(names) for name, names in learnt["classes"].items()},
-            {name: (mean, std) for name, (mean, std) in learnt["scales"].items()},
-        )
-
-    def read(self, path: Path) -> TensorData:
+    def preprocess(self, path: Path) -> TensorData:
         """One image."""
         return TensorData((self.view.tensor(path)[None],), {})
 
     def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
-        """A dozen images of the split with what the model says about them, and their labels."""
+        """A dozen images of the split with predictions and labels."""
         if not isinstance(split, ImageFiles):
             return {}
         from matplotlib.figure import Figure
@@ -156,50 +151,40 @@ class ImageTable(Task):
         device = next(model.parameters()).device
         inputs = torch.stack([split.view.tensor(split.paths[i]) for i in chosen]).to(device)
         outputs = {name: output.float().cpu() for name, output in model(inputs).items()}
-        shown = self.objectives[:4]
+        objectives = self.objectives[:4]
         columns = min(len(chosen), 6)
         lines = -(-len(chosen) // columns)
-        figure = Figure(figsize=(1.9 * columns, (1.6 + 0.2 * len(shown)) * lines), layout="constrained")
-        grid = figure.subplots(lines, columns, squeeze=False).flat
-        for axes in grid:
+        figure = Figure(figsize=(1.9 * columns, (1.6 + 0.2 * len(objectives)) * lines), layout="constrained")
+        for axes in figure.subplots(lines, columns, squeeze=False).flat:
             axes.set_axis_off()
         for row, (axes, index) in enumerate(zip(figure.axes, chosen, strict=False)):
             axes.imshow(split.view.pixels(split.paths[index]))
-            said = [self._say(o, outputs[o.name][row], split.targets[o.name][index]) for o in shown]
-            axes.set_title("\n".join(said), fontsize=7, fontweight="normal", loc="left")
+            captions = [_caption(o, outputs[o.name][row], split.targets[o.name][index]) for o in objectives]
+            axes.set_title("\n".join(captions), fontsize=7, fontweight="normal", loc="left")
         return {"Images of the test split: prediction, and the true label in brackets.": figure}
 
-    def _say(self, objective: Objective, output: Tensor, label: Tensor) -> str:
-        criterion = objective.criterion
-        if isinstance(criterion, CrossEntropy):
-            predicted = criterion.classes[int(output.argmax())]
-            actual = criterion.classes[int(label)] if label >= 0 else "unknown"
-            text = f"{predicted} ({actual})"
-        else:
-            actual = "unknown" if label.isnan() else f"{objective.restore(label).item():.3g}"
-            text = f"{objective.restore(output).item():.3g} ({actual})"
-        # a dollar sign would begin a formula
-        return f"{objective.name}: {text}".replace("$", r"\$")
-
-    def _describe(self, classes: Mapping[str, tuple[str, ...]], scales: Mapping[str, tuple[float, float]]) -> None:
-        """Objectives and facts for these class names and (mean, deviation) of the numbers."""
-        self._names, self._scales = classes, scales
+    def _make_objectives(
+        self, classes: Mapping[str, Sequence[str]], scales: Mapping[str, Sequence[float]]
+    ) -> tuple[Objective, ...]:
+        """One per class list and per (mean, deviation) of numbers."""
         objectives = []
         for name, names in classes.items():
             count = max(len(names), 2)  # their names are only known once the table is read
-            measures = {"accuracy": accuracy(count), "macro_f1": macro_f1(count)}
-            objectives.append(Objective(name, CrossEntropy(names), measures))
+            metrics = {"accuracy": accuracy(count), "macro_f1": macro_f1(count)}
+            objectives.append(Objective(name, CrossEntropy(tuple(names)), metrics))
         for name, (mean, std) in scales.items():
-            restore = partial(_restore, mean=mean, std=std)
-            measures = {"r2": r2(), "mae": absolute_error(restore)}
-            unit = f"{self.regression[name]}, standardised"
-            objectives.append(Objective(name, SquaredError(unit), measures, restore))
-        self.objectives = tuple(objectives)
-        self.facts = {
+            inverse = partial(_destandardize, mean=mean, std=std)
+            metrics = {"r2": r2(), "mae": absolute_error(inverse)}
+            criterion = SquaredError(f"{self.regression[name]}, standardised")
+            objectives.append(Objective(name, criterion, metrics, inverse))
+        return tuple(objectives)
+
+    def _set_info(self, classes: Mapping[str, Sequence[str]]) -> None:
+        self.info = {
             "in_channels": 3,
             "image_size": self.view.size,
             "classifiers": {name: len(names) for name, names in classes.items()},
-            "regressors": dict.fromkeys(scales, 1),
+            "regressors": dict.fromkeys(self.regression, 1),
         }
 
     # ---- the table -------------------------------------------------------------------------------------------------
@@ -227,25 +212,24 @@ class ImageTable(Task):
         try:
             for cells in reader:
                 if None in cells or None in cells.values():
-                    raise DataError(
-                        f"image_table: {path}, line {reader.line_num}: not as many cells as the header has; "
-                        "a cell with a comma in it needs quotes"
-                    )
+                    message = "not as many cells as the header has; a cell with a comma in it needs quotes"
+                    raise self._error(reader.line_num, message)
                 row = _Row(reader.line_num, {name: cell.strip() for name, cell in cells.items()})
                 if not row.path:
-                    raise DataError(f"image_table: {path}, line {row.line}: the path is empty; remove the line")
+                    raise self._error(row.line, "the path is empty; remove the line")
                 if row.path in lines:
-                    raise DataError(
-                        f"image_table: {path}, line {row.line}: {row.path} is on line {lines[row.path]} already; "
-                        "keep one line for each image, with all its labels"
-                    )
+                    message = f"{row.path} is on line {lines[row.path]} already; keep one line for each image, with all its labels"
+                    raise self._error(row.line, message)
                 lines[row.path] = row.line
                 rows.append(row)
         except csv_module.Error as error:
-            raise DataError(f"image_table: {path}, line {reader.line_num}: {error}; is it a CSV file?") from None
+            raise self._error(reader.line_num, f"{error}; is it a CSV file?") from None
         if not rows:
             raise DataError(f"image_table: {path} has no lines after the header; it needs one for each image")
         return rows
+
+    def _error(self, line: int, message: str) -> DataError:
+        return DataError(f"image_table: {self.csv}, line {line}: {message}")
 
     def _check_columns(self, names: Sequence[str]) -> None:
         known = ", ".join(name for name in names if name not in ("path", "split"))
@@ -264,11 +248,8 @@ class ImageTable(Task):
             )
         for column in self.columns.values():
             if column not in names:
-                near = difflib.get_close_matches(column, names, n=3)
-                raise DataError(
-                    f"image_table: {self.csv} has no column {column!r}; "
-                    + (f"did you mean {', '.join(near)}?" if near else f"it has {known}")
-                )
+                near = suggestion(column, names, "it has {}")
+                raise DataError(f"image_table: {self.csv} has no column {column!r}; {near}")
 
     def _parts(self, rows: Sequence[_Row]) -> dict[str, np.ndarray]:
         """Row numbers of train, val and test."""
@@ -282,9 +263,7 @@ class ImageTable(Task):
         else:
             for row in rows:
                 if row.split not in _SPLITS:
-                    raise DataError(
-                        f"image_table: {self.csv}, line {row.line}: split must be train, val or test, got {row.split!r}"
-                    )
+                    raise self._error(row.line, f"split must be train, val or test, got {row.split!r}")
             parts = {n: np.array([i for i, row in enumerate(rows) if row.split == n], int) for n in _SPLITS}
             remedy = "write it on some lines, or remove the column split to have the split drawn at random"
         for name, index in parts.items():
@@ -293,7 +272,7 @@ class ImageTable(Task):
         return parts
 
     def _check_labels(self, column: str, part: str, cells: Sequence[str]) -> None:
-        """Training needs two different labels to learn from, val and test two labels to measure anything."""
+        """Raise DataError unless there are two labels in each part, and in training different ones."""
         known = [cell for cell in cells if cell]
         if len(known) < 2:
             raise DataError(
@@ -327,10 +306,8 @@ class ImageTable(Task):
         except ValueError:
             number = math.inf
         if math.isinf(number) or (text and math.isnan(number)):
-            raise DataError(
-                f"image_table: {self.csv}, line {row.line}: {text!r} is no {column}, which must be a number; "
-                "leave the cell empty if the label is missing, or name the column in task.classification"
-            )
+            remedy = "leave the cell empty if the label is missing, or name the column in task.classification"
+            raise self._error(row.line, f"{text!r} is no {column}, which must be a number; {remedy}")
         return number
 
     def _check_images(self, rows: Sequence[_Row], root: Path) -> None:
@@ -338,10 +315,8 @@ class ImageTable(Task):
             try:
                 check_image(root / row.path)
             except DataError as error:
-                raise DataError(
-                    f"image_table: {self.csv}, line {row.line}: {error}; mend it or remove the line "
-                    f"(paths count from {root.resolve()}, or from task.folder)"
-                ) from None
+                start = f"(paths count from {root.resolve()}, or from task.folder)"
+                raise self._error(row.line, f"{error}; mend it or remove the line {start}") from None
 
 
 class _Row(NamedTuple):
@@ -360,10 +335,22 @@ class _Row(NamedTuple):
 
 
 def _objective_name(column: str) -> str:
-    """The column's name, made fit for a key: results are called <objective>/<metric>, and heads are modules."""
+    """The column's name as a key: results are <objective>/<metric>, and heads are modules."""
     name = re.sub(r"\W", "_", column)
     return f"{name}_" if hasattr(nn.ModuleDict(), name) else name
 
 
-def _restore(values: Tensor, mean: float, std: float) -> Tensor:
+def _destandardize(values: Tensor, mean: float, std: float) -> Tensor:
     return values * std + mean
+
+
+def _caption(objective: Objective, output: Tensor, label: Tensor) -> str:
+    """``objective: prediction (label)``."""
+    if isinstance(objective.criterion, CrossEntropy):
+        classes = objective.criterion.classes
+        predicted, actual = classes[int(output.argmax())], classes[int(label)] if label >= 0 else "unknown"
+    else:
+        predicted = f"{objective.inverse_transform(output).item():.3g}"
+        actual = "unknown" if label.isnan() else f"{objective.inverse_transform(label).item():.3g}"
+    # a dollar sign would begin a formula
+    return f"{objective.name}: {predicted} ({actual})".replace("$", r"\$")

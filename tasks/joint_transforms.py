@@ -1,13 +1,13 @@
 """Augmentations that move an image and its labels, depth and normals together.
 
-Albumentations draws the numbers, applies the colours and composes; what geometry does to depth and normals is written here,
-as it does not know of either: zooming in by s brings everything s times closer (metric depth / s, disparity * s), a mirror
+Albumentations draws the numbers, applies the colors and composes; what geometry does to depth and normals is written here,
+as it supports neither: zooming in by s brings everything s times closer (metric depth / s, disparity * s), a mirror
 negates the x of normals, and normals have length 1 again after they were interpolated.
 
     sample {"image", "segmentation", "depth", "normals"} -> zoom and crop -> mirror -> brightness, contrast -> sample
 
 The result is a pure function of the sample and a seed. With :func:`tasks.task.sample_seed` it depends on (seed, epoch, index) alone, so
-workers never repeat one another, and a resumed run sees what an uninterrupted one would.
+workers never repeat one another, and a resumed run gets the samples of an uninterrupted one.
 
     move = JointTransform(zooms=(1.0, 1.2, 1.5))
     sample = move(sample, sample_seed(seed=0, epoch=3, index=17))
@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks a server for its newest version when it is imported
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import queries a server for the newest version
 
 import albumentations as A
 import cv2
@@ -62,7 +62,7 @@ class JointTransform:
         steps: list[A.BasicTransform] = [_Zoom(tuple(zooms), inverse_depth, protocol == "mtan"), _Mirror(p=mirror)]
         if jitter > 0:
             steps.append(A.RandomBrightnessContrast(brightness_limit=jitter, contrast_limit=jitter, p=1.0))
-        # strict: an argument or a map that albumentations does not know is an error, not left as it was
+        # strict: an unknown argument or map is an error, not ignored
         self._compose = A.Compose(steps, strict=True)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
@@ -118,11 +118,9 @@ class _Zoom(_Joint):
     def apply(self, img: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any) -> np.ndarray:
         if zoom == 1:
             return img
-        return (
-            _corners(img[window].transpose(2, 0, 1), *size).transpose(1, 2, 0)
-            if self.mtan
-            else _linear(img[window], *size)
-        )
+        if self.mtan:
+            return _corners(img[window].transpose(2, 0, 1), *size).transpose(1, 2, 0)
+        return cv2.resize(img[window], size[::-1], interpolation=cv2.INTER_LINEAR)
 
     def apply_to_mask(
         self, mask: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any
@@ -145,12 +143,7 @@ class _Zoom(_Joint):
         return _corners(near, *size) if self.mtan else unit_normals(near, *size)
 
 
-def _linear(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    return cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
 def _corners(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """As public code interpolates (C, H, W): the first and last pixels stay where they are."""
-    return F.interpolate(torch.from_numpy(values)[None], (height, width), mode="bilinear", align_corners=True)[
-        0
-    ].numpy()
+    batch = torch.from_numpy(values)[None]
+    return F.interpolate(batch, (height, width), mode="bilinear", align_corners=True)[0].numpy()

@@ -1,4 +1,4 @@
-"""Samples with a map per objective, as files: what a map must look like, and MTAN's layout.
+"""Samples with a map per objective, as files: checks of maps, and MTAN's layout.
 
     <root>/{image,label,depth,normal}/<i>.npy       channels last, images in [0, 1], label -1 and depth 0 and normal 0 = unknown
 
@@ -29,11 +29,13 @@ class Folder(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> Sample:
-        """``image`` (H, W, 3), ``segmentation`` (H, W), ``depth`` (H, W), ``normals`` (3, H, W); checked."""
+        """Checked ``image`` (H, W, 3), ``segmentation``, ``depth`` (H, W), ``normals`` (3, H, W)."""
 
 
 class NpyFolder:
-    """One split in MTAN's layout: a folder per map, ``<i>.npy`` in each, i = 0 ... N - 1, channels last, any real dtype.
+    """One split in MTAN's layout: a folder per map, ``<i>.npy`` in each, i = 0 ... N - 1.
+
+    Arrays have channels last and any real dtype.
 
     Args:
         root: Holds the folders of the maps.
@@ -61,11 +63,11 @@ class NpyFolder:
             if not folder.is_dir():
                 raise DataError(f"{folder} is missing; {remedy}")
             names = {path.name for path in folder.glob("*.npy")}
-            found = len(names) if count is None else count
-            absent = next((i for i in range(found) if f"{i}.npy" not in names), None)
+            size = len(names) if count is None else count
+            absent = next((i for i in range(size) if f"{i}.npy" not in names), None)
             if not names or absent is not None:
                 raise DataError(f"{folder} has {f'no {absent}.npy' if names else 'no .npy files'}; {remedy}")
-            counts[folder] = found
+            counts[folder] = size
         (first, size), *others = counts.items()
         for folder, other in others:
             if other != size:
@@ -94,7 +96,7 @@ class NpyFolder:
         return sample
 
 
-# ---- what a map must look like: (array, classes) -> checked and of our dtype; ValueError says what is wrong ---------------
+# ---- checks of maps: (array, classes) -> the array in our dtype; ValueError if it is no such map --------------------------
 
 
 def check_image(array: np.ndarray, _: int) -> np.ndarray:

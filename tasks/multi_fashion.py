@@ -23,9 +23,9 @@ from torch import Tensor
 
 from tasks.criteria import CrossEntropy
 from tasks.fashion import CLASSES, PixelData, fashion_splits, read_garment
-from tasks.measures import accuracy
+from tasks.metrics import accuracy
 from tasks.registry import register_task
-from tasks.task import Objective, Splits, Task
+from tasks.task import Objective, Splits, Task, TensorData
 
 __all__ = ["MultiFashion", "overlay"]
 
@@ -57,28 +57,19 @@ class MultiFashion(Task):
         pairs_seed: int = 0,
         download: bool = False,
     ) -> None:
-        super().__init__()
         if not 0 <= offset <= canvas - _SIDE:
             raise ValueError(
                 f"multi_fashion: offset must be between 0 and canvas - {_SIDE}, got offset {offset} and canvas {canvas}"
             )
         if min(copies, 1 if resize is None else resize) < 1:
             raise ValueError(f"multi_fashion: copies and resize must be at least 1, got {copies} and {resize}")
-        self.canvas = canvas
-        self.offset = offset
-        self.resize = resize
-        self.copies = copies
-        self.pairs_seed = pairs_seed
-        self.download = download
+        self.canvas, self.offset, self.resize = canvas, offset, resize
+        self.copies, self.pairs_seed, self.download = copies, pairs_seed, download
         names = ("top_left", "bottom_right")
-        self.facts = {
-            "in_channels": 1,
-            "image_size": resize or canvas,
-            "classifiers": dict.fromkeys(names, len(CLASSES)),
-            "regressors": {},
-        }
-        measures = {"accuracy": accuracy(len(CLASSES))}
-        self.objectives = tuple(Objective(name, CrossEntropy(CLASSES), measures) for name in names)
+        heads = {"classifiers": dict.fromkeys(names, len(CLASSES)), "regressors": {}}
+        self.info = {"in_channels": 1, "image_size": resize or canvas, **heads}
+        metrics = {"accuracy": accuracy(len(CLASSES))}
+        self.objectives = tuple(Objective(name, CrossEntropy(CLASSES), metrics) for name in names)
 
     def load(self, data_dir: Path) -> Splits:
         """Read and pair the images. Raises DataError if they are missing or damaged."""
@@ -86,7 +77,7 @@ class MultiFashion(Task):
         parts = fashion_splits(data_dir, self.download)
         return Splits(*(self._part(images, labels.long(), random) for images, labels in parts))
 
-    def read(self, path: Path) -> PixelData:
+    def preprocess(self, path: Path) -> TensorData:
         """A canvas with two garments."""
         return PixelData((self._resized(read_garment(path, self.canvas)[:, None]),), {})
 
@@ -104,7 +95,10 @@ class MultiFashion(Task):
 
 
 def overlay(first: Tensor, second: Tensor, canvas: int, offset: int) -> Tensor:
-    """(N, H, W) twice -> (N, canvas, canvas): ``second`` lies ``offset`` further down and right; the brighter pixel wins."""
+    """(N, H, W) twice -> (N, canvas, canvas): the brighter pixel of both.
+
+    ``second`` lies ``offset`` pixels further down and right.
+    """
     height, width = first.shape[-2:]
     samples = first.new_zeros(len(first), canvas, canvas)
     samples[:, :height, :width] = first

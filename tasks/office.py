@@ -1,4 +1,4 @@
-"""Office-31 and Office-Home: the same classes of objects, photographed in several domains; multi-input learning.
+"""Office-31 and Office-Home: the same classes in several domains; multi-input learning.
 
     inputs  (amazon (B, 3, H, W), dslr (B, 3, H, W), webcam (B, 3, H, W))    one image and label per domain
                |                    |                  |
@@ -12,7 +12,7 @@ every epoch. When a split is evaluated every image counts once, and places that 
 
 The task passes each domain through the model by itself, so that any model for one image will do: it needs
 ``features(image)`` and a head for each domain, and of each domain's outputs only those of its own head are used. Batch
-normalisation sees one domain at a time.
+normalization sees one domain at a time.
 
 K. Saenko, B. Kulis, M. Fritz, T. Darrell, "Adapting Visual Category Models to New Domains", ECCV 2010.
 H. Venkateswara et al., "Deep Hashing Network for Unsupervised Domain Adaptation", CVPR 2017.
@@ -20,7 +20,7 @@ H. Venkateswara et al., "Deep Hashing Network for Unsupervised Domain Adaptation
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,16 +31,13 @@ from torch.utils.data import Dataset
 
 from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View
-from tasks.measures import accuracy
+from tasks.metrics import accuracy
 from tasks.registry import register_task
 from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
 __all__ = ["Domains", "Office"]
 
-_DOMAINS = {
-    "office_31": ("amazon", "dslr", "webcam"),
-    "office_home": ("Art", "Clipart", "Product", "Real_World"),
-}
+_DOMAINS = {"office_31": ("amazon", "dslr", "webcam"), "office_home": ("Art", "Clipart", "Product", "Real_World")}
 _CLASSES = {"office_31": 31, "office_home": 65}
 _PAGES = {
     "office_31": "https://www.cc.gatech.edu/~judy/domainadapt/",
@@ -81,7 +78,7 @@ class Domains(Dataset[Batch]):
         return Batch(tuple(inputs), targets)
 
     def set_epoch(self, seed: int, epoch: int) -> None:
-        """Which images of the small domains are repeated, and beside which others, follows from both."""
+        """Draw which images of the small domains are repeated, and beside which others, from both."""
         self.moment = (seed, epoch)
         # RandomState, unlike Generator, draws the same numbers in every NumPy version
         random = np.random.RandomState(np.random.SeedSequence([seed, epoch]).generate_state(4))
@@ -117,23 +114,16 @@ class Office(Task):
         flip: float = 0.0,
         crop: float = 1.0,
     ) -> None:
-        super().__init__()
-        if data not in _DOMAINS:
-            raise ValueError(f"office: data must be office_31 or office_home, got {data!r}")
         self.data = data
         self.lists = lists
         self.view = View(image_size, "stretch", flip, crop)
         self.classes = _CLASSES[data]
-        self._describe([f"class {number}" for number in range(self.classes)])
-        self.facts = {
-            "in_channels": 3,
-            "image_size": image_size,
-            "classifiers": dict.fromkeys(_DOMAINS[data], self.classes),
-            "regressors": {},
-        }
+        self.objectives = self._make_objectives([f"class {number}" for number in range(self.classes)])
+        heads = {"classifiers": dict.fromkeys(_DOMAINS[data], self.classes), "regressors": {}}
+        self.info = {"in_channels": 3, "image_size": image_size, **heads}
 
     def load(self, data_dir: Path) -> Splits:
-        """Read the lists; images are looked for in ``data_dir`` and in a folder of the data set's name in it."""
+        """Read the lists of images in ``data_dir``, or in a folder of the set's name in it."""
         images, lists = self._find(data_dir)
         names: dict[int, str] = {}
         splits = []
@@ -143,19 +133,15 @@ class Office(Task):
                 for domain in _DOMAINS[self.data]
             }
             splits.append(Domains(parts, repeat=split == "train"))
-        self._describe([names.get(number, f"class {number}") for number in range(self.classes)])
-        return Splits(*splits)
+        return Splits(*splits, state={"classes": [names.get(n, f"class {n}") for n in range(self.classes)]})
 
-    def learnt(self) -> dict[str, Any]:
-        """Names of the classes, which are those of the folders."""
-        return {"classes": list(self._names)}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the names of the classes, which are those of the folders."""
+        super().load_state_dict(state)
+        self._update_objectives(self._make_objectives(state["classes"]))
 
-    def recall(self, learnt: Mapping[str, Any]) -> None:
-        """Speak of these classes from now on."""
-        self._describe(learnt["classes"])
-
-    def read(self, path: Path) -> TensorData:
-        """One image, for the head of each domain: which domain it is from, only the user can say."""
+    def preprocess(self, path: Path) -> TensorData:
+        """One image, for the head of each domain, as the file does not name its domain."""
         image = self.view.tensor(path)[None]
         return TensorData((image,) * len(_DOMAINS[self.data]), {})
 
@@ -170,15 +156,12 @@ class Office(Task):
         return {name: model(images)[name] for name, images in self._inputs(batch).items()}
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
-        kept = {objective.name for objective in self.objectives}
-        return {name: x for name, x in zip(_DOMAINS[self.data], batch.inputs, strict=True) if name in kept}
+        domains = {objective.name for objective in self.objectives}
+        return {name: x for name, x in zip(_DOMAINS[self.data], batch.inputs, strict=True) if name in domains}
 
-    def _describe(self, names: list[str]) -> None:
-        self._names = names
-        measures = {"accuracy": accuracy(self.classes)}
-        self.objectives = tuple(
-            Objective(domain, CrossEntropy(tuple(names)), measures) for domain in _DOMAINS[self.data]
-        )
+    def _make_objectives(self, classes: Sequence[str]) -> tuple[Objective, ...]:
+        metrics = {"accuracy": accuracy(self.classes)}
+        return tuple(Objective(domain, CrossEntropy(tuple(classes)), metrics) for domain in _DOMAINS[self.data])
 
     def _find(self, data_dir: Path) -> tuple[Path, Path]:
         """Folder that the paths in the lists start from, and folder of the lists."""
@@ -203,7 +186,10 @@ class Office(Task):
         return images, lists
 
     def _part(self, images: Path, path: Path, domain: str, names: dict[int, str]) -> ImageFiles:
-        """The images of a list. Collects class names, which are the images' folders, and raises if they contradict each other."""
+        """The images of a list. Adds the classes, which are names of folders, to ``names``.
+
+        Raises DataError if they contradict each other.
+        """
         if not path.is_file():
             raise DataError(f"office: there is no list {path}; copy it from where the others come from")
         paths, labels = [], []

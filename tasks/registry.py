@@ -33,7 +33,7 @@ def list_tasks(filter: str = "*") -> list[str]:
 
 
 def task_arguments(name: str) -> dict[str, inspect.Parameter]:
-    """The keyword arguments that ``create_task(name, ...)`` takes. Raises ValueError if the name is unknown."""
+    """Keyword arguments of ``create_task(name, ...)``. Raises ValueError for an unknown name."""
     return dict(inspect.signature(_TASKS.get(name), eval_str=True).parameters)
 
 

@@ -24,7 +24,7 @@ def planes(array: np.ndarray) -> np.ndarray:
 
 
 def resize_sample(sample: Sample, height: int, width: int) -> Sample:
-    """All maps at another size: the image averages, labels and depth take the nearest value, normals stay of length 1."""
+    """All maps at another size: the image averaged, labels and depth nearest, normals unit."""
     if sample["image"].shape[:2] == (height, width):
         return sample
     methods: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -44,7 +44,7 @@ def nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def unit_normals(normals: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Normals interpolated to length 1; 0 where the nearest one is unknown, or opposite ones cancel."""
+    """Normals interpolated to length 1; 0 where the nearest is unknown or opposites cancel."""
     smooth = np.empty((3, height, width), np.float32)
     for plane, out in zip(normals, smooth, strict=True):
         cv2.resize(plane, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)

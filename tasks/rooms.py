@@ -1,6 +1,6 @@
-"""Rooms: what is where, how far, and which way does it face?
+"""Rooms: segmentation, depth and normals of rendered pictures.
 
-Furnished rooms, ray-cast from a seed (see tasks/room_renderer): pictures with the 13 classes of NYUv2, depth in metres and
+Furnished rooms, ray-cast from a seed (see tasks/room_renderer): pictures with the 13 classes of NYUv2, depth in meters and
 surface normals, for work on dense prediction without a download. They are rendered once, by all processors, into
 ``<data_dir>/rooms-v<recipe>-<height>x<width>-seed<seed>`` in the layout of MTAN's NYUv2 files, which other public code reads
 as well. An interrupted rendering goes on where it stopped, and a larger set keeps the rooms of a smaller one.
@@ -20,11 +20,10 @@ from typing import IO, Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tasks import room_renderer
 from tasks.dense_task import DenseData, DenseTask
 from tasks.map_files import NpyFolder
 from tasks.registry import register_task
-from tasks.room_renderer import KINDS, SPLITS, VERSION
+from tasks.room_renderer import CLASSES, COMMAND, KINDS, SPLITS, VERSION, replacing
 from tasks.task import DataError, Splits
 
 __all__ = ["Rooms", "render_rooms"]
@@ -70,7 +69,7 @@ class Rooms(DenseTask):
         rarity: float = 0.5,
     ) -> None:
         maps = ("segmentation", "depth", "normals")
-        super().__init__(protocol, augment, jitter, room_renderer.CLASSES, maps, rarity, zoom=zoom)
+        super().__init__(protocol, augment, jitter, CLASSES, maps, rarity, zoom=zoom)
         if min(height, width) < 8:
             raise ValueError(f"rooms: height and width must be at least 8, got {height} and {width}")
         if min(train, val, test) < 1:
@@ -96,7 +95,7 @@ class Rooms(DenseTask):
             )
             for split, count in self.counts.items()
         ]
-        return Splits(*parts)
+        return self.make_splits(*parts)
 
 
 def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], processes: int | None = None) -> None:
@@ -112,8 +111,8 @@ def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], pr
         DataError: The folder holds other rooms, or cannot be written.
     """
     recipe = {"recipe": VERSION, **options}
-    with contextlib.suppress(OSError):  # folders that are not there yet, or cannot be read, as the next lines will say
-        if _held(root / _MANIFEST) == recipe and not _missing(root, counts):
+    with contextlib.suppress(OSError):  # folders that are missing or unreadable; the next lines raise
+        if _read_manifest(root / _MANIFEST) == recipe and not _missing(root, counts):
             return  # nothing to write, so the folder may be one that cannot be
     try:
         for split in counts:
@@ -130,17 +129,17 @@ def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], pr
 
 def _missing(root: Path, counts: dict[str, int]) -> list[tuple[str, int]]:
     """Rooms that lack one of their files."""
-    found = {(split, kind): set(os.listdir(root / split / kind)) for split in counts for kind in KINDS}
+    files = {(split, kind): set(os.listdir(root / split / kind)) for split in counts for kind in KINDS}
     return [
         (split, index)
         for split, count in counts.items()
         for index in range(count)
-        if any(f"{index}.npy" not in found[split, kind] for kind in KINDS)
+        if any(f"{index}.npy" not in files[split, kind] for kind in KINDS)
     ]
 
 
-def _held(manifest: Path) -> Any:
-    """What a folder says that it holds; ``None`` if that cannot be understood."""
+def _read_manifest(manifest: Path) -> Any:
+    """Content of a manifest; ``None`` if it is no JSON."""
     try:
         return json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError:
@@ -148,21 +147,19 @@ def _held(manifest: Path) -> Any:
 
 
 def _check_manifest(path: Path, recipe: dict[str, Any]) -> None:
-    """Say what the folder holds, or refuse to mix it with something else."""
+    """Write the manifest, or raise DataError if it is that of other rooms."""
     if not path.is_file():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(recipe, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    held = _held(path)
-    if held != recipe:
-        raise DataError(f"{path} says that this folder holds other rooms ({held}, not {recipe}); move the folder away")
+        with replacing(path) as file:
+            file.write((json.dumps(recipe, indent=1) + "\n").encode())
+    content = _read_manifest(path)
+    if content != recipe:
+        raise DataError(
+            f"{path} says that this folder holds other rooms ({content}, not {recipe}); move the folder away"
+        )
 
 
 def _render(root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], processes: int) -> None:
-    """Programs of their own, not forks or pools: they start at once, without torch, whatever the caller is doing."""
+    """Render in separate programs, which start fast, without torch; not in forks or pools."""
     processes = min(processes, len(rooms))
     reading, writing = os.pipe()
     workers: list[subprocess.Popen[str]] = []
@@ -188,9 +185,9 @@ def _render(root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], p
 def _start(
     root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], output: int, complaints: IO[str]
 ) -> subprocess.Popen[str]:
-    worker = subprocess.Popen(room_renderer.COMMAND, stdin=subprocess.PIPE, stdout=output, stderr=complaints, text=True)
+    worker = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=output, stderr=complaints, text=True)
     assert worker.stdin is not None
-    with contextlib.suppress(BrokenPipeError), worker.stdin as order:  # its own complaint says more
+    with contextlib.suppress(BrokenPipeError), worker.stdin as order:  # the worker's own message is better
         json.dump({"folder": str(root), "options": options, "rooms": rooms}, order)
     return worker
 
@@ -207,7 +204,7 @@ def _processors() -> int:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One process at a time, where the system can lock files; the others find the rooms rendered."""
+    """One process at a time, where the system can lock files."""
     try:
         import fcntl
     except ImportError:

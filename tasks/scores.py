@@ -1,4 +1,4 @@
-"""One number for several objectives: how the literature compares methods.
+"""Scores over several objectives, by which the literature compares methods.
 
 Values are keyed ``<objective>/<metric>``, as in ``summary.json``.
 
@@ -13,16 +13,20 @@ from typing import Literal
 
 import numpy as np
 
+from balancing.choices import check_choices
+from tasks.results import ResultKey
+
 __all__ = ["delta_m", "hypervolume", "mean_rank"]
 
 
+@check_choices()
 def delta_m(
     values: Mapping[str, float],
     baseline: Mapping[str, float],
     higher_is_better: Mapping[str, bool],
     average: Literal["metrics", "objectives"] = "metrics",
 ) -> float:
-    """Mean relative loss of quality against a baseline, in percent: negative is better than the baseline.
+    """Mean relative loss of quality against a baseline in percent; negative is better.
 
     Args:
         values: ``<objective>/<metric>`` -> result of the method.
@@ -37,20 +41,18 @@ def delta_m(
     """
     if not values or set(values) != set(baseline) or not set(values) <= set(higher_is_better):
         raise ValueError(f"delta_m: values, baseline and directions must have the same metrics, got {sorted(values)}")
-    if average not in ("metrics", "objectives"):
-        raise ValueError(f"delta_m: average must be metrics or objectives, got {average!r}")
     groups: dict[str, list[float]] = {}
     for name, value in values.items():
         if baseline[name] == 0:
             raise ValueError(f"delta_m: the baseline of {name} is 0, so nothing can be relative to it")
         change = (value - baseline[name]) / abs(baseline[name])
-        group = name if average == "metrics" else name.split("/")[0]
+        group = name if average == "metrics" else ResultKey.parse(name).objective
         groups.setdefault(group, []).append(-change if higher_is_better[name] else change)
     return 100 * float(np.mean([np.mean(changes) for changes in groups.values()]))
 
 
 def mean_rank(rows: Mapping[str, Mapping[str, float]], higher_is_better: Mapping[str, bool]) -> dict[str, float]:
-    """Rank of each method, averaged over metrics: 1 is best in all. Equal values share the better rank.
+    """Rank of each method averaged over metrics, 1 is best; equal values share the better rank.
 
     Args:
         rows: Method -> metric -> result. The baseline is left out in the literature.
@@ -71,7 +73,7 @@ def mean_rank(rows: Mapping[str, Mapping[str, float]], higher_is_better: Mapping
 
 
 def hypervolume(points: Sequence[Sequence[float]] | np.ndarray, reference: Sequence[float]) -> float:
-    """Volume of what at least one of the points dominates, up to the reference; everything is minimised. Exact.
+    """Exact volume dominated by the points, up to the reference; all values are minimized.
 
     Args:
         points: (N, M) losses of N solutions; those that do not dominate the reference add nothing.

@@ -1,11 +1,12 @@
-"""What a task is: data in three splits, and objectives with a criterion and metrics each."""
+"""Task: objectives, data in three splits, and how inputs and outputs are presented."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torchmetrics import Metric
 
-__all__ = ["Batch", "DataError", "Measure", "Objective", "Prediction", "Splits", "Task", "TensorData", "sample_seed"]
+__all__ = [
+    "Batch",
+    "DataError",
+    "MetricSpec",
+    "Objective",
+    "Prediction",
+    "Splits",
+    "Task",
+    "TensorData",
+    "identity",
+    "sample_seed",
+]
 
 
 class DataError(RuntimeError):
@@ -34,7 +46,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorData:
-    """A whole split as tensors that share their first dimension, batched by index on whatever device they are on."""
+    """A split as tensors that share their first dimension; batched by index, on any device."""
 
     inputs: tuple[Tensor, ...]
     targets: dict[str, Tensor]
@@ -51,39 +63,84 @@ class TensorData:
 
     def first(self, count: int) -> TensorData:
         """The first ``count`` samples."""
-        return replace(
-            self,
-            inputs=tuple(t[:count] for t in self.inputs),
-            targets={name: t[:count] for name, t in self.targets.items()},
-        )
+        inputs, targets = self._map(lambda tensor: tensor[:count])
+        return replace(self, inputs=inputs, targets=targets)
 
     def to(self, device: torch.device | str) -> TensorData:
         """The same data on ``device``."""
-        return TensorData(
-            tuple(t.to(device) for t in self.inputs), {name: t.to(device) for name, t in self.targets.items()}
-        )
+        inputs, targets = self._map(lambda tensor: tensor.to(device))
+        return replace(self, inputs=inputs, targets=targets)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        return tuple(map(change, self.inputs)), {name: change(tensor) for name, tensor in self.targets.items()}
 
 
-class Splits(NamedTuple):
-    """Training, validation (model selection) and test (looked at once) data."""
+Split = TensorData | Dataset[Batch]
 
-    train: TensorData | Dataset[Batch]
-    val: TensorData | Dataset[Batch]
-    test: TensorData | Dataset[Batch]
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Data in three parts, over which an instance iterates: ``train, val, test = splits``.
+
+    Args:
+        train: To train on.
+        val: To select the best epoch on.
+        test: Evaluated once, with the weights of that epoch.
+        state: Preprocessing state from the training data, in containers that JSON can hold; see
+            :meth:`Task.load_state_dict`.
+    """
+
+    train: Split
+    val: Split
+    test: Split
+    state: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter((self.train, self.val, self.test))
+
+    def truncate(self, count: int) -> Splits:
+        """The first ``count`` training samples as all three parts: can a model fit them exactly?"""
+        count = min(count, len(self.train))  # type: ignore[arg-type]
+        part = self.train.first(count) if isinstance(self.train, TensorData) else Subset(self.train, range(count))
+        return replace(self, train=part, val=part, test=part)
+
+    def to(self, device: torch.device | str) -> Splits:
+        """The same splits, with tensors on ``device``."""
+        train, val, test = (part.to(device) if isinstance(part, TensorData) else part for part in self)
+        return replace(self, train=train, val=val, test=test)
+
+    def train_labels(self) -> Mapping[str, Tensor]:
+        """Labels of the training data by objective.
+
+        A data set with a method ``reference_targets(rows)`` gives those of a sample of its rows.
+        """
+        train = self.train
+        data, rows = (train.dataset, train.indices) if isinstance(train, Subset) else (train, range(len(train)))  # type: ignore[arg-type]
+        if hasattr(data, "reference_targets"):
+            return data.reference_targets(rows)  # type: ignore[union-attr]
+        if hasattr(train, "targets"):  # in memory: no sample has to be read
+            return train.targets
+        samples = [train[i].targets for i in range(len(rows))]
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def identity(values: Tensor) -> Tensor:
+    """The same values."""
+    return values
 
 
 @dataclass(frozen=True)
-class Measure:
+class MetricSpec:
     """A metric of one objective.
 
     Args:
         make: Makes a fresh torchmetrics Metric.
-        transform: Applied to predictions and to labels first, e.g. to bring them to another unit.
-        higher_is_better: The direction, if it is to be known without making a metric; ``None``: as the metric says.
+        transform: Applied to predictions and to labels first, e.g. to convert them to another unit.
+        higher_is_better: The direction, if it is to be known without making a metric; ``None``: that of the metric.
     """
 
     make: Callable[[], Metric]
-    transform: Callable[[Tensor], Tensor] = field(default=lambda values: values)
+    transform: Callable[[Tensor], Tensor] = identity
     higher_is_better: bool | None = None
 
     @property
@@ -99,24 +156,24 @@ class Objective:
     Args:
         name: Names the loss, and the model's output.
         criterion: The loss.
-        measures: Metrics by name.
-        restore: Brings outputs from the unit that is learnt to the one that people use.
+        metrics: Metrics by name.
+        inverse_transform: Converts outputs from the unit of the training targets to that of the data.
     """
 
     name: str
     criterion: Criterion
-    measures: Mapping[str, Measure]
-    restore: Callable[[Tensor], Tensor] = field(default=lambda values: values)
+    metrics: Mapping[str, MetricSpec]
+    inverse_transform: Callable[[Tensor], Tensor] = identity
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about N inputs, in words and units that people use.
+    """A model's outputs for N inputs, as class names and in the units of the data.
 
     Args:
         cells: Column of a table -> N class names or numbers.
         maps: Name -> numbers (N, H, W) or (N, H, W, 3).
-        pictures: How some of the maps look: bytes of the same shape, grey or coloured.
+        pictures: Rendering of some of the maps: bytes of the same shape, gray or colored.
         legends: Name of a map -> the table that explains it, column -> values.
     """
 
@@ -127,153 +184,174 @@ class Prediction:
 
 
 def sample_seed(*key: int) -> int:
-    """A number in [0, 2^32) for the randomness of a sample: it differs between keys (seed, epoch, index) without a pattern."""
+    """Seed in [0, 2^32) of a sample's randomness, a hash of ``key``, e.g. (seed, epoch, index)."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 class Task:
-    """A problem. A subclass sets ``objectives`` and ``facts`` and overrides :meth:`load`; :meth:`losses` where the default
-    (one criterion per objective) does not fit.
+    """A problem: objectives, data, and the presentation of inputs and outputs.
+
+    A subclass sets ``objectives`` and ``info`` and overrides :meth:`load`; :meth:`losses` where the default (one criterion
+    per objective) does not fit. Nothing of a task changes after that but its preprocessing state, by
+    :meth:`load_state_dict`. Data are separate, frozen objects: :class:`Splits`.
 
     Attributes:
         name: Name in the registry.
         objectives: In the order in which they are reported.
-        facts: What models may ask for when they are built, e.g. ``in_features``; see :meth:`fact`.
+        info: Values of ``auto`` for options of models, e.g. ``in_features``; see :meth:`auto_value`.
     """
 
     name: str = "task"
     objectives: tuple[Objective, ...] = ()
-    facts: Mapping[str, Any] = {}
+    info: Mapping[str, Any] = {}
+    _state: Mapping[str, Any] = {}
+    _loaded: tuple[Path, Splits] | None = None
 
-    def __init__(self) -> None:
-        self._splits: Splits | None = None
+    def restrict(self, names: Collection[str]) -> Self:
+        """The same task with the objectives in ``names`` only, for a model that has fewer.
+
+        Raises ValueError for a name that this task does not have.
+        """
+        own = tuple(objective.name for objective in self.objectives)
+        if not set(names) <= set(own):
+            raise ValueError(f"the model has objectives {tuple(names)}, but task {self.name} has {own}")
+        task = copy.copy(self)
+        task.objectives = tuple(objective for objective in self.objectives if objective.name in names)
+        return task
+
+    def auto_value(self, name: str, splits: Splits) -> Any:
+        """Value that ``auto`` stands for as option ``name``. Raises KeyError if there is none."""
+        if name == "initial_losses":
+            return self.initial_losses(splits)
+        if name == "prior_losses":
+            return self.prior_losses(splits)
+        if name == "classification":
+            return tuple(o.name for o in self.objectives if o.criterion.kind == "classification")
+        return self.info[name]
+
+    # ---- data --------------------------------------------------------------------------------------------------------
 
     def load(self, data_dir: Path) -> Splits:
         """Read the data. Raises DataError if they are missing or damaged."""
         raise TypeError(f"task {self.name} does not load anything")
 
-    def splits(self, data_dir: str | Path = "data") -> Splits:
-        """The data, read once. Raises DataError if they are missing or damaged."""
-        if self._splits is None:
-            self._splits = self.load(Path(data_dir))
-        return self._splits
+    def splits(self, data_dir: str | Path | None = None) -> Splits:
+        """The data, read once; the task takes over their preprocessing state.
 
-    def shorten(self, count: int) -> Splits:
-        """Keep the first ``count`` training samples only, as all three splits: can a model learn them by heart?"""
-        if self._splits is None:
-            raise RuntimeError(f"task {self.name}: call splits(data_dir) before shorten")
-        train = self._splits.train
-        count = min(count, len(train))  # type: ignore[arg-type]
-        few = train.first(count) if isinstance(train, TensorData) else Subset(train, range(count))
-        self._splits = Splits(few, few, few)
-        return self._splits
+        Args:
+            data_dir: Folder of data sets; ``None``: that of the first call, or else ``data``.
 
-    def place(self, device: torch.device) -> None:
-        """Move splits that are tensors to ``device``, once and for all."""
-        if self._splits is not None:
-            self._splits = Splits(*(part.to(device) if isinstance(part, TensorData) else part for part in self._splits))
-
-    def keep(self, names: Collection[str]) -> None:
-        """Leave out the objectives that are not in ``names``, for a model that has fewer.
-
-        Raises ValueError for a name that this task does not know.
+        Raises:
+            DataError: Data are missing or damaged, or this task has read those of another folder.
         """
-        own = tuple(objective.name for objective in self.objectives)
-        if not set(names) <= set(own):
-            raise ValueError(f"the model has objectives {tuple(names)}, but task {self.name} has {own}")
-        self.objectives = tuple(objective for objective in self.objectives if objective.name in names)
+        if self._loaded is None:
+            folder = Path("data" if data_dir is None else data_dir)
+            splits = self.load(folder)
+            if splits.state:
+                self.load_state_dict(splits.state)
+            self._loaded = folder, splits
+        folder, splits = self._loaded
+        if data_dir is not None and Path(data_dir).resolve() != folder.resolve():
+            raise DataError(
+                f"task {self.name} has read its data from {folder} and cannot read others from {data_dir}; "
+                "create another task for them"
+            )
+        return splits
+
+    def state_dict(self) -> dict[str, Any]:
+        """Preprocessing state for :meth:`preprocess` and :meth:`decode`, as JSON can hold it."""
+        return dict(self._state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the preprocessing state of a task whose training data are not there."""
+        self._state = state
+
+    def initial_losses(self, splits: Splits) -> dict[str, float]:
+        """Expected losses of an untrained model on the training labels (log K; mean square)."""
+        labels = self.train_labels(splits)
+        return {o.name: o.criterion.untrained_loss(labels[o.name]) for o in self.objectives}
+
+    def prior_losses(self, splits: Splits) -> dict[str, float]:
+        """Losses of the best constant prediction on the training labels (entropy; variance)."""
+        labels = self.train_labels(splits)
+        return {o.name: o.criterion.constant_loss(labels[o.name]) for o in self.objectives}
+
+    def train_labels(self, splits: Splits) -> Mapping[str, Tensor]:
+        """Labels of the training data by objective, or of a sample of them."""
+        return splits.train_labels()
+
+    # ---- training and evaluation -------------------------------------------------------------------------------------
 
     def losses(self, model: Any, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Any]:
         """Loss per objective of ``phase``, and the features that the heads read."""
         features = model.features(*batch.inputs)
         return self.criteria(model.heads(features), batch.targets), features
 
-    def label_counts(self, batch: Batch, names: Sequence[str]) -> Tensor:
-        """(K,) for each objective in ``names`` how many labels of ``batch`` its loss is the mean over; samples, if it has none.
+    def criteria(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each objective's criterion."""
+        return {o.name: o.criterion(outputs[o.name], targets[o.name]) for o in self.objectives}
 
-        Losses of parts of a batch are put together by these numbers.
+    def label_counts(self, batch: Batch, names: Sequence[str]) -> Tensor:
+        """(K,) numbers of labels that the losses in ``names`` average; samples, without labels.
+
+        Losses of parts of a batch are averaged with these weights.
         """
         samples = batch.inputs[0].new_tensor(len(batch.inputs[0]), dtype=torch.float32)
         criteria = {o.name: o.criterion for o in self.objectives}
-        counts = [criteria[name].count(batch.targets[name]) if name in batch.targets else samples for name in names]
+        counts = [
+            criteria[name].num_labels(batch.targets[name]) if name in batch.targets else samples for name in names
+        ]
         return torch.stack([count.float() for count in counts])
 
     def outputs(self, model: Any, batch: Batch) -> Mapping[str, Tensor]:
-        """What an evaluation compares with ``batch.targets``."""
+        """Outputs that an evaluation compares with ``batch.targets``."""
         return model(*batch.inputs)
 
     def results(self) -> dict[str, bool]:
         """Keys of an evaluation, ``<objective>/<metric>`` -> whether higher is better."""
-        found = {}
+        directions = {}
         for o in self.objectives:
-            found[f"{o.name}/loss"] = False
-            found |= {f"{o.name}/{key}": m.direction for key, m in o.measures.items()}
-        return found
+            directions[f"{o.name}/loss"] = False
+            directions |= {f"{o.name}/{key}": metric.direction for key, metric in o.metrics.items()}
+        return directions
 
-    def evaluate(self, model: Any, split_name: str, batches: Iterable[Batch]) -> dict[str, float] | None:
-        """Values for keys of :meth:`results`, for a task whose results are not sums over samples; ``None``: losses and measures.
+    def evaluate(
+        self, model: Any, splits: Splits, split_name: str, batches: Iterable[Batch]
+    ) -> dict[str, float] | None:
+        """Results that are not sums over samples; ``None`` for losses and metrics.
 
-        ``model`` is in eval mode, and no gradients are recorded.
+        ``model`` is in eval mode, and no gradients are recorded. ``batches`` are those of ``splits.<split_name>``.
         """
         return None
 
-    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
-        """Sample predictions for the report, caption -> figure. ``model`` is in eval mode."""
-        return {}
+    # ---- presentation ------------------------------------------------------------------------------------------------
 
-    def learnt(self) -> dict[str, Any]:
-        """What :meth:`read` and :meth:`describe` know from the training data, in containers that JSON can hold."""
-        return {}
-
-    def recall(self, learnt: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`learnt`, for a task that reads new inputs and whose training data are not there."""
-
-    def read(self, path: Path) -> TensorData:
-        """A file of the user as inputs, prepared like those of the splits; it has no targets.
+    def preprocess(self, path: Path) -> TensorData:
+        """A user's file as inputs, prepared like those of the splits; it has no targets.
 
         Raises DataError naming the file and what is wrong with it.
         """
-        raise DataError(f"task {self.name} does not say how to read {path}; give it a method read")
+        raise DataError(f"task {self.name} does not say how to read {path}; give it a method preprocess")
 
-    def describe(self, outputs: Mapping[str, Tensor]) -> Prediction:
-        """Outputs for one batch, on the CPU: names of the most likely classes with their probabilities, and numbers."""
+    def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
+        """Outputs of a batch, on the CPU, as classes with their probabilities, and as numbers."""
         cells: dict[str, Sequence[str | float]] = {}
         for o in self.objectives:
             if o.name not in outputs:
                 continue
             if isinstance(o.criterion, CrossEntropy):
-                shares, labels = outputs[o.name].softmax(1).max(1)
+                probabilities, labels = outputs[o.name].softmax(1).max(1)
                 cells[o.name] = [o.criterion.classes[label] for label in labels.tolist()]
-                cells[f"{o.name}_probability"] = shares.tolist()
+                cells[f"{o.name}_probability"] = probabilities.tolist()
             else:
-                cells[o.name] = o.restore(outputs[o.name]).flatten().tolist()
+                cells[o.name] = o.inverse_transform(outputs[o.name]).flatten().tolist()
         return Prediction(cells)
 
-    def criteria(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Each objective's criterion."""
-        return {o.name: o.criterion(outputs[o.name], targets[o.name]) for o in self.objectives}
+    def pictures(self, model: Any, split: Split) -> dict[str, Figure]:
+        """Sample predictions for the report, caption -> figure. ``model`` is in eval mode."""
+        return {}
 
-    def initial_losses(self) -> dict[str, float]:
-        """Expected losses of an untrained model on the training labels (log K; mean square)."""
-        return {o.name: o.criterion.initial(self._train_labels(o.name)) for o in self.objectives}
-
-    def prior_losses(self) -> dict[str, float]:
-        """Losses of the best constant prediction on the training labels (entropy; variance)."""
-        return {o.name: o.criterion.prior(self._train_labels(o.name)) for o in self.objectives}
-
-    def fact(self, name: str) -> Any:
-        """What a config value ``auto`` stands for. Raises KeyError if this task has no such fact."""
-        if name in ("initial_losses", "prior_losses"):
-            return getattr(self, name)()
-        if name == "classification":
-            return tuple(o.name for o in self.objectives if o.criterion.kind == "classification")
-        return self.facts[name]
-
-    def _train_labels(self, objective: str) -> Tensor:
-        if self._splits is None:
-            raise RuntimeError(f"task {self.name}: call splits(data_dir) before asking about its labels")
-        train = self._splits.train
-        targets = getattr(train, "targets", None)
-        if targets is not None:  # in memory: no sample has to be read
-            return targets[objective]
-        return torch.stack([train[i].targets[objective] for i in range(len(train))])  # type: ignore[arg-type, index]
+    def _update_objectives(self, objectives: Iterable[Objective]) -> None:
+        """Replace objectives by those of the same names; for :meth:`load_state_dict`."""
+        updated = {objective.name: objective for objective in objectives}
+        self.objectives = tuple(updated.get(objective.name, objective) for objective in self.objectives)

@@ -1,9 +1,9 @@
-"""Two views of a garment: the left half of the image as a bare list of numbers, the right half as an image.
+"""Two views of a garment: left half of the image as numbers, right half as an image.
 
     28 x 28 image -> left half, flattened (392)          the same label for all three objectives: fused, from both views;
                   -> right half, an image (1, 28, 14)    left and right, each from its own
 
-A model may train on all of them or on some; one that trains a network per view and no more is still judged on ``fused``.
+A model may train on all of them or on some; one with a network per view alone is evaluated on ``fused``, too.
 55,000 images are trained on, 5,000 validate, 10,000 test.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from tasks.criteria import CrossEntropy
 from tasks.fashion import CLASSES, PixelData, fashion_splits, read_garment
-from tasks.measures import accuracy
+from tasks.metrics import accuracy
 from tasks.registry import register_task
-from tasks.task import Batch, Objective, Splits, Task
+from tasks.task import Batch, Objective, Splits, Task, TensorData
 
 __all__ = ["TwoViewFashion"]
 
@@ -38,14 +38,13 @@ class TwoViewFashion(Task):
     """
 
     def __init__(self, cut: int = 14, download: bool = False) -> None:
-        super().__init__()
         if not 0 < cut < _SIDE:
             raise ValueError(f"two_view_fashion: cut must be between 1 and {_SIDE - 1}, got {cut}")
         self.cut = cut
         self.download = download
-        self.facts = {"in_features": _SIDE * cut, "in_channels": 1, "classes": len(CLASSES)}
-        measures = {"accuracy": accuracy(len(CLASSES))}
-        self.objectives = tuple(Objective(name, CrossEntropy(CLASSES), measures) for name in ("fused", "left", "right"))
+        self.info = {"in_features": _SIDE * cut, "in_channels": 1, "classes": len(CLASSES)}
+        metrics = {"accuracy": accuracy(len(CLASSES))}
+        self.objectives = tuple(Objective(name, CrossEntropy(CLASSES), metrics) for name in ("fused", "left", "right"))
 
     def load(self, data_dir: Path) -> Splits:
         """Read and cut the images. Raises DataError if they are missing or damaged."""
@@ -53,7 +52,7 @@ class TwoViewFashion(Task):
             *(self._part(images, labels.long()) for images, labels in fashion_splits(data_dir, self.download))
         )
 
-    def read(self, path: Path) -> PixelData:
+    def preprocess(self, path: Path) -> TensorData:
         """A garment."""
         return PixelData(self._views(read_garment(path)), {})
 
@@ -65,7 +64,7 @@ class TwoViewFashion(Task):
         return left.flatten(1), right.contiguous()
 
     def losses(self, model: Any, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Any]:
-        """Only of the objectives that the model trains in this phase, which may be fewer than it is judged on."""
+        """Losses of the objectives that the model trains in this phase; it may be evaluated on more."""
         losses, features = super().losses(model, batch, phase)
         trained = next(turn.objectives for turn in model.phases if turn.name == phase)
         return {name: losses[name] for name in trained}, features

@@ -109,6 +109,17 @@ MISTAKES = {
     "model.classifiers={colour: 5}": "but task diamonds has ('cut', 'price')",
     "resume=nowhere": "there is no nowhere/last.pt",
     "trainer.epochs=[1": "cannot read",
+    "trainer.accumulate=4": "trainer.accumulate was renamed to trainer.grad_accum_steps",
+    "+trainer.accumulate=4": "trainer.accumulate was renamed to trainer.grad_accum_steps",
+    "trainer.clip_norm=1": "trainer.clip_norm was renamed to trainer.max_grad_norm",
+    "++trainer.checkpoint_activations=true": "was renamed to trainer.grad_checkpointing",
+    "trainer.workers=1": "trainer.workers was renamed to trainer.num_workers",
+    "trainer.threads=1": "trainer.threads was renamed to trainer.num_threads",
+    "trainer.select=last": "trainer.select was renamed to trainer.monitor",
+    "trainer.batch_statistics=local": "trainer.batch_statistics was renamed to trainer.batchnorm",
+    "trainer.batchnorm=synchronised": "synchronised was renamed to trainer.batchnorm=synchronized",
+    "model.classifiers=task": "model.classifiers=task was renamed to model.classifiers=auto",
+    "balancer.before={name: uncertainty, classification: task}": "was renamed to balancer.before.classification=auto",
 }
 
 

@@ -6,14 +6,19 @@ import math
 import os
 import re
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 import engine
+import tasks
 import train
+from engine.comparison.estimates import estimate, student_t
+from engine.comparison.run_sets import group
+from engine.comparison.runs import FORMER_DIRECTIONS, FinishedRun, directions, find_runs
 from scripts import compare
-from scripts.run_sets import directions, estimate, find_runs, group, student_t
+from tasks.results import ResultKey
 from tests.test_report import browser, elements, inspect, pictures
 
 # test results of made-up runs of diamonds: set -> seed -> cut/accuracy, price/r2
@@ -38,7 +43,8 @@ def write_run(folder, overrides=(), seed=0, values=(0.5, 0.5), status="finished"
     names = {"model": config.model["name"], "task": config.task["name"], "balancer": config.balancer["name"]}
     tested = {f"test/{name}": value for name, value in metrics.items()} if status == "finished" else {}
     facts = {"seed": seed, "status": status, "metrics": tested, "steps": 100, "seconds": seconds, "device": "cpu"}
-    tracker.write_summary({**names, **facts, "samples_per_second": 1000 / seconds})
+    higher = {name: name.endswith(("accuracy", "r2")) for name in tested}
+    tracker.write_summary({**names, **facts, "higher_is_better": higher, "samples_per_second": 1000 / seconds})
     tracker.close()
     return folder
 
@@ -212,9 +218,48 @@ def test_unfinished_runs_are_named_and_globs_are_understood(outputs, tmp_path, c
     assert "| rlw | 1 |" in said.out
 
 
-def test_directions_come_from_the_task(outputs):
+def test_directions_come_from_the_summary(outputs, tmp_path):
     known = directions(find_runs([str(outputs / "rlw")])[0])
     assert known == {"cut/loss": False, "cut/accuracy": True, "price/loss": False, "price/r2": True}
+    other = json.loads((write_run(tmp_path / "run") / "summary.json").read_text())
+    other["higher_is_better"]["test/price/r2"] = False
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(other))
+    assert directions(find_runs([str(tmp_path)])[0]) == {**known, "price/r2": False}
+
+
+def former(folder, **metrics):
+    """A run of a version that wrote no directions."""
+    path = write_run(folder) / "summary.json"
+    summary = json.loads(path.read_text())
+    del summary["higher_is_better"]
+    summary["metrics"] |= metrics
+    path.write_text(json.dumps(summary))
+
+
+def test_runs_of_earlier_versions_can_be_compared(outputs, tmp_path, capsys):
+    former(tmp_path / "run")
+    known = directions(find_runs([str(tmp_path)])[0])
+    assert known == {"cut/loss": False, "cut/accuracy": True, "price/loss": False, "price/r2": True}
+    former(tmp_path / "other", **{"test/price/own": 1.0})
+    message = refusal(capsys, tmp_path)
+    assert str(tmp_path / "other" / "summary.json") in message
+    assert "written by an earlier version, without directions; add whether higher is better" in message
+    assert '"higher_is_better": {"test/price/own": true, ...}' in message
+
+
+def test_earlier_versions_and_this_one_know_the_same_directions():
+    needed = {"image_table": {"csv": "labels.csv", "classification": ["kind"], "regression": ["size"]}}
+    results = [tasks.create_task(name, **needed.get(name, {})).results() for name in tasks.list_tasks()]
+    known = {ResultKey.parse(name).metric: better for each in results for name, better in each.items()}
+    assert FORMER_DIRECTIONS.items() <= known.items()
+
+
+def test_results_stand_in_the_order_of_the_run_that_has_most():
+    def run(*names):
+        return FinishedRun(Path("run"), {"metrics": dict.fromkeys(names, 0.5)}, {})
+
+    runs = [run("test/price/loss"), run("test/cut/loss", "test/price/loss")]
+    assert list(directions(runs)) == ["cut/loss", "price/loss"]
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------

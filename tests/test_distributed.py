@@ -183,7 +183,7 @@ def test_mistake_under_torchrun_ends_both_processes_with_its_message(tmp_path, o
     said = (tmp_path / "log.txt").read_text()
     assert "error: " in said
     assert message in said
-    assert "in_turn" not in said  # nor a traceback of the other process
+    assert "main_first" not in said  # nor a traceback of the other process
 
 
 def test_batch_that_cannot_be_split_is_refused(monkeypatch):

@@ -29,7 +29,7 @@ def first_step(overrides):
     """The run after one step, and the report of that step."""
     run = train.build(engine.compose(overrides))
     run.model.train()
-    batch = next(engine.training_batches(run.task.splits(run.config.data_dir).train, 4, 0, 0, 0, run.device, 0))
+    batch = next(engine.training_batches(run.splits.train, 4, 0, 0, 0, run.device, 0))
     (report,) = train.train_step(run, batch)
     return run, report
 
@@ -82,11 +82,11 @@ def test_overfit_learns_its_samples_by_heart(stones, tmp_path, monkeypatch):
     build = train.build
     monkeypatch.setattr(train, "build", lambda *arguments: runs.append(build(*arguments)) or runs[-1])
     summary = train.run(config)
-    splits = runs[0].task.splits(config.data_dir)
+    splits = runs[0].splits
     assert len(splits.train) == 32
     for split in (splits.val, splits.test):
         torch.testing.assert_close((split.inputs, split.targets), (splits.train.inputs, splits.train.targets))
-    priors = runs[0].task.prior_losses()
+    priors = runs[0].task.prior_losses(splits)
     assert summary["metrics"]["test/cut/loss"] < 0.1 * priors["cut"]
     assert summary["metrics"]["test/price/loss"] < 0.1 * priors["price"]
     assert summary["metrics"]["test/cut/accuracy"] == 1.0

@@ -51,15 +51,15 @@ def test_a_gan_trains_through_the_same_loop(tmp_path, overrides):
 def test_the_best_epoch_can_be_chosen_by_a_result_about_samples(tmp_path):
     config = engine.compose([*SMALL, "trainer.monitor=val/samples/modes"])
     task = tasks.create_task(**config.task)
-    selector = engine.Selector(config.trainer.monitor, task)
+    selector = engine.Selector(config.trainer.monitor, task, task.splits())
     assert selector.score({"samples/modes": 7.0}, 1) < selector.score({"samples/modes": 6.0}, 1)
-    selector = engine.Selector("val/samples/reverse_kl", task)
+    selector = engine.Selector("val/samples/reverse_kl", task, task.splits())
     assert selector.score({"samples/reverse_kl": 0.1}, 1) < selector.score({"samples/reverse_kl": 0.2}, 1)
     with pytest.raises(engine.ConfigError, match="did you mean val/samples/modes"):
-        engine.Selector("val/samples/mode", task)
+        engine.Selector("val/samples/mode", task, task.splits())
     for losses in ("loss", "val/real_fake/loss"):
         with pytest.raises(engine.ConfigError, match="ring_of_gaussians has no rule"):
-            engine.Selector(losses, task)
+            engine.Selector(losses, task, task.splits())
 
 
 def test_resume_is_bit_equal(tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_the_running_mean_of_the_generator_is_what_is_judged_and_kept(tmp_path, 
     task = tasks.create_task(**config.task)
     test = task.splits(tmp_path).test
     with torch.no_grad():
-        found = task.evaluate(kept, "test", [test.batch(torch.arange(80))])
+        found = task.evaluate(kept, task.splits(tmp_path), "test", [test.batch(torch.arange(80))])
     assert {f"test/{name}": value for name, value in found.items()} == pytest.approx(summary["metrics"], rel=1e-3)
 
 
@@ -114,7 +114,7 @@ def test_an_evaluation_that_is_stopped_has_no_values():
 
 
 def test_betas_reach_the_optimizer_and_one_without_them_says_so():
-    turn = train.build(engine.compose([*SMALL])).turns[0]
+    turn = train.build(engine.compose([*SMALL])).phases[0]
     assert next(iter(turn.optimizers.values())).param_groups[0]["betas"] == (0.5, 0.999)
     with pytest.raises(engine.ConfigError, match=r"optimizer\.betas"):
         train.build(engine.compose([*SMALL, "optimizer.name=sgd"]))
@@ -122,7 +122,7 @@ def test_betas_reach_the_optimizer_and_one_without_them_says_so():
 
 def test_names_of_another_turn_may_stand_in_the_options_of_a_balancer():
     config = engine.compose([*SMALL, "task.labels=true", "balancer=mgda", "balancer.preference={fake_class: 2.0}"])
-    first, second = train.build(config).turns
+    first, second = train.build(config).phases
     assert first.balancer.preference.tolist() == [1, 1]
     assert second.balancer.preference[1] == 2 * second.balancer.preference[0]
     with pytest.raises(engine.ConfigError, match="fake_clas"):

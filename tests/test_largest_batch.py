@@ -5,6 +5,7 @@ import torch
 
 import engine
 import train
+from engine.batch_search import Try, bisect, take_two_steps, with_reserve
 from scripts import largest_batch
 
 GIB = 2**30
@@ -29,7 +30,7 @@ def test_search_finds_the_largest_multiple(limit, most):
         tried.append(size)
         return size <= limit
 
-    found = largest_batch.bisect(fits, 8, most)
+    found = bisect(fits, 8, most)
     exact = min(int(limit) // 8 * 8, most)
     assert 0.98 * exact <= found <= exact
     assert all(size % 8 == 0 for size in tried)
@@ -38,17 +39,17 @@ def test_search_finds_the_largest_multiple(limit, most):
 
 
 def test_search_says_when_nothing_fits():
-    assert largest_batch.bisect(lambda size: False, 8, 64) == 0
+    assert bisect(lambda size: False, 8, 64) == 0
 
 
 def test_reserve_is_kept_by_the_memory_measured():
-    tried = [largest_batch.Try(size, 100 + size, 1.0, size <= 900) for size in (8, 512, 896, 1024)]
-    assert largest_batch.with_reserve(tried, 896, 1000, 8) == 800
+    tried = [Try(size, 100 + size, 1.0, size <= 900) for size in (8, 512, 896, 1024)]
+    assert with_reserve(tried, 896, 1000, 8) == 800
 
 
 def test_reserve_is_a_tenth_of_the_batch_where_memory_does_not_grow():
-    tried = [largest_batch.Try(size, 100, 1.0, True) for size in (8, 16, 800)]
-    assert largest_batch.with_reserve(tried, 800, 1000, 8) == 720
+    tried = [Try(size, 100, 1.0, True) for size in (8, 16, 800)]
+    assert with_reserve(tried, 800, 1000, 8) == 720
 
 
 def test_every_sample_fits_into_enough_memory(small, capsys):
@@ -62,10 +63,10 @@ def test_every_sample_fits_into_enough_memory(small, capsys):
 
 def test_memory_grows_with_the_batch_and_stops_the_search(small, capsys):
     wide = [*small, "model.width=2048", "model.depth=3"]
-    few, many = (largest_batch.take_two_steps(train.build(engine.compose(wide)), size, GIB, 0) for size in (8, 1392))
+    few, many = (take_two_steps(train.build(engine.compose(wide)), train.train_step, n, GIB, 0) for n in (8, 1392))
     assert many.memory - few.memory > 20e6
     limit = (few.memory + many.memory) / 2
-    assert not largest_batch.take_two_steps(train.build(engine.compose(wide)), 1392, int(limit), 0).fits
+    assert not take_two_steps(train.build(engine.compose(wide)), train.train_step, 1392, int(limit), 0).fits
 
 
 def test_too_little_memory_is_one_line(small, capsys):
@@ -85,23 +86,21 @@ def test_mistake_is_one_line(small, capsys, override, told):
     assert told in capsys.readouterr().err
 
 
-def test_out_of_memory_is_a_size_that_does_not_fit(small, monkeypatch):
-    run, step = train.build(engine.compose(small)), train.train_step
+def test_out_of_memory_is_a_size_that_does_not_fit(small):
+    run = train.build(engine.compose(small))
 
     def limited(job, batch):
         if engine.batch_size(batch) > 100:
             raise torch.OutOfMemoryError("no room")
-        return step(job, batch)
+        return train.train_step(job, batch)
 
-    monkeypatch.setattr(train, "train_step", limited)
-    assert [largest_batch.take_two_steps(run, size, GIB * 64).fits for size in (96, 104, 64)] == [True, False, True]
+    assert [take_two_steps(run, limited, size, GIB * 64).fits for size in (96, 104, 64)] == [True, False, True]
 
 
-def test_other_errors_are_not_taken_for_it(small, monkeypatch):
+def test_other_errors_are_not_taken_for_it(small):
     run = train.build(engine.compose(small))
-    monkeypatch.setattr(train, "train_step", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        largest_batch.take_two_steps(run, 8, GIB)
+        take_two_steps(run, lambda *arguments: 1 / 0, 8, GIB)
 
 
 @pytest.mark.gpu
@@ -111,4 +110,4 @@ def test_largest_batch_on_cuda_leaves_room(stones, capsys):
     assert f"trainer.batch_size={found}" in capsys.readouterr().out
     torch.cuda.reset_peak_memory_stats()
     run = train.build(engine.compose([f"task.csv={stones}", "trainer.device=cuda", "model.width=4096"]))
-    assert largest_batch.take_two_steps(run, found, GIB).fits
+    assert take_two_steps(run, train.train_step, found, GIB).fits

@@ -70,7 +70,7 @@ def test_rows_of_a_table_are_predicted_as_well_as_the_test_split_was(run_of, tmp
 
     task = create_task("diamonds", csv=str(stones))
     test = task.splits().test
-    places = {tuple(features): i for i, features in enumerate(task.read(stones).inputs[0].tolist())}
+    places = {tuple(features): i for i, features in enumerate(task.preprocess(stones).inputs[0].tolist())}
     mine = [places[tuple(features)] for features in test.inputs[0].tolist()]  # bit-equal
     truth = rows(stones)
     error = np.mean([abs(float(found[i]["price"]) - float(truth[i]["price"])) for i in mine])
@@ -160,7 +160,7 @@ def test_a_file_is_read_like_those_of_the_test_split(made, tmp_path):
         test = task.splits(tmp_path).test
         paths, sample = [test.paths[1]], test[1]
     for number, path in enumerate(paths):
-        inputs = task.read(path).inputs
+        inputs = task.preprocess(path).inputs
         assert len(inputs) == len(sample.inputs)
         torch.testing.assert_close(inputs[number][0], sample.inputs[number], rtol=0, atol=0)
 
@@ -169,9 +169,9 @@ def test_office_says_class_names_for_each_domain_without_its_images(tmp_path):
     task = create_task("office", image_size=8)
     task.splits(test_office.build(tmp_path))
     other = create_task("office", image_size=8)
-    other.recall(json.loads(json.dumps(task.learnt())))
+    other.load_state_dict(json.loads(json.dumps(task.state_dict())))
     outputs = {name: torch.eye(31)[[1]] for name in ("amazon", "dslr", "webcam")}
-    assert other.describe(outputs).cells["dslr"] == ["paper_notebook"]
+    assert other.decode(outputs).cells["dslr"] == ["paper_notebook"]
 
 
 # ---- garments --------------------------------------------------------------------------------------------------------
@@ -193,20 +193,20 @@ def test_a_picture_of_a_garment_is_prepared_as_in_training(module, tmp_path, mon
     test = task.splits(tmp_path).test
     pixels = garments(None, False)[2][0][3] if name != "multi_fashion" else test.inputs[0][3, 0]
     Image.fromarray(pixels.numpy()).save(tmp_path / "garment.png")
-    other.recall(json.loads(json.dumps(task.learnt())))
-    inputs = other.read(tmp_path / "garment.png").batch(torch.tensor([0])).inputs
+    other.load_state_dict(json.loads(json.dumps(task.state_dict())))
+    inputs = other.preprocess(tmp_path / "garment.png").batch(torch.tensor([0])).inputs
     torch.testing.assert_close(inputs, test.batch(torch.tensor([3])).inputs)
     Image.fromarray(np.zeros((28, 28, 3), np.uint8)).save(tmp_path / "colour.png")
     with pytest.raises(DataError, match=r"colour\.png has 3 channels \(RGB\), and the model takes pictures of 1 \(L"):
-        other.read(tmp_path / "colour.png")
+        other.preprocess(tmp_path / "colour.png")
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "other.png")
     with pytest.raises(DataError, match=r"other\.png is 30 x 20 pixels, and the model takes (28 x 28|36 x 36)"):
-        other.read(tmp_path / "other.png")
+        other.preprocess(tmp_path / "other.png")
 
 
 def test_a_reconstruction_is_a_grey_map():
     image = torch.linspace(-0.1, 1.1, 1024).view(1, 1, 32, 32)
-    found = create_task("compressed_fashion").describe({"image": image, "class": torch.eye(10)[[8]]})
+    found = create_task("compressed_fashion").decode({"image": image, "class": torch.eye(10)[[8]]})
     assert found.cells["class"] == ["Bag"]
     assert (found.maps["image"].shape, found.maps["image"].min(), found.maps["image"].max()) == ((1, 32, 32), 0, 1)
     assert (found.pictures["image"][0, 0, 0], found.pictures["image"][0, -1, -1]) == (0, 255)
@@ -370,7 +370,7 @@ def test_every_model_is_built_again_from_its_folder(name, tmp_path, monkeypatch)
     other = type(model).from_pretrained(tmp_path)
     torch.testing.assert_close(dict(other.eval()(*inputs)), dict(model.eval()(*inputs)), rtol=0, atol=0)
     assert other.phases == model.phases
-    monkeypatch.setattr(Task, "keep", lambda self, names: None)
+    monkeypatch.setattr(Task, "restrict", lambda self, names: self)
     loaded = load_predictor(tmp_path, "cpu").model
     torch.testing.assert_close(dict(loaded(*inputs)), dict(model(*inputs)), rtol=0, atol=0)
     assert loaded.phases == model.phases

@@ -136,8 +136,7 @@ def test_running_mean_is_what_is_evaluated_and_kept(train_in, stones):
     job = train.build(config)
     engine.load_weights(folder / "best", job.model)
     torch.testing.assert_close(dict(job.model.state_dict()), state["ema"], rtol=0, atol=0)
-    test = job.task.splits(config.data_dir).test
-    found = engine.evaluate(job.model, job.task, test, 1024, job.precision)
+    found = engine.evaluate(job.model, job.task, job.splits, 1024, job.precision, name="test")
     summary = json.loads((folder / "summary.json").read_text())
     assert {f"test/{name}": value for name, value in found.values.items()} == pytest.approx(summary["metrics"])
 

@@ -12,7 +12,7 @@ import engine
 import tasks
 from engine.data import batches_per_epoch, evaluation_batches, micro_batches, training_batches
 from engine.seeding import epoch_order
-from tasks import Batch, CrossEntropy, Measure, Objective, SquaredError, TensorData
+from tasks import Batch, CrossEntropy, MetricSpec, Objective, SquaredError, TensorData
 from zoo import create_model
 
 CPU = torch.device("cpu")
@@ -142,10 +142,10 @@ def test_micro_batches_hold_the_batch(size, count):
 @pytest.fixture
 def task():
     found = tasks.Task()
-    accuracy = Measure(lambda: MulticlassAccuracy(3, average="micro"))
+    accuracy = MetricSpec(lambda: MulticlassAccuracy(3, average="micro"))
     found.objectives = (
         Objective("kind", CrossEntropy(("a", "b", "c")), {"accuracy": accuracy}),
-        Objective("size", SquaredError(), {"r2": Measure(R2Score)}),
+        Objective("size", SquaredError(), {"r2": MetricSpec(R2Score)}),
     )
     return found
 
@@ -158,7 +158,7 @@ def model():
 
 def evaluate(model, task, data, batch_size=50):
     features_only = TensorData(data.inputs[1:], data.targets)
-    return engine.evaluate(model, task, features_only, batch_size, engine.Precision("fp32", CPU))
+    return engine.evaluate(model, task, tasks.Splits(*[features_only] * 3), batch_size, engine.Precision("fp32", CPU))
 
 
 def test_evaluation_leaves_out_missing_labels(model, task):
@@ -201,7 +201,7 @@ def test_evaluation_that_is_asked_to_stop_gives_nothing(model, task):
     stop.asked = True
     precision = engine.Precision("fp32", CPU)
     data = TensorData(table().inputs[1:], table().targets)
-    assert engine.evaluate(model, task, data, 8, precision, stop=stop) is None
+    assert engine.evaluate(model, task, tasks.Splits(data, data, data), 8, precision, stop=stop) is None
 
 
 def test_missing_labels_have_no_gradient(model, task):

@@ -106,9 +106,11 @@ def through_a_loader(monkeypatch):
             tasks.Batch(tuple(x[i] for x in split.inputs), {k: y[i] for k, y in split.targets.items()}) for i in index
         ]
 
-    monkeypatch.setattr(
-        tasks.diamonds.Diamonds, "load", lambda self, data_dir: tasks.Splits(*map(samples, load(self, data_dir)))
-    )
+    def loaded(self, data_dir):
+        splits = load(self, data_dir)
+        return tasks.Splits(*map(samples, splits), state=splits.state)
+
+    monkeypatch.setattr(tasks.diamonds.Diamonds, "load", loaded)
 
 
 # ---- the run folder --------------------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ def test_metrics_table_has_a_row_per_epoch_and_split(finished):
         ("2", "val"),
         (str(summary["best_epoch"]), "test"),
     ]
-    results = engine.result_names(tasks.create_task(**config.task))
+    results = list(tasks.create_task(**config.task).results())
     for row in table:
         told = [name for name in results if row["split"] != "train" or name.endswith("/loss")]
         assert all(math.isfinite(float(row[name])) for name in ("step", "seconds", "lr", *told))
@@ -173,8 +175,11 @@ def test_summary_has_every_promised_key(finished):
         "epochs": 2,
         "steps": 2 * PER_EPOCH,
     }
-    results = engine.result_names(tasks.create_task(**config.task))
+    results = list(tasks.create_task(**config.task).results())
     assert set(summary["metrics"]) == {f"test/{name}" for name in results}
+    assert summary["higher_is_better"] == {
+        f"test/{name}": better for name, better in tasks.create_task(**config.task).results().items()
+    }
     assert torch.__version__.startswith(summary["versions"]["torch"])
 
 
@@ -188,7 +193,7 @@ def test_best_weights_give_the_recorded_test_metrics(finished):
     model = SharedTrunk.from_pretrained(folder / "best").eval()
     task = tasks.create_task(**config.task)
     test = task.splits().test
-    found = engine.evaluate(model, task, test, 256, engine.Precision("fp32", torch.device("cpu")))
+    found = engine.evaluate(model, task, task.splits(), 256, engine.Precision("fp32", torch.device("cpu")), name="test")
     assert {f"test/{name}": value for name, value in found.values.items()} == pytest.approx(summary["metrics"])
     with torch.no_grad():
         outputs = model(*test.inputs)
@@ -254,8 +259,8 @@ def test_a_balancer_that_cannot_run_says_so_before_anything_is_written(configure
 
 
 def test_the_method_before_has_the_defaults_of_its_own_file(configure, tmp_path):
-    (turn,) = train.build(configure(tmp_path / "run", "balancer=pcgrad", "balancer.before=uncertainty")).turns
-    assert turn.balancer.before.likelihood.tolist() == [1.0, 0.5]  # classification: auto
+    (turn,) = train.build(configure(tmp_path / "run", "balancer=pcgrad", "balancer.before=uncertainty")).phases
+    assert turn.balancer.loss_balancer.likelihood.tolist() == [1.0, 0.5]  # classification: auto
     assert [group["params"] for group in turn.balancer_optimizer.param_groups] == [list(turn.balancer.parameters())]
 
 
@@ -410,7 +415,7 @@ def test_skipped_step_moves_no_parameter(configure, monkeypatch, tmp_path, balan
     job = train.build(configure(tmp_path, *overrides))
     before = [parameter.detach().clone() for parameter in job.model.parameters()]
     spoil(monkeypatch, "price", step=1 + accumulate // 2)
-    batch = next(engine.training_batches(job.task.splits().train, 64, 0, 0, 0, job.device, 0))
+    batch = next(engine.training_batches(job.splits.train, 64, 0, 0, 0, job.device, 0))
     (report,) = train.train_step(job, batch)
     assert report.skipped
     assert report.skips == 1
@@ -501,8 +506,8 @@ def learning_rates(config):
     job = train.build(config)
     rates = []
     for step in range(job.total_steps):
-        job.turns[0].schedule(step)
-        rates.append(job.turns[0].lr)
+        job.phases[0].schedule(step)
+        rates.append(job.phases[0].lr)
     return rates
 
 
@@ -541,7 +546,7 @@ def task(stones):
 
 
 def best_epoch(rule, task, epochs):
-    selector = engine.Selector(rule, task)
+    selector = engine.Selector(rule, task, task.splits())
     scores = [selector.score(values, number) for number, values in enumerate(epochs, start=1)]
     return scores.index(min(scores)) + 1
 
@@ -557,9 +562,9 @@ def test_selector_knows_which_direction_is_better(task):
 
 
 def test_selector_weighs_losses_by_their_priors(task):
-    priors = task.prior_losses()
+    priors = task.prior_losses(task.splits())
     values = {f"{name}/loss": 0.5 * prior for name, prior in priors.items()}
-    assert engine.Selector("loss", task).score(values, 1) == pytest.approx(0.5)
+    assert engine.Selector("loss", task, task.splits()).score(values, 1) == pytest.approx(0.5)
 
 
 def test_selector_never_prefers_what_is_not_a_number(task):

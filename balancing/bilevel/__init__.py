@@ -1,5 +1,1 @@
-"""Methods that learn weights by looking at validation losses after a virtual step."""
-
-from balancing.bilevel.meta import Closure, MetaBalancer
-
-__all__ = ["Closure", "MetaBalancer"]
+"""Methods that learn weights from validation losses after a virtual step."""

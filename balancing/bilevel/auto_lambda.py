@@ -8,17 +8,19 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.bilevel.meta import Lookahead, MetaBalancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..options import BalancerOptions
+from .bilevel_balancer import BilevelBalancer
+from .lookahead import Lookahead
 
 __all__ = ["AutoLambda"]
 
 
 @register_balancer("auto_lambda")
-class AutoLambda(MetaBalancer):
-    """Minimise ``sum_i lambda_i L_i``, with lambda descending ``F = sum_{i primary} L_i^val(theta - lr sum_j lambda_j g_j)``.
+class AutoLambda(BilevelBalancer):
+    """Auto-Lambda: weights whose step lowers the primary objectives' validation losses.
 
+    The update descends ``sum_i lambda_i L_i``, and lambda ``F = sum_{i primary} L_i^val(theta - lr sum_j lambda_j g_j)``.
     ``dF/dlambda_i = -lr g_i . v``, where v is the gradient of the primary validation losses after the virtual step. The
     product is the slope of L_i along v, by a central difference: ``(L_i(theta + e v) - L_i(theta - e v)) / 2e``,
     ``e = radius / ||v||``. A step costs two backwards and two forwards more, whatever the number of objectives.
@@ -30,11 +32,9 @@ class AutoLambda(MetaBalancer):
     negative weight, and is then unlearned.
 
     Args:
-        objectives: Names of the losses.
         primary: The objectives whose validation losses count; all if empty.
         init: The first lambda of every objective.
         radius: How far from the parameters the difference is taken, in their units.
-        options: See :class:`balancing.Balancer`.
     """
 
     convention = "own"
@@ -49,10 +49,9 @@ class AutoLambda(MetaBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not radius > 0:
-            raise ValueError(f"auto_lambda: radius must be positive, got {radius}")
+        self.reject(not radius > 0, f"radius must be positive, got {radius}")
         self.radius = radius
-        self.primary = self._vector(dict.fromkeys(primary or self.objectives, 1.0), default=0.0)
+        self.primary = self.vector(dict.fromkeys(primary or self.objectives, 1.0), default=0.0)
         self.alpha = nn.Parameter(torch.full((len(self.objectives),), float(init)))
 
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:

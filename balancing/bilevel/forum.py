@@ -1,4 +1,4 @@
-"""FORUM: validation losses minimised under the constraint that the weighted training loss is minimal."""
+"""FORUM: validation losses under the constraint of a minimal weighted training loss."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.bilevel.meta import Lookahead, MetaBalancer
-from balancing.errors import SolverError
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
-from balancing.solvers import min_norm_weights, nonnegative_qp
+from ..errors import SolverError
+from ..factory import register_balancer
+from ..options import BalancerOptions
+from ..solvers import min_norm_weights, nonnegative_qp
+from .bilevel_balancer import BilevelBalancer
+from .lookahead import Lookahead
 
 __all__ = ["FORUM", "constrained_min_norm_weights"]
 
 
 @register_balancer("forum")
-class FORUM(MetaBalancer):
-    """Descend all ``F_k = L_k^val`` subject to ``q(z) = f(alpha, theta) - f(alpha, theta_T) <= 0``, ``z = (alpha, theta)``.
+class FORUM(BilevelBalancer):
+    """FORUM: validation losses descend while the weighted training loss stays minimal.
 
+    All ``F_k = L_k^val`` descend subject to ``q(z) = f(alpha, theta) - f(alpha, theta_T) <= 0``, ``z = (alpha, theta)``.
     ``f = sum_i softmax(alpha)_i L_i``, and theta_T is theta after T gradient steps on f, so q measures how far the weighted
     training loss is from its minimum. The direction solves ``min_d max_k u_k.d + ||d||^2 / 2`` subject to
     ``q'.d <= -rho ||q'||^2``, u_k the gradient of F_k at theta divided by its length, q' that of q:
@@ -34,11 +36,9 @@ class FORUM(MetaBalancer):
     linear term that belongs to its nu; here both come from the problem above.
 
     Args:
-        objectives: Names of the losses.
         rho: How fast the constraint must be approached.
         inner_steps: T; the descent stops early at a step that would raise f.
         inner_lr: Step size of the descent; ``None``: the ``lr`` given to ``meta_backward``. Published: 0.1.
-        options: See :class:`balancing.Balancer`.
     """
 
     convention = "own"
@@ -54,12 +54,9 @@ class FORUM(MetaBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not rho > 0:
-            raise ValueError(f"forum: rho must be positive, got {rho}")
-        if inner_steps < 1:
-            raise ValueError(f"forum: inner_steps must be at least 1, got {inner_steps}")
-        if inner_lr is not None and not inner_lr > 0:
-            raise ValueError(f"forum: inner_lr must be positive, got {inner_lr}")
+        self.reject(not rho > 0, f"rho must be positive, got {rho}")
+        self.reject(inner_steps < 1, f"inner_steps must be at least 1, got {inner_steps}")
+        self.reject(inner_lr is not None and not inner_lr > 0, f"inner_lr must be positive, got {inner_lr}")
         self.rho, self.inner_steps, self.inner_lr = rho, inner_steps, inner_lr
         self.alpha = nn.Parameter(torch.zeros(len(self.objectives)))
         self.register_buffer("multipliers", torch.zeros(len(self.objectives)))
@@ -77,33 +74,37 @@ class FORUM(MetaBalancer):
         lengths = gramian.diagonal().clamp(min=0).sqrt()
         scales = torch.where(lengths > 0, 1 / lengths, 0.0)
         gramian, along = gramian * scales[:, None] * scales, along * scales
-        found = constrained_min_norm_weights(gramian, along, squared, self.rho)
-        self.multipliers += (self.epoch + 1) ** -0.75 * (found.to(self.multipliers) - self.multipliers)
+        multipliers_now = constrained_min_norm_weights(gramian, along, squared, self.rho)
+        self.multipliers += (self.epoch + 1) ** -0.75 * (multipliers_now.to(self.multipliers) - self.multipliers)
         multipliers = self.multipliers.cpu().double()
         nu = max(0.0, self.rho - float(multipliers @ along) / squared) if squared > 0 else 0.0
         upper = rows.combine(multipliers * scales)
         return weights, [u.add_(g, alpha=nu) for u, g in zip(upper, lower, strict=True)], nu * slope
 
     def _descend(self, ahead: Lookahead, weights: Tensor, gradient: list[Tensor]) -> Tensor:
-        """(K,) training losses after ``inner_steps`` gradient steps on their weighted sum, the first along ``gradient``."""
+        """(K,) training losses after ``inner_steps`` gradient steps on their weighted sum.
+
+        The first step goes along ``gradient``.
+        """
         lr = ahead.lr if self.inner_lr is None else self.inner_lr
         point, losses = ahead.moved(gradient, 0.0), ahead.mean(ahead.losses)
         for step in range(self.inner_steps):
             trial = [(p.detach() - lr * g).requires_grad_() for p, g in zip(point, gradient, strict=True)]
-            found = ahead.train_losses(trial)
-            reached = ahead.mean(found)
+            trial_losses = ahead.train_losses(trial)
+            reached = ahead.mean(trial_losses)
             if not bool(torch.dot(weights, reached) < torch.dot(weights, losses)):
                 break
             point, losses = trial, reached
             if step < self.inner_steps - 1:
-                gradient = ahead.gradient(torch.dot(weights, found), trial)
+                gradient = ahead.gradient(torch.dot(weights, trial_losses), trial)
         return losses
 
 
 def constrained_min_norm_weights(gramian: Tensor, along: Tensor, squared: float, rho: float) -> Tensor:
-    """``argmin_{l in simplex, nu >= 0} ||sum_k l_k u_k + nu q||^2 / 2 - nu rho ||q||^2``: the weights l.
+    """Weights l of the min-norm point under FORUM's constraint.
 
-    If the min-norm point keeps the constraint by itself, nu is 0. Otherwise nu is the minimiser for its l, which leaves
+    ``argmin_{l in simplex, nu >= 0} ||sum_k l_k u_k + nu q||^2 / 2 - nu rho ||q||^2``.
+    If the min-norm point keeps the constraint by itself, nu is 0. Otherwise nu is the minimizer for its l, which leaves
     ``l'Sl / 2 + rho u.q l``, S the Gramian of what is orthogonal to q: non-negative QPs whose multiplier of
     ``sum l = 1`` is corrected until it holds.
 

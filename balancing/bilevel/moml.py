@@ -8,29 +8,27 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.bilevel.meta import Lookahead, MetaBalancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
-from balancing.solvers import min_norm_weights
+from ..factory import register_balancer
+from ..options import BalancerOptions
+from ..solvers import min_norm_weights
+from .bilevel_balancer import BilevelBalancer
+from .lookahead import Lookahead
 
 __all__ = ["MOML"]
 
 
 @register_balancer("moml")
-class MOML(MetaBalancer):
-    """Minimise ``sum_i w_i L_i``, ``w = softmax(alpha)``, with alpha descending all ``F_k = L_k^val(theta - lr sum_i w_i g_i)`` at once.
+class MOML(BilevelBalancer):
+    """MOML: weights whose step lowers every objective's validation loss.
 
+    The update descends ``sum_i w_i L_i``, ``w = softmax(alpha)``, and alpha all ``F_k = L_k^val(theta - lr sum_i w_i g_i)`` at once.
     ``dF_k/dw_i = -lr v_k . g_i``, v_k the gradient of validation loss k after the virtual step, is exact for one step and
     needs no second derivative. The K gradients of alpha are divided by their lengths and combined by their min-norm point.
     Ye, Lin, Yue, Guo, Xiao and Zhang, "Multi-Objective Meta Learning", NeurIPS 2021.
 
     needs: validation     scale: mean-like     heads: weighted     preference: scales both losses
-    2K backwards a step. The min-norm weights belong to the normalised gradients, whose combination alpha then follows;
+    2K backwards a step. The min-norm weights belong to the normalized gradients, whose combination alpha then follows;
     the authors' first code finds them for these, but applies them to the raw ones.
-
-    Args:
-        objectives: Names of the losses.
-        options: See :class:`balancing.Balancer`.
     """
 
     convention = "mean"
@@ -40,9 +38,9 @@ class MOML(MetaBalancer):
         self.alpha = nn.Parameter(torch.zeros(len(self.objectives)))
 
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The softmax weights, the gradient of the weighted training losses, and the min-norm gradient of alpha."""
+        """Weights, gradient of the weighted training losses, and min-norm gradient of alpha."""
         share = torch.softmax(self.alpha.detach().to(ahead.losses), 0)
-        weights = share * len(share) if self.scale == "sum" else share
+        weights = share * len(share) if self.options.scale == "sum" else share
         inner = ahead.rows(ahead.losses, ahead.parameters, "gradient")
         gradients = inner.combine(weights)
         trial = ahead.moved(gradients, -ahead.lr)

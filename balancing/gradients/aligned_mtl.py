@@ -8,15 +8,15 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
 
 __all__ = ["AlignedMTL"]
 
 
 @register_balancer("aligned_mtl")
-class AlignedMTL(Balancer):
+class AlignedMTL(GramianBalancer):
     """Replace the gradients by the nearest orthogonal ones of equal length, and average these.
 
     With ``G = V diag(l) V'`` over the eigenvalues above the rank tolerance, ``w = sqrt(s) V diag(l)^{-1/2} V' u``, u = 1 / K.
@@ -28,14 +28,11 @@ class AlignedMTL(Balancer):
     one is 2000 times shorter count as one; zero gradients get weight 0.
 
     Args:
-        objectives: Names of the losses.
         mode: The common squared length s: ``min``, ``median`` (the lower of two) or ``rmse`` (the mean) of the eigenvalues.
         tolerance: Relative to the largest eigenvalue and per objective. Machine epsilon of float32 as published: products of
             float32 gradients leave no more, and a smaller eigenvalue is noise, on which the length of the update would hang.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     convention = "mean"
     preference_on = "method"
 
@@ -48,15 +45,11 @@ class AlignedMTL(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if mode not in ("min", "median", "rmse"):
-            raise ValueError(f"aligned_mtl: mode must be min, median or rmse, got {mode!r}")
-        if not tolerance > 0:
-            raise ValueError(f"aligned_mtl: tolerance must be positive, got {tolerance}")
+        self.reject(not tolerance > 0, f"tolerance must be positive, got {tolerance}")
         self.mode, self.tolerance = mode, tolerance
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) weights of the mean of the aligned gradients."""
-        assert gramian is not None
         target = self.preference / len(gramian)
         values, vectors = torch.linalg.eigh(gramian)
         kept = values > values[-1] * len(values) * self.tolerance

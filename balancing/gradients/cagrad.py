@@ -8,18 +8,19 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
-from balancing.solvers import conflict_averse_weights
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
+from ..solvers import conflict_averse_weights
 
 __all__ = ["CAGrad"]
 
 
 @register_balancer("cagrad")
-class CAGrad(Balancer):
-    """Help the worst objective within a ball around the mean gradient g_0: ``max_d min_i g_i.d`` with ``||d - g_0|| <= c ||g_0||``.
+class CAGrad(GramianBalancer):
+    """CAGrad: the best direction for the worst objective in a ball around the mean gradient.
 
+    ``max_d min_i g_i.d`` with ``||d - g_0|| <= c ||g_0||``, g_0 the mean gradient.
     Its dual is ``min_{w in simplex} g_w.g_0 + c ||g_0|| ||g_w||``, ``g_w = sum_i w_i g_i``, with ``d = g_0 + c ||g_0|| g_w / ||g_w||``.
     Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021.
 
@@ -29,13 +30,10 @@ class CAGrad(Balancer):
     ``1 + c^2`` in one experiment (NYUv2) and by nothing in another (Cityscapes), and multiply by K, ``scale="sum"`` here.
 
     Args:
-        objectives: Names of the losses.
         c: Radius of the ball in units of ||g_0||; 0 is the mean, and from 1 on d leads to a Pareto stationary point only.
         rescale: Divide d by ``1 + c^2`` (``square``), by ``1 + c`` (``linear``), or leave it (``none``).
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     convention = "mean"
     preference_on = "rows"
 
@@ -48,16 +46,12 @@ class CAGrad(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not c >= 0:
-            raise ValueError(f"cagrad: c must not be negative, got {c}")
-        if rescale not in ("square", "linear", "none"):
-            raise ValueError(f"cagrad: rescale must be square, linear or none, got {rescale!r}")
+        self.reject(not c >= 0, f"c must not be negative, got {c}")
         self.c = c
         self.divisor = {"square": 1 + c * c, "linear": 1 + c, "none": 1.0}[rescale]
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) weights of g_0, 1/K each, plus those of the step towards the worst objective."""
-        assert gramian is not None
         if len(gramian) == 1:
             return torch.ones_like(losses)
         return conflict_averse_weights(gramian, self.c) / self.divisor

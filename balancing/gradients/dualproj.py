@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.solvers import cosine_matrix, dual_cone_weights
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..solvers import cosine_matrix, dual_cone_weights
 
 __all__ = ["DualProj"]
 
 
 @register_balancer("dualproj")
-class DualProj(Balancer):
-    """The direction nearest to the mean gradient that conflicts with no objective: ``w = argmin w'Gw`` over ``w >= 1/K``.
+class DualProj(GramianBalancer):
+    """DualProj: the direction nearest to the mean gradient that conflicts with no objective.
 
+    ``w = argmin w'Gw`` over ``w >= 1/K``.
     Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017 (there with one gradient to
     project and the others as constraints).
 
@@ -23,13 +24,11 @@ class DualProj(Balancer):
     A zero gradient keeps its weight 1/K. Where every direction conflicts, d = 0.
     """
 
-    needs = "gramian"
     convention = "mean"
     preference_on = "rows"
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) weights, none below 1/K."""
-        assert gramian is not None
         lengths, cosines = cosine_matrix(gramian)
         unit = dual_cone_weights(cosines, lengths / len(lengths))
         return (unit / lengths).masked_fill(lengths == 0, 1 / len(lengths))

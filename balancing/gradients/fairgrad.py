@@ -8,18 +8,19 @@ from typing import Unpack
 
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
-from balancing.solvers import fair_weights
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
+from ..solvers import fair_weights
 
 __all__ = ["FairGrad"]
 
 
 @register_balancer("fairgrad")
-class FairGrad(Balancer):
-    """Progress that is alpha-fair: ``(G w)_i = p_i w_i^(-1/alpha)`` with w > 0, ``d = sum_i w_i g_i``.
+class FairGrad(GramianBalancer):
+    """FairGrad: progress of the objectives that is alpha-fair.
 
+    ``(G w)_i = p_i w_i^(-1/alpha)`` with w > 0, ``d = sum_i w_i g_i``.
     So ``w_i = (p_i / g_i.d)^alpha``: alpha near 0 is the plain sum, 1 is ``nash_mtl``, and the larger alpha the closer to
     the largest smallest progress. The update grows as the gradients to the power ``(1 - alpha) / (1 + alpha)``.
     Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024.
@@ -31,22 +32,17 @@ class FairGrad(Balancer):
     exists; then those weights are huge (``1e12^(alpha / (1 + alpha))`` times the usual) and what they add to d cancels.
 
     Args:
-        objectives: Names of the losses.
         alpha: How much the objectives with the least progress are favoured; positive, 1 to 2 in the paper.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     convention = "own"
     preference_on = "method"
 
     def __init__(self, objectives: Sequence[str], *, alpha: float = 1.0, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if not 0 < alpha < math.inf:
-            raise ValueError(f"fairgrad: alpha must be positive and finite, got {alpha}")
+        self.reject(not 0 < alpha < math.inf, f"alpha must be positive and finite, got {alpha}")
         self.alpha = alpha
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) positive weights; 0 for a zero gradient."""
-        assert gramian is not None
         return fair_weights(gramian, self.preference.to(gramian), self.alpha)

@@ -8,15 +8,15 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
 
 __all__ = ["GradNormalize"]
 
 
 @register_balancer("grad_normalize")
-class GradNormalize(Balancer):
+class GradNormalize(GramianBalancer):
     """Give every gradient the mean length: ``w_i = mean_j(n_j) / n_i r_i^alpha``, n_i = ||g_i||.
 
     ``r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0))`` lets slow objectives go faster. This is the point at which GradNorm's
@@ -26,14 +26,11 @@ class GradNormalize(Balancer):
     A zero gradient keeps weight 1 and does not count in the mean.
 
     Args:
-        objectives: Names of the losses.
         length: ``mean``: of the gradients of this step. ``unit``: 1, so ``w_i = r_i^alpha / n_i``.
         alpha: How strongly slow objectives are favoured; 0 asks for equal lengths, any other value for positive losses.
         initial_losses: L_i(0) > 0 of every objective, or ``None`` to take those of the first step. Unused if alpha is 0.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     initial: Tensor
 
     def __init__(
@@ -46,16 +43,13 @@ class GradNormalize(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if length not in ("mean", "unit"):
-            raise ValueError(f"grad_normalize: length must be mean or unit, got {length!r}")
         self.length, self.alpha = length, alpha
         self.register_buffer("initial", torch.zeros(len(self.objectives)))
         if initial_losses is not None:
-            self.initial.copy_(self._vector(initial_losses, default=None, positive=True))
+            self.initial.copy_(self.vector(initial_losses, default=None, positive=True))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) reciprocals of the gradients' lengths."""
-        assert gramian is not None
         norms = gramian.diagonal().clamp(min=0).sqrt()
         present = norms > 0
         if not bool(present.any()):

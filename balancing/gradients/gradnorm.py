@@ -1,4 +1,4 @@
-"""GradNorm: learn weights that keep the weighted gradients at lengths set by each objective's pace."""
+"""GradNorm: learned weights, with gradient lengths set by each objective's pace."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.balancer import Balancer
-from balancing.errors import BalancingError
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..errors import BalancingError
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
 
 __all__ = ["GradNorm"]
 
 
 @register_balancer("gradnorm")
-class GradNorm(Balancer):
-    """Pull the lengths ``w_i n_i``, n_i = ||g_i||, towards ``T_i = mean_j(w_j n_j) r_i^alpha``, where ``r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0))``.
+class GradNorm(GramianBalancer):
+    """GradNorm: learned weights, with gradient lengths set by each objective's pace.
 
+    The lengths ``w_i n_i``, n_i = ||g_i||, are pulled towards ``T_i = mean_j(w_j n_j) r_i^alpha``, where
+    ``r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0))``.
     The weights descend ``sum_i |w_i n_i - T_i|`` with T held constant. Its derivative is ``sign(w_i n_i - T_i) n_i``, so
     the Gramian's diagonal is enough and no second backward is needed. ``w = K softmax(theta)`` keeps them positive and their sum K.
     Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing", ICML 2018, which measures at the last shared
-    layer (``at="subset"``) and renormalises w after each step instead.
+    layer (``at="subset"``) and renormalizes w after each step instead.
 
     needs: gramian     scale: sum-like     heads: weighted
     theta is a parameter: give ``balancer.parameters()`` to an optimizer (Adam, about 0.02) without weight decay.
@@ -33,14 +35,11 @@ class GradNorm(Balancer):
     where all lengths ``w_i n_i`` are equal, the fixed point of the first step.
 
     Args:
-        objectives: Names of the losses.
         alpha: How strongly slow objectives are favoured; 0 asks for equal lengths.
         init: ``lengths``: start at equal lengths of the first gradients. ``equal``: start at w = 1, as published.
         initial_losses: L_i(0) > 0 of every objective, or ``None`` to take those of the first step.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     positive = True
     head_convention = "weighted"
     initial: Tensor
@@ -56,20 +55,16 @@ class GradNorm(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if init not in ("lengths", "equal"):
-            raise ValueError(f"gradnorm: init must be lengths or equal, got {init!r}")
-        if not math.isfinite(alpha):
-            raise ValueError(f"gradnorm: alpha must be finite, got {alpha}")
+        self.reject(not math.isfinite(alpha), f"alpha must be finite, got {alpha}")
         self.alpha = alpha
         self.theta = nn.Parameter(torch.zeros(len(self.objectives)))
         self.register_buffer("initial", torch.zeros(len(self.objectives)))
         if initial_losses is not None:
-            self.initial.copy_(self._vector(initial_losses, default=None, positive=True))
+            self.initial.copy_(self.vector(initial_losses, default=None, positive=True))
         self.register_buffer("started", torch.tensor(init == "equal"))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) current weights; the gradient of theta is left in ``theta.grad``."""
-        assert gramian is not None
         self.require_positive(losses)
         if not bool(self.initial.any()):
             self.initial.copy_(losses)

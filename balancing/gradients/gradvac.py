@@ -8,17 +8,19 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
 
 __all__ = ["GradVac"]
 
 
 @register_balancer("gradvac")
-class GradVac(Balancer):
-    """For each i take p = g_i and, for every j != i in random order, if ``c = cos(p, g_j) < phi_ij``, add that multiple of g_j which makes it phi_ij.
+class GradVac(GramianBalancer):
+    """GradVac: each gradient pulled to the cosines with others that are usual for the pair.
 
+    For each i take p = g_i and, for every j != i in random order, if ``c = cos(p, g_j) < phi_ij``, add that multiple of g_j
+    which makes it phi_ij.
     The multiple is ``||p|| (phi sqrt(1 - c^2) - c sqrt(1 - phi^2)) / (||g_j|| sqrt(1 - phi^2))``; then, changed or not,
     ``phi_ij <- (1 - beta) phi_ij + beta c``. ``d = sum_i p_i``. As phi starts at 0, the first step is PCGrad.
     Wang et al., "Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively Multilingual Models",
@@ -30,25 +32,20 @@ class GradVac(Balancer):
     their pairs are left alone.
 
     Args:
-        objectives: Names of the losses.
         beta: Step of the targets, in (0, 1]; public code often has 0.5.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     preference_on = "rows"
     phi: Tensor
 
     def __init__(self, objectives: Sequence[str], *, beta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if not 0 < beta <= 1:
-            raise ValueError(f"gradvac: beta must be in (0, 1], got {beta}")
+        self.reject(not 0 < beta <= 1, f"beta must be in (0, 1], got {beta}")
         self.beta = beta
         self.register_buffer("phi", torch.zeros(len(self.objectives), len(self.objectives)))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) column sums of the changed gradients' coefficients."""
-        assert gramian is not None
         size = len(gramian)
         # row i: the others in i's random order, then i itself, which is left out
         draws = torch.rand(size, size, generator=self.generator, dtype=torch.float64).fill_diagonal_(2.0)
@@ -63,7 +60,7 @@ class GradVac(Balancer):
         cotangent = torch.where(pairs, target / (1 - target.square()).sqrt(), 0.0).gather(1, order)
         coefficients = torch.eye(size, dtype=gramian.dtype)
         products = cosines.clone()  # row i: products of p_i with every unit vector
-        seen = phi.clone()
+        cosines_now = phi.clone()
         for step in range(size - 1):
             j = order[:, step, None]
             product = products.gather(1, j)
@@ -74,6 +71,6 @@ class GradVac(Balancer):
             coefficients.scatter_add_(1, j, multiple)
             products = torch.addcmul(products, multiple, cosines[order[:, step]])
             # the floor keeps rounding errors in a p that has vanished from looking like a direction
-            seen.scatter_(1, j, product / squared.clamp_(min=1e-12).sqrt_())
-        self.phi.copy_(torch.where(pairs, torch.lerp(phi, seen.clamp(-1, 1), self.beta), phi))
+            cosines_now.scatter_(1, j, product / squared.clamp_(min=1e-12).sqrt_())
+        self.phi.copy_(torch.where(pairs, torch.lerp(phi, cosines_now.clamp(-1, 1), self.beta), phi))
         return norms @ coefficients / norms

@@ -8,17 +8,18 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
 
 __all__ = ["Krum"]
 
 
 @register_balancer("krum")
-class Krum(Balancer):
-    """Average the m gradients whose K - f - 2 nearest others are nearest, by the sum of ``||g_i - g_j||^2``.
+class Krum(GramianBalancer):
+    """Krum: the mean of the m gradients that lie closest to others.
 
+    Close is the sum of ``||g_i - g_j||^2`` over the K - f - 2 nearest others.
     Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", NIPS 2017; m > 1 is
     Multi-Krum.
 
@@ -27,36 +28,26 @@ class Krum(Balancer):
     scores the first objective wins; with K = f + 3 a score is one distance, which the two nearest gradients always share.
 
     Args:
-        objectives: Names of the losses.
         byzantine: f, how many objectives may be arbitrarily wrong.
         selected: m, how many gradients are averaged.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     convention = "mean"
 
     def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        byzantine: int = 0,
-        selected: int = 1,
-        **options: Unpack[BalancerOptions],
+        self, objectives: Sequence[str], *, byzantine: int = 0, selected: int = 1, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
         size = len(self.objectives)
-        if byzantine < 0:
-            raise ValueError(f"krum: byzantine must not be negative, got {byzantine}")
-        if size < byzantine + 3:
-            raise ValueError(f"krum: byzantine={byzantine} needs at least {byzantine + 3} objectives, got {size}")
-        if not 1 <= selected <= size:
-            raise ValueError(f"krum: selected must be between 1 and {size}, got {selected}")
+        self.reject(byzantine < 0, f"byzantine must not be negative, got {byzantine}")
+        self.reject(
+            size < byzantine + 3, f"byzantine={byzantine} needs at least {byzantine + 3} objectives, got {size}"
+        )
+        self.reject(not 1 <= selected <= size, f"selected must be between 1 and {size}, got {selected}")
         self.byzantine, self.selected = byzantine, selected
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) 1 / m for the selected gradients, else 0."""
-        assert gramian is not None
         squared = gramian.diagonal()
         distances = (squared[:, None] + squared - 2 * gramian).clamp(min=0).fill_diagonal_(torch.inf)
         nearest = distances.sort(dim=1).values[:, : len(gramian) - self.byzantine - 2]

@@ -7,18 +7,19 @@ from typing import Literal, Unpack
 
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
-from balancing.solvers import frank_wolfe, min_norm_weights
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
+from ..solvers import frank_wolfe, min_norm_weights
 
 __all__ = ["MGDA"]
 
 
 @register_balancer("mgda")
-class MGDA(Balancer):
-    """Move along the min-norm point of the gradients' convex hull: ``w = argmin_{w in simplex} w'Gw``, ``d = sum_i w_i g_i``.
+class MGDA(GramianBalancer):
+    """MGDA: the min-norm point of the gradients' convex hull.
 
+    ``w = argmin_{w in simplex} w'Gw``, ``d = sum_i w_i g_i``.
     No objective's gradient has a product with d smaller than ``||d||^2``, so a small step improves all of them; d is zero
     exactly where no direction does (Pareto stationarity).
     Desideri, "Multiple-gradient descent algorithm", C. R. Math. 2012; Sener and Koltun, "Multi-Task Learning as
@@ -26,18 +27,15 @@ class MGDA(Balancer):
 
     needs: gramian     scale: mean-like     heads: weighted     preference: progress in proportion to it
     The hull's shortest point lies near the shortest gradient. If the losses have different units, ``normalize="l2"`` or
-    ``"loss"`` compares directions instead; unlike public code, the weights then belong to the normalised gradients, so the
+    ``"loss"`` compares directions instead; unlike public code, the weights then belong to the normalized gradients, so the
     promise above still holds.
 
     Args:
-        objectives: Names of the losses.
         solver: ``exact`` (active set), or ``frank_wolfe`` as in Sener and Koltun's Algorithm 2.
         iterations: Limit for ``frank_wolfe``.
         tolerance: Relative duality gap at which ``frank_wolfe`` stops.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     convention = "mean"
     head_convention = "weighted"
     preference_on = "target"
@@ -52,17 +50,14 @@ class MGDA(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if solver not in ("exact", "frank_wolfe"):
-            raise ValueError(f"mgda: solver must be exact or frank_wolfe, got {solver!r}")
-        if iterations < 1 or not tolerance >= 0:
-            raise ValueError(
-                f"mgda: iterations must be at least 1 and tolerance not negative, got {iterations} and {tolerance}"
-            )
+        self.reject(
+            iterations < 1 or not tolerance >= 0,
+            f"iterations must be at least 1 and tolerance not negative, got {iterations} and {tolerance}",
+        )
         self.solver, self.iterations, self.tolerance = solver, iterations, tolerance
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) convex weights of the min-norm point."""
-        assert gramian is not None
         if self.solver == "exact":
             return min_norm_weights(gramian)
         return frank_wolfe(gramian, self.iterations, self.tolerance)

@@ -1,4 +1,4 @@
-"""MoDo: one projected step towards MGDA's weights per batch, with two independent samples of the gradients."""
+"""MoDo: one projected step towards MGDA's weights per batch."""
 
 from __future__ import annotations
 
@@ -8,25 +8,19 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
+from ..solvers import project_to_simplex
 
-__all__ = ["MoDo", "project_to_simplex"]
-
-
-def project_to_simplex(vector: Tensor) -> Tensor:
-    """The nearest point with non-negative coordinates that sum to 1, exactly (by sorting)."""
-    ordered = vector.sort(descending=True).values
-    shifts = (ordered.cumsum(0) - 1) / torch.arange(1, len(vector) + 1)
-    # the threshold belongs to the longest prefix of coordinates that stay positive
-    return (vector - shifts[int((ordered > shifts).sum()) - 1]).clamp(min=0)
+__all__ = ["MoDo"]
 
 
 @register_balancer("modo")
-class MoDo(Balancer):
-    """Let weights on the simplex descend ``1/2 w'Gw + rho/2 w'w``, a step per batch: ``w <- project(w - gamma (Gw + rho w))``.
+class MoDo(GramianBalancer):
+    """MoDo: one projected step per batch towards MGDA's weights.
 
+    Weights on the simplex descend ``1/2 w'Gw + rho/2 w'w``: ``w <- project(w - gamma (Gw + rho w))``.
     Chen et al., "Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and Conflict-Avoidance",
     NeurIPS 2023.
 
@@ -37,37 +31,26 @@ class MoDo(Balancer):
     converges, far above the weights jump between corners of the simplex.
 
     Args:
-        objectives: Names of the losses.
         gamma: Step size of the weights. The default, that of public code, allows squared lengths of 2000 in all.
         rho: Pull towards equal weights, in the unit of G. Public code has 0.1, which drowns short gradients.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     convention = "mean"
     preference_on = "target"
     unbiased = True
     mixture: Tensor
 
     def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        gamma: float = 1e-3,
-        rho: float = 0.0,
-        **options: Unpack[BalancerOptions],
+        self, objectives: Sequence[str], *, gamma: float = 1e-3, rho: float = 0.0, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
-        if not gamma > 0:
-            raise ValueError(f"modo: gamma must be positive, got {gamma}")
-        if not rho >= 0:
-            raise ValueError(f"modo: rho must not be negative, got {rho}")
+        self.reject(not gamma > 0, f"gamma must be positive, got {gamma}")
+        self.reject(not rho >= 0, f"rho must not be negative, got {rho}")
         self.gamma, self.rho = gamma, rho
         self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) convex weights after a step."""
-        assert gramian is not None
         w = self.mixture.to(gramian)
         w = project_to_simplex(w - self.gamma * (gramian @ w + self.rho * w))
         self.mixture.copy_(w)

@@ -9,18 +9,19 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
-from balancing.solvers import min_norm_weights
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
+from ..solvers import min_norm_weights
 
 __all__ = ["ParetoMTL"]
 
 
 @register_balancer("pareto_mtl")
-class ParetoMTL(Balancer):
-    """MGDA among the losses that lie nearer to one ray, by angle, than to any other: ``(u_j - u_k).L <= 0`` for all rays u_j.
+class ParetoMTL(GramianBalancer):
+    """Pareto MTL: MGDA among the losses that lie nearest to one of several rays.
 
+    Nearest is meant by angle: ``(u_j - u_k).L <= 0`` for all rays u_j.
     While a constraint is violated in the first epochs, the update is the min-norm point of the violated constraints'
     gradients ``sum_i (u_j - u_k)_i g_i`` alone. From the first batch inside on, it is the min-norm point of the objectives'
     gradients and those of the constraints that are violated. Weights may be negative; the sum of their sizes is K.
@@ -31,15 +32,12 @@ class ParetoMTL(Balancer):
     their units. Heads get their own gradient, as a negative weight would teach a head to be wrong.
 
     Args:
-        objectives: Names of the losses.
         rays: At least two vectors of K non-negative numbers. ``None``: for two objectives, five spread evenly over the
             quarter circle, as published; for more, one along each loss and the diagonal.
         index: Which ray to stay near; ``None``: the one nearest to the diagonal, equal losses.
         search_epochs: How long at most to descend on violated constraints alone.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     preference_on = "method"
     inside: Tensor
 
@@ -55,25 +53,26 @@ class ParetoMTL(Balancer):
         super().__init__(objectives, **options)
         size = len(self.objectives)
         table = _default_rays(size) if rays is None else [list(map(float, ray)) for ray in rays]
-        if any(len(ray) != size or min(ray) < 0 or not 0 < sum(ray) < math.inf for ray in table):
-            raise ValueError(f"pareto_mtl: rays must be non-negative and not zero, with {size} numbers each")
-        if len(table) < 2:
-            raise ValueError(f"pareto_mtl: needs at least two rays, got {len(table)}")
-        if index is not None and not 0 <= index < len(table):
-            raise ValueError(f"pareto_mtl: index must be in 0 ... {len(table) - 1}, got {index}")
-        if search_epochs < 0:
-            raise ValueError(f"pareto_mtl: search_epochs must not be negative, got {search_epochs}")
-        if self.normalize != "none":
-            raise ValueError("pareto_mtl: its constraints are gradients of losses, so normalize= has no meaning")
+        self.reject(
+            any(len(ray) != size or min(ray) < 0 or not 0 < sum(ray) < math.inf for ray in table),
+            f"rays must be non-negative and not zero, with {size} numbers each",
+        )
+        self.reject(len(table) < 2, f"needs at least two rays, got {len(table)}")
+        self.reject(
+            index is not None and not 0 <= index < len(table), f"index must be in 0 ... {len(table) - 1}, got {index}"
+        )
+        self.reject(search_epochs < 0, f"search_epochs must not be negative, got {search_epochs}")
+        self.reject(
+            self.options.normalize != "none", "its constraints are gradients of losses, so normalize= has no meaning"
+        )
         self.search_epochs = search_epochs
         directions = torch.nn.functional.normalize(torch.tensor(table, dtype=torch.float64), dim=1)
         chosen = int(directions.sum(1).argmax()) if index is None else index
         self.differences = torch.cat([directions[:chosen], directions[chosen + 1 :]]) - directions[chosen]
         self.register_buffer("inside", torch.tensor(False))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) weights of the objectives, their parts in the constraints included."""
-        assert gramian is not None
         priority = self.preference.to(gramian)
         violated = self.differences[self.differences @ (priority * losses.to(gramian)) > 0]
         if not len(violated):

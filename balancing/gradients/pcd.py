@@ -8,18 +8,20 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions, unknown_objective
-from balancing.solvers import ActiveSet, UnboundedError, cosine_matrix, min_norm_weights
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..objectives import unknown_objective
+from ..options import BalancerOptions
+from ..solvers import ActiveSet, UnboundedError, cosine_matrix, min_norm_weights
 
 __all__ = ["PCD"]
 
 
 @register_balancer("pcd")
-class PCD(Balancer):
-    """The direction nearest to the primary gradient that gives each secondary objective a share tau of its own progress.
+class PCD(GramianBalancer):
+    """PCD: the direction nearest to the primary gradient on which the others progress, too.
 
+    Each secondary objective gets a share tau of its own progress.
     ``min_d ||d - h_0||`` with ``h_j.d >= tau p_j ||h_j||^2`` for every secondary j, then d gets the length of g_0. Gradients
     are compared as ``h_i = g_i / sqrt(v_i)``, v_i the running mean of ||g_i||^2 with its bias removed.
     Varam and AlHajri, "Not All Objectives Are Born Equal: Priority-Constrained Descent for Hierarchical Multi-Objective
@@ -31,14 +33,11 @@ class PCD(Balancer):
     v_i is not kept from zero by a constant, so small gradients count in full; a zero primary gradient gives d = 0.
 
     Args:
-        objectives: Names of the losses.
         primary: The objective that comes first; ``None``: the first named.
         tau: Share of the progress along its own gradient that a secondary objective is to make, in [0, 1].
         beta: Decay of v per step, in [0, 1).
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     convention = "own"
     preference_on = "method"
 
@@ -54,18 +53,15 @@ class PCD(Balancer):
         super().__init__(objectives, **options)
         if primary is not None and primary not in self.objectives:
             raise ValueError(f"pcd: {unknown_objective(primary, self.objectives)}")
-        if not 0 <= tau <= 1:
-            raise ValueError(f"pcd: tau must be in [0, 1], got {tau}")
-        if not 0 <= beta < 1:
-            raise ValueError(f"pcd: beta must be in [0, 1), got {beta}")
+        self.reject(not 0 <= tau <= 1, f"tau must be in [0, 1], got {tau}")
+        self.reject(not 0 <= beta < 1, f"beta must be in [0, 1), got {beta}")
         self.primary = 0 if primary is None else self.objectives.index(primary)
         self.tau, self.beta = tau, beta
         # not buffers, which would follow the model to devices without float64
         self.memory = {"squares": torch.zeros(len(self.objectives), dtype=torch.float64), "mass": torch.zeros(())}
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) non-negative weights; that of the primary objective is positive unless its gradient is zero."""
-        assert gramian is not None
         first = self.primary
         lengths, cosines = cosine_matrix(gramian)
         squares, mass = (self.memory[key].to(lengths) * self.beta for key in ("squares", "mass"))

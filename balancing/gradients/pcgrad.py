@@ -5,28 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
 
 __all__ = ["PCGrad"]
 
 
 @register_balancer("pcgrad")
-class PCGrad(Balancer):
-    """For each i take p = g_i and, for every j != i in random order, if ``p.g_j < 0``: ``p -= (p.g_j / ||g_j||^2) g_j``. ``d = sum_i p_i``.
+class PCGrad(GramianBalancer):
+    """PCGrad: each gradient projected onto the normal planes of those it conflicts with.
 
+    For each i take p = g_i and, for every j != i in random order, if ``p.g_j < 0``: ``p -= (p.g_j / ||g_j||^2) g_j``.
+    ``d = sum_i p_i``.
     Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020. Each i draws its own order, and projections use the
     original g_j, as published. Every p stays a combination of the g, so the Gramian suffices.
 
     needs: gramian     scale: sum-like     heads: unit     preference: scales the gradients before projection
     """
 
-    needs = "gramian"
     preference_on = "rows"
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) column sums of the projected gradients' coefficients."""
-        assert gramian is not None
         size = len(gramian)
         # row i: the others in i's random order, then i itself, which is left out
         draws = torch.rand(size, size, generator=self.generator, dtype=torch.float64).fill_diagonal_(2.0)

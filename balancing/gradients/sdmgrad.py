@@ -1,4 +1,4 @@
-"""SDMGrad: MGDA drawn towards the mean gradient, with two independent samples of the gradients."""
+"""SDMGrad: MGDA drawn towards the mean gradient."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.gradients.modo import project_to_simplex
-from balancing.options import BalancerOptions
-from balancing.solvers import min_norm_weights
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..options import BalancerOptions
+from ..solvers import min_norm_weights, project_to_simplex
 
 __all__ = ["SDMGrad"]
 
 
 @register_balancer("sdmgrad")
-class SDMGrad(Balancer):
-    """Follow ``(sum_i w_i g_i + lam g_0) / (1 + lam)``, where ``w = argmin_{w in simplex} 1/2 w'Gw + lam w'Gu`` and ``g_0 = sum_i u_i g_i``, u = 1 / K.
+class SDMGrad(GramianBalancer):
+    """SDMGrad: MGDA drawn towards the mean gradient.
+
+    ``d = (sum_i w_i g_i + lam g_0) / (1 + lam)``, where ``w = argmin_{w in simplex} 1/2 w'Gw + lam w'Gu`` and
+    ``g_0 = sum_i u_i g_i``, u = 1 / K.
 
     lam = 0 is MGDA, a large lam the mean gradient.
     Xiao, Ban and Ji, "Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms", NeurIPS 2023.
@@ -31,16 +33,13 @@ class SDMGrad(Balancer):
     corners of the simplex; 1 converges.
 
     Args:
-        objectives: Names of the losses.
         lam: Weight of the mean gradient. The paper's experiments have 0.3, the authors' class 0.6.
         solver: ``exact`` or ``sgd``.
         lr: Step size of ``sgd``.
         momentum: Of ``sgd``, in [0, 1).
         iterations: Of ``sgd``.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "gramian"
     convention = "mean"
     preference_on = "method"
     unbiased = True
@@ -58,28 +57,23 @@ class SDMGrad(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if solver not in ("exact", "sgd"):
-            raise ValueError(f"sdmgrad: solver must be exact or sgd, got {solver!r}")
-        if not lam >= 0:
-            raise ValueError(f"sdmgrad: lam must not be negative, got {lam}")
-        if not lr > 0 or not 0 <= momentum < 1 or iterations < 1:
-            raise ValueError(
-                "sdmgrad: lr must be positive, momentum in [0, 1) and iterations at least 1, "
-                f"got {lr}, {momentum} and {iterations}"
-            )
+        self.reject(not lam >= 0, f"lam must not be negative, got {lam}")
+        self.reject(
+            not lr > 0 or not 0 <= momentum < 1 or iterations < 1,
+            f"lr must be positive, momentum in [0, 1) and iterations at least 1, got {lr}, {momentum} and {iterations}",
+        )
         self.lam, self.solver, self.lr, self.momentum, self.iterations = lam, solver, lr, momentum, iterations
         self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) convex weights of the mixture and the mean gradient together."""
-        assert gramian is not None
         base = self.preference / len(gramian)
         w = self._exact(gramian, base) if self.solver == "exact" else self._descend(gramian, base)
         self.mixture.copy_(w)
         return (w + self.lam * base) / (1 + self.lam)
 
     def _exact(self, gramian: Tensor, base: Tensor) -> Tensor:
-        """The objective is half the squared length of ``sum_i w_i (g_i + lam g_0)``, up to a constant: a min-norm problem."""
+        """The minimum as the min-norm point of the vectors ``g_i + lam g_0``."""
         values, vectors = torch.linalg.eigh(gramian)
         if float(values[0]) < -1e-10 * float(values[-1].abs()):
             gramian = vectors * values.clamp(min=0) @ vectors.T  # two samples need not give a Gramian

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,21 +11,168 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.balancer import Balancer, Needs
-from balancing.errors import SolverError
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..errors import SolverError
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..jacobian_balancer import JacobianBalancer, RowBalancer
+from ..method import Method
+from ..options import BalancerOptions
+from ..registry import suggestion
 
-__all__ = ["TorchJD"]
+__all__ = ["CoordinateAggregator", "GramianAggregator", "RowAggregator", "torchjd"]
 
 # what aggregators carry from call to call besides their buffers
 _STATE = ("_state_key", "_n_steps", "step", "prvs_alpha")
 
 
-@register_balancer("torchjd")
-class TorchJD(Balancer):
-    """The class called ``aggregator`` in ``torchjd.aggregation``, with the options and the state of this library.
+class _Aggregator:
+    """An aggregator of torchjd: its call, its random numbers and its state.
 
+    Args:
+        name: Name of the class.
+        part: Attribute of the aggregator that is called; the aggregator itself if empty.
+        size: K.
+        arguments: Keyword arguments of the class.
+        generator: Source of its random numbers.
+
+    Raises:
+        ValueError: The aggregator refuses the arguments or this number of objectives.
+    """
+
+    def __init__(
+        self, name: str, part: str, size: int, arguments: Mapping[str, Any] | None, generator: torch.Generator
+    ) -> None:
+        self._name, self._part, self._generator = name, part, generator
+        cls = _aggregator_class(name)
+        given = {key: torch.tensor(v) if isinstance(v, (list, tuple)) else v for key, v in (arguments or {}).items()}
+        if "n_tasks" in inspect.signature(cls).parameters:
+            given.setdefault("n_tasks", size)
+        try:
+            self.module: Any = cls(**given)
+            with torch.random.fork_rng(devices=[]):
+                trial = self._called(copy.deepcopy(self.module))
+                _move(trial, example := torch.eye(size, dtype=torch.float64))
+                trial(example)
+        except Exception as error:
+            raise ValueError(f"torchjd: {name} with arguments {dict(arguments or {})}: {error}") from error
+
+    def __call__(self, measured: Tensor) -> Tensor:
+        """What torchjd makes of a Gramian or a Jacobian. Raises SolverError if it fails."""
+        part = self._called(self.module)
+        _move(part, measured)
+        try:
+            with self.drawing(measured.device):
+                result = part(measured)
+        except Exception as error:
+            raise SolverError(f"{self._name}: {error}") from error
+        if not bool(result.isfinite().all()):
+            raise SolverError(f"{self._name} returned values that are not finite")
+        return result
+
+    def _called(self, aggregator: Any) -> Any:
+        return getattr(aggregator, self._part) if self._part else aggregator
+
+    @contextmanager
+    def drawing(self, device: torch.device) -> Iterator[None]:
+        """Seed the global random numbers from the generator, and restore their state afterwards."""
+        seed = int(torch.randint(2**62, (), generator=self._generator))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            yield
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What the aggregator remembers, by path of its modules."""
+        state: dict[str, dict[str, Any]] = {}
+        for path, module in self.module.named_modules():
+            values = {key: vars(module)[key] for key in _STATE if key in vars(module)}
+            values |= dict(module.named_buffers(recurse=False))
+            state[path] = {key: torch.as_tensor(v) if hasattr(v, "__array__") else v for key, v in values.items()}
+        return {path: values for path, values in state.items() if values}
+
+    def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Inverse of :meth:`state`."""
+        if hasattr(self.module, "reset"):
+            self.module.reset()
+        for path, values in state.items():
+            module: Any = self.module.get_submodule(path)
+            for key, value in values.items():
+                value = value.clone() if isinstance(value, Tensor) else value
+                setattr(module, key, value.numpy() if key == "prvs_alpha" else value)
+            if values.get("step"):  # NashMTL states its problem before the first step only
+                module._init_optim_problem()
+
+
+class _Adapter(Method):
+    """A balancer with an aggregator, which is no submodule: its buffers have no fixed size."""
+
+    name = "torchjd"
+    convention = "own"
+    preference_on = "rows"
+    #: Attribute of the aggregator that is called; the aggregator itself if empty.
+    part: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        aggregator: str,
+        arguments: Mapping[str, Any] | None,
+        **options: Unpack[BalancerOptions],
+    ) -> None:
+        super().__init__(objectives, **options)
+        self.aggregator = _Aggregator(aggregator, self.part, len(self.objectives), arguments, self.generator)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The balancer's state and the aggregator's."""
+        return super().get_extra_state() | {"aggregator": self.aggregator.state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`get_extra_state`."""
+        super().set_extra_state(state)
+        self.aggregator.load_state(state["aggregator"])
+
+
+class GramianAggregator(_Adapter, GramianBalancer):
+    """An aggregator that weighs gradients by their Gramian."""
+
+    part = "gramian_weighting"
+
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
+        """(K,) weights that torchjd extracts from the Gramian."""
+        return self.aggregator(gramian)
+
+
+class RowAggregator(_Adapter, RowBalancer):
+    """An aggregator that weighs rows, but must get all of them."""
+
+    part = "weighting"
+
+    def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+        """(K,) weights that torchjd extracts from the rows."""
+        return self.aggregator(jacobian)
+
+
+class CoordinateAggregator(_Adapter, JacobianBalancer):
+    """An aggregator that finds no weights."""
+
+    def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+        """(P,) update of torchjd."""
+        return self.aggregator(jacobian)
+
+
+@register_balancer("torchjd")
+def torchjd(
+    objectives: Sequence[str],
+    *,
+    aggregator: str = "UPGrad",
+    arguments: Mapping[str, Any] | None = None,
+    **options: Unpack[BalancerOptions],
+) -> GramianAggregator | RowAggregator | CoordinateAggregator:
+    """Any aggregator of torchjd, with the options and the state of this library.
+
+    It is the class called ``aggregator`` in ``torchjd.aggregation``.
     Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024. Needs ``pip install "mozoo[torchjd]"``.
 
     needs: gramian, or jacobian where torchjd has no weighting of the Gramian     scale: own (as torchjd gives it)
@@ -35,126 +181,18 @@ class TorchJD(Balancer):
     torchjd itself cannot load into a fresh aggregator.
 
     Args:
-        objectives: Names of the losses, in the order of the rows that the aggregator sees.
+        objectives: Names of the losses, in the order of the rows that the aggregator gets.
         aggregator: Name of the class.
         arguments: Its keyword arguments. Lists become tensors; ``n_tasks`` is the number of objectives if not given.
-        options: See :class:`balancing.Balancer`.
 
     Raises:
         ValueError: torchjd is missing or has no such aggregator, or it refuses the arguments or this number of objectives.
     """
-
-    needs: ClassVar[Needs] = "gramian"
-    convention = "own"
-    preference_on = "rows"
-
-    def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        aggregator: str = "UPGrad",
-        arguments: Mapping[str, Any] | None = None,
-        **options: Unpack[BalancerOptions],
-    ) -> None:
-        cls = _aggregator_class(aggregator)
-        self.__class__ = _balancer_class(cls)  # what a balancer is shown follows from its class
-        super().__init__(objectives, **options)
-        self.aggregator = aggregator
-        given = {key: torch.tensor(v) if isinstance(v, (list, tuple)) else v for key, v in (arguments or {}).items()}
-        if "n_tasks" in inspect.signature(cls).parameters:
-            given.setdefault("n_tasks", len(self.objectives))
-        try:
-            # in a tuple, as its buffers have no fixed size and cannot be loaded as those of a submodule
-            self._hidden: tuple[nn.Module] = (cls(**given),)
-            with torch.random.fork_rng(devices=[]):
-                trial = self._part(copy.deepcopy(self._hidden[0]))
-                _move(trial, example := torch.eye(len(self.objectives), dtype=torch.float64))
-                trial(example)
-        except Exception as error:
-            raise ValueError(f"torchjd: {aggregator} with arguments {dict(arguments or {})}: {error}") from error
-        if self.at == "features" and self.needs == "jacobian" and hasattr(self._hidden[0], "reset"):
-            raise ValueError(
-                f"torchjd: {aggregator} keeps gradients from step to step, so at='features' has no meaning"
-            )
-
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
-        """(K,) weights that torchjd extracts from the Gramian."""
-        assert gramian is not None
-        return self._ask(gramian)
-
-    def _part(self, aggregator: Any) -> nn.Module:
-        """The part of the aggregator that turns what this class sees into what it returns."""
-        return aggregator.gramian_weighting
-
-    def _ask(self, seen: Tensor) -> Tensor:
-        part = self._part(self._hidden[0])
-        _move(part, seen)
-        try:
-            with self._drawing(seen.device):
-                found = part(seen)
-        except Exception as error:
-            raise SolverError(f"{self.aggregator}: {error}") from error
-        if not bool(found.isfinite().all()):
-            raise SolverError(f"{self.aggregator} returned values that are not finite")
-        return found
-
-    @contextmanager
-    def _drawing(self, device: torch.device) -> Iterator[None]:
-        """Make the global random numbers those of the balancer's generator, and put the global state back afterwards."""
-        seed = int(torch.randint(2**62, (), generator=self.generator))
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.default_generator.manual_seed(seed)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            yield
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The balancer's state and the aggregator's."""
-        found: dict[str, dict[str, Any]] = {}
-        for path, module in self._hidden[0].named_modules():
-            values = {key: vars(module)[key] for key in _STATE if key in vars(module)}
-            values |= dict(module.named_buffers(recurse=False))
-            found[path] = {key: torch.as_tensor(v) if hasattr(v, "__array__") else v for key, v in values.items()}
-        return super().get_extra_state() | {"aggregator": {path: values for path, values in found.items() if values}}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`get_extra_state`."""
-        super().set_extra_state(state)
-        aggregator: Any = self._hidden[0]
-        if hasattr(aggregator, "reset"):
-            aggregator.reset()
-        for path, values in state["aggregator"].items():
-            module: Any = aggregator.get_submodule(path)
-            for key, value in values.items():
-                value = value.clone() if isinstance(value, Tensor) else value
-                setattr(module, key, value.numpy() if key == "prvs_alpha" else value)
-            if values.get("step"):  # NashMTL states its problem before the first step only
-                module._init_optim_problem()
-
-
-class _Rows(TorchJD):
-    """Aggregators that weigh rows, but must see all of them."""
-
-    needs = "jacobian"
-
-    def row_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        return self._ask(jacobian)
-
-    def _part(self, aggregator: Any) -> nn.Module:
-        return aggregator.weighting
-
-
-class _Coordinates(TorchJD):
-    """Aggregators that find no weights."""
-
-    needs = "jacobian"
-
-    def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        return self._ask(jacobian)
-
-    def _part(self, aggregator: Any) -> nn.Module:
-        return aggregator
+    balancer = _kind(_aggregator_class(aggregator))(objectives, aggregator, arguments, **options)
+    remembers = not isinstance(balancer, GramianAggregator) and hasattr(balancer.aggregator.module, "reset")
+    if balancer.options.at == "features" and remembers:
+        raise ValueError(f"torchjd: {aggregator} keeps gradients from step to step, so at='features' has no meaning")
+    return balancer
 
 
 def _aggregator_class(name: str) -> Any:
@@ -167,28 +205,27 @@ def _aggregator_class(name: str) -> Any:
     exported = {key: getattr(aggregation, key) for key in aggregation.__all__ if key not in abstract}
     known = {key: cls for key, cls in exported.items() if issubclass(cls, aggregation.Aggregator)}
     if name not in known:
-        near = difflib.get_close_matches(name.removesuffix("Weighting"), known, n=3)
-        raise ValueError(
-            f"torchjd: unknown aggregator {name!r}; "
-            + (f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known))}")
-        )
+        raise ValueError(f"torchjd: unknown aggregator {name!r}; {suggestion(name.removesuffix('Weighting'), known)}")
     return known[name]
 
 
-def _balancer_class(aggregator: Any) -> type[TorchJD]:
+def _kind(aggregator: Any) -> type[GramianAggregator] | type[RowAggregator] | type[CoordinateAggregator]:
     from torchjd.aggregation import GramianWeightedAggregator, WeightedAggregator
 
     if issubclass(aggregator, GramianWeightedAggregator):
-        return TorchJD
-    return _Rows if issubclass(aggregator, WeightedAggregator) else _Coordinates
+        return GramianAggregator
+    return RowAggregator if issubclass(aggregator, WeightedAggregator) else CoordinateAggregator
 
 
-def _move(part: nn.Module, seen: Tensor) -> None:
-    """Let the tensors of an aggregator live where ``seen`` does: its arguments, and a state that was loaded."""
+def _move(part: nn.Module, measured: Tensor) -> None:
+    """Move the tensors of an aggregator to where ``measured`` is.
+
+    These are its arguments, and a state that was loaded.
+    """
     for module in part.modules():
         own = vars(module)
-        own.update({key: value.to(seen) for key, value in own.items() if isinstance(value, Tensor)})
+        own.update({key: value.to(measured) for key, value in own.items() if isinstance(value, Tensor)})
         for key, buffer in module.named_buffers(recurse=False):
-            setattr(module, key, buffer.to(seen.device))
+            setattr(module, key, buffer.to(measured.device))
         if isinstance(own.get("_state_key"), tuple):
-            own["_state_key"] = tuple(seen.device if isinstance(v, torch.device) else v for v in own["_state_key"])
+            own["_state_key"] = tuple(measured.device if isinstance(v, torch.device) else v for v in own["_state_key"])

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.solvers import cosine_matrix, dual_cone_weights_of_each
+from ..factory import register_balancer
+from ..gramian_balancer import GramianBalancer
+from ..solvers import cosine_matrix, dual_cone_weights_of_each
 
 __all__ = ["UPGrad"]
 
 
 @register_balancer("upgrad")
-class UPGrad(Balancer):
-    """The mean of the projections of each g_i onto the dual cone ``{d : g_j.d >= 0 for all j}``: ``d = 1/K sum_i proj(g_i)``.
+class UPGrad(GramianBalancer):
+    """UPGrad: the mean of the gradients' projections onto the dual cone.
 
+    ``d = 1/K sum_i proj(g_i)`` with the cone ``{d : g_j.d >= 0 for all j}``.
     The projection of g_i is ``sum_j v_j g_j`` with ``v = argmin v'Gv`` over ``v >= e_i``. The update conflicts with no
     objective, and is linear in the length of each gradient.
     Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024.
@@ -24,13 +25,11 @@ class UPGrad(Balancer):
     A zero gradient keeps its weight 1/K. Where every direction conflicts, d = 0.
     """
 
-    needs = "gramian"
     convention = "mean"
     preference_on = "rows"
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) sums of the projections' weights, none below 1/K."""
-        assert gramian is not None
         lengths, cosines = cosine_matrix(gramian)
         unit = lengths @ dual_cone_weights_of_each(cosines)
         return (unit / lengths).masked_fill(lengths == 0, 1.0) / len(lengths)

@@ -8,19 +8,20 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.gradients.conflict_free import conflict_free_weights
-from balancing.options import BalancerOptions
-from balancing.rows import gramian_of
+from ..factory import register_balancer
+from ..jacobian_balancer import JacobianBalancer
+from ..measuring.gradients import gramian_of
+from ..options import BalancerOptions
+from ..solvers import conflict_free_weights
 
 __all__ = ["ConflictFreeMomentum"]
 
 
 @register_balancer("conflict_free_momentum")
-class ConflictFreeMomentum(Balancer):
-    """M-ConFIG: differentiate one objective per step, in turn, and follow ConFIG's direction of the objectives' momenta, scaled as Adam does.
+class ConflictFreeMomentum(JacobianBalancer):
+    """M-ConFIG: ConFIG's direction of the objectives' momenta, one objective per step.
 
+    The objectives are differentiated in turn, and the direction is scaled as Adam does.
     ``m_i`` averages the gradients of objective i and d is ConFIG of ``m_i / (1 - beta1^{t_i})``, t_i counting them. The
     gradient that would have led a single momentum to d, ``g = ((1 - beta1^t) d - beta1 (1 - beta1^{t-1}) d_previous) / (1 - beta1)``,
     feeds the second moment ``s <- beta2 s + (1 - beta2) g^2``; the update is ``d / (sqrt(s / (1 - beta2^t)) + eps)``.
@@ -32,14 +33,11 @@ class ConflictFreeMomentum(Balancer):
     its objective's turns. Keeps K + 2 gradients from step to step.
 
     Args:
-        objectives: Names of the losses.
         beta1: Decay of the momenta, in [0, 1).
         beta2: Decay of the second moment, in [0, 1).
         eps: Keeps the update finite where the second moment is zero.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "jacobian"
     convention = "own"
     preference_on = "method"
     remembers = True
@@ -55,10 +53,8 @@ class ConflictFreeMomentum(Balancer):
     ) -> None:
         super().__init__(objectives, **options)
         for name, value in (("beta1", beta1), ("beta2", beta2)):
-            if not 0 <= value < 1:
-                raise ValueError(f"conflict_free_momentum: {name} must be in [0, 1), got {value}")
-        if not eps > 0:
-            raise ValueError(f"conflict_free_momentum: eps must be positive, got {eps}")
+            self.reject(not 0 <= value < 1, f"{name} must be in [0, 1), got {value}")
+        self.reject(not eps > 0, f"eps must be positive, got {eps}")
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
     def active(self) -> tuple[int, ...] | None:

@@ -8,58 +8,31 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.losses.running_loss import Realtime
-from balancing.options import BalancerOptions
+from ..composed import Composed
+from ..factory import register_balancer
+from ..jacobian_balancer import JacobianBalancer
+from ..losses.realtime import Realtime
+from ..options import BalancerOptions
 
 __all__ = ["DBMTL"]
 
 
-@register_balancer("db_mtl")
-class DBMTL(Balancer):
-    """Balance losses by their logarithms and gradients by their lengths: ``d = sum_i (max_j ||m_j|| / ||m_i||) m_i``.
+class _EqualLengths(JacobianBalancer):
+    """Averages of the gradients of log losses, at equal lengths."""
 
-    m_i averages the gradients h_i of ``log(L_i + 1e-8)``: ``m_i <- h_i + beta / k^decay (m_i - h_i)`` at step k = 1, 2, ...
-    Lin et al., "Dual-Balancing for Multi-Task Learning", 2023.
-
-    needs: jacobian     scale: own (K vectors as long as the longest)     heads: unit (of log L)     preference: multiplies the lengths
-    m starts at 0, as published: the first update is 1 - beta times what it would be without averaging. The defaults are
-    those of the authors' code; the paper lets beta fade, decay=0.5. A zero average stays zero. Keeps K gradients from step
-    to step.
-
-    Args:
-        objectives: Names of the losses.
-        beta: Share of the past, in [0, 1).
-        decay: Power of the step number that divides it.
-        options: See :class:`balancing.Balancer`.
-    """
-
-    needs = "jacobian"
+    name = "db_mtl"
     convention = "own"
     positive = True
     preference_on = "method"
     remembers = True
 
     def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        beta: float = 0.9,
-        decay: float = 0.0,
-        **options: Unpack[BalancerOptions],
+        self, objectives: Sequence[str], beta: float, decay: float, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
-        if not 0 <= beta < 1:
-            raise ValueError(f"db_mtl: beta must be in [0, 1), got {beta}")
-        if decay < 0:
-            raise ValueError(f"db_mtl: decay must not be negative, got {decay}")
+        self.reject(not 0 <= beta < 1, f"beta must be in [0, 1), got {beta}")
+        self.reject(decay < 0, f"decay must not be negative, got {decay}")
         self.beta, self.decay = beta, decay
-        super().weigh_first(Realtime(objectives))  # weights 1 / (L + 1e-8), so logarithms, for the heads too
-
-    def weigh_first(self, before: Balancer) -> None:
-        """Raise ValueError: logarithms cancel the weights that another method would give."""
-        raise ValueError(f"db_mtl: takes logarithms of the losses, so {before.name} before it has no meaning")
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(P,) sum of the averages of the rows, which are gradients of log losses, at equal lengths."""
@@ -69,3 +42,34 @@ class DBMTL(Balancer):
         lengths = torch.linalg.vector_norm(m, dim=1)
         alpha = torch.where(lengths > 0, lengths.max() / lengths, 0.0)
         return (alpha * self.preference.to(alpha)) @ m
+
+
+@register_balancer("db_mtl")
+class DBMTL(Composed):
+    """DB-MTL: averaged gradients of the log losses, at equal lengths.
+
+    ``d = sum_i (max_j ||m_j|| / ||m_i||) m_i``, where
+    m_i averages the gradients h_i of ``log(L_i + 1e-8)``: ``m_i <- h_i + beta / k^decay (m_i - h_i)`` at step k = 1, 2, ...
+    Lin et al., "Dual-Balancing for Multi-Task Learning", 2023.
+
+    needs: jacobian     scale: own (K vectors as long as the longest)     heads: unit (of log L)     preference: multiplies the lengths
+    m starts at 0, as published: the first update is 1 - beta times what it would be without averaging. The defaults are
+    those of the authors' code; the paper lets beta fade, decay=0.5. A zero average stays zero. Keeps K gradients from step
+    to step.
+
+    Args:
+        beta: Share of the past, in [0, 1).
+        decay: Power of the step number that divides it.
+    """
+
+    needs = "jacobian"
+    convention = "own"
+    preference_on = "method"
+    remembers = True
+    weighs = "takes logarithms of the losses"
+
+    def __init__(
+        self, objectives: Sequence[str], *, beta: float = 0.9, decay: float = 0.0, **options: Unpack[BalancerOptions]
+    ) -> None:
+        # weights 1 / (L + 1e-8), so logarithms, for the heads too
+        super().__init__(Realtime(objectives), _EqualLengths(objectives, beta, decay, **options))

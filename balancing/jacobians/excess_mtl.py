@@ -8,20 +8,22 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..jacobian_balancer import RowBalancer
+from ..options import BalancerOptions
 
 __all__ = ["ExcessMTL"]
+
 
 # Coordinates read at a time: they stay in the processor's cache.
 _CHUNK = 1 << 16
 
 
 @register_balancer("excess_mtl")
-class ExcessMTL(Balancer):
-    """Multiply weights by ``exp(eta e_i / e_i(0))``, where the excess risk e_i is estimated from the gradient, and rescale them to sum K.
+class ExcessMTL(RowBalancer):
+    """ExcessMTL: weights that grow with the estimated excess risk of each objective.
 
+    They are multiplied by ``exp(eta e_i / e_i(0))``, e_i the excess risk, and rescaled to sum K.
     ``s_i`` sums the squared gradients of all steps, coordinate by coordinate; ``e_i = sum g_i^2 / sqrt(s_i + 1e-7)``, a
     second-order estimate with the curvature that Adagrad assumes.
     He et al., "Robust Multi-Task Learning with Excess Risks", ICML 2024.
@@ -32,12 +34,9 @@ class ExcessMTL(Balancer):
     its e(0) from the first that is not. Keeps K gradients from step to step.
 
     Args:
-        objectives: Names of the losses.
         eta: Step size of the weights.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "jacobian"
     head_convention = "weighted"
     remembers = True
     initial: Tensor
@@ -45,13 +44,12 @@ class ExcessMTL(Balancer):
 
     def __init__(self, objectives: Sequence[str], *, eta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if not eta >= 0:
-            raise ValueError(f"excess_mtl: eta must not be negative, got {eta}")
+        self.reject(not eta >= 0, f"eta must not be negative, got {eta}")
         self.eta = eta
         self.register_buffer("initial", torch.zeros(len(self.objectives)))
         self.register_buffer("log_weights", torch.zeros(len(self.objectives)))
 
-    def row_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+    def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(K,) weights after a multiplicative step."""
         first = "squares" not in self.memory
         squares = torch.zeros_like(jacobian) if first else self.memory["squares"].to(jacobian)
@@ -62,9 +60,9 @@ class ExcessMTL(Balancer):
                 total += square
                 excess.append(torch.dot(square, (total + 1e-7).rsqrt_()))
         self.memory["squares"] = squares
-        found = torch.stack(excess).view(-1, len(jacobian)).double().sum(0).to(self.initial)
-        self.initial.copy_(torch.where(self.initial > 0, self.initial, found))
+        risks = torch.stack(excess).view(-1, len(jacobian)).double().sum(0).to(self.initial)
+        self.initial.copy_(torch.where(self.initial > 0, self.initial, risks))
         if not first:
-            self.log_weights += self.eta * torch.where(self.initial > 0, found / self.initial, 0.0)
+            self.log_weights += self.eta * torch.where(self.initial > 0, risks / self.initial, 0.0)
             self.log_weights -= self.log_weights.max()  # only differences count
-        return len(found) * torch.softmax(self.log_weights, 0)
+        return len(risks) * torch.softmax(self.log_weights, 0)

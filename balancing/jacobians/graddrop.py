@@ -8,17 +8,18 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..jacobian_balancer import JacobianBalancer
+from ..options import BalancerOptions
 
 __all__ = ["GradDrop"]
 
 
 @register_balancer("graddrop")
-class GradDrop(Balancer):
-    """Per coordinate, keep the positive gradients with probability ``1/2 (1 + sum_i g_i / sum_i |g_i|)``, else the negative ones.
+class GradDrop(JacobianBalancer):
+    """GradDrop: every coordinate keeps the gradients of one sign, drawn at random.
 
+    The positive ones with probability ``1/2 (1 + sum_i g_i / sum_i |g_i|)``, else the negative ones:
     ``d = sum_i (l_i + (1 - l_i) M_i) g_i`` with the mask M_i of what is kept of g_i, and its leak l_i.
     Chen et al., "Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout", NeurIPS 2020.
 
@@ -27,26 +28,21 @@ class GradDrop(Balancer):
     sample, where the paper draws once for all samples. A coordinate without any gradient stays zero.
 
     Args:
-        objectives: Names of the losses.
         leak: Objective -> l_i in [0, 1], the part of its gradient that is never dropped; 0 where not named.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "jacobian"
     coordinatewise = True
     preference_on = "rows"
 
     def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        leak: Mapping[str, float] | None = None,
-        **options: Unpack[BalancerOptions],
+        self, objectives: Sequence[str], *, leak: Mapping[str, float] | None = None, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
-        self.leak = self._vector(leak or {}, default=0.0)
-        if bool((self.leak < 0).any()) or bool((self.leak > 1).any()):
-            raise ValueError(f"graddrop: leak must be between 0 and 1, got {dict(leak or {})}")
+        self.leak = self.vector(leak or {}, default=0.0)
+        self.reject(
+            bool((self.leak < 0).any()) or bool((self.leak > 1).any()),
+            f"leak must be between 0 and 1, got {dict(leak or {})}",
+        )
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(P,) sum of what is kept."""

@@ -8,19 +8,20 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.gradients.modo import project_to_simplex
-from balancing.options import BalancerOptions
-from balancing.rows import gramian_of
+from ..factory import register_balancer
+from ..jacobian_balancer import JacobianBalancer
+from ..measuring.gradients import gramian_of
+from ..options import BalancerOptions
+from ..solvers import project_to_simplex
 
 __all__ = ["MoCo"]
 
 
 @register_balancer("moco")
-class MoCo(Balancer):
-    """Average the gradients over steps, ``y_i <- y_i - beta_k (y_i - h_i)``, and follow ``d = sum_i w_i y_i``.
+class MoCo(JacobianBalancer):
+    """MoCo: MGDA's weights and the gradients they combine, both tracked over steps.
 
+    Gradients are averaged, ``y_i <- y_i - beta_k (y_i - h_i)``, and the update is ``d = sum_i w_i y_i``.
     The weights on the simplex descend ``1/2 ||d||^2``: ``w <- project(w - gamma_k (Y Y' + rho) w)``. At step k = 1, 2, ...
     ``beta_k = beta / k^beta_decay`` and ``gamma_k = gamma / k^gamma_decay``; Y starts at 0 and w at 1 / K.
     Fernando et al., "Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent Approach", ICLR 2023.
@@ -31,17 +32,14 @@ class MoCo(Balancer):
     A zero gradient counts as zero. Keeps K gradients from step to step.
 
     Args:
-        objectives: Names of the losses.
         beta: Step of the averages, in (0, 1].
         beta_decay: Power of the step number that divides it.
         gamma: Step of the weights, in the unit of 1 / ``||y||^2``.
         gamma_decay: Power of the step number that divides it.
         rho: Pull towards equal weights, in the unit of ``||y||^2``.
         rescale: Whether gradients are made as long as their losses.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "jacobian"
     convention = "mean"
     positive = True
     preference_on = "method"
@@ -61,12 +59,13 @@ class MoCo(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not 0 < beta <= 1 or not gamma > 0:
-            raise ValueError(f"moco: beta must be in (0, 1] and gamma positive, got {beta} and {gamma}")
-        if min(beta_decay, gamma_decay, rho) < 0:
-            raise ValueError(
-                f"moco: beta_decay, gamma_decay and rho must not be negative, got {beta_decay}, {gamma_decay} and {rho}"
-            )
+        self.reject(
+            not 0 < beta <= 1 or not gamma > 0, f"beta must be in (0, 1] and gamma positive, got {beta} and {gamma}"
+        )
+        self.reject(
+            min(beta_decay, gamma_decay, rho) < 0,
+            f"beta_decay, gamma_decay and rho must not be negative, got {beta_decay}, {gamma_decay} and {rho}",
+        )
         self.beta, self.beta_decay, self.gamma, self.gamma_decay = beta, beta_decay, gamma, gamma_decay
         self.rho, self.rescale = rho, rescale
         self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))

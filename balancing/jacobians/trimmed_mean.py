@@ -8,15 +8,15 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..jacobian_balancer import JacobianBalancer
+from ..options import BalancerOptions
 
 __all__ = ["TrimmedMean"]
 
 
 @register_balancer("trimmed_mean")
-class TrimmedMean(Balancer):
+class TrimmedMean(JacobianBalancer):
     """Per coordinate, the mean of the gradients without the b smallest and the b largest.
 
     Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018.
@@ -25,12 +25,9 @@ class TrimmedMean(Balancer):
     Needs K >= 2b + 1 objectives; b = 0 is the mean.
 
     Args:
-        objectives: Names of the losses.
         trim: b, how many gradients are left out on either side.
-        options: See :class:`balancing.Balancer`.
     """
 
-    needs = "jacobian"
     coordinatewise = True
     convention = "mean"
     preference_on = "rows"
@@ -38,10 +35,8 @@ class TrimmedMean(Balancer):
     def __init__(self, objectives: Sequence[str], *, trim: int = 1, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         size = len(self.objectives)
-        if trim < 0:
-            raise ValueError(f"trimmed_mean: trim must not be negative, got {trim}")
-        if size < 2 * trim + 1:
-            raise ValueError(f"trimmed_mean: trim={trim} needs at least {2 * trim + 1} objectives, got {size}")
+        self.reject(trim < 0, f"trim must not be negative, got {trim}")
+        self.reject(size < 2 * trim + 1, f"trim={trim} needs at least {2 * trim + 1} objectives, got {size}")
         self.trim = trim
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:

@@ -8,16 +8,18 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
 
 __all__ = ["DWA"]
 
 
 @register_balancer("dwa")
-class DWA(Balancer):
-    """More weight to losses that fall slowly: ``w = K softmax(r / T)``, ``r_i = mean_1(L_i) / mean_2(L_i)``.
+class DWA(LossBalancer):
+    """Dynamic weight average: more weight to losses that fall slowly.
+
+    ``w = K softmax(r / T)``, ``r_i = mean_1(L_i) / mean_2(L_i)``.
 
     mean_1 is over the last epoch that ended and mean_2 over the one before it; with ``window`` = n, over the last n
     steps, the current one included, and the n before them. Until both are complete w = 1.
@@ -25,13 +27,11 @@ class DWA(Balancer):
 
     needs: losses     scale: sum-like     heads: weighted
     Epochs are counted by ``balancer.next_epoch()``; a loop that does not call it trains with w = 1. Public code with a
-    window starts after one, when the other still holds the ones it was initialised with.
+    window starts after one, when the other still holds the ones it was initialized with.
 
     Args:
-        objectives: Names of the losses.
         temperature: T; the larger, the more equal the weights.
         window: n in steps, or ``None`` for epochs.
-        options: See :class:`balancing.Balancer`.
     """
 
     positive = True
@@ -50,10 +50,8 @@ class DWA(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if not temperature > 0:
-            raise ValueError(f"dwa: temperature must be positive, got {temperature}")
-        if window is not None and window < 1:
-            raise ValueError(f"dwa: window must be at least 1, got {window}")
+        self.reject(not temperature > 0, f"temperature must be positive, got {temperature}")
+        self.reject(window is not None and window < 1, f"window must be at least 1, got {window}")
         self.temperature, self.window = temperature, window
         self.register_buffer("history", torch.zeros(2 * (window or 1), len(self.objectives)))  # of steps or of epochs
         self.register_buffer("filled", torch.tensor(0))
@@ -61,7 +59,7 @@ class DWA(Balancer):
         self.register_buffer("count", torch.tensor(0))
         self.register_buffer("period", torch.tensor(0))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor) -> Tensor:
         """(K,) K times the softmax of the ratios."""
         if self.window is None:
             self._average(losses)
@@ -73,7 +71,7 @@ class DWA(Balancer):
         return len(losses) * torch.softmax(last.mean(0) / before.mean(0) / self.temperature, 0)
 
     def _average(self, losses: Tensor) -> None:
-        """Add ``losses`` to the mean of this epoch; the first of an epoch closes the mean of the last."""
+        """Add ``losses`` to the mean of this epoch, and close that of the last if it is new."""
         if self.epoch != int(self.period) and int(self.count) > 0:
             self._push(self.mean)
             self.mean.zero_()

@@ -8,16 +8,18 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
 
 __all__ = ["FAMO"]
 
 
 @register_balancer("famo")
-class FAMO(Balancer):
-    """Let the logarithms of all losses fall alike: ``w_i = c z_i / D_i``, ``z = softmax(xi)``, ``D = L - b + 1e-8``.
+class FAMO(LossBalancer):
+    """FAMO: learned weights under which the logarithms of all losses fall alike.
+
+    ``w_i = c z_i / D_i``, ``z = softmax(xi)``, ``D = L - b + 1e-8``.
 
     c makes w sum to 1. After the optimizer's step the same batch is evaluated again, and xi gets the gradient
     ``(diag z - z z') delta + gamma xi``, ``delta = log D_before - log D_after``: who fell most loses weight.
@@ -30,10 +32,8 @@ class FAMO(Balancer):
     With b = 0 invariant to the scale of every loss, up to the length of the update, which the paper's code also clips.
 
     Args:
-        objectives: Names of the losses.
         gamma: Pull of xi towards equality (published: 1e-5 to 1e-2).
         lower: b, a lower bound of each loss; 0 where not named.
-        options: See :class:`balancing.Balancer`.
     """
 
     convention = "mean"
@@ -49,14 +49,13 @@ class FAMO(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if gamma < 0:
-            raise ValueError(f"famo: gamma must not be negative, got {gamma}")
+        self.reject(gamma < 0, f"gamma must not be negative, got {gamma}")
         self.gamma = gamma
-        self.lower = self._vector(lower or {}, default=0.0)
+        self.lower = self.vector(lower or {}, default=0.0)
         self.logits = nn.Parameter(torch.zeros(len(self.objectives)))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
-        """(K,) normalised ``z / D``."""
+    def compute_weights(self, losses: Tensor) -> Tensor:
+        """(K,) normalized ``z / D``."""
         logs = self._log_excess(losses)
         self.memory["logs"] = logs
         return torch.softmax(torch.log_softmax(self.logits.to(losses), 0) - logs, 0)

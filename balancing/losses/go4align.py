@@ -9,17 +9,19 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.errors import BalancingError
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..errors import BalancingError
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
 
-__all__ = ["GO4Align", "group_centres"]
+__all__ = ["GO4Align", "group_centers"]
 
 
 @register_balancer("go4align")
-class GO4Align(Balancer):
-    """Cluster the objectives by ``q_i = p_i sum_j(L_j) / L_i`` and give each the mean q of its group.
+class GO4Align(LossBalancer):
+    """GO4Align: objectives are clustered, and each gets the mean weight of its group.
+
+    The weights are clustered by ``q_i = p_i sum_j(L_j) / L_i``.
 
     p starts at 1/K and follows the losses: ``p_i <- p_i exp(-eta L_i)``, divided by the sum. With one group all
     weights are equal, with K groups w = q.
@@ -27,13 +29,11 @@ class GO4Align(Balancer):
 
     needs: losses     scale: own     heads: weighted
     The groups are the exact k-means clustering of K numbers, which needs no starting point; public code starts
-    its k-means from random centres at every step.
+    its k-means from random centers at every step.
 
     Args:
-        objectives: Names of the losses.
         groups: How many; K if there are fewer objectives.
         eta: Step of p, per unit of loss.
-        options: See :class:`balancing.Balancer`.
     """
 
     convention = "own"
@@ -44,29 +44,28 @@ class GO4Align(Balancer):
         self, objectives: Sequence[str], *, groups: int = 2, eta: float = 1e-4, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
-        if groups < 1:
-            raise ValueError(f"go4align: groups must be at least 1, got {groups}")
-        if eta < 0:
-            raise ValueError(f"go4align: eta must not be negative, got {eta}")
+        self.reject(groups < 1, f"groups must be at least 1, got {groups}")
+        self.reject(eta < 0, f"eta must not be negative, got {eta}")
         self.groups, self.eta = groups, eta
         self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
-        """(K,) the centre of each objective's group."""
+    def compute_weights(self, losses: Tensor) -> Tensor:
+        """(K,) the center of each objective's group."""
         self.require_positive(losses)
         exact = losses.cpu().double()
         log_shares = torch.log_softmax(self.log_shares.to(exact) - self.eta * exact, 0)
         self.log_shares.copy_(log_shares)
         q = log_shares.exp() * exact.sum() / exact
-        centres = group_centres(q.tolist(), self.groups)
-        if not max(centres) <= torch.finfo(losses.dtype).max:
+        centers = group_centers(q.tolist(), self.groups)
+        if not max(centers) <= torch.finfo(losses.dtype).max:
             raise BalancingError("go4align: the losses differ so much that their weights cannot be represented")
-        return torch.tensor(centres, dtype=losses.dtype, device=losses.device)
+        return torch.tensor(centers, dtype=losses.dtype, device=losses.device)
 
 
-def group_centres(values: Sequence[float], groups: int) -> list[float]:
-    """The mean of the group of each value, for the division into ``groups`` with the least sum of squared deviations.
+def group_centers(values: Sequence[float], groups: int) -> list[float]:
+    """The mean of the group of each value, for the best division into ``groups``.
 
+    The best division has the least sum of squared deviations.
     Groups are intervals of the sorted values, so dynamic programming finds the optimum: O(groups K^2).
     """
     size = len(values)
@@ -86,12 +85,12 @@ def group_centres(values: Sequence[float], groups: int) -> list[float]:
                     best[last + 1], begin[last + 1] = cost[first] + spread, first
         cost = best
         begins.append(begin)
-    centres = [0.0] * size
+    centers = [0.0] * size
     end = size
     for begin in reversed(begins):
         members = order[begin[end] : end]
-        centre = math.fsum(values[i] for i in members) / len(members)
+        center = math.fsum(values[i] for i in members) / len(members)
         for i in members:
-            centres[i] = centre
+            centers[i] = center
         end = begin[end]
-    return centres
+    return centers

@@ -9,39 +9,37 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
 
 __all__ = ["GroupDRO"]
 
 
 @register_balancer("group_dro")
-class GroupDRO(Balancer):
-    """Let the weights ascend while the model descends: ``w_i <- w_i exp(eta L_i)``, scaled to sum K.
+class GroupDRO(LossBalancer):
+    """Group DRO: weights that ascend towards the greatest loss.
 
-    Minimises the greatest loss in the long run.
+    ``w_i <- w_i exp(eta L_i)``, scaled to sum K.
+    Minimizes the greatest loss in the long run.
     Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020.
 
     needs: losses     scale: sum-like (published: sum 1)     heads: weighted
     The losses should be of one unit: a loss that stays above the others takes all weight in the end.
 
     Args:
-        objectives: Names of the losses.
         eta: Step of the weights, per unit of loss.
-        options: See :class:`balancing.Balancer`.
     """
 
     log_shares: Tensor
 
     def __init__(self, objectives: Sequence[str], *, eta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        if not 0 < eta < math.inf:
-            raise ValueError(f"group_dro: eta must be positive and finite, got {eta}")
+        self.reject(not 0 < eta < math.inf, f"eta must be positive and finite, got {eta}")
         self.eta = eta
         self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor) -> Tensor:
         """(K,) K times the shares after this step's ascent."""
         shares = torch.log_softmax(self.log_shares.to(losses) + self.eta * losses, 0)
         self.log_shares.copy_(shares)

@@ -8,17 +8,18 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
 
 __all__ = ["IGB"]
 
 
 @register_balancer("igb")
-class IGB(Balancer):
-    """More weight to losses far from done: ``sum_i v_i log L_i``, ``v = K softmax(L / base)``, ``w_i = v_i / L_i``.
+class IGB(LossBalancer):
+    """Improvable gap balancing: more weight to losses far from done.
 
+    ``sum_i v_i log L_i``, ``v = K softmax(L / base)``, ``w_i = v_i / L_i``.
     The base is the mean of each loss over the first epoch or the first ``window`` steps; until it is known v = 1.
     Dai, Fei and Lu, "Improvable Gap Balancing for Multi-Task Learning", UAI 2023: the first of its two methods (the
     other learns v by reinforcement).
@@ -27,9 +28,7 @@ class IGB(Balancer):
     Invariant to the scale of every loss. Epochs are counted by ``balancer.next_epoch()``.
 
     Args:
-        objectives: Names of the losses.
         window: How many steps the base is averaged over, or ``None`` for the first epoch.
-        options: See :class:`balancing.Balancer`.
     """
 
     convention = "own"
@@ -41,13 +40,12 @@ class IGB(Balancer):
         self, objectives: Sequence[str], *, window: int | None = None, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
-        if window is not None and window < 1:
-            raise ValueError(f"igb: window must be at least 1, got {window}")
+        self.reject(window is not None and window < 1, f"window must be at least 1, got {window}")
         self.window = window
         self.register_buffer("base", torch.zeros(len(self.objectives)))
         self.register_buffer("count", torch.tensor(0))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor) -> Tensor:
         """(K,) v over the losses."""
         self.require_positive(losses)
         count = int(self.count)

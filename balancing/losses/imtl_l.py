@@ -8,17 +8,18 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import Scalarization
+from ..options import BalancerOptions
 
 __all__ = ["ImpartialLoss"]
 
 
 @register_balancer("imtl_l")
-class ImpartialLoss(Balancer):
-    """Learn a weight ``e^{s_i}`` per objective: ``sum_i e^{s_i} L_i - s_i``. At the optimum ``e^{s_i} = 1 / L_i``.
+class ImpartialLoss(Scalarization):
+    """IMTL-L: learned weights that bring every loss to the same size.
 
+    ``sum_i e^{s_i} L_i - s_i`` with a weight ``e^{s_i}`` per objective. At the optimum ``e^{s_i} = 1 / L_i``.
     Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021, its part for the losses.
 
     needs: losses     scale: own (all terms tend to 1)     heads: weighted
@@ -30,9 +31,7 @@ class ImpartialLoss(Balancer):
     settled. So by default the weights start at the optimum for the first losses.
 
     Args:
-        objectives: Names of the losses.
         init: ``losses``: start at the optimum for the first losses. A number: start every s there (published: 0).
-        options: See :class:`balancing.Balancer`.
     """
 
     convention = "own"
@@ -47,8 +46,6 @@ class ImpartialLoss(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if isinstance(init, str) and init != "losses":
-            raise ValueError(f"imtl_l: init must be a number or losses, got {init!r}")
         self.log_weights = nn.Parameter(torch.full((len(self.objectives),), 0.0 if init == "losses" else float(init)))
         self.register_buffer("started", torch.tensor(init != "losses"))
 

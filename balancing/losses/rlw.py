@@ -8,15 +8,15 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import ScheduleBalancer
+from ..options import BalancerOptions
 
 __all__ = ["RLW"]
 
 
 @register_balancer("rlw")
-class RLW(Balancer):
+class RLW(ScheduleBalancer):
     """New random weights at every step: ``w = softmax(z)``, z standard normal.
 
     Lin, Ye, Zhang and Tsang, "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task Learning",
@@ -26,11 +26,9 @@ class RLW(Balancer):
     A method worth its cost should do better. All micro-batches of a step, and all processes, share one draw.
 
     Args:
-        objectives: Names of the losses.
-        options: See :class:`balancing.Balancer`; ``seed`` decides the draws.
+        options: See :class:`balancing.Options`; ``seed`` decides the draws.
     """
 
-    needs = "nothing"
     convention = "mean"
     drawn: Tensor
     values: Tensor
@@ -40,7 +38,7 @@ class RLW(Balancer):
         self.register_buffer("drawn", torch.tensor(-1))
         self.register_buffer("values", torch.zeros(len(self.objectives)))
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor) -> Tensor:
         """(K,) the weights drawn for this step."""
         if int(self.drawn) != self.step:
             self.values.copy_(torch.softmax(torch.randn(len(self.objectives), generator=self.generator), 0))

@@ -1,137 +1,45 @@
-"""The greatest weighted loss, as it is and smoothed."""
+"""The greatest weighted loss."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Unpack
+from typing import Unpack
 
-import torch
 from torch import Tensor
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
 
-__all__ = ["SmoothTchebycheff", "Tchebycheff"]
+__all__ = ["Tchebycheff"]
 
 
 @register_balancer("tchebycheff")
-class Tchebycheff(Balancer):
-    """Minimise the greatest weighted distance to an ideal point: ``max_i lambda_i (L_i - z_i)``, sum of lambda 1.
+class Tchebycheff(LossBalancer):
+    """Tchebycheff scalarization: the greatest weighted distance to an ideal point.
 
+    ``max_i lambda_i (L_i - z_i)``, sum of lambda 1.
     Reaches every Pareto-optimal point by some lambda, on concave fronts too. Ties share the weight.
 
     needs: losses     scale: own (w_i = lambda_i of the greatest term)     heads: weighted     preference: lambda
     Only one objective is trained in most steps; ``stch`` is the smooth form.
 
     Args:
-        objectives: Names of the losses.
         ideal: z, a lower bound of each loss; 0 where not named.
-        options: See :class:`balancing.Balancer`.
     """
 
     convention = "own"
     preference_on = "method"
 
     def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        ideal: Mapping[str, float] | None = None,
-        **options: Unpack[BalancerOptions],
+        self, objectives: Sequence[str], *, ideal: Mapping[str, float] | None = None, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(objectives, **options)
-        self.ideal = self._vector(ideal or {}, default=0.0)
+        self.ideal = self.vector(ideal or {}, default=0.0)
 
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def compute_weights(self, losses: Tensor) -> Tensor:
         """(K,) lambda of the greatest term, 0 elsewhere."""
         share = (self.preference / len(losses)).to(losses)
         terms = share * (losses - self.ideal.to(losses))
         greatest = (terms == terms.max()).to(losses)
         return share * greatest / greatest.sum()
-
-
-@register_balancer("stch")
-class SmoothTchebycheff(Balancer):
-    """A smooth maximum of the weighted losses.
-
-    ``form="linear"``:  ``mu log sum_i exp(lambda_i (L_i - z_i) / mu)``, sum of lambda 1: ``tchebycheff`` as mu -> 0.
-    ``form="log"``:  ``K mu log sum_i exp(log(p_i L_i / N_i) / mu)``, invariant to every scale. N is the mean
-    of the losses over the ``measure`` epochs after a warm-up; up to then ``sum_i p_i log L_i`` is minimised.
-    Lin et al., "Smooth Tchebycheff Scalarization for Multi-Objective Optimization", ICML 2024, whose multi-task
-    experiments use the second form.
-
-    needs: losses     scale: own     heads: weighted     preference: lambda, or p
-
-    Args:
-        objectives: Names of the losses.
-        form: ``linear`` or ``log``.
-        mu: How smooth; in units of ``lambda_i L_i`` (``linear``) or of their logarithms (``log``; published: 1).
-        ideal: z, a lower bound of each loss, 0 where not named (``linear`` only).
-        nadir: N > 0 of every objective, or ``None`` to measure it (``log`` only).
-        warmup: How long before N is measured (``log`` only).
-        measure: How long N is averaged over (``log`` only).
-        unit: Of ``warmup`` and ``measure``: ``step`` or ``epoch``, which ``balancer.next_epoch()`` counts.
-        options: See :class:`balancing.Balancer`.
-    """
-
-    convention = "own"
-    preference_on = "method"
-    reference: Tensor
-    measured: Tensor
-
-    def __init__(
-        self,
-        objectives: Sequence[str],
-        *,
-        form: Literal["linear", "log"] = "linear",
-        mu: float = 1.0,
-        ideal: Mapping[str, float] | None = None,
-        nadir: Mapping[str, float] | None = None,
-        warmup: int = 4,
-        measure: int = 1,
-        unit: Literal["step", "epoch"] = "epoch",
-        **options: Unpack[BalancerOptions],
-    ) -> None:
-        super().__init__(objectives, **options)
-        rules = [
-            (form in ("linear", "log"), f"form must be linear or log, got {form!r}"),
-            (mu > 0, f"mu must be positive, got {mu}"),
-            (form == "linear" or ideal is None, "ideal= has no meaning in the log form"),
-            (form == "linear" or not self.log_losses, "log_losses= has no meaning in the log form"),
-            (form == "log" or nadir is None, "nadir= has no meaning in the linear form"),
-            (warmup >= 0, f"warmup must not be negative, got {warmup}"),
-            (measure >= 1, f"measure must be at least 1, got {measure}"),
-            (unit in ("step", "epoch"), f"unit must be step or epoch, got {unit!r}"),
-        ]
-        for holds, problem in rules:
-            if not holds:
-                raise ValueError(f"stch: {problem}")
-        self.form, self.mu, self.unit = form, mu, unit
-        self.warmup, self.until = (0, 0) if nadir is not None else (warmup, warmup + measure)
-        self.ideal = self._vector(ideal or {}, default=0.0)
-        self.register_buffer("reference", torch.zeros(len(self.objectives)))
-        self.register_buffer("measured", torch.tensor(0))
-        if nadir is not None:
-            self.reference.copy_(self._vector(nadir, default=None, positive=True))
-            self.measured.fill_(1)
-
-    def weights(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
-        """(K,) derivatives of the smooth maximum."""
-        if self.form == "log":
-            return self._log_weights(losses)
-        share = (self.preference / len(losses)).to(losses)
-        return share * torch.softmax(share * (losses - self.ideal.to(losses)) / self.mu, 0)
-
-    def _log_weights(self, losses: Tensor) -> Tensor:
-        self.require_positive(losses)
-        now = self.epoch if self.unit == "epoch" else self.step
-        # a balancer that joins after the measuring time takes its first losses
-        if self.warmup <= now < self.until or (now >= self.until and int(self.measured) == 0):
-            self.measured += 1
-            self.reference += (losses - self.reference) / self.measured
-        priority = self.preference.to(losses)
-        if now < self.until:
-            return priority / losses
-        terms = priority.log() + losses.log() - self.reference.to(losses).log()
-        return len(losses) * torch.softmax(terms / self.mu, 0) / losses

@@ -8,15 +8,15 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from balancing.balancer import Balancer
-from balancing.factory import register_balancer
-from balancing.options import BalancerOptions
+from ..factory import register_balancer
+from ..loss_balancer import Scalarization
+from ..options import BalancerOptions
 
 __all__ = ["Uncertainty"]
 
 
 @register_balancer("uncertainty")
-class Uncertainty(Balancer):
+class Uncertainty(Scalarization):
     """Learn a noise level per objective and let it set the weight.
 
     ``form="gaussian"`` with s = log sigma^2:  ``sum_i c_i e^{-s_i} L_i + s_i / 2``, c = 1/2 for regression (a Gaussian
@@ -35,12 +35,10 @@ class Uncertainty(Balancer):
     weights have settled. So by default the levels start at the optimum for the first losses.
 
     Args:
-        objectives: Names of the losses.
         form: ``gaussian`` or ``log1p``.
         classification: Objectives with the classification likelihood (``gaussian`` only; ``log1p`` has one form).
         init: ``losses``: start at the optimum for the first losses. A number: start every s (``gaussian``, published: 0)
             or every p (``log1p``, published: 1) there.
-        options: See :class:`balancing.Balancer`.
     """
 
     convention = "own"
@@ -58,15 +56,10 @@ class Uncertainty(Balancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if form not in ("gaussian", "log1p"):
-            raise ValueError(f"uncertainty: form must be gaussian or log1p, got {form!r}")
-        if isinstance(init, str) and init != "losses":
-            raise ValueError(f"uncertainty: init must be a number or losses, got {init!r}")
-        if form == "log1p" and init == 0:
-            raise ValueError("uncertainty: init=0 is singular in the log1p form")
+        self.reject(form == "log1p" and init == 0, "init=0 is singular in the log1p form")
         self.form = form
         self.register_buffer(
-            "likelihood", self._vector(dict.fromkeys(classification, 1.0), default=0.5).float(), persistent=False
+            "likelihood", self.vector(dict.fromkeys(classification, 1.0), default=0.5).float(), persistent=False
         )
         self.noise = nn.Parameter(torch.full((len(self.objectives),), 1.0 if init == "losses" else float(init)))
         self.register_buffer("started", torch.tensor(init != "losses"))
@@ -82,7 +75,10 @@ class Uncertainty(Balancer):
 
     @torch.no_grad()
     def _start(self, losses: Tensor) -> None:
-        """Set every level to the optimum for ``losses``: ``e^s = 2 c L``, or ``p^4 / (1 + p^2) = L / 2``."""
+        """Set every level to the optimum for ``losses``.
+
+        ``e^s = 2 c L``, or ``p^4 / (1 + p^2) = L / 2``.
+        """
         self.require_positive(losses)
         if self.form == "gaussian":
             self.noise.copy_(torch.log(2 * self.likelihood.to(losses) * losses))

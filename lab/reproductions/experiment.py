@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Experiment", "TIERS"]
-
 #: From seconds to hours: what continuous integration runs, what a patient CPU can run, what needs a GPU and its data.
 TIERS = ("quick", "cpu", "gpu")
 

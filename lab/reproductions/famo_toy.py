@@ -1,4 +1,4 @@
-"""The two-dimensional toy of CAGrad, Nash-MTL, FAMO and Aligned-MTL: five starting points, two losses, one front.
+"""The two-dimensional toy of CAGrad, Nash-MTL, FAMO and Aligned-MTL.
 
     f1 = log(max(|0.5 (-x - 7) - tanh(-y)|, 5e-6)) + 6        g1 = ((-x + 7)^2 + 0.1 (-y - 8)^2) / 10 - 20
     f2 = log(max(|0.5 (-x + 3) + tanh(-y) + 2|, 5e-6)) + 6    g2 = ((-x - 7)^2 + 0.1 (-y - 8)^2) / 10 - 20
@@ -22,24 +22,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from balancing import create_balancer
+from balancing import LossBalancer, create_balancer
 from lab.reproductions.experiment import Experiment
-
-__all__ = ["EXPERIMENTS", "draw"]
 
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 STEPS, EVERY = 50_000, 200
 SCALE = (0.1, 1.0)
 #: Method -> its options. The lower bounds of FAMO are those of its code.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "cagrad": {"c": 0.4},
-    "famo": {"gamma": 0.0, "lower": {"L1": -2.1, "L2": -21.0}},
-}
+OPTIONS: dict[str, dict[str, Any]] = {"cagrad": {"c": 0.4}, "famo": {"gamma": 0.0, "lower": {"L1": -2.1, "L2": -21.0}}}
 
 
 def losses(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) points -> (N, 2) losses and their (N, 2, 2) gradients, in the precision of the points."""
+    """(N, 2) points -> (N, 2) losses and (N, 2, 2) gradients, in the same precision."""
     x, y = points[:, :1], points[:, 1:]
     side, scale = np.array([-1, 1], points.dtype), np.array(SCALE, points.dtype)
     gate, wave = np.tanh(0.5 * y), np.tanh(y)
@@ -57,7 +54,7 @@ def losses(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def trace(method: str, clip: float | None = None, steps: int = STEPS) -> np.ndarray:
     """The way of every start: (1 + steps / EVERY, 5, 2) points."""
-    balancers = [create_balancer(method, ("L1", "L2"), **OPTIONS.get(method, {})) for _ in STARTS]
+    balancers: list[Any] = [create_balancer(method, ("L1", "L2"), **OPTIONS.get(method, {})) for _ in STARTS]
     own = [each for balancer in balancers for each in balancer.parameters()]
     levels = torch.optim.Adam(own, lr=0.025) if own else None
     points = np.array(STARTS, np.float32)
@@ -67,8 +64,11 @@ def trace(method: str, clip: float | None = None, steps: int = STEPS) -> np.ndar
         for step in range(1, steps + 1):
             values, jacobians = losses(points)
             gramians = torch.from_numpy(jacobians @ jacobians.mT).double()
-            seen = torch.from_numpy(values).double()
-            weights = [each.weights(*pair) for each, *pair in zip(balancers, seen, gramians, strict=True)]
+            loss_values = torch.from_numpy(values).double()
+            weights = [
+                each.compute_weights(*((value,) if isinstance(each, LossBalancer) else (value, gramian)))
+                for each, value, gramian in zip(balancers, loss_values, gramians, strict=True)
+            ]
             gradient = (torch.stack(weights).float().numpy()[:, None] @ jacobians)[:, 0]
             if clip is not None:
                 gradient *= np.minimum(clip / (np.linalg.norm(gradient, axis=1, keepdims=True) + 1e-6), 1)
@@ -86,7 +86,10 @@ def trace(method: str, clip: float | None = None, steps: int = STEPS) -> np.ndar
 
 
 def front(count: int = 20_001) -> tuple[np.ndarray, np.ndarray]:
-    """The Pareto set, (count, 2) points, and the front, (count, 2) losses. On it, 7 (2 w - 1) minimises in x, and y is bisected."""
+    """The Pareto set, (count, 2) points, and the front, (count, 2) losses.
+
+    The minimum in x is 7 (2 w - 1), that in y is bisected.
+    """
     w = np.linspace(0, 1, count)
     low, high = np.full(count, -9.0), np.full(count, -8.0)
     for _ in range(60):
@@ -103,21 +106,21 @@ def distances(points: np.ndarray) -> np.ndarray:
     """How far the losses at (N, 2) points are from the front, a chain of short straight lines."""
     _, chain = front()
     start, way = chain[:-1], np.diff(chain, axis=0)
-    found = []
+    shortest = []
     for value in losses(points.astype(float))[0]:
         share = np.clip(((value - start) * way).sum(1) / (way**2).sum(1), 0, 1)
-        found.append(np.linalg.norm(start + share[:, None] * way - value, axis=1).min())
-    return np.array(found)
+        shortest.append(np.linalg.norm(start + share[:, None] * way - value, axis=1).min())
+    return np.array(shortest)
 
 
 def measure(path: np.ndarray) -> dict[str, float]:
     """Where the runs ended."""
     far = distances(path[-1])
-    found = {"runs on the front": float((far < 1e-3).sum())}
+    results = {"runs on the front": float((far < 1e-3).sum())}
     for start, end, distance in zip(STARTS, path[-1], far, strict=True):
-        found |= {f"x from {start}": float(end[0]), f"y from {start}": float(end[1])}
-        found |= {f"distance from {start}": float(distance)}
-    return found
+        results |= {f"x from {start}": float(end[0]), f"y from {start}": float(end[1])}
+        results |= {f"distance from {start}": float(distance)}
+    return results
 
 
 def run(method: str, clip: float | None, steps: int, seed: int, folder: Path) -> dict[str, float]:
@@ -182,48 +185,39 @@ EDGE = 12.0
 GOOD, BAD, PARETO = "#111827", "#be123c", "#d97706"
 
 
-def draw(paths: Mapping[str, Path], target: Path) -> None:
+def draw(paths: Mapping[str, Path]) -> Figure:
     """The ways of all methods on the mean of both losses, with the Pareto set.
 
     Args:
         paths: Name of the experiment -> its ``path.npy``.
-        target: The SVG to write.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
     line = np.linspace(-EDGE, EDGE, 121)
     grid = np.stack(np.meshgrid(line, line), axis=-1)
     values = losses(grid.reshape(-1, 2))[0].reshape(*grid.shape)
     best, _ = front(201)
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "famo_toy", "font.size": 10}
-    with rc_context(style):
-        figure = Figure(figsize=(9.6, 7.6), layout="constrained")
-        axes = figure.subplots(3, 4).ravel()
-        for panel, (name, title) in zip(axes, PANELS.items(), strict=False):
-            panel.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), xticks=[], yticks=[], aspect="equal")
-            for spine in panel.spines.values():
-                spine.set_color("#cbd5e1")
-            panel.imshow(
-                values.mean(-1), extent=(-EDGE, EDGE) * 2, origin="lower", cmap="Blues_r", alpha=0.45, zorder=0
-            )
-            panel.plot(*best.T, color=PARETO, linewidth=4, solid_capstyle="round")
-            path = np.load(paths[f"famo_toy_{name}"])
-            stuck = distances(path[-1]) > 1e-3
-            for way, failed in zip(path.swapaxes(0, 1), stuck, strict=True):
-                panel.plot(*way.T, color=BAD if failed else GOOD, linewidth=1.3)
-                panel.plot(*way[0], "o", color="white", markeredgecolor=GOOD, markersize=5)
-                panel.plot(*way[-1], "X" if failed else "*", color=BAD if failed else GOOD, markersize=8)
-            panel.set_title(title, fontsize=10.5, weight="bold")
-            panel.set_xlabel(f"{int((~stuck).sum())} of {len(STARTS)} on the front", fontsize=9.5, color="#374151")
-        legend = [
-            Line2D([], [], color=PARETO, linewidth=4, label="Pareto set"),
-            Line2D([], [], color="white", marker="o", markeredgecolor=GOOD, label="start"),
-            Line2D([], [], color=GOOD, marker="*", label="ends on the front"),
-            Line2D([], [], color=BAD, marker="X", label="ends elsewhere"),
-        ]
-        for panel in axes[len(PANELS) :]:
-            panel.axis("off")
-        axes[-1].legend(handles=legend, loc="center", frameon=False)
-        figure.savefig(target, metadata={"Date": None})
+    figure = Figure(figsize=(9.6, 7.6), layout="constrained")
+    axes = figure.subplots(3, 4).ravel()
+    for panel, (name, title) in zip(axes, PANELS.items(), strict=False):
+        panel.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), xticks=[], yticks=[], aspect="equal")
+        for spine in panel.spines.values():
+            spine.set_color("#cbd5e1")
+        panel.imshow(values.mean(-1), extent=(-EDGE, EDGE) * 2, origin="lower", cmap="Blues_r", alpha=0.45, zorder=0)
+        panel.plot(*best.T, color=PARETO, linewidth=4, solid_capstyle="round")
+        path = np.load(paths[f"famo_toy_{name}"])
+        stuck = distances(path[-1]) > 1e-3
+        for way, failed in zip(path.swapaxes(0, 1), stuck, strict=True):
+            panel.plot(*way.T, color=BAD if failed else GOOD, linewidth=1.3)
+            panel.plot(*way[0], "o", color="white", markeredgecolor=GOOD, markersize=5)
+            panel.plot(*way[-1], "X" if failed else "*", color=BAD if failed else GOOD, markersize=8)
+        panel.set_title(title, fontsize=10.5, weight="bold")
+        panel.set_xlabel(f"{int((~stuck).sum())} of {len(STARTS)} on the front", fontsize=9.5, color="#374151")
+    legend = [
+        Line2D([], [], color=PARETO, linewidth=4, label="Pareto set"),
+        Line2D([], [], color="white", marker="o", markeredgecolor=GOOD, label="start"),
+        Line2D([], [], color=GOOD, marker="*", label="ends on the front"),
+        Line2D([], [], color=BAD, marker="X", label="ends elsewhere"),
+    ]
+    for panel in axes[len(PANELS) :]:
+        panel.axis("off")
+    axes[-1].legend(handles=legend, loc="center", frameon=False)
+    return figure

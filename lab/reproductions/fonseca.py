@@ -1,4 +1,4 @@
-"""Fonseca and Fleming's concave front, the synthetic example of Pareto MTL: who finds more than its two ends?
+"""Fonseca and Fleming's concave front, the synthetic example of Pareto MTL.
 
     f1 = 1 - exp(-sum_i (x_i - 1 / sqrt(20))^2),  f2 = 1 - exp(-sum_i (x_i + 1 / sqrt(20))^2),  x in R^20
 
@@ -22,16 +22,14 @@ from balancing import Balancer, create_balancer
 from lab.reproductions.experiment import Experiment
 from tasks.scores import hypervolume
 
-__all__ = ["EXPERIMENTS"]
-
 SIZE, SEARCHES, STEPS = 20, 10, 100
 NAMES = ("f1", "f2")
 
 
 def losses(x: torch.Tensor) -> dict[str, torch.Tensor]:
     """(20,) -> both losses."""
-    centre = 1 / math.sqrt(SIZE)
-    return {name: 1 - (-(x + sign * centre).square().sum()).exp() for name, sign in zip(NAMES, (-1, 1), strict=True)}
+    center = 1 / math.sqrt(SIZE)
+    return {name: 1 - (-(x + sign * center).square().sum()).exp() for name, sign in zip(NAMES, (-1, 1), strict=True)}
 
 
 def search(balancer: Balancer, start: np.ndarray, lr: float, steps: int) -> list[float]:
@@ -52,11 +50,11 @@ def run(
 ) -> dict[str, float]:
     """Ten searches with the balancers that ``make`` returns for an index and a random number."""
     draw = np.random.RandomState(seed)
-    found = []
+    points = []
     for index in range(searches):
         balancer = make(index, draw.rand())
-        found.append(search(balancer, draw.uniform(-0.5, 0.5, SIZE), lr, STEPS * repeat))
-    ends = np.array(found)
+        points.append(search(balancer, draw.uniform(-0.5, 0.5, SIZE), lr, STEPS * repeat))
+    ends = np.array(points)
     return {
         "interior points": float((ends > 0.05).all(1).sum()),
         "hypervolume": hypervolume(ends, (1, 1)),
@@ -101,46 +99,30 @@ def rays() -> list[list[float]]:
 PAPER = "Lin et al., NeurIPS 2019, synthetic example: figure only; "
 CODE = PAPER + "values of 5 seeds of the code in Xi-L/ParetoMTL"
 OURS = PAPER + "at least 8 interior points, hypervolume recorded here"
-ON_FRONT = {"distance to the front": (0.0, 0.001)}
+
+
+def experiment(
+    name: str,
+    make: Callable[[int, float], Balancer],
+    interior: tuple[float, float],
+    volume: tuple[float, float],
+    lr: float = 1.0,
+    repeat: int = 1,
+    distance: float = 0.001,
+    source: str = CODE,
+) -> Experiment:
+    """A method with the values and tolerances of its interior points and of its hypervolume."""
+    expected = {"interior points": interior, "hypervolume": volume, "distance to the front": (0.0, distance)}
+    seeds = (0, 1, 2, 3, 4) if source == CODE else (0,)
+    return Experiment(f"fonseca_{name}", "quick", source, expected, partial(run, make, lr, repeat), seeds)
+
+
 EXPERIMENTS = (
-    Experiment(
-        name="fonseca_weighted_sum",
-        tier="quick",
-        source=CODE,
-        expected={"interior points": (0, 0), "hypervolume": (0.0465, 0.005), **ON_FRONT},
-        run=partial(run, weighted_sum, 1.0, 1),
-        seeds=(0, 1, 2, 3, 4),
-    ),
-    Experiment(
-        name="fonseca_mgda",
-        tier="quick",
-        source=CODE,
-        expected={"interior points": (10, 0), "hypervolume": (0.16, 0.03), **ON_FRONT},
-        run=partial(run, mgda, 1.0, 1),
-        seeds=(0, 1, 2, 3, 4),
-    ),
+    experiment("weighted_sum", weighted_sum, (0, 0), (0.0465, 0.005)),
+    experiment("mgda", mgda, (10, 0), (0.16, 0.03)),
     # half the step: the weights of our pareto_mtl have the sum 2
-    Experiment(
-        name="fonseca_pareto_mtl",
-        tier="quick",
-        source=CODE,
-        expected={"interior points": (9, 1), "hypervolume": (0.2925, 0.01), **ON_FRONT},
-        run=partial(run, pareto_mtl, 0.5, 1),
-        seeds=(0, 1, 2, 3, 4),
-    ),
+    experiment("pareto_mtl", pareto_mtl, (9, 1), (0.2925, 0.01), lr=0.5),
     # small steps, as only one of the two losses is trained in each
-    Experiment(
-        name="fonseca_tchebycheff",
-        tier="quick",
-        source=OURS,
-        expected={"interior points": (9, 1), "hypervolume": (0.296, 0.005), "distance to the front": (0, 0.01)},
-        run=partial(run, partial(preferring, "tchebycheff"), 0.1, 5),
-    ),
-    Experiment(
-        name="fonseca_mgda_preference",
-        tier="quick",
-        source=OURS,
-        expected={"interior points": (9, 1), "hypervolume": (0.27, 0.03), **ON_FRONT},
-        run=partial(run, partial(preferring, "mgda"), 0.5, 2),
-    ),
+    experiment("tchebycheff", partial(preferring, "tchebycheff"), (9, 1), (0.296, 0.005), 0.1, 5, 0.01, OURS),
+    experiment("mgda_preference", partial(preferring, "mgda"), (9, 1), (0.27, 0.03), 0.5, 2, source=OURS),
 )

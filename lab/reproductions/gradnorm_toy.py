@@ -1,4 +1,4 @@
-"""GradNorm's toy: two regressions that share a trunk, with targets a hundredfold apart in size.
+"""GradNorm's toy: two regressions on one trunk, with targets a hundredfold apart.
 
     y_i = s_i tanh((B + E_i) x),  s = (1, 100),  x in R^250, y_i in R^100;  B ~ N(0, 10), E_i ~ N(0, 3.5), fixed
     trunk: four layers of 100 ReLU units; a linear layer per objective; squared loss; alpha = 0.12
@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from balancing import create_balancer
 from lab.reproductions.experiment import Experiment
-
-__all__ = ["EXPERIMENTS"]
 
 INPUTS, OUTPUTS, WIDTH, BATCH = 250, 100, 100, 100
 SIZES = {"small": 1.0, "large": 100.0}
@@ -63,9 +61,9 @@ def train(method: str, seed: int, steps: int) -> float:
         return torch.randn(count, INPUTS, generator=generator) / math.sqrt(INPUTS)
 
     def losses(x: Tensor) -> dict[str, Tensor]:
-        found = model(x)
+        outputs = model(x)
         return {
-            name: (found[name] - size * torch.tanh(x @ maps[name].T)).square().mean() for name, size in SIZES.items()
+            name: (outputs[name] - size * torch.tanh(x @ maps[name].T)).square().mean() for name, size in SIZES.items()
         }
 
     model, unseen = Model(), inputs(1000)
@@ -86,10 +84,10 @@ def train(method: str, seed: int, steps: int) -> float:
 
 def run(seed: int, folder: Path, steps: int = 4000) -> dict[str, float]:
     """All three methods on the same draws."""
-    found = {method: train(method, seed, steps) for method in METHODS}
-    return found | {
-        "gradnorm below sum": float(found["gradnorm"] < found["sum"]),
-        "sum below uncertainty": float(found["sum"] < found["uncertainty"]),
+    losses = {method: train(method, seed, steps) for method in METHODS}
+    return losses | {
+        "gradnorm below sum": float(losses["gradnorm"] < losses["sum"]),
+        "sum below uncertainty": float(losses["sum"] < losses["uncertainty"]),
     }
 
 

@@ -37,8 +37,6 @@ from tasks.multi_fashion import MultiFashion
 from tasks.scores import hypervolume
 from zoo import create_model
 
-__all__ = ["EXPERIMENTS"]
-
 NAMES = ("top_left", "bottom_right")
 REFERENCE = (2.0, 2.0)
 OFFSET, OTHERS = 6, (4, 8)
@@ -84,10 +82,10 @@ def train(
     network: Mapping[str, Any],
     milestones: Sequence[int] = (),
 ) -> Point:
-    """The test losses of a LeNet after so many epochs; after each of the ``milestones`` the learning rate is a tenth."""
+    """Test losses of a LeNet; after each of the ``milestones`` the learning rate is a tenth."""
     torch.manual_seed(seed)
     device = data.inputs[0].device
-    model: Any = create_model("shared_trunk_lenet", **task.facts, **network).to(device)
+    model: Any = create_model("shared_trunk_lenet", **task.info, **network).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(milestones))
     for _ in range(epochs):
@@ -110,9 +108,9 @@ def train(
 def run(
     seed: int, folder: Path, samples: int = 10_000, epochs: int = 4, network: Mapping[str, Any] | None = None
 ) -> dict[str, float]:
-    """Train all fronts, and equal weights at the other offsets, five networks each, which start from the same five seeds."""
+    """Train all fronts, and equal weights at other offsets, from the same five seeds."""
     network = network or {"channels": (5, 10)}
-    found: dict[str, list[Point]] = {}
+    main: dict[str, list[Point]] = {}
     equal: dict[int, list[Point]] = {}
     for offset in (OFFSET, *OTHERS):
         task = MultiFashion(offset=offset, copies=1)
@@ -129,18 +127,18 @@ def run(
             if offset == OFFSET or name == "equal weights"
         }
         equal[offset] = trained["equal weights"]
-        found = trained if offset == OFFSET else found
-    return orders(found, equal)
+        main = trained if offset == OFFSET else main
+    return orders(main, equal)
 
 
-def orders(found: Mapping[str, Sequence[Point]], equal: Mapping[int, Sequence[Point]]) -> dict[str, float]:
+def orders(fronts: Mapping[str, Sequence[Point]], equal: Mapping[int, Sequence[Point]]) -> dict[str, float]:
     """Hypervolumes, and 1 for each statement that they confirm.
 
     Args:
-        found: Name of a front -> its points.
+        fronts: Name of a front -> its points.
         equal: Offset -> networks with equal weights.
     """
-    volumes = {name: hypervolume(points, REFERENCE) for name, points in found.items()}
+    volumes = {name: hypervolume(front, REFERENCE) for name, front in fronts.items()}
     single = {
         offset: fmean(hypervolume([point], REFERENCE) for point in points) for offset, points in sorted(equal.items())
     }
@@ -201,7 +199,7 @@ def read_pickle(path: Path) -> tuple[TensorData, TensorData]:
 def run_pickle(
     seed: int, folder: Path, path: Path = PICKLE, epochs: int = 100, network: Mapping[str, Any] | None = None
 ) -> dict[str, float]:
-    """The sweep on the published data: optimiser, epochs and LeNet of COSMOS, with the last weights instead of the best."""
+    """The sweep on the published data with optimizer, epochs and LeNet of COSMOS; last weights."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data, test = (part.to(device) for part in read_pickle(path))
     network = network or {"channels": (10, 20), "kernels": (5, 5)}

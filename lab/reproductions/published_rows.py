@@ -1,6 +1,6 @@
-"""Rows of printed tables as trainings: what a recipe adds for each method, and what the tables say that it gives.
+"""Rows of printed tables as trainings: options of each method, and printed results.
 
-A recipe in configs/experiment that has ``published`` is a protocol, and a row of the tables is that protocol with a balancer:
+A recipe in lab/recipes that has ``published`` is a protocol, and a row of the tables is that protocol with a balancer:
 
     published:
       tables: [nyuv2_segnet, nyuv2_segnet_rerun]   # of published_tables.json; the first has the single-task row
@@ -12,7 +12,7 @@ A recipe in configs/experiment that has ``published`` is a protocol, and a row o
         sum: {prints: [LS, EW]}
         nash_mtl: {prints: [Nash-MTL], max_norm: 1}
 
-Where two tables print different values for a method, what lies between them is expected too. A row may say a statistic
+Where two tables print different values for a method, what lies between them is expected too. A row may hold a statistic
 itself (``delta-m: 4.15``), which counts as one more table that prints nothing else.
 """
 
@@ -27,9 +27,8 @@ from typing import Any
 
 from lab.reproductions.published_tables import read
 from tasks import create_task
+from tasks.results import ResultKey, objectives_of, with_split, without_split
 from tasks.scores import delta_m
-
-__all__ = ["Row", "published_rows"]
 
 #: Column of the tables -> result of a run, and how many printed units are one of its own.
 RESULTS = {
@@ -90,15 +89,19 @@ class Row:
         """The metrics of a run, and the statistic."""
         if self.baseline is None:
             return dict(metrics)
-        values = {name.removeprefix("test/"): value for name, value in metrics.items()}
-        return {**metrics, self.baseline.statistic: self.baseline.compare(values)}
+        return {**metrics, self.baseline.statistic: self.baseline.compare(without_split(metrics))}
 
 
-def published_rows(recipe: str, published: Mapping[str, Any]) -> list[Row]:
-    """The rows that the recipe of this name says it has.
+def published_rows(recipe: str, config: Sequence[str], published: Mapping[str, Any]) -> list[Row]:
+    """The rows of a recipe.
+
+    Args:
+        recipe: Its name.
+        config: Overrides of all rows.
+        published: As above.
 
     Raises:
-        ValueError: It is said in another way than above; the message names what.
+        ValueError: It is not as above; the message names the key.
     """
     missing = {"tables", "statistic", "tolerance", "spread", "rows"} - set(published)
     if missing:
@@ -115,26 +118,26 @@ def published_rows(recipe: str, published: Mapping[str, Any]) -> list[Row]:
     baseline = Baseline(statistic, _in_own_units(columns, tables[0]["baseline"]), higher)
     spreads = {name: published["spread"] / 100 * abs(value) for name, value in baseline.values.items()}
     rows = []
-    for balancer, said in published["rows"].items():
+    for balancer, row in published["rows"].items():
         printed: list[dict[str, float]] = []
         for table in tables:
-            for method in set(said.get("prints", ())) & set(table["rows"]):
+            for method in set(row.get("prints", ())) & set(table["rows"]):
                 values = _in_own_units(columns, table["rows"][method])
                 score = table["printed"].get(statistic, {}).get(method, baseline.compare(values))
-                printed.append({f"test/{name}": value for name, value in values.items()} | {statistic: score})
-        printed += [{statistic: said[statistic]}] if statistic in said else []
+                printed.append(with_split(values, "test") | {statistic: score})
+        printed += [{statistic: row[statistic]}] if statistic in row else []
         if not printed:
             raise ValueError(f"published.rows: tables print nothing of {balancer}, and it says no {statistic} itself")
-        tolerances = {f"test/{name}": spread for name, spread in spreads.items()} | {statistic: published["tolerance"]}
+        tolerances = with_split(spreads, "test") | {statistic: published["tolerance"]}
         expected = {key: _around([each[key] for each in printed if key in each], tolerances[key]) for key in printed[0]}
-        options = {key: value for key, value in said.items() if key not in ("prints", statistic)}
-        overrides = (f"experiment={recipe}", f"balancer={balancer}", *map(_override, options, options.values()))
+        options = {key: value for key, value in row.items() if key not in ("prints", statistic)}
+        overrides = (*config, f"balancer={balancer}", *map(_override, options, options.values()))
         rows.append(Row(f"{recipe}_{balancer}", overrides, expected, baseline))
-    for objective in dict.fromkeys(name.split("/")[0] for name in baseline.values if "single" in published):
+    for objective in objectives_of(baseline.values) if "single" in published else ():
         alone = [Template(each).substitute(objective=objective) for each in published["single"]]
-        overrides = (f"experiment={recipe}", "balancer=single", f"balancer.objective={objective}", *alone)
-        own = [name for name in baseline.values if name.split("/")[0] == objective]
-        expected = {f"test/{name}": (baseline.values[name], spreads[name]) for name in own}
+        overrides = (*config, "balancer=single", f"balancer.objective={objective}", *alone)
+        own = [name for name in baseline.values if ResultKey.parse(name).objective == objective]
+        expected = with_split({name: (baseline.values[name], spreads[name]) for name in own}, "test")
         rows.append(Row(f"{recipe}_single_{objective}", overrides, expected, None))
     return rows
 
@@ -163,5 +166,5 @@ def _override(key: str, value: Any) -> str:
 
 
 def _around(values: Sequence[float], tolerance: float) -> tuple[float, float]:
-    """The middle of the values, and how far it is from there to the last one and the tolerance beyond."""
+    """The middle of the values, and half their range plus the tolerance."""
     return (min(values) + max(values)) / 2, (max(values) - min(values)) / 2 + tolerance

@@ -1,4 +1,4 @@
-"""Delta-m, delta-p and mean rank, computed again from the rows of the tables that print them.
+"""Delta-m, delta-p and mean rank, computed again from the rows of published tables.
 
 ``published_tables.json`` holds numbers as printed, with their source. Rows are rounded, so what follows from them is too: a
 deviation is absolute for values below 1 and relative to larger ones. ``SLIPS`` are the cells that do not follow from their
@@ -15,8 +15,6 @@ from pathlib import Path
 
 from lab.reproductions.experiment import Experiment
 from tasks.scores import delta_m, mean_rank
-
-__all__ = ["EXPERIMENTS", "slips"]
 
 DATA = Path(__file__).with_suffix(".json")
 #: Table -> statistic -> the largest deviation that rounding explains.
@@ -67,7 +65,7 @@ def cells(name: str) -> list[Cell]:
     higher = {column: better == "higher" for column, better in table["columns"].items()}
     rows = {method: dict(zip(higher, row, strict=True)) for method, row in table["rows"].items()}
     baseline = dict(zip(higher, table["baseline"], strict=True))
-    found = []
+    result = []
     for statistic, printed in table["printed"].items():
         if statistic.startswith("mean rank"):
             computed = mean_rank({method: rows[method] for method in ranked(printed, rows)}, higher)
@@ -75,12 +73,12 @@ def cells(name: str) -> list[Cell]:
             computed = {method: delta_m(rows[method], baseline, higher) for method in printed}
         else:
             computed = {method: -delta_m(rows[method], baseline, higher, "objectives") for method in printed}
-        found += [Cell(name, statistic, method, value, computed[method]) for method, value in printed.items()]
-    return found
+        result += [Cell(name, statistic, method, value, computed[method]) for method, value in printed.items()]
+    return result
 
 
 def ranked(printed: Mapping[str, float], rows: Mapping[str, object]) -> list[str]:
-    """Methods that take part: those printed, and equal weights, whose cell is a misprint in one of the tables."""
+    """Methods with a printed rank, and equal weights, whose cell is misprinted in one table."""
     return [method for method in rows if method in printed or method == "LS"]
 
 
@@ -91,12 +89,12 @@ def slips() -> list[Cell]:
 
 def run(seed: int, folder: Path) -> dict[str, float]:
     """How many printed numbers follow from their rows, per table and statistic."""
-    found = {}
+    counts = {}
     for name in ROUNDING:
         for statistic in ROUNDING[name]:
             chosen = [cell for cell in cells(name) if cell.statistic == statistic]
-            found[f"{name}: {statistic} as printed, of {len(chosen)}"] = float(sum(not cell.slip for cell in chosen))
-    return found
+            counts[f"{name}: {statistic} as printed, of {len(chosen)}"] = float(sum(not cell.slip for cell in chosen))
+    return counts
 
 
 #: Printed numbers that follow from their rows. Of NYUv2, IMTL-G and IMGrad do not; of Office-Home, IMTL-G and CAGrad; and

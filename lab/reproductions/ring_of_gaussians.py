@@ -1,4 +1,4 @@
-"""The ring of eight Gaussians: a discriminator that sees samples in packs notices that modes are missing.
+"""The ring of eight Gaussians: a discriminator of packed samples notices missing modes.
 
     vanilla   D(x) -> real or generated?
     packed    D(x, x') -> both real, or both generated?
@@ -7,7 +7,7 @@ PacGAN reports 6.3 modes of 8 for the GAN and 7.9 for packs of two, VEEGAN 1.0 f
 decide, and 400,000 updates of PacGAN's take hours. So only the order is checked, after 3,000 updates of the small networks of
 ``gan_points`` (2 layers of 128 units, noise of size 2, batches of 128 points, so 64 packs, non-saturating loss, no penalty).
 
-In a trial with equal learning rates the vanilla GAN found all eight, too, and nothing was left to see. As in the notebook of
+In a trial with equal learning rates the vanilla GAN reached all eight, too. As in the notebook of
 Unrolled GAN, where the factor is 10, the generator learns faster here, 1e-3 against 2e-4, which makes the vanilla GAN collapse.
 A mode counts if one of 2,500 samples is within three deviations of it.
 """
@@ -22,11 +22,9 @@ from torch import Tensor
 from lab.reproductions.experiment import Experiment
 from tasks import TensorData
 from tasks.gan_losses import discriminator_loss, generator_loss
-from tasks.gan_metrics import modes_found
+from tasks.gan_metrics import mode_coverage
 from tasks.gaussians import RingOfGaussians
 from zoo.gan import PointGAN
-
-__all__ = ["EXPERIMENTS"]
 
 SIZES = {"classes": 0, "width": 128, "depth": 2}
 LATENT, BATCH, STEPS = 2, 128, 3000
@@ -34,7 +32,7 @@ RATES = {"generator": 1e-3, "discriminator": 2e-4}
 
 
 def modes(task: RingOfGaussians, pack: int, seed: int, steps: int) -> float:
-    """How many modes a generator has found that plays against a discriminator of ``pack`` samples at once."""
+    """Modes that a generator covers against a discriminator of ``pack`` samples at once."""
     torch.manual_seed(seed)
     generator = PointGAN(in_features=2, latent=LATENT, **SIZES).generator
     discriminator = PointGAN(in_features=2 * pack, **SIZES).discriminators[0]
@@ -60,7 +58,7 @@ def modes(task: RingOfGaussians, pack: int, seed: int, steps: int) -> float:
         generator_loss("bce", discriminator(generate(BATCH).view(-1, 2 * pack))).backward()
         making.step()
     with torch.no_grad():
-        return modes_found(generate(2500), task.centres, 3 * task.std)["modes"]
+        return mode_coverage(generate(2500), task.centers, 3 * task.std)["modes"]
 
 
 def run(seed: int, folder: Path, steps: int = STEPS) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The two problems on which the paper on Jacobian descent draws trajectories, with the end points that TorchJD gives.
+"""The two trajectory problems of the paper on Jacobian descent, with TorchJD's end points.
 
     EWQ, element-wise quadratic:   f(x) = (x_1^2, x_2^2)                           50 steps of 0.075
     CQF, convex quadratic forms:   f_i(x) = (x - u_i)' B_i B_i' (x - u_i)          500 steps of 0.05
@@ -26,8 +26,6 @@ from torch import Tensor
 
 from balancing import Balancer, create_balancer
 from lab.reproductions.experiment import Experiment
-
-__all__ = ["EXPERIMENTS"]
 
 DATA = Path(__file__).with_suffix(".json")
 STARTS = {
@@ -74,9 +72,9 @@ def descend(problem: str, start: tuple[float, float], balancer: Balancer, factor
 
 
 def run(problem: str, seed: int, folder: Path, steps: int | None = None) -> dict[str, float]:
-    """How far the end points of each method are from those of TorchJD, in the worst of all starts and coordinates."""
+    """Largest deviation of each method's end points from TorchJD's, over starts and coordinates."""
     reference = json.loads(DATA.read_text(encoding="utf-8"))[problem]
-    found = {}
+    deviations = {}
     for method, (options, factor, *_) in METHODS.items():
         worst = 0.0
         for start, theirs in zip(STARTS[problem], reference[method], strict=True):
@@ -85,8 +83,8 @@ def run(problem: str, seed: int, folder: Path, steps: int | None = None) -> dict
             balancer = create_balancer(method, ("f1", "f2"), **options)
             ours = descend(problem, start, balancer, factor, STEPS[problem][0] if steps is None else steps)
             worst = max(worst, *(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
-        found[f"{method}: deviation from TorchJD"] = worst
-    return found
+        deviations[f"{method}: deviation from TorchJD"] = worst
+    return deviations
 
 
 def experiment(problem: str) -> Experiment:

@@ -1,4 +1,4 @@
-"""The regression example published with uncertainty weighting: two lines with noise of standard deviations 10 and 1.
+"""The example of uncertainty weighting: two lines with noise of deviations 10 and 1.
 
     x ~ N(0, 1),  y1 = 2 x + 8 + 10 e1,  y2 = 3 x + 3 + e2;   100 points; two heads on one hidden layer of 1024 units
 
@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from balancing import create_balancer
 from lab.reproductions.experiment import Experiment
 
-__all__ = ["EXPERIMENTS"]
-
 
 class Model(nn.Module):
     """A hidden layer and two heads."""
@@ -34,7 +32,7 @@ class Model(nn.Module):
 
 
 def run(seed: int, folder: Path, epochs: int = 2000) -> dict[str, float]:
-    """Train, and return the noise levels found, and the error that is left on the training data."""
+    """Train, and return the learned noise levels, and the error on the training data."""
     draw = np.random.RandomState(seed)
     torch.manual_seed(seed)
     x = draw.randn(100, 1)

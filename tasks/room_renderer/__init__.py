@@ -15,16 +15,16 @@ parameter *is* the depth.
     render.py      the picture of a room and its maps
     program.py     renders rooms into a folder
 
-Colour does not give a class away: every part draws its material from the same distribution, so that a wall, a sofa and a book
-may wear the same checks. What tells the classes apart is shape, size, place and context.
+Color does not give a class away: every part draws its material from the same distribution, so that a wall, a sofa and a book
+may wear the same checks. Classes differ in shape, size, place and context.
 
 The result is the same to the last bit everywhere: only correctly rounded operations act on arrays (no matrix product, no
 sine), in float32, and every room has a random stream of its own. Imports are relative, as this package is also started
 outside of ``tasks`` (see program.py).
 """
 
-from .program import COMMAND, KINDS, save_array
+from .program import COMMAND, KINDS, replacing
 from .render import SPLITS, VERSION, Room, render_room
 from .scene import CLASSES
 
-__all__ = ["CLASSES", "COMMAND", "KINDS", "SPLITS", "VERSION", "Room", "render_room", "save_array"]
+__all__ = ["CLASSES", "COMMAND", "KINDS", "SPLITS", "VERSION", "Room", "render_room", "replacing"]

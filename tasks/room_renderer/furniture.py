@@ -1,4 +1,4 @@
-"""Pieces of furniture, standing at the origin with their front to -y. Some return a flat top for small things."""
+"""Pieces of furniture at the origin with their front to -y; some return a flat top."""
 
 from __future__ import annotations
 

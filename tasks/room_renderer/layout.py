@@ -54,7 +54,7 @@ def shell(b: Builder, width: float, depth: float, height: float) -> None:
 
 
 class Plan:
-    """What stands where: circles on the floor that must not meet, and intervals taken on each wall."""
+    """Occupied space: circles on the floor that must not meet, and intervals of each wall."""
 
     def __init__(self, b: Builder, width: float, depth: float, eye: np.ndarray) -> None:
         self.b, self.width, self.depth = b, width, depth

@@ -9,13 +9,16 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from .render import render_room
 
-__all__ = ["COMMAND", "KINDS", "main", "save_array"]
+__all__ = ["COMMAND", "KINDS", "main", "replacing"]
 
 KINDS = ("image", "label", "depth", "normal")  # one folder and one file per room each
 # -P, and the end of the path: modules that lie around, here or where it is started, must not hide those of Python
@@ -25,12 +28,13 @@ COMMAND = (
 )
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write ``path`` so that it is complete whenever it exists."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which becomes ``path`` once it is complete and on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            np.save(file, array)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -39,7 +43,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 def main() -> None:
-    """Render the rooms that standard input lists, and print the number of each one when it is on the disk."""
+    """Render the rooms that standard input lists, and print the number of each written one."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no half-written file stays
     order = json.load(sys.stdin)
     folder, options = Path(order["folder"]), order["options"]
@@ -52,5 +56,6 @@ def main() -> None:
             room.normal,
         )
         for kind, array in zip(KINDS, arrays, strict=True):
-            save_array(folder / split / kind / f"{index}.npy", array)
+            with replacing(folder / split / kind / f"{index}.npy") as file:
+                np.save(file, array)
         print(index, flush=True)

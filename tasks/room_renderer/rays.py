@@ -14,7 +14,7 @@ __all__ = ["blocked", "cast", "mix"]
 
 
 def mix(weights: Sequence[float] | np.ndarray, vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """Sum of weights times vectors. Not ``@``, whose order of summation depends on the processor."""
+    """Sum of weights times vectors; the order of summation in ``@`` depends on the processor."""
     total: np.ndarray | None = None
     for weight, vector in zip(weights, vectors, strict=True):
         if weight != 0:
@@ -31,7 +31,7 @@ def _slab(o: np.ndarray | float, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _round(o: Sequence[np.ndarray | float], d: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Where rays enter and leave the unit ball (three coordinates) or the endless unit cylinder (two)."""
+    """Entry and exit of rays in the unit ball (three coordinates) or unit cylinder (two)."""
     a = sum(x * x for x in d) + np.float32(1e-12)
     b = sum(x * y for x, y in zip(o, d, strict=True))
     c = sum(x * x for x in o) - 1.0
@@ -55,17 +55,17 @@ def _window_of(part: Part, camera: Camera, height: int, width: int) -> tuple[sli
     """Rows and columns that can see ``part``; ``None`` if none can."""
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * part.half
     points = [
-        part.centre + part.turn[:, 0] * c[0] + part.turn[:, 1] * c[1] + part.turn[:, 2] * c[2] - camera.eye
+        part.center + part.turn[:, 0] * c[0] + part.turn[:, 1] * c[1] + part.turn[:, 2] * c[2] - camera.eye
         for c in corners
     ]
-    seen = [tuple(float((axis * p).sum()) for axis in (camera.right, camera.up, camera.forward)) for p in points]
-    if all(z < 0.05 for _, _, z in seen):
+    views = [tuple(float((axis * p).sum()) for axis in (camera.right, camera.up, camera.forward)) for p in points]
+    if all(z < 0.05 for _, _, z in views):
         return None
-    if any(z < 0.05 for _, _, z in seen):
+    if any(z < 0.05 for _, _, z in views):
         return slice(0, height), slice(0, width)
     tall = camera.spread * height / width
-    columns = [(1 + x / z / camera.spread) * width / 2 for x, _, z in seen]
-    rows = [(1 - y / z / tall) * height / 2 for _, y, z in seen]
+    columns = [(1 + x / z / camera.spread) * width / 2 for x, _, z in views]
+    rows = [(1 - y / z / tall) * height / 2 for _, y, z in views]
     top, bottom = max(math.floor(min(rows)) - 1, 0), min(math.ceil(max(rows)) + 1, height)
     left, right = max(math.floor(min(columns)) - 1, 0), min(math.ceil(max(columns)) + 1, width)
     return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
@@ -80,7 +80,7 @@ def cast(parts: list[Part], camera: Camera, rays: list[np.ndarray]) -> tuple[np.
         window = _window_of(part, camera, height, width)
         if window is None:
             continue
-        inverse, offset = part.inverse, camera.eye - part.centre
+        inverse, offset = part.inverse, camera.eye - part.center
         local = [float((row * offset).sum()) for row in inverse]
         enter, leave = _interval(part.shape, local, [mix(row, [r[window] for r in rays]) for row in inverse])
         nearer = (leave > enter) & (enter > 0.05) & (enter < depth[window])
@@ -91,14 +91,14 @@ def cast(parts: list[Part], camera: Camera, rays: list[np.ndarray]) -> tuple[np.
 
 def blocked(parts: list[Part], start: list[np.ndarray], way: list[np.ndarray]) -> np.ndarray:
     """Whether a part lies between ``start`` and ``start + way``."""
-    found = np.zeros(start[0].shape, bool)
+    hit = np.zeros(start[0].shape, bool)
     square = way[0] * way[0] + way[1] * way[1] + way[2] * way[2] + np.float32(1e-9)
     for part in parts:
-        to = [float(c) - s for c, s in zip(part.centre, start, strict=True)]
+        to = [float(c) - s for c, s in zip(part.center, start, strict=True)]
         along = (to[0] * way[0] + to[1] * way[1] + to[2] * way[2]) / square
         along = np.minimum(np.maximum(along, 0.0), 1.0)
         off = [t - along * w for t, w in zip(to, way, strict=True)]
-        near = (off[0] * off[0] + off[1] * off[1] + off[2] * off[2] < part.radius**2) & ~found
+        near = (off[0] * off[0] + off[1] * off[1] + off[2] * off[2] < part.radius**2) & ~hit
         rows = np.flatnonzero(near)
         if len(rows) == 0:
             continue
@@ -106,5 +106,5 @@ def blocked(parts: list[Part], start: list[np.ndarray], way: list[np.ndarray]) -
         enter, leave = _interval(
             part.shape, [mix(row, to) for row in part.inverse], [mix(row, directions) for row in part.inverse]
         )
-        found[rows] = (leave > np.maximum(enter, 0.0)) & (enter < 1.0)
-    return found
+        hit[rows] = (leave > np.maximum(enter, 0.0)) & (enter < 1.0)
+    return hit

@@ -19,8 +19,10 @@ _SHELL = ("ceiling", "floor", "wall")
 
 
 class Room(NamedTuple):
-    """One picture: ``image`` (H, W, 3) uint8, ``label`` (H, W) int8 with -1 where unknown, ``depth`` (H, W, 1) float32 in
-    metres with 0 where unknown, ``normal`` (H, W, 3) float32 (x right, y up, z to the viewer; 0 where unknown).
+    """One picture with its maps.
+
+    ``image`` (H, W, 3) uint8, ``label`` (H, W) int8 with -1 where unknown, ``depth`` (H, W, 1) float32 in meters with 0
+    where unknown, ``normal`` (H, W, 3) float32 (x right, y up, z to the viewer; 0 where unknown).
     """
 
     image: np.ndarray
@@ -30,18 +32,18 @@ class Room(NamedTuple):
 
 
 def _steps(values: np.ndarray, limit: float) -> np.ndarray:
-    """Pixels that differ from a neighbour by more than ``limit``."""
-    found = np.zeros(values.shape, bool)
+    """Pixels that differ from a neighbor by more than ``limit``."""
+    edges = np.zeros(values.shape, bool)
     down, right = np.abs(values[1:] - values[:-1]) > limit, np.abs(values[:, 1:] - values[:, :-1]) > limit
-    found[1:] |= down
-    found[:-1] |= down
-    found[:, 1:] |= right
-    found[:, :-1] |= right
-    return found
+    edges[1:] |= down
+    edges[:-1] |= down
+    edges[:, 1:] |= right
+    edges[:, :-1] |= right
+    return edges
 
 
 def render_room(seed: int, split: str, index: int, height: int, width: int, holes: bool = True) -> Room:
-    """Room number ``index`` of ``split``; the same bits whatever was rendered before, and wherever.
+    """Room number ``index`` of ``split``, the same bits on every machine.
 
     Args:
         seed: Of the whole set.
@@ -69,13 +71,13 @@ def render_room(seed: int, split: str, index: int, height: int, width: int, hole
         point = [float(e) + depth.ravel() * ray.ravel() for e, ray in zip(camera.eye, rays, strict=True)]
         normal, albedo = ([np.zeros(flat.shape, np.float32) for _ in range(3)] for _ in range(2))
         for number in np.unique(flat):
-            part, seen = b.parts[number], np.flatnonzero(flat == number)
-            found, u, v = surface(part, [p[seen] for p in point])
+            part, pixels = b.parts[number], np.flatnonzero(flat == number)
+            unit, u, v = surface(part, [p[pixels] for p in point])
             share = texture(part.material, u, v)
-            first, second = part.material.colours
+            first, second = part.material.colors
             for k in range(3):
-                normal[k][seen] = found[k]
-                albedo[k][seen] = first[k] + (second[k] - first[k]) * share
+                normal[k][pixels] = unit[k]
+                albedo[k][pixels] = first[k] + (second[k] - first[k]) * share
         occluders = [part for part in b.parts if CLASSES[part.label] not in _SHELL]
         image = shade(b, size, occluders, point, normal, albedo, (height, width))
 

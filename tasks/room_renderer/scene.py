@@ -19,11 +19,11 @@ _TEXTURES = (("flat", 0.32), ("checks", 0.12), ("stripes", 0.16), ("noise", 0.20
 
 @dataclass(frozen=True)
 class Material:
-    """What a part looks like; coordinates on its surface are in metres."""
+    """What a part looks like; coordinates on its surface are in meters."""
 
     texture: str
-    colours: np.ndarray  # (2, 3)
-    scale: float  # metres
+    colors: np.ndarray  # (2, 3)
+    scale: float  # meters
     direction: tuple[float, float]
     lattice: np.ndarray  # (16, 16)
 
@@ -34,7 +34,7 @@ class Part:
 
     shape: str
     label: int
-    centre: np.ndarray  # (3,)
+    center: np.ndarray  # (3,)
     half: np.ndarray  # (3,) half of the extents
     turn: np.ndarray  # (3, 3) columns: the part's axes in the room
     material: Material
@@ -53,7 +53,7 @@ class Part:
 
 
 class Builder:
-    """Collects parts. Furniture is described standing at the origin with its front to -y, and placed by :meth:`at`."""
+    """Parts of a scene; furniture at the origin with its front to -y, placed by :meth:`at`."""
 
     def __init__(self, random: np.random.RandomState) -> None:
         self.random = random
@@ -97,12 +97,12 @@ class Builder:
         self,
         shape: str,
         label: str,
-        centre: tuple[float, float, float],
+        center: tuple[float, float, float],
         size: tuple[float, float, float],
         material: Material | None = None,
     ) -> None:
-        """A part of extents ``size`` around ``centre``, both in the frame of :meth:`at`."""
-        c, s, (x, y, z) = self.cosine, self.sine, centre
+        """A part of extents ``size`` around ``center``, both in the frame of :meth:`at`."""
+        c, s, (x, y, z) = self.cosine, self.sine, center
         moved = (c * x - s * y + self.origin[0], s * x + c * y + self.origin[1], z + self.origin[2])
         turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
         half = np.array(size) / 2

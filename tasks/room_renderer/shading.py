@@ -11,8 +11,8 @@ __all__ = ["shade", "surface", "texture"]
 
 
 def surface(part: Part, point: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Unit normals in the room, and coordinates on the surface in metres, of points on ``part``."""
-    local = [mix(row, [p - float(c) for p, c in zip(point, part.centre, strict=True)]) for row in part.inverse]
+    """Unit normals in the room, and coordinates on the surface in meters, of points on ``part``."""
+    local = [mix(row, [p - float(c) for p, c in zip(point, part.center, strict=True)]) for row in part.inverse]
     hx, hy, hz = (float(h) for h in part.half)
     x, y, z = local
     size = [np.abs(value) for value in local]
@@ -37,7 +37,7 @@ def surface(part: Part, point: list[np.ndarray]) -> tuple[list[np.ndarray], np.n
 
 
 def texture(material: Material, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """(N,) share of the second colour."""
+    """(N,) share of the second color."""
     u, v = u / material.scale + np.float32(37.3), v / material.scale + np.float32(41.7)  # off the lattice at 0
     if material.texture == "flat":
         return np.zeros_like(u)
@@ -101,7 +101,7 @@ def shade(
         facing = np.maximum(normal[0] * way[0] + normal[1] * way[1] + normal[2] * way[2], 0.0)
         strength = power * facing * np.maximum(way[2], 0.0) / (square * square)
         lit = _soften((~blocked(occluders, start, way)).astype(np.float32).reshape(shape)).ravel()
-        light = [total + colour * strength * lit for total, colour in zip(light, tint, strict=True)]
+        light = [total + color * strength * lit for total, color in zip(light, tint, strict=True)]
     aside = [uniform(-1, 1) for _ in range(3)]
     side = np.sign(normal[0] * aside[0] + normal[1] * aside[1] + normal[2] * aside[2])
     outward: list[np.ndarray] = [0.8 * (0.7 * n + 0.5 * side * a) for n, a in zip(normal, aside, strict=True)]
@@ -111,11 +111,11 @@ def shade(
             dark = np.maximum(1 - np.maximum(distance, 0.0) / np.float32(0.6), 0.0) * (1 - np.abs(normal[axis]))
             sky = sky * (1 - np.float32(0.4) * dark)
     ambient = b.draw(0.15, 0.4)
-    colours = np.stack([a * (total + ambient * sky) for a, total in zip(albedo, light, strict=True)], axis=1)
-    middle = float(np.median(colours[:, 1])) + 1e-3
-    colours = colours * np.float32(b.draw(0.28, 0.6) / middle)
-    colours = np.sqrt(colours / (1 + colours) * np.float32(1.15))
+    colors = np.stack([a * (total + ambient * sky) for a, total in zip(albedo, light, strict=True)], axis=1)
+    middle = float(np.median(colors[:, 1])) + 1e-3
+    colors = colors * np.float32(b.draw(0.28, 0.6) / middle)
+    colors = np.sqrt(colors / (1 + colors) * np.float32(1.15))
     # three uniform numbers add up to almost a normal one, and exactly the same everywhere
     noise = (b.random.random_sample((3, pixels, 3)).sum(0) - 1.5) * 2
-    colours = colours + (b.draw(0.004, 0.02) * noise).astype(np.float32)
-    return np.rint(np.clip(colours, 0, 1) * 255).astype(np.uint8).reshape(*shape, 3)
+    colors = colors + (b.draw(0.004, 0.02) * noise).astype(np.float32)
+    return np.rint(np.clip(colors, 0, 1) * 255).astype(np.uint8).reshape(*shape, 3)

@@ -5,7 +5,8 @@ import importlib
 import pytest
 import torch
 
-from balancing import create_balancer
+from balancing import JacobianBalancer, create_balancer
+from tests.balancing.problems import core
 
 CONFLICT = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
 LOSSES = torch.tensor([0.5, 2.0, 3.0, 0.1], dtype=torch.float64)
@@ -86,7 +87,7 @@ def gramian_weights(name, j, losses=None, **options):
     """The weights of the rows of ``j`` by a fresh balancer."""
     losses = ones(len(j)) if losses is None else losses
     with torch.no_grad():
-        return create_balancer(name, names(len(j)), **options).weights(losses, j @ j.T)
+        return create_balancer(name, names(len(j)), **options).compute_weights(losses, j @ j.T)
 
 
 def loss_weights(name, losses=LOSSES, **options):
@@ -96,17 +97,22 @@ def loss_weights(name, losses=LOSSES, **options):
 
 def next_weights(balancer, losses):
     """The weights of one step, which is counted."""
-    w = balancer._effective(losses, None)
+    w = balancer.effective_weights(losses)
     balancer.step += 1
     return w
 
 
 def next_update(balancer, losses, j):
     """What ``backward`` does around the method: an update, and the step counted."""
+    balancer = core(balancer)
     if balancer.active() is not None:
         j = torch.where(torch.arange(len(j))[:, None] == balancer.active()[0], j, 0.0)
     with torch.no_grad():
-        update = balancer.combine(losses, j.clone()) if balancer.combines else balancer.row_weights(losses, j.clone())
+        update = (
+            balancer.combine(losses, j.clone())
+            if isinstance(core(balancer), JacobianBalancer)
+            else balancer.compute_weights(losses, j.clone())
+        )
     balancer.step += 1
     return update
 

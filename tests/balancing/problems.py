@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from balancing import Balancer, balancer_class, create_balancer, list_balancers
+from balancing import Composed, JacobianBalancer, balancer_class, create_balancer, list_balancers
 
 
 def make(name, objectives=("a", "b", "c"), **options):
@@ -77,13 +77,14 @@ def train(net, balancer, steps, start=0, lr=0.01):
     return own
 
 
-def overrides(name, method):
-    return getattr(balancer_class(name), method) is not getattr(Balancer, method)
+def core(balancer):
+    """The method itself, without one that weighs the losses before it."""
+    return balancer.gradient_balancer if isinstance(balancer, Composed) else balancer
 
 
 def expected(rows, balancer, report):
     """The weighted sum of the rows; heads as the balancer's rule has it. Objectives whose turn it is not give nothing."""
-    heads = balancer._head_weights()
+    heads = balancer.head_weights
     heads = report.weights if heads is None else heads
     total = {}
     for weight, head, gradients in zip(report.weights.tolist(), heads.tolist(), rows.values(), strict=True):
@@ -118,15 +119,15 @@ def check_turns(balancer, trained):
 
 
 #: Every method that a batch of losses is enough for. Bilevel methods and the adapter have tests of their own.
-ALL = [name for name in list_balancers() if balancer_class(name).needs != "validation" and name != "torchjd"]
-BILEVEL = [name for name in list_balancers() if balancer_class(name).needs == "validation"]
+ALL = [n for n in list_balancers() if n != "torchjd" and balancer_class(n).needs != "validation"]
+BILEVEL = [name for name in list_balancers() if name != "torchjd" and balancer_class(name).needs == "validation"]
 LOSS = [name for name in ALL if balancer_class(name).needs in ("nothing", "losses")]
 GRAMIAN = [name for name in ALL if balancer_class(name).needs == "gramian"]
 JACOBIAN = [name for name in ALL if balancer_class(name).needs == "jacobian"]
 GRADIENT = GRAMIAN + JACOBIAN
-COMBINES = [name for name in ALL if overrides(name, "combine")]
+COMBINES = [name for name in ALL if isinstance(core(make(name)), JacobianBalancer)]
 WEIGHS = [name for name in ALL if name not in COMBINES]
-TURNS = [name for name in ALL if overrides(name, "active")]
+TURNS = [name for name in ALL if make(name).active() is not None]
 LEARNED = [name for name in ALL if list(make(name).parameters())]
 #: Methods that need more objectives than one or two.
 MANY = ("krum", "trimmed_mean")

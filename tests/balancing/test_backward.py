@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from balancing import Balancer, balancer_class, create_balancer
+from balancing import Composed, JacobianBalancer, balancer_class, create_balancer
 from tests.balancing.problems import (
     ALL,
     COMBINES,
@@ -14,6 +14,7 @@ from tests.balancing.problems import (
     WEIGHS,
     Net,
     assert_close,
+    core,
     expected,
     inputs,
     make,
@@ -22,11 +23,10 @@ from tests.balancing.problems import (
 )
 
 
-class RowMean(Balancer):
+class RowMean(JacobianBalancer):
     """Sum of the rows by way of the Jacobian, to check that path against the others."""
 
     name = "row_mean"
-    needs = "jacobian"
 
     def combine(self, losses, jacobian):
         return jacobian.sum(0)
@@ -49,11 +49,11 @@ def test_jacobian_methods_combine_the_rows_and_leave_heads_their_gradients(name)
     values = net.losses(x)
     report = balancer.backward(values, shared=net.shared())
     jacobian = torch.stack([trunk_gradient(rows[key]) for key in net.objectives])
-    heads = balancer._head_weights()
+    heads = balancer.head_weights
     if name in TURNS:
         jacobian[1:] = 0
     losses = torch.stack([values[key].detach() for key in net.objectives])
-    update = twin.combine(losses * heads, jacobian * heads[:, None])
+    update = core(twin).combine(losses * heads, jacobian * heads[:, None])
     assert report.weights is None
     torch.testing.assert_close(trunk_gradient(net.gradients()), update)
     for i, key in enumerate(net.objectives):
@@ -71,7 +71,7 @@ def test_heads_get_what_the_option_says(name, heads):
     rows = reference_rows(net, x)
     balancer = make(name, heads=heads)
     report = balancer.backward(net.losses(x))
-    assert (balancer._head_weights() is None) == (heads == "weighted")
+    assert (balancer.head_weights is None) == (heads == "weighted")
     assert_close(net.gradients(), expected(rows, balancer, report))
 
 
@@ -86,7 +86,7 @@ def test_one_objective_keeps_the_direction_of_its_gradient(name):
     torch.testing.assert_close(balanced, scale * own)
     assert scale > 0
     if name in GRADIENT and balancer.convention != "own":
-        assert scale == pytest.approx(float(balancer._head_weights()[0]) if balancer.before else 1.0)
+        assert scale == pytest.approx(float(balancer.head_weights[0]) if isinstance(balancer, Composed) else 1.0)
     if report.weights is not None:
         assert scale == pytest.approx(float(report.weights[0]))
 
@@ -151,7 +151,7 @@ def test_without_shared_parameters_each_objective_keeps_its_gradient(name):
     plain = {key: torch.autograd.grad(losses[key], net.weight, retain_graph=True)[0] for key, net in nets.items()}
     balancer = make(name, names)
     report = balancer.backward(losses)
-    heads = balancer._head_weights()
+    heads = balancer.head_weights
     heads = report.weights if heads is None else heads
     active = balancer_class(name).active(make(name, names))
     for i, key in enumerate(names):

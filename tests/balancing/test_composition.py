@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from balancing import BalancingError, balancer_class, create_balancer
-from tests.balancing.problems import ALL, GRADIENT, Net, inputs, make, overrides, reference_rows, train
+from tests.balancing.problems import ALL, GRADIENT, Net, inputs, make, reference_rows, train
 
-FIRST = [n for n in ALL if balancer_class(n).needs in ("nothing", "losses") and not overrides(n, "active")]
+FIRST = [n for n in ALL if balancer_class(n).needs in ("nothing", "losses") and make(n).active() is None]
 ACCEPTS = [n for n in GRADIENT if n not in ("db_mtl", "imtl")]  # these two are compositions already
 
 
@@ -15,7 +15,7 @@ def weighted(net, x, first):
     losses = net.losses(x)
     values = torch.stack([loss.detach() for loss in losses.values()])
     return {
-        key: w * loss for w, (key, loss) in zip(first._effective(values, None).tolist(), losses.items(), strict=True)
+        key: w * loss for w, (key, loss) in zip(first.effective_weights(values).tolist(), losses.items(), strict=True)
     }
 
 
@@ -72,23 +72,23 @@ def test_three_methods_multiply():
 
 def test_parameters_of_the_first_are_learned():
     net, balancer = Net(), create_balancer(["uncertainty", "pcgrad"], ("a", "b", "c"))
-    before = balancer.before.noise.detach().clone()
+    before = balancer.loss_balancer.noise.detach().clone()
     train(net, balancer, steps=5)
-    assert [name for name, _ in balancer.named_parameters()] == ["before.noise"]
-    assert not torch.equal(before, balancer.before.noise)
+    assert [name for name, _ in balancer.named_parameters()] == ["loss_balancer.noise"]
+    assert not torch.equal(before, balancer.loss_balancer.noise)
 
 
 def test_epochs_steps_and_observations_reach_the_first():
     balancer = create_balancer(["famo", "pcgrad"], ("a", "b", "c"))
     assert balancer.observes
     train(Net(), balancer, steps=6)
-    assert balancer.before.step == 6
-    assert balancer.before.epoch == 2
-    assert balancer.before.logits.detach().abs().max() > 0
+    assert balancer.loss_balancer.step == 6
+    assert balancer.loss_balancer.epoch == 2
+    assert balancer.loss_balancer.logits.detach().abs().max() > 0
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"every": 2}, {"heads": "weighted"}, {"normalize": "l2"}, {"log_losses": True}]
+    "options", [{}, {"update_every": 2}, {"heads": "weighted"}, {"normalize": "l2"}, {"log_losses": True}]
 )
 def test_composition_resumes_bit_equal(options):
     balancers = [create_balancer(["inverse_mean", "pcgrad"], ("a", "b", "c"), **options) for _ in range(2)]

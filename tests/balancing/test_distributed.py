@@ -8,12 +8,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from balancing import create_balancer, processes
+from balancing import create_balancer
+from balancing.measuring import processes
 from tests.balancing.bilevel.problems import closure
 from tests.balancing.problems import ALL, BILEVEL, GRAMIAN, Net, inputs, make
 
 CASES = [(name, {}) for name in ALL] + [(name, {"at": "features"}) for name in GRAMIAN]
-CASES += [("mgda", {"every": 2}), ("pcgrad", {"at": "subset"}), ("pcgrad", {"before": "uncertainty"})]
+CASES += [("mgda", {"update_every": 2}), ("pcgrad", {"at": "subset"}), ("pcgrad", {"before": "uncertainty"})]
 
 
 def steps(part):

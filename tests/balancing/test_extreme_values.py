@@ -53,7 +53,7 @@ def test_weights_are_finite_for_any_rows(name, kind, size):
     balancer = create_balancer(name, names(size))
     for _ in range(3):
         with torch.no_grad():
-            w = balancer.weights(torch.ones(size, dtype=torch.float64), j @ j.T)
+            w = balancer.compute_weights(torch.ones(size, dtype=torch.float64), j @ j.T)
         assert w.shape == (size,)
         assert bool(w.isfinite().all())
 
@@ -90,7 +90,9 @@ def test_nearly_dependent_gradients_have_a_finite_answer(name, size, seed, expon
     # a Gramian found in single precision may be indefinite
     low = j[:, : 1 + size // 3].float()
     with torch.no_grad():
-        w = create_balancer(name, names(size)).weights(torch.ones(size, dtype=torch.float64), (low @ low.T).double())
+        w = create_balancer(name, names(size)).compute_weights(
+            torch.ones(size, dtype=torch.float64), (low @ low.T).double()
+        )
     assert w.isfinite().all()
 
 
@@ -120,7 +122,7 @@ def test_products_of_two_samples_need_not_be_a_gramian(name, options):
     balancer = create_balancer(name, names(4), **options)
     for seed in range(20):
         product = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        w = balancer.weights(torch.ones(4), product + product.T)
+        w = balancer.compute_weights(torch.ones(4), product + product.T)
         assert w.min() >= 0
         assert float(w.sum()) == pytest.approx(1)
 

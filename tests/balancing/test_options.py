@@ -4,12 +4,24 @@ import pytest
 import torch
 
 from balancing import BalancerOptions, balancer_arguments, balancer_class, create_balancer
-from tests.balancing.problems import ALL, GRADIENT, WEIGHS, Net, assert_close, expected, inputs, make, reference_rows
+from tests.balancing.problems import (
+    ALL,
+    GRADIENT,
+    WEIGHS,
+    Net,
+    assert_close,
+    core,
+    expected,
+    inputs,
+    make,
+    reference_rows,
+)
 
 
 def effective(balancer, losses=(1.0, 4.0), rows=((-4.0, 1, 1), (6.0, 1, 1))):
     j = torch.tensor(rows, dtype=torch.float64)
-    return balancer._effective(torch.tensor(losses, dtype=torch.float64), j @ j.T if balancer.measures else None)
+    gramian = (j @ j.T,) if balancer.measures else ()
+    return balancer.effective_weights(torch.tensor(losses, dtype=torch.float64), *gramian)
 
 
 def test_options_are_named_alike_everywhere():
@@ -37,7 +49,7 @@ def test_scale_sum_multiplies_mean_like_weights_by_the_number_of_objectives():
 def test_normalize_balances_scaled_gradients_and_keeps_the_sum_of_weights(kind):
     j = torch.tensor([[-40.0, 10, 10], [6, 1, 1]], dtype=torch.float64)
     losses = torch.tensor([5.0, 0.1], dtype=torch.float64)
-    w = make("mgda", "ab", normalize=kind)._effective(losses, j @ j.T)
+    w = make("mgda", "ab", normalize=kind).effective_weights(losses, j @ j.T)
     n = j.norm(dim=1)
     s = {"l2": 1 / n, "loss": 1 / losses, "loss+": 1 / (n * losses)}[kind]
     d = w @ j
@@ -49,9 +61,9 @@ def test_normalize_balances_scaled_gradients_and_keeps_the_sum_of_weights(kind):
 def test_log_losses_balances_the_gradients_of_the_logarithms():
     j = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
     losses = torch.tensor([2.0, 5.0], dtype=torch.float64)
-    w = make("mgda", "ab", log_losses=True)._effective(losses, j @ j.T)
+    w = make("mgda", "ab", log_losses=True).effective_weights(losses, j @ j.T)
     logs = j / losses[:, None]
-    torch.testing.assert_close(w @ j, make("mgda", "ab").weights(losses, logs @ logs.T) @ logs)
+    torch.testing.assert_close(w @ j, make("mgda", "ab").compute_weights(losses, logs @ logs.T) @ logs)
 
 
 def test_max_norm_shortens_the_combined_gradient():
@@ -85,12 +97,12 @@ def test_max_norm_holds_for_micro_batches_and_leaves_heads_alone(name):
 
 @pytest.mark.parametrize("name", [n for n in WEIGHS if balancer_class(n).needs != "nothing"])
 def test_every_keeps_weights_between_refreshes(name, monkeypatch):
-    net, balancer, history, calls, reports = Net(), make(name, every=3), [], [], []
-    find = balancer._effective
+    net, balancer, history, calls, reports = Net(), make(name, update_every=3), [], [], []
+    method, verb = core(balancer), "effective_weights"
     if balancer_class(name).needs == "jacobian":
-        monkeypatch.setattr(balancer, "row_weights", lambda *a, find=balancer.row_weights: calls.append(1) or find(*a))
-    else:
-        monkeypatch.setattr(balancer, "_effective", lambda *a: calls.append(1) or find(*a))
+        verb = "compute_weights"
+    find = getattr(method, verb)
+    monkeypatch.setattr(method, verb, lambda *a: calls.append(1) or find(*a))
     for step in range(5):
         x = inputs(seed=step)
         rows = reference_rows(net, x)
@@ -102,7 +114,7 @@ def test_every_keeps_weights_between_refreshes(name, monkeypatch):
             assert_close(net.gradients(), expected(rows, balancer, report), rtol=1e-6, atol=1e-6)
         else:
             torch.testing.assert_close(history[step], history[step - 1], rtol=1e-6, atol=0)
-            heads = balancer._head_weights(resting=True)
+            heads = balancer.head_weights
             wanted = combination(rows, history[step], history[step] if heads is None else heads)
             assert_close(net.gradients(), wanted, rtol=1e-6, atol=1e-6)
     assert all(torch.equal(report.weights.double(), weights) for report, weights in reports)  # later steps change none
@@ -117,10 +129,10 @@ def combination(rows, weights, heads):
 
 
 def test_ema_smooths_weights_over_steps():
-    balancer = make("realtime", "ab", ema=0.75)
-    balancer._effective(torch.tensor([1.0, 1.0]), None)
+    balancer = make("realtime", "ab", weight_ema=0.75)
+    balancer.effective_weights(torch.tensor([1.0, 1.0]))
     balancer.step += 1
-    assert balancer._effective(torch.tensor([0.5, 2.0]), None).tolist() == pytest.approx([1.25, 0.875])
+    assert balancer.effective_weights(torch.tensor([0.5, 2.0])).tolist() == pytest.approx([1.25, 0.875])
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if balancer_class(name).remembers])
@@ -133,20 +145,20 @@ def test_methods_that_keep_gradients_measure_them_at_parameters(name):
     ("name", "options"),
     [
         ("sum", {"at": "features"}),
-        ("sum", {"every": 2}),
-        ("sum", {"ema": 0.5}),
+        ("sum", {"update_every": 2}),
+        ("sum", {"weight_ema": 0.5}),
         ("realtime", {"normalize": "l2"}),
         ("realtime", {"heads": "unit"}),
         ("realtime", {"scale": "sum"}),
         ("uncertainty", {"max_norm": 1.0}),
         ("mgda", {"max_norm": 1.0, "at": "features"}),
-        ("mgda", {"every": 0}),
-        ("mgda", {"every": 1.5}),
-        ("mgda", {"ema": 1.0}),
+        ("mgda", {"update_every": 0}),
+        ("mgda", {"update_every": 1.5}),
+        ("mgda", {"weight_ema": 1.0}),
         ("mgda", {"at": "nowhere"}),
         ("mgda", {"preference": {"x": 1.0}}),
         ("mgda", {"preference": {"a": 0.0}}),
-        ("pcgrad", {"max_norm": 1.0, "every": 2}),
+        ("pcgrad", {"max_norm": 1.0, "update_every": 2}),
         ("realtime", {"log_losses": True}),
         ("mgda", {"preference": {"a": float("inf")}}),
     ],
@@ -158,4 +170,4 @@ def test_an_option_without_meaning_is_an_error_that_names_the_method(name, optio
 
 @pytest.mark.parametrize("name", [n for n in ALL if n not in GRADIENT])
 def test_weights_of_losses_stay_on_the_losses_device(name):
-    assert make(name)._effective(torch.ones(3), None).device.type == "cpu"
+    assert make(name).effective_weights(torch.ones(3)).device.type == "cpu"

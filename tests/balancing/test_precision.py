@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from balancing.backward import collect
-from balancing.rows import _CHUNK
+from balancing.measuring.gradients import _CHUNK
+from balancing.measuring.looped import collect
 from tests.balancing.problems import ALL, GRADIENT, JACOBIAN, TURNS, Net, assert_close, inputs, make
 
 

@@ -11,9 +11,9 @@ from tests.balancing.formulas import names, next_update, next_weights, rows
 from tests.balancing.problems import ALL, JACOBIAN, SYMMETRIC, Net, make, train
 
 CASES = [(name, {}) for name in ALL] + [
-    ("mgda", {"every": 4}),
-    ("realtime", {"ema": 0.9}),
-    ("pcgrad", {"ema": 0.5, "every": 3}),
+    ("mgda", {"update_every": 4}),
+    ("realtime", {"weight_ema": 0.9}),
+    ("pcgrad", {"weight_ema": 0.5, "update_every": 3}),
     ("initial_loss", {"batches": 5}),
 ]
 
@@ -72,11 +72,11 @@ def test_state_makes_the_next_weights_equal(name):
     balancer = create_balancer(name, names(4), **options)
     for seed in range(3):
         j, losses = rows("random", 4, seed), torch.rand(4, dtype=torch.float64) + 0.1
-        balancer.weights(losses, j @ j.T)
+        balancer.compute_weights(losses, j @ j.T)
     fresh = create_balancer(name, names(4), **options)
     fresh.load_state_dict(balancer.state_dict())
     j = rows("random", 4, 9)
-    assert torch.equal(fresh.weights(losses, j @ j.T), balancer.weights(losses, j @ j.T))
+    assert torch.equal(fresh.compute_weights(losses, j @ j.T), balancer.compute_weights(losses, j @ j.T))
 
 
 @pytest.mark.parametrize("name", JACOBIAN)

@@ -2,15 +2,17 @@
 
 import csv
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import engine
-from lab import benchmark_methods, documents, method_tables
-from lab.benchmark_methods import METHODS, STUDIES, Job, Study, repeats, run, sweep, trials, write_runs
-from scripts.run_sets import Estimate
+from engine.comparison.estimates import Estimate
+from lab import benchmark_methods, jobs, method_tables, results
+from lab.benchmark_methods import repeats, write_runs
+from lab.studies import METHODS, STUDIES, Study, Trial, directions, sweep, trials
+from tasks import create_task
+from tasks.results import ResultKey
 
 TINY = Study(
     "2 steps instead of 30 epochs",
@@ -23,14 +25,22 @@ TINY = Study(
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_run_is_a_valid_configuration(name):
-    jobs = [job for job in trials(name) if job.rate == STUDIES[name].rates[1]]
-    assert {job.label for job in jobs} >= set(METHODS)
-    for job in jobs[:: len(jobs) // 4]:
-        config = engine.compose(job.overrides)
+    chosen = [job for job in trials(name) if job.rate == STUDIES[name].rates[1]]
+    assert {job.label for job in chosen} >= set(METHODS)
+    for job in chosen[:: len(chosen) // 4]:
+        config = engine.compose(job.training.overrides)
         assert config.optimizer.lr == job.rate
-    points = [job for job in jobs if job.label.startswith("fixed")]
+    points = [job for job in chosen if job.label.startswith("fixed")]
     assert len(points) >= (9 if len(STUDIES[name].objectives) == 2 else 12)
-    assert len({job.folder for job in trials(name)}) == len(trials(name))
+    assert len({job.training.folder for job in trials(name)}) == len(trials(name))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_directions_are_those_of_the_task(name):
+    study = STUDIES[name]
+    known = create_task(**engine.compose(list(study.common)).task).results()
+    keys = {heading: ResultKey.parse(key).name for heading, (key, _) in study.metrics.items()}
+    assert directions(name) == {heading: known[key] for heading, key in keys.items()}
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -45,17 +55,16 @@ def test_sweep_has_weights_of_mean_one(count):
 def tiny(monkeypatch, tmp_path):
     """A study of four settings, in folders of its own."""
     monkeypatch.setitem(STUDIES, "tiny", TINY)
-    monkeypatch.setattr(benchmark_methods, "OUTPUTS", tmp_path / "outputs")
-    for module in (benchmark_methods, method_tables):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "OUTPUTS", tmp_path / "outputs")
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
     return tmp_path
 
 
-def write(tiny, results, cost=(), rates=()):
+def write(tiny, values, cost=(), rates=()):
     """CSV files of the study, as the command writes them: setting -> (score, accuracies, errors) of two seeds."""
     rows = []
     for label in TINY.settings():
-        score, accuracies, errors = results.get(label, (1.0, (0.5, 0.52), (1000.0, 1010.0)))
+        score, accuracies, errors = values.get(label, (1.0, (0.5, 0.52), (1000.0, 1010.0)))
         for seed, (accuracy, error) in enumerate(zip(accuracies, errors, strict=True)):
             row = {
                 "setting": label,
@@ -65,9 +74,9 @@ def write(tiny, results, cost=(), rates=()):
                 "val delta-m": score,
             }
             rows.append({**row, "cut accuracy": accuracy, "price error, USD": error})
-    benchmark_methods.write(tiny / "methods_tiny.csv", rows)
+    results.write_rows(tiny / "methods_tiny.csv", rows)
     costs = [{"setting": name, "time": dict(cost).get(name, 1), "memory": 1} for name in METHODS]
-    benchmark_methods.write(tiny / "methods_tiny_cost.csv", costs)
+    results.write_rows(tiny / "methods_tiny_cost.csv", costs)
     return method_tables.Results("tiny")
 
 
@@ -80,7 +89,7 @@ def test_validation_chooses_the_point_of_the_sweep(tiny):
 
 
 def test_better_means_that_intervals_do_not_meet(tiny):
-    results = {
+    values = {
         "only cut": (1.0, (0.5, 0.5), (math.nan, math.nan)),
         "only price": (1.0, (math.nan, math.nan), (1000.0, 1000.0)),
         "fixed 1 1": (0.1, (0.60, 0.601), (1000.0, 1001.0)),
@@ -89,7 +98,7 @@ def test_better_means_that_intervals_do_not_meet(tiny):
         "cagrad": (1.0, (0.50, 0.90), (1000.0, 1001.0)),  # better on average, but who knows
         "dwa": (1.0, (math.nan, math.nan), (math.nan, math.nan)),  # diverged
     }
-    found = write(tiny, results, cost=[("mgda", 2.5)])
+    found = write(tiny, values, cost=[("mgda", 2.5)])
     assert found.delta("mgda").mean == pytest.approx(-30.0, abs=0.2)  # 60 % better in one of two results
     said = method_tables.verdict(found)
     better, same, worse = said.split("better ")[1].split(";")[0], said.split("intervals ")[1].split(";")[0], said[-80:]
@@ -109,14 +118,15 @@ def test_figure_frames_the_many_and_names_the_far(tiny):
     places = {label: (1.0, (0.5 + i / 1000,) * 2, (1000.0 + i,) * 2) for i, label in enumerate(TINY.settings())}
     far = {"mgda": (1.0, (0.05, 0.05), (1000.0, 1000.0)), "dwa": (1.0, (math.nan,) * 2, (math.nan,) * 2)}
     costs = [(name, 1 + i / 10) for i, name in enumerate(METHODS)]
-    results, cost = method_tables._draw_results(write(tiny, places | far, cost=costs)).axes
-    for panel, value in ((results, "0.05"), (cost, None)):
+    write(tiny, places | far, cost=costs)
+    pairs, cost = method_tables.draw_results("tiny").axes
+    for panel, value in ((pairs, "0.05"), (cost, None)):
         low, high = panel.get_xlim()
         hollow = [line for line in panel.get_lines() if line.get_markerfacecolor() == "white"]
         assert len(hollow) == 1
         assert value is None or [text.get_text() for text in panel.texts] == [value]
         assert all(low <= line.get_xdata()[0] <= high for line in panel.get_lines() if line.get_marker() in ("o", "s"))
-    assert results.get_xlim()[0] > 0.4
+    assert pairs.get_xlim()[0] > 0.4
 
 
 @pytest.mark.parametrize(("shares", "scale"), [((0.9, 0.1), "linear"), ((1.0, 1e-6), "log"), ((1.2, -0.2), "linear")])
@@ -124,8 +134,8 @@ def test_figure_of_weights_shows_small_shares(tiny, shares, scale):
     folder = tiny / "mgda"
     folder.mkdir()
     rows = [{"step": step, "weight/cut": shares[0], "weight/price": shares[1]} for step in (10, 20)]
-    benchmark_methods.write(folder / "balance.csv", rows)
-    panel, *rest = method_tables._draw_weights(write(tiny, {}), {"mgda": folder}).axes
+    results.write_rows(folder / "balance.csv", rows)
+    panel, *rest = method_tables.draw_weights("tiny", {"mgda": folder}).axes
     assert panel.get_yscale() == scale
     assert [line.get_label() for line in panel.get_lines()] == ["cut", "price"]
     assert not any(other.axison for other in rest)
@@ -149,9 +159,10 @@ def test_runs_become_rows_and_a_rate_is_chosen(tiny, monkeypatch):
     settings = {"sum": ("balancer=sum",)}
     monkeypatch.setattr(Study, "settings", lambda self: settings)
     for job in trials("tiny"):
-        run(job)
+        job.run()
         assert job.finished
-        assert not list(job.folder.rglob("*.pt")) + list(job.folder.rglob("*.safetensors"))
+        folder = job.training.folder
+        assert not list(folder.rglob("*.pt")) + list(folder.rglob("*.safetensors"))
     other = Study(TINY.size, ("trainer.max_steps=3",), TINY.objectives, TINY.metrics)
     with monkeypatch.context() as changed:
         changed.setitem(STUDIES, "tiny", other)
@@ -165,7 +176,7 @@ def test_runs_become_rows_and_a_rate_is_chosen(tiny, monkeypatch):
     best = min(worth, key=worth.get)
     chosen = repeats("tiny")
     assert [(job.rate, job.seed) for job in chosen] == [(best, 0), (best, 1)]
-    run(chosen[1])
+    chosen[1].run()
     write_runs("tiny")
     with (tiny / "methods_tiny.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -181,19 +192,10 @@ def test_a_run_that_diverges_is_a_result(tiny, monkeypatch):
     def explode(*_, **__):
         raise engine.Diverged("step 1: loss cut is not finite")
 
-    monkeypatch.setattr(benchmark_methods, "train_quietly", explode)
-    job = Job("tiny", "sum", 4e-3, 0)
-    run(job)
+    monkeypatch.setattr(jobs, "train_quietly", explode)
+    job = Trial("tiny", "sum", 4e-3, 0)
+    job.run()
     assert job.finished
     assert job.score() == math.inf
     assert job.delta({"cut accuracy": 0.5, "price error, USD": 1000.0}) == math.inf
     assert "not finite" in job.diverged.read_text()
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_the_page_is_up_to_date(name):
-    assert documents.block(method_tables.DOCUMENT, "benchmark_methods", name) == method_tables.block(name)
-
-
-def test_the_readme_is_up_to_date():
-    assert documents.block(Path("README.md"), "benchmark_methods", "methods") == method_tables.summary()

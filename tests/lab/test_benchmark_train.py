@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import engine
-from lab import benchmark_train, documents
+from lab import benchmark_train, results
 
 
 def finished(tmp_path, *overrides):
@@ -52,14 +52,15 @@ def test_interval_holds_the_ratio_and_narrows_with_the_noise():
 
 
 def test_measured_parts_replace_their_rows_and_tables(monkeypatch, tmp_path):
-    document = tmp_path / "speed.md"
-    document.write_text(benchmark_train.DOCUMENT.read_text())
-    monkeypatch.setattr(benchmark_train, "RESULTS", tmp_path)
-    monkeypatch.setattr(benchmark_train, "DOCUMENT", document)
+    document = tmp_path / "docs" / "speed.md"
+    document.parent.mkdir()
+    document.write_text((results.ROOT / "docs" / "speed.md").read_text())
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(benchmark_train, "WORK", {"diamonds": ("model.width=8", "trainer.batch_size=4096")})
     for _ in range(2):
         benchmark_train.main(["diamonds", "files", "--rounds", "1"])
-    rows = benchmark_train.read()
+    rows = results.read_rows(tmp_path / "train_speed.csv")
     assert [row["variant"] for row in rows if row["part"] == "diamonds"] == ["bare", "train.py", "train.py / bare"]
     shares = {row["variant"]: float(row["value"]) for row in rows if row["part"] == "files"}
     assert 0 < sum(share for name, share in shares.items() if name != "together") <= shares["together"] + 4e-4 < 1
@@ -95,9 +96,3 @@ def test_start_is_measured_in_a_process_of_its_own(variant):
     assert wall > 0.1
     assert min(laps.values()) >= 0
     assert laps["torch"] > 0.1
-
-
-@pytest.mark.parametrize("name", benchmark_train.TABLES)
-def test_speed_tables_are_up_to_date(name):
-    table = benchmark_train.TABLES[name](benchmark_train.read())
-    assert documents.block(benchmark_train.DOCUMENT, "benchmark_train", name) == table

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import check_docs, doc_commands
+from lab import check_docs, doc_commands, results
 from lab.doc_commands import Command, commands, completed, files, reason
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -121,9 +121,9 @@ def test_what_cannot_be_carried_out_has_a_reason(monkeypatch):
     assert all(reason(Command("page.md", text)) for text in texts)
     assert reason(Command("page.md", "python train.py")) == ""
     parallel = Command("page.md", "python train.py -m hydra/launcher=parallel")
-    monkeypatch.setattr(doc_commands, "_is_installed", lambda module: False)
+    monkeypatch.setattr(doc_commands, "is_installed", lambda module: False)
     assert reason(parallel) == "needs hydra-joblib-launcher"
-    monkeypatch.setattr(doc_commands, "_is_installed", lambda module: True)
+    monkeypatch.setattr(doc_commands, "is_installed", lambda module: True)
     assert reason(parallel) == ""
 
 
@@ -183,7 +183,7 @@ def repository(tmp_path, monkeypatch):
         "print(name, len(name), pathlib.Path(name).read_text() if pathlib.Path(name).exists() else 'nothing there')\n"
         "pathlib.Path('seen.txt').write_text(name)\n"
     )
-    monkeypatch.setattr(check_docs, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""The protocols of configs/experiment: every row composes, and one of each trains on a few files in the public format."""
+"""The protocols of lab/recipes: every row composes, and one of each trains on a few files in the public format."""
 
 import csv
 import json
@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 import engine
@@ -16,6 +17,7 @@ from balancing import create_balancer
 from lab import reproduce
 from lab.reproductions.published_rows import published_rows
 from lab.reproductions.published_tables import read
+from lab.reproductions.recipes import RECIPES
 from tests.tasks import test_celeba, test_dense_folders, test_office
 
 ROWS = {each.name: each for each in reproduce.experiments().values() if each.family}
@@ -92,7 +94,7 @@ def test_every_recipe_has_a_row_that_trains():
 @pytest.mark.parametrize("family", sorted({each.family for each in ROWS.values()}))
 def test_rows_expect_results_of_their_task(family):
     config = engine.compose([f"experiment={family}"])
-    known = {f"test/{name}" for name in tasks.create_task(**config.task).results()} | {config.published["statistic"]}
+    known = {f"test/{name}" for name in tasks.create_task(**config.task).results()} | {published(family)["statistic"]}
     for each in ROWS.values():
         if each.family == family:
             assert set(each.expected) <= known, each.name
@@ -105,7 +107,7 @@ def test_rows_compose_and_their_balancers_take_the_options(overrides):
     config = engine.compose(list(overrides))
     task = tasks.create_task(**config.task)
     objectives = [objective.name for objective in task.objectives]
-    name, options = engine.resolve_arguments("balancer", config.balancer, task, objectives)
+    name, options = engine.resolve_arguments("balancer", config.balancer, task, tasks.Splits([], [], []), objectives)
     assert f"balancer={create_balancer(name, objectives, **options).name}" == overrides[1]
 
 
@@ -130,7 +132,11 @@ def test_expected_lies_around_what_the_tables_print():
 def test_statistic_of_a_printed_row_is_the_printed_one(name):
     recipe = {"nyuv2_resnet50": "nyuv2_deeplab", "office31": "office_31"}.get(name, "nyuv2_segnet")
     method, table = ("Nash-MTL", name if name in read() else "nyuv2_segnet")
-    row = next(each for each in published_rows(recipe, recipe_of(recipe)) if each.name == f"{recipe}_nash_mtl")
+    row = next(
+        each
+        for each in published_rows(recipe, (f"experiment={recipe}",), published(recipe))
+        if each.name == f"{recipe}_nash_mtl"
+    )
     assert row.baseline is not None
     units = {"segmentation": 0.01, "amazon": 0.01, "dslr": 0.01, "webcam": 0.01, "depth": 1.0, "normals": 1.0}
     printed = dict(zip(row.baseline.values, read()[table]["rows"][method], strict=True))
@@ -141,8 +147,8 @@ def test_statistic_of_a_printed_row_is_the_printed_one(name):
     assert row.complete(metrics)[statistic] == pytest.approx(read()[table]["printed"][statistic][method], abs=0.02)
 
 
-def recipe_of(name):
-    return engine.compose([f"experiment={name}"]).published
+def published(name):
+    return OmegaConf.to_container(OmegaConf.load(RECIPES / f"{name}.yaml").expect.published)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +161,9 @@ def recipe_of(name):
     ],
 )
 def test_wrong_recipes_are_refused(change, problem):
-    said = {key: value for key, value in {**recipe_of("nyuv2_segnet"), **change}.items() if value is not None}
+    changed = {key: value for key, value in {**published("nyuv2_segnet"), **change}.items() if value is not None}
     with pytest.raises(ValueError, match=problem):
-        published_rows("nyuv2_segnet", said)
+        published_rows("nyuv2_segnet", (), changed)
 
 
 # ---- rules of selection ----------------------------------------------------------------------------------------------
@@ -187,7 +193,7 @@ def test_last10_forgets_earlier_epochs_and_survives_a_checkpoint(trained, tmp_pa
     _, folder = trained("nyuv2_segnet_sum")
     seen = engine.load_checkpoint(folder / "last.pt")["state"]["seen"]
     assert [pytest.approx(each, rel=1e-6) for each in values(folder, "val")] == seen
-    selector = engine.Selector("last10", loaded(tmp_path, "validation=0"))
+    selector = engine.Selector("last10", *loaded(tmp_path, "validation=0"))
     for epoch in range(12):
         seen = selector.remember(seen, {"depth/loss": float(epoch)})
     assert [each["depth/loss"] for each in seen] == list(range(2, 12))
@@ -197,19 +203,18 @@ def test_last10_forgets_earlier_epochs_and_survives_a_checkpoint(trained, tmp_pa
 
 def test_last10_needs_a_task_that_validates_on_its_test_split(tmp_path):
     with pytest.raises(engine.ConfigError, match=r"use task\.validation=0"):
-        engine.Selector("last10", loaded(tmp_path, "validation=0.5"))
+        engine.Selector("last10", *loaded(tmp_path, "validation=0.5"))
 
 
 def loaded(folder, *options):
     nyuv2(folder)
     task = tasks.create_task("nyuv2", **{key: float(value) for key, value in (each.split("=") for each in options)})
-    task.splits(folder)
-    return task
+    return task, task.splits(folder)
 
 
 def test_gain_is_relative_to_the_first_epoch_and_an_objective_counts_once(tmp_path):
-    task = loaded(tmp_path, "validation=0")
-    selector = engine.Selector("gain", task)
+    task, splits = loaded(tmp_path, "validation=0")
+    selector = engine.Selector("gain", task, splits)
     first = dict.fromkeys(task.results(), 2.0)
     # half of the metrics of a third of the objectives
     better = first | {"segmentation/miou": 3.0, "segmentation/loss": 9.0}
@@ -224,9 +229,10 @@ def test_gain_is_relative_to_the_first_epoch_and_an_objective_counts_once(tmp_pa
 
 def test_a_star_is_the_mean_over_objectives():
     task = tasks.create_task("celeba", attributes=["Smiling", "Bald"])
-    selector = engine.Selector("val/*/f1", task)
+    nothing = tasks.Splits([], [], [])
+    selector = engine.Selector("val/*/f1", task, nothing)
     assert selector.score({"Smiling/f1": 0.5, "Bald/f1": 0.25}, 1) == -0.375
-    assert engine.Selector("val/*/loss", task).score({"Smiling/loss": 0.5, "Bald/loss": 0.25}, 1) == 0.375
+    assert engine.Selector("val/*/loss", task, nothing).score({"Smiling/loss": 0.5, "Bald/loss": 0.25}, 1) == 0.375
 
 
 def test_selecting_on_the_test_split_is_said(trained):

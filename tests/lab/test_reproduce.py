@@ -6,14 +6,16 @@ import math
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import engine
 from balancing import create_balancer
-from lab import documents, reproduce
+from lab import reproduce, results
 from lab.reproductions import (
     famo_toy,
     fonseca,
@@ -25,13 +27,14 @@ from lab.reproductions import (
     uncertainty_toy,
 )
 from lab.reproductions.experiment import TIERS, Experiment
+from lab.reproductions.recipes import RECIPES, read_recipe
 from tasks import DataError, Splits
 from tasks.fashion import PixelData
 from tasks.multi_fashion import MultiFashion
 from tasks.scores import mean_rank
 
 KNOWN = reproduce.experiments()
-RECIPES = [each.name for each in KNOWN.values() if each.recipe and not each.family]
+TRAININGS = [each.name for each in KNOWN.values() if each.recipe and not each.family]
 
 
 @pytest.fixture
@@ -52,21 +55,22 @@ def place(tmp_path, monkeypatch):
         Experiment("broken", "cpu", "a book", {"error": (1.0, 0.1)}, toy, (13,)),
     ]
     monkeypatch.setattr(reproduce, "experiments", lambda: {each.name: each for each in known})
-    monkeypatch.setattr(reproduce, "OUTPUTS", tmp_path / "outputs")
-    monkeypatch.setattr(reproduce, "TABLE", tmp_path / "results" / "reproduced.csv")
-    monkeypatch.setattr(reproduce, "DOCUMENT", tmp_path / "none.md")
-    monkeypatch.setattr(reproduce, "run_all", run_here)
+    monkeypatch.setattr(results, "OUTPUTS", tmp_path / "outputs")
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(reproduce, "BLOCKS", {})
+    monkeypatch.setattr(reproduce, "run_missing", run_here)
     return tmp_path
 
 
 def run_here(jobs, processes):
-    """As ``run_all``, in this process, where the made-up experiments are known."""
+    """As ``run_missing``, in this process, where the made-up experiments are known."""
     failures = {}
     for job in jobs:
-        try:
-            reproduce.run_one(*job, reproduce.folder(*job))
-        except ValueError as error:
-            failures[job[0]] = str(error)
+        if not job.finished:
+            try:
+                job.run()
+            except ValueError as error:
+                failures[job.experiment] = error
     return failures
 
 
@@ -132,14 +136,14 @@ def test_finished_runs_are_not_run_again(place):
 
 def test_only_missing_seeds_are_run(place):
     code("inside")
-    (place / "outputs" / "inside" / "seed1" / "result.json").unlink()
+    (place / "outputs" / "reproduce" / "inside" / "seed1" / "result.json").unlink()
     assert code("inside") == 0
     assert (place / "calls").read_text() == "0 1 1 "
 
 
 def test_a_run_of_another_recipe_does_not_count(place):
     code("inside")
-    for file in (place / "outputs" / "inside").rglob("result.json"):
+    for file in (place / "outputs" / "reproduce" / "inside").rglob("result.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"recipe": "another"}))
     code("inside")
     assert (place / "calls").read_text() == "0 1 0 1 "
@@ -172,34 +176,34 @@ def test_list_runs_nothing(place, capsys):
 def test_the_command_runs_in_processes_of_its_own(tmp_path):
     script = (
         "from pathlib import Path\n"
-        "from lab import reproduce\n"
-        f"reproduce.OUTPUTS = Path('{tmp_path}')\n"
-        f"reproduce.TABLE, reproduce.DOCUMENT = Path('{tmp_path}/table.csv'), Path('{tmp_path}/none.md')\n"
+        "from lab import reproduce, results\n"
+        f"results.OUTPUTS = results.RESULTS = Path('{tmp_path}')\n"
+        "reproduce.BLOCKS = {}\n"
         "if __name__ == '__main__':\n"
         "    reproduce.main(['published_tables', '--processes', '2'])\n"
     )
     (tmp_path / "run.py").write_text(script)
     done = subprocess.run(
         [sys.executable, tmp_path / "run.py"],
-        env={"PYTHONPATH": str(reproduce.ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+        env={"PYTHONPATH": str(results.ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(KNOWN["published_tables"].expected)
+    assert len((tmp_path / "reproduced.csv").read_text().splitlines()) == 1 + len(KNOWN["published_tables"].expected)
 
 
 # ---- recipes ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", TRAININGS)
 def test_recipe_composes_and_expects_results_of_its_task(name):
-    config = engine.compose([f"experiment={name}"])
-    assert (config.seeds, config.tier) == (list(KNOWN[name].seeds), KNOWN[name].tier)
-    assert config.expected == {key: list(pair) for key, pair in KNOWN[name].expected.items()}
-    results = reproduce_results(config)
-    assert {key.removeprefix("test/") for key in config.expected} <= results
+    recipe = OmegaConf.load(RECIPES / f"{name}.yaml")
+    assert (recipe.expect.seeds, recipe.expect.tier) == (list(KNOWN[name].seeds), KNOWN[name].tier)
+    assert recipe.expect.metrics == {key: list(pair) for key, pair in KNOWN[name].expected.items()}
+    known = reproduce_results(engine.compose(recipe.config))
+    assert {key.removeprefix("test/") for key in recipe.expect.metrics} <= known
 
 
 def reproduce_results(config):
@@ -212,44 +216,59 @@ def reproduce_results(config):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ("expected: {a: 1.0}", "expected: needs"),
-        ("expected: {a: [1.0, -0.1]}", "expected: needs"),
-        ("expected: {a: [.nan, 0.1]}", "expected: needs"),
-        ("expected: {}", "expected: needs"),
-        ("seeds: [0, 0]", "seeds: needs"),
-        ("seeds: 3", "seeds: needs"),
-        ("tier: fast", "tier: must be one of quick, cpu, gpu"),
-        ("source: null", "source: needs"),
+        ("metrics: {a: 1.0}", "expect.metrics: needs"),
+        ("metrics: {a: [1.0, -0.1]}", "expect.metrics: needs"),
+        ("metrics: {a: [.nan, 0.1]}", "expect.metrics: needs"),
+        ("metrics: {}", "expect.metrics: needs"),
+        ("seeds: [0, 0]", "expect.seeds: needs"),
+        ("seeds: 3", "expect.seeds: needs"),
+        ("tier: fast", "expect.tier: must be one of quick, cpu, gpu"),
+        ("source: null", "expect.source: needs"),
     ],
 )
 def test_recipe_that_cannot_be_judged_is_refused(tmp_path, change, problem):
-    lines = {"expected": "expected: {a: [1.0, 0.1]}", "seeds": "seeds: [0]", "tier": "tier: cpu", "source": "source: x"}
+    lines = {"metrics": "metrics: {a: [1.0, 0.1]}", "seeds": "seeds: [0]", "tier": "tier: cpu", "source": "source: x"}
     lines[change.split(":")[0]] = change
-    file = tmp_path / "experiment" / "mine.yaml"
+    file = tmp_path / "recipes" / "mine.yaml"
     file.parent.mkdir()
-    file.write_text("\n".join(lines.values()))
-    with pytest.raises(engine.ConfigError, match=problem):
-        reproduce.read_recipe(file)
+    file.write_text("config: []\nexpect:\n" + "".join(f"  {line}\n" for line in lines.values()))
+    with pytest.raises(engine.ConfigError, match=f"recipes/mine.yaml: {problem}"):
+        read_recipe(file)
 
 
-def test_recipe_without_expectations_is_no_reproduction():
-    assert reproduce.read_recipe(reproduce.RECIPES / "diamonds_usd.yaml") == []
+@pytest.mark.parametrize("text", ["seeds: [0]", "config: experiment=diamonds\nexpect: {}", "config: []\nexpects: {}"])
+def test_recipe_needs_config_and_expect(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(engine.ConfigError, match="needs config, a list of overrides, and expect"):
+        read_recipe(tmp_path / "mine.yaml")
+
+
+def test_training_options_without_expectations_are_no_reproduction():
+    assert "diamonds_usd" not in KNOWN
+    assert engine.compose(["experiment=diamonds_usd"]).task["target"] == "price_usd"
+
+
+@pytest.mark.parametrize("key", ["seeds", "tier", "source", "expected", "published"])
+def test_keys_of_recipes_are_unknown_to_a_training(key):
+    with pytest.raises(Exception, match=f"there is no key '{key}'"):
+        engine.compose([f"+{key}=1"])
 
 
 def test_a_recipe_is_trained_and_goes_on_where_it_stopped(tmp_path, monkeypatch, stones):
-    monkeypatch.setattr(reproduce, "OUTPUTS", tmp_path)
+    monkeypatch.setattr(results, "OUTPUTS", tmp_path)
+    job, folder = reproduce.Reproduction("diamonds", 0), tmp_path / "reproduce" / "diamonds" / "seed0"
     compose = engine.compose
     small = ("trainer.epochs=2", "trainer.max_steps=8", f"task.csv={stones}", "logger.tensorboard=false")
     monkeypatch.setattr(engine, "compose", lambda overrides: compose([*overrides, *small]))
-    reproduce.run_one("diamonds", 0, reproduce.folder("diamonds", 0))
-    kept = reproduce.result(KNOWN["diamonds"], 0)
+    job.run()
+    kept = job.result()
     assert kept["metrics"].keys() >= KNOWN["diamonds"].expected.keys()
-    summary = json.loads((tmp_path / "diamonds" / "seed0" / "run" / "summary.json").read_text())
+    summary = json.loads((folder / "run" / "summary.json").read_text())
     assert kept["device"] == summary["device"]
-    (tmp_path / "diamonds" / "seed0" / "result.json").unlink()
+    (folder / "result.json").unlink()
     monkeypatch.setattr(engine, "compose", None)  # going on needs no configuration but that of the checkpoint
-    reproduce.run_one("diamonds", 0, reproduce.folder("diamonds", 0))
-    assert reproduce.result(KNOWN["diamonds"], 0)["metrics"] == kept["metrics"]
+    job.run()
+    assert job.result()["metrics"] == kept["metrics"]
 
 
 def test_a_typo_of_seed_is_told_so():
@@ -512,13 +531,6 @@ def test_ranks_tell_which_row_of_cityscapes_is_misprinted():
 # ---- what is written -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not reproduce.TABLE.is_file(), reason="nothing is recorded yet: python lab/reproduce.py")
-def test_page_is_up_to_date():
-    for name, block in reproduce.blocks().items():
-        assert documents.block(reproduce.DOCUMENT, "reproduce", name) == block
-
-
-@pytest.mark.skipif(not reproduce.TABLE.is_file(), reason="nothing is recorded yet: python lab/reproduce.py")
 def test_table_holds_what_the_experiments_expect():
     rows = reproduce.read_table()
     assert rows
@@ -531,7 +543,6 @@ def test_table_holds_what_the_experiments_expect():
         assert [row["metric"] for row in rows if row["experiment"] == name] == list(KNOWN[name].expected)
 
 
-@pytest.mark.skipif(not reproduce.TABLE.is_file(), reason="nothing is recorded yet: python lab/reproduce.py")
 def test_quick_tier_was_run():
     assert {row["experiment"] for row in reproduce.read_table()} >= {
         each.name for each in KNOWN.values() if each.tier == "quick"
@@ -544,7 +555,7 @@ def test_figure_shows_every_method(tmp_path):
         paths[each.name] = tmp_path / f"{index}.npy"
         np.save(paths[each.name], np.array([famo_toy.STARTS, [(0.0, -8.3551)] * 5], np.float32))
     assert {each.name for each in famo_toy.EXPERIMENTS} == {f"famo_toy_{name}" for name in famo_toy.PANELS}
-    famo_toy.draw(paths, tmp_path / "toy.svg")
+    results.save_figure(tmp_path / "toy.svg", "toy", partial(famo_toy.draw, paths))
     drawn = (tmp_path / "toy.svg").read_text()
     assert all(title in drawn for title in famo_toy.PANELS.values())
     assert drawn.count("5 of 5 on the front") == len(famo_toy.PANELS)

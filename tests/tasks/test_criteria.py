@@ -16,7 +16,7 @@ def test_cross_entropy_is_the_mean_over_present_labels():
     loss = CrossEntropy(CLASSES)(logits, labels)
     known = labels >= 0
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[known], labels[known]))
-    assert CrossEntropy(CLASSES).count(labels) == 4
+    assert CrossEntropy(CLASSES).num_labels(labels) == 4
 
 
 def test_squared_error_is_the_mean_over_present_values():
@@ -78,25 +78,25 @@ def test_shapes_that_would_broadcast_are_refused():
 
 def test_initial_and_prior_losses_have_their_closed_forms():
     labels = torch.tensor([0, 0, 1, 1, -1])
-    assert CrossEntropy(CLASSES).initial(labels) == pytest.approx(math.log(3))
-    assert CrossEntropy(CLASSES).prior(labels) == pytest.approx(math.log(2))
+    assert CrossEntropy(CLASSES).untrained_loss(labels) == pytest.approx(math.log(3))
+    assert CrossEntropy(CLASSES).constant_loss(labels) == pytest.approx(math.log(2))
     values = torch.tensor([1.0, 3.0, math.nan])
-    assert SquaredError().initial(values) == pytest.approx(5.0)
-    assert SquaredError().prior(values) == pytest.approx(1.0)
+    assert SquaredError().untrained_loss(values) == pytest.approx(5.0)
+    assert SquaredError().constant_loss(values) == pytest.approx(1.0)
 
 
 def test_prior_is_what_the_best_constant_scores():
     labels = torch.tensor([0, 1, 1, 2, 2, 2])
     constant = torch.bincount(labels).double().log().expand(6, 3)
-    assert CrossEntropy(CLASSES).prior(labels) == pytest.approx(CrossEntropy(CLASSES)(constant, labels).item())
+    assert CrossEntropy(CLASSES).constant_loss(labels) == pytest.approx(CrossEntropy(CLASSES)(constant, labels).item())
     values = torch.randn(50, 1)
     mean = values.mean().expand(50, 1)
-    assert SquaredError().prior(values) == pytest.approx(SquaredError()(mean, values).item(), rel=1e-5)
+    assert SquaredError().constant_loss(values) == pytest.approx(SquaredError()(mean, values).item(), rel=1e-5)
 
 
 def test_maps_are_masked_pixel_by_pixel():
     logits, labels = torch.randn(2, 3, 4, 4), torch.randint(-1, 3, (2, 4, 4))
-    predicted, actual = CrossEntropy(CLASSES).present(logits, labels)
+    predicted, actual = CrossEntropy(CLASSES).labelled_pairs(logits, labels)
     assert torch.equal(predicted, logits.argmax(1)[labels != -1])
     assert torch.equal(actual, labels[labels != -1])
 

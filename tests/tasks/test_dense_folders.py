@@ -57,7 +57,7 @@ def test_nyuv2_is_read_in_the_conventions_of_its_files(nyuv2):
     np.testing.assert_array_equal(targets["segmentation"], disk["label"])
     np.testing.assert_array_equal(targets["depth"][0], disk["depth"][..., 0])
     np.testing.assert_array_equal(targets["normals"].permute(1, 2, 0), disk["normal"].astype(np.float32))
-    assert task.facts == {
+    assert task.info == {
         "in_channels": 3,
         "segmentation_classes": 13,
         "maps": ("segmentation", "depth", "normals"),
@@ -178,7 +178,8 @@ def test_reference_losses_need_a_few_samples_only(nyuv2, monkeypatch):
     read = []
     train = task.splits(nyuv2.parent).train
     monkeypatch.setattr(train, "get", lambda i, augment=None, get=train.get: (read.append(i), get(i, augment))[1])
-    prior, initial = task.prior_losses(), task.initial_losses()
+    splits = task.splits(nyuv2.parent)
+    prior, initial = task.prior_losses(splits), task.initial_losses(splits)
     assert sorted(read) == list(range(9))
     assert set(prior) == set(initial) == {"segmentation", "depth", "normals"}
     assert all(np.isfinite([*prior.values(), *initial.values()]))
@@ -186,16 +187,15 @@ def test_reference_losses_need_a_few_samples_only(nyuv2, monkeypatch):
 
 
 def test_reference_losses_of_a_shortened_set_are_those_of_its_samples(nyuv2):
-    whole, short = create_task("nyuv2"), create_task("nyuv2")
-    for task in (whole, short):
-        task.splits(nyuv2.parent)
-    short.shorten(2)
-    labels = [whole.splits(nyuv2.parent).train.get(i).targets["segmentation"] for i in range(2)]
+    task = create_task("nyuv2")
+    whole = task.splits(nyuv2.parent)
+    short = whole.truncate(2)
+    labels = [whole.train.get(i).targets["segmentation"] for i in range(2)]
     share = torch.stack(labels)
     share = torch.bincount(share[share >= 0]) / (share >= 0).sum()
     entropy = -(share[share > 0] * share[share > 0].log()).sum()
-    assert short.prior_losses()["segmentation"] == pytest.approx(entropy.item(), rel=0.2)  # of thinned labels
-    assert short.prior_losses() != whole.prior_losses()
+    assert task.prior_losses(short)["segmentation"] == pytest.approx(entropy.item(), rel=0.2)  # of thinned labels
+    assert task.prior_losses(short) != task.prior_losses(whole)
 
 
 def test_pictures_show_four_samples(nyuv2):
@@ -211,7 +211,7 @@ def test_pictures_show_four_samples(nyuv2):
     task = create_task("nyuv2")
     (figure,) = task.pictures(Model(1, 1), task.splits(nyuv2.parent).test).values()
     assert len(figure.axes) == 4 * 7
-    task.keep(("depth",))
+    task = task.restrict(("depth",))
     (figure,) = task.pictures(Model(1, 1), task.splits(nyuv2.parent).test).values()
     assert [axis.get_title() for axis in figure.axes[:3]] == ["image", "depth, predicted", "depth, true"]
 
@@ -227,8 +227,8 @@ def test_cityscapes_in_mtans_layout_with_either_name_of_the_labels(tmp_path, fol
     (image,), targets = task.splits(tmp_path).train[1]
     np.testing.assert_array_equal(targets["segmentation"], arrays(1, 7)["label"])
     np.testing.assert_array_equal(targets["depth"][0], arrays(1, 7)["depth"][..., 0])
-    assert task.facts["maps"] == tuple(targets) == ("segmentation", "depth")
-    assert task.facts["segmentation_classes"] == 7
+    assert task.info["maps"] == tuple(targets) == ("segmentation", "depth")
+    assert task.info["segmentation_classes"] == 7
     assert image.shape == (3, H, W)
 
 

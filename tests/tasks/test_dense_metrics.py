@@ -8,7 +8,7 @@ import torch
 
 from tasks.criteria import CrossEntropy
 from tasks.dense_criteria import DepthError, NormalCosine, Segmentation, rarity_weights
-from tasks.dense_metrics import MeanIoU, angles, depth_measures, normal_measures, segmentation_measures
+from tasks.dense_metrics import MeanIoU, angles, depth_metrics, normal_metrics, segmentation_metrics
 
 CLASSES = tuple("abcd")
 
@@ -35,9 +35,9 @@ def maps(seed=0, batch=5, size=(6, 7)):
 
 CRITERIA = {"segmentation": Segmentation(CLASSES), "depth": DepthError(), "normals": NormalCosine()}
 MEASURES = {
-    "segmentation": lambda protocol: segmentation_measures(4, protocol),
-    "depth": depth_measures,
-    "normals": normal_measures,
+    "segmentation": lambda protocol: segmentation_metrics(4, protocol),
+    "depth": depth_metrics,
+    "normals": normal_metrics,
 }
 
 
@@ -47,7 +47,7 @@ def results(name, outputs, targets, protocol="pooled", size=2):
     for key, measure in MEASURES[name](protocol).items():
         metric = measure.make()
         for output, target in zip(outputs[name].split(size), targets[name].split(size), strict=True):
-            metric.update(*CRITERIA[name].present(output, target))
+            metric.update(*CRITERIA[name].labelled_pairs(output, target))
         found[key] = float(metric.compute())
     return found
 
@@ -67,7 +67,9 @@ class TestEveryCriterion:
     def test_loss_times_count_adds_up_over_batches(self, criterion, name):
         outputs, targets = maps()
         output, target = outputs[name], targets[name]
-        parts = [(criterion(o, t), criterion.count(t)) for o, t in zip(output.split(2), target.split(2), strict=True)]
+        parts = [
+            (criterion(o, t), criterion.num_labels(t)) for o, t in zip(output.split(2), target.split(2), strict=True)
+        ]
         pooled = sum(loss * count for loss, count in parts) / sum(count for _, count in parts)
         torch.testing.assert_close(pooled, criterion(output, target))
 
@@ -87,7 +89,7 @@ class TestEveryCriterion:
         loss.backward()
         assert loss.item() == 0
         assert output.grad.abs().max() == 0
-        predicted, actual = criterion.present(
+        predicted, actual = criterion.labelled_pairs(
             output, torch.full_like(targets[name], -1 if name == "segmentation" else 0)
         )
         assert len(predicted) == len(actual) == 0
@@ -104,21 +106,23 @@ def test_no_constant_beats_the_prior():
     for error, grid in (("l1", 200), ("l2", 200), ("log_l1", 200)):
         criterion = DepthError(error)
         scores = [float(criterion(torch.full_like(depth, c), depth)) for c in np.linspace(0.5, 4.5, grid)]
-        assert criterion.prior(depth) == pytest.approx(min(scores), rel=1e-2)
-        assert criterion.prior(depth) <= min(scores) + 1e-6
+        assert criterion.constant_loss(depth) == pytest.approx(min(scores), rel=1e-2)
+        assert criterion.constant_loss(depth) <= min(scores) + 1e-6
     directions = torch.nn.functional.normalize(torch.randn(500, 3), dim=1)
     scores = [float(NormalCosine()(d.view(1, 3, 1, 1).expand_as(normals), normals)) for d in directions]
-    assert NormalCosine().prior(normals) == pytest.approx(min(scores), abs=1e-2)
-    assert NormalCosine().prior(normals) <= min(scores)
+    assert NormalCosine().constant_loss(normals) == pytest.approx(min(scores), abs=1e-2)
+    assert NormalCosine().constant_loss(normals) <= min(scores)
 
 
 def test_losses_before_training():
     depth = torch.tensor([2.0, 4.0, 0.0]).view(1, 1, 1, 3)
-    assert DepthError("l1").initial(depth) == pytest.approx(3)
-    assert DepthError("l2").initial(depth) == pytest.approx(10)
-    assert DepthError("log_l1").initial(depth) == pytest.approx(math.log(8) / 2)
-    assert NormalCosine().initial(torch.zeros(1, 3, 2, 2)) == 1
-    assert Segmentation(CLASSES, (1.0, 2.0, 3.0, 4.0)).initial(torch.tensor([0, 1])) == pytest.approx(math.log(4))
+    assert DepthError("l1").untrained_loss(depth) == pytest.approx(3)
+    assert DepthError("l2").untrained_loss(depth) == pytest.approx(10)
+    assert DepthError("log_l1").untrained_loss(depth) == pytest.approx(math.log(8) / 2)
+    assert NormalCosine().untrained_loss(torch.zeros(1, 3, 2, 2)) == 1
+    assert Segmentation(CLASSES, (1.0, 2.0, 3.0, 4.0)).untrained_loss(torch.tensor([0, 1])) == pytest.approx(
+        math.log(4)
+    )
 
 
 def test_equal_weights_change_nothing():
@@ -127,7 +131,9 @@ def test_equal_weights_change_nothing():
     for criterion in (Segmentation(CLASSES), Segmentation(CLASSES, (2.0,) * 4)):
         loss = criterion(outputs["segmentation"], targets["segmentation"])
         torch.testing.assert_close(loss, plain(outputs["segmentation"], targets["segmentation"]))
-        assert criterion.prior(targets["segmentation"]) == pytest.approx(plain.prior(targets["segmentation"]))
+        assert criterion.constant_loss(targets["segmentation"]) == pytest.approx(
+            plain.constant_loss(targets["segmentation"])
+        )
 
 
 def test_class_weights_are_those_of_torch():
@@ -159,7 +165,7 @@ def test_rare_classes_weigh_more():
         (lambda: rarity_weights(torch.tensor([-1]), 3), "unknown"),
         (lambda: DepthError()(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2)), "same shape"),
         (lambda: NormalCosine()(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 1)), "same shape"),
-        (lambda: depth_measures("mean"), "pooled or mtan"),
+        (lambda: depth_metrics("mean"), "pooled or mtan"),
     ],
 )
 def test_wrong_arguments_are_refused(call, message):
@@ -252,7 +258,7 @@ def test_mtan_takes_normals_that_add_up_to_zero_for_unknown():
     wrong = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     found = {}
     for protocol in ("pooled", "mtan"):
-        metric = normal_measures(protocol)["mean"].make()
+        metric = normal_metrics(protocol)["mean"].make()
         metric.update(wrong, normal)
         found[protocol] = float(metric.compute())
     assert found == pytest.approx({"pooled": 45.0, "mtan": 0.0}, abs=1e-3)
@@ -267,14 +273,14 @@ def test_angles_are_exact_at_both_ends_and_need_no_length():
 
 
 def test_depths_that_are_not_positive_are_never_close():
-    metric = depth_measures()["delta3"].make()
+    metric = depth_metrics()["delta3"].make()
     metric.update(torch.tensor([0.0, -2.0, 2.0, math.nan]), torch.full((4,), 2.0))
     assert float(metric.compute()) == 0.25
 
 
 def test_directions_that_are_not_numbers_do_not_hide():
     bad = torch.full((2, 3), math.nan)
-    measures = normal_measures()
+    measures = normal_metrics()
     found = {}
     for name in ("mean", "median", "within_30"):
         metric = measures[name].make()
@@ -288,9 +294,9 @@ def test_directions_that_are_not_numbers_do_not_hide():
 @pytest.mark.parametrize("protocol", ["pooled", "mtan"])
 def test_directions_of_improvement(protocol):
     better = {
-        **{key: measure.make().higher_is_better for key, measure in depth_measures(protocol).items()},
-        **{key: measure.make().higher_is_better for key, measure in normal_measures(protocol).items()},
-        **{key: measure.make().higher_is_better for key, measure in segmentation_measures(4, protocol).items()},
+        **{key: measure.make().higher_is_better for key, measure in depth_metrics(protocol).items()},
+        **{key: measure.make().higher_is_better for key, measure in normal_metrics(protocol).items()},
+        **{key: measure.make().higher_is_better for key, measure in segmentation_metrics(4, protocol).items()},
     }
     lower = {"abs_err", "rel_err", "rmse", "mean", "median"}
     assert better == {key: key not in lower for key in better}

@@ -132,7 +132,7 @@ def test_tasks_know_their_losses_and_repeat_themselves(make, folder):
     batch = train.batch(torch.arange(5))
     assert all(tensor.dtype == torch.float32 and len(tensor) == 5 for tensor in batch.inputs)
     assert set(batch.targets) == {objective.name for objective in task.objectives}
-    for losses in (task.initial_losses(), task.prior_losses()):
+    for losses in (task.initial_losses(task.splits(folder)), task.prior_losses(task.splits(folder))):
         assert all(0 < value < 3 for value in losses.values())
 
 
@@ -158,9 +158,9 @@ def test_measurements_are_linear_in_the_image_and_standardised(folder):
 def test_psnr_of_a_known_error():
     task = CompressedFashion()
     objective = task.objectives[0]
-    metric = objective.measures["psnr"].make()
+    metric = objective.metrics["psnr"].make()
     target = torch.rand(4, 1, 32, 32)
-    metric.update(*objective.criterion.present(target + 0.1, target))
+    metric.update(*objective.criterion.labelled_pairs(target + 0.1, target))
     assert float(metric.compute()) == pytest.approx(20.0, abs=1e-3)
 
 

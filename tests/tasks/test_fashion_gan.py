@@ -70,45 +70,45 @@ def test_larger_images_have_a_black_margin(task, tmp_path):
 def test_real_images_are_judged_to_be_real_and_collapse_is_seen(task):
     test = task.splits().test
     state = torch.get_rng_state()
-    real = task.evaluate(Replay(test.inputs[0]), "test", batches(test))
+    real = task.evaluate(Replay(test.inputs[0]), task.splits(), "test", batches(test))
     assert torch.equal(torch.get_rng_state(), state)
     assert set(real) == set(task.sample_results)
     assert real["samples/frechet"] == pytest.approx(0, abs=1e-6)
     assert real["samples/class_accuracy"] > 0.6
     one_class = test.inputs[0][test.targets["real_class"] == 3][:1].expand(100, 1, 28, 28)
-    collapsed = task.evaluate(Replay(one_class), "test", batches(test))
+    collapsed = task.evaluate(Replay(one_class), task.splits(), "test", batches(test))
     assert collapsed["samples/frechet"] > 1
     assert collapsed["samples/smallest_class"] == 0
     assert collapsed["samples/largest_class"] == 1
-    linear = task.evaluate(Replay(pixel_gaussian(task.splits().train.inputs[0], 100)), "test", batches(test))
+    linear = task.evaluate(
+        Replay(pixel_gaussian(task.splits().train.inputs[0], 100)), task.splits(), "test", batches(test)
+    )
     assert linear["samples/frechet_share"] == pytest.approx(1)
 
 
 def test_what_never_changes_is_measured_once_and_kept(task, tmp_path, monkeypatch):
     test = task.splits().test
-    first = task.evaluate(Replay(test.inputs[0].flip(0)), "test", batches(test))
+    first = task.evaluate(Replay(test.inputs[0].flip(0)), task.splits(), "test", batches(test))
     again = FashionGan()
     again.splits(tmp_path)
     with monkeypatch.context() as without:
         without.setattr(fashion_gan, "pixel_gaussian", None)
-        assert again.evaluate(Replay(test.inputs[0].flip(0)), "test", batches(test)) == first
+        assert again.evaluate(Replay(test.inputs[0].flip(0)), again.splits(tmp_path), "test", batches(test)) == first
         short = FashionGan()
-        short.splits(tmp_path)
-        short.shorten(100)  # other images: not those that were kept
+        part = short.splits(tmp_path).truncate(100)  # other images: not those that were kept
         with pytest.raises(TypeError):
-            short.evaluate(Replay(test.inputs[0]), "test", batches(test))
+            short.evaluate(Replay(test.inputs[0]), part, "test", batches(test))
     (kept,) = (tmp_path / "classifiers").glob("real-test-*")
     kept.write_bytes(kept.read_bytes()[:-1])
     damaged = FashionGan()
     damaged.splits(tmp_path)
     with pytest.raises(DataError, match=f"{kept.name} is damaged"):
-        damaged.evaluate(Replay(test.inputs[0]), "test", batches(test))
+        damaged.evaluate(Replay(test.inputs[0]), damaged.splits(tmp_path), "test", batches(test))
 
 
 def test_the_classifier_that_is_kept_learns_from_the_whole_set(task, tmp_path):
     short = FashionGan()
-    short.splits(tmp_path)
-    assert [len(part) for part in short.shorten(20)] == [20] * 3
+    assert [len(part) for part in short.splits(tmp_path).truncate(20)] == [20] * 3
     judge, test = short._classifier(), task.splits().test
     assert torch.equal(task._classifier()(test.inputs[0])[0], judge(test.inputs[0])[0])
     assert (judge(test.inputs[0])[1].argmax(1) == test.targets["real_class"]).float().mean() > 0.8
@@ -126,7 +126,7 @@ def test_the_sheet_has_a_column_for_each_class(task):
 
 def test_labels_can_be_left_out():
     task = FashionGan(labels=False)
-    assert task.facts["classes"] == 0
+    assert task.info["classes"] == 0
     assert [objective.name for objective in task.objectives] == ["real_fake", "adversarial"]
 
 

@@ -106,13 +106,13 @@ def test_a_penalty_can_be_looked_at_without_recording_gradients():
 )
 def test_criterion_knows_the_loss_of_an_untrained_player(loss, player, initial):
     criterion = Adversarial(loss, player)
-    assert criterion.initial(torch.empty(0)) == pytest.approx(initial)
-    assert criterion.prior(torch.empty(0)) == pytest.approx(initial)
+    assert criterion.untrained_loss(torch.empty(0)) == pytest.approx(initial)
+    assert criterion.constant_loss(torch.empty(0)) == pytest.approx(initial)
 
 
 def test_criterion_tells_the_players_apart():
     output, target = torch.cat([REAL, FAKE]), torch.tensor([1, 1, 0, 0])
     assert Adversarial("hinge", "discriminator")(output, target) == discriminator_loss("hinge", REAL, FAKE)
     assert Adversarial("hinge", "generator")(output, target) == generator_loss("hinge", FAKE)
-    taken_for, actual = Adversarial("bce", "discriminator").present(output, target)
+    taken_for, actual = Adversarial("bce", "discriminator").labelled_pairs(output, target)
     assert (taken_for.tolist(), actual.tolist()) == ([1, 0, 1, 0], [1, 1, 0, 0])

@@ -63,10 +63,10 @@ def test_columns_become_objectives_and_facts_for_models(folder):
     assert [len(part) for part in (train, val, test)] == [20, 10, 10]
     assert [objective.name for objective in task.objectives] == ["species", "weight"]
     assert task.objectives[0].criterion.classes == ("blue", "green", "red")
-    assert task.facts["classifiers"] == {"species": 3}
-    assert task.facts["regressors"] == {"weight": 1}
-    assert (task.facts["in_channels"], task.facts["image_size"]) == (3, 8)
-    assert task.fact("classification") == ("species",)
+    assert task.info["classifiers"] == {"species": 3}
+    assert task.info["regressors"] == {"weight": 1}
+    assert (task.info["in_channels"], task.info["image_size"]) == (3, 8)
+    assert task.auto_value("classification", task.splits()) == ("species",)
 
 
 def test_empty_cells_are_masked(folder):
@@ -83,7 +83,7 @@ def test_numbers_are_standardised_by_training_and_errors_are_in_their_unit(folde
     known = splits.train.targets["weight"][~splits.train.targets["weight"].isnan()]
     assert abs(known.mean()) < 1e-6
     assert known.std(correction=0) == pytest.approx(1, abs=1e-5)
-    mae = task.objectives[1].measures["mae"]
+    mae = task.objectives[1].metrics["mae"]
     assert mae.transform(splits.test.targets["weight"][1]).item() == pytest.approx(10 + 31)
     assert mae.transform(torch.zeros(1)).item() == pytest.approx(np.mean([10 + i for i in range(20) if i % 5]))
 
@@ -101,13 +101,13 @@ def test_reference_losses_are_counted_without_reading_an_image(folder, monkeypat
     task = task_in(folder)
     task.splits()
     monkeypatch.setattr(View, "tensor", lambda *_: pytest.fail("an image was read"))
-    assert task.initial_losses() == pytest.approx({"species": math.log(3), "weight": 1.0}, abs=1e-5)
+    assert task.initial_losses(task.splits()) == pytest.approx({"species": math.log(3), "weight": 1.0}, abs=1e-5)
     entropy = -(6 * math.log(6 / 19) + 7 * math.log(7 / 19) + 6 * math.log(6 / 19)) / 19
-    assert task.prior_losses() == pytest.approx({"species": entropy, "weight": 1.0}, abs=1e-5)
+    assert task.prior_losses(task.splits()) == pytest.approx({"species": entropy, "weight": 1.0}, abs=1e-5)
 
 
 def test_labels_cannot_be_asked_for_before_the_table_is_read(folder):
-    with pytest.raises(RuntimeError, match="splits"):
+    with pytest.raises(TypeError, match="splits"):
         task_in(folder).prior_losses()
 
 

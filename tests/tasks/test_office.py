@@ -75,8 +75,8 @@ def test_the_public_tree_is_read(tmp_path, place):
         list(sizes) for sizes in zip(*COUNTS.values(), strict=True)
     ]
     assert task.objectives[0].criterion.classes[:4] == (*NAMES, "class 3")
-    assert task.facts["classifiers"] == dict.fromkeys(COUNTS, 31)
-    assert (task.facts["in_channels"], task.facts["image_size"], task.facts["regressors"]) == (3, 8, {})
+    assert task.info["classifiers"] == dict.fromkeys(COUNTS, 31)
+    assert (task.info["in_channels"], task.info["image_size"], task.info["regressors"]) == (3, 8, {})
 
 
 def test_office_home_has_four_domains_and_lists_may_lie_elsewhere(tmp_path):
@@ -84,7 +84,7 @@ def test_office_home_has_four_domains_and_lists_may_lie_elsewhere(tmp_path):
     build(tmp_path / "office_home", counts, ("Calendar", "Postit_Notes", "Candles"), inner="", lists=tmp_path / "lists")
     task = task_in(tmp_path, data="office_home", lists=str(tmp_path / "lists"))
     assert [objective.name for objective in task.objectives] == list(counts)
-    assert task.facts["classifiers"]["Art"] == 65
+    assert task.info["classifiers"]["Art"] == 65
     images = task.splits().train[0].inputs
     assert len(images) == 4
     (tmp_path / "office_home" / "Real_World").rename(tmp_path / "office_home" / "Real World")  # as in the archive
@@ -156,7 +156,7 @@ def test_evaluation_uses_each_domains_own_head(tmp_path):
         nn.init.zeros_(head.bias)
         head.bias.data[number] = 1.0  # amazon always says class 0, dslr 1, webcam 2
     test = task.splits().test
-    found = engine.evaluate(model, task, test, 3, engine.Precision("fp32", CPU))
+    found = engine.evaluate(model, task, task.splits(), 3, engine.Precision("fp32", CPU), name="test")
     assert found is not None
     for number, name in enumerate(COUNTS):
         labels = test.targets[name]
@@ -166,7 +166,7 @@ def test_evaluation_uses_each_domains_own_head(tmp_path):
 
 def test_a_model_with_fewer_domains_will_do(tmp_path):
     task = task_in(build(tmp_path))
-    task.keep(["dslr"])
+    task = task.restrict(["dslr"])
     (batch,) = engine.training_batches(task.splits().train, 7, 0, 0, 0, CPU, 0)
     losses, features = task.losses(Tiny(("dslr",)), batch, "train")
     assert list(losses) == ["dslr"]
@@ -176,8 +176,8 @@ def test_a_model_with_fewer_domains_will_do(tmp_path):
 
 def test_reference_losses_count_each_image_once(tmp_path):
     task = task_in(build(tmp_path))
-    assert task.initial_losses() == pytest.approx(dict.fromkeys(COUNTS, np.log(31)))
-    assert task.prior_losses()["dslr"] == pytest.approx(np.log(3))
+    assert task.initial_losses(task.splits()) == pytest.approx(dict.fromkeys(COUNTS, np.log(31)))
+    assert task.prior_losses(task.splits())["dslr"] == pytest.approx(np.log(3))
 
 
 def test_workers_and_resuming_change_nothing(tmp_path):

@@ -132,7 +132,7 @@ def test_files_have_the_layout_of_mtan(folder):
 def test_splits_have_the_counts_asked_for(folder):
     task = create_task("rooms", **SMALL, train=5, val=1, test=2)
     assert [len(part) for part in task.splits(folder)] == [5, 1, 2]
-    assert set(task.prior_losses()) == {"segmentation", "depth", "normals"}
+    assert set(task.prior_losses(task.splits(folder))) == {"segmentation", "depth", "normals"}
 
 
 def test_rare_classes_count_more(folder):

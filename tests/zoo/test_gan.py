@@ -5,7 +5,7 @@ import torch
 
 import balancing
 import zoo
-from balancing.backward import find_leaves
+from balancing.measuring.graph import find_leaves
 from tasks.gaussians import RingOfGaussians
 
 
@@ -59,7 +59,7 @@ def test_every_discriminator_is_an_objective_of_the_generator(make):
 @pytest.mark.parametrize("classes", [0, 8])
 def test_declared_parameters_are_those_the_graph_shows_in_each_turn(discriminators, classes):
     model, task = points(discriminators=discriminators, classes=classes), RingOfGaussians(labels=classes > 0)
-    task.keep(model.objectives)
+    task = task.restrict(model.objectives)
     batch = task.splits().val.batch(torch.arange(8))
     contested = set()
     for phase in model.phases:
@@ -79,7 +79,7 @@ def test_declared_parameters_are_those_the_graph_shows_in_each_turn(discriminato
 def test_a_turn_moves_its_own_networks_only(method, discriminators):
     torch.manual_seed(0)
     model, task = points(discriminators=discriminators), RingOfGaussians(labels=True, samples=64)
-    task.keep(model.objectives)
+    task = task.restrict(model.objectives)
     batch = task.splits().train.batch(torch.arange(64))
     for phase in model.phases:
         own = [p for name in phase.networks for p in model.networks()[name].parameters()]

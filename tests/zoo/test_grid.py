@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zoo
-from balancing import MetaBalancer, create_balancer, list_balancers
+from balancing import BilevelBalancer, create_balancer, list_balancers
 from tests.zoo.tiny import build, tiny
 
 LR = 1e-3
@@ -54,7 +54,7 @@ def test_steps_are_finite_and_change_the_weights(subject, method):
         for phase, balancer, moved, optimizer in turns:
             optimizer.zero_grad()
             parameters = None if phase.networks is None else moved
-            if isinstance(balancer, MetaBalancer):
+            if isinstance(balancer, BilevelBalancer):
                 halves = [tuple(tensor[rows] for tensor in inputs) for rows in (slice(4), slice(4, 8))]
                 train, validation = (partial(example.losses, inputs=half, phase=phase) for half in halves)
                 report = balancer.meta_backward(model, train, validation, lr=LR, parameters=parameters)

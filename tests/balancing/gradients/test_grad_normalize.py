@@ -21,11 +21,11 @@ def test_grad_normalize_makes_lengths_equal(length):
 def test_grad_normalize_favours_slow_objectives():
     j = orthogonal(2, torch.ones(2, dtype=torch.float64))
     balancer = create_balancer("grad_normalize", names(2), alpha=2.0)
-    assert balancer.weights(torch.tensor([5.0, 1.0]), j @ j.T).tolist() == pytest.approx([1, 1])
-    w = balancer.weights(torch.tensor([5.0, 0.5]), j @ j.T)
+    assert balancer.compute_weights(torch.tensor([5.0, 1.0]), j @ j.T).tolist() == pytest.approx([1, 1])
+    w = balancer.compute_weights(torch.tensor([5.0, 0.5]), j @ j.T)
     assert w.tolist() == pytest.approx([(4 / 3) ** 2, (2 / 3) ** 2])
     with pytest.raises(BalancingError, match="the loss of objective '1' is -1"):
-        balancer.weights(torch.tensor([5.0, -1.0]), j @ j.T)
+        balancer.compute_weights(torch.tensor([5.0, -1.0]), j @ j.T)
 
 
 def test_wrong_arguments_are_named():

@@ -47,7 +47,7 @@ def test_gradvac_equals_the_loop_over_vectors(size):
         draws = torch.rand(size, size, generator=twin, dtype=torch.float64)
         orders = [[k for k in row.argsort().tolist() if k != i] for i, row in enumerate(draws)]
         wanted = gradvac_by_vectors(j, orders, phi, 0.3)
-        w = balancer.weights(torch.ones(size), j @ j.T)
+        w = balancer.compute_weights(torch.ones(size), j @ j.T)
         torch.testing.assert_close(w @ j, wanted, rtol=1e-5, atol=1e-5)  # phi is kept in single precision
         torch.testing.assert_close(balancer.phi.double(), phi, rtol=1e-5, atol=1e-6)
 
@@ -56,7 +56,7 @@ def test_gradvac_stays_finite_when_gradients_coincide_for_long():
     j = torch.tensor([[1.0, 2, 3], [1, 2, 3], [1, 0, 0]], dtype=torch.float64)
     balancer = create_balancer("gradvac", names(3), beta=1.0)
     for _ in range(5):
-        w = balancer.weights(torch.ones(3), j @ j.T)
+        w = balancer.compute_weights(torch.ones(3), j @ j.T)
     assert (w @ j).norm() < 3 * j.norm()
 
 

@@ -38,7 +38,7 @@ def test_imtl_g_equals_the_published_closed_form(size):
 def test_imtl_g_goes_downhill_where_the_published_weights_sum_to_a_negative_number():
     cosines = torch.tensor([[1.0, 0.8, 0.8], [0.8, 1, 0.5], [0.8, 0.5, 1]], dtype=torch.float64)
     n = torch.tensor([0.01, 1, 1], dtype=torch.float64)
-    w = create_balancer("imtl_g", names(3)).weights(torch.ones(3), n[:, None] * cosines * n)
+    w = create_balancer("imtl_g", names(3)).compute_weights(torch.ones(3), n[:, None] * cosines * n)
     assert w.sum() == pytest.approx(-1)
     torch.testing.assert_close(cosines @ (n * w), (cosines @ (n * w))[0].expand(3))
     assert (cosines @ (n * w))[0] > 0
@@ -49,7 +49,7 @@ def test_imtl_g_raises_if_weights_sum_to_zero():
     x = torch.linalg.solve(cosines, torch.ones(3, dtype=torch.float64))
     n = torch.tensor([float(-x[0] / (x[1] + x[2])), 1, 1], dtype=torch.float64)
     with pytest.raises(SolverError, match="sum to zero"):
-        create_balancer("imtl_g", names(3)).weights(torch.ones(3), n[:, None] * cosines * n)
+        create_balancer("imtl_g", names(3)).compute_weights(torch.ones(3), n[:, None] * cosines * n)
 
 
 def test_imtl_g_preference_sets_the_ratio_of_projections():

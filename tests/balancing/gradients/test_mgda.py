@@ -10,9 +10,9 @@ from tests.balancing.formulas import CONFLICT, double, random_gramian
 
 
 def test_known_case_of_mgda():
-    assert create_balancer("mgda", "ab").weights(double([1.0, 4.0]), CONFLICT @ CONFLICT.T).tolist() == pytest.approx(
-        [0.6, 0.4], abs=1e-12
-    )
+    assert create_balancer("mgda", "ab").compute_weights(
+        double([1.0, 4.0]), CONFLICT @ CONFLICT.T
+    ).tolist() == pytest.approx([0.6, 0.4], abs=1e-12)
 
 
 @settings(max_examples=50, deadline=None)
@@ -21,12 +21,12 @@ def test_mgda_weights_ignore_a_common_scale_and_follow_a_permutation(size, seed,
     g = random_gramian(size, seed)
     names = [str(i) for i in range(size)]
     losses = torch.ones(size, dtype=torch.float64)
-    w = create_balancer("mgda", names).weights(losses, g)
+    w = create_balancer("mgda", names).compute_weights(losses, g)
     torch.testing.assert_close(
-        create_balancer("mgda", names).weights(losses, g * 10**exponent), w, rtol=1e-7, atol=1e-9
+        create_balancer("mgda", names).compute_weights(losses, g * 10**exponent), w, rtol=1e-7, atol=1e-9
     )
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    permuted = create_balancer("mgda", names).weights(losses, g[order][:, order])
+    permuted = create_balancer("mgda", names).compute_weights(losses, g[order][:, order])
     torch.testing.assert_close(permuted, w[order], rtol=1e-7, atol=1e-9)
 
 
@@ -34,7 +34,7 @@ def test_mgda_weights_ignore_a_common_scale_and_follow_a_permutation(size, seed,
 @given(st.integers(2, 8), st.integers(0, 10_000))
 def test_mgda_direction_conflicts_with_nobody(size, seed):
     g = random_gramian(size, seed)
-    w = create_balancer("mgda", [str(i) for i in range(size)]).weights(torch.ones(size), g)
+    w = create_balancer("mgda", [str(i) for i in range(size)]).compute_weights(torch.ones(size), g)
     assert ((g @ w) >= -1e-9).all()
 
 
@@ -42,7 +42,7 @@ def test_mgda_preference_sets_the_ratio_of_progress():
     torch.manual_seed(0)
     j = torch.eye(3, 6, dtype=torch.float64) + 0.1 * torch.randn(3, 6, dtype=torch.float64)
     balancer = create_balancer("mgda", "abc", preference={"a": 4.0})
-    w = balancer._effective(torch.ones(3, dtype=torch.float64), j @ j.T)
+    w = balancer.effective_weights(torch.ones(3, dtype=torch.float64), j @ j.T)
     progress = j @ (w @ j)
     torch.testing.assert_close(progress / progress[1], torch.tensor([4.0, 1.0, 1.0], dtype=torch.float64))
     assert abs(w.sum() - 1) < 1e-12

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balancing import create_balancer
-from balancing.weighing import shortened
+from balancing.rescaling import shorten
 from tests.balancing.formulas import CONFLICT, gramian_weights, names, random_rows, two_rows
 
 
@@ -29,7 +29,7 @@ def test_nash_divides_progress_by_power(size, seed):
     j = random_rows(size, seed)
     preference = {name: 1.0 + i for i, name in enumerate(names(size))}
     balancer = create_balancer("nash_mtl", names(size), preference=preference)
-    w = balancer.weights(torch.ones(size, dtype=torch.float64), j @ j.T)
+    w = balancer.compute_weights(torch.ones(size, dtype=torch.float64), j @ j.T)
     power = torch.arange(1, size + 1, dtype=torch.float64)
     torch.testing.assert_close(w * (j @ (w @ j)), power / power.mean(), rtol=1e-8, atol=0)
     assert float((w @ j).norm()) == pytest.approx(size**0.5, rel=1e-8)
@@ -37,5 +37,5 @@ def test_nash_divides_progress_by_power(size, seed):
 
 def test_published_limit_of_nash_is_an_option():
     balancer, gramian = create_balancer("nash_mtl", "ab", max_norm=1), CONFLICT @ CONFLICT.T
-    w = shortened(balancer, balancer._effective(torch.ones(2), gramian), gramian)
+    w = shorten(balancer.effective_weights(torch.ones(2), gramian), gramian, max_norm=1)
     assert w.tolist() == pytest.approx([0.418226, 0.287843], abs=1e-6)

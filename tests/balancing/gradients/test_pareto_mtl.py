@@ -20,7 +20,7 @@ def test_pareto_mtl_reaches_the_point_that_its_ray_asks_for():
         for _ in range(600):
             j = 2 * torch.stack([x - a, x + a])
             losses = torch.stack([(x - a).square().sum(), (x + a).square().sum()])
-            x = x - 0.01 * balancer.weights(losses, j @ j.T) @ j
+            x = x - 0.01 * balancer.compute_weights(losses, j @ j.T) @ j
         reached.append(float(torch.atan2(losses[1], losses[0]) * 8 / torch.pi))
         assert float((x[0] - x[1]).abs()) < 0.05  # on the segment
     assert all(abs(where - index) <= 0.55 for index, where in enumerate(reached)), reached
@@ -30,19 +30,19 @@ def test_pareto_mtl_first_looks_for_its_part_alone_and_then_guards_it():
     balancer = create_balancer("pareto_mtl", "ab", rays=[[1, 0], [0, 1]], index=1)
     g = torch.eye(2, dtype=torch.float64)
     outside, inside = torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0])
-    assert balancer.weights(outside, g).tolist() == pytest.approx([1, -1])
-    assert balancer.weights(inside, g).tolist() == pytest.approx([1, 1])
-    guarding = balancer.weights(outside, g)  # the point shortest among g_1, g_2 and g_1 - g_2
+    assert balancer.compute_weights(outside, g).tolist() == pytest.approx([1, -1])
+    assert balancer.compute_weights(inside, g).tolist() == pytest.approx([1, 1])
+    guarding = balancer.compute_weights(outside, g)  # the point shortest among g_1, g_2 and g_1 - g_2
     assert float(guarding.abs().sum()) == pytest.approx(2)
     assert guarding[0] > guarding[1]
     late = create_balancer("pareto_mtl", "ab", rays=[[1, 0], [0, 1]], index=1)
     late.epoch = 2
-    torch.testing.assert_close(late.weights(outside, g), guarding)
+    torch.testing.assert_close(late.compute_weights(outside, g), guarding)
 
 
 def test_pareto_mtl_preference_scales_the_losses():
     balancer = create_balancer("pareto_mtl", "ab", rays=[[1, 0], [0, 1]], index=1, preference={"b": 3.0})
-    assert balancer.weights(torch.tensor([2.0, 1.0]), torch.eye(2, dtype=torch.float64)).min() > 0
+    assert balancer.compute_weights(torch.tensor([2.0, 1.0]), torch.eye(2, dtype=torch.float64)).min() > 0
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def test_sdmgrad_solves_its_problem(kind, lam):
     gramian = j @ j.T
     balancer = create_balancer("sdmgrad", names(6), lam=lam, preference={"2": 4.0})
     u = balancer.preference / 6
-    v = balancer.weights(torch.ones(6), gramian)
+    v = balancer.compute_weights(torch.ones(6), gramian)
     w = v * (1 + lam) - lam * u
     assert w.min() >= -1e-9
     assert float(w.sum()) == pytest.approx(1)
@@ -26,10 +26,10 @@ def test_sdmgrad_solves_its_problem(kind, lam):
 
 def test_sdmgrad_by_descent_converges_to_the_exact_solution():
     gramian = rows("random", 5) @ rows("random", 5).T
-    exact = create_balancer("sdmgrad", names(5)).weights(torch.ones(5), gramian)
+    exact = create_balancer("sdmgrad", names(5)).compute_weights(torch.ones(5), gramian)
     balancer = create_balancer("sdmgrad", names(5), solver="sgd", lr=0.5)
     for _ in range(50):
-        w = balancer.weights(torch.ones(5), gramian)
+        w = balancer.compute_weights(torch.ones(5), gramian)
     torch.testing.assert_close(w, exact, rtol=0, atol=1e-5)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from balancing import create_balancer
-from balancing.gradients.conflict_free import conflict_free_weights
+from balancing.solvers import conflict_free_weights
 from tests.balancing.formulas import next_update, ones, rows
 from tests.balancing.problems import Net, inputs
 

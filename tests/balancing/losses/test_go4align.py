@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balancing import BalancingError, create_balancer
-from balancing.losses.go4align import group_centres
+from balancing.losses.go4align import group_centers
 from tests.balancing.formulas import double, loss_weights, next_weights
 
 
@@ -41,7 +41,7 @@ def test_group_centres_have_the_least_squared_deviation(values, groups):
         return [sum(members[k]) / len(members[k]) for k in labels]
 
     least = min(deviation(centers_of(labels)) for labels in itertools.product(range(groups), repeat=len(values)))
-    centers = group_centres(values, groups)
+    centers = group_centers(values, groups)
     assert len(set(centers)) <= groups
     assert deviation(centers) == pytest.approx(least, rel=1e-9, abs=1e-9)
 

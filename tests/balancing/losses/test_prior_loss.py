@@ -9,7 +9,7 @@ from tests.balancing.problems import make
 
 def test_prior_loss_uses_what_it_is_given():
     balancer = make("prior_loss", "ab", prior_losses={"a": 4.0, "b": 0.5})
-    assert balancer.weights(torch.ones(2), None).tolist() == [0.25, 2]
+    assert balancer.compute_weights(torch.ones(2)).tolist() == [0.25, 2]
 
 
 def test_prior_loss_asks_for_the_priors():

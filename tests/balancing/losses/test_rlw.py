@@ -11,12 +11,12 @@ def test_rlw_draws_from_the_softmax_of_normal_numbers():
     generator = torch.Generator().manual_seed(5)
     for _ in range(3):
         expected = torch.softmax(torch.randn(3, generator=generator), 0)
-        assert torch.equal(balancer.weights(torch.ones(3), None), expected)
-        assert torch.equal(balancer.weights(torch.ones(3), None), expected)  # a second micro-batch of the step
+        assert torch.equal(balancer.compute_weights(torch.ones(3)), expected)
+        assert torch.equal(balancer.compute_weights(torch.ones(3)), expected)  # a second micro-batch of the step
         assert abs(expected.sum() - 1) < 1e-6
         balancer.step += 1
 
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="rlw"):
-        create_balancer("rlw", "ab", every=2)
+        create_balancer("rlw", "ab", update_every=2)

@@ -21,7 +21,7 @@ def test_scheduled_curves(shape, expected, unit):
     )
     weights = []
     for _ in range(12):
-        w = balancer.weights(torch.ones(2), None)
+        w = balancer.compute_weights(torch.ones(2))
         weights.append(w[0].item())
         assert w[1] == 1
         balancer.step += unit == "step"
@@ -36,7 +36,7 @@ def test_scheduled_times_by_objective():
     )
     weights = []
     for _ in range(5):
-        weights.append(balancer.weights(torch.ones(3), None).tolist())
+        weights.append(balancer.compute_weights(torch.ones(3)).tolist())
         balancer.step += 1
     assert weights == [[0, 0, 1], [0, 0.25, 1], [0, 0.5, 1], [0.5, 0.75, 1], [1, 1, 1]]
 
@@ -51,7 +51,7 @@ def test_scheduled_times_by_objective():
         {"begin": -1},
         {"length": 0},
         {"length": {"x": 3}},
-        {"ema": 0.5},
+        {"weight_ema": 0.5},
     ],
 )
 def test_wrong_arguments_are_named(options):

@@ -16,7 +16,7 @@ def test_gaussian_uncertainty_has_its_optimum_where_the_docstring_says(kind):
     (slope,) = torch.autograd.grad(value, balancer.noise)
     assert slope.abs().max() < 1e-6
     c = torch.tensor([1.0 if "a" in kind else 0.5, 0.5])
-    torch.testing.assert_close(balancer._derivative(losses), c * torch.exp(-balancer.noise.detach()))
+    torch.testing.assert_close(balancer.compute_weights(losses), c * torch.exp(-balancer.noise.detach()))
 
 
 def test_log1p_uncertainty_has_its_optimum_where_the_docstring_says():
@@ -29,7 +29,7 @@ def test_log1p_uncertainty_has_its_optimum_where_the_docstring_says():
 
 
 def test_uncertainty_starts_at_the_published_values_on_request():
-    assert create_balancer("uncertainty", "ab", init=0.0)._effective(torch.ones(2), None).tolist() == [0.5, 0.5]
+    assert create_balancer("uncertainty", "ab", init=0.0).effective_weights(torch.ones(2)).tolist() == [0.5, 0.5]
     log1p = create_balancer("uncertainty", "ab", init=1.0, form="log1p")
     assert log1p.loss(torch.tensor([2.0, 4.0])).item() == pytest.approx(3 + 2 * math.log(2))
 

@@ -1,0 +1,102 @@
+"""The base class of methods that look ahead."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..errors import BalancingError, NonFiniteError, SolverError
+from ..method import Method
+from ..options import Refused
+from ..report import BalanceReport
+from .lookahead import Closure, Lookahead
+
+__all__ = ["BilevelBalancer"]
+
+
+class BilevelBalancer(Method):
+    """A method that learns weights by their effect on other data, in ``meta_backward``.
+
+    A method overrides :meth:`look_ahead`. What it learns is ``alpha``, one number per objective: give
+    ``balancer.parameters()`` to an optimizer of its own. Both gradients are found before either optimizer steps, so the
+    model moves with the weights that were learned up to the step before. A virtual step is plain gradient descent whatever
+    the model's optimizer is, so it says little about losses so large that a step of this size overshoots: scale them
+    first, or by ``preference``.
+
+    >>> report = balancer.meta_backward(
+    ...     model, lambda net: task.losses(net, batch), lambda net: task.losses(net, other_batch), lr=optimizer_lr
+    ... )
+
+    Args:
+        options: See :class:`balancing.Options`; most have no meaning.
+    """
+
+    needs = "validation"
+    preference_on = "method"
+    refused = (
+        Refused("at", "looks at no gradients, so at= has no meaning"),
+        Refused("update_every", "finds no weights to keep, so update_every= has no meaning"),
+        Refused("weight_ema", "finds no weights to smooth, so weight_ema= has no meaning"),
+        Refused("heads", "weighs losses, so heads='unit' has no meaning", "unit"),
+        Refused("normalize", "looks at no gradients, so normalize= has no meaning"),
+        Refused("max_norm", "max_norm= needs a gradient method with at='shared'"),
+        Refused("log_losses", "compares losses on two batches as they are, so log_losses= has no meaning"),
+    )
+    alpha: nn.Parameter
+
+    @abstractmethod
+    def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The (K,) weights, the model's gradient, and the (K,) gradient of alpha.
+
+        The model's gradient is one tensor per ``ahead.parameters``.
+        """
+
+    def meta_backward(
+        self,
+        model: nn.Module,
+        train: Closure,
+        validation: Closure,
+        *,
+        lr: float,
+        parameters: Sequence[Tensor] | None = None,
+    ) -> BalanceReport:
+        """Add the gradients of the model's parameters and of the balancer's own to ``.grad``.
+
+        ``train`` is called once with the model as it is: that call alone moves buffers (BatchNorm) and the random state.
+        All other calls see the model with virtual parameters, copies of its buffers and the same random numbers, so the
+        model's values stay as they are, and no copy of the model is made. In several processes gradients and losses
+        are averaged before each virtual step, so all take the same. A preference multiplies the losses on both batches.
+
+        Args:
+            model: Its trainable parameters that the training losses reach receive gradients.
+            train: The losses of a training batch.
+            validation: The same losses on data that the step does not train on.
+            lr: Step size of the virtual gradient step: the current learning rate of the model's optimizer.
+            parameters: Only these receive gradients and take part in the virtual step; all if not given.
+
+        Raises:
+            ValueError: Missing or unknown objectives, or a learning rate that is not a finite number of at least 0.
+            BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
+        """
+        if not (math.isfinite(lr) and lr >= 0):
+            raise ValueError(f"{self.name}: lr must be finite and not negative, got {lr}")
+        ahead = Lookahead(self.name, self.objectives, self.preference, model, train, validation, float(lr), parameters)
+        if not self.finite(ahead.means, "loss"):
+            return self.skip(ahead.means)
+        try:
+            weights, gradients, slope = self.look_ahead(ahead)
+            if not bool(slope.isfinite().all()):
+                raise NonFiniteError(f"{self.name}: the gradient of its weights is not finite; is lr too large?")
+        except NonFiniteError:
+            if self.options.on_nonfinite == "raise":
+                raise
+            return self.skip(ahead.means)
+        except SolverError as error:
+            raise BalancingError(f"{self.name}: {error}") from error
+        self.warn_if_idle(stacklevel=2)
+        for leaf, gradient in zip([*ahead.parameters, self.alpha], [*gradients, slope.to(self.alpha)], strict=True):
+            leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
+        return self.finish(ahead.means, weights * self.preference.to(weights))

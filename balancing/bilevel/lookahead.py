@@ -1,0 +1,164 @@
+"""The virtual steps of bilevel methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..errors import BalancingError, NonFiniteError
+from ..measuring.graph import find_leaves
+from ..measuring.looped import collect
+from ..measuring.processes import average_over_processes
+from ..objectives import ordered_losses
+
+__all__ = ["Closure", "Lookahead", "Rows"]
+
+#: Computes the named losses of one batch with the model it is given.
+Closure = Callable[[nn.Module], Mapping[str, Tensor]]
+
+
+class Lookahead:
+    """The losses of one step as functions of the model's parameters.
+
+    Attributes:
+        parameters: The leaves that the step moves.
+        losses: (K,) training losses at the parameters as they are, times the preference, with their graph.
+        means: (K,) the same without graph and preference, averaged over processes.
+        lr: Step size of a virtual step.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        objectives: Sequence[str],
+        preference: Tensor,
+        model: nn.Module,
+        train: Closure,
+        validation: Closure,
+        lr: float,
+        parameters: Sequence[Tensor] | None,
+    ) -> None:
+        self._owner, self._objectives, self._preference = owner, objectives, preference
+        self._model, self._train, self._validation, self.lr = model, train, validation, lr
+        self._randomness = _Randomness(model)
+        values = ordered_losses(owner, objectives, train(model))
+        reached = set(find_leaves(values)) if parameters is None else set(find_leaves(values)) & set(parameters)
+        named = {name: p for name, p in model.named_parameters() if p in reached}
+        if not named:
+            raise BalancingError(f"{owner}: the losses reach none of the model's trainable parameters")
+        self._names, self.parameters = list(named), list[Tensor](named.values())
+        stacked = torch.stack(values)
+        self.means = self.mean(stacked)
+        self.losses = stacked * preference.to(stacked)
+
+    def train_losses(self, parameters: Sequence[Tensor]) -> Tensor:
+        """(K,) training losses of the model with these parameters, times the preference."""
+        return self._call(self._train, parameters)
+
+    def validation_losses(self, parameters: Sequence[Tensor]) -> Tensor:
+        """(K,) validation losses of the model with these parameters, times the preference.
+
+        Raises NonFiniteError if one is not finite.
+        """
+        losses = self._call(self._validation, parameters)
+        self._require_finite(self.mean(losses), "validation loss")
+        return losses
+
+    def gradient(self, loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Gradient of a scalar, zero where it does not reach, averaged over processes."""
+        reached = torch.autograd.grad(loss, parameters, allow_unused=True)
+        # copies, as autograd may hand out views and aliases
+        gradients = [torch.zeros_like(p) if g is None else g.clone() for g, p in zip(reached, parameters, strict=True)]
+        average_over_processes(gradients)
+        return gradients
+
+    def rows(self, losses: Tensor, parameters: Sequence[Tensor], what: str) -> Rows:
+        """Each loss's gradient, averaged over processes.
+
+        Raises NonFiniteError, naming ``what`` it is, if one is not finite.
+        """
+        gradients = collect(losses.unbind(), parameters, {}, keep_graph=False)
+        gradients.synchronize()
+        rows = Rows(gradients.jacobian(), parameters)
+        self._require_finite(rows.matrix.norm(dim=1), what)
+        return rows
+
+    def moved(self, direction: Sequence[Tensor], size: float | Tensor) -> list[Tensor]:
+        """New leaves: the parameters plus ``size`` times ``direction``."""
+        return [(p.detach() + size * d).requires_grad_() for p, d in zip(self.parameters, direction, strict=True)]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """A copy without graph, averaged over processes."""
+        values = values.detach().clone()
+        average_over_processes([values])
+        return values
+
+    def _call(self, closure: Closure, parameters: Sequence[Tensor]) -> Tensor:
+        tensors = {f"model.{name}": buffer.clone() for name, buffer in self._model.named_buffers()}
+        tensors |= {f"model.{name}": p for name, p in zip(self._names, parameters, strict=True)}
+        with self._randomness.replayed():
+            losses = functional_call(_Losses(self._model), tensors, (closure,))
+        values = torch.stack(
+            ordered_losses(self._owner, self._objectives, losses, differentiable=torch.is_grad_enabled())
+        )
+        return values * self._preference.to(values)
+
+    def _require_finite(self, values: Tensor, what: str) -> None:
+        bad = (~values.isfinite()).nonzero()
+        if len(bad):
+            name = self._objectives[int(bad[0])]
+            raise NonFiniteError(f"{self._owner}: the {what} of objective {name!r} is not finite")
+
+
+class Rows:
+    """(K, P) gradients of K losses, flattened."""
+
+    def __init__(self, matrix: Tensor, parameters: Sequence[Tensor]) -> None:
+        self.matrix, self._parameters = matrix, parameters
+
+    def combine(self, weights: Tensor) -> list[Tensor]:
+        """``sum_k weights[k] row_k``, a tensor per parameter."""
+        with torch.autocast(self.matrix.device.type, enabled=False):
+            combined = weights.to(self.matrix) @ self.matrix
+        pieces = combined.split([p.numel() for p in self._parameters])
+        return [piece.view(p.shape).to(p) for piece, p in zip(pieces, self._parameters, strict=True)]
+
+    def products(self, others: Tensor) -> Tensor:
+        """(K, M) inner products with the (M, P) rows of ``others``, float64 on the CPU."""
+        with torch.autocast(self.matrix.device.type, enabled=False):
+            return (self.matrix @ others.T).cpu().double()
+
+
+class _Losses(nn.Module):
+    """Module that calls a closure on a model.
+
+    ``functional_call`` reaches all of a model by it, not its ``forward`` alone.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, closure: Closure) -> Mapping[str, Tensor]:
+        return closure(self.model)
+
+
+class _Randomness:
+    """The state of the random generators, to draw the same dropout masks again."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._devices = list({p.device for p in model.parameters() if p.is_cuda})
+        self._cpu = torch.get_rng_state()
+        self._cuda = [torch.cuda.get_rng_state(device) for device in self._devices]
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        with torch.random.fork_rng(self._devices):
+            torch.set_rng_state(self._cpu)
+            for device, state in zip(self._devices, self._cuda, strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield

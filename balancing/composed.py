@@ -1,0 +1,107 @@
+"""A loss method before another method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from .base import Balancer, LossWeights
+from .loss_balancer import LossBalancer
+from .report import BalanceReport
+
+__all__ = ["Composed"]
+
+
+class Composed(Balancer):
+    """Two methods: the second balances the gradients of losses that the first weighs.
+
+    Heads, too, get gradients of weighted losses. Options are those of the second method.
+
+    Args:
+        loss_balancer: A :class:`LossBalancer` that differentiates all losses, or a composition of such.
+        gradient_balancer: Any balancer that is not a composition.
+
+    Raises:
+        ValueError: Methods that do not compose, or with different objectives.
+    """
+
+    #: Why nothing can come before a method that is a composition itself.
+    weighs: ClassVar[str] = "weighs the losses itself"
+    loss_balancer: Balancer
+    gradient_balancer: Balancer
+
+    def __init__(self, loss_balancer: Balancer, gradient_balancer: Balancer) -> None:
+        name, first = gradient_balancer.name, loss_balancer.name
+        if isinstance(gradient_balancer, Composed):
+            raise ValueError(f"{name}: {gradient_balancer.weighs}, so {first} before it has no meaning")
+        innermost = loss_balancer.gradient_balancer if isinstance(loss_balancer, Composed) else loss_balancer
+        if not isinstance(innermost, LossBalancer) or innermost.active() is not None:
+            raise ValueError(f"{name}: only a method that weighs losses can come before it, not {first}")
+        if loss_balancer.objectives != gradient_balancer.objectives:
+            raise ValueError(f"{name}: {first} before it has other objectives, {loss_balancer.objectives}")
+        super().__init__(gradient_balancer.objectives)
+        self.name, self.options, self.preference = name, gradient_balancer.options, gradient_balancer.preference
+        self.convention, self.head_rule = gradient_balancer.convention, gradient_balancer.head_rule
+        self.measures = gradient_balancer.measures
+        self.observes = loss_balancer.observes or gradient_balancer.observes
+        self.gradient_balancer, self.loss_balancer = gradient_balancer, loss_balancer
+        self._loss_weights_now: Tensor | None = None
+
+    def active(self) -> tuple[int, ...] | None:
+        """Those of the second method."""
+        return self.gradient_balancer.active()
+
+    def effective_weights(self, losses: Tensor, *gramian: Tensor) -> Tensor:
+        """(K,) weights of both methods together, with every option applied.
+
+        Its arguments are those of the second's kind.
+        """
+        second: Any = self.gradient_balancer
+        return second.effective_weights(losses, *gramian, self._first(losses))
+
+    def compute_weights(self, losses: Tensor, *measured: Tensor) -> Tensor:
+        """(K,) weights of the second method, for losses that are weighed already.
+
+        Its arguments are those of the second's kind.
+        """
+        second: Any = self.gradient_balancer
+        return second.compute_weights(losses, *measured)
+
+    def current_weights(self, losses: Tensor, first: LossWeights | None = None) -> Tensor:
+        """:meth:`effective_weights`, or those of an earlier step where ``update_every`` says so."""
+        second: Any = self.gradient_balancer
+        return second.current_weights(losses, self._first)
+
+    def _first(self, losses: Tensor) -> Tensor:
+        first: Any = self.loss_balancer
+        self._loss_weights_now = first.current_weights(losses)
+        return self._loss_weights_now
+
+    def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, *arguments: Any) -> BalanceReport:
+        second = self.gradient_balancer
+        report = second._backward(losses, self._first, *arguments)
+        if report.overflow:
+            self._loss_weights_now = None
+        if second.step > self.step:
+            self.step = second.step
+            self.loss_balancer.advance()
+        self.skips, self.head_weights = second.skips, second.head_weights
+        return report
+
+    def _observe(self, losses: Mapping[str, Tensor], factors: Tensor | None) -> None:
+        self.loss_balancer.observe(losses)
+        self.gradient_balancer._observe(losses, self._loss_weights_now)
+
+    def advance(self) -> None:
+        """Count a step of both methods."""
+        super().advance()
+        self.loss_balancer.advance()
+        self.gradient_balancer.advance()
+
+    def next_epoch(self) -> None:
+        """Count an epoch of both methods."""
+        super().next_epoch()
+        self.loss_balancer.next_epoch()
+        self.gradient_balancer.next_epoch()

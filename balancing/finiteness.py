@@ -1,0 +1,58 @@
+"""What happens to losses and gradients that are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import NonFiniteError
+
+__all__ = ["FiniteCheck"]
+
+
+class FiniteCheck:
+    """The option ``on_nonfinite``.
+
+    Args:
+        owner: What messages begin with.
+        objectives: Names of the values.
+        skips: Whether a step is to be skipped; else NonFiniteError is raised.
+    """
+
+    def __init__(self, owner: str, objectives: Sequence[str], skips: bool) -> None:
+        self._owner, self._objectives, self._skips = owner, objectives, skips
+        self._arriving: tuple[Tensor, torch.cuda.Event] | None = None  # losses that are still to be checked
+
+    def __call__(self, values: Tensor, what: str) -> bool:
+        """Whether the (K,) values, called ``what`` in messages, are finite.
+
+        Raises NonFiniteError unless steps are skipped.
+        """
+        finite = [math.isfinite(value) for value in values.tolist()]
+        if not all(finite) and not self._skips:
+            name = self._objectives[finite.index(False)]
+            raise NonFiniteError(f"{self._owner}: the {what} of objective {name!r} is not finite")
+        return all(finite)
+
+    def of_losses(self, losses: Tensor) -> bool:
+        """The same for losses; on CUDA one step late, so that no step waits for the device."""
+        if losses.device.type != "cuda" or self._skips:
+            return self(losses, "loss")
+        if self._arriving is not None:
+            earlier, arrival = self._arriving
+            arrival.synchronize()
+            self._arriving = None
+            try:
+                self(earlier, "loss")
+            except NonFiniteError as error:
+                error.late = True
+                raise
+        host = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
+        host.copy_(losses, non_blocking=True)
+        arrival = torch.cuda.Event()
+        arrival.record()
+        self._arriving = host, arrival
+        return True

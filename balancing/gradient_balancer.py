@@ -1,0 +1,130 @@
+"""The step of balancers that measure the gradient of each loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from .base import Balancer, LossWeights
+from .errors import BalancingError
+from .measuring.features import AtFeatures, AtSubset
+from .measuring.gradients import Direction, Gradients
+from .measuring.graph import LossGraph
+from .measuring.processes import sum_over_samples
+from .micro_batches import Part
+from .options import BalancerOptions
+from .report import BalanceReport
+from .rescaling import shorten
+from .spans import span
+
+__all__ = ["GradientBalancer", "Measured"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Losses and gradients of a step.
+
+    Attributes:
+        losses: (K,) losses, float64 on the CPU.
+        gramian: (K, K) Gramian of the true gradients.
+        samples: (K, K) products of two samples of the gradients, or the Gramian.
+        gradients: Of the losses, times ``factor``.
+        factor: The scale of a GradScaler.
+    """
+
+    losses: Tensor
+    gramian: Tensor
+    samples: Tensor
+    gradients: Gradients
+    factor: float
+
+    def combination(self, weights: Tensor, max_norm: float) -> Direction:
+        """The sum of the rows with these weights, no longer than ``max_norm``."""
+        short = shorten(weights, self.gramian, max_norm)
+        return lambda: self.gradients.combine(short.tolist())
+
+
+class GradientBalancer(Balancer):
+    """Base class of the kinds that measure gradients; they override :meth:`_direction`.
+
+    Args:
+        objectives: Names of the losses.
+        options: See :class:`balancing.Options`.
+    """
+
+    measures = True
+    #: What ``heads=None`` means.
+    head_convention: ClassVar[Literal["unit", "weighted"]] = "unit"
+
+    def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
+        super().__init__(objectives, **options)
+        self.head_rule = self.options.heads or self.head_convention
+        if self.options.at != "shared":
+            self.place = AtFeatures(self.name) if self.options.at == "features" else AtSubset(self.name)
+        self._unit_heads = torch.ones(len(self.objectives))
+
+    @abstractmethod
+    def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
+        """Weights of the objectives, if there are any, and the combination of the rows.
+
+        ``loss_weights`` are the (K,) weights that a method before this one gives to the losses.
+        """
+
+    def _balance(self, graph: LossGraph, parts: list[Part], first: LossWeights | None) -> BalanceReport:
+        factor = graph.loss_scale()
+        if self.place.averages_rows:
+            for part in parts:
+                part.gradients.synchronize()
+        total, samples = parts[0], None
+        if len(parts) == 2:  # each holds a sum over some of the micro-batches
+            share = parts[0].count * parts[1].count / (parts[0].count + parts[1].count) ** 2
+            samples = parts[0].gradients.products(parts[1].gradients) / (share * factor**2)
+            total = parts[0] + parts[1]
+        gradients = total.gradients
+        with span("Gramian"):
+            losses, gramian = total.losses.cpu().double(), gradients.gramian() / factor**2
+        if not self.place.averages_rows:
+            gramian = sum_over_samples(gramian, total.losses.device)
+        # a smaller scale cannot mend a loss
+        overflow = graph.is_scaled and not bool(gramian.isfinite().all()) and bool(losses.isfinite().all())
+        if not overflow and not (self.finite(losses, "loss") and self.finite(gramian.diagonal(), "gradient")):
+            return self.skip(total.losses)
+
+        loss_weights = None if overflow or first is None else first(losses)
+        weights: Tensor | None
+        measured = Measured(losses, gramian, gramian if samples is None else samples, gradients, factor)
+        if overflow:  # the plain sum carries the infinity to the scaler, which skips the step and lowers its scale
+            weights = torch.ones_like(losses)
+            direction = measured.combination(weights, self.options.max_norm)
+        elif not gradients.inputs:
+            # nothing is shared, so there is nothing to balance: each objective keeps its own, or its first, gradient
+            weights = torch.ones_like(losses) if loss_weights is None else loss_weights.to(losses)
+            direction = list
+        else:
+            weights, direction = self._direction(measured, loss_weights)
+        factors = self._unit_heads if loss_weights is None else loss_weights
+        self.cache.store_heads(factors)
+        self.head_weights = None if self.head_rule == "weighted" else factors
+        self.place.write(graph, gradients, losses if weights is None else weights, self.head_weights, direction)
+        return self.finish(total.losses, weights, gramian, overflow)
+
+    def _check(self, part: Part, active: tuple[int, ...] | None) -> None:
+        gradients = part.gradients
+        if any(tensor.is_complex() for tensor in gradients.inputs):
+            raise BalancingError(
+                f"{self.name}: a shared parameter is complex, but gradients are measured as real vectors; "
+                "keep torch.view_as_real(parameter) as the parameter"
+            )
+        if any(gradient.is_sparse for row in gradients.rows for gradient in row if gradient is not None):
+            raise BalancingError(f"{self.name}: cannot measure sparse gradients; use nn.Embedding(..., sparse=False)")
+        for index, (name, row) in enumerate(zip(self.objectives, gradients.rows, strict=True)):
+            if (active is None or index in active) and row and all(gradient is None for gradient in row):
+                raise BalancingError(
+                    f"{self.name}: objective {name!r} reaches none of the {self.place.title}; "
+                    "leave it out of this balancer"
+                )

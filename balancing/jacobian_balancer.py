@@ -1,0 +1,153 @@
+"""Balancers that need whole gradients: updates, or weights, from the (K, P) Jacobian."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Unpack
+
+import torch
+from torch import Tensor
+
+from .errors import BalancingError
+from .gradient_balancer import GradientBalancer, Measured
+from .measuring.gradients import Direction, Gradients, flat_rows
+from .options import BalancerOptions, Refused
+from .rescaling import Rescaled, shorten
+
+__all__ = ["JacobianBalancer", "RowBalancer"]
+
+#: A method's function of losses and rows.
+Formula = Callable[[Tensor, Tensor], Tensor]
+#: (K,) factors of the rows; ``None``: 1.
+Factors = Tensor | None
+
+
+class _Workspace:
+    """The matrix and the order of coordinates that a method with ``remembers`` keeps."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._matrix: Tensor | None = None
+        self._order: list[Tensor] | None = None
+
+    def out(self, inputs: Sequence[Tensor], size: int) -> Tensor:
+        """A (K, P) matrix for the rows. It is kept, as new memory costs more time than filling it."""
+        if self._matrix is None or self._matrix.shape != (size, sum(tensor.numel() for tensor in inputs)):
+            self._matrix = flat_rows(inputs, size)
+        return self._matrix
+
+    def restore_order(self, memory: dict[str, Tensor], gradients: Gradients) -> None:
+        """Put the coordinates in the order of the first step.
+
+        Raises BalancingError if they are other parameters, or do not fit a ``memory`` that was loaded.
+        """
+        inputs = {*gradients.inputs}
+        if self._order is not None and {*self._order} == inputs:
+            gradients.reorder(self._order)
+        size = sum(tensor.numel() for tensor in inputs)
+        kept = {value.shape[-1] for value in memory.values() if value.dim() > 0}
+        if kept - {size} or (self._order is not None and {*self._order} != inputs):
+            raise BalancingError(
+                f"{self._owner}: remembers gradients of other parameters than the {size} numbers that the losses share "
+                "now; give shared=model.shared_parameters(), or use a fresh balancer"
+            )
+        self._order = list(gradients.inputs)
+
+
+class _WholeGradients(GradientBalancer):
+    """Base class of the two kinds that need whole gradients."""
+
+    needs = "jacobian"
+    refused: ClassVar[tuple[Refused, ...]] = (
+        Refused("at", "combines whole gradients, so at='subset' has no meaning", "subset"),
+    )
+
+    def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
+        super().__init__(objectives, **options)
+        self._workspace = _Workspace(self.name)
+        if self.remembers:
+            self._out = self._workspace.out
+
+    def _refused(self) -> list[Refused]:
+        keeps = Refused("at", "keeps gradients from step to step, so at={value} has no meaning")
+        return [keeps, *super()._refused()] if self.remembers else super()._refused()
+
+    def _rescaled(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Rescaled, Factors]:
+        """Losses and Gramian for the method, and the factors of its rows."""
+        if self.remembers:
+            self._workspace.restore_order(self.memory, measured.gradients)
+        rescaled = self.rescaling.before(measured.losses, loss_weights, measured.gramian)
+        factors = rescaled.rows / measured.factor
+        return rescaled, factors if bool(factors.ne(1).any()) else None
+
+    def _evaluate(self, formula: Formula, rescaled: Rescaled, factors: Factors, rows: Tensor) -> Tensor:
+        losses = rescaled.losses.to(torch.promote_types(rows.dtype, torch.float32)).to(rows.device)
+        if factors is not None:
+            rows *= factors.to(rows)[:, None]
+        return self._call(formula, losses, rows)
+
+
+class RowBalancer(_WholeGradients):
+    """Weights from whole gradients, with or without a memory of them.
+
+    A method overrides :meth:`compute_weights`.
+    """
+
+    @abstractmethod
+    def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+        """(K,) losses and (K, P) gradients -> (K,) weights, without options.
+
+        Called under ``torch.no_grad()``.
+        A call advances the state of methods that have one, as a step does.
+        """
+
+    def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
+        rescaled, factors = self._rescaled(measured, loss_weights)
+        raw = self._evaluate(self.compute_weights, rescaled, factors, measured.gradients.jacobian())
+        weights = self.cache.store(self.rescaling.after(raw.to(rescaled.rows), rescaled), self.step)
+        short = (
+            shorten(rescaled.undone(weights), rescaled.of(measured.gramian), self.options.max_norm) * measured.factor
+        )
+        return weights, lambda: measured.gradients.combine(short.tolist())
+
+
+class JacobianBalancer(_WholeGradients):
+    """An update from whole gradients: coordinate by coordinate, or of averages over steps.
+
+    A method overrides :meth:`combine`.
+
+    Args:
+        objectives: Names of the losses.
+        options: See :class:`balancing.Options`; there are no weights to keep, to smooth or for heads.
+    """
+
+    refused = (
+        *_WholeGradients.refused,
+        Refused("update_every", "finds no weights to keep, so update_every= has no meaning"),
+        Refused("weight_ema", "finds no weights to smooth, so weight_ema= has no meaning"),
+        Refused("heads", "finds no weights, so heads='weighted' has no meaning", "weighted"),
+    )
+    #: Whether no coordinate depends on another, so that :meth:`combine` may be given the rows piece by piece.
+    coordinatewise: ClassVar[bool] = False
+
+    @abstractmethod
+    def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+        """(K,) losses and (K, P) gradients, which may be overwritten -> (P,) update.
+
+        Called under ``torch.no_grad()``.
+        A call advances the state of methods that have one, as a step does.
+        """
+
+    def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
+        rescaled, factors = self._rescaled(measured, loss_weights)
+        gradients, limit, size = measured.gradients, self.options.max_norm, self.rescaling.size
+        if self.coordinatewise:
+            update = gradients.combine_coordinates(lambda rows: self._evaluate(self.combine, rescaled, factors, rows))
+        else:
+            update = gradients.split(self._evaluate(self.combine, rescaled, factors, gradients.jacobian()))
+        if limit > 0:
+            length = size * torch.stack([part.norm() for part in update]).norm()
+            size *= float((limit / length).clamp(max=1.0))
+        size *= measured.factor
+        return None, lambda: update if size == 1 else [part.mul_(size) for part in update]

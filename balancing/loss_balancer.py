@@ -1,0 +1,142 @@
+"""Balancers that take one backward: weights from the losses or from the step alone."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Balancer, LossWeights
+from .measuring.graph import LossGraph
+from .micro_batches import Part
+from .options import Refused
+from .report import BalanceReport
+
+__all__ = ["LossBalancer", "Scalarization", "ScheduleBalancer"]
+
+
+class LossBalancer(Balancer):
+    """Weights from the values of the losses: one ordinary backward of the weighted sum.
+
+    A method overrides :meth:`compute_weights`.
+
+    Args:
+        objectives: Names of the losses.
+        options: See :class:`balancing.Options`; those about gradients have no meaning.
+    """
+
+    needs = "losses"
+    refused: ClassVar[tuple[Refused, ...]] = (
+        Refused("at", "looks at no gradients, so at= has no meaning"),
+        Refused("heads", "weighs losses, so heads='unit' has no meaning", "unit"),
+        Refused("normalize", "looks at no gradients, so normalize= has no meaning"),
+        Refused("max_norm", "max_norm= needs a gradient method with at='shared'"),
+    )
+    #: Whether the weights are the same at every step, so that they are computed once.
+    constant: ClassVar[bool] = False
+
+    @abstractmethod
+    def compute_weights(self, losses: Tensor) -> Tensor:
+        """(K,) losses -> (K,) weights, without options. Called under ``torch.no_grad()``.
+
+        A call advances the state of methods that have one (running means, draws), as a step does.
+        """
+
+    def effective_weights(self, losses: Tensor, loss_weights: Tensor | None = None) -> Tensor:
+        """(K,) weights with every option applied.
+
+        Args:
+            losses: (K,) losses.
+            loss_weights: (K,) weights that a method before this one gives to them.
+        """
+        losses = losses.to(self.cache.weights.device)
+        fixed = self.constant and loss_weights is None and not self.options.log_losses
+        known = self.cache.constant(losses) if fixed else None
+        if known is not None:
+            return known
+        rescaled = self.rescaling.before(losses, loss_weights)
+        raw = self._raw_weights(rescaled.losses)
+        self.warn_if_idle(stacklevel=6)
+        weights = self.cache.store(self.rescaling.after(raw, rescaled), self.step)
+        if fixed:
+            self.cache.store_constant(weights)
+        return weights
+
+    def current_weights(self, losses: Tensor, first: LossWeights | None = None) -> Tensor:
+        """:meth:`effective_weights`, or those of an earlier step where ``update_every`` says so."""
+        if self.cache.reuses(self.step):
+            return self.cache.weights
+        return self.effective_weights(losses, None if first is None else first(losses))
+
+    def _raw_weights(self, losses: Tensor) -> Tensor:
+        return self._call(self.compute_weights, losses)
+
+    def _weighs_at_once(self, first: LossWeights | None, whole: bool) -> bool:
+        return whole
+
+    def _loss_weights(self, losses: Tensor, first: LossWeights | None) -> Tensor:
+        return self.effective_weights(losses, None if first is None else first(losses))
+
+    def _balance(self, graph: LossGraph, parts: list[Part], first: LossWeights | None) -> BalanceReport:
+        (total,) = parts
+        total.gradients.synchronize()
+        if not self.finite(total.losses, "loss"):
+            return self.skip(total.losses)
+        weights = self._loss_weights(total.losses, first)
+        self.place.write(graph, total.gradients, weights, None, lambda: total.gradients.combine(weights.tolist()))
+        return self.finish(total.losses, weights)
+
+
+class Scalarization(LossBalancer):
+    """A scalar function of the losses, whose derivatives are the weights.
+
+    It may have parameters of its own.
+    A method overrides :meth:`loss`.
+    """
+
+    @abstractmethod
+    def loss(self, losses: Tensor) -> Tensor:
+        """(K,) losses -> the scalar to minimize.
+
+        It is differentiable in the losses and in the method's parameters.
+        """
+
+    def compute_weights(self, losses: Tensor) -> Tensor:
+        """(K,) losses -> (K,) derivatives of :meth:`loss`.
+
+        A call adds to ``.grad`` of the method's parameters.
+        """
+        leaf = losses.detach().requires_grad_()
+        own = [parameter for parameter in self.parameters(recurse=False) if parameter.requires_grad]
+        with torch.enable_grad():
+            weights, *gradients = torch.autograd.grad(self.loss(leaf), [leaf, *own])
+        for parameter, gradient in zip(own, gradients, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return weights
+
+    def _raw_weights(self, losses: Tensor) -> Tensor:
+        return self.compute_weights(losses)
+
+
+class ScheduleBalancer(LossBalancer):
+    """Weights from the step, the epoch or chance alone.
+
+    Each micro-batch takes its backward at once.
+    A method overrides :meth:`compute_weights`, to which the values of the losses are of no use.
+
+    Args:
+        objectives: Names of the losses.
+        options: See :class:`balancing.Options`; there are no weights to keep or smooth.
+    """
+
+    needs = "nothing"
+    refused = (
+        *LossBalancer.refused,
+        Refused("update_every", "finds no weights to keep, so update_every= has no meaning"),
+        Refused("weight_ema", "finds no weights to smooth, so weight_ema= has no meaning"),
+    )
+
+    def _weighs_at_once(self, first: LossWeights | None, whole: bool) -> bool:
+        return whole or (first is None and not self.options.log_losses)

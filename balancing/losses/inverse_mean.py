@@ -1,0 +1,54 @@
+"""Losses relative to their running means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
+
+__all__ = ["InverseMean"]
+
+
+@register_balancer("inverse_mean")
+class InverseMean(LossBalancer):
+    """Each loss divided by its running mean.
+
+    ``w_i ~ 1 / (mean of the last W values of L_i + eps)``, sum 1.
+
+    needs: losses     scale: mean-like     heads: weighted
+    The current value is part of the window; before W steps the mean is over what there is.
+
+    Args:
+        window: W, in steps.
+        eps: Keeps the weight finite as a loss reaches zero.
+    """
+
+    convention = "mean"
+    positive = True
+    history: Tensor
+    count: Tensor
+
+    def __init__(
+        self, objectives: Sequence[str], *, window: int = 10, eps: float = 1e-8, **options: Unpack[BalancerOptions]
+    ) -> None:
+        super().__init__(objectives, **options)
+        self.reject(window < 1, f"window must be at least 1, got {window}")
+        self.reject(not eps > 0, f"eps must be positive, got {eps}")
+        self.eps = eps
+        self.register_buffer("history", torch.zeros(window, len(self.objectives)))
+        self.register_buffer("count", torch.tensor(0))
+
+    def compute_weights(self, losses: Tensor) -> Tensor:
+        """(K,) normalized reciprocals of the running means."""
+        self.require_positive(losses + self.eps)
+        count, window = int(self.count), len(self.history)
+        self.history[count % window] = losses
+        self.count += 1
+        inverse = 1 / (self.history[: count + 1].mean(0) + self.eps)
+        return inverse / inverse.sum()

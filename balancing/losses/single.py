@@ -1,0 +1,47 @@
+"""One objective alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from ..factory import register_balancer
+from ..loss_balancer import ScheduleBalancer
+from ..options import BalancerOptions
+
+__all__ = ["Single"]
+
+
+@register_balancer("single")
+class Single(ScheduleBalancer):
+    """One objective alone: ``L_objective``.
+
+    needs: nothing     scale: own     heads: weighted
+    The single-task baseline: the other objectives are not differentiated, so their heads get no gradient.
+
+    Args:
+        objective: The one to train; the first if ``None``.
+    """
+
+    constant = True
+    convention = "own"
+
+    def __init__(
+        self, objectives: Sequence[str], *, objective: str | None = None, **options: Unpack[BalancerOptions]
+    ) -> None:
+        super().__init__(objectives, **options)
+        chosen = self.vector({self.objectives[0] if objective is None else objective: 1.0}, default=0.0)
+        self.index = int(chosen.argmax())
+
+    def active(self) -> tuple[int, ...]:
+        """The chosen objective."""
+        return (self.index,)
+
+    def compute_weights(self, losses: Tensor) -> Tensor:
+        """(K,) 1 for the chosen objective, 0 for the others."""
+        w = torch.zeros_like(losses)
+        w[self.index] = 1
+        return w

@@ -1,0 +1,47 @@
+"""SoftAdapt: weights from the last change of each loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from ..factory import register_balancer
+from ..loss_balancer import LossBalancer
+from ..options import BalancerOptions
+
+__all__ = ["SoftAdapt"]
+
+
+@register_balancer("softadapt")
+class SoftAdapt(LossBalancer):
+    """More weight to losses that fall slowly or rise: ``w = softmax(beta (L(t) - L(t-1)))``.
+
+    Heydari, Thompson and Mehmood, "SoftAdapt: Techniques for Adaptive Loss Weighting of Neural Networks with Multi-Part
+    Loss Functions", 2019.
+
+    needs: losses     scale: mean-like     heads: weighted
+    Equal weights at the first step. Differences of single batches are mostly noise; ``weight_ema=`` smooths the weights.
+
+    Args:
+        beta: How strongly progress counts, per unit of loss; negative favours the fastest.
+    """
+
+    convention = "mean"
+    previous: Tensor
+    started: Tensor
+
+    def __init__(self, objectives: Sequence[str], *, beta: float = 0.1, **options: Unpack[BalancerOptions]) -> None:
+        super().__init__(objectives, **options)
+        self.beta = beta
+        self.register_buffer("previous", torch.zeros(len(self.objectives)))
+        self.register_buffer("started", torch.tensor(False))
+
+    def compute_weights(self, losses: Tensor) -> Tensor:
+        """(K,) softmax of the changes."""
+        change = torch.where(self.started, losses - self.previous.to(losses), 0.0)
+        self.previous.copy_(losses)
+        self.started.fill_(True)
+        return torch.softmax(self.beta * change, 0)

@@ -1,0 +1,1 @@
+"""Gradients of each loss, at shared parameters, at the features or at a subset."""

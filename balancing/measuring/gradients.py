@@ -1,0 +1,269 @@
+"""Gradients of K objectives, kept as autograd returned them.
+
+They stay K lists of tensors, are read once for the Gramian and once for the combination, and no flat (K, P) copy is built
+unless a method asks for the Jacobian itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .layout import aligned, alike
+from .processes import average_over_processes, several_processes
+
+__all__ = ["Direction", "Gradients", "accumulate_grad", "flat_rows", "gramian_of"]
+
+#: Makes the combination of the rows: a tensor per input.
+Direction = Callable[[], list[Tensor]]
+
+# Elements of one row read at a time for the Gramian. K such pieces stay in the processor's cache, so that each row is
+# read from memory once; and a float32 sum of this length keeps six digits.
+_CHUNK = 1 << 18
+_PIECE = 1 << 16  # the same for work that reads and writes a piece several times
+# Up to this number of rows, products of pairs are faster on the CPU than a copy into one block and a matrix product.
+_PAIRS = 12
+
+
+def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Average ``gradients`` over processes and add them to ``.grad`` of the ``leaves``."""
+    average_over_processes(gradients)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        gradient = gradient.to(leaf.dtype)  # rows of several precisions in one matrix have the widest
+        leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
+
+
+def gramian_of(matrix: Tensor) -> Tensor:
+    """(K, P) rows -> (K, K) inner products, as :meth:`Gradients.gramian` finds them."""
+    return Gradients([matrix[0]], [[row] for row in matrix], []).gramian()
+
+
+def flat_rows(inputs: Sequence[Tensor], size: int) -> Tensor:
+    """An empty matrix for ``size`` flattened rows at ``inputs``."""
+    width = sum(tensor.numel() for tensor in inputs)
+    dtype = inputs[0].dtype
+    for tensor in inputs[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return torch.empty(size, width, dtype=dtype, device=inputs[0].device)
+
+
+@dataclass
+class Gradients:
+    """Gradients of K objectives.
+
+    Attributes:
+        inputs: Where the gradients were taken: shared parameters, features, or a subset of the parameters.
+        rows: ``rows[k][p]`` is the gradient of objective k at ``inputs[p]``; ``None`` stands for zero.
+        heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
+        matrix: (K, P) the rows flattened, if they were collected into one; ``rows`` are then views of it.
+    """
+
+    inputs: list[Tensor]
+    rows: list[list[Tensor | None]]
+    heads: list[dict[Tensor, Tensor]]
+    matrix: Tensor | None = None
+
+    def flatten(self, k: int, matrix: Tensor) -> None:
+        """Move row k into ``matrix``. A gradient that is missing stays so, and is zero there."""
+        pieces = self.split(matrix[k])
+        for p, (gradient, piece) in enumerate(zip(self.rows[k], pieces, strict=True)):
+            if gradient is None:
+                piece.zero_()
+            else:
+                self.rows[k][p] = piece.copy_(gradient)
+
+    def __add__(self, other: Gradients) -> Gradients:
+        """Sum over micro-batches, leaf by leaf, as their graphs may differ.
+
+        What is contested in one is contested in the sum.
+        """
+        inputs = self._all_points(other)
+        rows, heads = [], []
+        for k in range(len(self.rows)):
+            total: dict[Tensor, Tensor] = {}
+            for part in (self, other):
+                for leaf, gradient in [*zip(part.inputs, part.rows[k], strict=True), *part.heads[k].items()]:
+                    if gradient is not None:
+                        total[leaf] = total[leaf] + gradient if leaf in total else gradient
+            rows.append([total.pop(tensor, None) for tensor in inputs])
+            heads.append(total)
+        return Gradients(inputs, rows, heads)
+
+    def products(self, other: Gradients) -> Tensor:
+        """(K, K) inner products with the rows of ``other``, made symmetric; float64 on the CPU."""
+        inputs, size = self._all_points(other), len(self.rows)
+        rows = [part._at(inputs, k) for part in (self, other) for k in range(size)]
+        block = Gradients(inputs, rows, []).gramian()[:size, size:]
+        return (block + block.T) / 2
+
+    def _all_points(self, other: Gradients) -> list[Tensor]:
+        return list(dict.fromkeys([*self.inputs, *other.inputs]))
+
+    def _at(self, inputs: Sequence[Tensor], k: int) -> list[Tensor | None]:
+        """Row k at ``inputs``; a leaf that is not contested here counts as contested."""
+        gradients = self.heads[k] | {p: g for p, g in zip(self.inputs, self.rows[k], strict=True) if g is not None}
+        return [gradients.get(tensor) for tensor in inputs]
+
+    def reorder(self, inputs: Sequence[Tensor]) -> None:
+        """Take the inputs in this order, which must hold all of them."""
+        if all(a is b for a, b in zip(inputs, self.inputs, strict=True)):
+            return
+        self.rows = [self._at(inputs, k) for k in range(len(self.rows))]
+        self.inputs, self.matrix = list(inputs), None
+
+    def synchronize(self) -> None:
+        """Average the rows over processes, a row at a time.
+
+        Zero rows must be real: every process sends the same sizes.
+        """
+        if not several_processes():
+            return
+        for k, row in enumerate(self.rows):
+            if self.matrix is not None:
+                average_over_processes([self.matrix[k]])
+                self.rows[k] = list(self.split(self.matrix[k]))
+                continue
+            filled = [
+                torch.zeros_like(tensor) if g is None else g.clone() for g, tensor in zip(row, self.inputs, strict=True)
+            ]
+            average_over_processes(filled)
+            self.rows[k] = list(filled)
+
+    def gramian(self) -> Tensor:
+        """(K, K) inner products of the rows, float64 on the CPU.
+
+        They take one pass over the rows and one device synchronization.
+        On the CPU products are taken in the rows' precision over pieces of 262,144 elements, and pieces are added in
+        float64. If float32 cannot tell (squares over- or underflow, a row depends on the others but for rounding), and on
+        other devices, products are float64 (float32 on MPS).
+        """
+        size = len(self.rows)
+        cpu = all(
+            tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) for tensor in self.inputs
+        )
+        total = self._products(exact=not cpu)
+        present = torch.tensor([any(g is not None for g in row) for row in self.rows])
+        if cpu and size > 0 and not _float32_tells(total[present][:, present]):
+            total = self._products(exact=True)
+        return total
+
+    def _products(self, exact: bool) -> Tensor:
+        size = len(self.rows)
+        first, second = torch.triu_indices(size, size)
+        pairs = list(zip(first.tolist(), second.tolist(), strict=True))
+        parts: list[Tensor] = []
+        for pieces in self._pieces():
+            if not exact and size <= _PAIRS:
+                parts.append(torch.stack([torch.dot(pieces[i], pieces[j]) for i, j in pairs]))
+                continue
+            block = torch.stack(pieces)
+            if block.device.type == "mps":
+                block = block.float()
+            elif exact or torch.get_float32_matmul_precision() != "highest":
+                block = block.double()
+            with torch.autocast(block.device.type, enabled=False):
+                parts.append((block @ block.T)[first.to(block.device), second.to(block.device)])
+        total = torch.zeros(size, size, dtype=torch.float64)
+        if parts:
+            total[first, second] = torch.stack(parts).double().sum(0).cpu()
+            total[second, first] = total[first, second]
+        return total
+
+    def _pieces(self) -> Iterable[list[Tensor]]:
+        """Yield K aligned vectors at a time: slices of large tensors, small tensors packed."""
+        packed: list[list[Tensor]] = []
+        filled = 0
+        for p, tensor in enumerate(self.inputs):
+            vectors = aligned([row[p] for row in self.rows], tensor)
+            if vectors is None:
+                continue
+            numel = vectors[0].numel()
+            if numel >= _CHUNK:
+                for start in range(0, numel, _CHUNK):
+                    yield [v[start : start + _CHUNK] for v in vectors]
+                continue
+            packed.append(vectors)
+            filled += numel
+            if filled >= _CHUNK:
+                yield [torch.cat(column) for column in zip(*packed, strict=True)]
+                packed, filled = [], 0
+        if packed:
+            yield [torch.cat(column) for column in zip(*packed, strict=True)]
+
+    def combine(self, weights: Sequence[float]) -> list[Tensor]:
+        """``sum_k weights[k] rows[k]``, one for each input. The rows are dropped as they are read."""
+        total: list[Tensor] = []
+        for p, tensor in enumerate(self.inputs):
+            mine: Tensor | None = None
+            for row, weight in zip(self.rows, weights, strict=True):
+                gradient, row[p] = row[p], None
+                if gradient is not None:
+                    # autograd may hand out views and aliases, so nothing it returned is changed in place
+                    mine = gradient * weight if mine is None else mine.add_(gradient, alpha=weight)
+            total.append(torch.zeros_like(tensor) if mine is None else mine)
+        return total
+
+    def combine_coordinates(self, combine: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Apply ``combine`` ((K, n) -> (n,)) to pieces of 65,536 coordinates.
+
+        These stay in the cache. Drops the rows.
+        """
+        total = []
+        for p, tensor in enumerate(self.inputs):
+            vectors = aligned([row[p] for row in self.rows], tensor)
+            if vectors is None:
+                total.append(torch.zeros_like(tensor))
+                continue
+            present = [g for row in self.rows if (g := row[p]) is not None]
+            like = present[0]
+            result = (
+                torch.empty_like(like)
+                if alike(present)
+                else torch.empty(like.shape, dtype=like.dtype, device=like.device)
+            )
+            flat = result.as_strided((result.numel(),), (1,))
+            for start in range(0, len(flat), _PIECE):
+                flat[start : start + _PIECE] = combine(torch.stack([v[start : start + _PIECE] for v in vectors]))
+            total.append(result)
+            for row in self.rows:
+                row[p] = None
+        return total
+
+    def jacobian(self) -> Tensor:
+        """(K, P) matrix of the flattened rows, which the caller may overwrite."""
+        if self.matrix is None:
+            matrix = flat_rows(self.inputs, len(self.rows))
+            for k in range(len(self.rows)):
+                self.flatten(k, matrix)
+            self.matrix = matrix
+        return self.matrix
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """Cut a (P,) vector into views shaped like the inputs."""
+        pieces = vector.split([tensor.numel() for tensor in self.inputs])
+        return [piece.view(tensor.shape) for piece, tensor in zip(pieces, self.inputs, strict=True)]
+
+    def accumulate_heads(self, weights: Sequence[float]) -> None:
+        """Add ``weights[k]`` times objective k's gradient to the leaves outside the inputs."""
+        total: dict[Tensor, Tensor] = {}
+        for weight, gradients in zip(weights, self.heads, strict=True):
+            for leaf, gradient in gradients.items():
+                total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
+        accumulate_grad(list(total), list(total.values()))
+
+
+def _float32_tells(gramian: Tensor) -> bool:
+    """Whether products of float32 rows are good enough.
+
+    They are in range, and no row is nearly a combination of the others.
+    """
+    squares = gramian.diagonal()
+    tiny, huge = 1e-30, 1e30  # half of the range of float32: the mixed products must fit as well
+    if not bool(((squares > tiny) & (squares < huge)).all()):
+        return False
+    cosines = gramian / squares.outer(squares).sqrt()
+    cosines.diagonal().sub_(1e-4)  # eigenvalues are off by about 1e-6
+    return not bool(torch.linalg.cholesky_ex(cosines).info)

@@ -1,0 +1,45 @@
+"""Gradients in one order of elements, whatever their layout in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["aligned", "alike"]
+
+
+def aligned(gradients: Sequence[Tensor | None], tensor: Tensor) -> list[Tensor] | None:
+    """The gradients as vectors with the same order of elements; ``None`` if all are zero.
+
+    Equal dense layouts (channels_last included) are viewed as they lie; anything else is copied.
+    """
+    present = [g for g in gradients if g is not None]
+    if not present:
+        return None
+    if alike(present):
+        vectors = [None if g is None else g.as_strided((g.numel(),), (1,)) for g in gradients]
+    else:
+        vectors = [None if g is None else g.reshape(-1) for g in gradients]
+    zero = (
+        None
+        if len(present) == len(gradients)
+        else torch.zeros(tensor.numel(), dtype=present[0].dtype, device=tensor.device)
+    )
+    return [zero if v is None else v for v in vectors]  # type: ignore[misc]
+
+
+def alike(tensors: Sequence[Tensor]) -> bool:
+    """True if all lie densely in memory, in the same order of dimensions."""
+    return _dense(tensors[0]) and all(tensor.stride() == tensors[0].stride() for tensor in tensors)
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one block of memory, in any order of dimensions."""
+    expected = 1
+    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,102 @@
+"""One backward per loss, at the parameters that several losses reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import BalancingError
+from ..spans import span
+from .gradients import Direction, Gradients, accumulate_grad
+from .graph import LossGraph
+
+__all__ = ["AtShared", "Out", "collect"]
+
+#: Inputs and K -> a (K, P) matrix for the rows.
+Out = Callable[[Sequence[Tensor], int], Tensor]
+
+
+def collect(
+    losses: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    others: dict[Tensor, int],
+    keep_graph: bool,
+    active: Sequence[int] | None = None,
+    out: Out | None = None,
+    names: Sequence[str] | None = None,
+) -> Gradients:
+    """Gradient of each loss at ``inputs``, and at those of ``others`` whose mask names it.
+
+    For masks see :func:`find_leaves`.
+    A traversal of the graph for each ``active`` loss (``None``: all); it is freed with the last unless ``keep_graph``.
+    With ``out`` the rows are moved, as they come, into the (K, P) matrix that it returns for the inputs.
+    """
+    rows: list[list[Tensor | None]] = [[None] * len(inputs) for _ in losses]
+    heads: list[dict[Tensor, Tensor]] = [{} for _ in losses]
+    matrix = out(inputs, len(losses)) if out is not None and inputs else None
+    gradients = Gradients(list(inputs), rows, heads, matrix)
+    chosen = range(len(losses)) if active is None else active
+    for k in chosen:
+        own = [leaf for leaf, mask in others.items() if mask >> k & 1]
+        if not inputs and not own:
+            continue
+        keep = keep_graph or k != chosen[-1]
+        with span(f"backward of {names[k] if names else k}"):
+            pieces = torch.autograd.grad(losses[k], [*inputs, *own], retain_graph=keep, allow_unused=True)
+        rows[k] = list(pieces[: len(inputs)])
+        heads[k] = {leaf: g for leaf, g in zip(own, pieces[len(inputs) :], strict=True) if g is not None}
+        if matrix is not None:
+            del pieces
+            gradients.flatten(k, matrix)
+    if matrix is not None:
+        for k in set(range(len(losses))) - set(chosen):
+            matrix[k] = 0
+    return gradients
+
+
+class AtShared:
+    """Gradients at the parameters that several losses reach, one backward per loss.
+
+    Attributes:
+        title: Name of the place in messages.
+        averages_rows: Whether the rows of several processes are averaged; their Gramians are added otherwise.
+    """
+
+    title = "shared parameters"
+    averages_rows = True
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+
+    def inputs(
+        self, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool
+    ) -> list[Tensor] | None:
+        """The tensors at which gradients are measured; ``None``: the shared parameters."""
+        return None
+
+    def rows(self, graph: LossGraph, inputs: list[Tensor] | None, out: Out | None) -> Gradients:
+        """Each loss's gradients at the shared parameters and at its other leaves."""
+        contested, others = graph.partition()
+        if not contested and (graph.given_shared or not others):
+            which = "shared parameters" if graph.given_shared else "parameters"
+            raise BalancingError(f"{self._owner}: the losses reach none of the given {which}")
+        return collect(graph.losses, contested, others, False, graph.active, out, graph.objectives)
+
+    def write(
+        self, graph: LossGraph, gradients: Gradients, weights: Tensor, heads: Tensor | None, direction: Direction
+    ) -> None:
+        """Add the update to ``.grad`` of the shared parameters and of the heads.
+
+        Args:
+            graph: The losses.
+            gradients: What :meth:`rows` returned.
+            weights: (K,) weights of the objectives.
+            heads: (K,) weights of the gradients of heads, or ``None`` for ``weights``.
+            direction: Makes the combination of the rows.
+        """
+        gradients.accumulate_heads((weights if heads is None else heads).tolist())
+        with span("combination"):
+            combined = direction()
+        accumulate_grad(gradients.inputs, combined)

@@ -1,0 +1,163 @@
+"""Objectives, options, counters and state, which every method has."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from .finiteness import FiniteCheck
+from .objectives import objective_vector, require_positive
+from .options import BalancerOptions, Refused, read_options
+from .report import BalanceReport
+
+__all__ = ["Method"]
+
+
+class Method(nn.Module):
+    """Base class of :class:`balancing.Balancer` and :class:`balancing.BilevelBalancer`.
+
+    State is buffers, parameters and the random generator, so ``state_dict`` makes the next step repeatable bit for bit.
+
+    Args:
+        objectives: Names of the losses; their order is the order of every (K,) tensor.
+        options: See :class:`balancing.Options`.
+
+    Attributes:
+        preference: (K,) priorities of mean 1.
+        step: Updates so far.
+        epoch: Epochs that have ended.
+        skips: Steps that were skipped.
+        memory: State whose size only the first step tells.
+
+    Raises:
+        ValueError: A value out of range, or an option that has no meaning for the method.
+    """
+
+    #: Name in the registry, with which messages begin.
+    name: str = "balancer"
+    #: Input of the method, for tables: ``nothing`` but the step, ``losses``, ``gramian``, ``jacobian`` or ``validation``.
+    needs: ClassVar[str] = ""
+    #: ``mean``: weights sum to about 1. ``sum``: to about K. ``own``: the method sets the length of the update itself.
+    convention: Literal["mean", "sum", "own"] = "sum"
+    #: Whether the method takes reciprocals or logarithms of the losses.
+    positive: ClassVar[bool] = False
+    #: How a preference p acts: on the ``weights`` (w p); on the ``rows`` beforehand (p g; p L for loss methods); as a
+    #: ``target``: the method gets g / p, so that a min-norm or equal-progress direction makes progress in proportion
+    #: to p; or in the ``method`` itself, which reads ``self.preference``.
+    preference_on: ClassVar[Literal["weights", "rows", "target", "method"]] = "weights"
+    #: Options without meaning for the kind.
+    refused: ClassVar[tuple[Refused, ...]] = ()
+    #: Whether gradients are measured; K x K arithmetic then runs on the CPU in float64.
+    measures: bool = False
+    #: Whether the method learns from :meth:`balancing.Balancer.observe`.
+    observes: bool = False
+    #: What the gradient of a leaf that one loss reaches is multiplied by: 1 (``unit``), or the loss's weight (``weighted``).
+    head_rule: Literal["unit", "weighted"] = "weighted"
+
+    def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
+        super().__init__()
+        self.objectives = tuple(objectives)
+        if not self.objectives or len(set(self.objectives)) != len(self.objectives):
+            raise ValueError(f"{self.name} needs one or more objectives with different names, got {self.objectives}")
+        self.options = read_options(self.name, options, self._refused())
+        priorities = self.vector(self.options.preference or {}, default=1.0, positive=True)
+        self.preference = priorities / priorities.mean()
+        self.generator = torch.Generator().manual_seed(self.options.seed)
+        self.step, self.epoch, self.skips = 0, 0, 0
+        self.memory: dict[str, Tensor] = {}
+        self.finite = FiniteCheck(self.name, self.objectives, self.options.on_nonfinite == "skip")
+        self._unmoved, self._versions = 0, -1
+
+    def next_epoch(self) -> None:
+        """Count an epoch that has ended, for methods whose weights depend on it."""
+        self.epoch += 1
+
+    def advance(self) -> None:
+        """Count a step that was taken."""
+        self.step += 1
+
+    # ---- for methods ---------------------------------------------------------------------------------------------
+
+    def vector(self, values: Mapping[str, float], default: float | None, positive: bool = False) -> Tensor:
+        """(K,) float64 tensor from a mapping; raises as :func:`.objectives.objective_vector`."""
+        return objective_vector(self.name, self.objectives, values, default, positive)
+
+    def reject(self, wrong: bool, problem: str) -> None:
+        """Raise ValueError about an argument that is ``wrong``."""
+        if wrong:
+            raise ValueError(f"{self.name}: {problem}")
+
+    def require_positive(self, losses: Tensor) -> None:
+        """Raise BalancingError naming the first objective whose loss is not positive."""
+        require_positive(self.name, self.objectives, losses)
+
+    def _refused(self) -> list[Refused]:
+        """Options without meaning for the method."""
+        refused = [*self.refused]
+        if self.positive:
+            refused.append(Refused("log_losses", "needs positive losses, so log_losses= has no meaning"))
+        if self.convention == "own":
+            refused.append(Refused("scale", "sets the length of its update itself, so scale='sum' has no meaning"))
+        return refused
+
+    # ---- reports -------------------------------------------------------------------------------------------------
+
+    def skip(self, losses: Tensor) -> BalanceReport:
+        """Report of a step that is not taken."""
+        self.skips += 1
+        return BalanceReport(self.objectives, losses, skipped=True, skips=self.skips)
+
+    def finish(
+        self, losses: Tensor, weights: Tensor | None, gramian: Tensor | None = None, overflow: bool = False
+    ) -> BalanceReport:
+        """Report of a step that is taken, or that a GradScaler will skip for an ``overflow``."""
+        if overflow:
+            self.skips += 1
+        else:
+            self.advance()
+        return BalanceReport(self.objectives, losses, weights, gramian, overflow, self.skips, overflow)
+
+    def warn_if_idle(self, stacklevel: int) -> None:
+        """Warn once if parameters of the method itself never move: it is then a plain sum."""
+        own = list(self._parameters.values())
+        if not own:
+            return
+        versions = sum(parameter._version for parameter in own if parameter is not None)
+        self._unmoved = self._unmoved + 1 if versions == self._versions else 0
+        self._versions = versions
+        if self._unmoved == 100:
+            observing = ", and call balancer.observe after each step of the model's" if self.observes else ""
+            warnings.warn(
+                f"{self.name}: its parameters have not moved for 100 steps; "
+                f"give balancer.parameters() to an optimizer{observing}",
+                stacklevel=stacklevel + 1,
+            )
+
+    # ---- state ---------------------------------------------------------------------------------------------------
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Counters, the random generator and ``memory``, as part of ``state_dict``."""
+        counters = {"step": self.step, "epoch": self.epoch, "skips": self.skips}
+        return {**counters, "generator": self.generator.get_state(), "memory": dict(self.memory)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`get_extra_state`."""
+        self.step, self.epoch, self.skips = state["step"], state["epoch"], state["skips"]
+        self.generator.set_state(state["generator"].cpu())
+        self.memory = {key: value.clone() for key, value in state["memory"].items()}
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
+        if f"{prefix}held" in state_dict:
+            raise ValueError(
+                f"{self.name}: this state was saved by an earlier version, whose balancers had other names for theirs; "
+                "load it with that version, or begin with a fresh balancer"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def extra_repr(self) -> str:
+        """Name and objectives, for ``print(balancer)``."""
+        return f"{self.name}, objectives={self.objectives}"

@@ -1,0 +1,109 @@
+"""What options change in losses and Gramian before a method, and in its weights after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Rescaled", "Rescaling", "shorten"]
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """Losses after rescaling, and the factors of the gradients.
+
+    Attributes:
+        losses: (K,) rescaled losses.
+        rows: (K,) factors between the true and the rescaled gradients.
+        chain: (K,) the part of ``rows`` due to the losses: weights of a loss method before, derivatives of logarithms.
+    """
+
+    losses: Tensor
+    rows: Tensor
+    chain: Tensor
+
+    def of(self, gramian: Tensor) -> Tensor:
+        """Gramian of the rescaled gradients, from that of the true gradients."""
+        return gramian * self.rows[:, None] * self.rows
+
+    def undone(self, weights: Tensor) -> Tensor:
+        """Weights of the rescaled gradients, from those of the true gradients."""
+        return torch.where(self.rows == 0, 0.0, weights / self.rows)
+
+
+@dataclass(frozen=True)
+class Rescaling:
+    """The options ``log_losses``, ``normalize``, ``preference`` and ``scale``.
+
+    Attributes:
+        log_losses: Whether losses become their logarithms.
+        by_length: Whether gradients are divided by their lengths.
+        by_loss: Whether gradients are divided by their losses.
+        preference: (K,) priorities of mean 1.
+        preference_on: See :class:`balancing.base.Balancer`.
+        prefers_losses: Whether ``preference_on="rows"`` multiplies the losses, too.
+        size: Factor of the weights.
+        require_positive: Raises for losses that are not.
+    """
+
+    log_losses: bool
+    by_length: bool
+    by_loss: bool
+    preference: Tensor
+    preference_on: str
+    prefers_losses: bool
+    size: float
+    require_positive: Callable[[Tensor], None]
+
+    def before(self, losses: Tensor, loss_weights: Tensor | None, gramian: Tensor | None = None) -> Rescaled:
+        """Losses for the method, and the factors of its gradients.
+
+        ``loss_weights`` are those of a loss method that comes first. Raises BalancingError for a loss that must be positive and is not.
+        """
+        chain = torch.ones_like(losses)
+        if loss_weights is not None:
+            chain = loss_weights.to(losses)
+            losses = losses * chain
+        if self.log_losses or self.by_loss:
+            self.require_positive(losses)
+        size = losses
+        if self.log_losses:
+            chain, losses = chain / losses, losses.log()
+        rows = chain
+        if self.by_length and gramian is not None:
+            lengths = gramian.diagonal().clamp(min=0).sqrt() * chain.abs()
+            rows = torch.where(lengths > 0, rows / lengths, rows)
+        if self.by_loss:
+            rows = rows / size
+        if self.preference_on == "target":
+            rows = rows / self.preference.to(rows)
+        elif self.preference_on == "rows":
+            priority = self.preference.to(rows)
+            rows = rows * priority
+            losses = losses * priority if self.prefers_losses else losses
+        return Rescaled(losses, rows, chain)
+
+    def after(self, raw: Tensor, rescaled: Rescaled) -> Tensor:
+        """Weights of the true gradients from the ``raw`` weights of a method."""
+        weights = raw * rescaled.rows
+        if self.by_length or self.by_loss or self.preference_on == "target":
+            # the update keeps the scale of the gradients; absolute values, so that its sign cannot change
+            size = weights.abs().sum()
+            weights = weights * torch.where(size > 0, (raw * rescaled.chain).abs().sum() / size, 1.0)
+        if self.preference_on == "weights":
+            weights = weights * self.preference.to(weights)
+        return weights if self.size == 1 else weights * self.size
+
+
+def shorten(weights: Tensor, gramian: Tensor, max_norm: float) -> Tensor:
+    """Weights of rows with this Gramian, for a combination no longer than ``max_norm``.
+
+    0 is off.
+    """
+    if max_norm == 0:
+        return weights
+    length = (weights @ gramian @ weights).clamp(min=0).sqrt()
+    return weights * (max_norm / length).clamp(max=1.0)

@@ -1,0 +1,66 @@
+"""Means over independent runs, with Student's 95 % interval."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Estimate", "estimate", "student_t"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over runs, and half the width of its 95 % interval; ``None`` for one run."""
+
+    mean: float
+    half: float | None
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.mean):
+            return "-"
+        if self.half is None:
+            return f"{self.mean:.4g}"
+        # as many digits as the interval leaves meaningful: two of its own
+        digits = 4 if self.half == 0 else min(max(1 - math.floor(math.log10(self.half)), 0), 6)
+        return self.text(digits)
+
+    def text(self, digits: int) -> str:
+        """With this many digits after the point, without a minus before 0."""
+        mean = f"{round(self.mean, digits) + 0.0:,.{digits}f}"
+        return mean if self.half is None else f"{mean} ± {self.half:,.{digits}f}"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean with Student's interval over independent runs."""
+    mean = statistics.fmean(values)
+    if len(values) < 2 or not math.isfinite(mean):
+        return Estimate(mean, None)
+    return Estimate(mean, student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values)))
+
+
+def student_t(freedom: int, probability: float = 0.95) -> float:
+    """The t for which ``probability`` of Student's distribution lies between -t and t.
+
+    The share within t has a closed form in the angle ``atan(t / sqrt(freedom))`` (Abramowitz and Stegun, 26.7.3 and 26.7.4),
+    which is inverted by bisection.
+    """
+
+    def share(angle: float) -> float:
+        odd = freedom % 2
+        term = total = 1.0
+        if freedom == 1:
+            return 2 * angle / math.pi
+        for k in range(2 + odd, freedom - 1, 2):
+            term *= (k - 1) / k * math.cos(angle) ** 2
+            total += term
+        if odd:
+            return 2 / math.pi * (angle + math.sin(angle) * math.cos(angle) * total)
+        return math.sin(angle) * total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(middle) < probability else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)

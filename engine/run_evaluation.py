@@ -1,0 +1,101 @@
+"""Evaluation of the best weights of a run folder, on any split and in any protocol."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from engine.arguments import ConfigError
+from engine.checkpoint import write_text
+from engine.config import Config, saved_config, validate
+from engine.device import describe_device
+from engine.environment import command, git_commit, versions
+from engine.evaluation import evaluate
+from engine.prediction import best_folder, load_best
+from engine.progress import Display
+from engine.run import Run, evaluation_size
+from tasks import task_arguments
+from tasks.results import with_split
+
+__all__ = ["evaluate_run", "evaluation_config"]
+
+
+def evaluate_run(
+    build: Callable[[Config], Run],
+    run: str,
+    split: str = "test",
+    protocol: str | None = None,
+    batch_size: int | None = None,
+    data_dir: str | None = None,
+    device: str | None = None,
+) -> None:
+    """Evaluate what ``build`` makes, print a table, write ``<run>/evaluation-<split>.json``.
+
+    Raises ConfigError or DataError for what the user can mend.
+    """
+    folder = Path(run)
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"split must be train, val or test, got {split!r}")
+    best = best_folder(folder)
+    config = evaluation_config(folder, protocol, batch_size, data_dir, device)
+    job = build(config)
+    load_best(best, job.trained)
+    size, workers = evaluation_size(config), config.trainer.num_workers
+    evaluation = evaluate(job.trained, job.task, job.splits, size, job.precision, workers, name=split)
+    assert evaluation is not None  # there is no request to stop
+    shown = f", protocol {protocol}" if protocol else ""
+    Display(0).results(f"{split}{shown}, best weights of {folder}", evaluation.values)
+    # JSON has no NaN
+    values = {name: value if math.isfinite(value) else None for name, value in evaluation.values.items()}
+    result = {
+        "run": str(folder),
+        "split": split,
+        "protocol": protocol,
+        "batch_size": size,
+        "metrics": with_split(values, split),
+        "device": describe_device(job.device),
+        "precision": job.precision.name,
+        "versions": versions(),
+        "git": git_commit(),
+        "command": command(),
+    }
+    path = folder / f"{'-'.join(filter(None, ('evaluation', split, protocol)))}.json"
+    write_text(path, json.dumps(result, indent=2) + "\n")
+    print(f"written to {path}")
+
+
+def evaluation_config(
+    folder: Path,
+    protocol: str | None = None,
+    batch_size: int | None = None,
+    data_dir: str | None = None,
+    device: str | None = None,
+) -> Config:
+    """The configuration of a run, with these options where they are given. Raises ConfigError."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"run: there is no {path}; an evaluation needs the whole run folder, not only best/")
+    try:
+        saved: Any = saved_config(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
+        if protocol is not None:
+            if "protocol" not in task_arguments(saved.task.name):
+                raise ConfigError(f"protocol: task {saved.task.name} has no choice of protocols; leave it out")
+            saved.task.protocol = protocol
+        if "pretrained" in saved.model:
+            saved.model.pretrained = False  # weights that would be fetched, only to be replaced
+    except (OmegaConfBaseException, YAMLError, AttributeError, TypeError) as error:
+        raise ConfigError(f"run: {path} is damaged ({str(error).splitlines()[0]})") from None
+    saved.trainer.compile = False
+    for key, value in (("device", device), ("eval_batch_size", batch_size)):
+        if value is not None:
+            saved.trainer[key] = value
+    if data_dir is not None:
+        saved.data_dir = data_dir
+    return validate(saved)

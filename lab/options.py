@@ -1,0 +1,82 @@
+"""Write files in configs/ and tables in docs/trainer.md from the options in engine/config.py.
+
+python -m lab.options
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import engine
+from engine.config import CONFIG_DIR, Config
+from engine.options import bounds
+from lab import documents
+
+__all__ = ["write"]
+
+PAGE = CONFIG_DIR.parent / "docs" / "trainer.md"
+#: File in configs/ -> its first line, and the values that differ from the declared defaults.
+PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "trainer/default": ("Training, evaluation and devices.", {}),
+    "optimizer/adamw": ("Adam with decoupled weight decay.", {}),
+    "optimizer/adam": ("Adam.", {"name": "adam", "weight_decay": 0.0}),
+    "optimizer/sgd": ("Gradient descent with momentum.", {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4}),
+    "scheduler/one_cycle": ("Linear warm-up, then cosine decay to zero, over all steps.", {}),
+    "scheduler/constant": ("Constant learning rate.", {"name": "none", "warmup": 0.0}),
+    "scheduler/step": (
+        "Step decay: a tenth of the learning rate after every 30 % of the steps.",
+        {"name": "step", "warmup": 0.0},
+    ),
+    "logger/default": ("Services that get the numbers of a run, besides its own tables.", {}),
+}
+
+
+def sections() -> dict[str, tuple[Field[Any], ...]]:
+    """The options of each group of the configuration that is a dataclass."""
+    groups = vars(Config())
+    return {name: fields(group) for name, group in groups.items() if is_dataclass(group)}
+
+
+def yaml_file(options: Sequence[Field[Any]], title: str, values: Mapping[str, Any]) -> str:
+    """Content of a file in configs/: every option with its value, and its help as a comment."""
+    lines = {f"{item.name}: {_value(values.get(item.name, item.default))}": _help(item) for item in options}
+    width = max(map(len, lines))
+    comments = [f"# {title}", "# Written by lab/options.py from engine/config.py; change it there."]
+    return "\n".join([*comments, *(f"{line:{width}}  # {help}" for line, help in lines.items())]) + "\n"
+
+
+def table(group: str, options: Sequence[Field[Any]]) -> str:
+    """The options of a group in Markdown."""
+    rows = ["| option | type | default | bounds | meaning |", "|---|---|---|---|---|"]
+    for item in options:
+        kind, help = str(item.type).replace(" | None", " or null"), item.metadata["help"].replace("<", "\\<")
+        cells = f"`{group}.{item.name}`", kind, f"`{_value(item.default)}`", bounds(item.metadata["rules"]), help
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def write(folder: Path, page: Path) -> None:
+    """Write all files below ``folder``, and the tables in the document ``page``."""
+    declared = sections()
+    for name, (title, values) in PRESETS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        engine.write_text(folder / f"{name}.yaml", yaml_file(declared[name.partition("/")[0]], title, values))
+    documents.fill_in(page, "options", {f"{name}_options": table(name, options) for name, options in declared.items()})
+
+
+def _value(value: Any) -> str:
+    return yaml.safe_dump(value).removesuffix("\n").removesuffix("\n...")
+
+
+def _help(item: Field[Any]) -> str:
+    choices = {rule: limit for rule, limit in item.metadata["rules"].items() if rule == "choices"}
+    return item.metadata["help"] + (f" ({bounds(choices)})" if choices else "")
+
+
+if __name__ == "__main__":
+    write(CONFIG_DIR, PAGE)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "STYLES",
     "confusion",
     "curves",
@@ -28,7 +28,7 @@ __all__ = [
     "trade_off",
 ]
 
-COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#be185d")
+COLORS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#be185d")
 STYLES = ("-", "-.", ":")  # of lines, once all colours are taken
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -86,8 +86,8 @@ def curves(
     for index, (label, (x, y)) in enumerate(series.items()):
         objective = label.removesuffix(" train").removesuffix(" val")
         number = order.index(objective) if objective in order else index
-        colour = COLOURS[number % len(COLOURS)]
-        style = "--" if label.endswith(" train") else STYLES[number // len(COLOURS) % len(STYLES)]
+        colour = COLORS[number % len(COLORS)]
+        style = "--" if label.endswith(" train") else STYLES[number // len(COLORS) % len(STYLES)]
         if bands and label in bands:
             low = np.maximum(bands[label][0], values.min() / 3) if logarithmic else bands[label][0]
             axes.fill_between(x, low, bands[label][1], color=colour, alpha=0.15, linewidth=0)

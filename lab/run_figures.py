@@ -19,7 +19,7 @@ from torchvision.utils import make_grid
 import engine
 import train
 from engine import figures
-from engine.figures import COLOURS
+from engine.figures import COLORS
 from engine.prediction import best_folder, load_best
 from engine.run_evaluation import evaluation_config
 from engine.tracking import read_rows
@@ -182,7 +182,7 @@ def sharing(runs: Runs) -> Figure:
             places = np.arange(1, 1 + values.shape[1])
             middle = places + 0.38 * (number - (len(shares) - 1) / 2)
             mean, spread = values.mean(0).numpy(), values.std(0).numpy()
-            axes.bar(middle, mean, 0.36, yerr=spread, color=COLOURS[number], ecolor="#334155", label=objective)
+            axes.bar(middle, mean, 0.36, yerr=spread, color=COLORS[number], ecolor="#334155", label=objective)
         axes.axhline(start, color="black", linestyle="--", linewidth=1, label="before training")
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xticks(places)

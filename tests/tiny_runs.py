@@ -13,7 +13,7 @@ import engine
 import train
 
 ROOT = Path(__file__).resolve().parent.parent
-COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
+COLORS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
 SHORT = ("trainer.device=cpu", "trainer.max_steps=6", "trainer.batch_size=4", "logger.tensorboard=false")
 _FINISHED: dict[str, Path] = {}  # a run is the same whoever asks for it first
 
@@ -29,8 +29,8 @@ def images(folder: Path) -> list[str]:
     """Pictures in three colours, which are their species, with a weight each."""
     lines = ["path,split,species,weight"]
     for i in range(24):
-        species = sorted(COLOURS)[i % 3]
-        pixels = np.tile(np.array(COLOURS[species], np.uint8), (12, 16, 1)) + np.uint8(2 * i)
+        species = sorted(COLORS)[i % 3]
+        pixels = np.tile(np.array(COLORS[species], np.uint8), (12, 16, 1)) + np.uint8(2 * i)
         split = "train" if i < 12 else "val" if i < 18 else "test"
         (folder / split).mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / split / f"{i}.png")

@@ -38,7 +38,7 @@ def pareto(part: Section) -> Iterator[tuple[str, str]]:
         edge = points[figures.front(points * signs)]
         axes.plot(*edge[edge[:, 0].argsort()].T, color="#94a3b8", linewidth=1, linestyle="--", zorder=1)
         for i in shown:
-            look: Any = {"color": figures.COLOURS[i % len(figures.COLOURS)], "elinewidth": 0.8, "markersize": 5}
+            look: Any = {"color": figures.COLORS[i % len(figures.COLORS)], "elinewidth": 0.8, "markersize": 5}
             axes.errorbar(x[i].mean, y[i].mean, xerr=x[i].half, yerr=y[i].half, fmt="o", **look)
         axes.margins(0.15)
         axes.set_xlabel(a)
@@ -75,10 +75,10 @@ def curves(part: Section) -> Iterator[tuple[str, str]]:
 def _legend(sets: Sequence[RunSet]) -> figures.Figure:
     """Labels of all sets beside their lines."""
     figure, axes = figures.new_axes("", height=0.4 + 0.2 * len(sets))
-    count = len(figures.COLOURS)
+    count = len(figures.COLORS)
     for i, each in enumerate(sets):
         style = figures.STYLES[i // count % len(figures.STYLES)]
-        marker, color = _MARKERS[i // count % len(_MARKERS)], figures.COLOURS[i % count]
+        marker, color = _MARKERS[i // count % len(_MARKERS)], figures.COLORS[i % count]
         axes.plot([], [], style, marker=marker, color=color, label=textwrap.fill(each.label, 50))
     axes.axis("off")
     figure.legend(*axes.get_legend_handles_labels(), loc="center left", frameon=False, fontsize=8)

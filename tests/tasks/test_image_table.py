@@ -14,7 +14,7 @@ from tasks import Batch, DataError, create_task
 from tasks.image_reading import View
 from tasks.image_table import ImageTable
 
-COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
+COLORS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
 CPU = torch.device("cpu")
 
 
@@ -31,8 +31,8 @@ def folder(tmp_path):
     """Forty images and labels.csv: the species is the colour, every fifth weight and the first species are missing."""
     lines = ["path,split,species,weight"]
     for i in range(40):
-        species = sorted(COLOURS)[i % 3]
-        draw(tmp_path / f"photos/{i}.png", COLOURS[species])
+        species = sorted(COLORS)[i % 3]
+        draw(tmp_path / f"photos/{i}.png", COLORS[species])
         split = "train" if i < 20 else "val" if i < 30 else "test"
         lines.append(f"photos/{i}.png,{split},{species if i else ''},{'' if i % 5 == 0 else 10 + i}")
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")

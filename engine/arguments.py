@@ -68,11 +68,10 @@ def _only(fact: Any, objectives: Sequence[str] | None) -> Any:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``did you mean a, b?`` with the nearest names, or all of them if none is near."""
-    options = sorted(known)
     prefix = name.rpartition(".")[0] + "."  # all keys of a section share it
-    bare = {option.removeprefix(prefix): option for option in options}
+    bare = {option.removeprefix(prefix): option for option in sorted(known)}
     near = [bare[match] for match in difflib.get_close_matches(name.removeprefix(prefix), bare, n=3)]
-    return f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(options)}"
+    return f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(bare.values())}"
 
 
 def check_arguments(group: str, section: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:

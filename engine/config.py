@@ -86,9 +86,7 @@ class TrainerConfig:
     on_nonfinite: str = option(
         "stop", "for a loss or gradient that is not finite; rollback: to the last checkpoint", choices=ON_NONFINITE
     )
-    ema: float | None = option(
-        None, "decay of a running mean of the weights, which is then evaluated and kept; 0.999 is usual", share=True
-    )
+    ema: float | None = option(None, "decay of a mean of the weights that is kept instead; 0.999 is usual", share=True)
     balancer_lr: float = option(0.025, "learning rate (Adam) of balancers with parameters of their own", positive=True)
     monitor: str = option("loss", "best epoch: loss, last, val/<objective>/<metric>, val/*/<metric>, gain or last10")
     log_every: int = option(10, "steps between rows of balance.csv", least=1)

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from engine.distributed import Processes
@@ -39,9 +39,7 @@ class StopRequest:
         self._handling.enter_context(_handled_by(self._handle))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._handling.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

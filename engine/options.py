@@ -1,7 +1,6 @@
 """Options of the configuration, declared once: type, default, bounds, one line of help.
 
-A field of a dataclass made by :func:`option` is what the checks, the files in ``configs/`` and the tables of the documents
-are derived from.
+Checks, the files in ``configs/`` and the tables of the documents follow from fields made by :func:`option`.
 """
 
 from __future__ import annotations
@@ -23,15 +22,20 @@ _RULES = {
 }
 
 
-def option(default: Any, help: str, **rules: Any) -> Any:
-    """Field of a dataclass whose value the user chooses.
-
-    Args:
-        default: Its value unless chosen otherwise; ``None`` is always within bounds.
-        help: One line, without the bounds.
-        rules: ``least=n``, ``below=n``, ``positive=True``, ``share=True`` or ``choices=(...)``.
-    """
-    return field(default=default, metadata={"help": help, "rules": rules})
+def option(
+    default: Any,
+    help: str,
+    *,
+    least: int | None = None,
+    below: int | None = None,
+    positive: bool | None = None,
+    share: bool | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """Field of a dataclass with one line of help and bounds; ``None`` is always within bounds."""
+    rules = {"least": least, "below": below, "positive": positive, "share": share, "choices": choices}
+    given = {rule: limit for rule, limit in rules.items() if limit is not None}
+    return field(default=default, metadata={"help": help, "rules": given})
 
 
 def bounds(rules: dict[str, Any]) -> str:

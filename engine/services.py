@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from omegaconf import OmegaConf
 
@@ -161,9 +161,7 @@ class MLflow:
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
-    content = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

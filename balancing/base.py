@@ -185,7 +185,7 @@ class Balancer(Method):
     # ---- after the optimizer's step ------------------------------------------------------------------------------
 
     def observe(self, losses: Mapping[str, Tensor]) -> None:
-        """Give a method with ``observes`` the batch's losses after the optimizer's step. Raises as :meth:`backward`."""
+        """Give a method with ``observes`` the batch's losses after the optimizer's step."""
         self._observe(losses, None)
 
     def _observe(self, losses: Mapping[str, Tensor], factors: Tensor | None) -> None:

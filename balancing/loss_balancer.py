@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import Balancer, LossWeights
 from .measuring.graph import LossGraph
 from .micro_batches import Part
-from .options import Refused
+from .options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
 from .report import BalanceReport
 
 __all__ = ["LossBalancer", "Scalarization", "ScheduleBalancer"]
@@ -28,12 +28,7 @@ class LossBalancer(Balancer):
     """
 
     needs = "losses"
-    refused: ClassVar[tuple[Refused, ...]] = (
-        Refused("at", "looks at no gradients, so at= has no meaning"),
-        Refused("heads", "weighs losses, so heads='unit' has no meaning", "unit"),
-        Refused("normalize", "looks at no gradients, so normalize= has no meaning"),
-        Refused("max_norm", "max_norm= needs a gradient method with at='shared'"),
-    )
+    refused: ClassVar[tuple[Refused, ...]] = ABOUT_GRADIENTS
     #: Whether the weights are the same at every step, so that they are computed once.
     constant: ClassVar[bool] = False
 
@@ -132,11 +127,7 @@ class ScheduleBalancer(LossBalancer):
     """
 
     needs = "nothing"
-    refused = (
-        *LossBalancer.refused,
-        Refused("update_every", "finds no weights to keep, so update_every= has no meaning"),
-        Refused("weight_ema", "finds no weights to smooth, so weight_ema= has no meaning"),
-    )
+    refused = (*ABOUT_GRADIENTS, *ABOUT_WEIGHTS)
 
     def _weighs_at_once(self, first: LossWeights | None, whole: bool) -> bool:
         return whole or (first is None and not self.options.log_losses)

@@ -126,7 +126,9 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
     """Raise ConfigError if the training loop cannot give the balancer what it needs."""
     if balancer.options.at == "subset" or (balancer.options.at == "features" and trainer.accumulate > 1):
         remedy = "it is for a loop of your own" if balancer.options.at == "subset" else "use trainer.accumulate=1"
-        raise ConfigError(f"balancer.at={balancer.options.at} is not possible here: {remedy}, or use balancer.at=shared")
+        raise ConfigError(
+            f"balancer.at={balancer.options.at} is not possible here: {remedy}, or use balancer.at=shared"
+        )
     size = min(trainer.batch_size, trainer.overfit or trainer.batch_size)
     if isinstance(balancer, BilevelBalancer) and (
         trainer.accumulate > 1 or trainer.compile or trainer.precision == "fp16" or size < 2 * processes.size

@@ -31,6 +31,7 @@ class LossBalancer(Balancer):
     refused: ClassVar[tuple[Refused, ...]] = ABOUT_GRADIENTS
     #: Whether the weights are the same at every step, so that they are computed once.
     constant: ClassVar[bool] = False
+    _known: Tensor | None = None  # weights that never change
 
     @abstractmethod
     def compute_weights(self, losses: Tensor) -> Tensor:
@@ -46,22 +47,21 @@ class LossBalancer(Balancer):
             losses: (K,) losses.
             loss_weights: (K,) weights that a method before this one gives to them.
         """
-        losses = losses.to(self.cache.weights.device)
-        fixed = self.constant and loss_weights is None and not self.options.log_losses
-        known = self.cache.constant(losses) if fixed else None
-        if known is not None:
+        known = self._known if loss_weights is None else None
+        if known is not None and known.dtype == losses.dtype and known.device == losses.device:
             return known
+        losses = losses.to(self.cache.weights.device)
         rescaled = self.rescaling.before(losses, loss_weights)
         raw = self._raw_weights(rescaled.losses)
         self.warn_if_idle(stacklevel=6)
         weights = self.cache.store(self.rescaling.after(raw, rescaled), self.step)
-        if fixed:
-            self.cache.store_constant(weights)
+        if self.constant and loss_weights is None and not self.options.log_losses:
+            self._known = weights
         return weights
 
     def current_weights(self, losses: Tensor, first: LossWeights | None = None) -> Tensor:
         """:meth:`effective_weights`, or those of an earlier step where ``update_every`` says so."""
-        if self.cache.reuses(self.step):
+        if self.step % self.options.update_every != 0:
             return self.cache.weights
         return self.effective_weights(losses, None if first is None else first(losses))
 

@@ -54,7 +54,7 @@ class Balancer(Method):
             log_losses=given.log_losses,
             by_length=given.normalize in ("l2", "loss+"),
             by_loss=given.normalize in ("loss", "loss+"),
-            preference=self.preference,
+            preference=None if given.preference is None else self.preference,
             preference_on=self.preference_on,
             prefers_losses=not self.measures,
             size=float(len(self.objectives)) if given.scale == "sum" and self.convention == "mean" else 1.0,
@@ -127,7 +127,7 @@ class Balancer(Method):
             average_over_processes([means])
         active = self.active()
         graph = LossGraph(self.name, self.objectives, values, stacked, shared, parameters, scaler, active)
-        reuse = self.cache.reuses(self.step)
+        reuse = self.step % self.options.update_every != 0
         if reuse or self._weighs_at_once(first, last and not earlier):
             return self._weigh(graph, means if summed is None else summed + means, first, reuse, last)
 
@@ -144,10 +144,10 @@ class Balancer(Method):
         self, graph: LossGraph, losses: Tensor, first: LossWeights | None, reuse: bool, last: bool
     ) -> BalanceReport:
         """One backward with weights that follow from the losses alone, or from an earlier step."""
-        finite = self.finite.of_losses(losses)
-        if finite:
+        if finite := self.finite.of_losses(losses):
             weights = self.cache.weights.clone() if reuse else self._loss_weights(losses, first)
-            self.head_weights = None if self.head_rule == "weighted" else self.cache.heads
+            if self.head_rule == "unit":
+                self.head_weights = self.cache.heads
             graph.weighted_backward(weights, self.head_weights)
         if not last:
             self.micro_batches.losses = losses
@@ -185,7 +185,7 @@ class Balancer(Method):
     # ---- after the optimizer's step ------------------------------------------------------------------------------
 
     def observe(self, losses: Mapping[str, Tensor]) -> None:
-        """Give a method with ``observes`` the batch's losses after the optimizer's step. Raises as :meth:`backward`."""
+        """Give a method with ``observes`` the batch's losses after the optimizer's step."""
         self._observe(losses, None)
 
     def _observe(self, losses: Mapping[str, Tensor], factors: Tensor | None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .errors import BalancingError
 from .gradient_balancer import GradientBalancer, Measured
 from .measuring.gradients import Direction, Gradients, flat_rows
-from .options import BalancerOptions, Refused
+from .options import ABOUT_WEIGHTS, BalancerOptions, Refused
 from .rescaling import Rescaled, shorten
 
 __all__ = ["JacobianBalancer", "RowBalancer"]
@@ -124,8 +124,7 @@ class JacobianBalancer(_WholeGradients):
 
     refused = (
         *_WholeGradients.refused,
-        Refused("update_every", "finds no weights to keep, so update_every= has no meaning"),
-        Refused("weight_ema", "finds no weights to smooth, so weight_ema= has no meaning"),
+        *ABOUT_WEIGHTS,
         Refused("heads", "finds no weights, so heads='weighted' has no meaning", "weighted"),
     )
     #: Whether no coordinate depends on another, so that :meth:`combine` may be given the rows piece by piece.

@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import Balancer, LossWeights
 from .measuring.graph import LossGraph
 from .micro_batches import Part
-from .options import Refused
+from .options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
 from .report import BalanceReport
 
 __all__ = ["LossBalancer", "Scalarization", "ScheduleBalancer"]
@@ -28,14 +28,10 @@ class LossBalancer(Balancer):
     """
 
     needs = "losses"
-    refused: ClassVar[tuple[Refused, ...]] = (
-        Refused("at", "looks at no gradients, so at= has no meaning"),
-        Refused("heads", "weighs losses, so heads='unit' has no meaning", "unit"),
-        Refused("normalize", "looks at no gradients, so normalize= has no meaning"),
-        Refused("max_norm", "max_norm= needs a gradient method with at='shared'"),
-    )
+    refused: ClassVar[tuple[Refused, ...]] = ABOUT_GRADIENTS
     #: Whether the weights are the same at every step, so that they are computed once.
     constant: ClassVar[bool] = False
+    _known: Tensor | None = None  # weights that never change
 
     @abstractmethod
     def compute_weights(self, losses: Tensor) -> Tensor:
@@ -51,22 +47,21 @@ class LossBalancer(Balancer):
             losses: (K,) losses.
             loss_weights: (K,) weights that a method before this one gives to them.
         """
-        losses = losses.to(self.cache.weights.device)
-        fixed = self.constant and loss_weights is None and not self.options.log_losses
-        known = self.cache.constant(losses) if fixed else None
-        if known is not None:
+        known = self._known if loss_weights is None else None
+        if known is not None and known.dtype == losses.dtype and known.device == losses.device:
             return known
+        losses = losses.to(self.cache.weights.device)
         rescaled = self.rescaling.before(losses, loss_weights)
         raw = self._raw_weights(rescaled.losses)
         self.warn_if_idle(stacklevel=6)
         weights = self.cache.store(self.rescaling.after(raw, rescaled), self.step)
-        if fixed:
-            self.cache.store_constant(weights)
+        if self.constant and loss_weights is None and not self.options.log_losses:
+            self._known = weights
         return weights
 
     def current_weights(self, losses: Tensor, first: LossWeights | None = None) -> Tensor:
         """:meth:`effective_weights`, or those of an earlier step where ``update_every`` says so."""
-        if self.cache.reuses(self.step):
+        if self.step % self.options.update_every != 0:
             return self.cache.weights
         return self.effective_weights(losses, None if first is None else first(losses))
 
@@ -132,11 +127,7 @@ class ScheduleBalancer(LossBalancer):
     """
 
     needs = "nothing"
-    refused = (
-        *LossBalancer.refused,
-        Refused("update_every", "finds no weights to keep, so update_every= has no meaning"),
-        Refused("weight_ema", "finds no weights to smooth, so weight_ema= has no meaning"),
-    )
+    refused = (*ABOUT_GRADIENTS, *ABOUT_WEIGHTS)
 
     def _weighs_at_once(self, first: LossWeights | None, whole: bool) -> bool:
         return whole or (first is None and not self.options.log_losses)

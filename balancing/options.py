@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_type_hints
 
 from .choices import raise_for_choice
 
-__all__ = ["BalancerOptions", "Options", "Refused", "read_options"]
+__all__ = ["ABOUT_GRADIENTS", "ABOUT_WEIGHTS", "BalancerOptions", "Options", "Refused", "read_options"]
 
 #: Earlier names of options.
 _RENAMED = {"every": "update_every", "ema": "weight_ema"}
@@ -79,6 +79,20 @@ class Refused(NamedTuple):
     option: str
     reason: str
     value: str | None = None
+
+
+#: Options that need gradients.
+ABOUT_GRADIENTS = (
+    Refused("at", "looks at no gradients, so at= has no meaning"),
+    Refused("heads", "weighs losses, so heads='unit' has no meaning", "unit"),
+    Refused("normalize", "looks at no gradients, so normalize= has no meaning"),
+    Refused("max_norm", "max_norm= needs a gradient method with at='shared'"),
+)
+#: Options that need weights.
+ABOUT_WEIGHTS = (
+    Refused("update_every", "finds no weights to keep, so update_every= has no meaning"),
+    Refused("weight_ema", "finds no weights to smooth, so weight_ema= has no meaning"),
+)
 
 
 def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused]) -> Options:

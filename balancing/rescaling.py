@@ -42,7 +42,7 @@ class Rescaling:
         log_losses: Whether losses become their logarithms.
         by_length: Whether gradients are divided by their lengths.
         by_loss: Whether gradients are divided by their losses.
-        preference: (K,) priorities of mean 1.
+        preference: (K,) priorities of mean 1; ``None``: all are 1.
         preference_on: See :class:`balancing.base.Balancer`.
         prefers_losses: Whether ``preference_on="rows"`` multiplies the losses, too.
         size: Factor of the weights.
@@ -52,7 +52,7 @@ class Rescaling:
     log_losses: bool
     by_length: bool
     by_loss: bool
-    preference: Tensor
+    preference: Tensor | None
     preference_on: str
     prefers_losses: bool
     size: float
@@ -78,6 +78,8 @@ class Rescaling:
             rows = torch.where(lengths > 0, rows / lengths, rows)
         if self.by_loss:
             rows = rows / size
+        if self.preference is None:
+            return Rescaled(losses, rows, chain)
         if self.preference_on == "target":
             rows = rows / self.preference.to(rows)
         elif self.preference_on == "rows":
@@ -93,7 +95,7 @@ class Rescaling:
             # the update keeps the scale of the gradients; absolute values, so that its sign cannot change
             size = weights.abs().sum()
             weights = weights * torch.where(size > 0, (raw * rescaled.chain).abs().sum() / size, 1.0)
-        if self.preference_on == "weights":
+        if self.preference is not None and self.preference_on == "weights":
             weights = weights * self.preference.to(weights)
         return weights if self.size == 1 else weights * self.size
 

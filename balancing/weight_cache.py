@@ -9,7 +9,7 @@ __all__ = ["WeightCache"]
 
 
 class WeightCache(nn.Module):
-    """The options ``update_every`` and ``weight_ema``, and weights that never change.
+    """The options ``update_every`` and ``weight_ema``.
 
     Attributes:
         weights: (K,) the weights of the last update.
@@ -25,11 +25,6 @@ class WeightCache(nn.Module):
         self.keeps = update_every > 1 or weight_ema > 0
         self.register_buffer("weights", torch.ones(size))
         self.register_buffer("heads", torch.ones(size))
-        self._constant: Tensor | None = None
-
-    def reuses(self, step: int) -> bool:
-        """Whether this step takes the weights of an earlier one."""
-        return step % self.update_every != 0
 
     def store(self, weights: Tensor, step: int) -> Tensor:
         """The weights after smoothing, which are kept for later steps."""
@@ -43,12 +38,3 @@ class WeightCache(nn.Module):
         """Keep the factors of the gradients of heads."""
         if self.update_every > 1:
             self.heads.copy_(factors)
-
-    def constant(self, losses: Tensor) -> Tensor | None:
-        """The weights of :meth:`store_constant`, if they have the dtype and device of ``losses``."""
-        kept = self._constant
-        return kept if kept is not None and kept.dtype == losses.dtype and kept.device == losses.device else None
-
-    def store_constant(self, weights: Tensor) -> None:
-        """Keep weights that are the same at every step."""
-        self._constant = weights

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import BalancingError, NonFiniteError, SolverError
 from ..method import Method
-from ..options import Refused
+from ..options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
 from ..report import BalanceReport
 from .lookahead import Closure, Lookahead
 
@@ -37,12 +37,8 @@ class BilevelBalancer(Method):
     needs = "validation"
     preference_on = "method"
     refused = (
-        Refused("at", "looks at no gradients, so at= has no meaning"),
-        Refused("update_every", "finds no weights to keep, so update_every= has no meaning"),
-        Refused("weight_ema", "finds no weights to smooth, so weight_ema= has no meaning"),
-        Refused("heads", "weighs losses, so heads='unit' has no meaning", "unit"),
-        Refused("normalize", "looks at no gradients, so normalize= has no meaning"),
-        Refused("max_norm", "max_norm= needs a gradient method with at='shared'"),
+        *ABOUT_GRADIENTS,
+        *ABOUT_WEIGHTS,
         Refused("log_losses", "compares losses on two batches as they are, so log_losses= has no meaning"),
     )
     alpha: nn.Parameter

@@ -61,7 +61,7 @@ class PCD(GramianBalancer):
         self.memory = {"squares": torch.zeros(len(self.objectives), dtype=torch.float64), "mass": torch.zeros(())}
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) non-negative weights; that of the primary objective is positive unless its gradient is zero."""
+        """(K,) weights >= 0; that of the primary objective is 0 only for a zero gradient."""
         first = self.primary
         lengths, cosines = cosine_matrix(gramian)
         squares, mass = (self.memory[key].to(lengths) * self.beta for key in ("squares", "mass"))

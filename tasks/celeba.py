@@ -23,8 +23,6 @@ from tasks.metrics import binary_accuracy, binary_f1
 from tasks.registry import register_task
 from tasks.task import DataError, Objective, Splits, Task, TensorData
 
-__all__ = ["CelebA"]
-
 # fmt: off
 _ATTRIBUTES = (
     "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",

@@ -17,8 +17,6 @@ from tasks.map_files import check_depth, check_image, pixels
 from tasks.resampling import Sample
 from tasks.task import DataError
 
-__all__ = ["CATEGORIES", "CLASSES", "CityscapesFolder"]
-
 # fmt: off
 _CLASS_IDS = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light", 20: "traffic sign",

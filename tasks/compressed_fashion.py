@@ -27,8 +27,6 @@ from tasks.task import Batch, Objective, Prediction, Splits, Task, TensorData
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CompressedFashion"]
-
 
 @register_task("compressed_fashion")
 class CompressedFashion(Task):

@@ -21,8 +21,6 @@ from torch import Tensor
 from balancing.choices import check_choices
 from tasks.criteria import CrossEntropy, Kind, check_shapes
 
-__all__ = ["DepthError", "NormalCosine", "Segmentation", "rarity_weights"]
-
 
 @dataclass(frozen=True)
 class Segmentation(CrossEntropy):

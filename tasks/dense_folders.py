@@ -21,8 +21,6 @@ from tasks.map_files import Folder, NpyFolder
 from tasks.registry import register_task
 from tasks.task import DataError, Splits
 
-__all__ = ["NYU_CLASSES", "Cityscapes", "NYUv2"]
-
 NYU_CLASSES = (
     *("bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table", "tv"),
     *("wall", "window"),

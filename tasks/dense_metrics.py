@@ -26,19 +26,6 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from balancing.choices import check_choices
 from tasks.task import MetricSpec
 
-__all__ = [
-    "AngleMedian",
-    "MeanIoU",
-    "PerBatch",
-    "PixelMean",
-    "angle_within",
-    "angles",
-    "depth_metrics",
-    "normal_metrics",
-    "ratio_within",
-    "segmentation_metrics",
-]
-
 Protocol = Literal["pooled", "mtan"]
 
 

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from tasks.task import Batch, Prediction
 
-__all__ = ["compare", "decode", "paint"]
-
 # fmt: off
 _PALETTE = np.array([to_rgb(color) for color in (
     "#1f77b4", "#9467bd", "#f7dc6f", "#d62728", "#8c6d46", "#ff7f0e", "#17becf", "#e377c2", "#2ca02c", "#bcbd22",

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from tasks.joint_transforms import JointTransform
 
-__all__ = ["DenseData", "DenseTask"]
-
 
 class DenseData(Dataset[Batch]):
     """Samples of a folder as batches of one.

@@ -31,8 +31,6 @@ from tasks.metrics import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
 from tasks.task import DataError, Objective, Splits, Task, TensorData
 
-__all__ = ["Diamonds"]
-
 _SHA256 = "9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4"
 _NUMBERS = ("carat", "depth", "table", "x", "y", "z")
 _CUTS = ("Fair", "Good", "Very Good", "Premium", "Ideal")

@@ -37,8 +37,6 @@ from tasks.task import Batch, DataError, TensorData
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CLASSES", "PixelData", "draw_sheet", "fashion_splits", "pad", "read_fashion", "read_garment"]
-
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # plain http: the checksum verifies the bytes

@@ -39,8 +39,6 @@ from tasks.task import Batch, Splits, TensorData
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FashionGan"]
-
 
 @register_task("fashion_gan")
 class FashionGan(GanTask):

@@ -21,8 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Loss", "discriminator_loss", "generator_loss", "gradient_penalty", "r1_penalty"]
-
 Loss = Literal["bce", "hinge", "wgan"]
 Critic = Callable[[Tensor], Tensor]
 

@@ -22,17 +22,6 @@ from torch import Tensor, nn
 from tasks.room_renderer import replacing
 from tasks.task import DataError
 
-__all__ = [
-    "ImageClassifier",
-    "Moments",
-    "cached_tensors",
-    "checksum",
-    "frechet_distance",
-    "mode_coverage",
-    "pixel_gaussian",
-    "trained_classifier",
-]
-
 
 class ImageClassifier(nn.Module):
     """Two convolutions and a hidden layer, whose 128 outputs are the features.

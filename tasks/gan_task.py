@@ -17,8 +17,6 @@ from tasks.criteria import CrossEntropy, Kind
 from tasks.gan_losses import Loss, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
 from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
-__all__ = ["Adversarial", "GanTask", "Penalty", "fixed_noise"]
-
 Penalty = Literal["none", "r1", "gradient"]
 
 

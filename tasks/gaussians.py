@@ -29,8 +29,6 @@ from tasks.task import Batch, Splits, TensorData
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["GridOfGaussians", "RingOfGaussians"]
-
 _EVALUATED = 2_500  # samples, as is usual for these problems
 
 

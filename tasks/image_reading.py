@@ -26,8 +26,6 @@ from torch.utils.data import Dataset
 from balancing.choices import check_choices
 from tasks.task import Batch, DataError, sample_seed
 
-__all__ = ["ImageFiles", "View", "check_image", "read_pixels"]
-
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for damaged files

@@ -37,8 +37,6 @@ from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ImageTable"]
-
 _SPLITS = ("train", "val", "test")
 
 

@@ -29,8 +29,6 @@ import torch.nn.functional as F
 
 from tasks.resampling import Sample, nearest, unit_normals
 
-__all__ = ["JointTransform"]
-
 
 class JointTransform:
     """Random zoom, mirror, brightness and contrast for a sample of aligned maps.

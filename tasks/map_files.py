@@ -20,8 +20,6 @@ import numpy as np
 from tasks.resampling import Sample, planes
 from tasks.task import DataError
 
-__all__ = ["Folder", "NpyFolder", "check_depth", "check_image", "pixels"]
-
 
 class Folder(Protocol):
     """Samples on a disk."""

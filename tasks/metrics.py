@@ -15,8 +15,6 @@ from torch import Tensor
 
 from tasks.task import MetricSpec, identity
 
-__all__ = ["absolute_error", "accuracy", "binary_accuracy", "binary_f1", "macro_f1", "psnr", "r2"]
-
 Transform = Callable[[Tensor], Tensor]
 
 

@@ -35,8 +35,6 @@ from tasks.metrics import accuracy
 from tasks.registry import register_task
 from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
-__all__ = ["Domains", "Office"]
-
 _DOMAINS = {"office_31": ("amazon", "dslr", "webcam"), "office_home": ("Art", "Clipart", "Product", "Real_World")}
 _CLASSES = {"office_31": 31, "office_home": 65}
 _PAGES = {

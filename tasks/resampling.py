@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 import cv2
 import numpy as np
 
-__all__ = ["Sample", "nearest", "planes", "resize_sample", "unit_normals"]
-
 Sample = dict[str, np.ndarray]
 
 

@@ -26,8 +26,6 @@ from tasks.registry import register_task
 from tasks.room_renderer import CLASSES, COMMAND, KINDS, SPLITS, VERSION, replacing
 from tasks.task import DataError, Splits
 
-__all__ = ["Rooms", "render_rooms"]
-
 _MANIFEST = "rooms.json"
 
 

@@ -16,8 +16,6 @@ import numpy as np
 from balancing.choices import check_choices
 from tasks.results import ResultKey
 
-__all__ = ["delta_m", "hypervolume", "mean_rank"]
-
 
 @check_choices()
 def delta_m(

@@ -19,19 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torchmetrics import Metric
 
-__all__ = [
-    "Batch",
-    "DataError",
-    "MetricSpec",
-    "Objective",
-    "Prediction",
-    "Splits",
-    "Task",
-    "TensorData",
-    "identity",
-    "sample_seed",
-]
-
 
 class DataError(RuntimeError):
     """Data that are missing or damaged; the message names the file and what to do."""

@@ -20,8 +20,6 @@ from tasks.metrics import accuracy
 from tasks.registry import register_task
 from tasks.task import Batch, Objective, Splits, Task, TensorData
 
-__all__ = ["TwoViewFashion"]
-
 _SIDE = 28
 
 

@@ -27,8 +27,6 @@ from zoo.base import BaseModel
 from zoo.checks import check_at_least
 from zoo.registry import ModelInfo, register_model
 
-__all__ = ["Chained", "ConvNet", "linear_net"]
-
 
 def linear_net(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequential:
     """MLP with BatchNorm, a linear map if ``depth`` is 0.

@@ -32,8 +32,6 @@ from zoo.checks import check_at_least, check_dropout, head_sizes
 from zoo.registry import register_model
 from zoo.tables import mlp, table_info
 
-__all__ = ["CrossStitch"]
-
 
 def _mix(names: Sequence[str], width: int, own: float) -> nn.ParameterDict:
     """Objective -> share of each tower, unit by unit (towers, width)."""

@@ -31,8 +31,6 @@ from zoo.checks import check_at_least, check_timm_name
 from zoo.maps import MAPS, MapModel, conv_block, map_info, map_sizes
 from zoo.registry import register_model, register_variant
 
-__all__ = ["Dense", "dense_resnet18"]
-
 _DETAIL = 16  # channels at the size of the image
 _ORIGIN = "Shelhamer et al., CVPR 2015; Lin et al., CVPR 2017"
 

@@ -31,8 +31,6 @@ from zoo.checks import check_at_least, check_timm_name
 from zoo.maps import MAPS, MapModel, map_info, map_sizes
 from zoo.registry import register_model
 
-__all__ = ["DenseDeepLab"]
-
 _STRIDE = 8
 
 

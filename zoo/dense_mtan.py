@@ -30,8 +30,6 @@ from zoo.dense_segnet import SegNet, map_output
 from zoo.maps import MAPS, MapModel, conv_block, map_info, map_sizes
 from zoo.registry import register_model
 
-__all__ = ["DenseMTAN", "attend", "attention_mask"]
-
 
 def attention_mask(inputs: int, outputs: int) -> nn.Sequential:
     """(B, inputs, H, W) -> two convolutions 1x1 -> (B, outputs, H, W) between 0 and 1."""

@@ -33,8 +33,6 @@ from zoo.dense_segnet import SegNet, init_as_published, map_output
 from zoo.maps import MAPS, conv_block, finish_maps, map_info, map_sizes
 from zoo.registry import register_model
 
-__all__ = ["DenseMTANOriginal"]
-
 
 class _Masks(nn.Module):
     """The masks of one map, from fine to coarse and back."""

@@ -28,8 +28,6 @@ from zoo.checks import check_at_least
 from zoo.maps import MAPS, MapModel, conv_block, map_info, map_sizes
 from zoo.registry import register_model
 
-__all__ = ["DenseSegNet", "SegNet", "init_as_published", "map_output"]
-
 _DEPTHS = (2, 2, 3, 3, 3)  # convolutions per stage, those of VGG-16
 
 

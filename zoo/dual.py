@@ -32,8 +32,6 @@ from zoo.chained import ConvNet, linear_net
 from zoo.checks import check_at_least
 from zoo.registry import ModelInfo, register_variant
 
-__all__ = ["Dual", "dual_separate", "dual_sum"]
-
 
 @check_choices("dual")
 class Dual(BaseModel):

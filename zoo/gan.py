@@ -39,8 +39,6 @@ from zoo.base import BaseModel
 from zoo.checks import check_at_least
 from zoo.registry import ModelInfo, register_model
 
-__all__ = ["GAN", "PointGAN"]
-
 Wrap = Callable[[nn.Module], nn.Module]
 
 

@@ -30,8 +30,6 @@ from zoo.base import TrunkModel
 from zoo.checks import check_at_least, check_timm_name, head_sizes
 from zoo.registry import ModelInfo, register_model, register_variant
 
-__all__ = ["CNNTrunk", "LeNetTrunk", "TimmTrunk", "shared_trunk_resnet18"]
-
 
 class _LeNet(nn.Module):
     """[Conv -> ReLU -> halve] per entry of ``channels``, then one hidden layer."""

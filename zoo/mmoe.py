@@ -29,8 +29,6 @@ from zoo.checks import check_at_least, check_dropout, head_sizes
 from zoo.registry import register_model
 from zoo.tables import mlp, table_info, towers
 
-__all__ = ["Experts", "MMoE", "mixture"]
-
 
 class Experts(nn.ModuleList):
     """Networks with the same input."""

@@ -39,8 +39,6 @@ from zoo.mmoe import Experts, mixture
 from zoo.registry import register_model
 from zoo.tables import mlp, table_info, towers
 
-__all__ = ["PLE"]
-
 
 class _Level(nn.Module):
     """Experts and gates of one level. The last has no shared gate: its common state is unused."""

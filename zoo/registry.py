@@ -13,17 +13,6 @@ from torch import nn
 from balancing.choices import check_choices
 from balancing.registry import Registry
 
-__all__ = [
-    "ModelInfo",
-    "create_model",
-    "list_models",
-    "model_arguments",
-    "model_entrypoint",
-    "model_info",
-    "register_model",
-    "register_variant",
-]
-
 
 @dataclass(frozen=True)
 class ModelInfo:

@@ -28,8 +28,6 @@ from zoo.checks import check_at_least, check_dropout, head_sizes
 from zoo.registry import register_model
 from zoo.tables import table_info
 
-__all__ = ["SharedTrunk"]
-
 _NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
 
 

@@ -18,8 +18,6 @@ import numpy as np
 
 from .render import render_room
 
-__all__ = ["COMMAND", "KINDS", "main", "replacing"]
-
 KINDS = ("image", "label", "depth", "normal")  # one folder and one file per room each
 # -P, and the end of the path: modules that lie around, here or where it is started, must not hide those of Python
 COMMAND = (

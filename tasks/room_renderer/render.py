@@ -11,8 +11,6 @@ from .rays import cast, mix
 from .scene import CLASSES, Builder
 from .shading import shade, surface, texture
 
-__all__ = ["SPLITS", "VERSION", "Room", "render_room"]
-
 VERSION = 1  # of the recipe; any change of a single bit of a room is a new version
 SPLITS = ("train", "val", "test")
 _SHELL = ("ceiling", "floor", "wall")

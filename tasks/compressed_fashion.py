@@ -12,20 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.fashion import CLASSES, draw_sheet, fashion_splits, pad, read_garment
 from tasks.metrics import accuracy, psnr
 from tasks.registry import register_task
-from tasks.task import Batch, Objective, Prediction, Splits, Task, TensorData
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tasks.task import Objective, Pictures, Prediction, Split, Splits, Task, TensorData
 
 
 @register_task("compressed_fashion")
@@ -89,7 +85,7 @@ class CompressedFashion(Task):
         random = torch.Generator().manual_seed(self.matrix_seed)
         return images.flatten(1) @ torch.randn(self.image_size**2, self.measurements, generator=random)
 
-    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+    def pictures(self, model: Any, split: Split) -> Pictures:
         """Images above their reconstructions."""
         assert isinstance(split, TensorData)
         batch = split.batch(torch.arange(min(12, len(split)), device=split.inputs[0].device))

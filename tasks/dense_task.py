@@ -19,11 +19,9 @@ from tasks.dense_criteria import DepthError, NormalCosine, Segmentation, rarity_
 from tasks.image_reading import read_pixels
 from tasks.map_files import Folder, check_image
 from tasks.resampling import planes, resize_sample
-from tasks.task import Batch, DataError, Objective, Prediction, Splits, Task, TensorData, sample_seed
+from tasks.task import Batch, DataError, Objective, Pictures, Prediction, Split, Splits, Task, TensorData, sample_seed
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from tasks.joint_transforms import JointTransform
 
 
@@ -180,7 +178,7 @@ class DenseTask(Task):
 
         return decode({o.name: outputs[o.name] for o in self.objectives}, self.classes)
 
-    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+    def pictures(self, model: Any, split: Split) -> Pictures:
         """Image, prediction and truth of four samples."""
         from tasks.dense_pictures import compare
 

@@ -184,8 +184,4 @@ def mode_coverage(points: Tensor, centers: Tensor, radius: float) -> dict[str, f
     shares = torch.bincount(good, minlength=len(centers)).double() / max(len(good), 1)
     present = shares[shares > 0]
     divergence = float((present * (present * len(centers)).log()).sum()) if len(good) else float("inf")
-    return {
-        "modes": float(len(present)),
-        "high_quality": len(good) / len(points),
-        "reverse_kl": divergence,
-    }
+    return {"modes": float(len(present)), "high_quality": len(good) / len(points), "reverse_kl": divergence}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tasks.criteria import CrossEntropy, Kind
 from tasks.gan_losses import Loss, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
+from tasks.results import ResultKey
 from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
 Penalty = Literal["none", "r1", "gradient"]
@@ -146,11 +147,8 @@ class GanTask(Task):
         return {**{o.name: torch.empty(0) for o in self.objectives}, **splits.train_labels()}
 
     def results(self) -> dict[str, bool]:
-        """Keys of ``metrics.csv`` -> whether higher is better.
-
-        They are the training losses and the keys of :meth:`evaluate`.
-        """
-        return {f"{objective.name}/loss": False for objective in self.objectives} | self.sample_results
+        """Training losses and keys of :meth:`evaluate` -> whether higher is better."""
+        return {ResultKey(objective.name, "loss").name: False for objective in self.objectives} | self.sample_results
 
     #: Keys of :meth:`evaluate` -> whether higher is better.
     sample_results: ClassVar[dict[str, bool]] = {}

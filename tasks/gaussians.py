@@ -13,21 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tasks.gan_losses import Loss
 from tasks.gan_metrics import mode_coverage
 from tasks.gan_task import GanTask, Penalty, fixed_noise
 from tasks.registry import register_task
-from tasks.task import Batch, Splits, TensorData
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tasks.task import Batch, Pictures, Split, Splits, TensorData
 
 _EVALUATED = 2_500  # samples, as is usual for these problems
 
@@ -73,7 +69,7 @@ class _Gaussians(GanTask):
         coverage = mode_coverage(self._generate(model, real), self.centers, 3 * self.std)
         return {f"samples/{name}": value for name, value in coverage.items()}
 
-    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+    def pictures(self, model: Any, split: Split) -> Pictures:
         """Generated points over real ones."""
         from matplotlib.figure import Figure
 

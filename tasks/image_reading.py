@@ -86,10 +86,7 @@ class ImageFiles(Dataset[Batch]):
     """
 
     def __init__(self, paths: Sequence[str], targets: dict[str, Tensor], view: View, augment: bool = False) -> None:
-        self.paths = list(paths)
-        self.targets = targets
-        self.view = view
-        self.augment = augment
+        self.paths, self.targets, self.view, self.augment = list(paths), targets, view, augment
         self.moment = (0, 0)
 
     def __len__(self) -> int:

@@ -20,22 +20,18 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from balancing.registry import suggestion
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.image_reading import ImageFiles, View, check_image
 from tasks.metrics import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
-from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tasks.task import DataError, Objective, Pictures, Split, Splits, Task, TensorData
 
 _SPLITS = ("train", "val", "test")
 
@@ -139,7 +135,7 @@ class ImageTable(Task):
         """One image."""
         return TensorData((self.view.tensor(path)[None],), {})
 
-    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+    def pictures(self, model: Any, split: Split) -> Pictures:
         """A dozen images of the split with predictions and labels."""
         if not isinstance(split, ImageFiles):
             return {}

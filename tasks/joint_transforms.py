@@ -74,12 +74,8 @@ class _Joint(A.DualTransform):
 
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
-        return {
-            "image": self.apply,
-            "segmentation": self.apply_to_mask,
-            "depth": self.apply_to_depth,
-            "normals": self.apply_to_normals,
-        }
+        maps = {"segmentation": self.apply_to_mask, "depth": self.apply_to_depth, "normals": self.apply_to_normals}
+        return {"image": self.apply, **maps}
 
     def apply_to_depth(self, depth: np.ndarray, **parameters: Any) -> np.ndarray:
         return self.apply_to_mask(depth, **parameters)

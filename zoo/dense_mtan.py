@@ -98,11 +98,7 @@ class DenseMTAN(MapModel):
     """
 
     def __init__(
-        self,
-        in_channels: int = 3,
-        maps: Sequence[str] = MAPS,
-        segmentation_classes: int | None = 13,
-        width: int = 64,
+        self, in_channels: int = 3, maps: Sequence[str] = MAPS, segmentation_classes: int | None = 13, width: int = 64
     ) -> None:
         sizes = map_sizes("dense_mtan", maps, segmentation_classes)
         check_at_least("dense_mtan", 1, in_channels=in_channels, width=width)

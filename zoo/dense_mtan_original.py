@@ -76,11 +76,7 @@ class DenseMTANOriginal(BaseModel):
     """
 
     def __init__(
-        self,
-        in_channels: int = 3,
-        maps: Sequence[str] = MAPS,
-        segmentation_classes: int | None = 13,
-        width: int = 64,
+        self, in_channels: int = 3, maps: Sequence[str] = MAPS, segmentation_classes: int | None = 13, width: int = 64
     ) -> None:
         super().__init__()
         sizes = map_sizes("dense_mtan_original", maps, segmentation_classes)

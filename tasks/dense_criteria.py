@@ -3,8 +3,6 @@
 Segmentation   logits (B, C, H, W), labels (B, H, W)           label -1 is unknown
 DepthError     depths (B, 1, H, W), depths (B, 1, H, W)        depth 0 is unknown
 NormalCosine   directions (B, 3, H, W), normals (B, 3, H, W)   normal (0, 0, 0) is unknown
-
-loss = DepthError("l1")(outputs["depth"], targets["depth"])
 """
 
 from __future__ import annotations

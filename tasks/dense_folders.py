@@ -4,9 +4,6 @@
     <root>/{leftImg8bit,gtFine,disparity}/<split>/<city>/*.png   Cityscapes as it is published
 
 There is no validation split in either benchmark, so a part of the training pictures is held out for it.
-
-    train, val, test = create_task("nyuv2").splits("data")
-    (image,), targets = train[0]                # (3, 288, 384), {"segmentation": (288, 384), "depth": (1, 288, 384), ...}
 """
 
 from __future__ import annotations
@@ -75,15 +72,10 @@ class Cityscapes(DenseTask):
     Depth is the disparity picture divided by 65535, as in all public tables; the official split ``val`` is the test split.
 
     Args:
-        root: Folder of the set; ``null``: in ``data_dir``.
+        root: As protocol, augment, jitter, rarity and validation: see :class:`NYUv2`.
         classes: 7 categories or 19 classes.
         height: Pictures of another size are resized.
         width: Pictures of another size are resized.
-        protocol: ``pooled``: sums over all pixels. ``mtan``: averages over batches and augmentation as in public code.
-        augment: Zoom and mirror training pictures.
-        jitter: Largest relative change of brightness and contrast in training.
-        rarity: A class counts in the loss as its frequency to the power of minus this; public code has 0.
-        validation: Share of the training pictures held out to select on; 0 selects on the test pictures, as public code.
 
     Raises:
         ValueError: A value out of range.
@@ -128,10 +120,13 @@ class Cityscapes(DenseTask):
 
 
 def _splits(task: DenseTask, train: Folder, test: Folder, share: float, size: tuple[int, int] | None = None) -> Splits:
-    last = DenseData(test, range(len(test)), size=size)
-    if share == 0:
-        return task.make_splits(DenseData(train, range(len(train)), task.transform, size), last, last)
-    return task.make_splits(*task.hold_out(train, share, size), last)
+    """The last training pictures validate, as neighbors often show the same place."""
+    rows, last = range(len(train)), DenseData(test, range(len(test)), size=size)
+    count = max(round(share * len(train)), 1) if share else 0
+    if count >= len(train):
+        raise DataError(f"{task.name}: {len(train)} training samples are too few to hold out {count} of them")
+    val = DenseData(train, rows[-count:], size=size) if count else last
+    return task.make_splits(DenseData(train, rows[: len(train) - count], task.transform, size), val, last)
 
 
 def _share(validation: float) -> float:

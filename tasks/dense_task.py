@@ -93,14 +93,11 @@ class DenseTask(Task):
     """Base of tasks with maps: augmentation, reference losses from sampled labels, pictures.
 
     Args:
-        protocol: ``pooled``: sums over all pixels of a split. ``mtan``: means per batch and the augmentation, as public code.
-        augment: Mirror training samples, and zoom in on them.
-        jitter: Largest relative change of brightness and of contrast in training.
+        protocol: As jitter, rarity and zoom: see :class:`tasks.rooms.Rooms`.
+        augment: Mirror training samples, and with ``zoom`` zoom in on them.
         classes: Names of the classes.
         maps: Objectives among ``segmentation``, ``depth`` and ``normals``.
-        rarity: A class counts in the loss as its frequency to the power of minus this; 0: every pixel counts the same.
         inverse_depth: Depth is a disparity.
-        zoom: False: mirror only.
     """
 
     def __init__(
@@ -135,19 +132,6 @@ class DenseTask(Task):
             labels = train.reference_targets(range(len(train)))["segmentation"]
             state["class_weights"] = rarity_weights(labels, len(self.classes), self.rarity)
         return Splits(train, val, test, state=state)
-
-    def hold_out(
-        self, folder: Folder, share: float, size: tuple[int, int] | None = None
-    ) -> tuple[DenseData, DenseData]:
-        """Training and validation data from one folder.
-
-        The last pictures validate, as neighbors often show the same place.
-        """
-        count = max(round(share * len(folder)), 1)
-        if count >= len(folder):
-            raise DataError(f"{self.name}: {len(folder)} training samples are too few to hold out {count} of them")
-        rows = range(len(folder))
-        return DenseData(folder, rows[:-count], self.transform, size), DenseData(folder, rows[-count:], size=size)
 
     def state_dict(self) -> dict[str, Any]:
         """Height and width of the pictures."""

@@ -132,12 +132,7 @@ class GridOfGaussians(_Gaussians):
     Args:
         side: Modes in each row and in each column.
         spacing: Distance between neighbors.
-        std: Deviation of each Gaussian in each direction.
-        samples: Points to train on; 2,500 more are for validation and as many for the test.
-        labels: Whether the mode of each point is known, as the class that the generator gets.
-        loss: ``bce`` (non-saturating), ``hinge`` or ``wgan``.
-        penalty: On the slope of the discriminators: ``none``, ``r1`` or ``gradient`` (the one of WGAN-GP).
-        penalty_weight: Factor of the penalty.
+        std: As the other arguments: see :class:`RingOfGaussians`.
     """
 
     def __init__(

@@ -76,11 +76,8 @@ class ImageTable(Task):
             raise ValueError(
                 f"image_table: val_share and test_share must be positive and leave some for training, got {val_share} and {test_share}"
             )
-        self.csv = csv
-        self.folder = folder
-        self.view = View(image_size, fit, flip, crop)
-        self.shares = (val_share, test_share)
-        self.split_seed = split_seed
+        self.csv, self.folder, self.view = csv, folder, View(image_size, fit, flip, crop)
+        self.shares, self.split_seed = (val_share, test_share), split_seed
         self.classification = {_objective_name(column): column for column in classification}
         self.regression = {_objective_name(column): column for column in regression}
         self.columns = {**self.classification, **self.regression}
@@ -89,8 +86,7 @@ class ImageTable(Task):
         if {"path", "split"} & set(self.columns.values()):
             raise ValueError("image_table: the columns path and split cannot be label columns")
         classes: dict[str, tuple[str, ...]] = dict.fromkeys(self.classification, ())
-        self.objectives = self._make_objectives(classes, dict.fromkeys(self.regression, (0.0, 1.0)))
-        self._set_info(classes)
+        self.objectives = self._describe(classes, dict.fromkeys(self.regression, (0.0, 1.0)))
 
     def load(self, data_dir: Path) -> Splits:
         """Read the table, look at both ends of every image, and split; ``data_dir`` is not needed."""
@@ -128,8 +124,7 @@ class ImageTable(Task):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the names of the classes, and mean and deviation of the numbers."""
         super().load_state_dict(state)
-        self._update_objectives(self._make_objectives(state["classes"], state["scales"]))
-        self._set_info(state["classes"])
+        self._update_objectives(self._describe(state["classes"], state["scales"]))
 
     def preprocess(self, path: Path) -> TensorData:
         """One image."""
@@ -157,10 +152,13 @@ class ImageTable(Task):
             axes.set_title("\n".join(captions), fontsize=7, fontweight="normal", loc="left")
         return {"Images of the test split: prediction, and the true label in brackets.": figure}
 
-    def _make_objectives(
+    def _describe(
         self, classes: Mapping[str, Sequence[str]], scales: Mapping[str, Sequence[float]]
     ) -> tuple[Objective, ...]:
-        """One per class list and per (mean, deviation) of numbers."""
+        """Set ``info``; an objective per class list and per (mean, deviation) of numbers."""
+        heads = {"classifiers": {name: len(names) for name, names in classes.items()}}
+        regressors = dict.fromkeys(self.regression, 1)
+        self.info = {"in_channels": 3, "image_size": self.view.size, **heads, "regressors": regressors}
         objectives = []
         for name, names in classes.items():
             count = max(len(names), 2)  # their names are only known once the table is read
@@ -168,18 +166,9 @@ class ImageTable(Task):
             objectives.append(Objective(name, CrossEntropy(tuple(names)), metrics))
         for name, (mean, std) in scales.items():
             inverse = partial(_destandardize, mean=mean, std=std)
-            metrics = {"r2": r2(), "mae": absolute_error(inverse)}
-            criterion = SquaredError(f"{self.regression[name]}, standardised")
-            objectives.append(Objective(name, criterion, metrics, inverse))
+            metrics, unit = {"r2": r2(), "mae": absolute_error(inverse)}, f"{self.regression[name]}, standardised"
+            objectives.append(Objective(name, SquaredError(unit), metrics, inverse))
         return tuple(objectives)
-
-    def _set_info(self, classes: Mapping[str, Sequence[str]]) -> None:
-        self.info = {
-            "in_channels": 3,
-            "image_size": self.view.size,
-            "classifiers": {name: len(names) for name, names in classes.items()},
-            "regressors": dict.fromkeys(self.regression, 1),
-        }
 
     # ---- the table -------------------------------------------------------------------------------------------------
 

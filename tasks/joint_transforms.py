@@ -8,9 +8,6 @@ negates the x of normals, and normals have length 1 again after they were interp
 
 The result is a pure function of the sample and a seed. With :func:`tasks.task.sample_seed` it depends on (seed, epoch, index) alone, so
 workers never repeat one another, and a resumed run gets the samples of an uninterrupted one.
-
-    move = JointTransform(zooms=(1.0, 1.2, 1.5))
-    sample = move(sample, sample_seed(seed=0, epoch=3, index=17))
 """
 
 from __future__ import annotations

@@ -4,9 +4,6 @@
 
 A sample is checked when it is read: a truncated file, a wrong shape, a class out of range or a NaN is a DataError that names
 the file.
-
-    folder = NpyFolder(Path("data/nyuv2/train"), {"image": "image", "segmentation": "label"}, classes=13)
-    sample = folder.read(0)                     # {"image": (H, W, 3) float32, "segmentation": (H, W) int16}
 """
 
 from __future__ import annotations

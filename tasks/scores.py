@@ -97,11 +97,8 @@ def _volume(points: np.ndarray, corner: np.ndarray) -> float:
         return float(corner[0] - points.min())
     points = points[np.argsort(points[:, -1], kind="stable")]
     levels = np.append(points[:, -1], corner[-1])
-    volume, best = 0.0, np.inf
+    volume = 0.0
     for count, (low, high) in enumerate(pairwise(levels), start=1):
-        if len(corner) == 2:  # without a recursion, as most fronts have two objectives
-            best = min(best, points[count - 1, 0])
-            volume += (high - low) * (corner[0] - best)
-        elif high > low:
+        if high > low:
             volume += (high - low) * _volume(points[:count, :-1], corner[:-1])
     return float(volume)

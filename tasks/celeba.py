@@ -19,7 +19,7 @@ import torch
 from balancing.registry import suggestion
 from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View
-from tasks.metrics import binary_accuracy, binary_f1
+from tasks.metrics import metric
 from tasks.registry import register_task
 from tasks.task import DataError, Objective, Splits, Task, TensorData
 
@@ -59,7 +59,7 @@ class CelebA(Task):
         if not names or len(set(names)) < len(names):
             raise ValueError("celeba: name at least one attribute, and none of them twice")
         self.view = View(image_size, "stretch", flip, standardize=False)
-        metrics = {"accuracy": binary_accuracy(), "f1": binary_f1()}
+        metrics = {"accuracy": metric("classification.BinaryAccuracy"), "f1": metric("classification.BinaryF1Score")}
         self.objectives = tuple(Objective(name, CrossEntropy(("no", "yes")), metrics) for name in names)
         heads = {"classifiers": dict.fromkeys(names, 2), "regressors": {}}
         self.info = {"in_channels": 3, "image_size": image_size, **heads}

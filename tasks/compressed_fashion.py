@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.fashion import CLASSES, draw_sheet, fashion_splits, pad, read_garment
-from tasks.metrics import accuracy, psnr
+from tasks.metrics import accuracy, metric
 from tasks.registry import register_task
 from tasks.task import Objective, Pictures, Prediction, Split, Splits, Task, TensorData
 
@@ -50,8 +50,9 @@ class CompressedFashion(Task):
         self.matrix_seed, self.download = matrix_seed, download
         heads = {"classes": len(CLASSES), "classifiers": {"class": len(CLASSES)}}
         self.info = {"in_features": measurements, "in_channels": 1, "image_size": image_size, **heads}
+        psnr = metric("image.PeakSignalNoiseRatio", data_range=1.0)  # in dB, from the mean over all samples
         self.objectives = (
-            Objective("image", SquaredError("grey value"), {"psnr": psnr()}),
+            Objective("image", SquaredError("grey value"), {"psnr": psnr}),
             Objective("class", CrossEntropy(CLASSES), {"accuracy": accuracy(len(CLASSES))}),
         )
 

@@ -68,11 +68,10 @@ class Cityscapes(DenseTask):
     """Segmentation and inverse depth of streets.
 
     In MTAN's files or as Cityscapes is published: 2,975 pictures to train on, and 500 to test on.
-
     Depth is the disparity picture divided by 65535, as in all public tables; the official split ``val`` is the test split.
+    Arguments that are not named here are those of :class:`NYUv2`.
 
     Args:
-        root: As protocol, augment, jitter, rarity and validation: see :class:`NYUv2`.
         classes: 7 categories or 19 classes.
         height: Pictures of another size are resized.
         width: Pictures of another size are resized.

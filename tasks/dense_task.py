@@ -92,9 +92,9 @@ def _tensor(values: np.ndarray) -> Tensor:
 class DenseTask(Task):
     """Base of tasks with maps: augmentation, reference losses from sampled labels, pictures.
 
+    Arguments that are not named here are those of :class:`tasks.rooms.Rooms`.
+
     Args:
-        protocol: As jitter, rarity and zoom: see :class:`tasks.rooms.Rooms`.
-        augment: Mirror training samples, and with ``zoom`` zoom in on them.
         classes: Names of the classes.
         maps: Objectives among ``segmentation``, ``depth`` and ``normals``.
         inverse_depth: Depth is a disparity.

@@ -56,9 +56,8 @@ def trained_classifier(
 ) -> ImageClassifier:
     """The classifier ``name`` in ``folder``; trained first if it is not there.
 
-    It is trained on (N, C, H, W) images and (N,) labels.
-
-    Training takes place on the CPU and leaves torch's global generator as it was. Raises DataError for a damaged file.
+    It is trained on (N, C, H, W) images and (N,) labels, on the CPU; torch's global generator stays as it was.
+    Raises DataError for a damaged file.
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -76,9 +75,7 @@ def trained_classifier(
 def cached_tensors(folder: Path, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of the file ``name`` in ``folder``; made first if it is not there.
 
-    The file's name ends with the checksum of its content.
-
-    Raises DataError for a damaged file.
+    The file's name ends with the checksum of its content. Raises DataError for a damaged file.
     """
     for file in folder.glob(f"{name}-{'?' * 12}.safetensors"):
         content = file.read_bytes()

@@ -129,10 +129,8 @@ class RingOfGaussians(_Gaussians):
 class GridOfGaussians(_Gaussians):
     """Gaussians at the points of a square grid around the origin.
 
-    Args:
-        side: Modes in each row and in each column.
-        spacing: Distance between neighbors.
-        std: As the other arguments: see :class:`RingOfGaussians`.
+    ``side`` is the number of modes in each row and column, ``spacing`` the distance between neighbors; the other arguments
+    are those of :class:`RingOfGaussians`.
     """
 
     def __init__(

@@ -38,8 +38,7 @@ class TwoViewFashion(Task):
     def __init__(self, cut: int = 14, download: bool = False) -> None:
         if not 0 < cut < _SIDE:
             raise ValueError(f"two_view_fashion: cut must be between 1 and {_SIDE - 1}, got {cut}")
-        self.cut = cut
-        self.download = download
+        self.cut, self.download = cut, download
         self.info = {"in_features": _SIDE * cut, "in_channels": 1, "classes": len(CLASSES)}
         metrics = {"accuracy": accuracy(len(CLASSES))}
         self.objectives = tuple(Objective(name, CrossEntropy(CLASSES), metrics) for name in ("fused", "left", "right"))

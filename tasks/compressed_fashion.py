@@ -29,13 +29,10 @@ class CompressedFashion(Task):
     """Reconstruct and classify a garment from random measurements.
 
     Args:
-        measurements: How many.
+        measurements: How many, at least 1.
         image_size: Side of the images: 28, or more with a black margin.
         matrix_seed: Of the measurements.
         download: Fetch Fashion-MNIST (31 MB) if it is not found.
-
-    Raises:
-        ValueError: No measurements, or ``image_size`` below 28.
     """
 
     def __init__(

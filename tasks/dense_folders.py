@@ -37,9 +37,6 @@ class NYUv2(DenseTask):
         jitter: Largest relative change of brightness and contrast in training.
         rarity: A class counts in the loss as its frequency to the power of minus this; public code has 0.
         validation: Share of the training pictures held out to select on; 0 selects on the test pictures, as public code.
-
-    Raises:
-        ValueError: A value out of range.
     """
 
     def __init__(
@@ -75,9 +72,6 @@ class Cityscapes(DenseTask):
         classes: 7 categories or 19 classes.
         height: Pictures of another size are resized.
         width: Pictures of another size are resized.
-
-    Raises:
-        ValueError: A value out of range.
     """
 
     def __init__(

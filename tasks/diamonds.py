@@ -49,9 +49,6 @@ class Diamonds(Task):
     Args:
         target: ``log_price`` (standardized with the training mean and deviation) or ``price_usd`` (raw dollars).
         csv: Another file with the same columns, plain or .xz, instead of the one in the package.
-
-    Raises:
-        ValueError: Unknown ``target``.
     """
 
     def __init__(self, target: Literal["log_price", "price_usd"] = "log_price", csv: str | None = None) -> None:

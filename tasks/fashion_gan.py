@@ -47,9 +47,6 @@ class FashionGan(GanTask):
         loss: ``bce`` (non-saturating), ``hinge`` or ``wgan``.
         penalty: On the slope of the discriminators: ``none``, ``r1`` or ``gradient`` (the one of WGAN-GP).
         penalty_weight: Factor of the penalty.
-
-    Raises:
-        ValueError: ``image_size`` below 28, or an unknown loss or penalty.
     """
 
     sample_results = {

@@ -29,11 +29,7 @@ _EVALUATED = 2_500  # samples, as is usual for these problems
 
 
 class _Gaussians(GanTask):
-    """Samples from Gaussians at ``centers`` (M, 2).
-
-    Raises:
-        ValueError: A size out of range, or an unknown loss or penalty.
-    """
+    """Samples from Gaussians at ``centers`` (M, 2)."""
 
     sample_results = {"samples/modes": True, "samples/high_quality": True, "samples/reverse_kl": False}
 

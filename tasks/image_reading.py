@@ -42,9 +42,6 @@ class View:
         flip: Probability of mirroring left and right.
         crop: Smallest share of the area that a random crop keeps; 1 for no random crops.
         standardize: Subtract the mean of ImageNet's colors and divide by their deviation; otherwise values are in [0, 1].
-
-    Raises:
-        ValueError: A value out of range.
     """
 
     size: int

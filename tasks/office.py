@@ -97,9 +97,6 @@ class Office(Task):
         image_size: Height and width that images are stretched to.
         flip: Probability of mirroring a training image.
         crop: Smallest share of a training image's area that a random crop keeps; 1 for no random crops.
-
-    Raises:
-        ValueError: A value out of range.
     """
 
     def __init__(

@@ -46,9 +46,6 @@ class Rooms(DenseTask):
         zoom: Also zoom in on them, as on those of NYUv2; there are rooms enough to do without.
         jitter: Largest relative change of brightness and contrast in training.
         rarity: A class counts in the loss as its frequency to the power of minus this; 0: every pixel counts the same.
-
-    Raises:
-        ValueError: A value out of range.
     """
 
     def __init__(

@@ -28,11 +28,8 @@ class TwoViewFashion(Task):
     """Classify a garment from its two halves, together and each by itself.
 
     Args:
-        cut: Columns of the image that belong to the left half.
+        cut: Columns of the image that belong to the left half, 1 to 27.
         download: Fetch Fashion-MNIST (31 MB) if it is not found.
-
-    Raises:
-        ValueError: A half would be empty.
     """
 
     def __init__(self, cut: int = 14, download: bool = False) -> None:

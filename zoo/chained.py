@@ -97,9 +97,6 @@ class Chained(BaseModel):
         conv_width: Channels of the first block of the ConvNet, doubled at each further one.
         conv_depth: Blocks of the ConvNet, at least 1.
         detach: Stop the gradient of the class loss at the image.
-
-    Raises:
-        ValueError: A size out of range.
     """
 
     objectives = ("image", "class")

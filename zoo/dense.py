@@ -92,9 +92,6 @@ class Dense(MapModel):
         encoder: Any model of timm that gives feature maps. A few, such as swin, take one size of image only.
         width: Channels of every layer of the decoders, before the last.
         pretrained: Start the encoder from the weights that timm has for it.
-
-    Raises:
-        ValueError: No maps, unknown maps or encoder, or a size out of range.
     """
 
     def __init__(

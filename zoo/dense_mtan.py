@@ -92,9 +92,6 @@ class DenseMTAN(MapModel):
         maps: Which of segmentation, depth and normals.
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the paper.
-
-    Raises:
-        ValueError: No maps, unknown maps, or a size out of range.
     """
 
     def __init__(

@@ -107,9 +107,6 @@ class DenseSegNet(MapModel):
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the papers.
         original: Depths may be negative and weights start by Xavier's rule, as in the code behind the published tables.
-
-    Raises:
-        ValueError: No maps, unknown maps, or a size out of range.
     """
 
     def __init__(

@@ -46,9 +46,6 @@ class Dual(BaseModel):
         linear_depth: Hidden layers of the LinearNet; 0 for a linear map.
         conv_width: Channels of the first block of the ConvNet, doubled at each further one.
         conv_depth: Blocks of the ConvNet, at least 1.
-
-    Raises:
-        ValueError: Unknown ``losses``, or a size out of range.
     """
 
     objectives = ("fused", "left", "right")

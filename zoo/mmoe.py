@@ -56,9 +56,6 @@ class MMoE(BaseModel):
         depth: Number of hidden layers of an expert, at least 1.
         tower_depth: Number of hidden layers between an objective's mixture and its linear output; may be 0.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
-
-    Raises:
-        ValueError: No objectives, an objective named twice, or a value out of range.
     """
 
     def __init__(

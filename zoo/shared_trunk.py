@@ -53,9 +53,6 @@ class SharedTrunk(TrunkModel):
         depth: Number of hidden layers, at least 1.
         norm: Normalization after each hidden layer.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
-
-    Raises:
-        ValueError: No objectives, an objective named twice, or a size out of range.
     """
 
     def __init__(

@@ -55,9 +55,8 @@ class CompressedFashion(Task):
 
     def load(self, data_dir: Path) -> Splits:
         """Read and measure the images. Raises DataError if they are missing or damaged."""
-        parts = [
-            (pad(images, self.image_size) / 255, labels) for images, labels in fashion_splits(data_dir, self.download)
-        ]
+        loaded = fashion_splits(data_dir, self.download)
+        parts = [(pad(images, self.image_size) / 255, labels) for images, labels in loaded]
         measured = [self._measure(images) for images, _ in parts]
         state = {"mean": measured[0].mean(0).tolist(), "std": measured[0].std(0).tolist()}
         return Splits(

@@ -138,12 +138,7 @@ class AngleMedian(Metric):
 
 
 class PerBatch(_Mean):
-    """Mean over batches of ``metric``, computed on each batch alone.
-
-    Args:
-        metric: Gives a number per batch; reset for every one.
-        keep: Pixels of (N, ...) targets that count.
-    """
+    """Mean over batches of ``metric``, computed on the pixels of each that ``keep`` selects."""
 
     def __init__(self, metric: Metric, keep: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()

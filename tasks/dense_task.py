@@ -5,10 +5,10 @@ folder -> sample (NumPy, checked) -> augmentation (training only) -> Batch((imag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,11 +18,10 @@ from torch.utils.data import Dataset
 from tasks.dense_criteria import DepthError, NormalCosine, Segmentation, rarity_weights
 from tasks.image_reading import read_pixels
 from tasks.map_files import Folder, check_image
-from tasks.resampling import planes, resize_sample
+from tasks.resampling import Sample, planes, resize_sample
 from tasks.task import Batch, DataError, Objective, Pictures, Prediction, Split, Splits, Task, TensorData, sample_seed
 
-if TYPE_CHECKING:
-    from tasks.joint_transforms import JointTransform
+Augment = Callable[[Sample, int], Sample]  # with a seed
 
 
 class DenseData(Dataset[Batch]):
@@ -39,7 +38,7 @@ class DenseData(Dataset[Batch]):
         self,
         folder: Folder,
         rows: Sequence[int],
-        augment: JointTransform | None = None,
+        augment: Augment | None = None,
         size: tuple[int, int] | None = None,
     ) -> None:
         self.folder, self.rows, self.augment, self.size = folder, rows, augment, size
@@ -56,7 +55,7 @@ class DenseData(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         return self.get(index, self.augment)
 
-    def get(self, index: int, augment: JointTransform | None = None) -> Batch:
+    def get(self, index: int, augment: Augment | None = None) -> Batch:
         """Sample ``index``, augmented with ``augment``. Raises DataError if it is damaged."""
         if not 0 <= index < len(self.rows):
             raise IndexError(f"no sample {index} among {len(self.rows)}")
@@ -111,13 +110,21 @@ class DenseTask(Task):
         inverse_depth: bool = False,
         zoom: bool = True,
     ) -> None:
-        from tasks.joint_transforms import JointTransform  # albumentations takes a while to import
+        # torchmetrics and albumentations take a while to import
+        from tasks.dense_metrics import depth_metrics, normal_metrics, segmentation_metrics
+        from tasks.joint_transforms import JointTransform
 
         if not 0 <= rarity <= 1:
             raise ValueError(f"{self.name}: rarity must be in [0, 1], got {rarity}")
         self.protocol, self.classes, self.rarity = protocol, tuple(classes), rarity
         self.info = {"in_channels": 3, "segmentation_classes": len(self.classes), "maps": tuple(maps)}
-        self.objectives = _objectives(self.classes, maps, protocol, "disparity / 65535" if inverse_depth else "m")
+        depth = DepthError(unit="disparity / 65535" if inverse_depth else "m")
+        objectives = {
+            "segmentation": (Segmentation(self.classes), segmentation_metrics(len(self.classes), protocol)),
+            "depth": (depth, depth_metrics(protocol)),
+            "normals": (NormalCosine(), normal_metrics(protocol)),
+        }
+        self.objectives = tuple(Objective(name, *objectives[name]) for name in maps)
         try:
             zooms = (1.0, 1.2, 1.5) if zoom else (1.0,)
             transform = JointTransform(zooms, jitter=jitter, inverse_depth=inverse_depth, protocol=protocol)
@@ -175,17 +182,3 @@ class DenseTask(Task):
         ]
         names = [objective.name for objective in self.objectives]
         return {"Image, then prediction and truth of each map.": compare(samples, outputs, names, len(self.classes))}
-
-
-def _objectives(
-    classes: Sequence[str], maps: Sequence[str], protocol: Literal["pooled", "mtan"], unit: str
-) -> tuple[Objective, ...]:
-    # torchmetrics takes a while to import
-    from tasks.dense_metrics import depth_metrics, normal_metrics, segmentation_metrics
-
-    objectives = {
-        "segmentation": Objective("segmentation", Segmentation(classes), segmentation_metrics(len(classes), protocol)),
-        "depth": Objective("depth", DepthError(unit=unit), depth_metrics(protocol)),
-        "normals": Objective("normals", NormalCosine(), normal_metrics(protocol)),
-    }
-    return tuple(objectives[name] for name in maps)

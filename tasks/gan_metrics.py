@@ -26,10 +26,7 @@ from tasks.task import DataError
 class ImageClassifier(nn.Module):
     """Two convolutions and a hidden layer, whose 128 outputs are the features.
 
-    Args:
-        in_channels: Channels of an image.
-        image_size: Side of an image in pixels, at least 4.
-        classes: Number of classes.
+    ``image_size`` is the side of an image in pixels, at least 4.
     """
 
     def __init__(self, in_channels: int, image_size: int, classes: int) -> None:

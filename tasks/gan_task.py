@@ -23,12 +23,7 @@ Penalty = Literal["none", "r1", "gradient"]
 
 @dataclass(frozen=True)
 class Adversarial:
-    """Criterion of one player: logits (B,) and targets (B,), 1 for real, 0 for generated.
-
-    Args:
-        loss: See :mod:`tasks.gan_losses`.
-        player: Whose loss it is.
-    """
+    """Criterion of one player: logits (B,) and targets (B,), 1 for real, 0 for generated."""
 
     loss: Loss
     player: Literal["discriminator", "generator"]

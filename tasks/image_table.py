@@ -112,7 +112,12 @@ class ImageTable(Task):
                     raise DataError(self._constant(column, mean))
                 targets[name] = torch.tensor((numbers - mean) / std, dtype=torch.float32)[:, None]
         root = Path(self.folder) if self.folder is not None else Path(str(self.csv)).parent
-        self._check_images(rows, root)
+        for row in rows:
+            try:
+                check_image(root / row.path)
+            except DataError as error:
+                start = f"(paths count from {root.resolve()}, or from task.folder)"
+                raise self._error(row.line, f"{error}; mend it or remove the line {start}") from None
 
         def part_of(part: str) -> ImageFiles:
             index = parts[part]
@@ -292,14 +297,6 @@ class ImageTable(Task):
             remedy = "leave the cell empty if the label is missing, or name the column in task.classification"
             raise self._error(row.line, f"{text!r} is no {column}, which must be a number; {remedy}")
         return number
-
-    def _check_images(self, rows: Sequence[_Row], root: Path) -> None:
-        for row in rows:
-            try:
-                check_image(root / row.path)
-            except DataError as error:
-                start = f"(paths count from {root.resolve()}, or from task.folder)"
-                raise self._error(row.line, f"{error}; mend it or remove the line {start}") from None
 
 
 class _Row(NamedTuple):

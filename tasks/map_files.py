@@ -8,7 +8,7 @@ the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -153,9 +153,4 @@ def pixels(array: np.ndarray) -> str:
     return " x ".join(str(side) for side in array.shape[:2])
 
 
-_CHECKS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "image": check_image,
-    "segmentation": _segmentation,
-    "depth": check_depth,
-    "normals": _normals,
-}
+_CHECKS = {"image": check_image, "segmentation": _segmentation, "depth": check_depth, "normals": _normals}

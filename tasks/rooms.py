@@ -114,7 +114,8 @@ def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], pr
             _check_manifest(root / _MANIFEST, recipe)
             missing = _missing(root, counts)
             if missing:
-                _render(root, missing, options, processes or _processors())
+                own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+                _render(root, missing, options, processes or own or 1)
     except OSError as error:
         raise DataError(f"rooms: cannot write to {root} ({error}); set data_dir to a folder with space") from None
 
@@ -183,10 +184,6 @@ def _start(
     with contextlib.suppress(BrokenPipeError), worker.stdin as order:  # the worker's own message is better
         json.dump({"folder": str(root), "options": options, "rooms": rooms}, order)
     return worker
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -1,8 +1,6 @@
 """Scores over several objectives, by which the literature compares methods.
 
 Values are keyed ``<objective>/<metric>``, as in ``summary.json``.
-
-    delta_m({"seg/miou": 39.3, "depth/abs": 0.55}, {"seg/miou": 38.3, "depth/abs": 0.68}, {"seg/miou": True, "depth/abs": False})
 """
 
 from __future__ import annotations

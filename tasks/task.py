@@ -72,8 +72,7 @@ class Splits:
         train: To train on.
         val: To select the best epoch on.
         test: Evaluated once, with the weights of that epoch.
-        state: Preprocessing state from the training data, in containers that JSON can hold; see
-            :meth:`Task.load_state_dict`.
+        state: Preprocessing state from the training data, which JSON can hold; see :meth:`Task.load_state_dict`.
     """
 
     train: Split

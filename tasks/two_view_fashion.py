@@ -42,9 +42,8 @@ class TwoViewFashion(Task):
 
     def load(self, data_dir: Path) -> Splits:
         """Read and cut the images. Raises DataError if they are missing or damaged."""
-        return Splits(
-            *(self._part(images, labels.long()) for images, labels in fashion_splits(data_dir, self.download))
-        )
+        parts = fashion_splits(data_dir, self.download)
+        return Splits(*(self._part(images, labels.long()) for images, labels in parts))
 
     def preprocess(self, path: Path) -> TensorData:
         """A garment."""

@@ -35,7 +35,7 @@ _STRIDE = 8
 
 
 def _encoder(name: str, in_channels: int, pretrained: bool = False) -> nn.Module:
-    """timm's model, dilated, without its classifier."""
+    """timm's model, dilated, without its classifier. Raises ValueError if there is none."""
     check_timm_name("dense_deeplab", "encoder", name)
     try:
         return timm.create_model(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tasks.criteria import Criterion
 from tasks.dense_criteria import DepthError, NormalCosine, Segmentation, rarity_weights
 from tasks.image_reading import read_pixels
 from tasks.map_files import Folder, check_image
@@ -119,7 +120,7 @@ class DenseTask(Task):
         self.protocol, self.classes, self.rarity = protocol, tuple(classes), rarity
         self.info = {"in_channels": 3, "segmentation_classes": len(self.classes), "maps": tuple(maps)}
         depth = DepthError(unit="disparity / 65535" if inverse_depth else "m")
-        objectives = {
+        objectives: dict[str, tuple[Criterion, Any]] = {
             "segmentation": (Segmentation(self.classes), segmentation_metrics(len(self.classes), protocol)),
             "depth": (depth, depth_metrics(protocol)),
             "normals": (NormalCosine(), normal_metrics(protocol)),

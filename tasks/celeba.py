@@ -19,14 +19,12 @@ import torch
 from balancing.registry import suggestion
 from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View
-from tasks.metrics import binary_accuracy, binary_f1
+from tasks.metrics import metric
 from tasks.registry import register_task
 from tasks.task import DataError, Objective, Splits, Task, TensorData
 
-__all__ = ["CelebA"]
-
 # fmt: off
-_ATTRIBUTES = (
+ATTRIBUTES = (
     "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",
     "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses",
     "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache",
@@ -35,14 +33,8 @@ _ATTRIBUTES = (
     "Wearing_Necklace", "Wearing_Necktie", "Young",
 )
 # fmt: on
-# where attributes, partition and images lie: torchvision's tree, and that of the official download
-_TREES = (
-    ("list_attr_celeba.txt", "list_eval_partition.txt", ("img_align_celeba", "img_align_celeba_png")),
-    (
-        *("Anno/list_attr_celeba.txt", "Eval/list_eval_partition.txt"),
-        ("Img/img_align_celeba", "Img/img_align_celeba_png"),
-    ),
-)
+# folders of attributes, partition and images: torchvision's tree, and that of the official download
+_TREES = (("", "", ""), ("Anno", "Eval", "Img"))
 
 
 @register_task("celeba")
@@ -59,15 +51,15 @@ class CelebA(Task):
     """
 
     def __init__(self, attributes: Sequence[str] | None = None, image_size: int = 64, flip: float = 0.0) -> None:
-        names = _ATTRIBUTES if attributes is None else tuple(attributes)
+        names = ATTRIBUTES if attributes is None else tuple(attributes)
         for name in names:
-            if name not in _ATTRIBUTES:
-                near = suggestion(name, _ATTRIBUTES, "choose from {}")
+            if name not in ATTRIBUTES:
+                near = suggestion(name, ATTRIBUTES, "choose from {}")
                 raise ValueError(f"celeba: there is no attribute {name!r}; {near}")
         if not names or len(set(names)) < len(names):
             raise ValueError("celeba: name at least one attribute, and none of them twice")
         self.view = View(image_size, "stretch", flip, standardize=False)
-        metrics = {"accuracy": binary_accuracy(), "f1": binary_f1()}
+        metrics = {"accuracy": metric("classification.BinaryAccuracy"), "f1": metric("classification.BinaryF1Score")}
         self.objectives = tuple(Objective(name, CrossEntropy(("no", "yes")), metrics) for name in names)
         heads = {"classifiers": dict.fromkeys(names, 2), "regressors": {}}
         self.info = {"in_channels": 3, "image_size": image_size, **heads}
@@ -89,7 +81,7 @@ class CelebA(Task):
                 f"celeba: {folder} lacks {len(missing):,} of the {len(files):,} images in {attributes}, first {missing[0]}; "
                 "unpack the archive of images again"
             )
-        columns = {o.name: torch.from_numpy(labels[:, _ATTRIBUTES.index(o.name)]) for o in self.objectives}
+        columns = {o.name: torch.from_numpy(labels[:, ATTRIBUTES.index(o.name)]) for o in self.objectives}
         for name, column in columns.items():
             if column[parts == 0].unique().numel() < 2:
                 raise DataError(f"celeba: {name} is the same for every training image of {attributes}; is it complete?")
@@ -111,20 +103,19 @@ def _find(data_dir: Path) -> tuple[Path, Path, Path]:
     """Attribute file, partition file and folder of images. Raises DataError if one is missing."""
     roots = (data_dir / "celeba", data_dir / "CelebA", data_dir)
     for root in roots:
-        for attributes, partition, folders in _TREES:
-            if not (root / attributes).is_file():
+        for anno, evaluation, images in _TREES:
+            attributes = root / anno / "list_attr_celeba.txt"
+            partition = root / evaluation / "list_eval_partition.txt"
+            folders = [root / images / name for name in ("img_align_celeba", "img_align_celeba_png")]
+            if not attributes.is_file():
                 continue
-            if not (root / partition).is_file():
-                raise DataError(
-                    f"celeba: {root / attributes} is there, but not {root / partition}; it is part of the same download"
-                )
+            start = f"celeba: {attributes} is there, but not"
+            if not partition.is_file():
+                raise DataError(f"{start} {partition}; it is part of the same download")
             for folder in folders:
-                if (root / folder).is_dir():
-                    return root / attributes, root / partition, root / folder
-            raise DataError(
-                f"celeba: {root / attributes} is there, but not the images in {root / folders[0]}; "
-                "unpack img_align_celeba.zip there"
-            )
+                if folder.is_dir():
+                    return attributes, partition, folder
+            raise DataError(f"{start} the images in {folders[0]}; unpack img_align_celeba.zip there")
     raise DataError(
         f"celeba: no list_attr_celeba.txt in {', '.join(str(root) for root in roots)}, nor in a folder Anno there; download "
         f"Anno, Eval and Img from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html to {roots[0]}, or set data_dir"
@@ -134,7 +125,7 @@ def _find(data_dir: Path) -> tuple[Path, Path, Path]:
 def _attributes(path: Path) -> tuple[list[str], np.ndarray]:
     """File names, and labels (N, 40) that are 0 or 1."""
     lines = _lines(path)
-    if len(lines) < 2 or not lines[0].strip().isdecimal() or tuple(lines[1].split()) != _ATTRIBUTES:
+    if len(lines) < 2 or not lines[0].strip().isdecimal() or tuple(lines[1].split()) != ATTRIBUTES:
         raise DataError(
             f"celeba: {path} does not begin with a number of images and the forty attributes; it is another file"
         )
@@ -142,12 +133,11 @@ def _attributes(path: Path) -> tuple[list[str], np.ndarray]:
         raise DataError(
             f"celeba: {path} says {int(lines[0]):,} images and has {len(lines) - 2:,}; it is incomplete, download it again"
         )
-    names = []
-    labels = np.empty((len(lines) - 2, len(_ATTRIBUTES)), np.int64)
+    names, labels = [], np.empty((len(lines) - 2, len(ATTRIBUTES)), np.int64)
     signs = {"1": 1, "-1": 0}
     for row, line in enumerate(lines[2:]):
         name, *values = line.split()
-        if len(values) != len(_ATTRIBUTES) or not signs.keys() >= set(values):
+        if len(values) != len(ATTRIBUTES) or not signs.keys() >= set(values):
             raise DataError(
                 f"celeba: {path}, line {row + 3}: a file name and forty times 1 or -1 are expected; download it again"
             )

@@ -17,8 +17,6 @@ from tasks.map_files import check_depth, check_image, pixels
 from tasks.resampling import Sample
 from tasks.task import DataError
 
-__all__ = ["CATEGORIES", "CLASSES", "CityscapesFolder"]
-
 # fmt: off
 _CLASS_IDS = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light", 20: "traffic sign",
@@ -58,7 +56,7 @@ class CityscapesFolder:
         for index, (first, last) in enumerate(_CATEGORY_IDS.values() if classes == 7 else [(i, i) for i in _CLASS_IDS]):
             self._table[first : last + 1] = index
         for image in self.images:
-            for path in (self._other(image, "gtFine", "gtFine_labelIds"), self._other(image, "disparity", "disparity")):
+            for path in self._others(image):
                 if not path.is_file():
                     raise DataError(f"{path} is missing, but {image} is there; unpack the set again")
 
@@ -68,10 +66,7 @@ class CityscapesFolder:
     def read(self, index: int) -> Sample:
         """Sample number ``index``. Raises DataError naming the file that is damaged."""
         image = self.images[index]
-        labels, disparity = (
-            self._other(image, "gtFine", "gtFine_labelIds"),
-            self._other(image, "disparity", "disparity"),
-        )
+        labels, disparity = self._others(image)
         return {
             "image": _picture(image, lambda a: check_image(a, 0)),
             "segmentation": _picture(labels, self._labels, image),
@@ -84,9 +79,11 @@ class CityscapesFolder:
         return self._table[array]
 
     @staticmethod
-    def _other(image: Path, folder: str, kind: str) -> Path:
-        split, city = image.parent.parent.name, image.parent.name
-        return image.parents[3] / folder / split / city / image.name.replace("leftImg8bit", kind)
+    def _others(image: Path) -> list[Path]:
+        """Files of the labels and of the disparity of an image."""
+        root, split, city = image.parents[3], image.parent.parent.name, image.parent.name
+        kinds = {"gtFine": "gtFine_labelIds", "disparity": "disparity"}
+        return [root / key / split / city / image.name.replace("leftImg8bit", kind) for key, kind in kinds.items()]
 
 
 def _picture(path: Path, check: Callable[[np.ndarray], np.ndarray], like: Path | None = None) -> np.ndarray:

@@ -12,22 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.fashion import CLASSES, draw_sheet, fashion_splits, pad, read_garment
-from tasks.metrics import accuracy, psnr
+from tasks.metrics import accuracy, metric
 from tasks.registry import register_task
-from tasks.task import Batch, Objective, Prediction, Splits, Task, TensorData
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["CompressedFashion"]
+from tasks.task import Objective, Pictures, Prediction, Split, Splits, Task, TensorData
 
 
 @register_task("compressed_fashion")
@@ -35,13 +29,10 @@ class CompressedFashion(Task):
     """Reconstruct and classify a garment from random measurements.
 
     Args:
-        measurements: How many.
+        measurements: How many, at least 1.
         image_size: Side of the images: 28, or more with a black margin.
         matrix_seed: Of the measurements.
         download: Fetch Fashion-MNIST (31 MB) if it is not found.
-
-    Raises:
-        ValueError: No measurements, or ``image_size`` below 28.
     """
 
     def __init__(
@@ -56,16 +47,16 @@ class CompressedFashion(Task):
         self.matrix_seed, self.download = matrix_seed, download
         heads = {"classes": len(CLASSES), "classifiers": {"class": len(CLASSES)}}
         self.info = {"in_features": measurements, "in_channels": 1, "image_size": image_size, **heads}
+        psnr = metric("image.PeakSignalNoiseRatio", data_range=1.0)  # in dB, from the mean over all samples
         self.objectives = (
-            Objective("image", SquaredError("grey value"), {"psnr": psnr()}),
+            Objective("image", SquaredError("grey value"), {"psnr": psnr}),
             Objective("class", CrossEntropy(CLASSES), {"accuracy": accuracy(len(CLASSES))}),
         )
 
     def load(self, data_dir: Path) -> Splits:
         """Read and measure the images. Raises DataError if they are missing or damaged."""
-        parts = [
-            (pad(images, self.image_size) / 255, labels) for images, labels in fashion_splits(data_dir, self.download)
-        ]
+        loaded = fashion_splits(data_dir, self.download)
+        parts = [(pad(images, self.image_size) / 255, labels) for images, labels in loaded]
         measured = [self._measure(images) for images, _ in parts]
         state = {"mean": measured[0].mean(0).tolist(), "std": measured[0].std(0).tolist()}
         return Splits(
@@ -91,7 +82,7 @@ class CompressedFashion(Task):
         random = torch.Generator().manual_seed(self.matrix_seed)
         return images.flatten(1) @ torch.randn(self.image_size**2, self.measurements, generator=random)
 
-    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+    def pictures(self, model: Any, split: Split) -> Pictures:
         """Images above their reconstructions."""
         assert isinstance(split, TensorData)
         batch = split.batch(torch.arange(min(12, len(split)), device=split.inputs[0].device))

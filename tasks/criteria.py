@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Criterion", "CrossEntropy", "SquaredError", "check_shapes"]
-
 Kind = Literal["classification", "regression"]
 
 

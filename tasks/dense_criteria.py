@@ -3,8 +3,6 @@
 Segmentation   logits (B, C, H, W), labels (B, H, W)           label -1 is unknown
 DepthError     depths (B, 1, H, W), depths (B, 1, H, W)        depth 0 is unknown
 NormalCosine   directions (B, 3, H, W), normals (B, 3, H, W)   normal (0, 0, 0) is unknown
-
-loss = DepthError("l1")(outputs["depth"], targets["depth"])
 """
 
 from __future__ import annotations
@@ -12,16 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from balancing.choices import check_choices
 from tasks.criteria import CrossEntropy, Kind, check_shapes
-
-__all__ = ["DepthError", "NormalCosine", "Segmentation", "rarity_weights"]
 
 
 @dataclass(frozen=True)
@@ -77,21 +72,10 @@ def rarity_weights(labels: Tensor, classes: int, power: float = 0.5) -> list[flo
     return (weights / (weights * share).sum()).tolist()
 
 
-@check_choices()
 @dataclass(frozen=True)
 class DepthError:
-    """Mean error of depths; a true depth of 0 is unknown.
+    """Mean absolute error of depths in ``unit``; a true depth of 0 is unknown."""
 
-    Args:
-        error: ``l1``: absolute error. ``l2``: squared error. ``log_l1``: absolute error of the logarithm, for which near and
-            far count the same; it needs predictions greater than 0.
-        unit: Of the depths, for axis labels.
-
-    Raises:
-        ValueError: Unknown ``error``.
-    """
-
-    error: Literal["l1", "l2", "log_l1"] = "l1"
     unit: str = "m"
     kind: ClassVar[Kind] = "regression"
 
@@ -99,23 +83,21 @@ class DepthError:
         """Mean over the pixels whose depth is known."""
         check_shapes(output, target)
         known = target > 0
-        truth, values = torch.where(known, target, 1.0), torch.where(known, output.float(), 1.0)
-        return self._errors(values, truth).sum() / known.sum().clamp(min=1)
+        errors = torch.where(known, output.float() - target, 0.0).abs()
+        return errors.sum() / known.sum().clamp(min=1)
 
     def num_labels(self, target: Tensor) -> Tensor:
         """Number of pixels whose depth is known."""
         return (target > 0).sum()
 
     def untrained_loss(self, target: Tensor) -> float:
-        """Loss of predicting 0; of predicting 1 where logarithms are compared."""
-        truth = target[target > 0].double()
-        return float(self._errors(torch.full_like(truth, self.error == "log_l1"), truth).mean())
+        """Mean depth: the loss of predicting 0."""
+        return float(target[target > 0].double().mean())
 
     def constant_loss(self, target: Tensor) -> float:
-        """Loss of the best constant: the median, or the mean for squared errors."""
+        """Loss of the best constant, the median."""
         truth = target[target > 0].double()
-        best = truth.mean() if self.error == "l2" else truth.median()
-        return float(self._errors(best, truth).mean())
+        return float((truth.median() - truth).abs().mean())
 
     def labelled_pairs(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Depths where they are known."""
@@ -123,23 +105,15 @@ class DepthError:
         known = target > 0
         return output[known], target[known]
 
-    def _errors(self, values: Tensor, truth: Tensor) -> Tensor:
-        if self.error == "log_l1":
-            return (values.log() - truth.log()).abs()
-        return (values - truth).abs() if self.error == "l1" else (values - truth).square()
-
 
 @dataclass(frozen=True)
 class NormalCosine:
     """1 - cosine of the angle between directions and normals, both of length 1.
 
     A true normal of (0, 0, 0) is unknown.
-
-    Args:
-        unit: Of the components, for axis labels.
     """
 
-    unit: str = ""
+    unit: str = ""  # of the components, for axis labels
     kind: ClassVar[Kind] = "regression"
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:

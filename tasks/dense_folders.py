@@ -4,9 +4,6 @@
     <root>/{leftImg8bit,gtFine,disparity}/<split>/<city>/*.png   Cityscapes as it is published
 
 There is no validation split in either benchmark, so a part of the training pictures is held out for it.
-
-    train, val, test = create_task("nyuv2").splits("data")
-    (image,), targets = train[0]                # (3, 288, 384), {"segmentation": (288, 384), "depth": (1, 288, 384), ...}
 """
 
 from __future__ import annotations
@@ -20,8 +17,6 @@ from tasks.dense_task import DenseData, DenseTask
 from tasks.map_files import Folder, NpyFolder
 from tasks.registry import register_task
 from tasks.task import DataError, Splits
-
-__all__ = ["NYU_CLASSES", "Cityscapes", "NYUv2"]
 
 NYU_CLASSES = (
     *("bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table", "tv"),
@@ -42,9 +37,6 @@ class NYUv2(DenseTask):
         jitter: Largest relative change of brightness and contrast in training.
         rarity: A class counts in the loss as its frequency to the power of minus this; public code has 0.
         validation: Share of the training pictures held out to select on; 0 selects on the test pictures, as public code.
-
-    Raises:
-        ValueError: A value out of range.
     """
 
     def __init__(
@@ -73,22 +65,13 @@ class Cityscapes(DenseTask):
     """Segmentation and inverse depth of streets.
 
     In MTAN's files or as Cityscapes is published: 2,975 pictures to train on, and 500 to test on.
-
     Depth is the disparity picture divided by 65535, as in all public tables; the official split ``val`` is the test split.
+    Arguments that are not named here are those of :class:`NYUv2`.
 
     Args:
-        root: Folder of the set; ``null``: in ``data_dir``.
         classes: 7 categories or 19 classes.
         height: Pictures of another size are resized.
         width: Pictures of another size are resized.
-        protocol: ``pooled``: sums over all pixels. ``mtan``: averages over batches and augmentation as in public code.
-        augment: Zoom and mirror training pictures.
-        jitter: Largest relative change of brightness and contrast in training.
-        rarity: A class counts in the loss as its frequency to the power of minus this; public code has 0.
-        validation: Share of the training pictures held out to select on; 0 selects on the test pictures, as public code.
-
-    Raises:
-        ValueError: A value out of range.
     """
 
     def __init__(
@@ -130,10 +113,13 @@ class Cityscapes(DenseTask):
 
 
 def _splits(task: DenseTask, train: Folder, test: Folder, share: float, size: tuple[int, int] | None = None) -> Splits:
-    last = DenseData(test, range(len(test)), size=size)
-    if share == 0:
-        return task.make_splits(DenseData(train, range(len(train)), task.transform, size), last, last)
-    return task.make_splits(*task.hold_out(train, share, size), last)
+    """The last training pictures validate, as neighbors often show the same place."""
+    rows, last = range(len(train)), DenseData(test, range(len(test)), size=size)
+    count = max(round(share * len(train)), 1) if share else 0
+    if count >= len(train):
+        raise DataError(f"{task.name}: {len(train)} training samples are too few to hold out {count} of them")
+    val = DenseData(train, rows[-count:], size=size) if count else last
+    return task.make_splits(DenseData(train, rows[: len(train) - count], task.transform, size), val, last)
 
 
 def _share(validation: float) -> float:

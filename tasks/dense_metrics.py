@@ -7,8 +7,6 @@ Public code averages in two ways that differ whenever batches do:
 
 The second is how S. Liu et al. (MTAN, CVPR 2019) and the papers that build on their code report depth and normals, there with
 batches of two pictures. Their confusion matrix is pooled in both.
-
-    metrics = depth_metrics("pooled")          # {"abs_err": MetricSpec(...), "rel_err": ..., "rmse": ..., "delta1": ...}
 """
 
 from __future__ import annotations
@@ -25,19 +23,6 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from balancing.choices import check_choices
 from tasks.task import MetricSpec
-
-__all__ = [
-    "AngleMedian",
-    "MeanIoU",
-    "PerBatch",
-    "PixelMean",
-    "angle_within",
-    "angles",
-    "depth_metrics",
-    "normal_metrics",
-    "ratio_within",
-    "segmentation_metrics",
-]
 
 Protocol = Literal["pooled", "mtan"]
 
@@ -66,23 +51,29 @@ class MeanIoU(MulticlassJaccardIndex):
         return torch.nonzero(self.confmat.sum(0) + self.confmat.sum(1) == 0).flatten().tolist()
 
 
-class PixelMean(Metric):
-    """Mean over pixels of ``values(prediction, target)``.
-
-    Args:
-        values: Value of each pixel, (N,) or (N, ...).
-        higher_is_better: The direction.
-    """
+class _Mean(Metric):
+    """Sum of values divided by their number."""
 
     full_state_update = False
     total: Tensor
     count: Tensor
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def compute(self) -> Tensor:
+        """The mean so far."""
+        return self.total / self.count
+
+
+class PixelMean(_Mean):
+    """Mean over pixels of ``values(prediction, target)``, (N,) or (N, ...)."""
+
     def __init__(self, values: Callable[[Tensor, Tensor], Tensor], higher_is_better: bool) -> None:
         super().__init__()
         self.values, self.direction = values, higher_is_better
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     @property
     def higher_is_better(self) -> bool:  # type: ignore[override]
@@ -94,10 +85,6 @@ class PixelMean(Metric):
         values = self.values(prediction, target)
         self.total += values.sum()
         self.count += values.numel()
-
-    def compute(self) -> Tensor:
-        """The mean so far."""
-        return self.total / self.count
 
 
 def ratio_within(prediction: Tensor, target: Tensor, limit: float) -> Tensor:
@@ -150,24 +137,13 @@ class AngleMedian(Metric):
         return torch.searchsorted(below, middle).float().mean() / self._PER_DEGREE
 
 
-class PerBatch(Metric):
-    """Mean over batches of ``metric``, computed on each batch alone.
-
-    Args:
-        metric: Gives a number per batch; reset for every one.
-        keep: Pixels of (N, ...) targets that count.
-    """
-
-    full_state_update = False
-    total: Tensor
-    batches: Tensor
+class PerBatch(_Mean):
+    """Mean over batches of ``metric``, computed on the pixels of each that ``keep`` selects."""
 
     def __init__(self, metric: Metric, keep: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.metric, self.keep = metric, keep
         self.metric.sync_on_compute = False  # other processes have other batches
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("batches", torch.tensor(0), dist_reduce_fx="sum")
 
     @property
     def higher_is_better(self) -> bool | None:  # type: ignore[override]
@@ -182,11 +158,7 @@ class PerBatch(Metric):
         self.metric.reset()
         self.metric.update(prediction, target)
         self.total += self.metric.compute()
-        self.batches += 1
-
-    def compute(self) -> Tensor:
-        """Mean over the batches so far."""
-        return self.total / self.batches
+        self.count += 1
 
 
 @check_choices()

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from tasks.task import Batch, Prediction
 
-__all__ = ["compare", "decode", "paint"]
-
 # fmt: off
 _PALETTE = np.array([to_rgb(color) for color in (
     "#1f77b4", "#9467bd", "#f7dc6f", "#d62728", "#8c6d46", "#ff7f0e", "#17becf", "#e377c2", "#2ca02c", "#bcbd22",
@@ -25,14 +23,7 @@ _PALETTE = np.array([to_rgb(color) for color in (
 def compare(
     samples: Sequence[Batch], outputs: Sequence[Mapping[str, Tensor]], names: Sequence[str], classes: int
 ) -> Figure:
-    """A row per sample: image, then prediction and truth of each map.
-
-    Args:
-        samples: One sample each, without a batch dimension.
-        outputs: The model's outputs for each.
-        names: The maps, in the order of the columns.
-        classes: Number of classes.
-    """
+    """A row per sample without a batch dimension: image, prediction and truth of each map."""
     columns = 1 + 2 * len(names)
     height, width = samples[0].inputs[0].shape[-2:]
     figure = Figure(figsize=(1.7 * columns, 1.75 * len(samples) * height / width), layout="constrained")
@@ -75,11 +66,7 @@ def paint(name: str, values: Tensor, limit: float) -> np.ndarray:
 def decode(outputs: Mapping[str, Tensor], classes: Sequence[str]) -> Prediction:
     """Labels (N, H, W), depths (N, H, W), normals (N, H, W, 3), and their colors.
 
-    Each depth map has its own scale.
-
-    Args:
-        outputs: Map -> (N, C, H, W), on the CPU.
-        classes: Names of the classes.
+    Each depth map has its own scale. ``outputs`` (N, C, H, W) are on the CPU.
     """
     maps: dict[str, np.ndarray] = {}
     pictures: dict[str, np.ndarray] = {}

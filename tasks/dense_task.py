@@ -5,28 +5,24 @@ folder -> sample (NumPy, checked) -> augmentation (training only) -> Batch((imag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tasks.criteria import Criterion
 from tasks.dense_criteria import DepthError, NormalCosine, Segmentation, rarity_weights
 from tasks.image_reading import read_pixels
 from tasks.map_files import Folder, check_image
-from tasks.resampling import planes, resize_sample
-from tasks.task import Batch, DataError, Objective, Prediction, Splits, Task, TensorData, sample_seed
+from tasks.resampling import Sample, planes, resize_sample
+from tasks.task import Batch, DataError, Objective, Pictures, Prediction, Split, Splits, Task, TensorData, sample_seed
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from tasks.joint_transforms import JointTransform
-
-__all__ = ["DenseData", "DenseTask"]
+Augment = Callable[[Sample, int], Sample]  # with a seed
 
 
 class DenseData(Dataset[Batch]):
@@ -43,7 +39,7 @@ class DenseData(Dataset[Batch]):
         self,
         folder: Folder,
         rows: Sequence[int],
-        augment: JointTransform | None = None,
+        augment: Augment | None = None,
         size: tuple[int, int] | None = None,
     ) -> None:
         self.folder, self.rows, self.augment, self.size = folder, rows, augment, size
@@ -60,7 +56,7 @@ class DenseData(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         return self.get(index, self.augment)
 
-    def get(self, index: int, augment: JointTransform | None = None) -> Batch:
+    def get(self, index: int, augment: Augment | None = None) -> Batch:
         """Sample ``index``, augmented with ``augment``. Raises DataError if it is damaged."""
         if not 0 <= index < len(self.rows):
             raise IndexError(f"no sample {index} among {len(self.rows)}")
@@ -96,15 +92,12 @@ def _tensor(values: np.ndarray) -> Tensor:
 class DenseTask(Task):
     """Base of tasks with maps: augmentation, reference losses from sampled labels, pictures.
 
+    Arguments that are not named here are those of :class:`tasks.rooms.Rooms`.
+
     Args:
-        protocol: ``pooled``: sums over all pixels of a split. ``mtan``: means per batch and the augmentation, as public code.
-        augment: Mirror training samples, and zoom in on them.
-        jitter: Largest relative change of brightness and of contrast in training.
         classes: Names of the classes.
         maps: Objectives among ``segmentation``, ``depth`` and ``normals``.
-        rarity: A class counts in the loss as its frequency to the power of minus this; 0: every pixel counts the same.
         inverse_depth: Depth is a disparity.
-        zoom: False: mirror only.
     """
 
     def __init__(
@@ -118,13 +111,21 @@ class DenseTask(Task):
         inverse_depth: bool = False,
         zoom: bool = True,
     ) -> None:
-        from tasks.joint_transforms import JointTransform  # albumentations takes a while to import
+        # torchmetrics and albumentations take a while to import
+        from tasks.dense_metrics import depth_metrics, normal_metrics, segmentation_metrics
+        from tasks.joint_transforms import JointTransform
 
         if not 0 <= rarity <= 1:
             raise ValueError(f"{self.name}: rarity must be in [0, 1], got {rarity}")
         self.protocol, self.classes, self.rarity = protocol, tuple(classes), rarity
         self.info = {"in_channels": 3, "segmentation_classes": len(self.classes), "maps": tuple(maps)}
-        self.objectives = _objectives(self.classes, maps, protocol, "disparity / 65535" if inverse_depth else "m")
+        depth = DepthError(unit="disparity / 65535" if inverse_depth else "m")
+        objectives: dict[str, tuple[Criterion, Any]] = {
+            "segmentation": (Segmentation(self.classes), segmentation_metrics(len(self.classes), protocol)),
+            "depth": (depth, depth_metrics(protocol)),
+            "normals": (NormalCosine(), normal_metrics(protocol)),
+        }
+        self.objectives = tuple(Objective(name, *objectives[name]) for name in maps)
         try:
             zooms = (1.0, 1.2, 1.5) if zoom else (1.0,)
             transform = JointTransform(zooms, jitter=jitter, inverse_depth=inverse_depth, protocol=protocol)
@@ -139,19 +140,6 @@ class DenseTask(Task):
             labels = train.reference_targets(range(len(train)))["segmentation"]
             state["class_weights"] = rarity_weights(labels, len(self.classes), self.rarity)
         return Splits(train, val, test, state=state)
-
-    def hold_out(
-        self, folder: Folder, share: float, size: tuple[int, int] | None = None
-    ) -> tuple[DenseData, DenseData]:
-        """Training and validation data from one folder.
-
-        The last pictures validate, as neighbors often show the same place.
-        """
-        count = max(round(share * len(folder)), 1)
-        if count >= len(folder):
-            raise DataError(f"{self.name}: {len(folder)} training samples are too few to hold out {count} of them")
-        rows = range(len(folder))
-        return DenseData(folder, rows[:-count], self.transform, size), DenseData(folder, rows[-count:], size=size)
 
     def state_dict(self) -> dict[str, Any]:
         """Height and width of the pictures."""
@@ -182,7 +170,7 @@ class DenseTask(Task):
 
         return decode({o.name: outputs[o.name] for o in self.objectives}, self.classes)
 
-    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+    def pictures(self, model: Any, split: Split) -> Pictures:
         """Image, prediction and truth of four samples."""
         from tasks.dense_pictures import compare
 
@@ -195,17 +183,3 @@ class DenseTask(Task):
         ]
         names = [objective.name for objective in self.objectives]
         return {"Image, then prediction and truth of each map.": compare(samples, outputs, names, len(self.classes))}
-
-
-def _objectives(
-    classes: Sequence[str], maps: Sequence[str], protocol: Literal["pooled", "mtan"], unit: str
-) -> tuple[Objective, ...]:
-    # torchmetrics takes a while to import
-    from tasks.dense_metrics import depth_metrics, normal_metrics, segmentation_metrics
-
-    objectives = {
-        "segmentation": Objective("segmentation", Segmentation(classes), segmentation_metrics(len(classes), protocol)),
-        "depth": Objective("depth", DepthError(unit=unit), depth_metrics(protocol)),
-        "normals": Objective("normals", NormalCosine(), normal_metrics(protocol)),
-    }
-    return tuple(objectives[name] for name in maps)

@@ -31,8 +31,6 @@ from tasks.metrics import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
 from tasks.task import DataError, Objective, Splits, Task, TensorData
 
-__all__ = ["Diamonds"]
-
 _SHA256 = "9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4"
 _NUMBERS = ("carat", "depth", "table", "x", "y", "z")
 _CUTS = ("Fair", "Good", "Very Good", "Premium", "Ideal")
@@ -51,14 +49,10 @@ class Diamonds(Task):
     Args:
         target: ``log_price`` (standardized with the training mean and deviation) or ``price_usd`` (raw dollars).
         csv: Another file with the same columns, plain or .xz, instead of the one in the package.
-
-    Raises:
-        ValueError: Unknown ``target``.
     """
 
     def __init__(self, target: Literal["log_price", "price_usd"] = "log_price", csv: str | None = None) -> None:
-        self.target = target
-        self.csv = csv
+        self.target, self.csv = target, csv
         self.info = {"in_features": 21, "classifiers": {"cut": 5}, "regressors": {"price": 1}}
         self.objectives = self._make_objectives(log_mean=0.0, log_std=1.0)
 
@@ -229,7 +223,6 @@ def _split(cut: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     exact = np.array([0.15 * len(rows) for rows in members])
     counts = np.floor(exact).astype(int)
     counts[np.argsort(counts - exact)[: round(0.15 * len(cut)) - counts.sum()]] += 1  # largest remainders
-    val = np.concatenate([rows[:n] for rows, n in zip(members, counts, strict=True)])
-    test = np.concatenate([rows[n : 2 * n] for rows, n in zip(members, counts, strict=True)])
-    train = np.concatenate([rows[2 * n :] for rows, n in zip(members, counts, strict=True)])
-    return np.sort(train), np.sort(val), np.sort(test)
+    pieces = zip(*(np.split(rows, [n, 2 * n]) for rows, n in zip(members, counts, strict=True)), strict=True)
+    val, test, train = (np.sort(np.concatenate(part)) for part in pieces)
+    return train, val, test

@@ -7,8 +7,6 @@ the bytes must be the published ones.
     IDX: 0 0 8 (bytes) dimensions (1 byte) | one 32-bit big-endian size per dimension | the values, last dimension fastest
 
 Origin: H. Xiao et al., "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms", 2017.
-
-    images, labels = read_fashion("data", "train")   # (60000, 28, 28) and (60000,), uint8
 """
 
 from __future__ import annotations
@@ -37,8 +35,6 @@ from tasks.task import Batch, DataError, TensorData
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CLASSES", "PixelData", "draw_sheet", "fashion_splits", "pad", "read_fashion", "read_garment"]
-
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # plain http: the checksum verifies the bytes
@@ -66,9 +62,8 @@ def read_fashion(
     """Images (N, 28, 28) and labels (N,) as uint8. Raises DataError if missing or damaged."""
     prefix = {"train": "train", "test": "t10k"}[split]
     images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-    first, second = (
-        _read(_find(Path(data_dir), name, download), dimensions=d) for name, d in ((images, 3), (labels, 1))
-    )
+    first = _read(_find(Path(data_dir), images, download), dimensions=3)
+    second = _read(_find(Path(data_dir), labels, download), dimensions=1)
     if len(first) != len(second):
         raise DataError(f"Fashion-MNIST: {images} has {len(first)} images, but {labels} {len(second)} labels")
     return first, second

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tasks.fashion import CLASSES, draw_sheet, fashion_splits, pad
 from tasks.gan_losses import Loss
@@ -34,12 +33,7 @@ from tasks.gan_metrics import (
 )
 from tasks.gan_task import GanTask, Penalty, fixed_noise
 from tasks.registry import register_task
-from tasks.task import Batch, Splits, TensorData
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["FashionGan"]
+from tasks.task import Batch, Pictures, Split, Splits, TensorData
 
 
 @register_task("fashion_gan")
@@ -53,9 +47,6 @@ class FashionGan(GanTask):
         loss: ``bce`` (non-saturating), ``hinge`` or ``wgan``.
         penalty: On the slope of the discriminators: ``none``, ``r1`` or ``gradient`` (the one of WGAN-GP).
         penalty_weight: Factor of the penalty.
-
-    Raises:
-        ValueError: ``image_size`` below 28, or an unknown loss or penalty.
     """
 
     sample_results = {
@@ -118,7 +109,7 @@ class FashionGan(GanTask):
             "samples/class_accuracy": float((kinds == torch.cat(wanted)).float().mean()),
         }
 
-    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+    def pictures(self, model: Any, split: Split) -> Pictures:
         """Samples, a column for each class."""
         device, columns = next(model.parameters()).device, len(CLASSES)
         labels = torch.arange(columns, device=device).repeat(8)

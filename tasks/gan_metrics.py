@@ -22,25 +22,11 @@ from torch import Tensor, nn
 from tasks.room_renderer import replacing
 from tasks.task import DataError
 
-__all__ = [
-    "ImageClassifier",
-    "Moments",
-    "cached_tensors",
-    "checksum",
-    "frechet_distance",
-    "mode_coverage",
-    "pixel_gaussian",
-    "trained_classifier",
-]
-
 
 class ImageClassifier(nn.Module):
     """Two convolutions and a hidden layer, whose 128 outputs are the features.
 
-    Args:
-        in_channels: Channels of an image.
-        image_size: Side of an image in pixels, at least 4.
-        classes: Number of classes.
+    ``image_size`` is the side of an image in pixels, at least 4.
     """
 
     def __init__(self, in_channels: int, image_size: int, classes: int) -> None:
@@ -67,9 +53,8 @@ def trained_classifier(
 ) -> ImageClassifier:
     """The classifier ``name`` in ``folder``; trained first if it is not there.
 
-    It is trained on (N, C, H, W) images and (N,) labels.
-
-    Training takes place on the CPU and leaves torch's global generator as it was. Raises DataError for a damaged file.
+    It is trained on (N, C, H, W) images and (N,) labels, on the CPU; torch's global generator stays as it was.
+    Raises DataError for a damaged file.
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -87,9 +72,7 @@ def trained_classifier(
 def cached_tensors(folder: Path, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of the file ``name`` in ``folder``; made first if it is not there.
 
-    The file's name ends with the checksum of its content.
-
-    Raises DataError for a damaged file.
+    The file's name ends with the checksum of its content. Raises DataError for a damaged file.
     """
     for file in folder.glob(f"{name}-{'?' * 12}.safetensors"):
         content = file.read_bytes()
@@ -195,8 +178,4 @@ def mode_coverage(points: Tensor, centers: Tensor, radius: float) -> dict[str, f
     shares = torch.bincount(good, minlength=len(centers)).double() / max(len(good), 1)
     present = shares[shares > 0]
     divergence = float((present * (present * len(centers)).log()).sum()) if len(good) else float("inf")
-    return {
-        "modes": float(len(present)),
-        "high_quality": len(good) / len(points),
-        "reverse_kl": divergence,
-    }
+    return {"modes": float(len(present)), "high_quality": len(good) / len(points), "reverse_kl": divergence}

@@ -15,21 +15,15 @@ from torch import Tensor
 
 from tasks.criteria import CrossEntropy, Kind
 from tasks.gan_losses import Loss, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
+from tasks.results import ResultKey
 from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
-
-__all__ = ["Adversarial", "GanTask", "Penalty", "fixed_noise"]
 
 Penalty = Literal["none", "r1", "gradient"]
 
 
 @dataclass(frozen=True)
 class Adversarial:
-    """Criterion of one player: logits (B,) and targets (B,), 1 for real, 0 for generated.
-
-    Args:
-        loss: See :mod:`tasks.gan_losses`.
-        player: Whose loss it is.
-    """
+    """Criterion of one player: logits (B,) and targets (B,), 1 for real, 0 for generated."""
 
     loss: Loss
     player: Literal["discriminator", "generator"]
@@ -66,14 +60,8 @@ class GanTask(Task):
     targets ``real_class`` and ``fake_class``. Samples are generated for the labels of the real ones in the batch, so that
     classes are as frequent as in the data.
 
-    Args:
-        loss: ``bce`` (non-saturating), ``hinge`` or ``wgan``; see :mod:`tasks.gan_losses`.
-        penalty: On the slope of the discriminators: ``none``, ``r1`` or ``gradient`` (the one of WGAN-GP).
-        penalty_weight: Factor of the penalty.
-        classes: Names of the classes; empty for samples without labels.
-
-    Raises:
-        ValueError: A negative weight.
+    ``classes`` are their names; the other arguments are those of :class:`tasks.fashion_gan.FashionGan`.
+    Raises ValueError for a negative weight.
     """
 
     def __init__(self, loss: Loss, penalty: Penalty, penalty_weight: float, classes: Collection[str]) -> None:
@@ -148,11 +136,8 @@ class GanTask(Task):
         return {**{o.name: torch.empty(0) for o in self.objectives}, **splits.train_labels()}
 
     def results(self) -> dict[str, bool]:
-        """Keys of ``metrics.csv`` -> whether higher is better.
-
-        They are the training losses and the keys of :meth:`evaluate`.
-        """
-        return {f"{objective.name}/loss": False for objective in self.objectives} | self.sample_results
+        """Training losses and keys of :meth:`evaluate` -> whether higher is better."""
+        return {ResultKey(objective.name, "loss").name: False for objective in self.objectives} | self.sample_results
 
     #: Keys of :meth:`evaluate` -> whether higher is better.
     sample_results: ClassVar[dict[str, bool]] = {}

@@ -13,33 +13,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tasks.gan_losses import Loss
 from tasks.gan_metrics import mode_coverage
 from tasks.gan_task import GanTask, Penalty, fixed_noise
 from tasks.registry import register_task
-from tasks.task import Batch, Splits, TensorData
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["GridOfGaussians", "RingOfGaussians"]
+from tasks.task import Batch, Pictures, Split, Splits, TensorData
 
 _EVALUATED = 2_500  # samples, as is usual for these problems
 
 
 class _Gaussians(GanTask):
-    """Samples from Gaussians at ``centers`` (M, 2).
-
-    Raises:
-        ValueError: A size out of range, or an unknown loss or penalty.
-    """
+    """Samples from Gaussians at ``centers`` (M, 2)."""
 
     sample_results = {"samples/modes": True, "samples/high_quality": True, "samples/reverse_kl": False}
 
@@ -75,7 +65,7 @@ class _Gaussians(GanTask):
         coverage = mode_coverage(self._generate(model, real), self.centers, 3 * self.std)
         return {f"samples/{name}": value for name, value in coverage.items()}
 
-    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+    def pictures(self, model: Any, split: Split) -> Pictures:
         """Generated points over real ones."""
         from matplotlib.figure import Figure
 
@@ -135,15 +125,8 @@ class RingOfGaussians(_Gaussians):
 class GridOfGaussians(_Gaussians):
     """Gaussians at the points of a square grid around the origin.
 
-    Args:
-        side: Modes in each row and in each column.
-        spacing: Distance between neighbors.
-        std: Deviation of each Gaussian in each direction.
-        samples: Points to train on; 2,500 more are for validation and as many for the test.
-        labels: Whether the mode of each point is known, as the class that the generator gets.
-        loss: ``bce`` (non-saturating), ``hinge`` or ``wgan``.
-        penalty: On the slope of the discriminators: ``none``, ``r1`` or ``gradient`` (the one of WGAN-GP).
-        penalty_weight: Factor of the penalty.
+    ``side`` is the number of modes in each row and column, ``spacing`` the distance between neighbors; the other arguments
+    are those of :class:`RingOfGaussians`.
     """
 
     def __init__(

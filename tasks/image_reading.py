@@ -26,8 +26,6 @@ from torch.utils.data import Dataset
 from balancing.choices import check_choices
 from tasks.task import Batch, DataError, sample_seed
 
-__all__ = ["ImageFiles", "View", "check_image", "read_pixels"]
-
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for damaged files
@@ -44,9 +42,6 @@ class View:
         flip: Probability of mirroring left and right.
         crop: Smallest share of the area that a random crop keeps; 1 for no random crops.
         standardize: Subtract the mean of ImageNet's colors and divide by their deviation; otherwise values are in [0, 1].
-
-    Raises:
-        ValueError: A value out of range.
     """
 
     size: int
@@ -88,10 +83,7 @@ class ImageFiles(Dataset[Batch]):
     """
 
     def __init__(self, paths: Sequence[str], targets: dict[str, Tensor], view: View, augment: bool = False) -> None:
-        self.paths = list(paths)
-        self.targets = targets
-        self.view = view
-        self.augment = augment
+        self.paths, self.targets, self.view, self.augment = list(paths), targets, view, augment
         self.moment = (0, 0)
 
     def __len__(self) -> int:

@@ -20,24 +20,18 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from balancing.registry import suggestion
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.image_reading import ImageFiles, View, check_image
 from tasks.metrics import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
-from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["ImageTable"]
+from tasks.task import DataError, Objective, Pictures, Split, Splits, Task, TensorData
 
 _SPLITS = ("train", "val", "test")
 
@@ -82,11 +76,8 @@ class ImageTable(Task):
             raise ValueError(
                 f"image_table: val_share and test_share must be positive and leave some for training, got {val_share} and {test_share}"
             )
-        self.csv = csv
-        self.folder = folder
-        self.view = View(image_size, fit, flip, crop)
-        self.shares = (val_share, test_share)
-        self.split_seed = split_seed
+        self.csv, self.folder, self.view = csv, folder, View(image_size, fit, flip, crop)
+        self.shares, self.split_seed = (val_share, test_share), split_seed
         self.classification = {_objective_name(column): column for column in classification}
         self.regression = {_objective_name(column): column for column in regression}
         self.columns = {**self.classification, **self.regression}
@@ -95,8 +86,7 @@ class ImageTable(Task):
         if {"path", "split"} & set(self.columns.values()):
             raise ValueError("image_table: the columns path and split cannot be label columns")
         classes: dict[str, tuple[str, ...]] = dict.fromkeys(self.classification, ())
-        self.objectives = self._make_objectives(classes, dict.fromkeys(self.regression, (0.0, 1.0)))
-        self._set_info(classes)
+        self.objectives = self._describe(classes, dict.fromkeys(self.regression, (0.0, 1.0)))
 
     def load(self, data_dir: Path) -> Splits:
         """Read the table, look at both ends of every image, and split; ``data_dir`` is not needed."""
@@ -122,7 +112,12 @@ class ImageTable(Task):
                     raise DataError(self._constant(column, mean))
                 targets[name] = torch.tensor((numbers - mean) / std, dtype=torch.float32)[:, None]
         root = Path(self.folder) if self.folder is not None else Path(str(self.csv)).parent
-        self._check_images(rows, root)
+        for row in rows:
+            try:
+                check_image(root / row.path)
+            except DataError as error:
+                start = f"(paths count from {root.resolve()}, or from task.folder)"
+                raise self._error(row.line, f"{error}; mend it or remove the line {start}") from None
 
         def part_of(part: str) -> ImageFiles:
             index = parts[part]
@@ -134,14 +129,13 @@ class ImageTable(Task):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the names of the classes, and mean and deviation of the numbers."""
         super().load_state_dict(state)
-        self._update_objectives(self._make_objectives(state["classes"], state["scales"]))
-        self._set_info(state["classes"])
+        self._update_objectives(self._describe(state["classes"], state["scales"]))
 
     def preprocess(self, path: Path) -> TensorData:
         """One image."""
         return TensorData((self.view.tensor(path)[None],), {})
 
-    def pictures(self, model: Any, split: TensorData | Dataset[Batch]) -> dict[str, Figure]:
+    def pictures(self, model: Any, split: Split) -> Pictures:
         """A dozen images of the split with predictions and labels."""
         if not isinstance(split, ImageFiles):
             return {}
@@ -163,10 +157,13 @@ class ImageTable(Task):
             axes.set_title("\n".join(captions), fontsize=7, fontweight="normal", loc="left")
         return {"Images of the test split: prediction, and the true label in brackets.": figure}
 
-    def _make_objectives(
+    def _describe(
         self, classes: Mapping[str, Sequence[str]], scales: Mapping[str, Sequence[float]]
     ) -> tuple[Objective, ...]:
-        """One per class list and per (mean, deviation) of numbers."""
+        """Set ``info``; an objective per class list and per (mean, deviation) of numbers."""
+        heads = {"classifiers": {name: len(names) for name, names in classes.items()}}
+        regressors = dict.fromkeys(self.regression, 1)
+        self.info = {"in_channels": 3, "image_size": self.view.size, **heads, "regressors": regressors}
         objectives = []
         for name, names in classes.items():
             count = max(len(names), 2)  # their names are only known once the table is read
@@ -174,18 +171,9 @@ class ImageTable(Task):
             objectives.append(Objective(name, CrossEntropy(tuple(names)), metrics))
         for name, (mean, std) in scales.items():
             inverse = partial(_destandardize, mean=mean, std=std)
-            metrics = {"r2": r2(), "mae": absolute_error(inverse)}
-            criterion = SquaredError(f"{self.regression[name]}, standardised")
-            objectives.append(Objective(name, criterion, metrics, inverse))
+            metrics, unit = {"r2": r2(), "mae": absolute_error(inverse)}, f"{self.regression[name]}, standardised"
+            objectives.append(Objective(name, SquaredError(unit), metrics, inverse))
         return tuple(objectives)
-
-    def _set_info(self, classes: Mapping[str, Sequence[str]]) -> None:
-        self.info = {
-            "in_channels": 3,
-            "image_size": self.view.size,
-            "classifiers": {name: len(names) for name, names in classes.items()},
-            "regressors": dict.fromkeys(self.regression, 1),
-        }
 
     # ---- the table -------------------------------------------------------------------------------------------------
 
@@ -309,14 +297,6 @@ class ImageTable(Task):
             remedy = "leave the cell empty if the label is missing, or name the column in task.classification"
             raise self._error(row.line, f"{text!r} is no {column}, which must be a number; {remedy}")
         return number
-
-    def _check_images(self, rows: Sequence[_Row], root: Path) -> None:
-        for row in rows:
-            try:
-                check_image(root / row.path)
-            except DataError as error:
-                start = f"(paths count from {root.resolve()}, or from task.folder)"
-                raise self._error(row.line, f"{error}; mend it or remove the line {start}") from None
 
 
 class _Row(NamedTuple):

@@ -8,9 +8,6 @@ negates the x of normals, and normals have length 1 again after they were interp
 
 The result is a pure function of the sample and a seed. With :func:`tasks.task.sample_seed` it depends on (seed, epoch, index) alone, so
 workers never repeat one another, and a resumed run gets the samples of an uninterrupted one.
-
-    move = JointTransform(zooms=(1.0, 1.2, 1.5))
-    sample = move(sample, sample_seed(seed=0, epoch=3, index=17))
 """
 
 from __future__ import annotations
@@ -28,8 +25,6 @@ import torch
 import torch.nn.functional as F
 
 from tasks.resampling import Sample, nearest, unit_normals
-
-__all__ = ["JointTransform"]
 
 
 class JointTransform:
@@ -76,12 +71,8 @@ class _Joint(A.DualTransform):
 
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
-        return {
-            "image": self.apply,
-            "segmentation": self.apply_to_mask,
-            "depth": self.apply_to_depth,
-            "normals": self.apply_to_normals,
-        }
+        maps = {"segmentation": self.apply_to_mask, "depth": self.apply_to_depth, "normals": self.apply_to_normals}
+        return {"image": self.apply, **maps}
 
     def apply_to_depth(self, depth: np.ndarray, **parameters: Any) -> np.ndarray:
         return self.apply_to_mask(depth, **parameters)
@@ -115,32 +106,27 @@ class _Zoom(_Joint):
         top, left = self.py_random.randint(0, height - rows), self.py_random.randint(0, width - columns)
         return {"zoom": zoom, "window": (slice(top, top + rows), slice(left, left + columns)), "size": (height, width)}
 
-    def apply(self, img: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any) -> np.ndarray:
-        if zoom == 1:
+    def apply(self, img: np.ndarray, **parameters: Any) -> np.ndarray:
+        window, size = parameters["window"], parameters["size"]
+        if parameters["zoom"] == 1:
             return img
         if self.mtan:
             return _corners(img[window].transpose(2, 0, 1), *size).transpose(1, 2, 0)
         return cv2.resize(img[window], size[::-1], interpolation=cv2.INTER_LINEAR)
 
-    def apply_to_mask(
-        self, mask: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any
-    ) -> np.ndarray:
-        return mask if zoom == 1 else nearest(mask[window], *size)
+    def apply_to_mask(self, mask: np.ndarray, **parameters: Any) -> np.ndarray:
+        return mask if parameters["zoom"] == 1 else nearest(mask[parameters["window"]], *parameters["size"])
 
-    def apply_to_depth(self, depth: np.ndarray, zoom: float = 1.0, **parameters: Any) -> np.ndarray:
-        if zoom == 1:
-            return depth
-        near = self.apply_to_mask(depth, zoom=zoom, **parameters)
-        near *= np.float32(zoom if self.multiplies else 1 / zoom)
-        return near
+    def apply_to_depth(self, depth: np.ndarray, **parameters: Any) -> np.ndarray:
+        zoom = parameters["zoom"]
+        near = self.apply_to_mask(depth, **parameters)
+        return near if zoom == 1 else near * np.float32(zoom if self.multiplies else 1 / zoom)
 
-    def apply_to_normals(
-        self, normals: np.ndarray, zoom: float = 1.0, window: Any = (), size: Any = (), **_: Any
-    ) -> np.ndarray:
-        if zoom == 1:
+    def apply_to_normals(self, normals: np.ndarray, **parameters: Any) -> np.ndarray:
+        if parameters["zoom"] == 1:
             return normals
-        near = normals[(slice(None), *window)]
-        return _corners(near, *size) if self.mtan else unit_normals(near, *size)
+        near = normals[(slice(None), *parameters["window"])]
+        return (_corners if self.mtan else unit_normals)(near, *parameters["size"])
 
 
 def _corners(values: np.ndarray, height: int, width: int) -> np.ndarray:

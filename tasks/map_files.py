@@ -4,14 +4,11 @@
 
 A sample is checked when it is read: a truncated file, a wrong shape, a class out of range or a NaN is a DataError that names
 the file.
-
-    folder = NpyFolder(Path("data/nyuv2/train"), {"image": "image", "segmentation": "label"}, classes=13)
-    sample = folder.read(0)                     # {"image": (H, W, 3) float32, "segmentation": (H, W) int16}
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +16,6 @@ import numpy as np
 
 from tasks.resampling import Sample, planes
 from tasks.task import DataError
-
-__all__ = ["Folder", "NpyFolder", "check_depth", "check_image", "pixels"]
 
 
 class Folder(Protocol):
@@ -158,9 +153,4 @@ def pixels(array: np.ndarray) -> str:
     return " x ".join(str(side) for side in array.shape[:2])
 
 
-_CHECKS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "image": check_image,
-    "segmentation": _segmentation,
-    "depth": check_depth,
-    "normals": _normals,
-}
+_CHECKS = {"image": check_image, "segmentation": _segmentation, "depth": check_depth, "normals": _normals}

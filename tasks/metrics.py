@@ -1,7 +1,5 @@
 """Metrics that tasks have in common, each with its direction.
 
-    metrics = {"accuracy": accuracy(10), "macro_f1": macro_f1(10)}
-
 torchmetrics, which is slow to import, is imported when the first metric is made, after an epoch.
 """
 
@@ -15,12 +13,10 @@ from torch import Tensor
 
 from tasks.task import MetricSpec, identity
 
-__all__ = ["absolute_error", "accuracy", "binary_accuracy", "binary_f1", "macro_f1", "psnr", "r2"]
-
 Transform = Callable[[Tensor], Tensor]
 
 
-def _spec(name: str, higher_is_better: bool = True, transform: Transform = identity, **options: Any) -> MetricSpec:
+def metric(name: str, higher_is_better: bool = True, transform: Transform = identity, **options: Any) -> MetricSpec:
     """The metric of that name, e.g. ``image.PeakSignalNoiseRatio``, in torchmetrics."""
 
     def make() -> Any:
@@ -33,34 +29,19 @@ def _spec(name: str, higher_is_better: bool = True, transform: Transform = ident
 
 def accuracy(classes: int) -> MetricSpec:
     """Share of the labels that are predicted."""
-    return _spec("classification.MulticlassAccuracy", num_classes=classes, average="micro")
+    return metric("classification.MulticlassAccuracy", num_classes=classes, average="micro")
 
 
 def macro_f1(classes: int) -> MetricSpec:
     """F1 score, averaged over classes."""
-    return _spec("classification.MulticlassF1Score", num_classes=classes, average="macro")
-
-
-def binary_accuracy() -> MetricSpec:
-    """Share of the labels, 0 or 1, that are predicted."""
-    return _spec("classification.BinaryAccuracy")
-
-
-def binary_f1() -> MetricSpec:
-    """F1 score of the label 1."""
-    return _spec("classification.BinaryF1Score")
+    return metric("classification.MulticlassF1Score", num_classes=classes, average="macro")
 
 
 def r2(transform: Transform = identity) -> MetricSpec:
     """Share of the variance that is explained, after ``transform`` of predictions and labels."""
-    return _spec("R2Score", transform=transform)
+    return metric("R2Score", transform=transform)
 
 
 def absolute_error(transform: Transform = identity) -> MetricSpec:
     """Mean absolute error, after ``transform`` of predictions and labels."""
-    return _spec("MeanAbsoluteError", False, transform)
-
-
-def psnr() -> MetricSpec:
-    """Peak signal-to-noise ratio in dB of values in [0, 1], from the mean over all samples."""
-    return _spec("image.PeakSignalNoiseRatio", data_range=1.0)
+    return metric("MeanAbsoluteError", False, transform)

@@ -27,8 +27,6 @@ from tasks.metrics import accuracy
 from tasks.registry import register_task
 from tasks.task import Objective, Splits, Task, TensorData
 
-__all__ = ["MultiFashion", "overlay"]
-
 _SIDE = 28
 
 

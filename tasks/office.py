@@ -35,8 +35,6 @@ from tasks.metrics import accuracy
 from tasks.registry import register_task
 from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
-__all__ = ["Domains", "Office"]
-
 _DOMAINS = {"office_31": ("amazon", "dslr", "webcam"), "office_home": ("Art", "Clipart", "Product", "Real_World")}
 _CLASSES = {"office_31": 31, "office_home": 65}
 _PAGES = {
@@ -54,8 +52,7 @@ class Domains(Dataset[Batch]):
     """
 
     def __init__(self, parts: Mapping[str, ImageFiles], repeat: bool) -> None:
-        self.parts = dict(parts)
-        self.repeat = repeat
+        self.parts, self.repeat = dict(parts), repeat
         self.targets = {name: part.targets[name] for name, part in parts.items()}
         self.set_epoch(0, 0)
 
@@ -68,9 +65,8 @@ class Domains(Dataset[Batch]):
             if index < len(part) or self.repeat:
                 place = int(self.orders[name][index % len(part)])
                 # not the place, or a repeated image would be cropped the same way again
-                inputs.append(
-                    part.view.tensor(part.paths[place], (*self.moment, index, number) if self.repeat else None)
-                )
+                key = (*self.moment, index, number) if self.repeat else None
+                inputs.append(part.view.tensor(part.paths[place], key))
                 targets[name] = self.targets[name][place]
             else:
                 inputs.append(torch.zeros(3, part.view.size, part.view.size))
@@ -101,9 +97,6 @@ class Office(Task):
         image_size: Height and width that images are stretched to.
         flip: Probability of mirroring a training image.
         crop: Smallest share of a training image's area that a random crop keeps; 1 for no random crops.
-
-    Raises:
-        ValueError: A value out of range.
     """
 
     def __init__(
@@ -114,9 +107,7 @@ class Office(Task):
         flip: float = 0.0,
         crop: float = 1.0,
     ) -> None:
-        self.data = data
-        self.lists = lists
-        self.view = View(image_size, "stretch", flip, crop)
+        self.data, self.lists, self.view = data, lists, View(image_size, "stretch", flip, crop)
         self.classes = _CLASSES[data]
         self.objectives = self._make_objectives([f"class {number}" for number in range(self.classes)])
         heads = {"classifiers": dict.fromkeys(_DOMAINS[data], self.classes), "regressors": {}}
@@ -174,9 +165,9 @@ class Office(Task):
                 f"office: no folder {domains[0]} in {', '.join(str(root) for root in roots)}; download the images from "
                 f"{_PAGES[self.data]} and unpack them to {roots[0]}, or set data_dir"
             )
-        places = (
-            [Path(self.lists)] if self.lists is not None else [images, images / "lists", images / "data_txt" / dashed]
-        )
+        places = [images, images / "lists", images / "data_txt" / dashed]
+        if self.lists is not None:
+            places = [Path(self.lists)]
         lists = next((place for place in places if (place / f"{domains[0]}_train.txt").is_file()), None)
         if lists is None:
             raise DataError(
@@ -194,31 +185,28 @@ class Office(Task):
             raise DataError(f"office: there is no list {path}; copy it from where the others come from")
         paths, labels = [], []
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            start = f"office: {path}, line {number}:"
             if not line.strip():
                 continue
             name, _, text = line.strip().rpartition(" ")
             if not name or not text.isdecimal() or int(text) >= self.classes:
                 raise DataError(
-                    f"office: {path}, line {number}: a path and a class from 0 to {self.classes - 1} are expected, got {line!r}; "
-                    "restore the list"
+                    f"{start} a path and a class from 0 to {self.classes - 1} are expected, got {line!r}; restore the list"
                 )
             folder = Path(name).parent.name
             if names.setdefault(int(text), folder) != folder:
                 raise DataError(
-                    f"office: {path}, line {number}: class {text} is {folder} here and {names[int(text)]} in an earlier line; "
+                    f"{start} class {text} is {folder} here and {names[int(text)]} in an earlier line; "
                     "use lists that were made together"
                 )
             # a domain's folder has a space in the archive, and none in the lists
             places = (images / name, images / name.replace("Real_World/", "Real World/", 1))
             image = next((place for place in places if place.is_file()), None)
             if image is None:
-                raise DataError(
-                    f"office: {path}, line {number}: there is no image {images / name}; unpack the images again"
-                )
+                raise DataError(f"{start} there is no image {images / name}; unpack the images again")
             paths.append(str(image))
             labels.append(int(text))
-        if len(set(labels)) < 2:
-            raise DataError(
-                f"office: {path} has images of {len(set(labels))} classes, and needs at least 2; restore the list"
-            )
+        count = len(set(labels))
+        if count < 2:
+            raise DataError(f"office: {path} has images of {count} classes, and needs at least 2; restore the list")
         return ImageFiles(paths, {domain: torch.tensor(labels)}, self.view)

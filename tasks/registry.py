@@ -10,8 +10,6 @@ from balancing.choices import check_choices
 from balancing.registry import Registry
 from tasks.task import Task
 
-__all__ = ["create_task", "list_tasks", "register_task", "task_arguments"]
-
 _TASKS: Registry[type[Task]] = Registry("task")
 T = TypeVar("T", bound=type[Task])
 

@@ -6,12 +6,8 @@ where unknown, ``normals`` (3, H, W) float32 with 0 where unknown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import cv2
 import numpy as np
-
-__all__ = ["Sample", "nearest", "planes", "resize_sample", "unit_normals"]
 
 Sample = dict[str, np.ndarray]
 
@@ -27,7 +23,7 @@ def resize_sample(sample: Sample, height: int, width: int) -> Sample:
     """All maps at another size: the image averaged, labels and depth nearest, normals unit."""
     if sample["image"].shape[:2] == (height, width):
         return sample
-    methods: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    methods = {
         "image": lambda image: cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA),
         "segmentation": lambda labels: nearest(labels, height, width),
         "depth": lambda depth: nearest(depth, height, width),

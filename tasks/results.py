@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["ResultKey", "objectives_of", "with_split", "without_split"]
-
 T = TypeVar("T")
 
 

@@ -26,8 +26,6 @@ from tasks.registry import register_task
 from tasks.room_renderer import CLASSES, COMMAND, KINDS, SPLITS, VERSION, replacing
 from tasks.task import DataError, Splits
 
-__all__ = ["Rooms", "render_rooms"]
-
 _MANIFEST = "rooms.json"
 
 
@@ -48,9 +46,6 @@ class Rooms(DenseTask):
         zoom: Also zoom in on them, as on those of NYUv2; there are rooms enough to do without.
         jitter: Largest relative change of brightness and contrast in training.
         rarity: A class counts in the loss as its frequency to the power of minus this; 0: every pixel counts the same.
-
-    Raises:
-        ValueError: A value out of range.
     """
 
     def __init__(
@@ -84,18 +79,15 @@ class Rooms(DenseTask):
         options = self.options
         key = f"v{VERSION}-{options['height']}x{options['width']}-seed{options['seed']}"
         root = data_dir / f"rooms-{key}{'' if options['holes'] else '-whole'}"
-        render_rooms(root, self.counts, self.options)
+        render_rooms(root, self.counts, options)
         maps = dict(zip(("image", "segmentation", "depth", "normals"), KINDS, strict=True))
-        remedy = "delete it, and it is rendered again"
-        parts = [
-            DenseData(
-                NpyFolder(root / split, maps, len(self.classes), remedy, count),
-                range(count),
-                self.transform if split == "train" else None,
-            )
-            for split, count in self.counts.items()
-        ]
-        return self.make_splits(*parts)
+
+        def part(split: str) -> DenseData:
+            remedy, count = "delete it, and it is rendered again", self.counts[split]
+            folder = NpyFolder(root / split, maps, len(self.classes), remedy, count)
+            return DenseData(folder, range(count), self.transform if split == "train" else None)
+
+        return self.make_splits(*map(part, SPLITS))
 
 
 def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], processes: int | None = None) -> None:
@@ -122,7 +114,8 @@ def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], pr
             _check_manifest(root / _MANIFEST, recipe)
             missing = _missing(root, counts)
             if missing:
-                _render(root, missing, options, processes or _processors())
+                own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+                _render(root, missing, options, processes or own or 1)
     except OSError as error:
         raise DataError(f"rooms: cannot write to {root} ({error}); set data_dir to a folder with space") from None
 
@@ -160,14 +153,15 @@ def _check_manifest(path: Path, recipe: dict[str, Any]) -> None:
 
 def _render(root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], processes: int) -> None:
     """Render in separate programs, which start fast, without torch; not in forks or pools."""
-    processes = min(processes, len(rooms))
+    processes, console = min(processes, len(rooms)), Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     reading, writing = os.pipe()
     workers: list[subprocess.Popen[str]] = []
     with tempfile.TemporaryFile("w+") as complaints, os.fdopen(reading) as done:
         try:
             workers.extend(_start(root, rooms[k::processes], options, writing, complaints) for k in range(processes))
             os.close(writing)  # so that reading ends with the last worker
-            with _progress() as progress:
+            with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
                 bar = progress.add_task("rendering rooms", total=len(rooms))
                 for _ in done:
                     progress.advance(bar)
@@ -190,16 +184,6 @@ def _start(
     with contextlib.suppress(BrokenPipeError), worker.stdin as order:  # the worker's own message is better
         json.dump({"folder": str(root), "options": options, "rooms": rooms}, order)
     return worker
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -1,8 +1,6 @@
 """Scores over several objectives, by which the literature compares methods.
 
 Values are keyed ``<objective>/<metric>``, as in ``summary.json``.
-
-    delta_m({"seg/miou": 39.3, "depth/abs": 0.55}, {"seg/miou": 38.3, "depth/abs": 0.68}, {"seg/miou": True, "depth/abs": False})
 """
 
 from __future__ import annotations
@@ -15,8 +13,6 @@ import numpy as np
 
 from balancing.choices import check_choices
 from tasks.results import ResultKey
-
-__all__ = ["delta_m", "hypervolume", "mean_rank"]
 
 
 @check_choices()
@@ -99,11 +95,8 @@ def _volume(points: np.ndarray, corner: np.ndarray) -> float:
         return float(corner[0] - points.min())
     points = points[np.argsort(points[:, -1], kind="stable")]
     levels = np.append(points[:, -1], corner[-1])
-    volume, best = 0.0, np.inf
+    volume = 0.0
     for count, (low, high) in enumerate(pairwise(levels), start=1):
-        if len(corner) == 2:  # without a recursion, as most fronts have two objectives
-            best = min(best, points[count - 1, 0])
-            volume += (high - low) * (corner[0] - best)
-        elif high > low:
+        if high > low:
             volume += (high - low) * _volume(points[:count, :-1], corner[:-1])
     return float(volume)

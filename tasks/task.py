@@ -14,23 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from tasks.criteria import Criterion, CrossEntropy
+from tasks.results import ResultKey
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torchmetrics import Metric
-
-__all__ = [
-    "Batch",
-    "DataError",
-    "MetricSpec",
-    "Objective",
-    "Prediction",
-    "Splits",
-    "Task",
-    "TensorData",
-    "identity",
-    "sample_seed",
-]
 
 
 class DataError(RuntimeError):
@@ -56,26 +44,24 @@ class TensorData:
 
     def batch(self, index: Tensor) -> Batch:
         """The rows of ``index`` (B,)."""
-        return Batch(
-            tuple(tensor.index_select(0, index) for tensor in self.inputs),
-            {name: tensor.index_select(0, index) for name, tensor in self.targets.items()},
-        )
+        rows = self._map(lambda tensor: tensor.index_select(0, index))
+        return Batch(rows.inputs, rows.targets)
 
     def first(self, count: int) -> TensorData:
         """The first ``count`` samples."""
-        inputs, targets = self._map(lambda tensor: tensor[:count])
-        return replace(self, inputs=inputs, targets=targets)
+        return self._map(lambda tensor: tensor[:count])
 
     def to(self, device: torch.device | str) -> TensorData:
         """The same data on ``device``."""
-        inputs, targets = self._map(lambda tensor: tensor.to(device))
-        return replace(self, inputs=inputs, targets=targets)
+        return self._map(lambda tensor: tensor.to(device))
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        return tuple(map(change, self.inputs)), {name: change(tensor) for name, tensor in self.targets.items()}
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        targets = {name: change(tensor) for name, tensor in self.targets.items()}
+        return replace(self, inputs=tuple(map(change, self.inputs)), targets=targets)
 
 
 Split = TensorData | Dataset[Batch]
+Pictures = dict[str, "Figure"]  # by caption
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +72,7 @@ class Splits:
         train: To train on.
         val: To select the best epoch on.
         test: Evaluated once, with the weights of that epoch.
-        state: Preprocessing state from the training data, in containers that JSON can hold; see
-            :meth:`Task.load_state_dict`.
+        state: Preprocessing state from the training data, which JSON can hold; see :meth:`Task.load_state_dict`.
     """
 
     train: Split
@@ -297,10 +282,8 @@ class Task:
         Losses of parts of a batch are averaged with these weights.
         """
         samples = batch.inputs[0].new_tensor(len(batch.inputs[0]), dtype=torch.float32)
-        criteria = {o.name: o.criterion for o in self.objectives}
-        counts = [
-            criteria[name].num_labels(batch.targets[name]) if name in batch.targets else samples for name in names
-        ]
+        criteria, labels = {o.name: o.criterion for o in self.objectives}, batch.targets
+        counts = [criteria[name].num_labels(labels[name]) if name in labels else samples for name in names]
         return torch.stack([count.float() for count in counts])
 
     def outputs(self, model: Any, batch: Batch) -> Mapping[str, Tensor]:
@@ -311,8 +294,8 @@ class Task:
         """Keys of an evaluation, ``<objective>/<metric>`` -> whether higher is better."""
         directions = {}
         for o in self.objectives:
-            directions[f"{o.name}/loss"] = False
-            directions |= {f"{o.name}/{key}": metric.direction for key, metric in o.metrics.items()}
+            directions[ResultKey(o.name, "loss").name] = False
+            directions |= {ResultKey(o.name, key).name: metric.direction for key, metric in o.metrics.items()}
         return directions
 
     def evaluate(
@@ -347,8 +330,8 @@ class Task:
                 cells[o.name] = o.inverse_transform(outputs[o.name]).flatten().tolist()
         return Prediction(cells)
 
-    def pictures(self, model: Any, split: Split) -> dict[str, Figure]:
-        """Sample predictions for the report, caption -> figure. ``model`` is in eval mode."""
+    def pictures(self, model: Any, split: Split) -> Pictures:
+        """Sample predictions for the report. ``model`` is in eval mode."""
         return {}
 
     def _update_objectives(self, objectives: Iterable[Objective]) -> None:

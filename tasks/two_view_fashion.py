@@ -20,8 +20,6 @@ from tasks.metrics import accuracy
 from tasks.registry import register_task
 from tasks.task import Batch, Objective, Splits, Task, TensorData
 
-__all__ = ["TwoViewFashion"]
-
 _SIDE = 28
 
 
@@ -30,27 +28,22 @@ class TwoViewFashion(Task):
     """Classify a garment from its two halves, together and each by itself.
 
     Args:
-        cut: Columns of the image that belong to the left half.
+        cut: Columns of the image that belong to the left half, 1 to 27.
         download: Fetch Fashion-MNIST (31 MB) if it is not found.
-
-    Raises:
-        ValueError: A half would be empty.
     """
 
     def __init__(self, cut: int = 14, download: bool = False) -> None:
         if not 0 < cut < _SIDE:
             raise ValueError(f"two_view_fashion: cut must be between 1 and {_SIDE - 1}, got {cut}")
-        self.cut = cut
-        self.download = download
+        self.cut, self.download = cut, download
         self.info = {"in_features": _SIDE * cut, "in_channels": 1, "classes": len(CLASSES)}
         metrics = {"accuracy": accuracy(len(CLASSES))}
         self.objectives = tuple(Objective(name, CrossEntropy(CLASSES), metrics) for name in ("fused", "left", "right"))
 
     def load(self, data_dir: Path) -> Splits:
         """Read and cut the images. Raises DataError if they are missing or damaged."""
-        return Splits(
-            *(self._part(images, labels.long()) for images, labels in fashion_splits(data_dir, self.download))
-        )
+        parts = fashion_splits(data_dir, self.download)
+        return Splits(*(self._part(images, labels.long()) for images, labels in parts))
 
     def preprocess(self, path: Path) -> TensorData:
         """A garment."""

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from balancing.protocol import Phase
 
-__all__ = ["BaseModel", "TrunkModel"]
-
 
 class BaseModel(nn.Module, PyTorchModelHubMixin):
     """One phase, outputs by way of the features, and parameters by objective.

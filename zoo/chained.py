@@ -27,8 +27,6 @@ from zoo.base import BaseModel
 from zoo.checks import check_at_least
 from zoo.registry import ModelInfo, register_model
 
-__all__ = ["Chained", "ConvNet", "linear_net"]
-
 
 def linear_net(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequential:
     """MLP with BatchNorm, a linear map if ``depth`` is 0.
@@ -99,9 +97,6 @@ class Chained(BaseModel):
         conv_width: Channels of the first block of the ConvNet, doubled at each further one.
         conv_depth: Blocks of the ConvNet, at least 1.
         detach: Stop the gradient of the class loss at the image.
-
-    Raises:
-        ValueError: A size out of range.
     """
 
     objectives = ("image", "class")

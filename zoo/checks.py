@@ -8,8 +8,6 @@ import timm
 
 from balancing.registry import suggestion
 
-__all__ = ["check_at_least", "check_dropout", "check_timm_name", "head_sizes"]
-
 
 def check_at_least(model: str, least: int, **values: int) -> None:
     """Raise ValueError if one of the values is below ``least``."""

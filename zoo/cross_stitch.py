@@ -32,8 +32,6 @@ from zoo.checks import check_at_least, check_dropout, head_sizes
 from zoo.registry import register_model
 from zoo.tables import mlp, table_info
 
-__all__ = ["CrossStitch"]
-
 
 def _mix(names: Sequence[str], width: int, own: float) -> nn.ParameterDict:
     """Objective -> share of each tower, unit by unit (towers, width)."""
@@ -69,9 +67,6 @@ class CrossStitch(BaseModel):
         depth: Number of hidden layers, at least 1.
         own: Share in [0, 1] of an objective's own tower in its mix at the start; the others share the rest equally.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
-
-    Raises:
-        ValueError: No objectives, an objective named twice, or a value out of range.
     """
 
     def __init__(

@@ -31,8 +31,6 @@ from zoo.checks import check_at_least, check_timm_name
 from zoo.maps import MAPS, MapModel, conv_block, map_info, map_sizes
 from zoo.registry import register_model, register_variant
 
-__all__ = ["Dense", "dense_resnet18"]
-
 _DETAIL = 16  # channels at the size of the image
 _ORIGIN = "Shelhamer et al., CVPR 2015; Lin et al., CVPR 2017"
 
@@ -94,9 +92,6 @@ class Dense(MapModel):
         encoder: Any model of timm that gives feature maps. A few, such as swin, take one size of image only.
         width: Channels of every layer of the decoders, before the last.
         pretrained: Start the encoder from the weights that timm has for it.
-
-    Raises:
-        ValueError: No maps, unknown maps or encoder, or a size out of range.
     """
 
     def __init__(

@@ -31,17 +31,11 @@ from zoo.checks import check_at_least, check_timm_name
 from zoo.maps import MAPS, MapModel, map_info, map_sizes
 from zoo.registry import register_model
 
-__all__ = ["DenseDeepLab"]
-
 _STRIDE = 8
 
 
 def _encoder(name: str, in_channels: int, pretrained: bool = False) -> nn.Module:
-    """timm's model, dilated, without its classifier.
-
-    Raises:
-        ValueError: There is no such model, or it cannot be dilated.
-    """
+    """timm's model, dilated, without its classifier. Raises ValueError if there is none."""
     check_timm_name("dense_deeplab", "encoder", name)
     try:
         return timm.create_model(
@@ -87,9 +81,6 @@ class DenseDeepLab(MapModel):
         segmentation_classes: Number of classes, if there is a segmentation.
         encoder: A model of timm that can be dilated, such as a ResNet.
         pretrained: Start the encoder from the weights that timm has for it.
-
-    Raises:
-        ValueError: No maps, unknown maps or encoder, an encoder that cannot be dilated, or a size out of range.
     """
 
     def __init__(

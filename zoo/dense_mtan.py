@@ -30,8 +30,6 @@ from zoo.dense_segnet import SegNet, map_output
 from zoo.maps import MAPS, MapModel, conv_block, map_info, map_sizes
 from zoo.registry import register_model
 
-__all__ = ["DenseMTAN", "attend", "attention_mask"]
-
 
 def attention_mask(inputs: int, outputs: int) -> nn.Sequential:
     """(B, inputs, H, W) -> two convolutions 1x1 -> (B, outputs, H, W) between 0 and 1."""
@@ -94,17 +92,10 @@ class DenseMTAN(MapModel):
         maps: Which of segmentation, depth and normals.
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the paper.
-
-    Raises:
-        ValueError: No maps, unknown maps, or a size out of range.
     """
 
     def __init__(
-        self,
-        in_channels: int = 3,
-        maps: Sequence[str] = MAPS,
-        segmentation_classes: int | None = 13,
-        width: int = 64,
+        self, in_channels: int = 3, maps: Sequence[str] = MAPS, segmentation_classes: int | None = 13, width: int = 64
     ) -> None:
         sizes = map_sizes("dense_mtan", maps, segmentation_classes)
         check_at_least("dense_mtan", 1, in_channels=in_channels, width=width)

@@ -33,8 +33,6 @@ from zoo.dense_segnet import SegNet, init_as_published, map_output
 from zoo.maps import MAPS, conv_block, finish_maps, map_info, map_sizes
 from zoo.registry import register_model
 
-__all__ = ["DenseMTANOriginal"]
-
 
 class _Masks(nn.Module):
     """The masks of one map, from fine to coarse and back."""
@@ -72,17 +70,10 @@ class DenseMTANOriginal(BaseModel):
         maps: Which of segmentation, depth and normals.
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the papers.
-
-    Raises:
-        ValueError: No maps, unknown maps, or a size out of range.
     """
 
     def __init__(
-        self,
-        in_channels: int = 3,
-        maps: Sequence[str] = MAPS,
-        segmentation_classes: int | None = 13,
-        width: int = 64,
+        self, in_channels: int = 3, maps: Sequence[str] = MAPS, segmentation_classes: int | None = 13, width: int = 64
     ) -> None:
         super().__init__()
         sizes = map_sizes("dense_mtan_original", maps, segmentation_classes)

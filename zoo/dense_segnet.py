@@ -28,8 +28,6 @@ from zoo.checks import check_at_least
 from zoo.maps import MAPS, MapModel, conv_block, map_info, map_sizes
 from zoo.registry import register_model
 
-__all__ = ["DenseSegNet", "SegNet", "init_as_published", "map_output"]
-
 _DEPTHS = (2, 2, 3, 3, 3)  # convolutions per stage, those of VGG-16
 
 
@@ -109,9 +107,6 @@ class DenseSegNet(MapModel):
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the papers.
         original: Depths may be negative and weights start by Xavier's rule, as in the code behind the published tables.
-
-    Raises:
-        ValueError: No maps, unknown maps, or a size out of range.
     """
 
     def __init__(

@@ -32,8 +32,6 @@ from zoo.chained import ConvNet, linear_net
 from zoo.checks import check_at_least
 from zoo.registry import ModelInfo, register_variant
 
-__all__ = ["Dual", "dual_separate", "dual_sum"]
-
 
 @check_choices("dual")
 class Dual(BaseModel):
@@ -48,9 +46,6 @@ class Dual(BaseModel):
         linear_depth: Hidden layers of the LinearNet; 0 for a linear map.
         conv_width: Channels of the first block of the ConvNet, doubled at each further one.
         conv_depth: Blocks of the ConvNet, at least 1.
-
-    Raises:
-        ValueError: Unknown ``losses``, or a size out of range.
     """
 
     objectives = ("fused", "left", "right")

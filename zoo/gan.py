@@ -39,8 +39,6 @@ from zoo.base import BaseModel
 from zoo.checks import check_at_least
 from zoo.registry import ModelInfo, register_model
 
-__all__ = ["GAN", "PointGAN"]
-
 Wrap = Callable[[nn.Module], nn.Module]
 
 
@@ -74,15 +72,7 @@ class _Discriminator(nn.Module):
 
 
 class _AdversarialModel(BaseModel):
-    """What both kinds of GAN have in common; see the top of this file.
-
-    Args:
-        generator: Noise and labels to samples.
-        discriminators: At least one; the first has a classifier if there are ``classes``.
-        latent: Size of the noise.
-        classes: Number of classes; 0 leaves out the classifier and its objectives.
-        discriminator_steps: Updates of the discriminators for one of the generator.
-    """
+    """What both kinds of GAN have in common; see the top of this file, and :class:`GAN`."""
 
     def __init__(
         self,
@@ -193,9 +183,6 @@ class GAN(_AdversarialModel):
         discriminator_steps: Updates of the discriminators for one of the generator.
         spectral_norm: Divide the weights of each layer of a discriminator by their largest singular value. Leave it out with a
             gradient penalty. Discriminators have no BatchNorm, as real and generated samples would mix in it.
-
-    Raises:
-        ValueError: A size out of range.
     """
 
     def __init__(
@@ -253,17 +240,12 @@ class GAN(_AdversarialModel):
 class PointGAN(_AdversarialModel):
     """MLPs against each other, for points in the plane or vectors of any length.
 
+    Arguments that are not named here are those of :class:`GAN`.
+
     Args:
         in_features: Numbers in a sample.
-        classes: Number of classes; 0 for a GAN without classifier.
-        latent: Size of the noise.
         width: Units of every hidden layer.
         depth: Hidden layers of each network, at least 1.
-        discriminators: How many play against the generator; they differ in their first weights.
-        discriminator_steps: Updates of the discriminators for one of the generator.
-
-    Raises:
-        ValueError: A size out of range.
     """
 
     def __init__(

@@ -30,8 +30,6 @@ from zoo.base import TrunkModel
 from zoo.checks import check_at_least, check_timm_name, head_sizes
 from zoo.registry import ModelInfo, register_model, register_variant
 
-__all__ = ["CNNTrunk", "LeNetTrunk", "TimmTrunk", "shared_trunk_resnet18"]
-
 
 class _LeNet(nn.Module):
     """[Conv -> ReLU -> halve] per entry of ``channels``, then one hidden layer."""
@@ -128,9 +126,6 @@ class LeNetTrunk(_ImageTrunk):
         channels: Of the convolutions, one or more.
         kernels: Side of the kernel of each convolution.
         width: Units of the hidden layer, which are the features.
-
-    Raises:
-        ValueError: No objectives, one named twice, or a size out of range.
     """
 
     def __init__(
@@ -163,9 +158,6 @@ class CNNTrunk(_ImageTrunk):
         regressors: Objective -> number of values; the output is values (B, dims).
         channels: Of the convolutions, one or more; the image is halved before each that is wider.
         width: Units of the two hidden layers.
-
-    Raises:
-        ValueError: No objectives, one named twice, or a size out of range.
     """
 
     def __init__(
@@ -195,9 +187,6 @@ class TimmTrunk(_ImageTrunk):
         backbone: Any model of timm.
         pretrained: Start the backbone from the weights that timm has for it.
         hidden: Units of one more shared layer on top of the backbone, with dropout; 0 for none.
-
-    Raises:
-        ValueError: No objectives, one named twice, an unknown backbone, or a size out of range.
     """
 
     def __init__(

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from zoo.base import TrunkModel
 from zoo.registry import ModelInfo
 
-__all__ = ["MAPS", "MapModel", "conv_block", "finish_maps", "map_info", "map_sizes"]
-
 MAPS = ("segmentation", "depth", "normals")
 
 

@@ -29,8 +29,6 @@ from zoo.checks import check_at_least, check_dropout, head_sizes
 from zoo.registry import register_model
 from zoo.tables import mlp, table_info, towers
 
-__all__ = ["Experts", "MMoE", "mixture"]
-
 
 class Experts(nn.ModuleList):
     """Networks with the same input."""
@@ -58,9 +56,6 @@ class MMoE(BaseModel):
         depth: Number of hidden layers of an expert, at least 1.
         tower_depth: Number of hidden layers between an objective's mixture and its linear output; may be 0.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
-
-    Raises:
-        ValueError: No objectives, an objective named twice, or a value out of range.
     """
 
     def __init__(

@@ -27,7 +27,8 @@ Recommendations", RecSys 2020.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -39,27 +40,17 @@ from zoo.mmoe import Experts, mixture
 from zoo.registry import register_model
 from zoo.tables import mlp, table_info, towers
 
-__all__ = ["PLE"]
-
 
 class _Level(nn.Module):
     """Experts and gates of one level. The last has no shared gate: its common state is unused."""
 
     def __init__(
-        self,
-        names: Sequence[str],
-        inputs: int,
-        width: int,
-        depth: int,
-        own: int,
-        shared: int,
-        dropout: float,
-        last: bool,
+        self, names: Sequence[str], inputs: int, expert: Callable[[], nn.Module], own: int, shared: int, last: bool
     ) -> None:
         super().__init__()
 
         def experts(count: int) -> Experts:
-            return Experts(mlp(inputs, width, depth, dropout) for _ in range(count))
+            return Experts(expert() for _ in range(count))
 
         self.shared = experts(shared)
         self.own = nn.ModuleDict({name: experts(own) for name in names})
@@ -95,9 +86,6 @@ class PLE(BaseModel):
         depth: Number of hidden layers of an expert, at least 1.
         tower_depth: Number of hidden layers between an objective's last mixture and its linear output; may be 0.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
-
-    Raises:
-        ValueError: No objectives, an objective named twice, or a value out of range.
     """
 
     def __init__(
@@ -121,8 +109,10 @@ class PLE(BaseModel):
         check_dropout("ple", dropout)
         self.objectives = names = tuple(sizes)
         self.levels = nn.ModuleList(
-            _Level(names, inputs, width, depth, own_experts, shared_experts, dropout, last=index == levels - 1)
-            for index, inputs in enumerate([in_features] + [width] * (levels - 1))
+            _Level(
+                names, inputs, partial(mlp, inputs, width, depth, dropout), own_experts, shared_experts, k == levels - 1
+            )
+            for k, inputs in enumerate([in_features] + [width] * (levels - 1))
         )
         self.head = towers(sizes, width, tower_depth, dropout)
 

@@ -13,17 +13,6 @@ from torch import nn
 from balancing.choices import check_choices
 from balancing.registry import Registry
 
-__all__ = [
-    "ModelInfo",
-    "create_model",
-    "list_models",
-    "model_arguments",
-    "model_entrypoint",
-    "model_info",
-    "register_model",
-    "register_variant",
-]
-
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -58,8 +47,7 @@ M = TypeVar("M", bound=nn.Module)
 def register_model(name: str, info: ModelInfo) -> Callable[[F], F]:
     """Decorator that registers a class, or a function that builds a model.
 
-    Raises:
-        ValueError: The name is taken.
+    Raises ValueError if the name is taken.
     """
 
     def register(build: F) -> F:
@@ -76,10 +64,7 @@ def register_variant(
     """Decorator that registers ``model`` with some of its arguments set.
 
     The decorated function returns these arguments. Its own arguments, each with a default, and the remaining ones of
-    ``model`` are the arguments of the variant.
-
-    Raises:
-        ValueError: The name is taken.
+    ``model`` are the arguments of the variant. Raises ValueError if the name is taken.
     """
 
     def register(settings: Callable[..., dict[str, Any]]) -> Callable[..., M]:
@@ -125,7 +110,7 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     """Build the model called ``name``.
 
     Raises:
-        ValueError: Unknown name, or a value out of range.
+        ValueError: Unknown name, no objectives, one named twice or unknown, or a value out of range.
         TypeError: Unknown or missing argument.
     """
     return _MODELS.get(name).build(**arguments)

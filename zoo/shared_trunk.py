@@ -28,8 +28,6 @@ from zoo.checks import check_at_least, check_dropout, head_sizes
 from zoo.registry import register_model
 from zoo.tables import table_info
 
-__all__ = ["SharedTrunk"]
-
 _NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
 
 
@@ -55,9 +53,6 @@ class SharedTrunk(TrunkModel):
         depth: Number of hidden layers, at least 1.
         norm: Normalization after each hidden layer.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
-
-    Raises:
-        ValueError: No objectives, an objective named twice, or a size out of range.
     """
 
     def __init__(

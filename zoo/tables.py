@@ -8,8 +8,6 @@ from torch import nn
 
 from zoo.registry import ModelInfo
 
-__all__ = ["mlp", "table_info", "towers"]
-
 
 def table_info(summary: str, origin: str) -> ModelInfo:
     """Description of a model for tables."""

@@ -21,12 +21,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from string import Template
 from typing import Any
 
 from lab.reproductions.published_tables import read
-from tasks import create_task
+from tasks.celeba import ATTRIBUTES
 from tasks.results import ResultKey, objectives_of, with_split, without_split
 from tasks.scores import delta_m
 
@@ -145,13 +144,8 @@ def published_rows(recipe: str, config: Sequence[str], published: Mapping[str, A
 def _result(column: str) -> tuple[str, float]:
     """``<objective>/<metric>``, and its unit in print. Attributes of CelebA are numbered there."""
     if column.startswith("attribute "):
-        return f"{_attributes()[int(column.split('/')[0].split()[1]) - 1]}/f1", 1.0
+        return f"{ATTRIBUTES[int(column.split('/')[0].split()[1]) - 1]}/f1", 1.0
     return RESULTS[column]
-
-
-@cache
-def _attributes() -> list[str]:
-    return [objective.name for objective in create_task("celeba").objectives]
 
 
 def _in_own_units(columns: Sequence[str] | Mapping[str, str], row: Sequence[float]) -> dict[str, float]:

@@ -7,14 +7,6 @@ parameter *is* the depth.
     seed, split, index -> scene (27 to 150 parts) -> nearest part per pixel -> label, depth, normal
                                                         |-> texture, lights, shadows, corners, noise -> image
 
-    scene.py       parts, their materials, and what collects them
-    furniture.py   pieces: beds, shelves, books ...
-    layout.py      which pieces a room has and where they stand, and the camera
-    rays.py        what a ray meets
-    shading.py     textures, lights and shadows
-    render.py      the picture of a room and its maps
-    program.py     renders rooms into a folder
-
 Color does not give a class away: every part draws its material from the same distribution, so that a wall, a sofa and a book
 may wear the same checks. Classes differ in shape, size, place and context.
 

@@ -4,21 +4,6 @@ from __future__ import annotations
 
 from .scene import Builder
 
-__all__ = [
-    "Top",
-    "bed",
-    "cabinet",
-    "chair",
-    "dress",
-    "picture",
-    "shelf",
-    "small_object",
-    "sofa",
-    "table",
-    "tv",
-    "window",
-]
-
 Top = tuple[float, float, float, float, float]  # x, y, z, width, depth
 
 

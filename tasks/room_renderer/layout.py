@@ -11,8 +11,6 @@ import numpy as np
 from . import furniture
 from .scene import Builder
 
-__all__ = ["Camera", "Plan", "furnish", "place_camera", "shell"]
-
 _STRAIGHT = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))  # cosine and sine of quarter turns
 
 

@@ -18,8 +18,6 @@ import numpy as np
 
 from .render import render_room
 
-__all__ = ["COMMAND", "KINDS", "main", "replacing"]
-
 KINDS = ("image", "label", "depth", "normal")  # one folder and one file per room each
 # -P, and the end of the path: modules that lie around, here or where it is started, must not hide those of Python
 COMMAND = (
@@ -49,13 +47,8 @@ def main() -> None:
     folder, options = Path(order["folder"]), order["options"]
     for split, index in order["rooms"]:
         room = render_room(split=split, index=index, **options)
-        arrays = (
-            room.image.astype(np.float32) / np.float32(255),
-            room.label.astype(np.float32),
-            room.depth,
-            room.normal,
-        )
-        for kind, array in zip(KINDS, arrays, strict=True):
+        image, label = room.image.astype(np.float32) / np.float32(255), room.label.astype(np.float32)
+        for kind, array in zip(KINDS, (image, label, room.depth, room.normal), strict=True):
             with replacing(folder / split / kind / f"{index}.npy") as file:
                 np.save(file, array)
         print(index, flush=True)

@@ -10,8 +10,6 @@ import numpy as np
 from .layout import Camera
 from .scene import Part
 
-__all__ = ["blocked", "cast", "mix"]
-
 
 def mix(weights: Sequence[float] | np.ndarray, vectors: Sequence[np.ndarray]) -> np.ndarray:
     """Sum of weights times vectors; the order of summation in ``@`` depends on the processor."""

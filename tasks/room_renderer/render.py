@@ -11,11 +11,8 @@ from .rays import cast, mix
 from .scene import CLASSES, Builder
 from .shading import shade, surface, texture
 
-__all__ = ["SPLITS", "VERSION", "Room", "render_room"]
-
 VERSION = 1  # of the recipe; any change of a single bit of a room is a new version
 SPLITS = ("train", "val", "test")
-_SHELL = ("ceiling", "floor", "wall")
 
 
 class Room(NamedTuple):
@@ -45,13 +42,8 @@ def _steps(values: np.ndarray, limit: float) -> np.ndarray:
 def render_room(seed: int, split: str, index: int, height: int, width: int, holes: bool = True) -> Room:
     """Room number ``index`` of ``split``, the same bits on every machine.
 
-    Args:
-        seed: Of the whole set.
-        split: ``train``, ``val`` or ``test``.
-        index: Number of the room in its split.
-        height: Pixels.
-        width: Pixels.
-        holes: Leave out what a depth camera cannot see (edges of objects, grazing surfaces), and labels at some borders.
+    ``seed`` is that of the whole set; ``height`` and ``width`` are in pixels; ``holes`` leaves out what a depth camera cannot
+    see (edges of objects, grazing surfaces), and labels at some borders.
     """
     b = Builder(np.random.RandomState([seed, SPLITS.index(split), index]))
     size = (b.draw(3.2, 6.0), b.draw(3.5, 7.0), b.draw(2.3, 3.1))
@@ -78,7 +70,7 @@ def render_room(seed: int, split: str, index: int, height: int, width: int, hole
             for k in range(3):
                 normal[k][pixels] = unit[k]
                 albedo[k][pixels] = first[k] + (second[k] - first[k]) * share
-        occluders = [part for part in b.parts if CLASSES[part.label] not in _SHELL]
+        occluders = [part for part in b.parts if CLASSES[part.label] not in ("ceiling", "floor", "wall")]
         image = shade(b, size, occluders, point, normal, albedo, (height, width))
 
     label = np.array([part.label for part in b.parts], np.int8)[owner]

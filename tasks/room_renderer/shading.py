@@ -7,8 +7,6 @@ import numpy as np
 from .rays import blocked, mix
 from .scene import Builder, Material, Part
 
-__all__ = ["shade", "surface", "texture"]
-
 
 def surface(part: Part, point: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Unit normals in the room, and coordinates on the surface in meters, of points on ``part``."""

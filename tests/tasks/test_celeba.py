@@ -9,10 +9,10 @@ from PIL import Image
 
 import engine
 from tasks import DataError, create_task
-from tasks.celeba import _ATTRIBUTES
+from tasks.celeba import ATTRIBUTES
 
 COUNTS = (8, 3, 2)
-ATTRIBUTES = np.array([[(i // (1 + j % 4)) % 2 for j in range(40)] for i in range(sum(COUNTS))])
+LABELS = np.array([[(i // (1 + j % 4)) % 2 for j in range(40)] for i in range(sum(COUNTS))])
 
 
 def build(root, anno="", evaluation="", images="img_align_celeba", suffix=".jpg"):
@@ -22,9 +22,9 @@ def build(root, anno="", evaluation="", images="img_align_celeba", suffix=".jpg"
     names = [f"{i + 1:06}" for i in range(sum(COUNTS))]
     rows = (
         f"{name}.jpg " + " ".join(f"{2 * value - 1:2}" for value in row)
-        for name, row in zip(names, ATTRIBUTES, strict=True)
+        for name, row in zip(names, LABELS, strict=True)
     )
-    text = f"{len(names)}\n{' '.join(_ATTRIBUTES)} \n" + "\n".join(rows) + "\n"
+    text = f"{len(names)}\n{' '.join(ATTRIBUTES)} \n" + "\n".join(rows) + "\n"
     (root / anno / "list_attr_celeba.txt").write_text(text)
     parts = np.repeat([0, 1, 2], COUNTS)
     (root / evaluation / "list_eval_partition.txt").write_text(
@@ -51,9 +51,9 @@ def test_both_public_trees_are_read(tmp_path, tree, place):
     task = create_task("celeba")
     splits = task.splits(tmp_path)
     assert tuple(len(part) for part in splits) == COUNTS
-    assert [objective.name for objective in task.objectives] == list(_ATTRIBUTES)
-    labels = torch.stack([splits.val.targets[name] for name in _ATTRIBUTES], dim=1)
-    assert labels.tolist() == ATTRIBUTES[8:11].tolist()
+    assert [objective.name for objective in task.objectives] == list(ATTRIBUTES)
+    labels = torch.stack([splits.val.targets[name] for name in ATTRIBUTES], dim=1)
+    assert labels.tolist() == LABELS[8:11].tolist()
     image = splits.val[0].inputs[0]
     assert image.shape == (3, 64, 64)
     assert 0 <= image.min() < image.max() <= 1
@@ -62,7 +62,7 @@ def test_both_public_trees_are_read(tmp_path, tree, place):
 
 def test_there_are_forty_attributes_and_models_are_told(tmp_path):
     info = create_task("celeba").info
-    assert len(info["classifiers"]) == len(set(_ATTRIBUTES)) == 40
+    assert len(info["classifiers"]) == len(set(ATTRIBUTES)) == 40
     assert set(info["classifiers"].values()) == {2}
     assert (info["in_channels"], info["image_size"], info["regressors"]) == (3, 64, {})
     torch.nn.ModuleDict({name: torch.nn.Identity() for name in info["classifiers"]})
@@ -74,7 +74,7 @@ def test_some_attributes_are_fewer_objectives(tmp_path):
     sample = task.splits(tmp_path).test[1]
     assert list(sample.targets) == ["Smiling", "Bald"]
     assert [int(label) for label in sample.targets.values()] == [
-        ATTRIBUTES[12][_ATTRIBUTES.index(n)] for n in sample.targets
+        LABELS[12][ATTRIBUTES.index(n)] for n in sample.targets
     ]
     assert sample.inputs[0].shape == (3, 16, 16)
     train = task.splits(tmp_path).train.targets["Smiling"].double().mean().item()

@@ -49,7 +49,7 @@ def test_losses_of_half_precision_logits_are_float32(loss):
     "function", [lambda name: discriminator_loss(name, REAL, FAKE), lambda name: generator_loss(name, FAKE)]
 )
 def test_an_unknown_loss_is_refused(function):
-    with pytest.raises(ValueError, match="choose bce, hinge or wgan"):
+    with pytest.raises(ValueError, match="loss must be bce, hinge or wgan"):
         function("lsgan")
 
 

@@ -29,6 +29,10 @@ def make(method, objectives):
         pytest.skip(str(error))
 
 
+def takes_turns(balancer):
+    return not isinstance(balancer, BilevelBalancer) and balancer.active() is not None
+
+
 @pytest.fixture(params=zoo.list_models(), scope="module")
 def subject(request):
     model = build(request.param)
@@ -48,11 +52,7 @@ def test_steps_are_finite_and_change_the_weights(subject, method):
         moved = [p for key in phase.networks or networks for p in networks[key].parameters()]
         turns.append((phase, balancer, moved, torch.optim.SGD([*moved, *balancer.parameters()], lr=LR)))
     # methods that look at one objective a step may wait until all have had their turn
-    waiting = [
-        len(phase.objectives)
-        for phase, balancer, *_ in turns
-        if not isinstance(balancer, BilevelBalancer) and balancer.active() is not None
-    ]
+    waiting = [len(phase.objectives) for phase, balancer, *_ in turns if takes_turns(balancer)]
     for _ in range(max([2, *waiting])):
         inputs = example.inputs(8)
         for phase, balancer, moved, optimizer in turns:

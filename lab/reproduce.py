@@ -107,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @cache
 def experiments() -> dict[str, Experiment]:
     """Toys and recipes by name. Raises ConfigError for a recipe with an error."""
-    toys = [each for module in TOYS for each in module.EXPERIMENTS]
+    runs = {name: run for module in TOYS for name, run in module.RUNS.items()}
+    file = Path(__file__).parent / "reproductions" / "toys.yaml"
+    toys = [Experiment(name, run=runs[name], **expect) for name, expect in results.read_yaml(file).items()]
     recipes = [each for file in sorted(RECIPES.glob("*.yaml")) for each in read_recipe(file)]
     return {each.name: each for each in [*toys, *recipes]}
 
@@ -255,7 +257,7 @@ def write(rows: Sequence[Row]) -> None:
     # stable, so metrics keep their order
     every = sorted([*others, *done], key=lambda row: order.index(row["experiment"]))
     results.write_rows(results.RESULTS / FILE, every, FIELDS)
-    paths = {each.name: Reproduction(each.name, 0).folder / "path.npy" for each in famo_toy.EXPERIMENTS}
+    paths = {name: Reproduction(name, 0).folder / "path.npy" for name in famo_toy.RUNS}
     if new & paths.keys() and all(path.is_file() for path in paths.values()):
         picture = partial(famo_toy.draw, paths)
         results.save_figure(results.RESULTS / "famo_toy.svg", "famo_toy", picture, {"font.size": 10})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Experiment:
     source: str
     expected: Mapping[str, tuple[float, float]]
     run: Callable[[int, Path], dict[str, float]]
-    seeds: tuple[int, ...] = (0,)
+    seeds: Sequence[int] = (0,)
     recipe: str = ""
     overrides: tuple[str, ...] = ()
     family: str = ""

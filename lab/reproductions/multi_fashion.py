@@ -30,7 +30,6 @@ from typing import Any
 import torch
 
 from balancing import Balancer, create_balancer
-from lab.reproductions.experiment import Experiment
 from tasks import DataError, TensorData
 from tasks.fashion import PixelData
 from tasks.multi_fashion import MultiFashion
@@ -209,23 +208,4 @@ def run_pickle(
     return {"hypervolume, sweep": hypervolume(points, REFERENCE)}
 
 
-EXPERIMENTS = (
-    Experiment(
-        name="multi_fashion_orderings",
-        tier="cpu",
-        source="orders only, as the published data cannot be made again; the data are those of Lin et al., NeurIPS 2019",
-        expected={
-            "sweep above five with equal weights": (1.0, 0.0),
-            **{f"{name} reaches {REACHED:.0%} of the sweep": (1.0, 0.0) for name in PREFERRING},
-            "rises with the offset": (1.0, 0.0),
-        },
-        run=run,
-    ),
-    Experiment(
-        name="multi_fashion_pickle",
-        tier="gpu",
-        source="Chen and Kwok, NeurIPS 2022: EPO and COSMOS on the published file, which has to be in data",
-        expected={"hypervolume, sweep": (2.31, 0.05)},
-        run=run_pickle,
-    ),
-)
+RUNS = {"multi_fashion_orderings": run, "multi_fashion_pickle": run_pickle}

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.reproductions.experiment import Experiment
 from tasks.scores import delta_m, mean_rank
 
 DATA = Path(__file__).with_suffix(".json")
@@ -97,31 +96,4 @@ def run(seed: int, folder: Path) -> dict[str, float]:
     return counts
 
 
-#: Printed numbers that follow from their rows. Of NYUv2, IMTL-G and IMGrad do not; of Office-Home, IMTL-G and CAGrad; and
-#: FAMO's ranks on QM9 are all lower by one, as if counted from 0.
-EXPERIMENTS = (
-    Experiment(
-        name="published_tables",
-        tier="quick",
-        source="the tables of lab/reproductions/published_tables.json, each with its source",
-        expected={
-            "nyuv2_segnet: delta-m as printed, of 15": (13, 0),
-            "nyuv2_segnet: mean rank, Nash-MTL as printed, of 11": (11, 0),
-            "nyuv2_segnet: mean rank, FAMO as printed, of 12": (12, 0),
-            "nyuv2_segnet_rerun: delta-m as printed, of 14": (14, 0),
-            "cityscapes_segnet: delta-m as printed, of 16": (16, 0),
-            "cityscapes_segnet: mean rank, Nash-MTL as printed, of 11": (11, 0),
-            "cityscapes_segnet: mean rank, FAMO as printed, of 11": (11, 0),
-            "qm9: delta-m as printed, of 11": (11, 0),
-            "qm9: mean rank, Nash-MTL as printed, of 10": (10, 0),
-            "qm9: mean rank, FAMO as printed, of 11": (0, 0),
-            "nyuv2_resnet50: delta-p as printed, of 21": (21, 0),
-            "cityscapes_resnet50: delta-p as printed, of 21": (21, 0),
-            "qm9_libmtl: delta-p as printed, of 21": (21, 0),
-            "office31: delta-p as printed, of 20": (20, 0),
-            "office_home: delta-p as printed, of 20": (18, 0),
-            "celeba: delta-m as printed, of 1": (1, 0),
-        },
-        run=run,
-    ),
-)
+RUNS = {"published_tables": run}

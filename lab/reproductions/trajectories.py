@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from balancing import Balancer, create_balancer
-from lab.reproductions.experiment import Experiment
 
 DATA = Path(__file__).with_suffix(".json")
 STARTS = {
@@ -87,15 +86,4 @@ def run(problem: str, seed: int, folder: Path, steps: int | None = None) -> dict
     return deviations
 
 
-def experiment(problem: str) -> Experiment:
-    """All methods on one problem."""
-    return Experiment(
-        f"trajectories_{problem.lower()}",
-        "quick",
-        'Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, figures only; end points of TorchJD',
-        {f"{method}: deviation from TorchJD": (0.0, 0.001) for method in METHODS},
-        partial(run, problem),
-    )
-
-
-EXPERIMENTS = (experiment("EWQ"), experiment("CQF"))
+RUNS = {f"trajectories_{problem.lower()}": partial(run, problem) for problem in STARTS}

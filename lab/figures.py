@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,26 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from balancing import Balancer, BilevelBalancer, Composed, balancer_class, create_balancer
 from lab import command, documents, results
 
-#: Every method, family by family, in the order of the pages in docs/.
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "losses": (
-        *("sum", "fixed", "single", "scheduled", "alternating", "rlw"),
-        *("initial_loss", "prior_loss", "realtime", "inverse_mean", "igb"),
-        *("uncertainty", "imtl_l", "famo"),
-        *("geometric", "power_mean", "tchebycheff", "stch", "pbi", "cosmos"),
-        *("dwa", "softadapt", "relobralo", "cov_weighting", "group_dro", "go4align"),
-    ),
-    "gradients": (
-        *("grad_normalize", "gradnorm"),
-        *("mgda", "sdmgrad", "modo", "cagrad", "pareto_mtl"),
-        *("pcgrad", "gradvac", "upgrad", "dualproj", "pcd"),
-        *("imtl_g", "imtl", "conflict_free", "aligned_mtl"),
-        *("nash_mtl", "fairgrad"),
-        *("krum", "torchjd"),
-    ),
-    "jacobians": ("graddrop", "trimmed_mean", "moco", "db_mtl", "excess_mtl", "conflict_free_momentum"),
-    "bilevel": ("auto_lambda", "moml", "forum"),
-}
+DATA: Mapping[str, Any] = results.read_yaml(Path(__file__).with_suffix(".yaml"))
+FAMILIES: Mapping[str, Sequence[str]] = DATA["families"]
 
 
 # ---- a problem whose losses and gradients are chosen -----------------------------------------------------------------
@@ -126,27 +108,6 @@ def follow(
 ANGLES, LENGTHS = (145.0, 15.0, 80.0), (1.0, 2.0, 1.2)
 #: The losses at four steps: the smaller one falls faster.
 LOSSES = ((1.2, 2.4, 1.5), (1.0, 2.2, 1.4), (0.8, 2.0, 1.3), (0.6, 1.8, 1.2))
-#: Arguments that show what a method is for, where its defaults are the plain sum.
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "fixed": {"values": {"a": 2.0}},
-    "scheduled": {"end": {"b": 0.0}},
-    "prior_loss": {"prior_losses": {"a": 1.2, "b": 3.0}},
-    "fairgrad": {"alpha": 2.0},
-}
-NOTES = {
-    "sum": "the plain sum",
-    "fixed": "a: 2 by hand",
-    "scheduled": "b fades out",
-    "fairgrad": "alpha = 2",
-    "rlw": "dots: other draws",
-    "graddrop": "dots: other draws",
-    "krum": "of three gradients",
-    "trimmed_mean": "of three gradients",
-}
-#: Methods that need three objectives.
-THREE = ("krum", "trimmed_mean")
-#: Methods whose arrow depends on chance: the tips for other seeds are dots.
-RANDOM = ("rlw", "graddrop")
 A, B, C, GOOD, BAD, CONE = "#2563eb", "#d97706", "#7c3aed", "#111827", "#be123c", "#dcfce7"
 COLUMNS, LEFT, RIGHT, BOTTOM, TOP = 4, -1.35, 2.25, -0.5, 2.1
 
@@ -161,12 +122,12 @@ def pictures() -> dict[str, tuple[str, ...]]:
 
 def example(name: str, seed: int = 0) -> tuple[Tensor, Step]:
     """The gradients that a panel shows, and what the method makes of them at the last step."""
-    count = 3 if name in THREE else 2
+    count = 3 if name in DATA["three"] else 2
     turn = [math.radians(angle) for angle in ANGLES[:count]]
     rows = [[n * math.cos(t), n * math.sin(t)] for n, t in zip(LENGTHS, turn, strict=False)]
     jacobian = torch.tensor(rows, dtype=torch.float64)
     steps = [(torch.tensor(values[:count], dtype=torch.float64), jacobian) for values in LOSSES]
-    return jacobian, follow(make(name, count, seed=seed, **ARGUMENTS.get(name, {})), steps)[-1]
+    return jacobian, follow(make(name, count, seed=seed, **DATA["arguments"].get(name, {})), steps)[-1]
 
 
 def draw(family: str) -> Figure:
@@ -208,7 +169,7 @@ def panel(axes: Any, name: str, labels: bool) -> None:
         arrow(axes, row, color, 1.6)
         if labels or letter == "c":
             axes.text(row[0] * 0.9, row[1] + 0.14, f"g$_{letter}$", color=color, ha="center", va="bottom")
-    if name in RANDOM:
+    if name in DATA["random"]:
         tips = [example(name, seed)[1].direction.tolist() for seed in range(1, 17)]
         axes.scatter(*zip(*tips, strict=True), s=7, color="#6b7280", zorder=3)
     d = step.direction
@@ -217,7 +178,7 @@ def panel(axes: Any, name: str, labels: bool) -> None:
     arrow(axes, (shown * d).tolist(), BAD if harms else GOOD, 2.6)
     axes.set_title(name, family="monospace", fontsize=10.5 if len(name) < 18 else 8.5, weight="bold", pad=16)
     axes.text(0.5, 1.03, label(step), transform=axes.transAxes, ha="center", va="bottom", fontsize=9.5, color="#374151")
-    note = f"d is {1 / shown:.0f} times as long" if shown < 1 else NOTES.get(name, "")
+    note = f"d is {1 / shown:.0f} times as long" if shown < 1 else DATA["notes"].get(name, "")
     axes.text(0.5, 0.02, note, transform=axes.transAxes, ha="center", va="bottom", fontsize=8.5, color="#6b7280")
 
 
@@ -262,12 +223,6 @@ def cone(axes: Any, jacobian: Tensor) -> None:
 
 # ---- the table -------------------------------------------------------------------------------------------------------
 
-#: What a step of a bilevel method costs; the classes of the others tell.
-BILEVEL = {
-    "auto_lambda": "2 backwards, 3 forwards more",
-    "moml": "2K backwards, a forward more",
-    "forum": "K + T backwards, T + 1 forwards more",
-}
 #: Agreement of directions and signs of products: well above rounding in single precision, well below what anyone notices.
 TOLERANCE = 1e-4
 
@@ -291,7 +246,7 @@ def chooser() -> str:
 def cost(cls: type[Balancer]) -> str:
     """What a step costs, in backward passes through the shared parameters."""
     if issubclass(cls, BilevelBalancer):
-        return BILEVEL[cls.name]
+        return DATA["bilevel"][cls.name]
     turns = cls.active not in (Balancer.active, Composed.active)
     words = "K backwards" if cls.needs in ("gramian", "jacobian") and not turns else "1 backward"
     words += ", of one objective" * turns + ", a forward more" * bool(cls.observes)
@@ -324,7 +279,7 @@ def invariance(name: str) -> str:
 
 def harm(name: str) -> str:
     """Whether the method is ever seen to harm an objective."""
-    counts = [count for count in (2, 3, 5) if count > 2 or name not in THREE]
+    counts = [count for count in (2, 3, 5) if count > 2 or name not in DATA["three"]]
     harmful = [count for count in counts if harms(name, count)]
     if not harmful:
         return "never"

@@ -1,4 +1,4 @@
-"""Write files in configs/ and tables in docs/trainer.md from the options in engine/config.py.
+"""Files in configs/ and tables in docs/trainer.md, written from engine/config.py.
 
 python -m lab.options
 """
@@ -15,25 +15,11 @@ import yaml
 import engine
 from engine.config import CONFIG_DIR, Config
 from engine.options import bounds
-from lab import documents
-
-__all__ = ["write"]
+from lab import documents, results
 
 PAGE = CONFIG_DIR.parent / "docs" / "trainer.md"
 #: File in configs/ -> its first line, and the values that differ from the declared defaults.
-PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "trainer/default": ("Training, evaluation and devices.", {}),
-    "optimizer/adamw": ("Adam with decoupled weight decay.", {}),
-    "optimizer/adam": ("Adam.", {"name": "adam", "weight_decay": 0.0}),
-    "optimizer/sgd": ("Gradient descent with momentum.", {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4}),
-    "scheduler/one_cycle": ("Linear warm-up, then cosine decay to zero, over all steps.", {}),
-    "scheduler/constant": ("Constant learning rate.", {"name": "none", "warmup": 0.0}),
-    "scheduler/step": (
-        "Step decay: a tenth of the learning rate after every 30 % of the steps.",
-        {"name": "step", "warmup": 0.0},
-    ),
-    "logger/default": ("Services that get the numbers of a run, besides its own tables.", {}),
-}
+PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = results.read_yaml(Path(__file__).with_suffix(".yaml"))
 
 
 def sections() -> dict[str, tuple[Field[Any], ...]]:
@@ -52,12 +38,12 @@ def yaml_file(options: Sequence[Field[Any]], title: str, values: Mapping[str, An
 
 def table(group: str, options: Sequence[Field[Any]]) -> str:
     """The options of a group in Markdown."""
-    rows = ["| option | type | default | bounds | meaning |", "|---|---|---|---|---|"]
+    rows = []
     for item in options:
         kind, help = str(item.type).replace(" | None", " or null"), item.metadata["help"].replace("<", "\\<")
         cells = f"`{group}.{item.name}`", kind, f"`{_value(item.default)}`", bounds(item.metadata["rules"]), help
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+        rows.append(cells)
+    return documents.table(("option", "type", "default", "bounds", "meaning"), rows)
 
 
 def write(folder: Path, page: Path) -> None:

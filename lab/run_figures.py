@@ -6,6 +6,7 @@ Each takes the runs of a table, a folder per row, and most of them show the firs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,18 @@ def _load(runs: Runs) -> engine.Run:
 
 def _test(job: engine.Run) -> engine.Split:
     return job.splits.test
+
+
+#: File in results/ -> what draws it, given the runs of its table.
+FIGURES: dict[str, Callable[[Runs], Figure]] = {
+    "diamonds_usd.svg": partial(over_time, {"cut/accuracy": "accuracy of cut", "price/r2": "R2 of price"}),
+    "shared_trunk_cut.svg": partial(confusion, "cut"),
+    "shared_trunk_price.svg": partial(scatter, "price", "US dollars"),
+    "soft_sharing.svg": sharing,
+    "multi_fashion.png": partial(answers, whole),
+    "compressed_fashion.png": partial(answers, garment_over_copy),
+    "two_view_fashion.png": partial(answers, halves),
+    "ring_of_gaussians.png": reported,
+    "fashion_gan.png": samples,
+    "rooms.png": partial(reported, first=2),
+}

@@ -326,10 +326,7 @@ def draw() -> Figure:
             points = sorted((int(row[column]), float(row["to_plain"])) for row in rows if row["variant"] == name)
             color = {"plain": "black", "bare": "grey"}.get(name)
             axes.plot(*zip(*points, strict=True), marker="o", color=color, label=name)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel(label)
-        axes.set_ylabel("time of a step / plain step")
+        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="time of a step / plain step")
         axes.grid(color=results.GRID)
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure

@@ -170,11 +170,8 @@ class Start:
     def wait(self) -> int:
         """Exit code; of a run that hangs, one that is not 0."""
         self._process.join(PATIENCE)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-            return 1
-        return self._process.exitcode or 0
+        hangs, code = self.alive, self.kill_after(0)
+        return 1 if hangs else code
 
     def kill_after(self, seconds: float) -> int:
         """Exit code: minus SIGKILL, or that of a run that ended before."""

@@ -114,10 +114,8 @@ COLUMNS, LEFT, RIGHT, BOTTOM, TOP = 4, -1.35, 2.25, -0.5, 2.1
 
 def pictures() -> dict[str, tuple[str, ...]]:
     """File -> its panels."""
-    drawn = {
-        family: tuple(n for n in FAMILIES[family] if n != "torchjd") for family in ("losses", "gradients", "jacobians")
-    }
-    return {"losses": drawn["losses"], **{key: ("sum", *drawn[key]) for key in ("gradients", "jacobians")}}
+    before: dict[str, tuple[str, ...]] = {"losses": (), "gradients": ("sum",), "jacobians": ("sum",)}
+    return {key: (*first, *(n for n in FAMILIES[key] if n != "torchjd")) for key, first in before.items()}
 
 
 def example(name: str, seed: int = 0) -> tuple[Tensor, Step]:
@@ -146,16 +144,11 @@ def draw(family: str) -> Figure:
         Line2D([], [], color=GOOD, linewidth=2.5, label="d inside"),
         Line2D([], [], color=BAD, linewidth=2.5, label="d outside"),
     ]
-    figure.legend(
-        handles=legend, loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2, title=caption()
-    )
-    return figure
-
-
-def caption() -> str:
-    """What all panels have in common."""
     (first, *_, last), steps = [values[:2] for values in LOSSES], len(LOSSES)
-    return f"Step {steps} of {steps}; the losses (a, b) went from {first} to {last}"
+    title = f"Step {steps} of {steps}; the losses (a, b) went from {first} to {last}"  # of all panels
+    place: dict[str, Any] = {"loc": "outside upper center", "ncols": 3, "columnspacing": 1.2}
+    figure.legend(handles=legend, title=title, frameon=False, **place)
+    return figure
 
 
 def panel(axes: Any, name: str, labels: bool) -> None:
@@ -196,21 +189,9 @@ def bounds(d: Tensor) -> list[float]:
 
 def arrow(axes: Any, tip: Sequence[float], color: str, width: float) -> None:
     """From the origin to ``tip``, with a head that leaves room for a shaft."""
-    size = min(5 + 2.5 * width, 20 * math.hypot(*tip))
-    axes.annotate(
-        "",
-        xy=tip,
-        xytext=(0, 0),
-        arrowprops={
-            "arrowstyle": "-|>,head_length=0.45,head_width=0.22",
-            "color": color,
-            "linewidth": width,
-            "shrinkA": 0,
-            "shrinkB": 0,
-            "mutation_scale": size,
-            "joinstyle": "miter",
-        },
-    )
+    look: dict[str, Any] = {"arrowstyle": "-|>,head_length=0.45,head_width=0.22", "color": color, "linewidth": width}
+    look |= {"shrinkA": 0, "shrinkB": 0, "mutation_scale": min(5 + 2.5 * width, 20 * math.hypot(*tip))}
+    axes.annotate("", xy=tip, xytext=(0, 0), arrowprops={**look, "joinstyle": "miter"})
 
 
 def cone(axes: Any, jacobian: Tensor) -> None:

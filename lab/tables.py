@@ -9,6 +9,7 @@ Runs are kept in outputs/tables/, so an interrupted command goes on where it sto
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,18 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if failures:
             problems = "; ".join(f"{name}: {problem}" for name, problem in failures.items())
             sys.exit(f"error: {problems}; the same command goes on with what is missing")
-    missing = {name: [each for each in jobs(name) if not each.finished] for name in options.names}
+    missing = {name: [each.folder for each in jobs(name) if not each.finished] for name in options.names}
     for name in options.names:
         if not missing[name]:
             collect(name)
             documents.write("tables", blocks([name]))
             draw(name)
-    lacking = [name for name in options.names if missing[name]]
-    if lacking:
-        first = missing[lacking[0]][0].folder
-        sys.exit(
-            f"error: {', '.join(lacking)}: left as is, for runs are missing, such as {first}; run without --collect"
-        )
+    if lacking := [name for name in options.names if missing[name]]:
+        runs = f"runs are missing, such as {missing[lacking[0]][0]}"
+        sys.exit(f"error: {', '.join(lacking)}: left as is, for {runs}; run without --collect")
 
 
 def job(name: str, label: str, seed: int) -> Training:
@@ -94,22 +92,13 @@ def jobs(name: str) -> list[Training]:
 def collect(name: str) -> None:
     """Write one row per run."""
     experiment, rows = EXPERIMENTS[name], []
-    for seed in experiment.seeds:
-        for label in experiment.rows:
-            run = job(name, label, seed)
-            summary = run.summary()
-            rows.append(
-                {
-                    experiment.label: label,
-                    "seed": seed,
-                    **{metric: f"{_value(summary, key):.6g}" for metric, (key, _) in experiment.metrics.items()},
-                    "epochs": summary["epochs"],
-                    "device": summary["device"],
-                    "torch": summary["versions"]["torch"],
-                    "git": summary["git"],
-                    "command": run.command,
-                }
-            )
+    for seed, label in itertools.product(experiment.seeds, experiment.rows):
+        run = job(name, label, seed)
+        summary = run.summary()
+        row = {experiment.label: label, "seed": seed}
+        row |= {metric: f"{_value(summary, key):.6g}" for metric, (key, _) in experiment.metrics.items()}
+        row |= {"epochs": summary["epochs"], "device": summary["device"], "torch": summary["versions"]["torch"]}
+        rows.append({**row, "git": summary["git"], "command": run.command})
     results.write_rows(results.RESULTS / f"{name}.csv", rows)
 
 

@@ -109,25 +109,21 @@ def run(
 ) -> dict[str, float]:
     """Train all fronts, and equal weights at other offsets, from the same five seeds."""
     network = network or {"channels": (5, 10)}
-    main: dict[str, list[Point]] = {}
-    equal: dict[int, list[Point]] = {}
+    trained: dict[int, dict[str, list[Point]]] = {}
     for offset in (OFFSET, *OTHERS):
         task = MultiFashion(offset=offset, copies=1)
         parts = task.splits()
         assert isinstance(parts.train, TensorData)
         assert isinstance(parts.test, TensorData)
         data, test = parts.train.first(samples), parts.test.first(samples)
-        trained = {
+        trained[offset] = {
             name: [
-                train(task, data, test, balancer, 10 * seed + k, epochs, 128, 3e-3, network)
-                for k, balancer in enumerate(balancers)
+                train(task, data, test, each, 10 * seed + k, epochs, 128, 3e-3, network) for k, each in enumerate(five)
             ]
-            for name, balancers in fronts().items()
+            for name, five in fronts().items()
             if offset == OFFSET or name == "equal weights"
         }
-        equal[offset] = trained["equal weights"]
-        main = trained if offset == OFFSET else main
-    return orders(main, equal)
+    return orders(trained[OFFSET], {offset: points["equal weights"] for offset, points in trained.items()})
 
 
 def orders(fronts: Mapping[str, Sequence[Point]], equal: Mapping[int, Sequence[Point]]) -> dict[str, float]:
@@ -138,14 +134,11 @@ def orders(fronts: Mapping[str, Sequence[Point]], equal: Mapping[int, Sequence[P
         equal: Offset -> networks with equal weights.
     """
     volumes = {name: hypervolume(front, REFERENCE) for name, front in fronts.items()}
-    single = {
-        offset: fmean(hypervolume([point], REFERENCE) for point in points) for offset, points in sorted(equal.items())
-    }
-    rising = list(single.values())
+    single = {k: fmean(hypervolume([point], REFERENCE) for point in points) for k, points in sorted(equal.items())}
     statements = {"sweep above five with equal weights": volumes["sweep"] > volumes["equal weights"]}
     for name in PREFERRING:
         statements[f"{name} reaches {REACHED:.0%} of the sweep"] = volumes[name] >= REACHED * volumes["sweep"]
-    statements["rises with the offset"] = all(low < high for low, high in pairwise(rising))
+    statements["rises with the offset"] = all(low < high for low, high in pairwise(single.values()))
     return {
         **{name: float(holds) for name, holds in statements.items()},
         **{f"hypervolume, {name}": volume for name, volume in volumes.items()},

@@ -9,7 +9,6 @@ over metrics; delta-p, positive is better, a mean over objectives.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -51,7 +50,8 @@ def cells(name: str) -> list[Cell]:
     result = []
     for statistic, printed in table["printed"].items():
         if statistic.startswith("mean rank"):
-            computed = mean_rank({method: rows[method] for method in ranked(printed, rows)}, higher)
+            # and equal weights, whose cell is misprinted in one table
+            computed = mean_rank({method: rows[method] for method in rows if method in {"LS", *printed}}, higher)
         elif statistic == "delta-m":
             computed = {method: delta_m(rows[method], baseline, higher) for method in printed}
         else:
@@ -61,11 +61,6 @@ def cells(name: str) -> list[Cell]:
             Cell(name, statistic, method, value, computed[method], rounding) for method, value in printed.items()
         ]
     return result
-
-
-def ranked(printed: Mapping[str, float], rows: Mapping[str, object]) -> list[str]:
-    """Methods with a printed rank, and equal weights, whose cell is misprinted in one table."""
-    return [method for method in rows if method in printed or method == "LS"]
 
 
 def slips() -> list[Cell]:

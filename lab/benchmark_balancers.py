@@ -68,8 +68,8 @@ class Problem:
 
     def clear(self) -> None:
         """Forget all gradients."""
-        for parameter in (*self.shared, *self.heads.parameters()):
-            parameter.grad = None
+        self.trunk.zero_grad()
+        self.heads.zero_grad()
 
     def plain(self) -> None:
         """One backward pass of the summed losses."""

@@ -167,7 +167,8 @@ def panel(axes: Any, name: str, labels: bool) -> None:
         axes.scatter(*zip(*tips, strict=True), s=7, color="#6b7280", zorder=3)
     d = step.direction
     harms = bool((jacobian @ unit(d) < -TOLERANCE).any())
-    shown = min(1.0, *(limit / value for value, limit in zip(d.tolist(), bounds(d), strict=True) if value != 0))
+    reach = (0.95 * (RIGHT if d[0] > 0 else LEFT), 0.95 * (TOP if d[1] > 0 else BOTTOM))
+    shown = min(1.0, *(limit / value for value, limit in zip(d.tolist(), reach, strict=True) if value != 0))
     arrow(axes, (shown * d).tolist(), BAD if harms else GOOD, 2.6)
     axes.set_title(name, family="monospace", fontsize=10.5 if len(name) < 18 else 8.5, weight="bold", pad=16)
     axes.text(0.5, 1.03, label(step), transform=axes.transAxes, ha="center", va="bottom", fontsize=9.5, color="#374151")
@@ -180,11 +181,6 @@ def label(step: Step) -> str:
     if step.weights is None:
         return "no weights"
     return "w = " + ", ".join(f"{w:.2f}" for w in step.weights.tolist()).replace("-", "\N{MINUS SIGN}")
-
-
-def bounds(d: Tensor) -> list[float]:
-    """How far an arrow may reach in either coordinate."""
-    return [0.95 * (RIGHT if d[0] > 0 else LEFT), 0.95 * (TOP if d[1] > 0 else BOTTOM)]
 
 
 def arrow(axes: Any, tip: Sequence[float], color: str, width: float) -> None:

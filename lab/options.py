@@ -30,7 +30,11 @@ def sections() -> dict[str, tuple[Field[Any], ...]]:
 
 def yaml_file(options: Sequence[Field[Any]], title: str, values: Mapping[str, Any]) -> str:
     """Content of a file in configs/: every option with its value, and its help as a comment."""
-    lines = {f"{item.name}: {_value(values.get(item.name, item.default))}": _help(item) for item in options}
+    lines = {}
+    for item in options:
+        choices = {rule: limit for rule, limit in item.metadata["rules"].items() if rule == "choices"}
+        help = item.metadata["help"] + (f" ({bounds(choices)})" if choices else "")
+        lines[f"{item.name}: {_value(values.get(item.name, item.default))}"] = help
     width = max(map(len, lines))
     comments = [f"# {title}", "# Written by lab/options.py from engine/config.py; change it there."]
     return "\n".join([*comments, *(f"{line:{width}}  # {help}" for line, help in lines.items())]) + "\n"
@@ -57,11 +61,6 @@ def write(folder: Path, page: Path) -> None:
 
 def _value(value: Any) -> str:
     return yaml.safe_dump(value).removesuffix("\n").removesuffix("\n...")
-
-
-def _help(item: Field[Any]) -> str:
-    choices = {rule: limit for rule, limit in item.metadata["rules"].items() if rule == "choices"}
-    return item.metadata["help"] + (f" ({bounds(choices)})" if choices else "")
 
 
 if __name__ == "__main__":

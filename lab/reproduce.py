@@ -77,15 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         known = experiments()
         chosen = choose(known, options.names, options.tier)
     except engine.ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"error: {error}\n")
     if options.list:
         command.console().print(overview(chosen if options.names else list(known.values())))
         return
     needy = [each.name for each in chosen if each.tier == "gpu"]
     if needy and not torch.cuda.is_available():
-        print(f"error: {', '.join(needy)} would take weeks without a GPU, and there is none here", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"error: {', '.join(needy)} would take weeks without a GPU, and there is none here\n")
     jobs = [Reproduction(each.name, seed) for each in chosen for seed in each.seeds]
     if options.fresh:
         for job in jobs:

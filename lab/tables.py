@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -95,15 +94,12 @@ def collect(name: str) -> None:
     for seed, label in itertools.product(experiment.seeds, experiment.rows):
         run = job(name, label, seed)
         summary = run.summary()
+        values = summary["metrics"] | summary
         row = {experiment.label: label, "seed": seed}
-        row |= {metric: f"{_value(summary, key):.6g}" for metric, (key, _) in experiment.metrics.items()}
+        row |= {metric: f"{float(values[key]):.6g}" for metric, (key, _) in experiment.metrics.items()}
         row |= {"epochs": summary["epochs"], "device": summary["device"], "torch": summary["versions"]["torch"]}
         rows.append({**row, "git": summary["git"], "command": run.command})
     results.write_rows(results.RESULTS / f"{name}.csv", rows)
-
-
-def _value(summary: Mapping[str, Any], key: str) -> float:
-    return float(summary[key] if key in summary else summary["metrics"][key])
 
 
 def blocks(names: Iterable[str]) -> documents.Blocks:

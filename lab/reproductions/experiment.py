@@ -6,6 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
+from balancing import Balancer
+
 #: From seconds to hours: what continuous integration runs, what a patient CPU can run, what needs a GPU and its data.
 TIERS = ("quick", "cpu", "gpu")
 
@@ -35,3 +40,23 @@ class Experiment:
     recipe: str = ""
     overrides: tuple[str, ...] = ()
     family: str = ""
+
+
+def descend(
+    losses: Callable[[Tensor], dict[str, Tensor]],
+    balancer: Balancer,
+    start: Tensor,
+    lr: float,
+    steps: int,
+    epochs: int = 1,
+) -> Tensor:
+    """The end of plain gradient descent from a point, in steps that are split into epochs."""
+    x = nn.Parameter(start)
+    optimizer = torch.optim.SGD([x], lr)
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        balancer.backward(losses(x), shared=[x])
+        optimizer.step()
+        if step % (steps // epochs) == 0:
+            balancer.next_epoch()
+    return x.detach()

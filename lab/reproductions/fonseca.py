@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from balancing import Balancer, create_balancer
+from lab.reproductions.experiment import descend
 from tasks.scores import hypervolume
 
 SIZE, SEARCHES, STEPS = 20, 10, 100
@@ -31,28 +32,20 @@ def losses(x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: 1 - (-(x + sign * center).square().sum()).exp() for name, sign in zip(NAMES, (-1, 1), strict=True)}
 
 
-def search(balancer: Balancer, start: np.ndarray, lr: float, steps: int) -> list[float]:
-    """The losses at the end. An epoch, which Pareto MTL counts two of, is a tenth of the steps."""
-    x = torch.nn.Parameter(torch.from_numpy(start))
-    optimizer = torch.optim.SGD([x], lr)
-    for step in range(1, steps + 1):
-        optimizer.zero_grad()
-        balancer.backward(losses(x), shared=[x])
-        optimizer.step()
-        if step % (steps // 10) == 0:
-            balancer.next_epoch()
-    return [value.item() for value in losses(x).values()]
-
-
 def run(
     make: Callable[[int, float], Balancer], lr: float, repeat: int, seed: int, folder: Path, searches: int = SEARCHES
 ) -> dict[str, float]:
-    """Ten searches with the balancers that ``make`` returns for an index and a random number."""
+    """Ten searches with the balancers that ``make`` returns for an index and a random number.
+
+    An epoch, which Pareto MTL counts two of, is a tenth of the steps.
+    """
     draw = np.random.RandomState(seed)
     points = []
     for index in range(searches):
         balancer = make(index, draw.rand())
-        points.append(search(balancer, draw.uniform(-0.5, 0.5, SIZE), lr, STEPS * repeat))
+        start = torch.from_numpy(draw.uniform(-0.5, 0.5, SIZE))
+        end = descend(losses, balancer, start, lr, STEPS * repeat, epochs=10)
+        points.append([value.item() for value in losses(end).values()])
     ends = np.array(points)
     return {
         "interior points": float((ends > 0.05).all(1).sum()),

@@ -369,7 +369,7 @@ def test_trajectories_json_holds_what_torchjd_gives(method):
     optimizer = torch.optim.SGD([x], lr * factor)
     for _ in range(steps):
         optimizer.zero_grad()
-        backward(torch.stack(trajectories.losses("EWQ", x)))
+        backward(torch.stack(list(trajectories.losses("EWQ", x).values())))
         jac_to_grad([x], aggregator)
         optimizer.step()
     kept = json.loads(trajectories.DATA.read_text())["EWQ"][method]

@@ -8,6 +8,7 @@ of it; only what bilevel methods cost, and the row of the adapter, are written b
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -71,8 +72,7 @@ def names(count: int) -> tuple[str, ...]:
 def make(name: str, count: int = 2, units: Sequence[float] | None = None, **arguments: Any) -> Balancer:
     """A balancer for ``count`` objectives, with its required arguments, in ``units``."""
     if name == "prior_loss":
-        units = [1.0] * count if units is None else units
-        arguments.setdefault("prior_losses", dict(zip(names(count), units, strict=True)))
+        arguments.setdefault("prior_losses", dict(zip(names(count), units or [1.0] * count, strict=True)))
     return create_balancer(name, names(count), **arguments)
 
 
@@ -263,20 +263,15 @@ def harm(name: str) -> str:
     return "sometimes" if harmful[0] == counts[0] else "if K > 2"
 
 
-def harms(name: str, count: int, trials: int = 70) -> bool:
+def harms(name: str, count: int) -> bool:
     """Whether the direction of the K-th step has a negative product with one of its gradients.
 
-    That is looked for in ``trials`` random runs.
+    That is looked for in 70 random runs that end with a conflict.
     """
-    seed = 0
-    while trials:
-        seed += 1
-        steps = random_steps(seed, count, length=count)
-        jacobian = steps[-1][1]
-        if not bool((jacobian @ jacobian.T < 0).any()):
-            continue
-        trials -= 1
-        d = unit(follow(make(name, count), steps)[-1].direction)
+    runs = (random_steps(seed, count, length=count) for seed in itertools.count(1))
+    conflicting = (steps for steps in runs if bool((steps[-1][1] @ steps[-1][1].T < 0).any()))
+    for steps in itertools.islice(conflicting, 70):
+        d, jacobian = unit(follow(make(name, count), steps)[-1].direction), steps[-1][1]
         if bool((jacobian @ d < -TOLERANCE * jacobian.norm(dim=1)).any()):
             return True
     return False

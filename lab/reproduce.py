@@ -117,14 +117,12 @@ def choose(known: Mapping[str, Experiment], names: Sequence[str], tier: str) -> 
 
     Raises ConfigError for a name that fits none.
     """
-    chosen: dict[str, Experiment] = {}
+    chosen = {each.name: each for each in known.values() if each.tier == tier and not names}
     for name in names:
         fitting = fnmatch.filter(known, name)
         if not fitting:
             raise engine.ConfigError(f"there is no experiment {name!r}; {did_you_mean(name, list(known))}")
         chosen |= {each: known[each] for each in fitting}
-    if not names:
-        chosen = {each.name: each for each in known.values() if each.tier == tier}
     return list(chosen.values())
 
 
@@ -188,28 +186,24 @@ class Reproduction:
 def judge(experiment: Experiment) -> list[Row]:
     """A row per expected metric: the mean over seeds against value and tolerance."""
     runs = [run for seed in experiment.seeds if (run := Reproduction(experiment.name, seed).result()) is not None]
-    complete = len(runs) == len(experiment.seeds)
+    facts: Row = {"experiment": experiment.name, "seeds": " ".join(map(str, experiment.seeds)), "verdict": "failed"}
+    rows: list[Row] = [
+        {**facts, "metric": metric, "expected": f"{value:g}", "tolerance": f"{tolerance:g}"}
+        for metric, (value, tolerance) in experiment.expected.items()
+    ]
+    if len(runs) < len(experiment.seeds):
+        return rows
     training = shlex.join(["train.py", *experiment.overrides])
     line = training if experiment.overrides else f"lab/reproduce.py {experiment.name}"
-    facts: Row = {"experiment": experiment.name, "seeds": " ".join(map(str, experiment.seeds))}
-    if complete:
-        last = runs[-1]
-        facts |= {key: last["versions"][key] for key in ("python", "torch", "numpy")}
-        facts |= {key: str(last[key]) for key in ("device", "git", "date")}
-        facts["seconds"] = f"{sum(each['seconds'] for each in runs):.1f}"
-        facts["command"] = f"python {line}"
-    rows = []
-    for metric, (value, tolerance) in experiment.expected.items():
-        row = {**facts, "metric": metric, "expected": f"{value:g}", "tolerance": f"{tolerance:g}"}
-        numbers = [each["metrics"].get(metric, math.nan) for each in runs] if complete else []
-        if numbers:
-            got = statistics.fmean(numbers)
-            row |= {"got": f"{got:.6g}", "lowest": f"{min(numbers):.6g}", "highest": f"{max(numbers):.6g}"}
-            # rounding of a decimal fraction is no deviation
-            row["verdict"] = "reproduced" if abs(got - value) <= tolerance + 1e-9 * abs(value) else "differs"
-        else:
-            row["verdict"] = "failed"
-        rows.append(row)
+    facts = {key: runs[-1]["versions"][key] for key in ("python", "torch", "numpy")}
+    facts |= {key: str(runs[-1][key]) for key in ("device", "git", "date")}
+    facts |= {"seconds": f"{sum(each['seconds'] for each in runs):.1f}", "command": f"python {line}"}
+    for row, (value, tolerance) in zip(rows, experiment.expected.values(), strict=True):
+        numbers = [each["metrics"].get(row["metric"], math.nan) for each in runs]
+        got = statistics.fmean(numbers)
+        row |= {**facts, "got": f"{got:.6g}", "lowest": f"{min(numbers):.6g}", "highest": f"{max(numbers):.6g}"}
+        # rounding of a decimal fraction is no deviation
+        row["verdict"] = "reproduced" if abs(got - value) <= tolerance + 1e-9 * abs(value) else "differs"
     return rows
 
 

@@ -69,8 +69,8 @@ def confusion(objective: str, runs: Runs) -> Figure:
 def scatter(objective: str, unit: str, runs: Runs) -> Figure:
     """Predicted against true values, in the unit that people use."""
     o, predicted, actual = _predicted(objective, runs)
-    values = (o.inverse_transform(each).numpy() for each in (predicted, actual))
-    figure = figures.scatter(objective, *values, unit)
+    x, y = (o.inverse_transform(each).numpy() for each in (predicted, actual))
+    figure = figures.scatter(objective, x, y, unit)
     figure.axes[0].locator_params(axis="x", nbins=5)
     return figure
 

@@ -48,7 +48,7 @@ def descend(
     start: Tensor,
     lr: float,
     steps: int,
-    epochs: int = 1,
+    epochs: int,
 ) -> Tensor:
     """The end of plain gradient descent from a point, in steps that are split into epochs."""
     x = nn.Parameter(start)

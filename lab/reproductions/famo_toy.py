@@ -112,21 +112,16 @@ def distances(points: np.ndarray) -> np.ndarray:
     return np.array(shortest)
 
 
-def measure(path: np.ndarray) -> dict[str, float]:
-    """Where the runs ended."""
+def run(method: str, clip: float | None, steps: int, seed: int, folder: Path) -> dict[str, float]:
+    """Where the runs of a method ended. Leaves ``path.npy`` for the figure; nothing here is random."""
+    path = trace(method, clip, steps)
+    np.save(folder / "path.npy", path)
     far = distances(path[-1])
     results = {"runs on the front": float((far < 1e-3).sum())}
     for start, end, distance in zip(STARTS, path[-1], far, strict=True):
         results |= {f"x from {start}": float(end[0]), f"y from {start}": float(end[1])}
         results |= {f"distance from {start}": float(distance)}
     return results
-
-
-def run(method: str, clip: float | None, steps: int, seed: int, folder: Path) -> dict[str, float]:
-    """Follow the method, and leave ``path.npy`` for the figure. Nothing here is random."""
-    path = trace(method, clip, steps)
-    np.save(folder / "path.npy", path)
-    return measure(path)
 
 
 #: Method -> title of its panel, largest length of a gradient, and steps; in the order in which the methods appeared.

@@ -51,8 +51,7 @@ Point = tuple[float, float]
 
 def sweep() -> list[Balancer]:
     """Static weights of sum 2."""
-    values = [dict(zip(NAMES, (2 * share, 2 - 2 * share), strict=True)) for share in SHARES]
-    return [create_balancer("fixed", NAMES, values=each) for each in values]
+    return [create_balancer("fixed", NAMES, values={NAMES[0]: 2 * w, NAMES[1]: 2 - 2 * w}) for w in SHARES]
 
 
 def fronts() -> dict[str, list[Balancer]]:

@@ -35,10 +35,8 @@ def modes(task: RingOfGaussians, pack: int, seed: int, steps: int) -> float:
     torch.manual_seed(seed)
     generator = PointGAN(in_features=2, latent=LATENT, **SIZES).generator
     discriminator = PointGAN(in_features=2 * pack, **SIZES).discriminators[0]
-    making, judging = (
-        torch.optim.Adam(player.parameters(), RATES[name], betas=(0.5, 0.999))
-        for name, player in (("generator", generator), ("discriminator", discriminator))
-    )
+    making = torch.optim.Adam(generator.parameters(), RATES["generator"], betas=(0.5, 0.999))
+    judging = torch.optim.Adam(discriminator.parameters(), RATES["discriminator"], betas=(0.5, 0.999))
     data = task.splits().train
     assert isinstance(data, TensorData)
     (points,) = data.inputs

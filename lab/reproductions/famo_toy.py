@@ -113,7 +113,7 @@ def distances(points: np.ndarray) -> np.ndarray:
 
 
 def run(method: str, clip: float | None, steps: int, seed: int, folder: Path) -> dict[str, float]:
-    """Where the runs of a method ended. Leaves ``path.npy`` for the figure; nothing here is random."""
+    """End points of a method, which also writes ``path.npy``. Nothing here is random."""
     path = trace(method, clip, steps)
     np.save(folder / "path.npy", path)
     far = distances(path[-1])

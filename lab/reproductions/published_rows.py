@@ -130,7 +130,7 @@ def published_rows(recipe: str, config: Sequence[str], published: Mapping[str, A
 
 @cache
 def _results() -> dict[str, tuple[str, float]]:
-    """Column -> ``<objective>/<metric>``, and its unit in print. Attributes of CelebA are numbered there."""
+    """Column, such as the number of an attribute of CelebA -> result, and its unit in print."""
     attributes = enumerate(create_task("celeba").objectives, start=1)
     numbered = {f"attribute {number}/F1": (f"{each.name}/f1", 1.0) for number, each in attributes}
     return read_yaml(Path(__file__).with_suffix(".yaml")) | numbered

@@ -35,6 +35,8 @@ FIELDS = ("variant", "objectives", "parameters", "milliseconds", "to_plain", "to
 COUNTS = (2, 3, 5, 10, 20, 40)
 TRUNKS = ("mobilenet_v3_small", "resnet18", "resnet34", "resnet50")
 BATCH, SIZE = 16, 64
+#: Mode of torchjd -> size of a chunk of gradients, and `optimize_gramian_computation`.
+MODES = {"looped": (1, False), "vmapped": (None, False), "looped, summed Gramians": (1, True)}
 
 Row = dict[str, Any]
 Losses = Callable[[], tuple[Tensor, dict[str, Tensor]]]
@@ -68,8 +70,8 @@ class Problem:
 
     def clear(self) -> None:
         """Forget all gradients."""
-        for parameter in (*self.shared, *self.heads.parameters()):
-            parameter.grad = None
+        self.trunk.zero_grad()
+        self.heads.zero_grad()
 
     def plain(self) -> None:
         """One backward pass of the summed losses."""
@@ -98,7 +100,7 @@ class Problem:
 
         return step
 
-    def torchjd(self, aggregator: str, chunk: int | None, optimize: bool = False) -> Callable[[], None]:
+    def torchjd(self, aggregator: str, chunk: int | None, optimize: bool) -> Callable[[], None]:
         """The same step by torchjd: gradients one by one (``chunk=1``) or vmapped (``None``)."""
         from torchjd import aggregation
         from torchjd.autojac import jac_to_grad, mtl_backward
@@ -172,9 +174,7 @@ def measure_steps(rounds: int) -> list[Row]:
     variants |= {name: problem.balanced(name) for name in methods() if measures_gradients(name)}
     variants |= {f"{name}, features": problem.balanced(name, at="features") for name in ("mgda", "upgrad")}
     for aggregator in ("UPGrad", "MGDA", "PCGrad"):
-        variants[f"torchjd {aggregator}, looped"] = problem.torchjd(aggregator, 1)
-        variants[f"torchjd {aggregator}, vmapped"] = problem.torchjd(aggregator, None)
-        variants[f"torchjd {aggregator}, looped, summed Gramians"] = problem.torchjd(aggregator, 1, optimize=True)
+        variants |= {f"torchjd {aggregator}, {mode}": problem.torchjd(aggregator, *MODES[mode]) for mode in MODES}
     return compare(problem, variants, rounds, "methods that look at gradients")
 
 
@@ -200,7 +200,7 @@ def measure_curve(rounds: int, problem: Problem, title: str) -> list[Row]:
         "uncertainty": problem.balanced("uncertainty"),
         "upgrad": problem.balanced("upgrad"),
         "upgrad, features": problem.balanced("upgrad", at="features"),
-        "torchjd UPGrad, looped": problem.torchjd("UPGrad", 1),
+        "torchjd UPGrad, looped": problem.torchjd("UPGrad", *MODES["looped"]),
     }
     return compare(problem, variants, max(3, rounds), title)
 
@@ -246,8 +246,7 @@ def measure_memory(rounds: int) -> list[Row]:
     variants = {"plain": problem.plain, "bare": problem.bare}
     variants |= {name: problem.balanced(name) for name in ("realtime", "mgda", "upgrad", "graddrop", "moco")}
     variants["upgrad, features"] = problem.balanced("upgrad", at="features")
-    for mode, chunk, optimize in (("looped", 1, False), ("vmapped", None, False), ("looped, summed Gramians", 1, True)):
-        variants[f"torchjd UPGrad, {mode}"] = problem.torchjd("UPGrad", chunk, optimize)
+    variants |= {f"torchjd UPGrad, {mode}": problem.torchjd("UPGrad", *MODES[mode]) for mode in MODES}
     peaks = {}
     for name, step in variants.items():
         for _ in range(2):  # state is made in the first step
@@ -326,10 +325,7 @@ def draw() -> Figure:
             points = sorted((int(row[column]), float(row["to_plain"])) for row in rows if row["variant"] == name)
             color = {"plain": "black", "bare": "grey"}.get(name)
             axes.plot(*zip(*points, strict=True), marker="o", color=color, label=name)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel(label)
-        axes.set_ylabel("time of a step / plain step")
+        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="time of a step / plain step")
         axes.grid(color=results.GRID)
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure

@@ -20,7 +20,7 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ def write_runs(name: str) -> None:
     reference = baseline(name, lambda label: first[label].validation())
     for job in dict.fromkeys([*trials(name), *chosen]):
         summary = job.summary()
+        metrics = summary.get("metrics", {})  # none if the run diverged
         rows.append(
             {
                 "setting": job.label,
@@ -85,18 +86,13 @@ def write_runs(name: str) -> None:
                 "seed": job.seed,
                 "chosen": int(job in chosen),
                 "val delta-m": "" if job.label.startswith("only ") else f"{job.delta(reference):.6g}",
-                **{heading: f"{result(summary, key):.6g}" for heading, (key, _) in study.metrics.items()},
+                **{heading: f"{metrics.get(key, math.nan):.6g}" for heading, (key, _) in study.metrics.items()},
                 **{key: summary.get(key) for key in ("steps", "seconds", "device", "git")},
                 "torch": summary.get("versions", {}).get("torch"),
                 "command": job.training.command,
             }
         )
     results.write_rows(method_tables.runs_file(name), rows)
-
-
-def result(summary: Mapping[str, Any], key: str) -> float:
-    """A test result; not a number if the run diverged."""
-    return float(summary.get("metrics", {}).get(key, math.nan))
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------

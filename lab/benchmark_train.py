@@ -38,7 +38,7 @@ import train
 from engine.device import describe_device, resolve_device
 from engine.seeding import epoch_order
 from lab import command, documents, results
-from lab.timing import clock, since, take_turns, timed
+from lab.timing import Seconds, take_turns, timed
 from tasks import Batch, TensorData
 
 FILE = "train_speed.csv"
@@ -214,8 +214,6 @@ def measure_files(rounds: int, device: str) -> list[Row]:
 
     The time inside the functions that write is added up, as it is too small for a difference of two epochs.
     """
-    parts = ("balance.csv and TensorBoard", "metrics.csv and TensorBoard", "checkpoint", "best weights")
-    shares: dict[str, list[tuple[float, float]]] = {part: [] for part in (*parts, "together")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = engine.compose([*place("diamonds", device), f"trainer.epochs={rounds + 1}"])
@@ -230,17 +228,24 @@ def measure_files(rounds: int, device: str) -> list[Row]:
             for split in ("train", "val"):
                 loop.tracker.log_metrics(1, run.state.step, split, 1.0, 0.1, values)
 
+        writers: dict[str, Callable[[], object]] = {
+            "metrics.csv and TensorBoard": log_epoch,
+            "checkpoint": partial(train.save, run, folder, loop.tracker),
+            "best weights": partial(engine.save_weights, folder / "best", run.trained, model),
+        }
+        written: list[Seconds] = []
+        parts = ("balance.csv and TensorBoard", *writers, "together")
+        shares: dict[str, list[Seconds]] = {part: [] for part in parts}
+
+        def train_and_write() -> None:
+            loop.train_epoch()
+            written.extend(map(timed, writers.values()))
+
         for epoch in range(rounds + 1):
             logging.clear()
-            whole = clock()
-            loop.train_epoch()
-            spent = [
-                (sum(wall for wall, _ in logging), sum(busy for _, busy in logging)),
-                timed(log_epoch),
-                timed(partial(train.save, run, folder, loop.tracker)),
-                timed(partial(engine.save_weights, folder / "best", run.trained, model)),
-            ]
-            all_wall, all_busy = since(whole)
+            written.clear()
+            all_wall, all_busy = timed(train_and_write)
+            spent = [(sum(wall for wall, _ in logging), sum(busy for _, busy in logging)), *written]
             spent.append((sum(wall for wall, _ in spent), sum(busy for _, busy in spent)))
             if epoch:
                 for part, (wall, busy) in zip(shares, spent, strict=True):

@@ -51,11 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="carry out nothing")
     parser.add_argument("--out", type=Path, help="a new folder for the copies; default: a temporary one")
     options = parser.parse_args(arguments)
-    pages = options.pages or [
-        "README.md",
-        "CONTRIBUTING.md",
-        *sorted(f"docs/{p.name}" for p in results.ROOT.glob("docs/*.md")),
-    ]
+    documents = sorted(f"docs/{page.name}" for page in results.ROOT.glob("docs/*.md"))
+    pages = options.pages or ["README.md", "CONTRIBUTING.md", *documents]
     for page in pages:
         if not (results.ROOT / page).is_file():
             parser.error(f"there is no page {page}")
@@ -87,10 +84,8 @@ def check(texts: Mapping[str, str], place: Path) -> list[tuple[Command, str]]:
             done: set[str] = set()
             for each in listed[page]:
                 line = completed(each)[0]
-                if line in done and not each.shown:
-                    verdict = "ran above: it is the same once it is shortened"
-                else:
-                    verdict = try_out(each, copy)
+                above = line in done and not each.shown
+                verdict = "ran above: it is the same once it is shortened" if above else try_out(each, copy)
                 if not verdict.startswith("skipped"):
                     done.add(line)
                 if verdict.startswith("failed"):  # at once, as the table comes at the end

@@ -23,6 +23,7 @@ from lab import (
     documents,
     figures,
     method_tables,
+    options,
     reproduce,
     results,
     tables,
@@ -35,6 +36,7 @@ BLOCKS: dict[str, documents.Blocks] = {
     "benchmark_methods": method_tables.BLOCKS,
     "benchmark_train": benchmark_train.BLOCKS,
     "figures": figures.BLOCKS,
+    "options": {"docs/trainer.md": options.blocks()},
     "reproduce": reproduce.BLOCKS,
     "tables": tables.blocks(tables.EXPERIMENTS),
 }

@@ -43,23 +43,10 @@ import train
 from engine.tracking import read_rows
 from lab import command
 from lab.jobs import progress
-from lab.results import write_stones
+from lab.results import read_yaml, write_stones
 
-#: What all runs have in common: much to remember, and many checkpoints.
-COMMON = (
-    *("trainer.device=cpu", "trainer.num_threads=1", "trainer.ema=0.9", "trainer.save_every=4", "trainer.log_every=1"),
-    *("scheduler=one_cycle", "logger.tensorboard=false"),
-)
-RUNS = {
-    "table": (
-        *("model.width=16", "model.norm=batch", "model.dropout=0.2", "balancer=famo"),
-        *("trainer.batch_size=64", "trainer.epochs=9"),
-    ),
-    "gan_points": (
-        *("model=gan_points", "model.width=16", "model.depth=2", "balancer=pcgrad"),
-        *("task.labels=true", "task.samples=640", "trainer.batch_size=32", "trainer.epochs=8"),
-    ),
-}
+DATA: Mapping[str, Any] = read_yaml(Path(__file__).with_suffix(".yaml"))
+COMMON: Sequence[str] = DATA["common"]
 PATIENCE = 600.0  # seconds after which a run counts as hanging
 
 
@@ -68,7 +55,7 @@ class Trial:
     """One run that was killed and resumed until it finished.
 
     Attributes:
-        run: Key of ``RUNS``.
+        run: Its key in ``crash_trials.yaml``.
         kills: How often it was killed.
         anew: How many of these came before the first checkpoint.
         differences: From the undisturbed run; empty if all is well.
@@ -101,7 +88,7 @@ def run_trials(folder: Path, count: int, seed: int = 0) -> list[Trial]:
     """Kill and resume ``count`` runs. Raises RuntimeError if one fails undisturbed."""
     folder.mkdir(parents=True, exist_ok=True)
     write_stones(folder / "stones.csv")
-    commands = {name: (*COMMON, *words) for name, words in RUNS.items()}
+    commands = {name: (*COMMON, *words) for name, words in DATA["runs"].items()}
     commands["table"] += (f"task.csv={folder / 'stones.csv'}",)
     trials: list[Trial] = []
     # no thread that draws: a fork copies locks that other threads hold
@@ -170,11 +157,8 @@ class Start:
     def wait(self) -> int:
         """Exit code; of a run that hangs, one that is not 0."""
         self._process.join(PATIENCE)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-            return 1
-        return self._process.exitcode or 0
+        hangs, code = self.alive, self.kill_after(0)
+        return 1 if hangs else code
 
     def kill_after(self, seconds: float) -> int:
         """Exit code: minus SIGKILL, or that of a run that ended before."""

@@ -12,52 +12,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 
-#: Pattern -> why such a command is not carried out, and the module that makes this void.
-SKIPPED = {
-    r"^pip install|^make install": ("installs packages", None),
-    r"^hf upload": ("needs an account", None),
-    r"hydra/launcher=slurm(?!.* --cfg)": ("needs a Slurm cluster", None),
-    r"hydra/launcher=slurm": ("needs hydra-submitit-launcher", "hydra_plugins.hydra_submitit_launcher"),
-    r"hydra/launcher=parallel": ("needs hydra-joblib-launcher", "hydra_plugins.hydra_joblib_launcher"),
-    r"/where/it/is|(experiment|task)=(nyuv2|cityscapes|celeba|office)": ("needs data that a reader brings", None),
-    r"outputs/reproduce/": ("needs runs of weeks", None),
-    r" \.\.\. ": ("leaves words out", None),
-    r"lab/(tables|benchmark_methods)\.py": ("trains for hours; tests hold its tables against results/", None),
-}
-#: Pattern -> what a reader would write there.
-PLACEHOLDERS = {
-    r"outputs/<run>(?=.* input=photo)": "outputs/pictures",
-    r"outputs/<run>(?=.* samples=)": "outputs/points",
-    r"outputs/<run>": "outputs/table",
-    r"outputs/(<runs>|\.\.\.)": "outputs/table",
-    r"experiment=<name>": "experiment=diamonds",
-    r"\bmodel=\.\.\.": "model=shared_trunk",
-    r"\bbalancer=\.\.\.": "balancer=pcgrad",
-    r"--nproc-per-node N\b": "--nproc-per-node 2",
-    r" \.\.\.$": "",
-}
+from lab.results import read_yaml
+
+RULES = read_yaml(Path(__file__).with_suffix(".yaml"))
 #: Run folder that stands for a placeholder -> the command that makes it.
-RUNS = {
-    "outputs/table": "python train.py run_dir=outputs/table",
-    "outputs/points": "python train.py model=gan_points run_dir=outputs/points",
-    "outputs/pictures": "python train.py model=shared_trunk_lenet task=image_table task.csv=photos/labels.csv "
-    "'task.classification=[species,sex]' 'task.regression=[weight]' run_dir=outputs/pictures",
-}
-#: Pattern -> words that let a command end soon. All that fit are added.
-SHORTER = {
-    r"^pytest": "--collect-only -q -n 0",
-    r"^make ": "--dry-run",
-    r"lab/(reproduce|check_docs)\.py(?!.* --list)": "--list",
-    r"lab/benchmark_(balancers|train)\.py(?!.* --collect)": "--collect",
-    r"scripts/largest_batch\.py": "memory=0.5 model.width=8 task.csv=stones.csv",
-    r"\btrain\.py(?!.*(resume=|--cfg|dry_run=|model=gan$))": "trainer.max_steps=2 logger.tensorboard=false",
-    r"\btrain\.py(?!.*(resume=|--cfg|model=|task=))": "model.width=8 model.depth=1 task.csv=stones.csv",
-    r"debug=profile": "trainer.profile=2",
-    r"model=dense": "task.height=32 task.width=32 task.train=8 task.val=4 task.test=4",
-    r"model=gan$": "trainer.dry_run=true",  # an evaluation would first train the classifier that judges samples
-}
-
+RUNS: dict[str, str] = RULES["runs"]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`((?:python|torchrun)\s[^`]+)`")
 _FILE = re.compile(r"`(\.\./\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -114,7 +75,7 @@ def files(text: str) -> dict[str, str]:
 
 def reason(command: Command) -> str:
     """Why the command is not carried out; empty if it is."""
-    for pattern, (why, module) in SKIPPED.items():
+    for pattern, (why, module) in RULES["skipped"].items():
         if re.search(pattern, command.text) and not (module and is_installed(module)):
             return why
     return ""
@@ -135,11 +96,11 @@ def completed(command: Command) -> tuple[str, Sequence[str]]:
 
 
 def _fill(text: str) -> str:
-    for pattern, words in PLACEHOLDERS.items():
+    for pattern, words in RULES["placeholders"].items():
         text = re.sub(pattern, words, text)
     return text
 
 
 def shorter(line: str) -> str:
     """The same command, with words that let it end soon."""
-    return " ".join([line, *(words for pattern, words in SHORTER.items() if re.search(pattern, line))])
+    return " ".join([line, *(words for pattern, words in RULES["shorter"].items() if re.search(pattern, line))])

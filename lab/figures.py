@@ -8,9 +8,10 @@ of it; only what bilevel methods cost, and the row of the adapter, are written b
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,26 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from balancing import Balancer, BilevelBalancer, Composed, balancer_class, create_balancer
 from lab import command, documents, results
 
-#: Every method, family by family, in the order of the pages in docs/.
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "losses": (
-        *("sum", "fixed", "single", "scheduled", "alternating", "rlw"),
-        *("initial_loss", "prior_loss", "realtime", "inverse_mean", "igb"),
-        *("uncertainty", "imtl_l", "famo"),
-        *("geometric", "power_mean", "tchebycheff", "stch", "pbi", "cosmos"),
-        *("dwa", "softadapt", "relobralo", "cov_weighting", "group_dro", "go4align"),
-    ),
-    "gradients": (
-        *("grad_normalize", "gradnorm"),
-        *("mgda", "sdmgrad", "modo", "cagrad", "pareto_mtl"),
-        *("pcgrad", "gradvac", "upgrad", "dualproj", "pcd"),
-        *("imtl_g", "imtl", "conflict_free", "aligned_mtl"),
-        *("nash_mtl", "fairgrad"),
-        *("krum", "torchjd"),
-    ),
-    "jacobians": ("graddrop", "trimmed_mean", "moco", "db_mtl", "excess_mtl", "conflict_free_momentum"),
-    "bilevel": ("auto_lambda", "moml", "forum"),
-}
+DATA: Mapping[str, Any] = results.read_yaml(Path(__file__).with_suffix(".yaml"))
+FAMILIES: Mapping[str, Sequence[str]] = DATA["families"]
 
 
 # ---- a problem whose losses and gradients are chosen -----------------------------------------------------------------
@@ -89,8 +72,7 @@ def names(count: int) -> tuple[str, ...]:
 def make(name: str, count: int = 2, units: Sequence[float] | None = None, **arguments: Any) -> Balancer:
     """A balancer for ``count`` objectives, with its required arguments, in ``units``."""
     if name == "prior_loss":
-        units = [1.0] * count if units is None else units
-        arguments.setdefault("prior_losses", dict(zip(names(count), units, strict=True)))
+        arguments.setdefault("prior_losses", dict(zip(names(count), units or [1.0] * count, strict=True)))
     return create_balancer(name, names(count), **arguments)
 
 
@@ -126,47 +108,24 @@ def follow(
 ANGLES, LENGTHS = (145.0, 15.0, 80.0), (1.0, 2.0, 1.2)
 #: The losses at four steps: the smaller one falls faster.
 LOSSES = ((1.2, 2.4, 1.5), (1.0, 2.2, 1.4), (0.8, 2.0, 1.3), (0.6, 1.8, 1.2))
-#: Arguments that show what a method is for, where its defaults are the plain sum.
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "fixed": {"values": {"a": 2.0}},
-    "scheduled": {"end": {"b": 0.0}},
-    "prior_loss": {"prior_losses": {"a": 1.2, "b": 3.0}},
-    "fairgrad": {"alpha": 2.0},
-}
-NOTES = {
-    "sum": "the plain sum",
-    "fixed": "a: 2 by hand",
-    "scheduled": "b fades out",
-    "fairgrad": "alpha = 2",
-    "rlw": "dots: other draws",
-    "graddrop": "dots: other draws",
-    "krum": "of three gradients",
-    "trimmed_mean": "of three gradients",
-}
-#: Methods that need three objectives.
-THREE = ("krum", "trimmed_mean")
-#: Methods whose arrow depends on chance: the tips for other seeds are dots.
-RANDOM = ("rlw", "graddrop")
 A, B, C, GOOD, BAD, CONE = "#2563eb", "#d97706", "#7c3aed", "#111827", "#be123c", "#dcfce7"
 COLUMNS, LEFT, RIGHT, BOTTOM, TOP = 4, -1.35, 2.25, -0.5, 2.1
 
 
 def pictures() -> dict[str, tuple[str, ...]]:
     """File -> its panels."""
-    drawn = {
-        family: tuple(n for n in FAMILIES[family] if n != "torchjd") for family in ("losses", "gradients", "jacobians")
-    }
-    return {"losses": drawn["losses"], **{key: ("sum", *drawn[key]) for key in ("gradients", "jacobians")}}
+    before: dict[str, tuple[str, ...]] = {"losses": (), "gradients": ("sum",), "jacobians": ("sum",)}
+    return {key: (*first, *(n for n in FAMILIES[key] if n != "torchjd")) for key, first in before.items()}
 
 
 def example(name: str, seed: int = 0) -> tuple[Tensor, Step]:
     """The gradients that a panel shows, and what the method makes of them at the last step."""
-    count = 3 if name in THREE else 2
+    count = 3 if name in DATA["three"] else 2
     turn = [math.radians(angle) for angle in ANGLES[:count]]
     rows = [[n * math.cos(t), n * math.sin(t)] for n, t in zip(LENGTHS, turn, strict=False)]
     jacobian = torch.tensor(rows, dtype=torch.float64)
     steps = [(torch.tensor(values[:count], dtype=torch.float64), jacobian) for values in LOSSES]
-    return jacobian, follow(make(name, count, seed=seed, **ARGUMENTS.get(name, {})), steps)[-1]
+    return jacobian, follow(make(name, count, seed=seed, **DATA["arguments"].get(name, {})), steps)[-1]
 
 
 def draw(family: str) -> Figure:
@@ -185,16 +144,11 @@ def draw(family: str) -> Figure:
         Line2D([], [], color=GOOD, linewidth=2.5, label="d inside"),
         Line2D([], [], color=BAD, linewidth=2.5, label="d outside"),
     ]
-    figure.legend(
-        handles=legend, loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2, title=caption()
-    )
-    return figure
-
-
-def caption() -> str:
-    """What all panels have in common."""
     (first, *_, last), steps = [values[:2] for values in LOSSES], len(LOSSES)
-    return f"Step {steps} of {steps}; the losses (a, b) went from {first} to {last}"
+    title = f"Step {steps} of {steps}; the losses (a, b) went from {first} to {last}"  # of all panels
+    place: dict[str, Any] = {"loc": "outside upper center", "ncols": 3, "columnspacing": 1.2}
+    figure.legend(handles=legend, title=title, frameon=False, **place)
+    return figure
 
 
 def panel(axes: Any, name: str, labels: bool) -> None:
@@ -208,16 +162,17 @@ def panel(axes: Any, name: str, labels: bool) -> None:
         arrow(axes, row, color, 1.6)
         if labels or letter == "c":
             axes.text(row[0] * 0.9, row[1] + 0.14, f"g$_{letter}$", color=color, ha="center", va="bottom")
-    if name in RANDOM:
+    if name in DATA["random"]:
         tips = [example(name, seed)[1].direction.tolist() for seed in range(1, 17)]
         axes.scatter(*zip(*tips, strict=True), s=7, color="#6b7280", zorder=3)
     d = step.direction
     harms = bool((jacobian @ unit(d) < -TOLERANCE).any())
-    shown = min(1.0, *(limit / value for value, limit in zip(d.tolist(), bounds(d), strict=True) if value != 0))
+    reach = (0.95 * (RIGHT if d[0] > 0 else LEFT), 0.95 * (TOP if d[1] > 0 else BOTTOM))
+    shown = min(1.0, *(limit / value for value, limit in zip(d.tolist(), reach, strict=True) if value != 0))
     arrow(axes, (shown * d).tolist(), BAD if harms else GOOD, 2.6)
     axes.set_title(name, family="monospace", fontsize=10.5 if len(name) < 18 else 8.5, weight="bold", pad=16)
     axes.text(0.5, 1.03, label(step), transform=axes.transAxes, ha="center", va="bottom", fontsize=9.5, color="#374151")
-    note = f"d is {1 / shown:.0f} times as long" if shown < 1 else NOTES.get(name, "")
+    note = f"d is {1 / shown:.0f} times as long" if shown < 1 else DATA["notes"].get(name, "")
     axes.text(0.5, 0.02, note, transform=axes.transAxes, ha="center", va="bottom", fontsize=8.5, color="#6b7280")
 
 
@@ -228,28 +183,11 @@ def label(step: Step) -> str:
     return "w = " + ", ".join(f"{w:.2f}" for w in step.weights.tolist()).replace("-", "\N{MINUS SIGN}")
 
 
-def bounds(d: Tensor) -> list[float]:
-    """How far an arrow may reach in either coordinate."""
-    return [0.95 * (RIGHT if d[0] > 0 else LEFT), 0.95 * (TOP if d[1] > 0 else BOTTOM)]
-
-
 def arrow(axes: Any, tip: Sequence[float], color: str, width: float) -> None:
     """From the origin to ``tip``, with a head that leaves room for a shaft."""
-    size = min(5 + 2.5 * width, 20 * math.hypot(*tip))
-    axes.annotate(
-        "",
-        xy=tip,
-        xytext=(0, 0),
-        arrowprops={
-            "arrowstyle": "-|>,head_length=0.45,head_width=0.22",
-            "color": color,
-            "linewidth": width,
-            "shrinkA": 0,
-            "shrinkB": 0,
-            "mutation_scale": size,
-            "joinstyle": "miter",
-        },
-    )
+    look: dict[str, Any] = {"arrowstyle": "-|>,head_length=0.45,head_width=0.22", "color": color, "linewidth": width}
+    look |= {"shrinkA": 0, "shrinkB": 0, "mutation_scale": min(5 + 2.5 * width, 20 * math.hypot(*tip))}
+    axes.annotate("", xy=tip, xytext=(0, 0), arrowprops={**look, "joinstyle": "miter"})
 
 
 def cone(axes: Any, jacobian: Tensor) -> None:
@@ -262,12 +200,6 @@ def cone(axes: Any, jacobian: Tensor) -> None:
 
 # ---- the table -------------------------------------------------------------------------------------------------------
 
-#: What a step of a bilevel method costs; the classes of the others tell.
-BILEVEL = {
-    "auto_lambda": "2 backwards, 3 forwards more",
-    "moml": "2K backwards, a forward more",
-    "forum": "K + T backwards, T + 1 forwards more",
-}
 #: Agreement of directions and signs of products: well above rounding in single precision, well below what anyone notices.
 TOLERANCE = 1e-4
 
@@ -291,7 +223,7 @@ def chooser() -> str:
 def cost(cls: type[Balancer]) -> str:
     """What a step costs, in backward passes through the shared parameters."""
     if issubclass(cls, BilevelBalancer):
-        return BILEVEL[cls.name]
+        return DATA["bilevel"][cls.name]
     turns = cls.active not in (Balancer.active, Composed.active)
     words = "K backwards" if cls.needs in ("gramian", "jacobian") and not turns else "1 backward"
     words += ", of one objective" * turns + ", a forward more" * bool(cls.observes)
@@ -324,27 +256,22 @@ def invariance(name: str) -> str:
 
 def harm(name: str) -> str:
     """Whether the method is ever seen to harm an objective."""
-    counts = [count for count in (2, 3, 5) if count > 2 or name not in THREE]
+    counts = [count for count in (2, 3, 5) if count > 2 or name not in DATA["three"]]
     harmful = [count for count in counts if harms(name, count)]
     if not harmful:
         return "never"
     return "sometimes" if harmful[0] == counts[0] else "if K > 2"
 
 
-def harms(name: str, count: int, trials: int = 70) -> bool:
+def harms(name: str, count: int) -> bool:
     """Whether the direction of the K-th step has a negative product with one of its gradients.
 
-    That is looked for in ``trials`` random runs.
+    That is looked for in 70 random runs that end with a conflict.
     """
-    seed = 0
-    while trials:
-        seed += 1
-        steps = random_steps(seed, count, length=count)
-        jacobian = steps[-1][1]
-        if not bool((jacobian @ jacobian.T < 0).any()):
-            continue
-        trials -= 1
-        d = unit(follow(make(name, count), steps)[-1].direction)
+    runs = (random_steps(seed, count, length=count) for seed in itertools.count(1))
+    conflicting = (steps for steps in runs if bool((steps[-1][1] @ steps[-1][1].T < 0).any()))
+    for steps in itertools.islice(conflicting, 70):
+        d, jacobian = unit(follow(make(name, count), steps)[-1].direction), steps[-1][1]
         if bool((jacobian @ d < -TOLERANCE * jacobian.norm(dim=1)).any()):
             return True
     return False

@@ -224,13 +224,12 @@ def draw_results(name: str) -> Figure:
     looks[outcome.tuned] = {"marker": "*", "color": "black", "markersize": 12, "label": "chosen by validation"}
     cross = {"marker": "x", "color": "#64748b", "label": "static weights"}
     for panel, (x, y) in zip(axes, pairs, strict=False):
-        place = partial(_means, outcome, x, y)
-        sweep = np.array([place(label) for label in outcome.points])
+        places = {label: [outcome.estimate(label, h).mean for h in (x, y)] for label in (*outcome.points, *looks)}
+        sweep = np.array([places[label] for label in outcome.points])
         panel.plot(*_edge(sweep, outcome.higher[x], outcome.higher[y]).T, color="#cbd5e1", zorder=0)
-        marks = [(point, cross) for point in sweep] + [(np.array(place(label)), look) for label, look in looks.items()]
+        marks = [(point, cross) for point in sweep] + [(np.array(places[label]), look) for label, look in looks.items()]
         _mark(panel, marks, among=np.array([point for point, _ in marks]))
-        panel.set_xlabel(x + _arrow(outcome.higher[x]))
-        panel.set_ylabel(y + _arrow(outcome.higher[y]))
+        panel.set(xlabel=x + _arrow(outcome.higher[x]), ylabel=y + _arrow(outcome.higher[y]))
         panel.grid(color=results.GRID)
     cost = axes[-1]
     marks, ends = [], []
@@ -241,8 +240,7 @@ def draw_results(name: str) -> Figure:
         ends += [(seconds, delta.mean + sign * (delta.half or 0.0)) for sign in (-1, 1)]
     _mark(cost, marks, among=np.array(ends))
     cost.axhline(outcome.delta(outcome.tuned).mean, color="#cbd5e1", zorder=0)
-    cost.set_xlabel("time of a step, relative to sum")
-    cost.set_ylabel("delta-m, %" + _arrow(False))
+    cost.set(xlabel="time of a step, relative to sum", ylabel="delta-m, %" + _arrow(False))
     cost.grid(color=results.GRID)
     handles = [Line2D([], [], linestyle="", **look) for look in (cross, *looks.values())]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
@@ -274,10 +272,6 @@ def _mark(panel: Any, marks: Sequence[tuple[np.ndarray, Mapping[str, Any]]], amo
         text = ", ".join(f"{value:.3g}" for value, shown in zip(point, at, strict=True) if value != shown)
         offset = (5, 5 + 9 * (len(panel.texts) % 3))  # several at one place
         panel.annotate(text, at, xytext=offset, textcoords="offset points", fontsize=8, color=look["color"])
-
-
-def _means(outcome: Results, x: str, y: str, label: str) -> tuple[float, float]:
-    return outcome.estimate(label, x).mean, outcome.estimate(label, y).mean
 
 
 def _arrow(higher: bool) -> str:

@@ -1,12 +1,13 @@
-"""Write files in configs/ and tables in docs/trainer.md from the options in engine/config.py.
+"""Files in configs/ and tables in docs/trainer.md, written from engine/config.py.
 
 python -m lab.options
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,11 @@ import yaml
 import engine
 from engine.config import CONFIG_DIR, Config
 from engine.options import bounds
-from lab import documents
-
-__all__ = ["write"]
+from lab import documents, results
 
 PAGE = CONFIG_DIR.parent / "docs" / "trainer.md"
 #: File in configs/ -> its first line, and the values that differ from the declared defaults.
-PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "trainer/default": ("Training, evaluation and devices.", {}),
-    "optimizer/adamw": ("Adam with decoupled weight decay.", {}),
-    "optimizer/adam": ("Adam.", {"name": "adam", "weight_decay": 0.0}),
-    "optimizer/sgd": ("Gradient descent with momentum.", {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4}),
-    "scheduler/one_cycle": ("Linear warm-up, then cosine decay to zero, over all steps.", {}),
-    "scheduler/constant": ("Constant learning rate.", {"name": "none", "warmup": 0.0}),
-    "scheduler/step": (
-        "Step decay: a tenth of the learning rate after every 30 % of the steps.",
-        {"name": "step", "warmup": 0.0},
-    ),
-    "logger/default": ("Services that get the numbers of a run, besides its own tables.", {}),
-}
+PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = results.read_yaml(Path(__file__).with_suffix(".yaml"))
 
 
 def sections() -> dict[str, tuple[Field[Any], ...]]:
@@ -44,7 +31,11 @@ def sections() -> dict[str, tuple[Field[Any], ...]]:
 
 def yaml_file(options: Sequence[Field[Any]], title: str, values: Mapping[str, Any]) -> str:
     """Content of a file in configs/: every option with its value, and its help as a comment."""
-    lines = {f"{item.name}: {_value(values.get(item.name, item.default))}": _help(item) for item in options}
+    lines = {}
+    for item in options:
+        choices = {rule: limit for rule, limit in item.metadata["rules"].items() if rule == "choices"}
+        help = item.metadata["help"] + (f" ({bounds(choices)})" if choices else "")
+        lines[f"{item.name}: {_value(values.get(item.name, item.default))}"] = help
     width = max(map(len, lines))
     comments = [f"# {title}", "# Written by lab/options.py from engine/config.py; change it there."]
     return "\n".join([*comments, *(f"{line:{width}}  # {help}" for line, help in lines.items())]) + "\n"
@@ -52,12 +43,17 @@ def yaml_file(options: Sequence[Field[Any]], title: str, values: Mapping[str, An
 
 def table(group: str, options: Sequence[Field[Any]]) -> str:
     """The options of a group in Markdown."""
-    rows = ["| option | type | default | bounds | meaning |", "|---|---|---|---|---|"]
+    rows = []
     for item in options:
         kind, help = str(item.type).replace(" | None", " or null"), item.metadata["help"].replace("<", "\\<")
         cells = f"`{group}.{item.name}`", kind, f"`{_value(item.default)}`", bounds(item.metadata["rules"]), help
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+        rows.append(cells)
+    return documents.table(("option", "type", "default", "bounds", "meaning"), rows)
+
+
+def blocks() -> dict[str, Callable[[], str]]:
+    """The tables of docs/trainer.md."""
+    return {f"{name}_options": partial(table, name, options) for name, options in sections().items()}
 
 
 def write(folder: Path, page: Path) -> None:
@@ -66,16 +62,11 @@ def write(folder: Path, page: Path) -> None:
     for name, (title, values) in PRESETS.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         engine.write_text(folder / f"{name}.yaml", yaml_file(declared[name.partition("/")[0]], title, values))
-    documents.fill_in(page, "options", {f"{name}_options": table(name, options) for name, options in declared.items()})
+    documents.fill_in(page, "options", {name: make() for name, make in blocks().items()})
 
 
 def _value(value: Any) -> str:
     return yaml.safe_dump(value).removesuffix("\n").removesuffix("\n...")
-
-
-def _help(item: Field[Any]) -> str:
-    choices = {rule: limit for rule, limit in item.metadata["rules"].items() if rule == "choices"}
-    return item.metadata["help"] + (f" ({bounds(choices)})" if choices else "")
 
 
 if __name__ == "__main__":

@@ -77,15 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         known = experiments()
         chosen = choose(known, options.names, options.tier)
     except engine.ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"error: {error}\n")
     if options.list:
         command.console().print(overview(chosen if options.names else list(known.values())))
         return
     needy = [each.name for each in chosen if each.tier == "gpu"]
     if needy and not torch.cuda.is_available():
-        print(f"error: {', '.join(needy)} would take weeks without a GPU, and there is none here", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"error: {', '.join(needy)} would take weeks without a GPU, and there is none here\n")
     jobs = [Reproduction(each.name, seed) for each in chosen for seed in each.seeds]
     if options.fresh:
         for job in jobs:
@@ -107,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @cache
 def experiments() -> dict[str, Experiment]:
     """Toys and recipes by name. Raises ConfigError for a recipe with an error."""
-    toys = [each for module in TOYS for each in module.EXPERIMENTS]
+    runs = {name: run for module in TOYS for name, run in module.RUNS.items()}
+    file = Path(__file__).parent / "reproductions" / "toys.yaml"
+    toys = [Experiment(name, run=runs[name], **expect) for name, expect in results.read_yaml(file).items()]
     recipes = [each for file in sorted(RECIPES.glob("*.yaml")) for each in read_recipe(file)]
     return {each.name: each for each in [*toys, *recipes]}
 
@@ -117,14 +117,12 @@ def choose(known: Mapping[str, Experiment], names: Sequence[str], tier: str) -> 
 
     Raises ConfigError for a name that fits none.
     """
-    chosen: dict[str, Experiment] = {}
+    chosen = {each.name: each for each in known.values() if each.tier == tier and not names}
     for name in names:
         fitting = fnmatch.filter(known, name)
         if not fitting:
             raise engine.ConfigError(f"there is no experiment {name!r}; {did_you_mean(name, list(known))}")
         chosen |= {each: known[each] for each in fitting}
-    if not names:
-        chosen = {each.name: each for each in known.values() if each.tier == tier}
     return list(chosen.values())
 
 
@@ -188,28 +186,24 @@ class Reproduction:
 def judge(experiment: Experiment) -> list[Row]:
     """A row per expected metric: the mean over seeds against value and tolerance."""
     runs = [run for seed in experiment.seeds if (run := Reproduction(experiment.name, seed).result()) is not None]
-    complete = len(runs) == len(experiment.seeds)
+    facts: Row = {"experiment": experiment.name, "seeds": " ".join(map(str, experiment.seeds)), "verdict": "failed"}
+    rows: list[Row] = [
+        {**facts, "metric": metric, "expected": f"{value:g}", "tolerance": f"{tolerance:g}"}
+        for metric, (value, tolerance) in experiment.expected.items()
+    ]
+    if len(runs) < len(experiment.seeds):
+        return rows
     training = shlex.join(["train.py", *experiment.overrides])
     line = training if experiment.overrides else f"lab/reproduce.py {experiment.name}"
-    facts: Row = {"experiment": experiment.name, "seeds": " ".join(map(str, experiment.seeds))}
-    if complete:
-        last = runs[-1]
-        facts |= {key: last["versions"][key] for key in ("python", "torch", "numpy")}
-        facts |= {key: str(last[key]) for key in ("device", "git", "date")}
-        facts["seconds"] = f"{sum(each['seconds'] for each in runs):.1f}"
-        facts["command"] = f"python {line}"
-    rows = []
-    for metric, (value, tolerance) in experiment.expected.items():
-        row = {**facts, "metric": metric, "expected": f"{value:g}", "tolerance": f"{tolerance:g}"}
-        numbers = [each["metrics"].get(metric, math.nan) for each in runs] if complete else []
-        if numbers:
-            got = statistics.fmean(numbers)
-            row |= {"got": f"{got:.6g}", "lowest": f"{min(numbers):.6g}", "highest": f"{max(numbers):.6g}"}
-            # rounding of a decimal fraction is no deviation
-            row["verdict"] = "reproduced" if abs(got - value) <= tolerance + 1e-9 * abs(value) else "differs"
-        else:
-            row["verdict"] = "failed"
-        rows.append(row)
+    facts = {key: runs[-1]["versions"][key] for key in ("python", "torch", "numpy")}
+    facts |= {key: str(runs[-1][key]) for key in ("device", "git", "date")}
+    facts |= {"seconds": f"{sum(each['seconds'] for each in runs):.1f}", "command": f"python {line}"}
+    for row, (value, tolerance) in zip(rows, experiment.expected.values(), strict=True):
+        numbers = [each["metrics"].get(row["metric"], math.nan) for each in runs]
+        got = statistics.fmean(numbers)
+        row |= {**facts, "got": f"{got:.6g}", "lowest": f"{min(numbers):.6g}", "highest": f"{max(numbers):.6g}"}
+        # rounding of a decimal fraction is no deviation
+        row["verdict"] = "reproduced" if abs(got - value) <= tolerance + 1e-9 * abs(value) else "differs"
     return rows
 
 
@@ -255,7 +249,7 @@ def write(rows: Sequence[Row]) -> None:
     # stable, so metrics keep their order
     every = sorted([*others, *done], key=lambda row: order.index(row["experiment"]))
     results.write_rows(results.RESULTS / FILE, every, FIELDS)
-    paths = {each.name: Reproduction(each.name, 0).folder / "path.npy" for each in famo_toy.EXPERIMENTS}
+    paths = {name: Reproduction(name, 0).folder / "path.npy" for name in famo_toy.RUNS}
     if new & paths.keys() and all(path.is_file() for path in paths.values()):
         picture = partial(famo_toy.draw, paths)
         results.save_figure(results.RESULTS / "famo_toy.svg", "famo_toy", picture, {"font.size": 10})

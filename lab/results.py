@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 from PIL import Image
 
 import engine
@@ -27,6 +28,11 @@ OPEN: Mapping[str, Any] = {"axes.spines.top": False, "axes.spines.right": False}
 
 #: File in results/ -> what draws it, given the path.
 Figures = Mapping[str, Callable[[Path], None]]
+
+
+def read_yaml(path: Path) -> Any:
+    """Content of a YAML file."""
+    return OmegaConf.to_container(OmegaConf.load(path))
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -> None:

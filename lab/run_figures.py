@@ -6,6 +6,7 @@ Each takes the runs of a table, a folder per row, and most of them show the firs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,8 @@ def confusion(objective: str, runs: Runs) -> Figure:
 def scatter(objective: str, unit: str, runs: Runs) -> Figure:
     """Predicted against true values, in the unit that people use."""
     o, predicted, actual = _predicted(objective, runs)
-    figure = figures.scatter(
-        objective, o.inverse_transform(predicted).numpy(), o.inverse_transform(actual).numpy(), unit
-    )
+    x, y = (o.inverse_transform(each).numpy() for each in (predicted, actual))
+    figure = figures.scatter(objective, x, y, unit)
     figure.axes[0].locator_params(axis="x", nbins=5)
     return figure
 
@@ -79,7 +79,7 @@ def scatter(objective: str, unit: str, runs: Runs) -> Figure:
 def reported(runs: Runs, first: int | None = None) -> Figure:
     """The samples of ``report.html``; ``first``: of these samples of the test split alone."""
     job = _load(runs)
-    split: Any = _test(job)
+    split: Any = job.splits.test
     (figure,) = job.task.pictures(job.trained, split if first is None else Subset(split, range(first))).values()
     return figure
 
@@ -88,7 +88,7 @@ def reported(runs: Runs, first: int | None = None) -> Figure:
 def answers(view: View, runs: Runs) -> Figure:
     """Garments with true and predicted classes; errors are red."""
     job = _load(runs)
-    split = _test(job)
+    split = job.splits.test
     assert isinstance(split, TensorData)
     batch = split.batch(torch.arange(min(COLUMNS * ROWS, len(split))))
     outputs = job.task.outputs(job.trained, batch)
@@ -142,7 +142,7 @@ def garment_over_copy(batch: Batch, outputs: Mapping[str, Tensor]) -> Tensor:
 def samples(runs: Runs) -> Figure:
     """Real garments beside generated ones, a column for each class."""
     job = _load(runs)
-    split = _test(job)
+    split = job.splits.test
     assert isinstance(job.task, GanTask)
     assert isinstance(split, TensorData)
     classes = job.task.class_loss.classes
@@ -185,12 +185,9 @@ def sharing(runs: Runs) -> Figure:
             axes.bar(middle, mean, 0.36, yerr=spread, color=COLORS[number], ecolor="#334155", label=objective)
         axes.axhline(start, color="black", linestyle="--", linewidth=1, label="before training")
         axes.set_title(title, loc="left", fontsize=10)
-        axes.set_xticks(places)
-        axes.set_xlabel(xlabel)
-        axes.set_axisbelow(True)
+        axes.set(xticks=places, xlabel=xlabel, axisbelow=True)
         axes.grid(axis="y", color=GRID)
-    panels[0].set_ylabel("share")
-    panels[0].set_ylim(0, 1.05)
+    panels[0].set(ylabel="share", ylim=(0, 1.05))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
@@ -198,7 +195,7 @@ def sharing(runs: Runs) -> Figure:
 def _shares(job: engine.Run) -> tuple[dict[str, Tensor], float]:
     """Objective -> shares (units or samples, places), and what they are about at the start."""
     model, name = job.trained, job.config.model["name"]
-    x = _test(job).inputs[0]  # type: ignore[union-attr]
+    x = job.splits.test.inputs[0]  # type: ignore[union-attr]
     if name == "cross_stitch":
         # of each layer (readers, towers, width)
         mixes = [torch.stack([mix[o].abs() for o in model.objectives]) for mix in model.mixes]
@@ -241,5 +238,16 @@ def _load(runs: Runs) -> engine.Run:
     return job
 
 
-def _test(job: engine.Run) -> engine.Split:
-    return job.splits.test
+#: File in results/ -> what draws it, given the runs of its table.
+FIGURES: dict[str, Callable[[Runs], Figure]] = {
+    "diamonds_usd.svg": partial(over_time, {"cut/accuracy": "accuracy of cut", "price/r2": "R2 of price"}),
+    "shared_trunk_cut.svg": partial(confusion, "cut"),
+    "shared_trunk_price.svg": partial(scatter, "price", "US dollars"),
+    "soft_sharing.svg": sharing,
+    "multi_fashion.png": partial(answers, whole),
+    "compressed_fashion.png": partial(answers, garment_over_copy),
+    "two_view_fashion.png": partial(answers, halves),
+    "ring_of_gaussians.png": reported,
+    "fashion_gan.png": samples,
+    "rooms.png": partial(reported, first=2),
+}

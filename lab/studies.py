@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,16 @@ class Study:
     """
 
     size: str
-    common: tuple[str, ...]
-    objectives: tuple[str, ...]
+    common: Sequence[str]
+    objectives: Sequence[str]
     metrics: Mapping[str, tuple[str, int]]
-    rates: tuple[float, float, float] = (4e-3, 1.6e-2, 6.4e-2)
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    alone: Mapping[str, tuple[str, ...]] | None = None
+    rates: Sequence[float] = (4e-3, 1.6e-2, 6.4e-2)
+    seeds: Sequence[int] = (0, 1, 2, 3, 4)
+    alone: Mapping[str, Sequence[str]] | None = None
 
-    def settings(self) -> dict[str, tuple[str, ...]]:
+    def settings(self) -> dict[str, Sequence[str]]:
         """Label -> overrides of methods, points of the sweep, and objectives alone."""
-        settings: dict[str, tuple[str, ...]] = {name: (f"balancer={name}",) for name in METHODS}
+        settings: dict[str, Sequence[str]] = {name: (f"balancer={name}",) for name in METHODS}
         for point in sweep(len(self.objectives)):
             values = ", ".join(f"{name}: {value:g}" for name, value in zip(self.objectives, point, strict=True))
             label = f"fixed {' '.join(f'{value:g}' for value in point)}"
@@ -62,68 +62,7 @@ class Study:
         return settings | {f"only {name}": overrides for name, overrides in alone.items()}
 
 
-_DIAMONDS = {
-    "cut accuracy": ("test/cut/accuracy", 4),
-    "price R2": ("test/price/r2", 4),
-    "price error, USD": ("test/price/mae_usd", 1),
-}
-STUDIES = {
-    "diamonds": Study("8 epochs instead of 30", ("trainer.epochs=8",), ("cut", "price"), _DIAMONDS),
-    "diamonds_usd": Study(
-        "8 epochs instead of 30", ("experiment=diamonds_usd", "trainer.epochs=8"), ("cut", "price"), _DIAMONDS
-    ),
-    "two_view_fashion": Study(
-        "150 steps instead of 4 epochs",
-        ("model=dual_sum", "trainer.max_steps=150", "trainer.channels_last=true"),
-        ("fused", "left", "right"),
-        {
-            "fused accuracy": ("test/fused/accuracy", 4),
-            "left alone": ("test/left/accuracy", 4),
-            "right alone": ("test/right/accuracy", 4),
-        },
-        rates=(8e-3, 3.2e-2, 1.28e-1),
-    ),
-    "multi_fashion": Study(
-        "1 epoch of 60,000 pairs instead of 4 of 120,000",
-        ("model=shared_trunk_lenet", "task.copies=1", "trainer.epochs=1", "trainer.channels_last=true"),
-        ("top_left", "bottom_right"),
-        {
-            "top left accuracy": ("test/top_left/accuracy", 4),
-            "bottom right accuracy": ("test/bottom_right/accuracy", 4),
-        },
-    ),
-    "compressed_fashion": Study(
-        "60 steps instead of 5 epochs",
-        ("model=chained", "trainer.max_steps=60", "trainer.channels_last=true"),
-        ("image", "class"),
-        {"accuracy": ("test/class/accuracy", 4), "PSNR, dB": ("test/image/psnr", 2)},
-        rates=(8e-3, 3.2e-2, 1.28e-1),
-    ),
-    "rooms": Study(
-        "384 rooms of 48 x 64 pixels instead of 3,700 of 96 x 128, batches of 16 instead of 8",
-        ("model=dense_resnet18", "task.height=48", "task.width=64", "task.train=384", "trainer.batch_size=16"),
-        ("segmentation", "depth", "normals"),
-        {
-            "mIoU": ("test/segmentation/miou", 4),
-            "depth error, m": ("test/depth/abs_err", 4),
-            "normals, mean degrees": ("test/normals/mean", 2),
-        },
-        rates=(2e-3, 8e-3, 3.2e-2),
-    ),
-    "fashion_gan": Study(
-        "200 steps instead of 8 epochs",
-        ("model=gan", "trainer.max_steps=200"),
-        ("adversarial", "fake_class"),
-        {
-            "share of a Gaussian's Frechet distance": ("test/samples/frechet_share", 3),
-            "class accuracy": ("test/samples/class_accuracy", 3),
-        },
-        rates=(3e-3, 9e-3, 2.7e-2),
-        seeds=tuple(range(10)),  # they differ more than those of other studies
-        alone={"adversarial": ("balancer=fixed", "balancer.values={adversarial: 1, fake_class: 0}")},
-    ),
-}
-
+STUDIES = {name: Study(**study) for name, study in results.read_yaml(Path(__file__).with_suffix(".yaml")).items()}
 #: Headings of results that are better when lower.
 ERRORS = ("price error, USD", "depth error, m", "normals, mean degrees", "share of a Gaussian's Frechet distance")
 

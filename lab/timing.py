@@ -13,22 +13,11 @@ from torch.profiler import ProfilerActivity, profile
 Seconds = tuple[float, float]
 
 
-def clock() -> Seconds:
-    """Now, in wall and in processor time."""
-    return time.perf_counter(), time.process_time()
-
-
-def since(start: Seconds) -> Seconds:
-    """Seconds since :func:`clock` gave ``start``."""
-    wall, processor = clock()
-    return wall - start[0], processor - start[1]
-
-
 def timed(step: Callable[[], object]) -> Seconds:
     """Seconds of one call."""
-    start = clock()
+    wall, processor = time.perf_counter(), time.process_time()
     step()
-    return since(start)
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def take_turns(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from balancing import Balancer
 
 #: From seconds to hours: what continuous integration runs, what a patient CPU can run, what needs a GPU and its data.
 TIERS = ("quick", "cpu", "gpu")
@@ -31,7 +36,27 @@ class Experiment:
     source: str
     expected: Mapping[str, tuple[float, float]]
     run: Callable[[int, Path], dict[str, float]]
-    seeds: tuple[int, ...] = (0,)
+    seeds: Sequence[int] = (0,)
     recipe: str = ""
     overrides: tuple[str, ...] = ()
     family: str = ""
+
+
+def descend(
+    losses: Callable[[Tensor], dict[str, Tensor]],
+    balancer: Balancer,
+    start: Tensor,
+    lr: float,
+    steps: int,
+    epochs: int,
+) -> Tensor:
+    """The end of plain gradient descent from a point, in steps that are split into epochs."""
+    x = nn.Parameter(start)
+    optimizer = torch.optim.SGD([x], lr)
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        balancer.backward(losses(x), shared=[x])
+        optimizer.step()
+        if step % (steps // epochs) == 0:
+            balancer.next_epoch()
+    return x.detach()

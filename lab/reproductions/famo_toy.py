@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from balancing import LossBalancer, create_balancer
-from lab.reproductions.experiment import Experiment
 
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 STEPS, EVERY = 50_000, 200
@@ -113,8 +112,10 @@ def distances(points: np.ndarray) -> np.ndarray:
     return np.array(shortest)
 
 
-def measure(path: np.ndarray) -> dict[str, float]:
-    """Where the runs ended."""
+def run(method: str, clip: float | None, steps: int, seed: int, folder: Path) -> dict[str, float]:
+    """End points of a method, which also writes ``path.npy``. Nothing here is random."""
+    path = trace(method, clip, steps)
+    np.save(folder / "path.npy", path)
     far = distances(path[-1])
     results = {"runs on the front": float((far < 1e-3).sum())}
     for start, end, distance in zip(STARTS, path[-1], far, strict=True):
@@ -123,64 +124,28 @@ def measure(path: np.ndarray) -> dict[str, float]:
     return results
 
 
-def run(method: str, clip: float | None, steps: int, seed: int, folder: Path) -> dict[str, float]:
-    """Follow the method, and leave ``path.npy`` for the figure. Nothing here is random."""
-    path = trace(method, clip, steps)
-    np.save(folder / "path.npy", path)
-    return measure(path)
-
-
-def experiment(
-    name: str, expected: dict[str, tuple[float, float]], clip: float | None = None, steps: int = STEPS, source: str = ""
-) -> Experiment:
-    """One method from all five starting points."""
-    run_method = partial(run, name.removesuffix("_unclipped"), clip, steps)
-    return Experiment(f"famo_toy_{name}", "quick", source or FAMO, expected, run_method)
-
-
-FAMO = "Liu et al., NeurIPS 2023, Fig. 1, figure only; end points of the code in Cranial-XIX/FAMO, 50 000 steps"
-NASH = "Navon et al., ICML 2022, Fig. 1, figure only; stuck at (9, 9) in the code of AvivNavon/nash-mtl, 35 000 steps"
-FRONT = "Navon et al., ICML 2022, Fig. 1, figure only: on the front from every start after 35 000 steps"
-UPGRAD = "not in the papers; of two gradients its direction is that of PCGrad, which is not clipped here"
-ALIGNED = "not in the papers, in whose figure both losses count alike; the solver of SamsungLabs/MTL, 50 000 steps"
-ALL, FOUR = {"runs on the front": (5.0, 0.0)}, {"runs on the front": (4.0, 0.0)}
-STUCK = {"distance from (9.0, 9.0)": (3.0, 1.0)}
-#: Where the sum of both losses is smallest. Elsewhere on the front end points depend on the way: products in double instead of
-#: single precision move those of MGDA by up to 0.08, and weights of at least 0.001, as the published solver gives, by up to
-#: 0.14; FAMO never stops moving along the front.
-BEST = {"x from (-7.5, -0.5)": (-5.7273, 0.02), "y from (-7.5, -0.5)": (-8.4094, 0.02)}
-EXPERIMENTS = (
-    experiment("sum", {**FOUR, **BEST, **STUCK}),
-    experiment("mgda", {**ALL, "x from (-8.5, 7.5)": (-2.0268, 0.2), "x from (-7.5, -0.5)": (-4.1866, 0.2)}),
-    experiment("pcgrad", ALL, clip=1.0),
-    # from (9, 9) CAGrad is chaotic: it may stop next to the singularity of f2 at (7, 0)
-    experiment("cagrad", {"runs on the front": (4.5, 0.5), **BEST}, clip=1.0),
-    experiment("imtl_g", ALL),
-    experiment("aligned_mtl", {**FOUR, **BEST, **STUCK}, source=ALIGNED),
-    experiment("nash_mtl", ALL, clip=1.0, steps=35_000, source=FRONT),
-    experiment("famo", ALL),
-    experiment("upgrad", STUCK, steps=35_000, source=UPGRAD),
-    experiment("pcgrad_unclipped", STUCK, steps=35_000, source=NASH),
-    experiment("cagrad_unclipped", STUCK, steps=35_000, source=NASH),
-)
+#: Method -> title of its panel, largest length of a gradient, and steps; in the order in which the methods appeared.
+METHODS: dict[str, tuple[str, float | None, int]] = {
+    "sum": ("equal weights", None, STEPS),
+    "mgda": ("MGDA", None, STEPS),
+    "pcgrad": ("PCGrad", 1.0, STEPS),
+    "cagrad": ("CAGrad", 1.0, STEPS),
+    "imtl_g": ("IMTL-G", None, STEPS),
+    "nash_mtl": ("Nash-MTL", 1.0, 35_000),
+    "aligned_mtl": ("Aligned-MTL", None, STEPS),
+    "famo": ("FAMO", None, STEPS),
+    "upgrad": ("UPGrad", None, 35_000),
+    "pcgrad_unclipped": ("PCGrad, not clipped", None, 35_000),
+    "cagrad_unclipped": ("CAGrad, not clipped", None, 35_000),
+}
+RUNS = {
+    f"famo_toy_{name}": partial(run, name.removesuffix("_unclipped"), clip, steps)
+    for name, (_, clip, steps) in METHODS.items()
+}
 
 
 # ---- the figure ------------------------------------------------------------------------------------------------------
 
-#: Panels, in the order in which the methods appeared.
-PANELS = {
-    "sum": "equal weights",
-    "mgda": "MGDA",
-    "pcgrad": "PCGrad",
-    "cagrad": "CAGrad",
-    "imtl_g": "IMTL-G",
-    "nash_mtl": "Nash-MTL",
-    "aligned_mtl": "Aligned-MTL",
-    "famo": "FAMO",
-    "upgrad": "UPGrad",
-    "pcgrad_unclipped": "PCGrad, not clipped",
-    "cagrad_unclipped": "CAGrad, not clipped",
-}
 EDGE = 12.0
 GOOD, BAD, PARETO = "#111827", "#be123c", "#d97706"
 
@@ -197,7 +162,7 @@ def draw(paths: Mapping[str, Path]) -> Figure:
     best, _ = front(201)
     figure = Figure(figsize=(9.6, 7.6), layout="constrained")
     axes = figure.subplots(3, 4).ravel()
-    for panel, (name, title) in zip(axes, PANELS.items(), strict=False):
+    for panel, (name, (title, *_)) in zip(axes, METHODS.items(), strict=False):
         panel.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), xticks=[], yticks=[], aspect="equal")
         for spine in panel.spines.values():
             spine.set_color("#cbd5e1")
@@ -217,7 +182,7 @@ def draw(paths: Mapping[str, Path]) -> Figure:
         Line2D([], [], color=GOOD, marker="*", label="ends on the front"),
         Line2D([], [], color=BAD, marker="X", label="ends elsewhere"),
     ]
-    for panel in axes[len(PANELS) :]:
+    for panel in axes[len(METHODS) :]:
         panel.axis("off")
     axes[-1].legend(handles=legend, loc="center", frameon=False)
     return figure

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from balancing import Balancer, create_balancer
-from lab.reproductions.experiment import Experiment
+from lab.reproductions.experiment import descend
 from tasks.scores import hypervolume
 
 SIZE, SEARCHES, STEPS = 20, 10, 100
@@ -32,28 +32,20 @@ def losses(x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: 1 - (-(x + sign * center).square().sum()).exp() for name, sign in zip(NAMES, (-1, 1), strict=True)}
 
 
-def search(balancer: Balancer, start: np.ndarray, lr: float, steps: int) -> list[float]:
-    """The losses at the end. An epoch, which Pareto MTL counts two of, is a tenth of the steps."""
-    x = torch.nn.Parameter(torch.from_numpy(start))
-    optimizer = torch.optim.SGD([x], lr)
-    for step in range(1, steps + 1):
-        optimizer.zero_grad()
-        balancer.backward(losses(x), shared=[x])
-        optimizer.step()
-        if step % (steps // 10) == 0:
-            balancer.next_epoch()
-    return [value.item() for value in losses(x).values()]
-
-
 def run(
     make: Callable[[int, float], Balancer], lr: float, repeat: int, seed: int, folder: Path, searches: int = SEARCHES
 ) -> dict[str, float]:
-    """Ten searches with the balancers that ``make`` returns for an index and a random number."""
+    """Ten searches with the balancers that ``make`` returns for an index and a random number.
+
+    An epoch, which Pareto MTL counts two of, is a tenth of the steps.
+    """
     draw = np.random.RandomState(seed)
     points = []
     for index in range(searches):
         balancer = make(index, draw.rand())
-        points.append(search(balancer, draw.uniform(-0.5, 0.5, SIZE), lr, STEPS * repeat))
+        start = torch.from_numpy(draw.uniform(-0.5, 0.5, SIZE))
+        end = descend(losses, balancer, start, lr, STEPS * repeat, epochs=10)
+        points.append([value.item() for value in losses(end).values()])
     ends = np.array(points)
     return {
         "interior points": float((ends > 0.05).all(1).sum()),
@@ -96,33 +88,13 @@ def rays() -> list[list[float]]:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).round(12).tolist()
 
 
-PAPER = "Lin et al., NeurIPS 2019, synthetic example: figure only; "
-CODE = PAPER + "values of 5 seeds of the code in Xi-L/ParetoMTL"
-OURS = PAPER + "at least 8 interior points, hypervolume recorded here"
-
-
-def experiment(
-    name: str,
-    make: Callable[[int, float], Balancer],
-    interior: tuple[float, float],
-    volume: tuple[float, float],
-    lr: float = 1.0,
-    repeat: int = 1,
-    distance: float = 0.001,
-    source: str = CODE,
-) -> Experiment:
-    """A method with the values and tolerances of its interior points and of its hypervolume."""
-    expected = {"interior points": interior, "hypervolume": volume, "distance to the front": (0.0, distance)}
-    seeds = (0, 1, 2, 3, 4) if source == CODE else (0,)
-    return Experiment(f"fonseca_{name}", "quick", source, expected, partial(run, make, lr, repeat), seeds)
-
-
-EXPERIMENTS = (
-    experiment("weighted_sum", weighted_sum, (0, 0), (0.0465, 0.005)),
-    experiment("mgda", mgda, (10, 0), (0.16, 0.03)),
+#: Name -> what makes its balancers, the learning rate, and how often the 100 steps are repeated.
+RUNS = {
+    "fonseca_weighted_sum": partial(run, weighted_sum, 1.0, 1),
+    "fonseca_mgda": partial(run, mgda, 1.0, 1),
     # half the step: the weights of our pareto_mtl have the sum 2
-    experiment("pareto_mtl", pareto_mtl, (9, 1), (0.2925, 0.01), lr=0.5),
+    "fonseca_pareto_mtl": partial(run, pareto_mtl, 0.5, 1),
     # small steps, as only one of the two losses is trained in each
-    experiment("tchebycheff", partial(preferring, "tchebycheff"), (9, 1), (0.296, 0.005), 0.1, 5, 0.01, OURS),
-    experiment("mgda_preference", partial(preferring, "mgda"), (9, 1), (0.27, 0.03), 0.5, 2, source=OURS),
-)
+    "fonseca_tchebycheff": partial(run, partial(preferring, "tchebycheff"), 0.1, 5),
+    "fonseca_mgda_preference": partial(run, partial(preferring, "mgda"), 0.5, 2),
+}

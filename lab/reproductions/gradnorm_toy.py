@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from balancing import create_balancer
-from lab.reproductions.experiment import Experiment
 
 INPUTS, OUTPUTS, WIDTH, BATCH = 250, 100, 100, 100
 SIZES = {"small": 1.0, "large": 100.0}
@@ -91,13 +90,4 @@ def run(seed: int, folder: Path, steps: int = 4000) -> dict[str, float]:
     }
 
 
-EXPERIMENTS = (
-    Experiment(
-        name="gradnorm_toy",
-        tier="cpu",
-        source="Chen et al., ICML 2018, section 4: the order of the curves for two objectives, no numbers",
-        expected={"gradnorm below sum": (1.0, 0.0), "sum below uncertainty": (1.0, 0.0)},
-        run=run,
-        seeds=(0, 1, 2),
-    ),
-)
+RUNS = {"gradnorm_toy": run}

@@ -21,29 +21,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from string import Template
 from typing import Any
 
 from lab.reproductions.published_tables import read
+from lab.results import read_yaml
 from tasks.celeba import ATTRIBUTES
 from tasks.results import ResultKey, objectives_of, with_split, without_split
 from tasks.scores import delta_m
-
-#: Column of the tables -> result of a run, and how many printed units are one of its own.
-RESULTS = {
-    "segmentation/mIoU": ("segmentation/miou", 100.0),
-    "segmentation/pixel accuracy": ("segmentation/pixel_accuracy", 100.0),
-    "depth/absolute error": ("depth/abs_err", 1.0),
-    "depth/relative error": ("depth/rel_err", 1.0),
-    "normals/mean": ("normals/mean", 1.0),
-    "normals/median": ("normals/median", 1.0),
-    "normals/within 11.25": ("normals/within_11_25", 100.0),
-    "normals/within 22.5": ("normals/within_22_5", 100.0),
-    "normals/within 30": ("normals/within_30", 100.0),
-    "Amazon/accuracy": ("amazon/accuracy", 100.0),
-    "DSLR/accuracy": ("dslr/accuracy", 100.0),
-    "Webcam/accuracy": ("webcam/accuracy", 100.0),
-}
 
 
 @dataclass(frozen=True)
@@ -113,7 +100,7 @@ def published_rows(recipe: str, config: Sequence[str], published: Mapping[str, A
         raise ValueError(f"published.statistic: must be delta-m or delta-p, got {statistic!r}")
     tables = [known[name] for name in published["tables"]]
     columns = tables[0]["columns"]
-    higher = {_result(column)[0]: better == "higher" for column, better in columns.items()}
+    higher = {_results()[column][0]: better == "higher" for column, better in columns.items()}
     baseline = Baseline(statistic, _in_own_units(columns, tables[0]["baseline"]), higher)
     spreads = {name: published["spread"] / 100 * abs(value) for name, value in baseline.values.items()}
     rows = []
@@ -141,15 +128,15 @@ def published_rows(recipe: str, config: Sequence[str], published: Mapping[str, A
     return rows
 
 
-def _result(column: str) -> tuple[str, float]:
-    """``<objective>/<metric>``, and its unit in print. Attributes of CelebA are numbered there."""
-    if column.startswith("attribute "):
-        return f"{ATTRIBUTES[int(column.split('/')[0].split()[1]) - 1]}/f1", 1.0
-    return RESULTS[column]
+@cache
+def _results() -> dict[str, tuple[str, float]]:
+    """Column, such as the number of an attribute of CelebA -> result, and its unit in print."""
+    numbered = {f"attribute {k}/F1": (f"{name}/f1", 1.0) for k, name in enumerate(ATTRIBUTES, start=1)}
+    return read_yaml(Path(__file__).with_suffix(".yaml")) | numbered
 
 
 def _in_own_units(columns: Sequence[str] | Mapping[str, str], row: Sequence[float]) -> dict[str, float]:
-    results = map(_result, columns)
+    results = [_results()[column] for column in columns]
     return {name: value / unit for (name, unit), value in zip(results, row, strict=True)}
 
 

@@ -1,35 +1,21 @@
 """Delta-m, delta-p and mean rank, computed again from the rows of published tables.
 
-``published_tables.json`` holds numbers as printed, with their source. Rows are rounded, so what follows from them is too: a
-deviation is absolute for values below 1 and relative to larger ones. ``SLIPS`` are the cells that do not follow from their
-own row by more than that; they are counted apart. Signs and averages are the papers': delta-m, negative is better, a mean
+``published_tables.json`` holds numbers as printed, with their source. Rows are rounded, so what follows from them is too:
+``rounding`` is the largest deviation that this explains, absolute for values below 1 and relative to larger ones. Slips are
+cells that deviate more from their own row; they are counted apart. Signs and averages are the papers': delta-m, negative is better, a mean
 over metrics; delta-p, positive is better, a mean over objectives.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-from lab.reproductions.experiment import Experiment
 from tasks.scores import delta_m, mean_rank
 
 DATA = Path(__file__).with_suffix(".json")
-#: Table -> statistic -> the largest deviation that rounding explains.
-ROUNDING = {
-    "nyuv2_segnet": {"delta-m": 0.01, "mean rank, Nash-MTL": 0.12, "mean rank, FAMO": 0.01},
-    "nyuv2_segnet_rerun": {"delta-m": 0.01},
-    "cityscapes_segnet": {"delta-m": 0.02, "mean rank, Nash-MTL": 0.1, "mean rank, FAMO": 0.1},
-    "qm9": {"delta-m": 0.005, "mean rank, Nash-MTL": 0.05, "mean rank, FAMO": 0.01},
-    "nyuv2_resnet50": {"delta-p": 0.015},
-    "cityscapes_resnet50": {"delta-p": 0.1},
-    "qm9_libmtl": {"delta-p": 0.01},
-    "office31": {"delta-p": 0.02},
-    "office_home": {"delta-p": 0.02},
-    "celeba": {"delta-m": 0.005},
-}
 
 
 @dataclass(frozen=True)
@@ -41,16 +27,12 @@ class Cell:
     method: str
     printed: float
     computed: float
-
-    @property
-    def deviation(self) -> float:
-        """Absolute, and relative above 1."""
-        return abs(self.computed - self.printed) / max(1.0, abs(self.printed))
+    rounding: float
 
     @property
     def slip(self) -> bool:
-        """Whether rounding does not explain it."""
-        return self.deviation > ROUNDING[self.table][self.statistic]
+        """Whether rounding does not explain the deviation, which is relative above 1."""
+        return abs(self.computed - self.printed) / max(1.0, abs(self.printed)) > self.rounding
 
 
 def read() -> dict[str, dict]:
@@ -68,60 +50,32 @@ def cells(name: str) -> list[Cell]:
     result = []
     for statistic, printed in table["printed"].items():
         if statistic.startswith("mean rank"):
-            computed = mean_rank({method: rows[method] for method in ranked(printed, rows)}, higher)
+            # and equal weights, whose cell is misprinted in one table
+            computed = mean_rank({method: rows[method] for method in rows if method in {"LS", *printed}}, higher)
         elif statistic == "delta-m":
             computed = {method: delta_m(rows[method], baseline, higher) for method in printed}
         else:
             computed = {method: -delta_m(rows[method], baseline, higher, "objectives") for method in printed}
-        result += [Cell(name, statistic, method, value, computed[method]) for method, value in printed.items()]
+        rounding = table["rounding"][statistic]
+        result += [
+            Cell(name, statistic, method, value, computed[method], rounding) for method, value in printed.items()
+        ]
     return result
-
-
-def ranked(printed: Mapping[str, float], rows: Mapping[str, object]) -> list[str]:
-    """Methods with a printed rank, and equal weights, whose cell is misprinted in one table."""
-    return [method for method in rows if method in printed or method == "LS"]
 
 
 def slips() -> list[Cell]:
     """All cells that do not follow from their own row."""
-    return [cell for name in ROUNDING for cell in cells(name) if cell.slip]
+    return [cell for name in read() for cell in cells(name) if cell.slip]
 
 
 def run(seed: int, folder: Path) -> dict[str, float]:
     """How many printed numbers follow from their rows, per table and statistic."""
     counts = {}
-    for name in ROUNDING:
-        for statistic in ROUNDING[name]:
-            chosen = [cell for cell in cells(name) if cell.statistic == statistic]
+    for name in read():
+        for statistic, group in groupby(cells(name), key=lambda cell: cell.statistic):
+            chosen = list(group)
             counts[f"{name}: {statistic} as printed, of {len(chosen)}"] = float(sum(not cell.slip for cell in chosen))
     return counts
 
 
-#: Printed numbers that follow from their rows. Of NYUv2, IMTL-G and IMGrad do not; of Office-Home, IMTL-G and CAGrad; and
-#: FAMO's ranks on QM9 are all lower by one, as if counted from 0.
-EXPERIMENTS = (
-    Experiment(
-        name="published_tables",
-        tier="quick",
-        source="the tables of lab/reproductions/published_tables.json, each with its source",
-        expected={
-            "nyuv2_segnet: delta-m as printed, of 15": (13, 0),
-            "nyuv2_segnet: mean rank, Nash-MTL as printed, of 11": (11, 0),
-            "nyuv2_segnet: mean rank, FAMO as printed, of 12": (12, 0),
-            "nyuv2_segnet_rerun: delta-m as printed, of 14": (14, 0),
-            "cityscapes_segnet: delta-m as printed, of 16": (16, 0),
-            "cityscapes_segnet: mean rank, Nash-MTL as printed, of 11": (11, 0),
-            "cityscapes_segnet: mean rank, FAMO as printed, of 11": (11, 0),
-            "qm9: delta-m as printed, of 11": (11, 0),
-            "qm9: mean rank, Nash-MTL as printed, of 10": (10, 0),
-            "qm9: mean rank, FAMO as printed, of 11": (0, 0),
-            "nyuv2_resnet50: delta-p as printed, of 21": (21, 0),
-            "cityscapes_resnet50: delta-p as printed, of 21": (21, 0),
-            "qm9_libmtl: delta-p as printed, of 21": (21, 0),
-            "office31: delta-p as printed, of 20": (20, 0),
-            "office_home: delta-p as printed, of 20": (18, 0),
-            "celeba: delta-m as printed, of 1": (1, 0),
-        },
-        run=run,
-    ),
-)
+RUNS = {"published_tables": run}

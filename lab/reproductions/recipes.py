@@ -20,20 +20,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 import engine
 from engine.config import CONFIG_DIR
 from lab.jobs import train_quietly
 from lab.reproductions.experiment import TIERS, Experiment
 from lab.reproductions.published_rows import published_rows
+from lab.results import read_yaml
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 def read_recipe(file: Path) -> list[Experiment]:
     """The experiments of a recipe. Raises ConfigError with file and key if it is not as above."""
-    recipe: Any = OmegaConf.to_container(OmegaConf.load(file))
+    recipe = read_yaml(file)
     expect: Any = recipe.get("expect") or {}
     metrics, seeds, tier, source = (expect.get(key) for key in ("metrics", "seeds", "tier", "source"))
     rules = {
@@ -57,7 +56,7 @@ def read_recipe(file: Path) -> list[Experiment]:
     except ValueError as error:
         raise engine.ConfigError(f"{file.relative_to(file.parent.parent)}: {error}") from None
     options = [
-        OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "experiment" / f"{name}.yaml"))
+        read_yaml(CONFIG_DIR / "experiment" / f"{name}.yaml")
         for key, _, name in (override.partition("=") for override in config)
         if key == "experiment"
     ]

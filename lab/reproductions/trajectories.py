@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balancing import Balancer, create_balancer
-from lab.reproductions.experiment import Experiment
+from balancing import create_balancer
+from lab.reproductions.experiment import descend
 
 DATA = Path(__file__).with_suffix(".json")
 STARTS = {
@@ -47,33 +47,23 @@ METHODS: dict[str, tuple[dict[str, Any], float, str, dict[str, Any]]] = {
 }
 
 
-def losses(problem: str, x: Tensor) -> tuple[Tensor, Tensor]:
+def losses(problem: str, x: Tensor) -> dict[str, Tensor]:
     """(2,) point -> both losses."""
     if problem == "EWQ":
-        return x[0].square(), x[1].square()
-    values = []
-    for sign, length in ((1, 1.0), (-1, math.sqrt(3))):
+        return {"f1": x[0].square(), "f2": x[1].square()}
+    values = {}
+    for name, sign, length in (("f1", 1, 1.0), ("f2", -1, math.sqrt(3))):
         angle = sign * math.pi / 16
         turn = x.new_tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         away = x - x.new_tensor([sign, 0])
-        values.append((away @ turn @ torch.diag(x.new_tensor([length, 0.1]))).square().sum())
-    return values[0], values[1]
+        values[name] = (away @ turn @ torch.diag(x.new_tensor([length, 0.1]))).square().sum()
+    return values
 
 
-def descend(problem: str, start: tuple[float, float], balancer: Balancer, factor: float, steps: int) -> list[float]:
-    """The end point."""
-    x = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64))
-    optimizer = torch.optim.SGD([x], STEPS[problem][1] * factor)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        balancer.backward(dict(zip(balancer.objectives, losses(problem, x), strict=True)), shared=[x])
-        optimizer.step()
-    return x.tolist()
-
-
-def run(problem: str, seed: int, folder: Path, steps: int | None = None) -> dict[str, float]:
+def run(problem: str, seed: int, folder: Path) -> dict[str, float]:
     """Largest deviation of each method's end points from TorchJD's, over starts and coordinates."""
     reference = json.loads(DATA.read_text(encoding="utf-8"))[problem]
+    steps, lr = STEPS[problem]
     deviations = {}
     for method, (options, factor, *_) in METHODS.items():
         worst = 0.0
@@ -81,21 +71,11 @@ def run(problem: str, seed: int, folder: Path, steps: int | None = None) -> dict
             if theirs is None:
                 continue
             balancer = create_balancer(method, ("f1", "f2"), **options)
-            ours = descend(problem, start, balancer, factor, STEPS[problem][0] if steps is None else steps)
-            worst = max(worst, *(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
+            point = torch.tensor(start, dtype=torch.float64)
+            ours = descend(partial(losses, problem), balancer, point, lr * factor, steps, epochs=1)
+            worst = max(worst, *(abs(a - b) for a, b in zip(ours.tolist(), theirs, strict=True)))
         deviations[f"{method}: deviation from TorchJD"] = worst
     return deviations
 
 
-def experiment(problem: str) -> Experiment:
-    """All methods on one problem."""
-    return Experiment(
-        f"trajectories_{problem.lower()}",
-        "quick",
-        'Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, figures only; end points of TorchJD',
-        {f"{method}: deviation from TorchJD": (0.0, 0.001) for method in METHODS},
-        partial(run, problem),
-    )
-
-
-EXPERIMENTS = (experiment("EWQ"), experiment("CQF"))
+RUNS = {f"trajectories_{problem.lower()}": partial(run, problem) for problem in STARTS}

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from balancing import create_balancer
-from lab.reproductions.experiment import Experiment
 
 
 class Model(nn.Module):
@@ -59,12 +58,4 @@ def run(seed: int, folder: Path, epochs: int = 2000) -> dict[str, float]:
     }
 
 
-EXPERIMENTS = (
-    Experiment(
-        name="uncertainty_toy",
-        tier="quick",
-        source="Kendall, Gal, Cipolla, CVPR 2018: output of the PyTorch notebook in yaringal/multi-task-learning-example",
-        expected={"standard deviation 1": (8.5875, 0.002), "standard deviation 2": (0.9198, 0.002)},
-        run=run,
-    ),
-)
+RUNS = {"uncertainty_toy": run}

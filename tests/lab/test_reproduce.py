@@ -369,7 +369,7 @@ def test_trajectories_json_holds_what_torchjd_gives(method):
     optimizer = torch.optim.SGD([x], lr * factor)
     for _ in range(steps):
         optimizer.zero_grad()
-        backward(torch.stack(trajectories.losses("EWQ", x)))
+        backward(torch.stack(list(trajectories.losses("EWQ", x).values())))
         jac_to_grad([x], aggregator)
         optimizer.step()
     kept = json.loads(trajectories.DATA.read_text())["EWQ"][method]
@@ -498,12 +498,12 @@ def test_ring_starts_alike_and_depends_on_the_pack(tmp_path):
 
 
 def test_printed_tables_are_whole():
-    for name, read in published_tables.read().items():
+    for read in published_tables.read().values():
         width = len(read["columns"])
         assert len(read["baseline"]) == width
         assert all(len(row) == width for row in read["rows"].values())
         assert {method for printed in read["printed"].values() for method in printed} <= set(read["rows"])
-        assert set(read["printed"]) == set(published_tables.ROUNDING[name])
+        assert set(read["printed"]) == set(read["rounding"])
 
 
 def test_slips_are_those_that_the_page_explains():
@@ -551,11 +551,11 @@ def test_quick_tier_was_run():
 
 def test_figure_shows_every_method(tmp_path):
     paths = {}
-    for index, each in enumerate(famo_toy.EXPERIMENTS):
-        paths[each.name] = tmp_path / f"{index}.npy"
-        np.save(paths[each.name], np.array([famo_toy.STARTS, [(0.0, -8.3551)] * 5], np.float32))
-    assert {each.name for each in famo_toy.EXPERIMENTS} == {f"famo_toy_{name}" for name in famo_toy.PANELS}
+    for index, name in enumerate(famo_toy.RUNS):
+        paths[name] = tmp_path / f"{index}.npy"
+        np.save(paths[name], np.array([famo_toy.STARTS, [(0.0, -8.3551)] * 5], np.float32))
+    assert {name for name in KNOWN if name.startswith("famo_toy_")} == {f"famo_toy_{name}" for name in famo_toy.METHODS}
     results.save_figure(tmp_path / "toy.svg", "toy", partial(famo_toy.draw, paths))
     drawn = (tmp_path / "toy.svg").read_text()
-    assert all(title in drawn for title in famo_toy.PANELS.values())
-    assert drawn.count("5 of 5 on the front") == len(famo_toy.PANELS)
+    assert all(title in drawn for title, *_ in famo_toy.METHODS.values())
+    assert drawn.count("5 of 5 on the front") == len(famo_toy.METHODS)

@@ -1,5 +1,3 @@
-"""The base class of every balancer: one step from losses to gradients."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +19,6 @@ from .report import BalanceReport
 from .rescaling import Rescaling
 from .spans import span
 from .weight_cache import WeightCache
-
-__all__ = ["Balancer", "LossWeights"]
 
 #: (K,) losses -> (K,) weights of a method that comes first.
 LossWeights = Callable[[Tensor], Tensor]
@@ -172,10 +168,7 @@ class Balancer(Method):
         raise NotImplementedError
 
     def _call(self, method: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-        """Result of a method, without gradients and autocast.
-
-        Raises BalancingError for a solver that failed.
-        """
+        """Result without gradients and autocast. Raises BalancingError if a solver failed."""
         try:
             with span("weights"), torch.no_grad(), torch.autocast(arguments[0].device.type, enabled=False):
                 return method(*arguments)

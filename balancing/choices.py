@@ -8,8 +8,6 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-__all__ = ["check_choices", "raise_for_choice"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

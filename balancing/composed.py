@@ -1,5 +1,3 @@
-"""A loss method before another method."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -10,8 +8,6 @@ from torch import Tensor
 from .base import Balancer, LossWeights
 from .loss_balancer import LossBalancer
 from .report import BalanceReport
-
-__all__ = ["Composed"]
 
 
 class Composed(Balancer):
@@ -50,22 +46,15 @@ class Composed(Balancer):
         self._loss_weights_now: Tensor | None = None
 
     def active(self) -> tuple[int, ...] | None:
-        """Those of the second method."""
         return self.gradient_balancer.active()
 
     def effective_weights(self, losses: Tensor, *gramian: Tensor) -> Tensor:
-        """(K,) weights of both methods together, with every option applied.
-
-        Its arguments are those of the second's kind.
-        """
+        """(K,) weights of both, with every option applied; arguments as the second's kind has."""
         second: Any = self.gradient_balancer
         return second.effective_weights(losses, *gramian, self._first(losses))
 
     def compute_weights(self, losses: Tensor, *measured: Tensor) -> Tensor:
-        """(K,) weights of the second method, for losses that are weighed already.
-
-        Its arguments are those of the second's kind.
-        """
+        """(K,) weights of the second method, with the arguments of its kind, for weighed losses."""
         second: Any = self.gradient_balancer
         return second.compute_weights(losses, *measured)
 

@@ -22,8 +22,6 @@ from .report import BalanceReport
 from .rescaling import shorten
 from .spans import span
 
-__all__ = ["GradientBalancer", "Measured"]
-
 
 @dataclass(frozen=True)
 class Measured:

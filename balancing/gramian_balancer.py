@@ -1,5 +1,3 @@
-"""Balancers whose weights follow from the inner products of the gradients."""
-
 from __future__ import annotations
 
 from abc import abstractmethod
@@ -8,8 +6,6 @@ from torch import Tensor
 
 from .gradient_balancer import GradientBalancer, Measured
 from .measuring.gradients import Direction
-
-__all__ = ["GramianBalancer"]
 
 
 class GramianBalancer(GradientBalancer):

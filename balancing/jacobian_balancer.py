@@ -15,8 +15,6 @@ from .measuring.gradients import Direction, Gradients, flat_rows
 from .options import ABOUT_WEIGHTS, BalancerOptions, Refused
 from .rescaling import Rescaled, shorten
 
-__all__ = ["JacobianBalancer", "RowBalancer"]
-
 #: A method's function of losses and rows.
 Formula = Callable[[Tensor, Tensor], Tensor]
 #: (K,) factors of the rows; ``None``: 1.

@@ -14,8 +14,6 @@ from .micro_batches import Part
 from .options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
 from .report import BalanceReport
 
-__all__ = ["LossBalancer", "Scalarization", "ScheduleBalancer"]
-
 
 class LossBalancer(Balancer):
     """Weights from the values of the losses: one ordinary backward of the weighted sum.
@@ -93,16 +91,10 @@ class Scalarization(LossBalancer):
 
     @abstractmethod
     def loss(self, losses: Tensor) -> Tensor:
-        """(K,) losses -> the scalar to minimize.
-
-        It is differentiable in the losses and in the method's parameters.
-        """
+        """(K,) losses -> the scalar to minimize, differentiable in them and in own parameters."""
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) losses -> (K,) derivatives of :meth:`loss`.
-
-        A call adds to ``.grad`` of the method's parameters.
-        """
+        """(K,) derivatives of :meth:`loss`. A call adds to ``.grad`` of the method's parameters."""
         leaf = losses.detach().requires_grad_()
         own = [parameter for parameter in self.parameters(recurse=False) if parameter.requires_grad]
         with torch.enable_grad():

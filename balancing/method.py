@@ -1,5 +1,3 @@
-"""Objectives, options, counters and state, which every method has."""
-
 from __future__ import annotations
 
 import warnings
@@ -13,8 +11,6 @@ from .finiteness import FiniteCheck
 from .objectives import objective_vector, require_positive
 from .options import BalancerOptions, Refused, read_options
 from .report import BalanceReport
-
-__all__ = ["Method"]
 
 
 class Method(nn.Module):

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from .measuring.gradients import Gradients
 
-__all__ = ["MicroBatches", "Part"]
-
 
 @dataclass
 class Part:

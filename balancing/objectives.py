@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .errors import BalancingError
 
-__all__ = ["objective_vector", "ordered_losses", "require_positive", "unknown_objective"]
-
 
 def ordered_losses(
     owner: str, objectives: Sequence[str], losses: Mapping[str, Tensor], differentiable: bool = True

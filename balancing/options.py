@@ -9,8 +9,6 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_type_hints
 
 from .choices import raise_for_choice
 
-__all__ = ["ABOUT_GRADIENTS", "ABOUT_WEIGHTS", "BalancerOptions", "Options", "Refused", "read_options"]
-
 #: Earlier names of options.
 _RENAMED = {"every": "update_every", "ema": "weight_ema"}
 

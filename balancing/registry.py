@@ -1,7 +1,4 @@
-"""One registry for balancers, models and tasks.
-
-It needs the standard library alone.
-"""
+"""One registry for balancers, models and tasks, with the standard library alone."""
 
 from __future__ import annotations
 
@@ -9,8 +6,6 @@ import difflib
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from typing import Generic, TypeVar
-
-__all__ = ["Registry", "suggestion"]
 
 T = TypeVar("T")
 

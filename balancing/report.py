@@ -1,5 +1,3 @@
-"""What a balancer saw and did in one step."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -7,8 +5,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-
-__all__ = ["BalanceReport"]
 
 
 @dataclass(frozen=True)
@@ -38,10 +34,7 @@ class BalanceReport:
     arrival: torch.cuda.Event | None = None
 
     def to_host(self) -> BalanceReport:
-        """A copy whose CUDA tensors start on their way to the processor.
-
-        Its :meth:`as_dict` waits for no others.
-        """
+        """A copy whose tensors are on their way from CUDA; :meth:`as_dict` waits for these alone."""
         if self.losses.device.type != "cuda":
             return self
         losses, weights = (

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Rescaled", "Rescaling", "shorten"]
-
 
 @dataclass(frozen=True)
 class Rescaled:
@@ -101,10 +99,7 @@ class Rescaling:
 
 
 def shorten(weights: Tensor, gramian: Tensor, max_norm: float) -> Tensor:
-    """Weights of rows with this Gramian, for a combination no longer than ``max_norm``.
-
-    0 is off.
-    """
+    """Weights of rows with this Gramian, for a sum no longer than ``max_norm``; 0 is off."""
     if max_norm == 0:
         return weights
     length = (weights @ gramian @ weights).clamp(min=0).sqrt()

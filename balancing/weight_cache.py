@@ -1,11 +1,7 @@
-"""Weights that are kept from step to step."""
-
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-
-__all__ = ["WeightCache"]
 
 
 class WeightCache(nn.Module):

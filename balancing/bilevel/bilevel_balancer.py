@@ -1,5 +1,3 @@
-"""The base class of methods that look ahead."""
-
 from __future__ import annotations
 
 import math
@@ -13,8 +11,6 @@ from ..method import Method
 from ..options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
 from ..report import BalanceReport
 from .lookahead import Closure, Lookahead
-
-__all__ = ["BilevelBalancer"]
 
 
 class BilevelBalancer(Method):
@@ -45,10 +41,7 @@ class BilevelBalancer(Method):
 
     @abstractmethod
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The (K,) weights, the model's gradient, and the (K,) gradient of alpha.
-
-        The model's gradient is one tensor per ``ahead.parameters``.
-        """
+        """(K,) weights, a gradient per tensor of ``ahead.parameters``, and (K,) that of alpha."""
 
     def meta_backward(
         self,

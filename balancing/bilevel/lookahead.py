@@ -15,8 +15,6 @@ from ..measuring.looped import collect
 from ..measuring.processes import average_over_processes
 from ..objectives import ordered_losses
 
-__all__ = ["Closure", "Lookahead", "Rows"]
-
 #: Computes the named losses of one batch with the model it is given.
 Closure = Callable[[nn.Module], Mapping[str, Tensor]]
 
@@ -60,10 +58,7 @@ class Lookahead:
         return self._call(self._train, parameters)
 
     def validation_losses(self, parameters: Sequence[Tensor]) -> Tensor:
-        """(K,) validation losses of the model with these parameters, times the preference.
-
-        Raises NonFiniteError if one is not finite.
-        """
+        """As :meth:`train_losses`; raises NonFiniteError if a validation loss is not finite."""
         losses = self._call(self._validation, parameters)
         self._require_finite(self.mean(losses), "validation loss")
         return losses
@@ -77,10 +72,7 @@ class Lookahead:
         return gradients
 
     def rows(self, losses: Tensor, parameters: Sequence[Tensor], what: str) -> Rows:
-        """Each loss's gradient, averaged over processes.
-
-        Raises NonFiniteError, naming ``what`` it is, if one is not finite.
-        """
+        """Each loss's gradient, averaged over processes. Raises NonFiniteError naming ``what``."""
         gradients = collect(losses.unbind(), parameters, {}, keep_graph=False)
         gradients.synchronize()
         rows = Rows(gradients.jacobian(), parameters)

@@ -1,5 +1,3 @@
-"""Gradients of equal length, set directly rather than learned."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GradNormalize"]
 
 
 @register_balancer("grad_normalize")
@@ -49,7 +45,6 @@ class GradNormalize(GramianBalancer):
             self.initial.copy_(self.vector(initial_losses, default=None, positive=True))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) reciprocals of the gradients' lengths."""
         norms = gramian.diagonal().clamp(min=0).sqrt()
         present = norms > 0
         if not bool(present.any()):

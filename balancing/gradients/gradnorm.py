@@ -1,5 +1,3 @@
-"""GradNorm: learned weights, with gradient lengths set by each objective's pace."""
-
 from __future__ import annotations
 
 import math
@@ -13,8 +11,6 @@ from ..errors import BalancingError
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GradNorm"]
 
 
 @register_balancer("gradnorm")

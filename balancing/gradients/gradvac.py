@@ -1,5 +1,3 @@
-"""GradVac: pull gradients together until their cosines reach what is usual for the pair."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GradVac"]
 
 
 @register_balancer("gradvac")
@@ -45,7 +41,6 @@ class GradVac(GramianBalancer):
         self.register_buffer("phi", torch.zeros(len(self.objectives), len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) column sums of the changed gradients' coefficients."""
         size = len(gramian)
         # row i: the others in i's random order, then i itself, which is left out
         draws = torch.rand(size, size, generator=self.generator, dtype=torch.float64).fill_diagonal_(2.0)

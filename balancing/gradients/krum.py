@@ -1,5 +1,3 @@
-"""Krum: follow only the gradients that lie close to others."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["Krum"]
 
 
 @register_balancer("krum")
@@ -47,7 +43,6 @@ class Krum(GramianBalancer):
         self.byzantine, self.selected = byzantine, selected
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) 1 / m for the selected gradients, else 0."""
         squared = gramian.diagonal()
         distances = (squared[:, None] + squared - 2 * gramian).clamp(min=0).fill_diagonal_(torch.inf)
         nearest = distances.sort(dim=1).values[:, : len(gramian) - self.byzantine - 2]

@@ -1,5 +1,3 @@
-"""MoDo: one projected step towards MGDA's weights per batch."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,8 +10,6 @@ from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
 from ..solvers import project_to_simplex
-
-__all__ = ["MoDo"]
 
 
 @register_balancer("modo")
@@ -50,7 +46,6 @@ class MoDo(GramianBalancer):
         self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) convex weights after a step."""
         w = self.mixture.to(gramian)
         w = project_to_simplex(w - self.gamma * (gramian @ w + self.rho * w))
         self.mixture.copy_(w)

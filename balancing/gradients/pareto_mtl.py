@@ -1,5 +1,3 @@
-"""Pareto MTL: a Pareto point in a chosen part of the space of losses."""
-
 from __future__ import annotations
 
 import math
@@ -13,8 +11,6 @@ from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
 from ..solvers import min_norm_weights
-
-__all__ = ["ParetoMTL"]
 
 
 @register_balancer("pareto_mtl")
@@ -72,7 +68,6 @@ class ParetoMTL(GramianBalancer):
         self.register_buffer("inside", torch.tensor(False))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) weights of the objectives, their parts in the constraints included."""
         priority = self.preference.to(gramian)
         violated = self.differences[self.differences @ (priority * losses.to(gramian)) > 0]
         if not len(violated):

@@ -1,5 +1,3 @@
-"""PCD: follow the primary objective as far as the progress promised to the others allows."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,8 +11,6 @@ from ..gramian_balancer import GramianBalancer
 from ..objectives import unknown_objective
 from ..options import BalancerOptions
 from ..solvers import ActiveSet, UnboundedError, cosine_matrix, min_norm_weights
-
-__all__ = ["PCD"]
 
 
 @register_balancer("pcd")
@@ -61,7 +57,6 @@ class PCD(GramianBalancer):
         self.memory = {"squares": torch.zeros(len(self.objectives), dtype=torch.float64), "mass": torch.zeros(())}
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) weights >= 0; that of the primary objective is 0 only for a zero gradient."""
         first = self.primary
         lengths, cosines = cosine_matrix(gramian)
         squares, mass = (self.memory[key].to(lengths) * self.beta for key in ("squares", "mass"))

@@ -1,5 +1,3 @@
-"""SDMGrad: MGDA drawn towards the mean gradient."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,8 +10,6 @@ from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
 from ..solvers import min_norm_weights, project_to_simplex
-
-__all__ = ["SDMGrad"]
 
 
 @register_balancer("sdmgrad")
@@ -66,7 +62,6 @@ class SDMGrad(GramianBalancer):
         self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) convex weights of the mixture and the mean gradient together."""
         base = self.preference / len(gramian)
         w = self._exact(gramian, base) if self.solver == "exact" else self._descend(gramian, base)
         self.mixture.copy_(w)

@@ -1,5 +1,3 @@
-"""ExcessMTL: weight objectives by how far they seem from their optimum."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,9 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..jacobian_balancer import RowBalancer
 from ..options import BalancerOptions
-
-__all__ = ["ExcessMTL"]
-
 
 # Coordinates read at a time: they stay in the processor's cache.
 _CHUNK = 1 << 16
@@ -50,7 +45,6 @@ class ExcessMTL(RowBalancer):
         self.register_buffer("log_weights", torch.zeros(len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(K,) weights after a multiplicative step."""
         first = "squares" not in self.memory
         squares = torch.zeros_like(jacobian) if first else self.memory["squares"].to(jacobian)
         excess = []

@@ -1,5 +1,3 @@
-"""GradDrop: let every coordinate follow one sign only, drawn at random."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GradDrop"]
 
 
 @register_balancer("graddrop")
@@ -45,7 +41,6 @@ class GradDrop(JacobianBalancer):
         )
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(P,) sum of what is kept."""
         draw = torch.rand(jacobian.shape[1], generator=self.generator, dtype=jacobian.dtype).to(jacobian.device)
         positive, negative = torch.zeros_like(draw), torch.zeros_like(draw)
         leaks = torch.zeros_like(draw), torch.zeros_like(draw)

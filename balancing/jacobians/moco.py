@@ -1,5 +1,3 @@
-"""MoCo: MGDA's weights, and the gradients they combine, tracked over steps."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,8 +11,6 @@ from ..jacobian_balancer import JacobianBalancer
 from ..measuring.gradients import gramian_of
 from ..options import BalancerOptions
 from ..solvers import project_to_simplex
-
-__all__ = ["MoCo"]
 
 
 @register_balancer("moco")
@@ -71,7 +67,6 @@ class MoCo(JacobianBalancer):
         self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(P,) combination of the averages."""
         if self.rescale:
             self.require_positive(losses)
             lengths = torch.linalg.vector_norm(jacobian, dim=1)

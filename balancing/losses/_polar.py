@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["polar"]
-
 
 def polar(vector: Tensor) -> tuple[Tensor, Tensor]:
     """Unit vector and length; zero for the zero vector. Squares neither over- nor underflow."""

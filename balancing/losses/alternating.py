@@ -1,5 +1,3 @@
-"""Objectives that take turns."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,8 +10,6 @@ from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
 from ..objectives import unknown_objective
 from ..options import BalancerOptions
-
-__all__ = ["Alternating"]
 
 
 @register_balancer("alternating")
@@ -55,12 +51,10 @@ class Alternating(ScheduleBalancer):
         self.period, self.unit = period, unit
 
     def active(self) -> tuple[int, ...]:
-        """The objective whose turn it is."""
         now = self.epoch if self.unit == "epoch" else self.step
         return (self.order[now // self.period % len(self.order)],)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) 1 for the objective whose turn it is, 0 for the others."""
         w = torch.zeros_like(losses)
         w[list(self.active())] = 1
         return w

@@ -1,5 +1,3 @@
-"""A weighted sum and the cosine to its weights."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,8 +10,6 @@ from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
 from ._polar import polar
-
-__all__ = ["Cosmos"]
 
 
 @register_balancer("cosmos")
@@ -62,7 +58,6 @@ class Cosmos(LossBalancer):
         return self.ray.clone()
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) derivatives of the weighted sum minus the cosine."""
         ray = self.draw().to(losses)
         self.drawn.fill_(self.alpha is None)
         (aim, _), (unit, length) = polar(ray), polar(losses)

@@ -1,5 +1,3 @@
-"""Coefficient of variation weighting."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["CoefficientOfVariation"]
 
 
 @register_balancer("cov_weighting")
@@ -41,7 +37,6 @@ class CoefficientOfVariation(LossBalancer):
         self.register_buffer("count", torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) normalized coefficients of variation."""
         self.require_positive(losses)
         ratio = losses / self.mean.to(losses) if int(self.count) else torch.ones_like(losses)
         self.count += 1

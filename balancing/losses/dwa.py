@@ -1,5 +1,3 @@
-"""Dynamic weight average: more weight to losses that fall slowly."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["DWA"]
 
 
 @register_balancer("dwa")
@@ -60,7 +56,6 @@ class DWA(LossBalancer):
         self.register_buffer("period", torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) K times the softmax of the ratios."""
         if self.window is None:
             self._average(losses)
         else:

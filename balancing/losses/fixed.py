@@ -1,5 +1,3 @@
-"""Weights set by hand."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +8,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
 from ..options import BalancerOptions
-
-__all__ = ["Fixed"]
 
 
 @register_balancer("fixed")
@@ -44,5 +40,4 @@ class Fixed(ScheduleBalancer):
         )
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) the given values."""
         return self.values.to(losses)

@@ -1,5 +1,3 @@
-"""GO4Align: objectives that stand alike share a weight."""
-
 from __future__ import annotations
 
 import math
@@ -13,8 +11,6 @@ from ..errors import BalancingError
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GO4Align", "group_centers"]
 
 
 @register_balancer("go4align")
@@ -50,7 +46,6 @@ class GO4Align(LossBalancer):
         self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) the center of each objective's group."""
         self.require_positive(losses)
         exact = losses.cpu().double()
         log_shares = torch.log_softmax(self.log_shares.to(exact) - self.eta * exact, 0)

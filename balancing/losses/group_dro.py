@@ -1,5 +1,3 @@
-"""Group DRO: weights that climb towards the greatest loss."""
-
 from __future__ import annotations
 
 import math
@@ -12,8 +10,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GroupDRO"]
 
 
 @register_balancer("group_dro")
@@ -40,7 +36,6 @@ class GroupDRO(LossBalancer):
         self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) K times the shares after this step's ascent."""
         shares = torch.log_softmax(self.log_shares.to(losses) + self.eta * losses, 0)
         self.log_shares.copy_(shares)
         return len(losses) * shares.exp()

@@ -1,5 +1,3 @@
-"""Improvable gap balancing, from the losses alone."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["IGB"]
 
 
 @register_balancer("igb")
@@ -46,7 +42,6 @@ class IGB(LossBalancer):
         self.register_buffer("count", torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) v over the losses."""
         self.require_positive(losses)
         count = int(self.count)
         measuring = self.epoch == 0 if self.window is None else count < self.window

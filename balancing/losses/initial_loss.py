@@ -1,5 +1,3 @@
-"""Losses relative to their initial values."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["InitialLoss"]
 
 
 @register_balancer("initial_loss")
@@ -51,7 +47,6 @@ class InitialLoss(LossBalancer):
             self.measured.fill_(batches)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) reciprocals of the initial losses."""
         count = int(self.measured)
         if count < self.batches:
             self.require_positive(losses)

@@ -1,5 +1,3 @@
-"""Losses relative to their running means."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["InverseMean"]
 
 
 @register_balancer("inverse_mean")
@@ -45,7 +41,6 @@ class InverseMean(LossBalancer):
         self.register_buffer("count", torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) normalized reciprocals of the running means."""
         self.require_positive(losses + self.eps)
         count, window = int(self.count), len(self.history)
         self.history[count % window] = losses

@@ -1,5 +1,3 @@
-"""Penalty-based boundary intersection: losses near a ray."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +10,6 @@ from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
 from ._polar import polar
-
-__all__ = ["PenaltyBoundaryIntersection"]
 
 
 @register_balancer("pbi")
@@ -51,7 +47,6 @@ class PenaltyBoundaryIntersection(LossBalancer):
         self.ray = ray / ray.norm()
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) derivatives of the sum of both distances."""
         ray = self.ray.to(losses)
         excess, _ = polar(losses - self.ideal.to(losses))
         slope, distance = polar(excess - (excess @ ray) * ray)

@@ -1,5 +1,3 @@
-"""ReLoBRaLo: relative loss balancing with random lookback."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["ReLoBRaLo"]
 
 
 @register_balancer("relobralo")
@@ -56,7 +52,6 @@ class ReLoBRaLo(LossBalancer):
         self.register_buffer("current", torch.ones(len(self.objectives)))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) the smoothed weights."""
         self.require_positive(losses)
         if not bool(self.initial.any()):
             self.initial.copy_(losses)

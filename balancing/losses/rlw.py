@@ -1,5 +1,3 @@
-"""Random loss weighting."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
 from ..options import BalancerOptions
-
-__all__ = ["RLW"]
 
 
 @register_balancer("rlw")
@@ -39,7 +35,6 @@ class RLW(ScheduleBalancer):
         self.register_buffer("values", torch.zeros(len(self.objectives)))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) the weights drawn for this step."""
         if int(self.drawn) != self.step:
             self.values.copy_(torch.softmax(torch.randn(len(self.objectives), generator=self.generator), 0))
             self.drawn.fill_(self.step)

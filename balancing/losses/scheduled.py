@@ -1,5 +1,3 @@
-"""Weights that follow curves in time."""
-
 from __future__ import annotations
 
 import math
@@ -12,8 +10,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
 from ..options import BalancerOptions
-
-__all__ = ["Scheduled"]
 
 
 @register_balancer("scheduled")
@@ -72,7 +68,6 @@ class Scheduled(ScheduleBalancer):
         return torch.full((len(self.objectives),), float(given), dtype=torch.float64)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) the values of the curves now."""
         elapsed = (self.epoch if self.unit == "epoch" else self.step) - self.begin
         progress = (elapsed / self.length).clamp(0, 1)
         if self.shape == "step":

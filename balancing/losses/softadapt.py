@@ -1,5 +1,3 @@
-"""SoftAdapt: weights from the last change of each loss."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["SoftAdapt"]
 
 
 @register_balancer("softadapt")
@@ -40,7 +36,6 @@ class SoftAdapt(LossBalancer):
         self.register_buffer("started", torch.tensor(False))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) softmax of the changes."""
         change = torch.where(self.started, losses - self.previous.to(losses), 0.0)
         self.previous.copy_(losses)
         self.started.fill_(True)

@@ -1,5 +1,3 @@
-"""Smooth maximum of the weighted losses."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["SmoothTchebycheff"]
 
 
 @register_balancer("stch")
@@ -76,7 +72,6 @@ class SmoothTchebycheff(LossBalancer):
             self.measured.fill_(1)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) derivatives of the smooth maximum."""
         if self.form == "log":
             return self._log_weights(losses)
         share = (self.preference / len(losses)).to(losses)

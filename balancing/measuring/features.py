@@ -12,8 +12,6 @@ from .gradients import Direction, Gradients
 from .graph import LossGraph, find_leaves, is_nested
 from .looped import AtShared, Out, collect
 
-__all__ = ["AtFeatures", "AtSubset", "Place"]
-
 
 class AtFeatures:
     """Gradients at the input of the heads; one backward goes on from there to the trunk."""
@@ -31,10 +29,7 @@ class AtFeatures:
         return _given(self._owner, "features", features, last)
 
     def rows(self, graph: LossGraph, inputs: list[Tensor] | None, out: Out | None) -> Gradients:
-        """Each loss's gradients at the features, and at its own leaves.
-
-        Raises BalancingError if a contested leaf can be reached without passing through the features.
-        """
+        """Gradients at the features and own leaves. Raises BalancingError for a way past them."""
         features = inputs or []
         contested, others = graph.partition(stop=features)
         trunk = find_leaves(features)

@@ -15,8 +15,6 @@ from torch import Tensor
 from .layout import aligned, alike
 from .processes import average_over_processes, several_processes
 
-__all__ = ["Direction", "Gradients", "accumulate_grad", "flat_rows", "gramian_of"]
-
 #: Makes the combination of the rows: a tensor per input.
 Direction = Callable[[], list[Tensor]]
 
@@ -115,10 +113,7 @@ class Gradients:
         self.inputs, self.matrix = list(inputs), None
 
     def synchronize(self) -> None:
-        """Average the rows over processes, a row at a time.
-
-        Zero rows must be real: every process sends the same sizes.
-        """
+        """Average the rows over processes; zero rows must be real, as all send the same sizes."""
         if not several_processes():
             return
         for k, row in enumerate(self.rows):
@@ -207,10 +202,7 @@ class Gradients:
         return total
 
     def combine_coordinates(self, combine: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Apply ``combine`` ((K, n) -> (n,)) to pieces of 65,536 coordinates.
-
-        These stay in the cache. Drops the rows.
-        """
+        """Apply ``combine`` ((K, n) -> (n,)) to pieces that stay in the cache. Drops the rows."""
         total = []
         for p, tensor in enumerate(self.inputs):
             vectors = aligned([row[p] for row in self.rows], tensor)
@@ -256,10 +248,7 @@ class Gradients:
 
 
 def _float32_tells(gramian: Tensor) -> bool:
-    """Whether products of float32 rows are good enough.
-
-    They are in range, and no row is nearly a combination of the others.
-    """
+    """Whether products are in float32's range and no row nearly combines the others."""
     squares = gramian.diagonal()
     tiny, huge = 1e-30, 1e30  # half of the range of float32: the mixed products must fit as well
     if not bool(((squares > tiny) & (squares < huge)).all()):

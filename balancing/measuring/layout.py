@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["aligned", "alike"]
-
 
 def aligned(gradients: Sequence[Tensor | None], tensor: Tensor) -> list[Tensor] | None:
     """The gradients as vectors with the same order of elements; ``None`` if all are zero.

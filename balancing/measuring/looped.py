@@ -12,8 +12,6 @@ from ..spans import span
 from .gradients import Direction, Gradients, accumulate_grad
 from .graph import LossGraph
 
-__all__ = ["AtShared", "Out", "collect"]
-
 #: Inputs and K -> a (K, P) matrix for the rows.
 Out = Callable[[Sequence[Tensor], int], Tensor]
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from ..spans import span
 
-__all__ = ["average_over_processes", "averaged_gradients", "several_processes", "sum_over_samples"]
-
 _BUCKET = 1 << 23  # elements that travel together, 32 MB of float32: few messages, and no second copy of everything
 
 
@@ -22,11 +20,7 @@ def several_processes() -> bool:
 
 
 def average_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor, in place, by its mean over all processes.
-
-    One all-reduce for each flat bucket.
-    Does nothing in a single process.
-    """
+    """Replace each tensor, in place, by its mean over all processes: an all-reduce per bucket."""
     if not tensors or not several_processes():
         return
     with span("all-reduce"):

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from .quadratic import ActiveSet
 
-__all__ = ["dual_cone_weights", "dual_cone_weights_of_each"]
-
 
 def dual_cone_weights(cosines: Tensor, target: Tensor) -> Tensor:
     """Weights of a projection onto the directions in conflict with no gradient.

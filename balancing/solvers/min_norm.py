@@ -7,8 +7,6 @@ from torch import Tensor
 
 from .quadratic import nonnegative_qp
 
-__all__ = ["frank_wolfe", "min_norm_weights"]
-
 
 def min_norm_weights(gramian: Tensor) -> Tensor:
     """Weights of the shortest vector in the convex hull of the gradients.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["conflict_free_weights", "weights_for_projections"]
-
 
 def weights_for_projections(gramian: Tensor, targets: Tensor, tolerance: float = 1.2e-7) -> Tensor:
     """(K,) weights of a vector with given products with every unit gradient.
@@ -27,10 +25,7 @@ def weights_for_projections(gramian: Tensor, targets: Tensor, tolerance: float =
 
 
 def conflict_free_weights(gramian: Tensor, targets: Tensor, length: str = "projection") -> Tensor:
-    """(K,) weights of the vector with cosines proportional to ``targets``.
-
-    For its ``length`` see ``conflict_free``.
-    """
+    """(K,) weights of cosines proportional to ``targets``; ``length`` as in ``conflict_free``."""
     w = weights_for_projections(gramian, targets)
     products = gramian @ w
     own = (w @ products).clamp(min=0).sqrt()

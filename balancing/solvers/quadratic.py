@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ..errors import SolverError
 
-__all__ = ["ActiveSet", "UnboundedError", "cosine_matrix", "nonnegative_qp"]
-
 
 class UnboundedError(SolverError):
     """The quadratic program has no minimum: the constraints of its dual cannot all hold."""
@@ -39,10 +37,7 @@ def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
 
 
 def _definite(a: Tensor, ridge: float) -> Tensor:
-    """``a`` with ``ridge`` on its unit diagonal.
-
-    More is added if rounding, of single precision say, has made it indefinite.
-    """
+    """``a`` with ``ridge`` on its unit diagonal, or more if rounding has made it indefinite."""
     a.diagonal().fill_(1 + max(ridge, -2 * float(torch.linalg.eigvalsh(a)[0])))
     return a
 
@@ -66,10 +61,7 @@ class ActiveSet:
         self.half: list[float] = []  # factor^-1 b
 
     def solve(self, b: list[float], tolerance: float = 1e-13) -> list[float]:
-        """The minimizer for ``b``.
-
-        Dual violations are at most ``tolerance`` times the largest entry of ``b``.
-        """
+        """The minimizer for ``b``, to violations of ``tolerance`` times its largest entry."""
         self.b, self.half = b, self.forward(b)
         bound = tolerance * max(map(abs, b))
         # a guess: all that look worth adding join at once, unless they nearly depend on those before
@@ -139,10 +131,7 @@ class ActiveSet:
             self._append(i)
 
     def _descend(self, x: list[float]) -> None:
-        """Move ``x`` to the minimum over the positive variables.
-
-        Those that reach zero on the way leave the set.
-        """
+        """Move ``x`` to the minimum over positive variables; those that reach zero leave the set."""
         limit = 1e7 * max(map(abs, self.b))  # more than 1e-13 on the diagonal allows if there is a minimum
         while self.index:
             target = self._minimum()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["project_to_simplex"]
-
 
 def project_to_simplex(vector: Tensor) -> Tensor:
     """The nearest point with non-negative coordinates that sum to 1, exactly (by sorting)."""

@@ -25,8 +25,8 @@ class Composed(Balancer):
 
     #: Why nothing can come before a method that is a composition itself.
     weighs: ClassVar[str] = "weighs the losses itself"
-    loss_balancer: Balancer
-    gradient_balancer: Balancer
+    loss_balancer: Any  # balancers, whose weights depend on what their kind measures
+    gradient_balancer: Any
 
     def __init__(self, loss_balancer: Balancer, gradient_balancer: Balancer) -> None:
         name, first = gradient_balancer.name, loss_balancer.name
@@ -50,22 +50,18 @@ class Composed(Balancer):
 
     def effective_weights(self, losses: Tensor, *gramian: Tensor) -> Tensor:
         """(K,) weights of both, with every option applied; arguments as the second's kind has."""
-        second: Any = self.gradient_balancer
-        return second.effective_weights(losses, *gramian, self._first(losses))
+        return self.gradient_balancer.effective_weights(losses, *gramian, self._first(losses))
 
     def compute_weights(self, losses: Tensor, *measured: Tensor) -> Tensor:
         """(K,) weights of the second method, with the arguments of its kind, for weighed losses."""
-        second: Any = self.gradient_balancer
-        return second.compute_weights(losses, *measured)
+        return self.gradient_balancer.compute_weights(losses, *measured)
 
     def current_weights(self, losses: Tensor, first: LossWeights | None = None) -> Tensor:
         """:meth:`effective_weights`, or those of an earlier step where ``update_every`` says so."""
-        second: Any = self.gradient_balancer
-        return second.current_weights(losses, self._first)
+        return self.gradient_balancer.current_weights(losses, self._first)
 
     def _first(self, losses: Tensor) -> Tensor:
-        first: Any = self.loss_balancer
-        self._loss_weights_now = first.current_weights(losses)
+        self._loss_weights_now = self.loss_balancer.current_weights(losses)
         return self._loss_weights_now
 
     def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, *arguments: Any) -> BalanceReport:

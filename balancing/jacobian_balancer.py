@@ -96,8 +96,7 @@ class RowBalancer(_WholeGradients):
     def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(K,) losses and (K, P) gradients -> (K,) weights, without options.
 
-        Called under ``torch.no_grad()``.
-        A call advances the state of methods that have one, as a step does.
+        Called under ``torch.no_grad()``. A call advances the state of methods that have one, as a step does.
         """
 
     def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
@@ -113,11 +112,7 @@ class RowBalancer(_WholeGradients):
 class JacobianBalancer(_WholeGradients):
     """An update from whole gradients: coordinate by coordinate, or of averages over steps.
 
-    A method overrides :meth:`combine`.
-
-    Args:
-        objectives: Names of the losses.
-        options: See :class:`balancing.Options`; there are no weights to keep, to smooth or for heads.
+    A method overrides :meth:`combine`. There are no weights to keep, to smooth or for heads.
     """
 
     refused = (
@@ -132,8 +127,7 @@ class JacobianBalancer(_WholeGradients):
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(K,) losses and (K, P) gradients, which may be overwritten -> (P,) update.
 
-        Called under ``torch.no_grad()``.
-        A call advances the state of methods that have one, as a step does.
+        Called under ``torch.no_grad()``. A call advances the state of methods that have one, as a step does.
         """
 
     def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:

@@ -18,11 +18,7 @@ from .report import BalanceReport
 class LossBalancer(Balancer):
     """Weights from the values of the losses: one ordinary backward of the weighted sum.
 
-    A method overrides :meth:`compute_weights`.
-
-    Args:
-        objectives: Names of the losses.
-        options: See :class:`balancing.Options`; those about gradients have no meaning.
+    A method overrides :meth:`compute_weights`. Options about gradients have no meaning.
     """
 
     needs = "losses"
@@ -85,8 +81,7 @@ class LossBalancer(Balancer):
 class Scalarization(LossBalancer):
     """A scalar function of the losses, whose derivatives are the weights.
 
-    It may have parameters of its own.
-    A method overrides :meth:`loss`.
+    It may have parameters of its own. A method overrides :meth:`loss`.
     """
 
     @abstractmethod
@@ -110,12 +105,8 @@ class Scalarization(LossBalancer):
 class ScheduleBalancer(LossBalancer):
     """Weights from the step, the epoch or chance alone.
 
-    Each micro-batch takes its backward at once.
+    Each micro-batch takes its backward at once, and there are no weights to keep or smooth.
     A method overrides :meth:`compute_weights`, to which the values of the losses are of no use.
-
-    Args:
-        objectives: Names of the losses.
-        options: See :class:`balancing.Options`; there are no weights to keep or smooth.
     """
 
     needs = "nothing"

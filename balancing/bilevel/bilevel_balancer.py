@@ -20,14 +20,11 @@ class BilevelBalancer(Method):
     ``balancer.parameters()`` to an optimizer of its own. Both gradients are found before either optimizer steps, so the
     model moves with the weights that were learned up to the step before. A virtual step is plain gradient descent whatever
     the model's optimizer is, so it says little about losses so large that a step of this size overshoots: scale them
-    first, or by ``preference``.
+    first, or by ``preference``. Most options have no meaning.
 
     >>> report = balancer.meta_backward(
     ...     model, lambda net: task.losses(net, batch), lambda net: task.losses(net, other_batch), lr=optimizer_lr
     ... )
-
-    Args:
-        options: See :class:`balancing.Options`; most have no meaning.
     """
 
     needs = "validation"

@@ -38,7 +38,6 @@ class FORUM(BilevelBalancer):
     """
 
     convention = "own"
-    multipliers: Tensor
 
     def __init__(
         self,
@@ -55,7 +54,7 @@ class FORUM(BilevelBalancer):
         self.reject(inner_lr is not None and not inner_lr > 0, f"inner_lr must be positive, got {inner_lr}")
         self.rho, self.inner_steps, self.inner_lr = rho, inner_steps, inner_lr
         self.alpha = nn.Parameter(torch.zeros(len(self.objectives)))
-        self.register_buffer("multipliers", torch.zeros(len(self.objectives)))
+        self.multipliers: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
 
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
         """The softmax weights, and ``-d`` cut into the parts of theta and of alpha."""

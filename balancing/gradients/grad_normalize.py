@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
@@ -27,8 +27,6 @@ class GradNormalize(GramianBalancer):
         initial_losses: L_i(0) > 0 of every objective, or ``None`` to take those of the first step. Unused if alpha is 0.
     """
 
-    initial: Tensor
-
     def __init__(
         self,
         objectives: Sequence[str],
@@ -40,7 +38,7 @@ class GradNormalize(GramianBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.length, self.alpha = length, alpha
-        self.register_buffer("initial", torch.zeros(len(self.objectives)))
+        self.initial = nn.Buffer(torch.zeros(len(self.objectives)))
         if initial_losses is not None:
             self.initial.copy_(self.vector(initial_losses, default=None, positive=True))
 

@@ -38,8 +38,6 @@ class GradNorm(GramianBalancer):
 
     positive = True
     head_convention = "weighted"
-    initial: Tensor
-    started: Tensor
 
     def __init__(
         self,
@@ -54,10 +52,10 @@ class GradNorm(GramianBalancer):
         self.reject(not math.isfinite(alpha), f"alpha must be finite, got {alpha}")
         self.alpha = alpha
         self.theta = nn.Parameter(torch.zeros(len(self.objectives)))
-        self.register_buffer("initial", torch.zeros(len(self.objectives)))
+        self.initial = nn.Buffer(torch.zeros(len(self.objectives)))
         if initial_losses is not None:
             self.initial.copy_(self.vector(initial_losses, default=None, positive=True))
-        self.register_buffer("started", torch.tensor(init == "equal"))
+        self.started = nn.Buffer(torch.tensor(init == "equal"))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) current weights; the gradient of theta is left in ``theta.grad``."""

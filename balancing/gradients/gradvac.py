@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
@@ -32,13 +32,12 @@ class GradVac(GramianBalancer):
     """
 
     preference_on = "rows"
-    phi: Tensor
 
     def __init__(self, objectives: Sequence[str], *, beta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self.reject(not 0 < beta <= 1, f"beta must be in (0, 1], got {beta}")
         self.beta = beta
-        self.register_buffer("phi", torch.zeros(len(self.objectives), len(self.objectives)))
+        self.phi = nn.Buffer(torch.zeros(len(self.objectives), len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         size = len(gramian)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
@@ -34,7 +34,6 @@ class MoDo(GramianBalancer):
     convention = "mean"
     preference_on = "target"
     unbiased = True
-    mixture: Tensor
 
     def __init__(
         self, objectives: Sequence[str], *, gamma: float = 1e-3, rho: float = 0.0, **options: Unpack[BalancerOptions]
@@ -43,7 +42,7 @@ class MoDo(GramianBalancer):
         self.reject(not gamma > 0, f"gamma must be positive, got {gamma}")
         self.reject(not rho >= 0, f"rho must not be negative, got {rho}")
         self.gamma, self.rho = gamma, rho
-        self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
+        self.mixture = nn.Buffer(torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         w = self.mixture.to(gramian)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
@@ -35,7 +35,6 @@ class ParetoMTL(GramianBalancer):
     """
 
     preference_on = "method"
-    inside: Tensor
 
     def __init__(
         self,
@@ -65,7 +64,7 @@ class ParetoMTL(GramianBalancer):
         directions = torch.nn.functional.normalize(torch.tensor(table, dtype=torch.float64), dim=1)
         chosen = int(directions.sum(1).argmax()) if index is None else index
         self.differences = torch.cat([directions[:chosen], directions[chosen + 1 :]]) - directions[chosen]
-        self.register_buffer("inside", torch.tensor(False))
+        self.inside = nn.Buffer(torch.tensor(False))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         priority = self.preference.to(gramian)

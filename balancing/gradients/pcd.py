@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
-from ..objectives import unknown_objective
 from ..options import BalancerOptions
 from ..solvers import ActiveSet, UnboundedError, cosine_matrix, min_norm_weights
 
@@ -47,11 +46,10 @@ class PCD(GramianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if primary is not None and primary not in self.objectives:
-            raise ValueError(f"pcd: {unknown_objective(primary, self.objectives)}")
         self.reject(not 0 <= tau <= 1, f"tau must be in [0, 1], got {tau}")
         self.reject(not 0 <= beta < 1, f"beta must be in [0, 1), got {beta}")
-        self.primary = 0 if primary is None else self.objectives.index(primary)
+        first = self.objectives[0] if primary is None else primary
+        self.primary = int(self.vector({first: 1.0}, default=0.0).argmax())
         self.tau, self.beta = tau, beta
         # not buffers, which would follow the model to devices without float64
         self.memory = {"squares": torch.zeros(len(self.objectives), dtype=torch.float64), "mass": torch.zeros(())}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
@@ -39,7 +39,6 @@ class SDMGrad(GramianBalancer):
     convention = "mean"
     preference_on = "method"
     unbiased = True
-    mixture: Tensor
 
     def __init__(
         self,
@@ -59,7 +58,7 @@ class SDMGrad(GramianBalancer):
             f"lr must be positive, momentum in [0, 1) and iterations at least 1, got {lr}, {momentum} and {iterations}",
         )
         self.lam, self.solver, self.lr, self.momentum, self.iterations = lam, solver, lr, momentum, iterations
-        self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
+        self.mixture = nn.Buffer(torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         base = self.preference / len(gramian)

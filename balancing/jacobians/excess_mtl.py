@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..jacobian_balancer import RowBalancer
@@ -34,15 +34,13 @@ class ExcessMTL(RowBalancer):
 
     head_convention = "weighted"
     remembers = True
-    initial: Tensor
-    log_weights: Tensor
 
     def __init__(self, objectives: Sequence[str], *, eta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self.reject(not eta >= 0, f"eta must not be negative, got {eta}")
         self.eta = eta
-        self.register_buffer("initial", torch.zeros(len(self.objectives)))
-        self.register_buffer("log_weights", torch.zeros(len(self.objectives)))
+        self.initial = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.log_weights: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         first = "squares" not in self.memory

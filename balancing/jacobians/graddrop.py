@@ -35,10 +35,8 @@ class GradDrop(JacobianBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.leak = self.vector(leak or {}, default=0.0)
-        self.reject(
-            bool((self.leak < 0).any()) or bool((self.leak > 1).any()),
-            f"leak must be between 0 and 1, got {dict(leak or {})}",
-        )
+        wrong = bool((self.leak < 0).any() or (self.leak > 1).any())
+        self.reject(wrong, f"leak must be between 0 and 1, got {dict(leak or {})}")
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         draw = torch.rand(jacobian.shape[1], generator=self.generator, dtype=jacobian.dtype).to(jacobian.device)

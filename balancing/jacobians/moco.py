@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
@@ -40,7 +40,6 @@ class MoCo(JacobianBalancer):
     positive = True
     preference_on = "method"
     remembers = True
-    mixture: Tensor
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class MoCo(JacobianBalancer):
         )
         self.beta, self.beta_decay, self.gamma, self.gamma_decay = beta, beta_decay, gamma, gamma_decay
         self.rho, self.rescale = rho, rescale
-        self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
+        self.mixture = nn.Buffer(torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         if self.rescale:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
-from ..objectives import unknown_objective
 from ..options import BalancerOptions
 
 
@@ -41,8 +40,7 @@ class Alternating(ScheduleBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         order = self.objectives if order is None else tuple(order)
-        for name in order:
-            self.reject(name not in self.objectives, unknown_objective(name, self.objectives))
+        self.vector(dict.fromkeys(order, 1.0), default=0.0)  # raises for an unknown name
         waiting = [name for name in self.objectives if name not in order]
         if waiting:
             raise ValueError(f"alternating: order leaves out objective {waiting[0]!r}, which would never be trained")

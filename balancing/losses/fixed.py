@@ -34,10 +34,8 @@ class Fixed(ScheduleBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.values = self.vector(values or {}, default=1.0)
-        self.reject(
-            bool((self.values < 0).any()) or not bool(self.values.any()),
-            f"weights must not be negative, nor all zero, got {dict(values or {})}",
-        )
+        c = self.values.tolist()
+        self.reject(min(c) < 0 or not any(c), f"weights must not be negative, nor all zero, got {dict(values or {})}")
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         return self.values.to(losses)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import BalancingError
 from ..factory import register_balancer
@@ -34,7 +34,6 @@ class GO4Align(LossBalancer):
 
     convention = "own"
     positive = True
-    log_shares: Tensor
 
     def __init__(
         self, objectives: Sequence[str], *, groups: int = 2, eta: float = 1e-4, **options: Unpack[BalancerOptions]
@@ -43,7 +42,7 @@ class GO4Align(LossBalancer):
         self.reject(groups < 1, f"groups must be at least 1, got {groups}")
         self.reject(eta < 0, f"eta must not be negative, got {eta}")
         self.groups, self.eta = groups, eta
-        self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
+        self.log_shares = nn.Buffer(torch.zeros(len(self.objectives)).log_softmax(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
@@ -29,8 +29,6 @@ class IGB(LossBalancer):
 
     convention = "own"
     positive = True
-    base: Tensor
-    count: Tensor
 
     def __init__(
         self, objectives: Sequence[str], *, window: int | None = None, **options: Unpack[BalancerOptions]
@@ -38,8 +36,8 @@ class IGB(LossBalancer):
         super().__init__(objectives, **options)
         self.reject(window is not None and window < 1, f"window must be at least 1, got {window}")
         self.window = window
-        self.register_buffer("base", torch.zeros(len(self.objectives)))
-        self.register_buffer("count", torch.tensor(0))
+        self.base: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.count: Tensor = nn.Buffer(torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses)

@@ -32,7 +32,6 @@ class ImpartialLoss(Scalarization):
 
     convention = "own"
     positive = True
-    started: Tensor
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class ImpartialLoss(Scalarization):
     ) -> None:
         super().__init__(objectives, **options)
         self.log_weights = nn.Parameter(torch.full((len(self.objectives),), 0.0 if init == "losses" else float(init)))
-        self.register_buffer("started", torch.tensor(init != "losses"))
+        self.started = nn.Buffer(torch.tensor(init != "losses"))
 
     def loss(self, losses: Tensor) -> Tensor:
         if not bool(self.started):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
@@ -27,8 +27,6 @@ class InverseMean(LossBalancer):
 
     convention = "mean"
     positive = True
-    history: Tensor
-    count: Tensor
 
     def __init__(
         self, objectives: Sequence[str], *, window: int = 10, eps: float = 1e-8, **options: Unpack[BalancerOptions]
@@ -37,8 +35,8 @@ class InverseMean(LossBalancer):
         self.reject(window < 1, f"window must be at least 1, got {window}")
         self.reject(not eps > 0, f"eps must be positive, got {eps}")
         self.eps = eps
-        self.register_buffer("history", torch.zeros(window, len(self.objectives)))
-        self.register_buffer("count", torch.tensor(0))
+        self.history = nn.Buffer(torch.zeros(window, len(self.objectives)))
+        self.count: Tensor = nn.Buffer(torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses + self.eps)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
@@ -29,9 +29,6 @@ class ReLoBRaLo(LossBalancer):
     """
 
     positive = True
-    initial: Tensor
-    previous: Tensor
-    current: Tensor
 
     def __init__(
         self,
@@ -47,9 +44,9 @@ class ReLoBRaLo(LossBalancer):
         for key, value in (("alpha", alpha), ("keep", keep)):
             self.reject(not 0 <= value <= 1, f"{key} must be in [0, 1], got {value}")
         self.temperature, self.alpha, self.keep = temperature, alpha, keep
-        self.register_buffer("initial", torch.zeros(len(self.objectives)))
-        self.register_buffer("previous", torch.zeros(len(self.objectives)))
-        self.register_buffer("current", torch.ones(len(self.objectives)))
+        self.initial = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.previous = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.current = nn.Buffer(torch.ones(len(self.objectives)))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses)

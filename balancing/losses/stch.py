@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
@@ -35,8 +35,6 @@ class SmoothTchebycheff(LossBalancer):
 
     convention = "own"
     preference_on = "method"
-    reference: Tensor
-    measured: Tensor
 
     def __init__(
         self,
@@ -65,8 +63,8 @@ class SmoothTchebycheff(LossBalancer):
         self.form, self.mu, self.unit = form, mu, unit
         self.warmup, self.until = (0, 0) if nadir is not None else (warmup, warmup + measure)
         self.ideal = self.vector(ideal or {}, default=0.0)
-        self.register_buffer("reference", torch.zeros(len(self.objectives)))
-        self.register_buffer("measured", torch.tensor(0))
+        self.reference: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.measured: Tensor = nn.Buffer(torch.tensor(0))
         if nadir is not None:
             self.reference.copy_(self.vector(nadir, default=None, positive=True))
             self.measured.fill_(1)

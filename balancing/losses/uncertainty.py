@@ -39,8 +39,6 @@ class Uncertainty(Scalarization):
 
     convention = "own"
     positive = True
-    likelihood: Tensor
-    started: Tensor
 
     def __init__(
         self,
@@ -54,11 +52,10 @@ class Uncertainty(Scalarization):
         super().__init__(objectives, **options)
         self.reject(form == "log1p" and init == 0, "init=0 is singular in the log1p form")
         self.form = form
-        self.register_buffer(
-            "likelihood", self.vector(dict.fromkeys(classification, 1.0), default=0.5).float(), persistent=False
-        )
+        likelihood = self.vector(dict.fromkeys(classification, 1.0), default=0.5).float()
+        self.likelihood = nn.Buffer(likelihood, persistent=False)
         self.noise = nn.Parameter(torch.full((len(self.objectives),), 1.0 if init == "losses" else float(init)))
-        self.register_buffer("started", torch.tensor(init != "losses"))
+        self.started = nn.Buffer(torch.tensor(init != "losses"))
 
     def loss(self, losses: Tensor) -> Tensor:
         if not bool(self.started):

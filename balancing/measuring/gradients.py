@@ -74,10 +74,7 @@ class Gradients:
                 self.rows[k][p] = piece.copy_(gradient)
 
     def __add__(self, other: Gradients) -> Gradients:
-        """Sum over micro-batches, leaf by leaf, as their graphs may differ.
-
-        What is contested in one is contested in the sum.
-        """
+        """Sum over micro-batches, leaf by leaf; what is contested in one is so in the sum."""
         inputs = self._all_points(other)
         rows, heads = [], []
         for k in range(len(self.rows)):
@@ -121,9 +118,8 @@ class Gradients:
                 average_over_processes([self.matrix[k]])
                 self.rows[k] = list(self.split(self.matrix[k]))
                 continue
-            filled = [
-                torch.zeros_like(tensor) if g is None else g.clone() for g, tensor in zip(row, self.inputs, strict=True)
-            ]
+            pairs = zip(row, self.inputs, strict=True)
+            filled = [torch.zeros_like(tensor) if g is None else g.clone() for g, tensor in pairs]
             average_over_processes(filled)
             self.rows[k] = list(filled)
 
@@ -136,9 +132,7 @@ class Gradients:
         other devices, products are float64 (float32 on MPS).
         """
         size = len(self.rows)
-        cpu = all(
-            tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) for tensor in self.inputs
-        )
+        cpu = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in self.inputs)
         total = self._products(exact=not cpu)
         present = torch.tensor([any(g is not None for g in row) for row in self.rows])
         if cpu and size > 0 and not _float32_tells(total[present][:, present]):
@@ -210,12 +204,8 @@ class Gradients:
                 total.append(torch.zeros_like(tensor))
                 continue
             present = [g for row in self.rows if (g := row[p]) is not None]
-            like = present[0]
-            result = (
-                torch.empty_like(like)
-                if alike(present)
-                else torch.empty(like.shape, dtype=like.dtype, device=like.device)
-            )
+            layout = torch.preserve_format if alike(present) else torch.contiguous_format
+            result = torch.empty_like(present[0], memory_format=layout)
             flat = result.as_strided((result.numel(),), (1,))
             for start in range(0, len(flat), _PIECE):
                 flat[start : start + _PIECE] = combine(torch.stack([v[start : start + _PIECE] for v in vectors]))

@@ -14,6 +14,10 @@ from ..spans import span
 _BUCKET = 1 << 23  # elements that travel together, 32 MB of float32: few messages, and no second copy of everything
 
 
+#: A bucket, its flat copy and the message under way; ``None`` for an empty bucket.
+_Sent = tuple[list[Tensor], Tensor, Any]
+
+
 def several_processes() -> bool:
     """True inside a process group of two or more."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -24,9 +28,8 @@ def average_over_processes(tensors: Sequence[Tensor]) -> None:
     if not tensors or not several_processes():
         return
     with span("all-reduce"):
-        travelling = [(bucket, *_send(bucket)) for bucket in _buckets(tensors)]
-        for bucket, flat, message in travelling:
-            _receive(bucket, flat, message)
+        for sent in [_send(bucket) for bucket in _buckets(tensors)]:
+            _receive(*sent)
 
 
 def averaged_gradients(
@@ -46,7 +49,7 @@ def averaged_gradients(
         missing[number] += 1
     arrived: list[list[Tensor]] = [[] for _ in missing]
     reached: dict[Tensor, Tensor] = {}
-    travelling: list[tuple[list[Tensor], Tensor, Any]] = []
+    travelling: list[_Sent] = []
 
     def note(leaf: Tensor, gradient: Tensor) -> None:
         number = waiting[leaf]
@@ -57,11 +60,7 @@ def averaged_gradients(
             send(len(travelling))
 
     def send(number: int) -> None:
-        bucket = [reached[leaf] for leaf in waiting if waiting[leaf] == number and leaf in reached]
-        if bucket:
-            travelling.append((bucket, *_send(bucket)))
-        else:
-            travelling.append(([], torch.empty(0), None))
+        travelling.append(_send([reached[leaf] for leaf in waiting if waiting[leaf] == number and leaf in reached]))
 
     hooks = [leaf.register_hook(lambda gradient, leaf=leaf: note(leaf, gradient)) for leaf in leaves]
     try:
@@ -72,8 +71,8 @@ def averaged_gradients(
     while len(travelling) < len(missing):
         send(len(travelling))
     with span("all-reduce"):
-        for bucket, flat, message in travelling:
-            _receive(bucket, flat, message)
+        for sent in travelling:
+            _receive(*sent)
     return [reached.get(leaf) for leaf in leaves]
 
 
@@ -104,12 +103,14 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def _send(bucket: Sequence[Tensor]) -> tuple[Tensor, Any]:
+def _send(bucket: list[Tensor]) -> _Sent:
+    if not bucket:
+        return bucket, torch.empty(0), None
     flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-    return flat, dist.all_reduce(flat, async_op=True)
+    return bucket, flat, dist.all_reduce(flat, async_op=True)
 
 
-def _receive(bucket: Sequence[Tensor], flat: Tensor, message: Any) -> None:
+def _receive(bucket: list[Tensor], flat: Tensor, message: Any) -> None:
     if not bucket:
         return
     message.wait()

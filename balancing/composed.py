@@ -80,13 +80,11 @@ class Composed(Balancer):
         self.gradient_balancer._observe(losses, self._loss_weights_now)
 
     def advance(self) -> None:
-        """Count a step of both methods."""
         super().advance()
         self.loss_balancer.advance()
         self.gradient_balancer.advance()
 
     def next_epoch(self) -> None:
-        """Count an epoch of both methods."""
         super().next_epoch()
         self.loss_balancer.next_epoch()
         self.gradient_balancer.next_epoch()

@@ -1,5 +1,3 @@
-"""The step of balancers that measure the gradient of each loss."""
-
 from __future__ import annotations
 
 from abc import abstractmethod

@@ -9,10 +9,7 @@ from .measuring.gradients import Direction
 
 
 class GramianBalancer(GradientBalancer):
-    """Weights from the Gramian of the gradients, the (K, K) matrix of their inner products.
-
-    A method overrides :meth:`compute_weights`.
-    """
+    """Weights from the Gramian of the gradients, the (K, K) matrix of their inner products."""
 
     needs = "gramian"
 

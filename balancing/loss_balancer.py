@@ -37,9 +37,7 @@ class LossBalancer(Balancer):
     def effective_weights(self, losses: Tensor, loss_weights: Tensor | None = None) -> Tensor:
         """(K,) weights with every option applied.
 
-        Args:
-            losses: (K,) losses.
-            loss_weights: (K,) weights that a method before this one gives to them.
+        ``loss_weights`` are the (K,) weights that a method before this one gives to the losses.
         """
         known = self._known if loss_weights is None else None
         if known is not None and known.dtype == losses.dtype and known.device == losses.device:
@@ -79,10 +77,7 @@ class LossBalancer(Balancer):
 
 
 class Scalarization(LossBalancer):
-    """A scalar function of the losses, whose derivatives are the weights.
-
-    It may have parameters of its own. A method overrides :meth:`loss`.
-    """
+    """A scalar function of the losses, maybe with parameters, whose derivatives are weights."""
 
     @abstractmethod
     def loss(self, losses: Tensor) -> Tensor:
@@ -103,10 +98,9 @@ class Scalarization(LossBalancer):
 
 
 class ScheduleBalancer(LossBalancer):
-    """Weights from the step, the epoch or chance alone.
+    """Weights from the step, the epoch or chance alone, not from the values of the losses.
 
     Each micro-batch takes its backward at once, and there are no weights to keep or smooth.
-    A method overrides :meth:`compute_weights`, to which the values of the losses are of no use.
     """
 
     needs = "nothing"

@@ -78,8 +78,6 @@ class Method(nn.Module):
         """Count a step that was taken."""
         self.step += 1
 
-    # ---- for methods ---------------------------------------------------------------------------------------------
-
     def vector(self, values: Mapping[str, float], default: float | None, positive: bool = False) -> Tensor:
         """(K,) float64 tensor from a mapping by objective.
 
@@ -117,8 +115,6 @@ class Method(nn.Module):
             refused.append(Refused("scale", "sets the length of its update itself, so scale='sum' has no meaning"))
         return refused
 
-    # ---- reports -------------------------------------------------------------------------------------------------
-
     def skip(self, losses: Tensor) -> BalanceReport:
         """Report of a step that is not taken."""
         self.skips += 1
@@ -149,8 +145,6 @@ class Method(nn.Module):
                 f"give balancer.parameters() to an optimizer{observing}",
                 stacklevel=stacklevel + 1,
             )
-
-    # ---- state ---------------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
         """Counters, the random generator and ``memory``, as part of ``state_dict``."""

@@ -41,6 +41,5 @@ def ordered_losses(
 def unknown_objective(name: str, objectives: Sequence[str]) -> str:
     """Message about an unknown objective, with the nearest name."""
     near = difflib.get_close_matches(name, objectives, n=1)
-    return f"unknown objective {name!r}; " + (
-        f"did you mean {near[0]!r}?" if near else f"the objectives are {', '.join(objectives)}"
-    )
+    hint = f"did you mean {near[0]!r}?" if near else f"the objectives are {', '.join(objectives)}"
+    return f"unknown objective {name!r}; {hint}"

@@ -1,16 +1,15 @@
-"""The options that every balancer takes."""
-
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, TypedDict, get_type_hints
+from typing import Literal, NamedTuple, TypedDict, get_type_hints
 
 from .choices import raise_for_choice
 
 #: Earlier names of options.
 _RENAMED = {"every": "update_every", "ema": "weight_ema"}
+_hints = functools.cache(get_type_hints)
 
 
 class BalancerOptions(TypedDict, total=False):
@@ -102,7 +101,7 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
         if old in given:
             raise ValueError(f"{owner}: the option {old}= was renamed to {new}=")
     options = Options(**given)
-    for name, annotation in _annotations().items():
+    for name, annotation in _hints(Options).items():
         raise_for_choice(owner, name, getattr(options, name), annotation)
     every, ema, limit = options.update_every, options.weight_ema, options.max_norm
     rules = [
@@ -124,8 +123,3 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
         if actual == value if value is not None else actual != defaults[option]:
             raise ValueError(f"{owner}: {reason.format(value=repr(actual))}")
     return options
-
-
-@functools.cache
-def _annotations() -> dict[str, Any]:
-    return get_type_hints(Options)

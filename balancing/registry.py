@@ -18,11 +18,7 @@ def suggestion(name: str, known: Iterable[str], otherwise: str = "known: {}") ->
 
 
 class Registry(Generic[T]):
-    """Things by their unique names.
-
-    Args:
-        kind: What the things are called in messages, e.g. ``balancer``.
-    """
+    """Things by their unique names; messages call each a ``kind``, e.g. ``balancer``."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind

@@ -76,11 +76,9 @@ class Rescaling:
             rows = torch.where(lengths > 0, rows / lengths, rows)
         if self.by_loss:
             rows = rows / size
-        if self.preference is None:
-            return Rescaled(losses, rows, chain)
-        if self.preference_on == "target":
+        if self.preference is not None and self.preference_on == "target":
             rows = rows / self.preference.to(rows)
-        elif self.preference_on == "rows":
+        elif self.preference is not None and self.preference_on == "rows":
             priority = self.preference.to(rows)
             rows = rows * priority
             losses = losses * priority if self.prefers_losses else losses

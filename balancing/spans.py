@@ -1,5 +1,3 @@
-"""Names for the parts of a step, for torch's profiler."""
-
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext

@@ -1,5 +1,3 @@
-"""The virtual steps of bilevel methods."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +18,7 @@ Closure = Callable[[nn.Module], Mapping[str, Tensor]]
 
 
 class Lookahead:
-    """The losses of one step as functions of the model's parameters.
+    """The losses of one step, and of virtual steps, as functions of the model's parameters.
 
     Attributes:
         parameters: The leaves that the step moves.
@@ -94,9 +92,8 @@ class Lookahead:
         tensors |= {f"model.{name}": p for name, p in zip(self._names, parameters, strict=True)}
         with self._randomness.replayed():
             losses = functional_call(_Losses(self._model), tensors, (closure,))
-        values = torch.stack(
-            ordered_losses(self._owner, self._objectives, losses, differentiable=torch.is_grad_enabled())
-        )
+        ordered = ordered_losses(self._owner, self._objectives, losses, differentiable=torch.is_grad_enabled())
+        values = torch.stack(ordered)
         return values * self._preference.to(values)
 
     def _require_finite(self, values: Tensor, what: str) -> None:
@@ -126,10 +123,7 @@ class Rows:
 
 
 class _Losses(nn.Module):
-    """Module that calls a closure on a model.
-
-    ``functional_call`` reaches all of a model by it, not its ``forward`` alone.
-    """
+    """Calls a closure on a model: ``functional_call`` reaches by it more than ``forward``."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -36,9 +36,8 @@ class Krum(GramianBalancer):
         super().__init__(objectives, **options)
         size = len(self.objectives)
         self.reject(byzantine < 0, f"byzantine must not be negative, got {byzantine}")
-        self.reject(
-            size < byzantine + 3, f"byzantine={byzantine} needs at least {byzantine + 3} objectives, got {size}"
-        )
+        least = byzantine + 3
+        self.reject(size < least, f"byzantine={byzantine} needs at least {least} objectives, got {size}")
         self.reject(not 1 <= selected <= size, f"selected must be between 1 and {size}, got {selected}")
         self.byzantine, self.selected = byzantine, selected
 

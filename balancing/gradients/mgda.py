@@ -46,10 +46,8 @@ class MGDA(GramianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        self.reject(
-            iterations < 1 or not tolerance >= 0,
-            f"iterations must be at least 1 and tolerance not negative, got {iterations} and {tolerance}",
-        )
+        problem = f"iterations must be at least 1 and tolerance not negative, got {iterations} and {tolerance}"
+        self.reject(iterations < 1 or not tolerance >= 0, problem)
         self.solver, self.iterations, self.tolerance = solver, iterations, tolerance
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:

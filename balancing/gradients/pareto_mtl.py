@@ -48,18 +48,14 @@ class ParetoMTL(GramianBalancer):
         super().__init__(objectives, **options)
         size = len(self.objectives)
         table = _default_rays(size) if rays is None else [list(map(float, ray)) for ray in rays]
-        self.reject(
-            any(len(ray) != size or min(ray) < 0 or not 0 < sum(ray) < math.inf for ray in table),
-            f"rays must be non-negative and not zero, with {size} numbers each",
-        )
+        wrong = any(len(ray) != size or min(ray) < 0 or not 0 < sum(ray) < math.inf for ray in table)
+        self.reject(wrong, f"rays must be non-negative and not zero, with {size} numbers each")
         self.reject(len(table) < 2, f"needs at least two rays, got {len(table)}")
-        self.reject(
-            index is not None and not 0 <= index < len(table), f"index must be in 0 ... {len(table) - 1}, got {index}"
-        )
+        wrong = index is not None and not 0 <= index < len(table)
+        self.reject(wrong, f"index must be in 0 ... {len(table) - 1}, got {index}")
         self.reject(search_epochs < 0, f"search_epochs must not be negative, got {search_epochs}")
-        self.reject(
-            self.options.normalize != "none", "its constraints are gradients of losses, so normalize= has no meaning"
-        )
+        wrong = self.options.normalize != "none"
+        self.reject(wrong, "its constraints are gradients of losses, so normalize= has no meaning")
         self.search_epochs = search_epochs
         directions = torch.nn.functional.normalize(torch.tensor(table, dtype=torch.float64), dim=1)
         chosen = int(directions.sum(1).argmax()) if index is None else index

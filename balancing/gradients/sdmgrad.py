@@ -53,10 +53,9 @@ class SDMGrad(GramianBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.reject(not lam >= 0, f"lam must not be negative, got {lam}")
-        self.reject(
-            not lr > 0 or not 0 <= momentum < 1 or iterations < 1,
-            f"lr must be positive, momentum in [0, 1) and iterations at least 1, got {lr}, {momentum} and {iterations}",
-        )
+        problem = "lr must be positive, momentum in [0, 1) and iterations at least 1"
+        wrong = not lr > 0 or not 0 <= momentum < 1 or iterations < 1
+        self.reject(wrong, f"{problem}, got {lr}, {momentum} and {iterations}")
         self.lam, self.solver, self.lr, self.momentum, self.iterations = lam, solver, lr, momentum, iterations
         self.mixture = nn.Buffer(torch.full((len(self.objectives),), 1 / len(self.objectives)))
 

@@ -123,11 +123,9 @@ class _Adapter(Method):
         self.aggregator = _Aggregator(aggregator, self.part, len(self.objectives), arguments, self.generator)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The balancer's state and the aggregator's."""
         return super().get_extra_state() | {"aggregator": self.aggregator.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`get_extra_state`."""
         super().set_extra_state(state)
         self.aggregator.load_state(state["aggregator"])
 

@@ -59,13 +59,10 @@ class ConflictFreeMomentum(JacobianBalancer):
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         size, current = len(jacobian), self.step % len(jacobian)
         jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))  # 0.999 times a bfloat16 is itself
+        keys = ("momenta", "previous", "second")
         if not self.memory:
-            self.memory = {
-                "momenta": torch.zeros_like(jacobian),
-                "previous": torch.zeros_like(jacobian[0]),
-                "second": torch.zeros_like(jacobian[0]),
-            }
-        momenta, previous, second = (self.memory[key].to(jacobian) for key in ("momenta", "previous", "second"))
+            self.memory = {key: torch.zeros_like(jacobian if key == "momenta" else jacobian[0]) for key in keys}
+        momenta, previous, second = (self.memory[key].to(jacobian) for key in keys)
         momenta[current].lerp_(jacobian[current], 1 - self.beta1)
         self.memory = {"momenta": momenta, "previous": previous, "second": second}
         if self.step < size - 1:

@@ -54,13 +54,10 @@ class MoCo(JacobianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        self.reject(
-            not 0 < beta <= 1 or not gamma > 0, f"beta must be in (0, 1] and gamma positive, got {beta} and {gamma}"
-        )
-        self.reject(
-            min(beta_decay, gamma_decay, rho) < 0,
-            f"beta_decay, gamma_decay and rho must not be negative, got {beta_decay}, {gamma_decay} and {rho}",
-        )
+        wrong = not 0 < beta <= 1 or not gamma > 0
+        self.reject(wrong, f"beta must be in (0, 1] and gamma positive, got {beta} and {gamma}")
+        problem = f"beta_decay, gamma_decay and rho must not be negative, got {beta_decay}, {gamma_decay} and {rho}"
+        self.reject(min(beta_decay, gamma_decay, rho) < 0, problem)
         self.beta, self.beta_decay, self.gamma, self.gamma_decay = beta, beta_decay, gamma, gamma_decay
         self.rho, self.rescale = rho, rescale
         self.mixture = nn.Buffer(torch.full((len(self.objectives),), 1 / len(self.objectives)))

@@ -1,5 +1,3 @@
-"""Unit vector and length."""
-
 from __future__ import annotations
 
 import torch

@@ -53,6 +53,4 @@ class Alternating(ScheduleBalancer):
         return (self.order[now // self.period % len(self.order)],)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        w = torch.zeros_like(losses)
-        w[list(self.active())] = 1
-        return w
+        return torch.zeros_like(losses).index_fill(0, torch.tensor(self.active(), device=losses.device), 1)

@@ -57,9 +57,8 @@ class GO4Align(LossBalancer):
 
 
 def group_centers(values: Sequence[float], groups: int) -> list[float]:
-    """The mean of the group of each value, for the best division into ``groups``.
+    """The mean of the group of each value; ``groups`` minimize the squared deviations.
 
-    The best division has the least sum of squared deviations.
     Groups are intervals of the sorted values, so dynamic programming finds the optimum: O(groups K^2).
     """
     size = len(values)

@@ -36,6 +36,4 @@ class Single(ScheduleBalancer):
         return (self.index,)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        w = torch.zeros_like(losses)
-        w[self.index] = 1
-        return w
+        return torch.zeros_like(losses).index_fill(0, torch.tensor(self.index, device=losses.device), 1)

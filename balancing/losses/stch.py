@@ -50,16 +50,12 @@ class SmoothTchebycheff(LossBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        rules = [
-            (mu > 0, f"mu must be positive, got {mu}"),
-            (form == "linear" or ideal is None, "ideal= has no meaning in the log form"),
-            (form == "linear" or not self.options.log_losses, "log_losses= has no meaning in the log form"),
-            (form == "log" or nadir is None, "nadir= has no meaning in the linear form"),
-            (warmup >= 0, f"warmup must not be negative, got {warmup}"),
-            (measure >= 1, f"measure must be at least 1, got {measure}"),
-        ]
-        for holds, problem in rules:
-            self.reject(not holds, f"{problem}")
+        self.reject(not mu > 0, f"mu must be positive, got {mu}")
+        self.reject(form == "log" and ideal is not None, "ideal= has no meaning in the log form")
+        self.reject(form == "log" and self.options.log_losses, "log_losses= has no meaning in the log form")
+        self.reject(form == "linear" and nadir is not None, "nadir= has no meaning in the linear form")
+        self.reject(not warmup >= 0, f"warmup must not be negative, got {warmup}")
+        self.reject(not measure >= 1, f"measure must be at least 1, got {measure}")
         self.form, self.mu, self.unit = form, mu, unit
         self.warmup, self.until = (0, 0) if nadir is not None else (warmup, warmup + measure)
         self.ideal = self.vector(ideal or {}, default=0.0)

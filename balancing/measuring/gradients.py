@@ -1,9 +1,3 @@
-"""Gradients of K objectives, kept as autograd returned them.
-
-They stay K lists of tensors, are read once for the Gramian and once for the combination, and no flat (K, P) copy is built
-unless a method asks for the Jacobian itself.
-"""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
@@ -50,7 +44,10 @@ def flat_rows(inputs: Sequence[Tensor], size: int) -> Tensor:
 
 @dataclass
 class Gradients:
-    """Gradients of K objectives.
+    """Gradients of K objectives, kept as autograd returned them.
+
+    They stay K lists of tensors, are read once for the Gramian and once for the combination, and no flat (K, P) copy is
+    built unless a method asks for the Jacobian itself.
 
     Attributes:
         inputs: Where the gradients were taken: shared parameters, features, or a subset of the parameters.

@@ -1,5 +1,3 @@
-"""Gradients in one order of elements, whatever their layout in memory."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence

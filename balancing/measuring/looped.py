@@ -1,5 +1,3 @@
-"""One backward per loss, at the parameters that several losses reach."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -40,8 +40,7 @@ def averaged_gradients(
 ) -> list[Tensor | None]:
     """``torch.autograd.grad``, averaged over processes.
 
-    A bucket of gradients travels while others are still computed.
-    Leaves that the outputs do not reach give ``None``; they must be the same in all processes.
+    A bucket of gradients travels while others are still computed. Leaves that the outputs do not reach give ``None``; they must be the same in all processes.
     """
     waiting = {leaf: number for number, bucket in enumerate(_buckets(list(reversed(leaves)))) for leaf in bucket}
     missing = [0] * (max(waiting.values(), default=-1) + 1)
@@ -79,9 +78,8 @@ def averaged_gradients(
 def sum_over_samples(gramian: Tensor, device: torch.device) -> Tensor:
     """The Gramian of the whole batch's features, from those of all processes.
 
-    Their samples are disjoint, so inner products add.
-    Each process differentiates the mean over its own part of the batch, hence the square of the number of processes.
-    ``device`` is one on which the processes can communicate.
+    Their samples are disjoint, so inner products add. Each process differentiates the mean over its own part of the
+    batch, hence the square of the number of processes. ``device`` is one on which the processes can communicate.
     """
     if not several_processes():
         return gramian

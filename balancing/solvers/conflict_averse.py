@@ -1,5 +1,3 @@
-"""The best direction for the worst objective in a ball around the mean gradient."""
-
 from __future__ import annotations
 
 from operator import mul

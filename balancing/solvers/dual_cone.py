@@ -1,5 +1,3 @@
-"""Projections onto the directions that conflict with no gradient."""
-
 from __future__ import annotations
 
 import torch

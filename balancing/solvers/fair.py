@@ -1,5 +1,3 @@
-"""Alpha-fair weights by Newton's method."""
-
 from __future__ import annotations
 
 from math import sqrt

@@ -1,5 +1,3 @@
-"""The shortest vector in the convex hull of the gradients."""
-
 from __future__ import annotations
 
 import torch

@@ -1,4 +1,4 @@
-"""Weights of vectors with given projections on the gradients, or given cosines to them."""
+"""Vectors with given projections on the gradients or cosines to them, and the simplex."""
 
 from __future__ import annotations
 
@@ -35,3 +35,11 @@ def conflict_free_weights(gramian: Tensor, targets: Tensor, length: str = "proje
     if length == "projection":
         return w * products.sum() / own.square()
     return w * {"min": norms.min(), "mean": norms.mean(), "max": norms.max()}[length] / own
+
+
+def project_to_simplex(vector: Tensor) -> Tensor:
+    """The nearest point with non-negative coordinates that sum to 1, exactly (by sorting)."""
+    ordered = vector.sort(descending=True).values
+    shifts = (ordered.cumsum(0) - 1) / torch.arange(1, len(vector) + 1)
+    # the threshold belongs to the longest prefix of coordinates that stay positive
+    return (vector - shifts[int((ordered > shifts).sum()) - 1]).clamp(min=0)

@@ -1,5 +1,3 @@
-"""Non-negative quadratic programs by the active-set method."""
-
 from __future__ import annotations
 
 from math import inf

@@ -102,9 +102,8 @@ class Method(nn.Module):
         """Raise BalancingError naming the first objective whose loss is not positive."""
         for name, value in zip(self.objectives, losses.tolist(), strict=True):
             if not value > 0:
-                raise BalancingError(
-                    f"{self.name}: the loss of objective {name!r} is {value:.6g}, but must be positive here"
-                )
+                problem = f"is {value:.6g}, but must be positive here"
+                raise BalancingError(f"{self.name}: the loss of objective {name!r} {problem}")
 
     def _refused(self) -> list[Refused]:
         """Options without meaning for the method."""

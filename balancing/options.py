@@ -104,15 +104,13 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
     for name, annotation in _hints(Options).items():
         raise_for_choice(owner, name, getattr(options, name), annotation)
     every, ema, limit = options.update_every, options.weight_ema, options.max_norm
+    unmeasured = "measures no gradients between the steps of update_every=, so max_norm= would not hold there"
     rules = [
         (every >= 1 and every % 1 == 0, f"update_every must be a whole number of at least 1, got {every}"),
         (0 <= ema < 1, f"weight_ema must be in [0, 1), got {ema}"),
         (limit >= 0, f"max_norm must not be negative, got {limit}"),
         (limit == 0 or options.at == "shared", "max_norm= needs a gradient method with at='shared'"),
-        (
-            limit == 0 or every == 1,
-            "measures no gradients between the steps of update_every=, so max_norm= would not hold there",
-        ),
+        (limit == 0 or every == 1, unmeasured),
     ]
     for holds, problem in rules:
         if not holds:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-from ._polar import polar
+from .pbi import polar
 
 
 @register_balancer("cosmos")

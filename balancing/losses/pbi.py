@@ -9,7 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-from ._polar import polar
 
 
 @register_balancer("pbi")
@@ -52,3 +51,11 @@ class PenaltyBoundaryIntersection(LossBalancer):
         slope, distance = polar(excess - (excess @ ray) * ray)
         # as near as rounding can tell, the losses are on the ray
         return ray + self.theta * torch.where(distance > 8 * torch.finfo(losses.dtype).eps, slope, 0.0)
+
+
+def polar(vector: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vector and length; zero for the zero vector. Squares neither over- nor underflow."""
+    top = vector.abs().max()
+    scaled = vector / torch.where(top > 0, top, 1.0)
+    norm = torch.linalg.vector_norm(scaled)
+    return scaled / torch.where(top > 0, norm, 1.0), top * norm

@@ -14,16 +14,13 @@ class UnboundedError(SolverError):
 
 
 def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
-    """``argmin_{x >= 0} 1/2 x'Ax - b'x`` by the active-set method of Lawson and Hanson (1974).
+    """(K,) ``argmin_{x >= 0} 1/2 x'Ax - b'x``, by the active-set method of Lawson and Hanson (1974).
 
     Args:
         a: (K, K) symmetric positive semi-definite with a positive diagonal. It is scaled to a unit diagonal first, so
             rows may differ by many orders of magnitude.
         b: (K,) linear term.
         tolerance: Largest dual violation, relative to ``b`` in the scaled problem.
-
-    Returns:
-        (K,) minimizer.
 
     Raises:
         UnboundedError: There is no minimum, which needs a singular ``a`` and a ``b`` outside its range.

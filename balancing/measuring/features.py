@@ -20,7 +20,7 @@ class AtFeatures:
     averages_rows = False
 
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
-        """Gradients at the features and own leaves. Raises BalancingError for a way past them."""
+        """Gradients at the features and own leaves. Raises BalancingError for leaves past them."""
         contested, others = graph.partition(stop=given)
         trunk = find_leaves(given)
         past = len(contested) + sum(leaf in trunk for leaf in others)

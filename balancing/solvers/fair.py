@@ -10,7 +10,7 @@ from .quadratic import cosine_matrix
 
 
 def _fair_pair(cosines: Tensor, priority: Tensor) -> Tensor:
-    """Two unit gradients, alpha = 1: ``u^2 + c u v = p``, ``v^2 + c u v = q``, quadratic in uv."""
+    """Two unit gradients, alpha 1: ``u^2 + c u v = p``, ``v^2 + c u v = q``, quadratic in uv."""
     diagonal = float(cosines[0, 0])
     p, q = priority.tolist()
     c = float(cosines[0, 1]) / diagonal

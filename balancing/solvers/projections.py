@@ -25,7 +25,7 @@ def weights_for_projections(gramian: Tensor, targets: Tensor, tolerance: float =
 
 
 def conflict_free_weights(gramian: Tensor, targets: Tensor, length: str = "projection") -> Tensor:
-    """(K,) weights of cosines proportional to ``targets``; ``length`` as in ``conflict_free``."""
+    """(K,) weights of a vector with cosines ~ ``targets``; for its length see ConflictFree."""
     w = weights_for_projections(gramian, targets)
     products = gramian @ w
     own = (w @ products).clamp(min=0).sqrt()

@@ -14,7 +14,7 @@ class UnboundedError(SolverError):
 
 
 def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
-    """(K,) ``argmin_{x >= 0} 1/2 x'Ax - b'x``, by the active-set method of Lawson and Hanson (1974).
+    """(K,) ``argmin_{x >= 0} 1/2 x'Ax - b'x`` by Lawson and Hanson's active-set method (1974).
 
     Args:
         a: (K, K) symmetric positive semi-definite with a positive diagonal. It is scaled to a unit diagonal first, so

@@ -1,5 +1,3 @@
-"""The base class of every balancer: one step from losses to gradients."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +7,9 @@ import torch
 from torch import Tensor
 
 from .errors import BalancingError, SolverError
-from .measuring.features import Place
+from .measuring.features import PLACES, given_tensors
 from .measuring.graph import LossGraph
-from .measuring.looped import AtShared, Out
+from .measuring.looped import Out
 from .measuring.processes import average_over_processes, several_processes
 from .method import Method
 from .micro_batches import MicroBatches, Part
@@ -21,8 +19,6 @@ from .report import BalanceReport
 from .rescaling import Rescaling
 from .spans import span
 from .weight_cache import WeightCache
-
-__all__ = ["Balancer", "LossWeights"]
 
 #: (K,) losses -> (K,) weights of a method that comes first.
 LossWeights = Callable[[Tensor], Tensor]
@@ -62,7 +58,7 @@ class Balancer(Method):
         )
         self.cache = WeightCache(len(self.objectives), given.update_every, given.weight_ema)
         self.micro_batches = MicroBatches(apart=self.unbiased)
-        self.place: Place = AtShared(self.name)
+        self.place = PLACES[given.at]
         self._out: Out | None = None
 
     def active(self) -> tuple[int, ...] | None:
@@ -131,8 +127,8 @@ class Balancer(Method):
         if reuse or self._weighs_at_once(first, last and not earlier):
             return self._weigh(graph, means if summed is None else summed + means, first, reuse, last)
 
-        inputs = self.place.inputs(features, subset, last)
-        part = Part(means, self.place.rows(graph, inputs, self._out if last and not earlier else None))
+        tensors = given_tensors(self.name, self.options.at, features, subset, last)
+        part = Part(means, self.place.rows(graph, tensors, self._out if last and not earlier else None))
         self._check(part, active)
         parts = self.micro_batches.join(earlier, part)
         if not last:
@@ -172,10 +168,7 @@ class Balancer(Method):
         raise NotImplementedError
 
     def _call(self, method: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-        """Result of a method, without gradients and autocast.
-
-        Raises BalancingError for a solver that failed.
-        """
+        """Result without gradients and autocast. Raises BalancingError if a solver failed."""
         try:
             with span("weights"), torch.no_grad(), torch.autocast(arguments[0].device.type, enabled=False):
                 return method(*arguments)

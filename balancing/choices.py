@@ -8,15 +8,12 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-__all__ = ["check_choices", "raise_for_choice"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def check_choices(owner: str | None = None) -> Callable[[F], F]:
-    """Decorator that checks arguments annotated with a ``Literal``.
+    """Decorator that checks arguments annotated with a ``Literal``, of functions and classes.
 
-    It is for functions and classes.
     A class is checked when it is made. Annotations are read at the first call.
 
     Args:
@@ -51,14 +48,12 @@ def raise_for_choice(owner: str, name: str, value: Any, annotation: Any) -> None
 
 
 def _checked(function: Any, owner: str) -> Any:
+    signature = functools.cache(functools.partial(inspect.signature, function, eval_str=True))
+
     @functools.cache
     def annotations() -> Mapping[str, Any]:
         kinds = {name: p.annotation for name, p in signature().parameters.items()}
         return {name: kind for name, kind in kinds.items() if any(get_origin(k) is Literal for k in _kinds(kind))}
-
-    @functools.cache
-    def signature() -> inspect.Signature:
-        return inspect.signature(function, eval_str=True)
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,3 @@
-"""A loss method before another method."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -10,8 +8,6 @@ from torch import Tensor
 from .base import Balancer, LossWeights
 from .loss_balancer import LossBalancer
 from .report import BalanceReport
-
-__all__ = ["Composed"]
 
 
 class Composed(Balancer):
@@ -29,8 +25,8 @@ class Composed(Balancer):
 
     #: Why nothing can come before a method that is a composition itself.
     weighs: ClassVar[str] = "weighs the losses itself"
-    loss_balancer: Balancer
-    gradient_balancer: Balancer
+    loss_balancer: Any  # balancers, whose weights depend on what their kind measures
+    gradient_balancer: Any
 
     def __init__(self, loss_balancer: Balancer, gradient_balancer: Balancer) -> None:
         name, first = gradient_balancer.name, loss_balancer.name
@@ -50,33 +46,22 @@ class Composed(Balancer):
         self._loss_weights_now: Tensor | None = None
 
     def active(self) -> tuple[int, ...] | None:
-        """Those of the second method."""
         return self.gradient_balancer.active()
 
     def effective_weights(self, losses: Tensor, *gramian: Tensor) -> Tensor:
-        """(K,) weights of both methods together, with every option applied.
-
-        Its arguments are those of the second's kind.
-        """
-        second: Any = self.gradient_balancer
-        return second.effective_weights(losses, *gramian, self._first(losses))
+        """(K,) weights of both, with every option applied; arguments as the second's kind has."""
+        return self.gradient_balancer.effective_weights(losses, *gramian, self._first(losses))
 
     def compute_weights(self, losses: Tensor, *measured: Tensor) -> Tensor:
-        """(K,) weights of the second method, for losses that are weighed already.
-
-        Its arguments are those of the second's kind.
-        """
-        second: Any = self.gradient_balancer
-        return second.compute_weights(losses, *measured)
+        """(K,) weights of the second method, with the arguments of its kind, for weighed losses."""
+        return self.gradient_balancer.compute_weights(losses, *measured)
 
     def current_weights(self, losses: Tensor, first: LossWeights | None = None) -> Tensor:
         """:meth:`effective_weights`, or those of an earlier step where ``update_every`` says so."""
-        second: Any = self.gradient_balancer
-        return second.current_weights(losses, self._first)
+        return self.gradient_balancer.current_weights(losses, self._first)
 
     def _first(self, losses: Tensor) -> Tensor:
-        first: Any = self.loss_balancer
-        self._loss_weights_now = first.current_weights(losses)
+        self._loss_weights_now = self.loss_balancer.current_weights(losses)
         return self._loss_weights_now
 
     def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, *arguments: Any) -> BalanceReport:
@@ -95,13 +80,11 @@ class Composed(Balancer):
         self.gradient_balancer._observe(losses, self._loss_weights_now)
 
     def advance(self) -> None:
-        """Count a step of both methods."""
         super().advance()
         self.loss_balancer.advance()
         self.gradient_balancer.advance()
 
     def next_epoch(self) -> None:
-        """Count an epoch of both methods."""
         super().next_epoch()
         self.loss_balancer.next_epoch()
         self.gradient_balancer.next_epoch()

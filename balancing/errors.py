@@ -1,8 +1,3 @@
-"""What can go wrong in a step."""
-
-__all__ = ["BalancingError", "NonFiniteError", "SolverError"]
-
-
 class BalancingError(RuntimeError):
     """A step that cannot be balanced; the message names the objective or the method."""
 

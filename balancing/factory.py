@@ -15,17 +15,12 @@ from .method import Method
 from .options import Options
 from .registry import Registry
 
-__all__ = ["balancer_arguments", "balancer_class", "create_balancer", "list_balancers", "register_balancer"]
-
 _BALANCERS: Registry[Callable[..., Any]] = Registry("balancer")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def register_balancer(name: str) -> Callable[[F], F]:
-    """Decorator: make a class, or a function that returns a balancer, known as ``name``.
-
-    Raises ValueError if the name is taken.
-    """
+    """Decorator: register a balancer as ``name``. Raises ValueError if the name is taken."""
 
     def register(target: F) -> F:
         _BALANCERS.add(name, target)
@@ -42,18 +37,12 @@ def list_balancers(filter: str = "*") -> list[str]:
 
 
 def balancer_class(name: str) -> Any:
-    """The class, or the function, behind ``name``.
-
-    Raises ValueError with the nearest names if there is none.
-    """
+    """The class or function behind ``name``. Raises ValueError with the nearest names."""
     return _BALANCERS.get(name)
 
 
 def balancer_arguments(name: str) -> dict[str, inspect.Parameter]:
-    """Every keyword argument of ``create_balancer(name, ...)``.
-
-    The method's own come first, then the options that all share.
-    """
+    """Keyword arguments of ``create_balancer(name, ...)``: the method's own, then shared ones."""
     own = inspect.signature(balancer_class(name), eval_str=True).parameters
     shared = inspect.signature(Options, eval_str=True).parameters
     merged = {key: p for key, p in own.items() if p.kind is not p.VAR_KEYWORD}

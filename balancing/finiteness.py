@@ -1,5 +1,3 @@
-"""What happens to losses and gradients that are not finite."""
-
 from __future__ import annotations
 
 import math
@@ -10,11 +8,9 @@ from torch import Tensor
 
 from .errors import NonFiniteError
 
-__all__ = ["FiniteCheck"]
-
 
 class FiniteCheck:
-    """The option ``on_nonfinite``.
+    """The option ``on_nonfinite``: what becomes of losses and gradients that are not finite.
 
     Args:
         owner: What messages begin with.
@@ -27,10 +23,7 @@ class FiniteCheck:
         self._arriving: tuple[Tensor, torch.cuda.Event] | None = None  # losses that are still to be checked
 
     def __call__(self, values: Tensor, what: str) -> bool:
-        """Whether the (K,) values, called ``what`` in messages, are finite.
-
-        Raises NonFiniteError unless steps are skipped.
-        """
+        """Whether the (K,) values are finite. Raises NonFiniteError unless steps are skipped."""
         finite = [math.isfinite(value) for value in values.tolist()]
         if not all(finite) and not self._skips:
             name = self._objectives[finite.index(False)]

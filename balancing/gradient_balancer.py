@@ -1,5 +1,3 @@
-"""The step of balancers that measure the gradient of each loss."""
-
 from __future__ import annotations
 
 from abc import abstractmethod
@@ -12,7 +10,6 @@ from torch import Tensor
 
 from .base import Balancer, LossWeights
 from .errors import BalancingError
-from .measuring.features import AtFeatures, AtSubset
 from .measuring.gradients import Direction, Gradients
 from .measuring.graph import LossGraph
 from .measuring.processes import sum_over_samples
@@ -21,8 +18,6 @@ from .options import BalancerOptions
 from .report import BalanceReport
 from .rescaling import shorten
 from .spans import span
-
-__all__ = ["GradientBalancer", "Measured"]
 
 
 @dataclass(frozen=True)
@@ -50,12 +45,7 @@ class Measured:
 
 
 class GradientBalancer(Balancer):
-    """Base class of the kinds that measure gradients; they override :meth:`_direction`.
-
-    Args:
-        objectives: Names of the losses.
-        options: See :class:`balancing.Options`.
-    """
+    """Base class of the kinds that measure gradients; they override :meth:`_direction`."""
 
     measures = True
     #: What ``heads=None`` means.
@@ -64,8 +54,6 @@ class GradientBalancer(Balancer):
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self.head_rule = self.options.heads or self.head_convention
-        if self.options.at != "shared":
-            self.place = AtFeatures(self.name) if self.options.at == "features" else AtSubset(self.name)
         self._unit_heads = torch.ones(len(self.objectives))
 
     @abstractmethod
@@ -108,7 +96,8 @@ class GradientBalancer(Balancer):
         else:
             weights, direction = self._direction(measured, loss_weights)
         factors = self._unit_heads if loss_weights is None else loss_weights
-        self.cache.store_heads(factors)
+        if self.options.update_every > 1:
+            self.cache.heads.copy_(factors)
         self.head_weights = None if self.head_rule == "weighted" else factors
         self.place.write(graph, gradients, losses if weights is None else weights, self.head_weights, direction)
         return self.finish(total.losses, weights, gramian, overflow)

@@ -1,5 +1,3 @@
-"""Balancers whose weights follow from the inner products of the gradients."""
-
 from __future__ import annotations
 
 from abc import abstractmethod
@@ -9,14 +7,9 @@ from torch import Tensor
 from .gradient_balancer import GradientBalancer, Measured
 from .measuring.gradients import Direction
 
-__all__ = ["GramianBalancer"]
-
 
 class GramianBalancer(GradientBalancer):
-    """Weights from the Gramian of the gradients, the (K, K) matrix of their inner products.
-
-    A method overrides :meth:`compute_weights`.
-    """
+    """Weights from the Gramian of the gradients, the (K, K) matrix of their inner products."""
 
     needs = "gramian"
 

@@ -15,12 +15,8 @@ from .measuring.gradients import Direction, Gradients, flat_rows
 from .options import ABOUT_WEIGHTS, BalancerOptions, Refused
 from .rescaling import Rescaled, shorten
 
-__all__ = ["JacobianBalancer", "RowBalancer"]
-
 #: A method's function of losses and rows.
 Formula = Callable[[Tensor, Tensor], Tensor]
-#: (K,) factors of the rows; ``None``: 1.
-Factors = Tensor | None
 
 
 class _Workspace:
@@ -73,15 +69,15 @@ class _WholeGradients(GradientBalancer):
         keeps = Refused("at", "keeps gradients from step to step, so at={value} has no meaning")
         return [keeps, *super()._refused()] if self.remembers else super()._refused()
 
-    def _rescaled(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Rescaled, Factors]:
-        """Losses and Gramian for the method, and the factors of its rows."""
+    def _rescaled(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Rescaled, Tensor | None]:
+        """Losses and Gramian for the method, and the (K,) factors of its rows; ``None``: 1."""
         if self.remembers:
             self._workspace.restore_order(self.memory, measured.gradients)
         rescaled = self.rescaling.before(measured.losses, loss_weights, measured.gramian)
         factors = rescaled.rows / measured.factor
         return rescaled, factors if bool(factors.ne(1).any()) else None
 
-    def _evaluate(self, formula: Formula, rescaled: Rescaled, factors: Factors, rows: Tensor) -> Tensor:
+    def _evaluate(self, formula: Formula, rescaled: Rescaled, factors: Tensor | None, rows: Tensor) -> Tensor:
         losses = rescaled.losses.to(torch.promote_types(rows.dtype, torch.float32)).to(rows.device)
         if factors is not None:
             rows *= factors.to(rows)[:, None]
@@ -89,37 +85,27 @@ class _WholeGradients(GradientBalancer):
 
 
 class RowBalancer(_WholeGradients):
-    """Weights from whole gradients, with or without a memory of them.
-
-    A method overrides :meth:`compute_weights`.
-    """
+    """Weights from whole gradients, with or without a memory of them."""
 
     @abstractmethod
     def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(K,) losses and (K, P) gradients -> (K,) weights, without options.
 
-        Called under ``torch.no_grad()``.
-        A call advances the state of methods that have one, as a step does.
+        Called under ``torch.no_grad()``. A call advances the state of methods that have one, as a step does.
         """
 
     def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
         rescaled, factors = self._rescaled(measured, loss_weights)
         raw = self._evaluate(self.compute_weights, rescaled, factors, measured.gradients.jacobian())
         weights = self.cache.store(self.rescaling.after(raw.to(rescaled.rows), rescaled), self.step)
-        short = (
-            shorten(rescaled.undone(weights), rescaled.of(measured.gramian), self.options.max_norm) * measured.factor
-        )
-        return weights, lambda: measured.gradients.combine(short.tolist())
+        short = shorten(rescaled.undone(weights), rescaled.of(measured.gramian), self.options.max_norm)
+        return weights, lambda: measured.gradients.combine((short * measured.factor).tolist())
 
 
 class JacobianBalancer(_WholeGradients):
     """An update from whole gradients: coordinate by coordinate, or of averages over steps.
 
-    A method overrides :meth:`combine`.
-
-    Args:
-        objectives: Names of the losses.
-        options: See :class:`balancing.Options`; there are no weights to keep, to smooth or for heads.
+    A method overrides :meth:`combine`. There are no weights to keep, to smooth or for heads.
     """
 
     refused = (
@@ -134,8 +120,7 @@ class JacobianBalancer(_WholeGradients):
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(K,) losses and (K, P) gradients, which may be overwritten -> (P,) update.
 
-        Called under ``torch.no_grad()``.
-        A call advances the state of methods that have one, as a step does.
+        Called under ``torch.no_grad()``. A call advances the state of methods that have one, as a step does.
         """
 
     def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:

@@ -14,17 +14,11 @@ from .micro_batches import Part
 from .options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
 from .report import BalanceReport
 
-__all__ = ["LossBalancer", "Scalarization", "ScheduleBalancer"]
-
 
 class LossBalancer(Balancer):
     """Weights from the values of the losses: one ordinary backward of the weighted sum.
 
-    A method overrides :meth:`compute_weights`.
-
-    Args:
-        objectives: Names of the losses.
-        options: See :class:`balancing.Options`; those about gradients have no meaning.
+    A method overrides :meth:`compute_weights`. Options about gradients have no meaning.
     """
 
     needs = "losses"
@@ -43,9 +37,7 @@ class LossBalancer(Balancer):
     def effective_weights(self, losses: Tensor, loss_weights: Tensor | None = None) -> Tensor:
         """(K,) weights with every option applied.
 
-        Args:
-            losses: (K,) losses.
-            loss_weights: (K,) weights that a method before this one gives to them.
+        ``loss_weights`` are the (K,) weights that a method before this one gives to the losses.
         """
         known = self._known if loss_weights is None else None
         if known is not None and known.dtype == losses.dtype and known.device == losses.device:
@@ -85,24 +77,14 @@ class LossBalancer(Balancer):
 
 
 class Scalarization(LossBalancer):
-    """A scalar function of the losses, whose derivatives are the weights.
-
-    It may have parameters of its own.
-    A method overrides :meth:`loss`.
-    """
+    """A scalar function of the losses, maybe with parameters, whose derivatives are weights."""
 
     @abstractmethod
     def loss(self, losses: Tensor) -> Tensor:
-        """(K,) losses -> the scalar to minimize.
-
-        It is differentiable in the losses and in the method's parameters.
-        """
+        """(K,) losses -> the scalar to minimize, differentiable in them and in own parameters."""
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) losses -> (K,) derivatives of :meth:`loss`.
-
-        A call adds to ``.grad`` of the method's parameters.
-        """
+        """(K,) derivatives of :meth:`loss`. A call adds to ``.grad`` of the method's parameters."""
         leaf = losses.detach().requires_grad_()
         own = [parameter for parameter in self.parameters(recurse=False) if parameter.requires_grad]
         with torch.enable_grad():
@@ -116,14 +98,9 @@ class Scalarization(LossBalancer):
 
 
 class ScheduleBalancer(LossBalancer):
-    """Weights from the step, the epoch or chance alone.
+    """Weights from the step, the epoch or chance alone, not from the values of the losses.
 
-    Each micro-batch takes its backward at once.
-    A method overrides :meth:`compute_weights`, to which the values of the losses are of no use.
-
-    Args:
-        objectives: Names of the losses.
-        options: See :class:`balancing.Options`; there are no weights to keep or smooth.
+    Each micro-batch takes its backward at once, and there are no weights to keep or smooth.
     """
 
     needs = "nothing"

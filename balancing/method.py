@@ -1,7 +1,6 @@
-"""Objectives, options, counters and state, which every method has."""
-
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Unpack
@@ -9,12 +8,11 @@ from typing import Any, ClassVar, Literal, Unpack
 import torch
 from torch import Tensor, nn
 
+from .errors import BalancingError
 from .finiteness import FiniteCheck
-from .objectives import objective_vector, require_positive
+from .objectives import unknown_objective
 from .options import BalancerOptions, Refused, read_options
 from .report import BalanceReport
-
-__all__ = ["Method"]
 
 
 class Method(nn.Module):
@@ -24,7 +22,7 @@ class Method(nn.Module):
 
     Args:
         objectives: Names of the losses; their order is the order of every (K,) tensor.
-        options: See :class:`balancing.Options`.
+        options: See :class:`balancing.Options`, of which a kind refuses those without meaning for it.
 
     Attributes:
         preference: (K,) priorities of mean 1.
@@ -80,11 +78,20 @@ class Method(nn.Module):
         """Count a step that was taken."""
         self.step += 1
 
-    # ---- for methods ---------------------------------------------------------------------------------------------
-
     def vector(self, values: Mapping[str, float], default: float | None, positive: bool = False) -> Tensor:
-        """(K,) float64 tensor from a mapping; raises as :func:`.objectives.objective_vector`."""
-        return objective_vector(self.name, self.objectives, values, default, positive)
+        """(K,) float64 tensor from a mapping by objective.
+
+        Raises ValueError for an unknown name, a missing one without default, and a value that is not ``positive``.
+        """
+        for name, value in values.items():
+            if name not in self.objectives:
+                raise ValueError(f"{self.name}: {unknown_objective(name, self.objectives)}")
+            self.reject(not math.isfinite(value), f"the value for objective {name!r} must be finite, got {value}")
+            self.reject(positive and not value > 0, f"the value for objective {name!r} must be positive, got {value}")
+        missing = [name for name in self.objectives if name not in values]
+        if missing and default is None:
+            raise ValueError(f"{self.name}: no value for objective {missing[0]!r}")
+        return torch.tensor([float(values.get(name, default)) for name in self.objectives], dtype=torch.float64)  # type: ignore[arg-type]
 
     def reject(self, wrong: bool, problem: str) -> None:
         """Raise ValueError about an argument that is ``wrong``."""
@@ -93,7 +100,10 @@ class Method(nn.Module):
 
     def require_positive(self, losses: Tensor) -> None:
         """Raise BalancingError naming the first objective whose loss is not positive."""
-        require_positive(self.name, self.objectives, losses)
+        for name, value in zip(self.objectives, losses.tolist(), strict=True):
+            if not value > 0:
+                problem = f"is {value:.6g}, but must be positive here"
+                raise BalancingError(f"{self.name}: the loss of objective {name!r} {problem}")
 
     def _refused(self) -> list[Refused]:
         """Options without meaning for the method."""
@@ -103,8 +113,6 @@ class Method(nn.Module):
         if self.convention == "own":
             refused.append(Refused("scale", "sets the length of its update itself, so scale='sum' has no meaning"))
         return refused
-
-    # ---- reports -------------------------------------------------------------------------------------------------
 
     def skip(self, losses: Tensor) -> BalanceReport:
         """Report of a step that is not taken."""
@@ -136,8 +144,6 @@ class Method(nn.Module):
                 f"give balancer.parameters() to an optimizer{observing}",
                 stacklevel=stacklevel + 1,
             )
-
-    # ---- state ---------------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
         """Counters, the random generator and ``memory``, as part of ``state_dict``."""

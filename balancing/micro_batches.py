@@ -1,5 +1,3 @@
-"""What calls of ``backward`` with ``last=False`` collected."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -7,8 +5,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .measuring.gradients import Gradients
-
-__all__ = ["MicroBatches", "Part"]
 
 
 @dataclass
@@ -24,7 +20,7 @@ class Part:
 
 
 class MicroBatches:
-    """Earlier micro-batches of a step.
+    """Earlier micro-batches of a step, from calls of ``backward`` with ``last=False``.
 
     Args:
         apart: Whether they are kept as two samples, to which they are added in turn; one sum otherwise.

@@ -1,18 +1,15 @@
-"""The options that every balancer takes."""
-
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, TypedDict, get_type_hints
+from typing import Literal, NamedTuple, TypedDict, get_type_hints
 
 from .choices import raise_for_choice
 
-__all__ = ["ABOUT_GRADIENTS", "ABOUT_WEIGHTS", "BalancerOptions", "Options", "Refused", "read_options"]
-
 #: Earlier names of options.
 _RENAMED = {"every": "update_every", "ema": "weight_ema"}
+_hints = functools.cache(get_type_hints)
 
 
 class BalancerOptions(TypedDict, total=False):
@@ -104,18 +101,16 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
         if old in given:
             raise ValueError(f"{owner}: the option {old}= was renamed to {new}=")
     options = Options(**given)
-    for name, annotation in _annotations().items():
+    for name, annotation in _hints(Options).items():
         raise_for_choice(owner, name, getattr(options, name), annotation)
     every, ema, limit = options.update_every, options.weight_ema, options.max_norm
+    unmeasured = "measures no gradients between the steps of update_every=, so max_norm= would not hold there"
     rules = [
         (every >= 1 and every % 1 == 0, f"update_every must be a whole number of at least 1, got {every}"),
         (0 <= ema < 1, f"weight_ema must be in [0, 1), got {ema}"),
         (limit >= 0, f"max_norm must not be negative, got {limit}"),
         (limit == 0 or options.at == "shared", "max_norm= needs a gradient method with at='shared'"),
-        (
-            limit == 0 or every == 1,
-            "measures no gradients between the steps of update_every=, so max_norm= would not hold there",
-        ),
+        (limit == 0 or every == 1, unmeasured),
     ]
     for holds, problem in rules:
         if not holds:
@@ -126,8 +121,3 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
         if actual == value if value is not None else actual != defaults[option]:
             raise ValueError(f"{owner}: {reason.format(value=repr(actual))}")
     return options
-
-
-@functools.cache
-def _annotations() -> dict[str, Any]:
-    return get_type_hints(Options)

@@ -8,8 +8,6 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-__all__ = ["MultiObjectiveModel", "Phase"]
-
 
 @dataclass(frozen=True)
 class Phase:

@@ -1,7 +1,4 @@
-"""One registry for balancers, models and tasks.
-
-It needs the standard library alone.
-"""
+"""One registry for balancers, models and tasks, with the standard library alone."""
 
 from __future__ import annotations
 
@@ -9,8 +6,6 @@ import difflib
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from typing import Generic, TypeVar
-
-__all__ = ["Registry", "suggestion"]
 
 T = TypeVar("T")
 
@@ -23,11 +18,7 @@ def suggestion(name: str, known: Iterable[str], otherwise: str = "known: {}") ->
 
 
 class Registry(Generic[T]):
-    """Things by their unique names.
-
-    Args:
-        kind: What the things are called in messages, e.g. ``balancer``.
-    """
+    """Things by their unique names; messages call each a ``kind``, e.g. ``balancer``."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind

@@ -1,14 +1,11 @@
-"""What a balancer saw and did in one step."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
-
-__all__ = ["BalanceReport"]
 
 
 @dataclass(frozen=True)
@@ -38,23 +35,17 @@ class BalanceReport:
     arrival: torch.cuda.Event | None = None
 
     def to_host(self) -> BalanceReport:
-        """A copy whose CUDA tensors start on their way to the processor.
-
-        Its :meth:`as_dict` waits for no others.
-        """
+        """A copy whose tensors are on their way from CUDA; :meth:`as_dict` waits for these alone."""
         if self.losses.device.type != "cuda":
             return self
-        losses, weights = (
-            None if t is None or t.device.type != "cuda" else torch.empty_like(t, device="cpu", pin_memory=True)
-            for t in (self.losses, self.weights)
-        )
-        assert losses is not None
-        losses.copy_(self.losses, non_blocking=True)
-        if weights is not None and self.weights is not None:
-            weights.copy_(self.weights, non_blocking=True)
+        sent: dict[str, Any] = {
+            key: torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+            for key, tensor in (("losses", self.losses), ("weights", self.weights))
+            if tensor is not None and tensor.is_cuda
+        }
         arrival = torch.cuda.Event()
         arrival.record()
-        return replace(self, losses=losses, weights=self.weights if weights is None else weights, arrival=arrival)
+        return replace(self, arrival=arrival, **sent)
 
     @cached_property
     def norms(self) -> Tensor | None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Rescaled", "Rescaling", "shorten"]
-
 
 @dataclass(frozen=True)
 class Rescaled:
@@ -78,11 +76,9 @@ class Rescaling:
             rows = torch.where(lengths > 0, rows / lengths, rows)
         if self.by_loss:
             rows = rows / size
-        if self.preference is None:
-            return Rescaled(losses, rows, chain)
-        if self.preference_on == "target":
+        if self.preference is not None and self.preference_on == "target":
             rows = rows / self.preference.to(rows)
-        elif self.preference_on == "rows":
+        elif self.preference is not None and self.preference_on == "rows":
             priority = self.preference.to(rows)
             rows = rows * priority
             losses = losses * priority if self.prefers_losses else losses
@@ -101,10 +97,7 @@ class Rescaling:
 
 
 def shorten(weights: Tensor, gramian: Tensor, max_norm: float) -> Tensor:
-    """Weights of rows with this Gramian, for a combination no longer than ``max_norm``.
-
-    0 is off.
-    """
+    """Weights of rows with this Gramian, for a sum no longer than ``max_norm``; 0 is off."""
     if max_norm == 0:
         return weights
     length = (weights @ gramian @ weights).clamp(min=0).sqrt()

@@ -1,5 +1,3 @@
-"""Names for the parts of a step, for torch's profiler."""
-
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
@@ -7,13 +5,8 @@ from typing import Any
 
 import torch
 
-__all__ = ["span"]
-
 
 def span(name: str) -> AbstractContextManager[Any]:
-    """Context that a running profiler lists as ``span: <name>``.
-
-    Without a profiler it costs nothing.
-    """
+    """Context that a running profiler lists as ``span: <name>``; without one it costs nothing."""
     running = torch.autograd._profiler_enabled()
     return torch.profiler.record_function(f"span: {name}") if running else nullcontext()

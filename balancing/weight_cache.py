@@ -1,11 +1,7 @@
-"""Weights that are kept from step to step."""
-
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-
-__all__ = ["WeightCache"]
 
 
 class WeightCache(nn.Module):
@@ -21,8 +17,7 @@ class WeightCache(nn.Module):
 
     def __init__(self, size: int, update_every: int, weight_ema: float) -> None:
         super().__init__()
-        self.update_every, self.weight_ema = update_every, weight_ema
-        self.keeps = update_every > 1 or weight_ema > 0
+        self.weight_ema, self.keeps = weight_ema, update_every > 1 or weight_ema > 0
         self.register_buffer("weights", torch.ones(size))
         self.register_buffer("heads", torch.ones(size))
 
@@ -33,8 +28,3 @@ class WeightCache(nn.Module):
         if self.keeps:
             self.weights.copy_(weights)
         return weights
-
-    def store_heads(self, factors: Tensor) -> None:
-        """Keep the factors of the gradients of heads."""
-        if self.update_every > 1:
-            self.heads.copy_(factors)

@@ -1,5 +1,3 @@
-"""Auto-Lambda: weights whose step lowers the primary objectives' validation losses."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,8 +10,6 @@ from ..factory import register_balancer
 from ..options import BalancerOptions
 from .bilevel_balancer import BilevelBalancer
 from .lookahead import Lookahead
-
-__all__ = ["AutoLambda"]
 
 
 @register_balancer("auto_lambda")
@@ -55,7 +51,6 @@ class AutoLambda(BilevelBalancer):
         self.alpha = nn.Parameter(torch.full((len(self.objectives),), float(init)))
 
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Lambda, the gradient of the weighted training losses, and ``dF/dlambda``."""
         weights = self.alpha.detach().to(ahead.losses)
         gradients = ahead.gradient(torch.dot(weights, ahead.losses), ahead.parameters)
         trial = ahead.moved(gradients, -ahead.lr)

@@ -1,5 +1,3 @@
-"""The base class of methods that look ahead."""
-
 from __future__ import annotations
 
 import math
@@ -14,8 +12,6 @@ from ..options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
 from ..report import BalanceReport
 from .lookahead import Closure, Lookahead
 
-__all__ = ["BilevelBalancer"]
-
 
 class BilevelBalancer(Method):
     """A method that learns weights by their effect on other data, in ``meta_backward``.
@@ -24,14 +20,11 @@ class BilevelBalancer(Method):
     ``balancer.parameters()`` to an optimizer of its own. Both gradients are found before either optimizer steps, so the
     model moves with the weights that were learned up to the step before. A virtual step is plain gradient descent whatever
     the model's optimizer is, so it says little about losses so large that a step of this size overshoots: scale them
-    first, or by ``preference``.
+    first, or by ``preference``. Most options have no meaning.
 
     >>> report = balancer.meta_backward(
     ...     model, lambda net: task.losses(net, batch), lambda net: task.losses(net, other_batch), lr=optimizer_lr
     ... )
-
-    Args:
-        options: See :class:`balancing.Options`; most have no meaning.
     """
 
     needs = "validation"
@@ -45,10 +38,7 @@ class BilevelBalancer(Method):
 
     @abstractmethod
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The (K,) weights, the model's gradient, and the (K,) gradient of alpha.
-
-        The model's gradient is one tensor per ``ahead.parameters``.
-        """
+        """(K,) weights, a gradient per tensor of ``ahead.parameters``, and (K,) that of alpha."""
 
     def meta_backward(
         self,

@@ -1,5 +1,3 @@
-"""FORUM: validation losses under the constraint of a minimal weighted training loss."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -14,8 +12,6 @@ from ..options import BalancerOptions
 from ..solvers import min_norm_weights, nonnegative_qp
 from .bilevel_balancer import BilevelBalancer
 from .lookahead import Lookahead
-
-__all__ = ["FORUM", "constrained_min_norm_weights"]
 
 
 @register_balancer("forum")
@@ -42,7 +38,6 @@ class FORUM(BilevelBalancer):
     """
 
     convention = "own"
-    multipliers: Tensor
 
     def __init__(
         self,
@@ -59,7 +54,7 @@ class FORUM(BilevelBalancer):
         self.reject(inner_lr is not None and not inner_lr > 0, f"inner_lr must be positive, got {inner_lr}")
         self.rho, self.inner_steps, self.inner_lr = rho, inner_steps, inner_lr
         self.alpha = nn.Parameter(torch.zeros(len(self.objectives)))
-        self.register_buffer("multipliers", torch.zeros(len(self.objectives)))
+        self.multipliers: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
 
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
         """The softmax weights, and ``-d`` cut into the parts of theta and of alpha."""
@@ -82,10 +77,7 @@ class FORUM(BilevelBalancer):
         return weights, [u.add_(g, alpha=nu) for u, g in zip(upper, lower, strict=True)], nu * slope
 
     def _descend(self, ahead: Lookahead, weights: Tensor, gradient: list[Tensor]) -> Tensor:
-        """(K,) training losses after ``inner_steps`` gradient steps on their weighted sum.
-
-        The first step goes along ``gradient``.
-        """
+        """(K,) training losses after ``inner_steps`` of descent, the first along ``gradient``."""
         lr = ahead.lr if self.inner_lr is None else self.inner_lr
         point, losses = ahead.moved(gradient, 0.0), ahead.mean(ahead.losses)
         for step in range(self.inner_steps):

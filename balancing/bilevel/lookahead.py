@@ -1,5 +1,3 @@
-"""The virtual steps of bilevel methods."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,14 +13,12 @@ from ..measuring.looped import collect
 from ..measuring.processes import average_over_processes
 from ..objectives import ordered_losses
 
-__all__ = ["Closure", "Lookahead", "Rows"]
-
 #: Computes the named losses of one batch with the model it is given.
 Closure = Callable[[nn.Module], Mapping[str, Tensor]]
 
 
 class Lookahead:
-    """The losses of one step as functions of the model's parameters.
+    """The losses of one step, and of virtual steps, as functions of the model's parameters.
 
     Attributes:
         parameters: The leaves that the step moves.
@@ -60,10 +56,7 @@ class Lookahead:
         return self._call(self._train, parameters)
 
     def validation_losses(self, parameters: Sequence[Tensor]) -> Tensor:
-        """(K,) validation losses of the model with these parameters, times the preference.
-
-        Raises NonFiniteError if one is not finite.
-        """
+        """As :meth:`train_losses`; raises NonFiniteError if a validation loss is not finite."""
         losses = self._call(self._validation, parameters)
         self._require_finite(self.mean(losses), "validation loss")
         return losses
@@ -77,10 +70,7 @@ class Lookahead:
         return gradients
 
     def rows(self, losses: Tensor, parameters: Sequence[Tensor], what: str) -> Rows:
-        """Each loss's gradient, averaged over processes.
-
-        Raises NonFiniteError, naming ``what`` it is, if one is not finite.
-        """
+        """Each loss's gradient, averaged over processes. Raises NonFiniteError naming ``what``."""
         gradients = collect(losses.unbind(), parameters, {}, keep_graph=False)
         gradients.synchronize()
         rows = Rows(gradients.jacobian(), parameters)
@@ -102,9 +92,8 @@ class Lookahead:
         tensors |= {f"model.{name}": p for name, p in zip(self._names, parameters, strict=True)}
         with self._randomness.replayed():
             losses = functional_call(_Losses(self._model), tensors, (closure,))
-        values = torch.stack(
-            ordered_losses(self._owner, self._objectives, losses, differentiable=torch.is_grad_enabled())
-        )
+        ordered = ordered_losses(self._owner, self._objectives, losses, differentiable=torch.is_grad_enabled())
+        values = torch.stack(ordered)
         return values * self._preference.to(values)
 
     def _require_finite(self, values: Tensor, what: str) -> None:
@@ -134,10 +123,7 @@ class Rows:
 
 
 class _Losses(nn.Module):
-    """Module that calls a closure on a model.
-
-    ``functional_call`` reaches all of a model by it, not its ``forward`` alone.
-    """
+    """Calls a closure on a model: ``functional_call`` reaches by it more than ``forward``."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

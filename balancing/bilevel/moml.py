@@ -1,5 +1,3 @@
-"""MOML: weights whose step lowers every objective's validation loss."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,8 +11,6 @@ from ..options import BalancerOptions
 from ..solvers import min_norm_weights
 from .bilevel_balancer import BilevelBalancer
 from .lookahead import Lookahead
-
-__all__ = ["MOML"]
 
 
 @register_balancer("moml")
@@ -38,7 +34,6 @@ class MOML(BilevelBalancer):
         self.alpha = nn.Parameter(torch.zeros(len(self.objectives)))
 
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Weights, gradient of the weighted training losses, and min-norm gradient of alpha."""
         share = torch.softmax(self.alpha.detach().to(ahead.losses), 0)
         weights = share * len(share) if self.options.scale == "sum" else share
         inner = ahead.rows(ahead.losses, ahead.parameters, "gradient")

@@ -1,5 +1,3 @@
-"""Aligned-MTL: gradients made orthogonal and of equal length."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["AlignedMTL"]
 
 
 @register_balancer("aligned_mtl")
@@ -49,7 +45,6 @@ class AlignedMTL(GramianBalancer):
         self.mode, self.tolerance = mode, tolerance
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) weights of the mean of the aligned gradients."""
         target = self.preference / len(gramian)
         values, vectors = torch.linalg.eigh(gramian)
         kept = values > values[-1] * len(values) * self.tolerance

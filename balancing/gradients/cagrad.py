@@ -1,5 +1,3 @@
-"""CAGrad: the best direction for the worst objective near the mean gradient."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,8 +10,6 @@ from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
 from ..solvers import conflict_averse_weights
-
-__all__ = ["CAGrad"]
 
 
 @register_balancer("cagrad")
@@ -51,7 +47,6 @@ class CAGrad(GramianBalancer):
         self.divisor = {"square": 1 + c * c, "linear": 1 + c, "none": 1.0}[rescale]
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) weights of g_0, 1/K each, plus those of the step towards the worst objective."""
         if len(gramian) == 1:
             return torch.ones_like(losses)
         return conflict_averse_weights(gramian, self.c) / self.divisor

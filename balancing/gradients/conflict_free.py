@@ -1,5 +1,3 @@
-"""ConFIG: the direction that makes the same angle with every gradient."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
 from ..solvers import conflict_free_weights
-
-__all__ = ["ConflictFree"]
 
 
 @register_balancer("conflict_free")
@@ -45,5 +41,4 @@ class ConflictFree(GramianBalancer):
         self.length = length
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) weights of the vector with equal cosines."""
         return conflict_free_weights(gramian, self.preference, self.length)

@@ -1,5 +1,3 @@
-"""DualProj: project the mean gradient onto the directions that conflict with none."""
-
 from __future__ import annotations
 
 from torch import Tensor
@@ -7,8 +5,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..solvers import cosine_matrix, dual_cone_weights
-
-__all__ = ["DualProj"]
 
 
 @register_balancer("dualproj")
@@ -28,7 +24,6 @@ class DualProj(GramianBalancer):
     preference_on = "rows"
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) weights, none below 1/K."""
         lengths, cosines = cosine_matrix(gramian)
         unit = dual_cone_weights(cosines, lengths / len(lengths))
         return (unit / lengths).masked_fill(lengths == 0, 1 / len(lengths))

@@ -1,5 +1,3 @@
-"""FairGrad: progress of the objectives that is fair in the sense of network utility."""
-
 from __future__ import annotations
 
 import math
@@ -12,8 +10,6 @@ from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
 from ..solvers import fair_weights
-
-__all__ = ["FairGrad"]
 
 
 @register_balancer("fairgrad")
@@ -44,5 +40,4 @@ class FairGrad(GramianBalancer):
         self.alpha = alpha
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) positive weights; 0 for a zero gradient."""
         return fair_weights(gramian, self.preference.to(gramian), self.alpha)

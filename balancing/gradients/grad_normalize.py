@@ -1,18 +1,14 @@
-"""Gradients of equal length, set directly rather than learned."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GradNormalize"]
 
 
 @register_balancer("grad_normalize")
@@ -31,8 +27,6 @@ class GradNormalize(GramianBalancer):
         initial_losses: L_i(0) > 0 of every objective, or ``None`` to take those of the first step. Unused if alpha is 0.
     """
 
-    initial: Tensor
-
     def __init__(
         self,
         objectives: Sequence[str],
@@ -44,12 +38,11 @@ class GradNormalize(GramianBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.length, self.alpha = length, alpha
-        self.register_buffer("initial", torch.zeros(len(self.objectives)))
+        self.initial = nn.Buffer(torch.zeros(len(self.objectives)))
         if initial_losses is not None:
             self.initial.copy_(self.vector(initial_losses, default=None, positive=True))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) reciprocals of the gradients' lengths."""
         norms = gramian.diagonal().clamp(min=0).sqrt()
         present = norms > 0
         if not bool(present.any()):

@@ -1,5 +1,3 @@
-"""GradNorm: learned weights, with gradient lengths set by each objective's pace."""
-
 from __future__ import annotations
 
 import math
@@ -13,8 +11,6 @@ from ..errors import BalancingError
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GradNorm"]
 
 
 @register_balancer("gradnorm")
@@ -42,8 +38,6 @@ class GradNorm(GramianBalancer):
 
     positive = True
     head_convention = "weighted"
-    initial: Tensor
-    started: Tensor
 
     def __init__(
         self,
@@ -58,10 +52,10 @@ class GradNorm(GramianBalancer):
         self.reject(not math.isfinite(alpha), f"alpha must be finite, got {alpha}")
         self.alpha = alpha
         self.theta = nn.Parameter(torch.zeros(len(self.objectives)))
-        self.register_buffer("initial", torch.zeros(len(self.objectives)))
+        self.initial = nn.Buffer(torch.zeros(len(self.objectives)))
         if initial_losses is not None:
             self.initial.copy_(self.vector(initial_losses, default=None, positive=True))
-        self.register_buffer("started", torch.tensor(init == "equal"))
+        self.started = nn.Buffer(torch.tensor(init == "equal"))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) current weights; the gradient of theta is left in ``theta.grad``."""

@@ -1,18 +1,14 @@
-"""GradVac: pull gradients together until their cosines reach what is usual for the pair."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GradVac"]
 
 
 @register_balancer("gradvac")
@@ -36,16 +32,14 @@ class GradVac(GramianBalancer):
     """
 
     preference_on = "rows"
-    phi: Tensor
 
     def __init__(self, objectives: Sequence[str], *, beta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self.reject(not 0 < beta <= 1, f"beta must be in (0, 1], got {beta}")
         self.beta = beta
-        self.register_buffer("phi", torch.zeros(len(self.objectives), len(self.objectives)))
+        self.phi = nn.Buffer(torch.zeros(len(self.objectives), len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) column sums of the changed gradients' coefficients."""
         size = len(gramian)
         # row i: the others in i's random order, then i itself, which is left out
         draws = torch.rand(size, size, generator=self.generator, dtype=torch.float64).fill_diagonal_(2.0)

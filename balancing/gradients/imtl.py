@@ -1,5 +1,3 @@
-"""IMTL: equal projections of the gradients of losses with learned scales."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,8 +8,6 @@ from ..factory import register_balancer
 from ..losses.imtl_l import ImpartialLoss
 from ..options import BalancerOptions
 from .imtl_g import ImpartialGradient
-
-__all__ = ["IMTL"]
 
 
 class _ScaledGradient(ImpartialGradient):

@@ -1,5 +1,3 @@
-"""IMTL-G: an update with the same projection on every gradient."""
-
 from __future__ import annotations
 
 from torch import Tensor
@@ -8,8 +6,6 @@ from ..errors import SolverError
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..solvers import weights_for_projections
-
-__all__ = ["ImpartialGradient"]
 
 
 @register_balancer("imtl_g")
@@ -32,7 +28,6 @@ class ImpartialGradient(GramianBalancer):
     preference_on = "method"
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) weights of the vector with equal projections."""
         w = weights_for_projections(gramian, self.preference)
         total, size = abs(float(w.sum())), float(w.abs().sum())
         if size == 0:

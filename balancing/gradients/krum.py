@@ -1,5 +1,3 @@
-"""Krum: follow only the gradients that lie close to others."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["Krum"]
 
 
 @register_balancer("krum")
@@ -40,14 +36,12 @@ class Krum(GramianBalancer):
         super().__init__(objectives, **options)
         size = len(self.objectives)
         self.reject(byzantine < 0, f"byzantine must not be negative, got {byzantine}")
-        self.reject(
-            size < byzantine + 3, f"byzantine={byzantine} needs at least {byzantine + 3} objectives, got {size}"
-        )
+        least = byzantine + 3
+        self.reject(size < least, f"byzantine={byzantine} needs at least {least} objectives, got {size}")
         self.reject(not 1 <= selected <= size, f"selected must be between 1 and {size}, got {selected}")
         self.byzantine, self.selected = byzantine, selected
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) 1 / m for the selected gradients, else 0."""
         squared = gramian.diagonal()
         distances = (squared[:, None] + squared - 2 * gramian).clamp(min=0).fill_diagonal_(torch.inf)
         nearest = distances.sort(dim=1).values[:, : len(gramian) - self.byzantine - 2]

@@ -1,5 +1,3 @@
-"""MGDA: the shortest convex combination of the gradients."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
 from ..solvers import frank_wolfe, min_norm_weights
-
-__all__ = ["MGDA"]
 
 
 @register_balancer("mgda")
@@ -50,14 +46,11 @@ class MGDA(GramianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        self.reject(
-            iterations < 1 or not tolerance >= 0,
-            f"iterations must be at least 1 and tolerance not negative, got {iterations} and {tolerance}",
-        )
+        problem = f"iterations must be at least 1 and tolerance not negative, got {iterations} and {tolerance}"
+        self.reject(iterations < 1 or not tolerance >= 0, problem)
         self.solver, self.iterations, self.tolerance = solver, iterations, tolerance
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) convex weights of the min-norm point."""
         if self.solver == "exact":
             return min_norm_weights(gramian)
         return frank_wolfe(gramian, self.iterations, self.tolerance)

@@ -1,19 +1,15 @@
-"""MoDo: one projected step towards MGDA's weights per batch."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
 from ..solvers import project_to_simplex
-
-__all__ = ["MoDo"]
 
 
 @register_balancer("modo")
@@ -38,7 +34,6 @@ class MoDo(GramianBalancer):
     convention = "mean"
     preference_on = "target"
     unbiased = True
-    mixture: Tensor
 
     def __init__(
         self, objectives: Sequence[str], *, gamma: float = 1e-3, rho: float = 0.0, **options: Unpack[BalancerOptions]
@@ -47,10 +42,9 @@ class MoDo(GramianBalancer):
         self.reject(not gamma > 0, f"gamma must be positive, got {gamma}")
         self.reject(not rho >= 0, f"rho must not be negative, got {rho}")
         self.gamma, self.rho = gamma, rho
-        self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
+        self.mixture = nn.Buffer(torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) convex weights after a step."""
         w = self.mixture.to(gramian)
         w = project_to_simplex(w - self.gamma * (gramian @ w + self.rho * w))
         self.mixture.copy_(w)

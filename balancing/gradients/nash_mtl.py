@@ -1,5 +1,3 @@
-"""Nash-MTL: the bargaining solution between the objectives."""
-
 from __future__ import annotations
 
 from torch import Tensor
@@ -7,8 +5,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..solvers import fair_weights
-
-__all__ = ["NashMTL"]
 
 
 @register_balancer("nash_mtl")
@@ -34,5 +30,4 @@ class NashMTL(GramianBalancer):
     preference_on = "method"
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) positive weights; 0 for a zero gradient."""
         return fair_weights(gramian, self.preference.to(gramian), alpha=1.0)

@@ -1,5 +1,3 @@
-"""Pareto MTL: a Pareto point in a chosen part of the space of losses."""
-
 from __future__ import annotations
 
 import math
@@ -7,14 +5,12 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
 from ..solvers import min_norm_weights
-
-__all__ = ["ParetoMTL"]
 
 
 @register_balancer("pareto_mtl")
@@ -39,7 +35,6 @@ class ParetoMTL(GramianBalancer):
     """
 
     preference_on = "method"
-    inside: Tensor
 
     def __init__(
         self,
@@ -53,26 +48,21 @@ class ParetoMTL(GramianBalancer):
         super().__init__(objectives, **options)
         size = len(self.objectives)
         table = _default_rays(size) if rays is None else [list(map(float, ray)) for ray in rays]
-        self.reject(
-            any(len(ray) != size or min(ray) < 0 or not 0 < sum(ray) < math.inf for ray in table),
-            f"rays must be non-negative and not zero, with {size} numbers each",
-        )
+        wrong = any(len(ray) != size or min(ray) < 0 or not 0 < sum(ray) < math.inf for ray in table)
+        self.reject(wrong, f"rays must be non-negative and not zero, with {size} numbers each")
         self.reject(len(table) < 2, f"needs at least two rays, got {len(table)}")
-        self.reject(
-            index is not None and not 0 <= index < len(table), f"index must be in 0 ... {len(table) - 1}, got {index}"
-        )
+        wrong = index is not None and not 0 <= index < len(table)
+        self.reject(wrong, f"index must be in 0 ... {len(table) - 1}, got {index}")
         self.reject(search_epochs < 0, f"search_epochs must not be negative, got {search_epochs}")
-        self.reject(
-            self.options.normalize != "none", "its constraints are gradients of losses, so normalize= has no meaning"
-        )
+        wrong = self.options.normalize != "none"
+        self.reject(wrong, "its constraints are gradients of losses, so normalize= has no meaning")
         self.search_epochs = search_epochs
         directions = torch.nn.functional.normalize(torch.tensor(table, dtype=torch.float64), dim=1)
         chosen = int(directions.sum(1).argmax()) if index is None else index
         self.differences = torch.cat([directions[:chosen], directions[chosen + 1 :]]) - directions[chosen]
-        self.register_buffer("inside", torch.tensor(False))
+        self.inside = nn.Buffer(torch.tensor(False))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) weights of the objectives, their parts in the constraints included."""
         priority = self.preference.to(gramian)
         violated = self.differences[self.differences @ (priority * losses.to(gramian)) > 0]
         if not len(violated):

@@ -1,5 +1,3 @@
-"""PCD: follow the primary objective as far as the progress promised to the others allows."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,11 +8,8 @@ from torch import Tensor
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
-from ..objectives import unknown_objective
 from ..options import BalancerOptions
 from ..solvers import ActiveSet, UnboundedError, cosine_matrix, min_norm_weights
-
-__all__ = ["PCD"]
 
 
 @register_balancer("pcd")
@@ -51,17 +46,15 @@ class PCD(GramianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        if primary is not None and primary not in self.objectives:
-            raise ValueError(f"pcd: {unknown_objective(primary, self.objectives)}")
         self.reject(not 0 <= tau <= 1, f"tau must be in [0, 1], got {tau}")
         self.reject(not 0 <= beta < 1, f"beta must be in [0, 1), got {beta}")
-        self.primary = 0 if primary is None else self.objectives.index(primary)
+        first = self.objectives[0] if primary is None else primary
+        self.primary = int(self.vector({first: 1.0}, default=0.0).argmax())
         self.tau, self.beta = tau, beta
         # not buffers, which would follow the model to devices without float64
         self.memory = {"squares": torch.zeros(len(self.objectives), dtype=torch.float64), "mass": torch.zeros(())}
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) weights >= 0; that of the primary objective is 0 only for a zero gradient."""
         first = self.primary
         lengths, cosines = cosine_matrix(gramian)
         squares, mass = (self.memory[key].to(lengths) * self.beta for key in ("squares", "mass"))

@@ -1,5 +1,3 @@
-"""PCGrad: project conflicting gradients onto each other's normal planes."""
-
 from __future__ import annotations
 
 import torch
@@ -7,8 +5,6 @@ from torch import Tensor
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
-
-__all__ = ["PCGrad"]
 
 
 @register_balancer("pcgrad")
@@ -26,7 +22,6 @@ class PCGrad(GramianBalancer):
     preference_on = "rows"
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) column sums of the projected gradients' coefficients."""
         size = len(gramian)
         # row i: the others in i's random order, then i itself, which is left out
         draws = torch.rand(size, size, generator=self.generator, dtype=torch.float64).fill_diagonal_(2.0)

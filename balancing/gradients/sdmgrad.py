@@ -1,19 +1,15 @@
-"""SDMGrad: MGDA drawn towards the mean gradient."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
 from ..solvers import min_norm_weights, project_to_simplex
-
-__all__ = ["SDMGrad"]
 
 
 @register_balancer("sdmgrad")
@@ -43,7 +39,6 @@ class SDMGrad(GramianBalancer):
     convention = "mean"
     preference_on = "method"
     unbiased = True
-    mixture: Tensor
 
     def __init__(
         self,
@@ -58,15 +53,13 @@ class SDMGrad(GramianBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.reject(not lam >= 0, f"lam must not be negative, got {lam}")
-        self.reject(
-            not lr > 0 or not 0 <= momentum < 1 or iterations < 1,
-            f"lr must be positive, momentum in [0, 1) and iterations at least 1, got {lr}, {momentum} and {iterations}",
-        )
+        problem = "lr must be positive, momentum in [0, 1) and iterations at least 1"
+        wrong = not lr > 0 or not 0 <= momentum < 1 or iterations < 1
+        self.reject(wrong, f"{problem}, got {lr}, {momentum} and {iterations}")
         self.lam, self.solver, self.lr, self.momentum, self.iterations = lam, solver, lr, momentum, iterations
-        self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
+        self.mixture = nn.Buffer(torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) convex weights of the mixture and the mean gradient together."""
         base = self.preference / len(gramian)
         w = self._exact(gramian, base) if self.solver == "exact" else self._descend(gramian, base)
         self.mixture.copy_(w)

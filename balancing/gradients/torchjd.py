@@ -19,8 +19,6 @@ from ..method import Method
 from ..options import BalancerOptions
 from ..registry import suggestion
 
-__all__ = ["CoordinateAggregator", "GramianAggregator", "RowAggregator", "torchjd"]
-
 # what aggregators carry from call to call besides their buffers
 _STATE = ("_state_key", "_n_steps", "step", "prvs_alpha")
 
@@ -125,11 +123,9 @@ class _Adapter(Method):
         self.aggregator = _Aggregator(aggregator, self.part, len(self.objectives), arguments, self.generator)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The balancer's state and the aggregator's."""
         return super().get_extra_state() | {"aggregator": self.aggregator.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`get_extra_state`."""
         super().set_extra_state(state)
         self.aggregator.load_state(state["aggregator"])
 
@@ -140,7 +136,6 @@ class GramianAggregator(_Adapter, GramianBalancer):
     part = "gramian_weighting"
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) weights that torchjd extracts from the Gramian."""
         return self.aggregator(gramian)
 
 
@@ -150,7 +145,6 @@ class RowAggregator(_Adapter, RowBalancer):
     part = "weighting"
 
     def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(K,) weights that torchjd extracts from the rows."""
         return self.aggregator(jacobian)
 
 
@@ -158,7 +152,6 @@ class CoordinateAggregator(_Adapter, JacobianBalancer):
     """An aggregator that finds no weights."""
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(P,) update of torchjd."""
         return self.aggregator(jacobian)
 
 
@@ -218,10 +211,7 @@ def _kind(aggregator: Any) -> type[GramianAggregator] | type[RowAggregator] | ty
 
 
 def _move(part: nn.Module, measured: Tensor) -> None:
-    """Move the tensors of an aggregator to where ``measured`` is.
-
-    These are its arguments, and a state that was loaded.
-    """
+    """Move an aggregator's arguments, and a state that was loaded, to where ``measured`` is."""
     for module in part.modules():
         own = vars(module)
         own.update({key: value.to(measured) for key, value in own.items() if isinstance(value, Tensor)})

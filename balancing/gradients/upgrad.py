@@ -1,5 +1,3 @@
-"""UPGrad: project every gradient onto the directions that conflict with none."""
-
 from __future__ import annotations
 
 from torch import Tensor
@@ -7,8 +5,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..solvers import cosine_matrix, dual_cone_weights_of_each
-
-__all__ = ["UPGrad"]
 
 
 @register_balancer("upgrad")
@@ -29,7 +25,6 @@ class UPGrad(GramianBalancer):
     preference_on = "rows"
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
-        """(K,) sums of the projections' weights, none below 1/K."""
         lengths, cosines = cosine_matrix(gramian)
         unit = lengths @ dual_cone_weights_of_each(cosines)
         return (unit / lengths).masked_fill(lengths == 0, 1.0) / len(lengths)

@@ -1,5 +1,3 @@
-"""M-ConFIG: conflict-free momenta, one objective's gradient per step."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,8 +11,6 @@ from ..jacobian_balancer import JacobianBalancer
 from ..measuring.gradients import gramian_of
 from ..options import BalancerOptions
 from ..solvers import conflict_free_weights
-
-__all__ = ["ConflictFreeMomentum"]
 
 
 @register_balancer("conflict_free_momentum")
@@ -58,20 +54,15 @@ class ConflictFreeMomentum(JacobianBalancer):
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
     def active(self) -> tuple[int, ...] | None:
-        """The objectives take turns in their order."""
         return (self.step % len(self.objectives),)
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(P,) Adam's step along the conflict-free direction of the momenta."""
         size, current = len(jacobian), self.step % len(jacobian)
         jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))  # 0.999 times a bfloat16 is itself
+        keys = ("momenta", "previous", "second")
         if not self.memory:
-            self.memory = {
-                "momenta": torch.zeros_like(jacobian),
-                "previous": torch.zeros_like(jacobian[0]),
-                "second": torch.zeros_like(jacobian[0]),
-            }
-        momenta, previous, second = (self.memory[key].to(jacobian) for key in ("momenta", "previous", "second"))
+            self.memory = {key: torch.zeros_like(jacobian if key == "momenta" else jacobian[0]) for key in keys}
+        momenta, previous, second = (self.memory[key].to(jacobian) for key in keys)
         momenta[current].lerp_(jacobian[current], 1 - self.beta1)
         self.memory = {"momenta": momenta, "previous": previous, "second": second}
         if self.step < size - 1:

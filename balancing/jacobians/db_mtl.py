@@ -1,5 +1,3 @@
-"""DB-MTL: gradients of log losses, averaged over steps and brought to equal length."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,8 +11,6 @@ from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
 from ..losses.realtime import Realtime
 from ..options import BalancerOptions
-
-__all__ = ["DBMTL"]
 
 
 class _EqualLengths(JacobianBalancer):

@@ -1,19 +1,14 @@
-"""ExcessMTL: weight objectives by how far they seem from their optimum."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..jacobian_balancer import RowBalancer
 from ..options import BalancerOptions
-
-__all__ = ["ExcessMTL"]
-
 
 # Coordinates read at a time: they stay in the processor's cache.
 _CHUNK = 1 << 16
@@ -39,18 +34,15 @@ class ExcessMTL(RowBalancer):
 
     head_convention = "weighted"
     remembers = True
-    initial: Tensor
-    log_weights: Tensor
 
     def __init__(self, objectives: Sequence[str], *, eta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self.reject(not eta >= 0, f"eta must not be negative, got {eta}")
         self.eta = eta
-        self.register_buffer("initial", torch.zeros(len(self.objectives)))
-        self.register_buffer("log_weights", torch.zeros(len(self.objectives)))
+        self.initial = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.log_weights: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(K,) weights after a multiplicative step."""
         first = "squares" not in self.memory
         squares = torch.zeros_like(jacobian) if first else self.memory["squares"].to(jacobian)
         excess = []

@@ -1,5 +1,3 @@
-"""GradDrop: let every coordinate follow one sign only, drawn at random."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GradDrop"]
 
 
 @register_balancer("graddrop")
@@ -39,13 +35,10 @@ class GradDrop(JacobianBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.leak = self.vector(leak or {}, default=0.0)
-        self.reject(
-            bool((self.leak < 0).any()) or bool((self.leak > 1).any()),
-            f"leak must be between 0 and 1, got {dict(leak or {})}",
-        )
+        wrong = bool((self.leak < 0).any() or (self.leak > 1).any())
+        self.reject(wrong, f"leak must be between 0 and 1, got {dict(leak or {})}")
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(P,) sum of what is kept."""
         draw = torch.rand(jacobian.shape[1], generator=self.generator, dtype=jacobian.dtype).to(jacobian.device)
         positive, negative = torch.zeros_like(draw), torch.zeros_like(draw)
         leaks = torch.zeros_like(draw), torch.zeros_like(draw)

@@ -1,20 +1,16 @@
-"""MoCo: MGDA's weights, and the gradients they combine, tracked over steps."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
 from ..measuring.gradients import gramian_of
 from ..options import BalancerOptions
 from ..solvers import project_to_simplex
-
-__all__ = ["MoCo"]
 
 
 @register_balancer("moco")
@@ -44,7 +40,6 @@ class MoCo(JacobianBalancer):
     positive = True
     preference_on = "method"
     remembers = True
-    mixture: Tensor
 
     def __init__(
         self,
@@ -59,19 +54,15 @@ class MoCo(JacobianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        self.reject(
-            not 0 < beta <= 1 or not gamma > 0, f"beta must be in (0, 1] and gamma positive, got {beta} and {gamma}"
-        )
-        self.reject(
-            min(beta_decay, gamma_decay, rho) < 0,
-            f"beta_decay, gamma_decay and rho must not be negative, got {beta_decay}, {gamma_decay} and {rho}",
-        )
+        wrong = not 0 < beta <= 1 or not gamma > 0
+        self.reject(wrong, f"beta must be in (0, 1] and gamma positive, got {beta} and {gamma}")
+        problem = f"beta_decay, gamma_decay and rho must not be negative, got {beta_decay}, {gamma_decay} and {rho}"
+        self.reject(min(beta_decay, gamma_decay, rho) < 0, problem)
         self.beta, self.beta_decay, self.gamma, self.gamma_decay = beta, beta_decay, gamma, gamma_decay
         self.rho, self.rescale = rho, rescale
-        self.register_buffer("mixture", torch.full((len(self.objectives),), 1 / len(self.objectives)))
+        self.mixture = nn.Buffer(torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(P,) combination of the averages."""
         if self.rescale:
             self.require_positive(losses)
             lengths = torch.linalg.vector_norm(jacobian, dim=1)

@@ -1,5 +1,3 @@
-"""Trimmed mean: leave out the extremes of every coordinate."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
 from ..options import BalancerOptions
-
-__all__ = ["TrimmedMean"]
 
 
 @register_balancer("trimmed_mean")
@@ -40,7 +36,6 @@ class TrimmedMean(JacobianBalancer):
         self.trim = trim
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        """(P,) trimmed means."""
         rows = list(jacobian.unbind())
         for _ in range(self.trim):  # the largest of each coordinate moves to the end, and the smallest to the front
             for k in range(len(rows) - 1):

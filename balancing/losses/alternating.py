@@ -1,5 +1,3 @@
-"""Objectives that take turns."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,10 +8,7 @@ from torch import Tensor
 
 from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
-from ..objectives import unknown_objective
 from ..options import BalancerOptions
-
-__all__ = ["Alternating"]
 
 
 @register_balancer("alternating")
@@ -45,8 +40,7 @@ class Alternating(ScheduleBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         order = self.objectives if order is None else tuple(order)
-        for name in order:
-            self.reject(name not in self.objectives, unknown_objective(name, self.objectives))
+        self.vector(dict.fromkeys(order, 1.0), default=0.0)  # raises for an unknown name
         waiting = [name for name in self.objectives if name not in order]
         if waiting:
             raise ValueError(f"alternating: order leaves out objective {waiting[0]!r}, which would never be trained")
@@ -55,12 +49,8 @@ class Alternating(ScheduleBalancer):
         self.period, self.unit = period, unit
 
     def active(self) -> tuple[int, ...]:
-        """The objective whose turn it is."""
         now = self.epoch if self.unit == "epoch" else self.step
         return (self.order[now // self.period % len(self.order)],)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) 1 for the objective whose turn it is, 0 for the others."""
-        w = torch.zeros_like(losses)
-        w[list(self.active())] = 1
-        return w
+        return torch.zeros_like(losses).index_fill(0, torch.tensor(self.active(), device=losses.device), 1)

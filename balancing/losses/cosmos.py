@@ -1,19 +1,15 @@
-"""A weighted sum and the cosine to its weights."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-from ._polar import polar
-
-__all__ = ["Cosmos"]
+from .pbi import polar
 
 
 @register_balancer("cosmos")
@@ -35,8 +31,6 @@ class Cosmos(LossBalancer):
 
     convention = "own"
     preference_on = "method"
-    ray: Tensor
-    drawn: Tensor
 
     def __init__(
         self,
@@ -50,8 +44,8 @@ class Cosmos(LossBalancer):
         self.reject(penalty < 0, f"penalty must not be negative, got {penalty}")
         self.reject(alpha is not None and not alpha > 0, f"alpha must be positive, got {alpha}")
         self.penalty, self.alpha = penalty, alpha
-        self.register_buffer("ray", self.preference.float() / len(self.objectives))
-        self.register_buffer("drawn", torch.tensor(alpha is None))
+        self.ray = nn.Buffer(self.preference.float() / len(self.objectives))
+        self.drawn = nn.Buffer(torch.tensor(alpha is None))
 
     def draw(self) -> Tensor:
         """(K,) r of the coming step: the same until :meth:`backward` has used it."""
@@ -62,7 +56,6 @@ class Cosmos(LossBalancer):
         return self.ray.clone()
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) derivatives of the weighted sum minus the cosine."""
         ray = self.draw().to(losses)
         self.drawn.fill_(self.alpha is None)
         (aim, _), (unit, length) = polar(ray), polar(losses)

@@ -1,18 +1,14 @@
-"""Coefficient of variation weighting."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["CoefficientOfVariation"]
 
 
 @register_balancer("cov_weighting")
@@ -29,19 +25,15 @@ class CoefficientOfVariation(LossBalancer):
 
     convention = "mean"
     positive = True
-    mean: Tensor
-    ratio: Tensor
-    spread: Tensor
-    count: Tensor
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        for name in ("mean", "ratio", "spread"):  # of the losses; of the ratios; squared deviations of the ratios
-            self.register_buffer(name, torch.zeros(len(self.objectives)))
-        self.register_buffer("count", torch.tensor(0))
+        self.mean: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))  # of the losses
+        self.ratio: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))  # the mean of the ratios
+        self.spread: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))  # squared deviations of the ratios
+        self.count: Tensor = nn.Buffer(torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) normalized coefficients of variation."""
         self.require_positive(losses)
         ratio = losses / self.mean.to(losses) if int(self.count) else torch.ones_like(losses)
         self.count += 1

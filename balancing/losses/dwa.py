@@ -1,18 +1,14 @@
-"""Dynamic weight average: more weight to losses that fall slowly."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["DWA"]
 
 
 @register_balancer("dwa")
@@ -35,11 +31,6 @@ class DWA(LossBalancer):
     """
 
     positive = True
-    history: Tensor
-    filled: Tensor
-    mean: Tensor
-    count: Tensor
-    period: Tensor
 
     def __init__(
         self,
@@ -53,14 +44,13 @@ class DWA(LossBalancer):
         self.reject(not temperature > 0, f"temperature must be positive, got {temperature}")
         self.reject(window is not None and window < 1, f"window must be at least 1, got {window}")
         self.temperature, self.window = temperature, window
-        self.register_buffer("history", torch.zeros(2 * (window or 1), len(self.objectives)))  # of steps or of epochs
-        self.register_buffer("filled", torch.tensor(0))
-        self.register_buffer("mean", torch.zeros(len(self.objectives)))  # of the current epoch
-        self.register_buffer("count", torch.tensor(0))
-        self.register_buffer("period", torch.tensor(0))
+        self.history = nn.Buffer(torch.zeros(2 * (window or 1), len(self.objectives)))  # of steps or of epochs
+        self.filled: Tensor = nn.Buffer(torch.tensor(0))
+        self.mean: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))  # of the current epoch
+        self.count: Tensor = nn.Buffer(torch.tensor(0))
+        self.period = nn.Buffer(torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) K times the softmax of the ratios."""
         if self.window is None:
             self._average(losses)
         else:

@@ -1,5 +1,3 @@
-"""FAMO: learned weights under which all losses fall at the same rate."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +9,6 @@ from torch import Tensor, nn
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["FAMO"]
 
 
 @register_balancer("famo")
@@ -55,7 +51,6 @@ class FAMO(LossBalancer):
         self.logits = nn.Parameter(torch.zeros(len(self.objectives)))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) normalized ``z / D``."""
         logs = self._log_excess(losses)
         self.memory["logs"] = logs
         return torch.softmax(torch.log_softmax(self.logits.to(losses), 0) - logs, 0)

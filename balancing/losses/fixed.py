@@ -1,5 +1,3 @@
-"""Weights set by hand."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +8,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
 from ..options import BalancerOptions
-
-__all__ = ["Fixed"]
 
 
 @register_balancer("fixed")
@@ -38,11 +34,8 @@ class Fixed(ScheduleBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.values = self.vector(values or {}, default=1.0)
-        self.reject(
-            bool((self.values < 0).any()) or not bool(self.values.any()),
-            f"weights must not be negative, nor all zero, got {dict(values or {})}",
-        )
+        c = self.values.tolist()
+        self.reject(min(c) < 0 or not any(c), f"weights must not be negative, nor all zero, got {dict(values or {})}")
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) the given values."""
         return self.values.to(losses)

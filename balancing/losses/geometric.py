@@ -1,5 +1,3 @@
-"""The geometric mean of the losses."""
-
 from __future__ import annotations
 
 from torch import Tensor
@@ -7,8 +5,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from .power_mean import geometric_weights
-
-__all__ = ["Geometric"]
 
 
 @register_balancer("geometric")
@@ -27,6 +23,5 @@ class Geometric(LossBalancer):
     positive = True
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) derivatives of the geometric mean."""
         self.require_positive(losses)
         return geometric_weights(losses.log())

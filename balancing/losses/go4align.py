@@ -1,5 +1,3 @@
-"""GO4Align: objectives that stand alike share a weight."""
-
 from __future__ import annotations
 
 import math
@@ -7,14 +5,12 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import BalancingError
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GO4Align", "group_centers"]
 
 
 @register_balancer("go4align")
@@ -38,7 +34,6 @@ class GO4Align(LossBalancer):
 
     convention = "own"
     positive = True
-    log_shares: Tensor
 
     def __init__(
         self, objectives: Sequence[str], *, groups: int = 2, eta: float = 1e-4, **options: Unpack[BalancerOptions]
@@ -47,10 +42,9 @@ class GO4Align(LossBalancer):
         self.reject(groups < 1, f"groups must be at least 1, got {groups}")
         self.reject(eta < 0, f"eta must not be negative, got {eta}")
         self.groups, self.eta = groups, eta
-        self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
+        self.log_shares = nn.Buffer(torch.zeros(len(self.objectives)).log_softmax(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) the center of each objective's group."""
         self.require_positive(losses)
         exact = losses.cpu().double()
         log_shares = torch.log_softmax(self.log_shares.to(exact) - self.eta * exact, 0)
@@ -63,9 +57,8 @@ class GO4Align(LossBalancer):
 
 
 def group_centers(values: Sequence[float], groups: int) -> list[float]:
-    """The mean of the group of each value, for the best division into ``groups``.
+    """The mean of the group of each value; ``groups`` minimize the squared deviations.
 
-    The best division has the least sum of squared deviations.
     Groups are intervals of the sorted values, so dynamic programming finds the optimum: O(groups K^2).
     """
     size = len(values)

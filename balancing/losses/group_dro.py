@@ -1,5 +1,3 @@
-"""Group DRO: weights that climb towards the greatest loss."""
-
 from __future__ import annotations
 
 import math
@@ -7,13 +5,11 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["GroupDRO"]
 
 
 @register_balancer("group_dro")
@@ -31,16 +27,13 @@ class GroupDRO(LossBalancer):
         eta: Step of the weights, per unit of loss.
     """
 
-    log_shares: Tensor
-
     def __init__(self, objectives: Sequence[str], *, eta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self.reject(not 0 < eta < math.inf, f"eta must be positive and finite, got {eta}")
         self.eta = eta
-        self.register_buffer("log_shares", torch.zeros(len(self.objectives)).log_softmax(0))
+        self.log_shares = nn.Buffer(torch.zeros(len(self.objectives)).log_softmax(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) K times the shares after this step's ascent."""
         shares = torch.log_softmax(self.log_shares.to(losses) + self.eta * losses, 0)
         self.log_shares.copy_(shares)
         return len(losses) * shares.exp()

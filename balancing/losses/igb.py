@@ -1,18 +1,14 @@
-"""Improvable gap balancing, from the losses alone."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["IGB"]
 
 
 @register_balancer("igb")
@@ -33,8 +29,6 @@ class IGB(LossBalancer):
 
     convention = "own"
     positive = True
-    base: Tensor
-    count: Tensor
 
     def __init__(
         self, objectives: Sequence[str], *, window: int | None = None, **options: Unpack[BalancerOptions]
@@ -42,11 +36,10 @@ class IGB(LossBalancer):
         super().__init__(objectives, **options)
         self.reject(window is not None and window < 1, f"window must be at least 1, got {window}")
         self.window = window
-        self.register_buffer("base", torch.zeros(len(self.objectives)))
-        self.register_buffer("count", torch.tensor(0))
+        self.base: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.count: Tensor = nn.Buffer(torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) v over the losses."""
         self.require_positive(losses)
         count = int(self.count)
         measuring = self.epoch == 0 if self.window is None else count < self.window

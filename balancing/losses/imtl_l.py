@@ -1,5 +1,3 @@
-"""IMTL-L: learned weights that bring every loss to the same size."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor, nn
 from ..factory import register_balancer
 from ..loss_balancer import Scalarization
 from ..options import BalancerOptions
-
-__all__ = ["ImpartialLoss"]
 
 
 @register_balancer("imtl_l")
@@ -36,7 +32,6 @@ class ImpartialLoss(Scalarization):
 
     convention = "own"
     positive = True
-    started: Tensor
 
     def __init__(
         self,
@@ -47,10 +42,9 @@ class ImpartialLoss(Scalarization):
     ) -> None:
         super().__init__(objectives, **options)
         self.log_weights = nn.Parameter(torch.full((len(self.objectives),), 0.0 if init == "losses" else float(init)))
-        self.register_buffer("started", torch.tensor(init != "losses"))
+        self.started = nn.Buffer(torch.tensor(init != "losses"))
 
     def loss(self, losses: Tensor) -> Tensor:
-        """(K,) losses -> the weighted losses minus the logarithms of the weights."""
         if not bool(self.started):
             self.require_positive(losses)
             with torch.no_grad():

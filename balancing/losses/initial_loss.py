@@ -1,18 +1,14 @@
-"""Losses relative to their initial values."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["InitialLoss"]
 
 
 @register_balancer("initial_loss")
@@ -30,8 +26,6 @@ class InitialLoss(LossBalancer):
 
     convention = "own"
     positive = True
-    initial: Tensor
-    measured: Tensor
 
     def __init__(
         self,
@@ -44,14 +38,13 @@ class InitialLoss(LossBalancer):
         super().__init__(objectives, **options)
         self.reject(batches < 1, f"batches must be at least 1, got {batches}")
         self.batches = batches
-        self.register_buffer("initial", torch.zeros(len(self.objectives)))
-        self.register_buffer("measured", torch.tensor(0))
+        self.initial: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.measured: Tensor = nn.Buffer(torch.tensor(0))
         if initial_losses is not None:
             self.initial.copy_(self.vector(initial_losses, default=None, positive=True))
             self.measured.fill_(batches)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) reciprocals of the initial losses."""
         count = int(self.measured)
         if count < self.batches:
             self.require_positive(losses)

@@ -1,18 +1,14 @@
-"""Losses relative to their running means."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["InverseMean"]
 
 
 @register_balancer("inverse_mean")
@@ -31,8 +27,6 @@ class InverseMean(LossBalancer):
 
     convention = "mean"
     positive = True
-    history: Tensor
-    count: Tensor
 
     def __init__(
         self, objectives: Sequence[str], *, window: int = 10, eps: float = 1e-8, **options: Unpack[BalancerOptions]
@@ -41,11 +35,10 @@ class InverseMean(LossBalancer):
         self.reject(window < 1, f"window must be at least 1, got {window}")
         self.reject(not eps > 0, f"eps must be positive, got {eps}")
         self.eps = eps
-        self.register_buffer("history", torch.zeros(window, len(self.objectives)))
-        self.register_buffer("count", torch.tensor(0))
+        self.history = nn.Buffer(torch.zeros(window, len(self.objectives)))
+        self.count: Tensor = nn.Buffer(torch.tensor(0))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) normalized reciprocals of the running means."""
         self.require_positive(losses + self.eps)
         count, window = int(self.count), len(self.history)
         self.history[count % window] = losses

@@ -1,5 +1,3 @@
-"""Penalty-based boundary intersection: losses near a ray."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-from ._polar import polar
-
-__all__ = ["PenaltyBoundaryIntersection"]
 
 
 @register_balancer("pbi")
@@ -51,9 +46,16 @@ class PenaltyBoundaryIntersection(LossBalancer):
         self.ray = ray / ray.norm()
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) derivatives of the sum of both distances."""
         ray = self.ray.to(losses)
         excess, _ = polar(losses - self.ideal.to(losses))
         slope, distance = polar(excess - (excess @ ray) * ray)
         # as near as rounding can tell, the losses are on the ray
         return ray + self.theta * torch.where(distance > 8 * torch.finfo(losses.dtype).eps, slope, 0.0)
+
+
+def polar(vector: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vector and length; zero for the zero vector. Squares neither over- nor underflow."""
+    top = vector.abs().max()
+    scaled = vector / torch.where(top > 0, top, 1.0)
+    norm = torch.linalg.vector_norm(scaled)
+    return scaled / torch.where(top > 0, norm, 1.0), top * norm

@@ -1,5 +1,3 @@
-"""Power means of the losses."""
-
 from __future__ import annotations
 
 import math
@@ -12,8 +10,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["PowerMean", "geometric_weights"]
 
 
 @register_balancer("power_mean")
@@ -40,7 +36,6 @@ class PowerMean(LossBalancer):
         self.gamma = gamma
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) derivatives of the mean."""
         self.require_positive(losses)
         logs = losses.log()
         if self.gamma == 0:

@@ -1,5 +1,3 @@
-"""Losses relative to those of a constant prediction."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +8,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
 from ..options import BalancerOptions
-
-__all__ = ["PriorLoss"]
 
 
 @register_balancer("prior_loss")
@@ -40,5 +36,4 @@ class PriorLoss(ScheduleBalancer):
         self.prior = self.vector(prior_losses, default=None, positive=True)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) reciprocals of the prior losses."""
         return (1 / self.prior).to(losses)

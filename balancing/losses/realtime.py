@@ -1,5 +1,3 @@
-"""Losses relative to their current values."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,8 +8,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["Realtime"]
 
 
 @register_balancer("realtime")
@@ -36,6 +32,5 @@ class Realtime(LossBalancer):
         self.eps = eps
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) reciprocals of the losses."""
         self.require_positive(losses + self.eps)
         return 1 / (losses + self.eps)

@@ -1,18 +1,14 @@
-"""ReLoBRaLo: relative loss balancing with random lookback."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["ReLoBRaLo"]
 
 
 @register_balancer("relobralo")
@@ -33,9 +29,6 @@ class ReLoBRaLo(LossBalancer):
     """
 
     positive = True
-    initial: Tensor
-    previous: Tensor
-    current: Tensor
 
     def __init__(
         self,
@@ -51,12 +44,11 @@ class ReLoBRaLo(LossBalancer):
         for key, value in (("alpha", alpha), ("keep", keep)):
             self.reject(not 0 <= value <= 1, f"{key} must be in [0, 1], got {value}")
         self.temperature, self.alpha, self.keep = temperature, alpha, keep
-        self.register_buffer("initial", torch.zeros(len(self.objectives)))
-        self.register_buffer("previous", torch.zeros(len(self.objectives)))
-        self.register_buffer("current", torch.ones(len(self.objectives)))
+        self.initial = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.previous = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.current = nn.Buffer(torch.ones(len(self.objectives)))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) the smoothed weights."""
         self.require_positive(losses)
         if not bool(self.initial.any()):
             self.initial.copy_(losses)

@@ -1,18 +1,14 @@
-"""Random loss weighting."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
 from ..options import BalancerOptions
-
-__all__ = ["RLW"]
 
 
 @register_balancer("rlw")
@@ -23,23 +19,18 @@ class RLW(ScheduleBalancer):
     TMLR 2022.
 
     needs: nothing     scale: mean-like     heads: weighted
-    A method worth its cost should do better. All micro-batches of a step, and all processes, share one draw.
-
-    Args:
-        options: See :class:`balancing.Options`; ``seed`` decides the draws.
+    A method worth its cost should do better. All micro-batches of a step, and all processes, share one draw, which the
+    option ``seed`` decides.
     """
 
     convention = "mean"
-    drawn: Tensor
-    values: Tensor
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        self.register_buffer("drawn", torch.tensor(-1))
-        self.register_buffer("values", torch.zeros(len(self.objectives)))
+        self.drawn = nn.Buffer(torch.tensor(-1))
+        self.values = nn.Buffer(torch.zeros(len(self.objectives)))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) the weights drawn for this step."""
         if int(self.drawn) != self.step:
             self.values.copy_(torch.softmax(torch.randn(len(self.objectives), generator=self.generator), 0))
             self.drawn.fill_(self.step)

@@ -1,5 +1,3 @@
-"""Weights that follow curves in time."""
-
 from __future__ import annotations
 
 import math
@@ -12,8 +10,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
 from ..options import BalancerOptions
-
-__all__ = ["Scheduled"]
 
 
 @register_balancer("scheduled")
@@ -55,16 +51,11 @@ class Scheduled(ScheduleBalancer):
         self.shape, self.unit = shape, unit
         self.start = self.vector(start or {}, default=1.0)
         self.end = self.vector(end or {}, default=1.0)
-        for values in (self.start, self.end):
-            self.reject(
-                bool((values < 0).any()) or not bool(values.any()),
-                f"weights must not be negative, nor all zero, got {values.tolist()}",
-            )
+        for c in (self.start.tolist(), self.end.tolist()):
+            self.reject(min(c) < 0 or not any(c), f"weights must not be negative, nor all zero, got {c}")
         self.begin, self.length = self._times(begin, default=0), self._times(length, default=10)
-        self.reject(
-            bool((self.begin < 0).any()) or bool((self.length <= 0).any()),
-            f"begin must not be negative and length must be positive, got {begin}, {length}",
-        )
+        wrong = bool((self.begin < 0).any() or (self.length <= 0).any())
+        self.reject(wrong, f"begin must not be negative and length must be positive, got {begin}, {length}")
 
     def _times(self, given: int | Mapping[str, int], default: int) -> Tensor:
         if isinstance(given, Mapping):
@@ -72,7 +63,6 @@ class Scheduled(ScheduleBalancer):
         return torch.full((len(self.objectives),), float(given), dtype=torch.float64)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) the values of the curves now."""
         elapsed = (self.epoch if self.unit == "epoch" else self.step) - self.begin
         progress = (elapsed / self.length).clamp(0, 1)
         if self.shape == "step":

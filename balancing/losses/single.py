@@ -1,5 +1,3 @@
-"""One objective alone."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
 from ..options import BalancerOptions
-
-__all__ = ["Single"]
 
 
 @register_balancer("single")
@@ -37,11 +33,7 @@ class Single(ScheduleBalancer):
         self.index = int(chosen.argmax())
 
     def active(self) -> tuple[int, ...]:
-        """The chosen objective."""
         return (self.index,)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) 1 for the chosen objective, 0 for the others."""
-        w = torch.zeros_like(losses)
-        w[self.index] = 1
-        return w
+        return torch.zeros_like(losses).index_fill(0, torch.tensor(self.index, device=losses.device), 1)

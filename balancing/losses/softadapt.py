@@ -1,18 +1,14 @@
-"""SoftAdapt: weights from the last change of each loss."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["SoftAdapt"]
 
 
 @register_balancer("softadapt")
@@ -30,17 +26,14 @@ class SoftAdapt(LossBalancer):
     """
 
     convention = "mean"
-    previous: Tensor
-    started: Tensor
 
     def __init__(self, objectives: Sequence[str], *, beta: float = 0.1, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self.beta = beta
-        self.register_buffer("previous", torch.zeros(len(self.objectives)))
-        self.register_buffer("started", torch.tensor(False))
+        self.previous = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.started = nn.Buffer(torch.tensor(False))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) softmax of the changes."""
         change = torch.where(self.started, losses - self.previous.to(losses), 0.0)
         self.previous.copy_(losses)
         self.started.fill_(True)

@@ -1,18 +1,14 @@
-"""Smooth maximum of the weighted losses."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["SmoothTchebycheff"]
 
 
 @register_balancer("stch")
@@ -39,8 +35,6 @@ class SmoothTchebycheff(LossBalancer):
 
     convention = "own"
     preference_on = "method"
-    reference: Tensor
-    measured: Tensor
 
     def __init__(
         self,
@@ -56,27 +50,22 @@ class SmoothTchebycheff(LossBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        rules = [
-            (mu > 0, f"mu must be positive, got {mu}"),
-            (form == "linear" or ideal is None, "ideal= has no meaning in the log form"),
-            (form == "linear" or not self.options.log_losses, "log_losses= has no meaning in the log form"),
-            (form == "log" or nadir is None, "nadir= has no meaning in the linear form"),
-            (warmup >= 0, f"warmup must not be negative, got {warmup}"),
-            (measure >= 1, f"measure must be at least 1, got {measure}"),
-        ]
-        for holds, problem in rules:
-            self.reject(not holds, f"{problem}")
+        self.reject(not mu > 0, f"mu must be positive, got {mu}")
+        self.reject(form == "log" and ideal is not None, "ideal= has no meaning in the log form")
+        self.reject(form == "log" and self.options.log_losses, "log_losses= has no meaning in the log form")
+        self.reject(form == "linear" and nadir is not None, "nadir= has no meaning in the linear form")
+        self.reject(not warmup >= 0, f"warmup must not be negative, got {warmup}")
+        self.reject(not measure >= 1, f"measure must be at least 1, got {measure}")
         self.form, self.mu, self.unit = form, mu, unit
         self.warmup, self.until = (0, 0) if nadir is not None else (warmup, warmup + measure)
         self.ideal = self.vector(ideal or {}, default=0.0)
-        self.register_buffer("reference", torch.zeros(len(self.objectives)))
-        self.register_buffer("measured", torch.tensor(0))
+        self.reference: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
+        self.measured: Tensor = nn.Buffer(torch.tensor(0))
         if nadir is not None:
             self.reference.copy_(self.vector(nadir, default=None, positive=True))
             self.measured.fill_(1)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) derivatives of the smooth maximum."""
         if self.form == "log":
             return self._log_weights(losses)
         share = (self.preference / len(losses)).to(losses)

@@ -1,5 +1,3 @@
-"""The plain sum."""
-
 from __future__ import annotations
 
 import torch
@@ -7,8 +5,6 @@ from torch import Tensor
 
 from ..factory import register_balancer
 from ..loss_balancer import ScheduleBalancer
-
-__all__ = ["Sum"]
 
 
 @register_balancer("sum")
@@ -22,5 +18,4 @@ class Sum(ScheduleBalancer):
     constant = True
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) ones."""
         return torch.ones_like(losses)

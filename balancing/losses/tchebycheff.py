@@ -1,5 +1,3 @@
-"""The greatest weighted loss."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +8,6 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
-
-__all__ = ["Tchebycheff"]
 
 
 @register_balancer("tchebycheff")
@@ -38,7 +34,6 @@ class Tchebycheff(LossBalancer):
         self.ideal = self.vector(ideal or {}, default=0.0)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        """(K,) lambda of the greatest term, 0 elsewhere."""
         share = (self.preference / len(losses)).to(losses)
         terms = share * (losses - self.ideal.to(losses))
         greatest = (terms == terms.max()).to(losses)

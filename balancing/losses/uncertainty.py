@@ -1,5 +1,3 @@
-"""Weights from learned noise: homoscedastic uncertainty, in both published forms."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +9,6 @@ from torch import Tensor, nn
 from ..factory import register_balancer
 from ..loss_balancer import Scalarization
 from ..options import BalancerOptions
-
-__all__ = ["Uncertainty"]
 
 
 @register_balancer("uncertainty")
@@ -43,8 +39,6 @@ class Uncertainty(Scalarization):
 
     convention = "own"
     positive = True
-    likelihood: Tensor
-    started: Tensor
 
     def __init__(
         self,
@@ -58,14 +52,12 @@ class Uncertainty(Scalarization):
         super().__init__(objectives, **options)
         self.reject(form == "log1p" and init == 0, "init=0 is singular in the log1p form")
         self.form = form
-        self.register_buffer(
-            "likelihood", self.vector(dict.fromkeys(classification, 1.0), default=0.5).float(), persistent=False
-        )
+        likelihood = self.vector(dict.fromkeys(classification, 1.0), default=0.5).float()
+        self.likelihood = nn.Buffer(likelihood, persistent=False)
         self.noise = nn.Parameter(torch.full((len(self.objectives),), 1.0 if init == "losses" else float(init)))
-        self.register_buffer("started", torch.tensor(init != "losses"))
+        self.started = nn.Buffer(torch.tensor(init != "losses"))
 
     def loss(self, losses: Tensor) -> Tensor:
-        """(K,) losses -> the weighted losses plus the price of noise."""
         if not bool(self.started):
             self._start(losses.detach())
         noise = self.noise.to(losses)
@@ -75,10 +67,7 @@ class Uncertainty(Scalarization):
 
     @torch.no_grad()
     def _start(self, losses: Tensor) -> None:
-        """Set every level to the optimum for ``losses``.
-
-        ``e^s = 2 c L``, or ``p^4 / (1 + p^2) = L / 2``.
-        """
+        """Set levels to the optimum: ``e^s = 2 c L``, or ``p^4 / (1 + p^2) = L / 2``."""
         self.require_positive(losses)
         if self.form == "gaussian":
             self.noise.copy_(torch.log(2 * self.likelihood.to(losses) * losses))

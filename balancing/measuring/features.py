@@ -12,8 +12,6 @@ from .gradients import Direction, Gradients
 from .graph import LossGraph, find_leaves, is_nested
 from .looped import AtShared, Out, collect
 
-__all__ = ["AtFeatures", "AtSubset", "Place"]
-
 
 class AtFeatures:
     """Gradients at the input of the heads; one backward goes on from there to the trunk."""
@@ -21,35 +19,22 @@ class AtFeatures:
     title = "features"
     averages_rows = False
 
-    def __init__(self, owner: str) -> None:
-        self._owner = owner
-
-    def inputs(
-        self, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool
-    ) -> list[Tensor]:
-        """The features."""
-        return _given(self._owner, "features", features, last)
-
-    def rows(self, graph: LossGraph, inputs: list[Tensor] | None, out: Out | None) -> Gradients:
-        """Each loss's gradients at the features, and at its own leaves.
-
-        Raises BalancingError if a contested leaf can be reached without passing through the features.
-        """
-        features = inputs or []
-        contested, others = graph.partition(stop=features)
-        trunk = find_leaves(features)
+    def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
+        """Gradients at the features and own leaves. Raises BalancingError for leaves past them."""
+        contested, others = graph.partition(stop=given)
+        trunk = find_leaves(given)
         past = len(contested) + sum(leaf in trunk for leaf in others)
         if past:
             raise BalancingError(
-                f"{self._owner}: {past} shared parameter(s) are reached without passing through the features; "
+                f"{graph.owner}: {past} shared parameter(s) are reached without passing through the features; "
                 "use at='shared', or give shared=model.shared_parameters() if the model is compiled"
             )
-        if is_nested(features):
+        if is_nested(given):
             raise BalancingError(
-                f"{self._owner}: one of the features is computed from another, so gradients would count twice; "
+                f"{graph.owner}: one of the features is computed from another, so gradients would count twice; "
                 "give the heads copies, features = [f.view_as(f) for f in features], or use at='shared'"
             )
-        return collect(graph.losses, features, others, True, graph.active, out, graph.objectives)
+        return collect(graph.losses, given, others, True, graph.active, out, graph.objectives)
 
     def write(
         self, graph: LossGraph, gradients: Gradients, weights: Tensor, heads: Tensor | None, direction: Direction
@@ -67,18 +52,9 @@ class AtSubset:
     title = "subset"
     averages_rows = True
 
-    def __init__(self, owner: str) -> None:
-        self._owner = owner
-
-    def inputs(
-        self, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool
-    ) -> list[Tensor]:
-        """The subset."""
-        return _given(self._owner, "subset", subset, last)
-
-    def rows(self, graph: LossGraph, inputs: list[Tensor] | None, out: Out | None) -> Gradients:
+    def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
         """Each loss's gradients at the subset alone."""
-        return collect(graph.losses, inputs or [], {}, keep_graph=True, active=graph.active, names=graph.objectives)
+        return collect(graph.losses, given, {}, keep_graph=True, active=graph.active, names=graph.objectives)
 
     def write(
         self, graph: LossGraph, gradients: Gradients, weights: Tensor, heads: Tensor | None, direction: Direction
@@ -89,19 +65,26 @@ class AtSubset:
 
 #: Where gradients are measured, and how an update gets from there to the parameters.
 Place = AtShared | AtFeatures | AtSubset
+#: Value of the option ``at`` -> the place.
+PLACES: dict[str, Place] = {"shared": AtShared(), "features": AtFeatures(), "subset": AtSubset()}
 
 
-def _given(owner: str, at: str, given: Tensor | Sequence[Tensor] | None, last: bool) -> list[Tensor]:
-    """The tensors that were given for ``at``, each once.
+def given_tensors(
+    owner: str, at: str, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool
+) -> list[Tensor]:
+    """The tensors that were given for ``at``, each once; none for ``shared``.
 
-    Raises ValueError or BalancingError if there are none.
+    Raises ValueError or BalancingError if there are none that can be differentiated.
     """
+    if at == "shared":
+        return []
+    given = features if at == "features" else subset
     if given is None or len(given) == 0:
         raise ValueError(f"{owner}: at={at!r} needs backward(..., {at}=...)")
     if not last:
         raise ValueError(f"{owner}: at={at!r} cannot collect micro-batches; use at='shared'")
     tensors = [given] if isinstance(given, Tensor) else given
-    inputs = list(dict.fromkeys(tensor for tensor in tensors if tensor.requires_grad))
-    if not inputs:
+    differentiable = list(dict.fromkeys(tensor for tensor in tensors if tensor.requires_grad))
+    if not differentiable:
         raise BalancingError(f"{owner}: none of the {at} requires a gradient; is the trunk frozen?")
-    return inputs
+    return differentiable

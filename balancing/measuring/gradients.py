@@ -1,9 +1,3 @@
-"""Gradients of K objectives, kept as autograd returned them.
-
-They stay K lists of tensors, are read once for the Gramian and once for the combination, and no flat (K, P) copy is built
-unless a method asks for the Jacobian itself.
-"""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +8,6 @@ from torch import Tensor
 
 from .layout import aligned, alike
 from .processes import average_over_processes, several_processes
-
-__all__ = ["Direction", "Gradients", "accumulate_grad", "flat_rows", "gramian_of"]
 
 #: Makes the combination of the rows: a tensor per input.
 Direction = Callable[[], list[Tensor]]
@@ -52,7 +44,10 @@ def flat_rows(inputs: Sequence[Tensor], size: int) -> Tensor:
 
 @dataclass
 class Gradients:
-    """Gradients of K objectives.
+    """Gradients of K objectives, kept as autograd returned them.
+
+    They stay K lists of tensors, are read once for the Gramian and once for the combination, and no flat (K, P) copy is
+    built unless a method asks for the Jacobian itself.
 
     Attributes:
         inputs: Where the gradients were taken: shared parameters, features, or a subset of the parameters.
@@ -76,10 +71,7 @@ class Gradients:
                 self.rows[k][p] = piece.copy_(gradient)
 
     def __add__(self, other: Gradients) -> Gradients:
-        """Sum over micro-batches, leaf by leaf, as their graphs may differ.
-
-        What is contested in one is contested in the sum.
-        """
+        """Sum over micro-batches, leaf by leaf; what is contested in one is so in the sum."""
         inputs = self._all_points(other)
         rows, heads = [], []
         for k in range(len(self.rows)):
@@ -115,10 +107,7 @@ class Gradients:
         self.inputs, self.matrix = list(inputs), None
 
     def synchronize(self) -> None:
-        """Average the rows over processes, a row at a time.
-
-        Zero rows must be real: every process sends the same sizes.
-        """
+        """Average the rows over processes; zero rows must be real, as all send the same sizes."""
         if not several_processes():
             return
         for k, row in enumerate(self.rows):
@@ -126,9 +115,8 @@ class Gradients:
                 average_over_processes([self.matrix[k]])
                 self.rows[k] = list(self.split(self.matrix[k]))
                 continue
-            filled = [
-                torch.zeros_like(tensor) if g is None else g.clone() for g, tensor in zip(row, self.inputs, strict=True)
-            ]
+            pairs = zip(row, self.inputs, strict=True)
+            filled = [torch.zeros_like(tensor) if g is None else g.clone() for g, tensor in pairs]
             average_over_processes(filled)
             self.rows[k] = list(filled)
 
@@ -141,9 +129,7 @@ class Gradients:
         other devices, products are float64 (float32 on MPS).
         """
         size = len(self.rows)
-        cpu = all(
-            tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) for tensor in self.inputs
-        )
+        cpu = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in self.inputs)
         total = self._products(exact=not cpu)
         present = torch.tensor([any(g is not None for g in row) for row in self.rows])
         if cpu and size > 0 and not _float32_tells(total[present][:, present]):
@@ -207,10 +193,7 @@ class Gradients:
         return total
 
     def combine_coordinates(self, combine: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Apply ``combine`` ((K, n) -> (n,)) to pieces of 65,536 coordinates.
-
-        These stay in the cache. Drops the rows.
-        """
+        """Apply ``combine`` ((K, n) -> (n,)) to pieces that stay in the cache. Drops the rows."""
         total = []
         for p, tensor in enumerate(self.inputs):
             vectors = aligned([row[p] for row in self.rows], tensor)
@@ -218,12 +201,8 @@ class Gradients:
                 total.append(torch.zeros_like(tensor))
                 continue
             present = [g for row in self.rows if (g := row[p]) is not None]
-            like = present[0]
-            result = (
-                torch.empty_like(like)
-                if alike(present)
-                else torch.empty(like.shape, dtype=like.dtype, device=like.device)
-            )
+            layout = torch.preserve_format if alike(present) else torch.contiguous_format
+            result = torch.empty_like(present[0], memory_format=layout)
             flat = result.as_strided((result.numel(),), (1,))
             for start in range(0, len(flat), _PIECE):
                 flat[start : start + _PIECE] = combine(torch.stack([v[start : start + _PIECE] for v in vectors]))
@@ -256,10 +235,7 @@ class Gradients:
 
 
 def _float32_tells(gramian: Tensor) -> bool:
-    """Whether products of float32 rows are good enough.
-
-    They are in range, and no row is nearly a combination of the others.
-    """
+    """Whether products are in float32's range and no row nearly combines the others."""
     squares = gramian.diagonal()
     tiny, huge = 1e-30, 1e30  # half of the range of float32: the mixed products must fit as well
     if not bool(((squares > tiny) & (squares < huge)).all()):

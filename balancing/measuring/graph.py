@@ -13,8 +13,6 @@ from ..errors import BalancingError
 from ..spans import span
 from .processes import averaged_gradients, several_processes
 
-__all__ = ["LossGraph", "find_leaves", "is_nested"]
-
 
 def find_leaves(roots: Sequence[Tensor], stop: Iterable[Tensor] = ()) -> dict[Tensor, int]:
     """Map every trainable leaf below ``roots`` to a bit mask of the roots that reach it.
@@ -140,10 +138,7 @@ class LossGraph:
         return float(self._scaler.scale(torch.ones((), device=self.losses[0].device)))
 
     def partition(self, stop: Sequence[Tensor] = ()) -> tuple[list[Tensor], dict[Tensor, int]]:
-        """The contested leaves, and the others with their masks (see :func:`find_leaves`).
-
-        Paths through ``stop`` are not followed.
-        """
+        """Contested leaves, and others with masks; paths through ``stop`` are not followed."""
         masks = self.allowed(find_leaves(self.losses, stop))
         if self.given_shared is None:
             contested = dict.fromkeys(leaf for leaf, mask in masks.items() if mask.bit_count() > 1)
@@ -160,10 +155,7 @@ class LossGraph:
         return {leaf: mask for leaf, mask in masks.items() if leaf in chosen}
 
     def weighted_backward(self, weights: Tensor, heads: Tensor | None) -> None:
-        """Add the gradient of the weighted sum to ``.grad``.
-
-        Uncontested leaves get that with the weights ``heads``, if given.
-        """
+        """Add the weighted sum's gradient to ``.grad``, with weights ``heads`` where uncontested."""
         losses = self.losses if self.active is None else [self.losses[k] for k in self.active]
         if self._parameters is not None and not self._parameters:
             raise BalancingError(f"{self.owner}: none of the given parameters is trainable")

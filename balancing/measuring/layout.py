@@ -1,13 +1,8 @@
-"""Gradients in one order of elements, whatever their layout in memory."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-
-__all__ = ["aligned", "alike"]
 
 
 def aligned(gradients: Sequence[Tensor | None], tensor: Tensor) -> list[Tensor] | None:
@@ -18,16 +13,9 @@ def aligned(gradients: Sequence[Tensor | None], tensor: Tensor) -> list[Tensor] 
     present = [g for g in gradients if g is not None]
     if not present:
         return None
-    if alike(present):
-        vectors = [None if g is None else g.as_strided((g.numel(),), (1,)) for g in gradients]
-    else:
-        vectors = [None if g is None else g.reshape(-1) for g in gradients]
-    zero = (
-        None
-        if len(present) == len(gradients)
-        else torch.zeros(tensor.numel(), dtype=present[0].dtype, device=tensor.device)
-    )
-    return [zero if v is None else v for v in vectors]  # type: ignore[misc]
+    dense = alike(present)
+    zero = present[0] if len(present) == len(gradients) else present[0].new_zeros(tensor.numel())
+    return [zero if g is None else g.as_strided((g.numel(),), (1,)) if dense else g.reshape(-1) for g in gradients]
 
 
 def alike(tensors: Sequence[Tensor]) -> bool:

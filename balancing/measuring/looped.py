@@ -1,5 +1,3 @@
-"""One backward per loss, at the parameters that several losses reach."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -11,8 +9,6 @@ from ..errors import BalancingError
 from ..spans import span
 from .gradients import Direction, Gradients, accumulate_grad
 from .graph import LossGraph
-
-__all__ = ["AtShared", "Out", "collect"]
 
 #: Inputs and K -> a (K, P) matrix for the rows.
 Out = Callable[[Sequence[Tensor], int], Tensor]
@@ -67,21 +63,12 @@ class AtShared:
     title = "shared parameters"
     averages_rows = True
 
-    def __init__(self, owner: str) -> None:
-        self._owner = owner
-
-    def inputs(
-        self, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool
-    ) -> list[Tensor] | None:
-        """The tensors at which gradients are measured; ``None``: the shared parameters."""
-        return None
-
-    def rows(self, graph: LossGraph, inputs: list[Tensor] | None, out: Out | None) -> Gradients:
+    def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
         """Each loss's gradients at the shared parameters and at its other leaves."""
         contested, others = graph.partition()
         if not contested and (graph.given_shared or not others):
             which = "shared parameters" if graph.given_shared else "parameters"
-            raise BalancingError(f"{self._owner}: the losses reach none of the given {which}")
+            raise BalancingError(f"{graph.owner}: the losses reach none of the given {which}")
         return collect(graph.losses, contested, others, False, graph.active, out, graph.objectives)
 
     def write(

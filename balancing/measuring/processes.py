@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ..spans import span
 
-__all__ = ["average_over_processes", "averaged_gradients", "several_processes", "sum_over_samples"]
-
 _BUCKET = 1 << 23  # elements that travel together, 32 MB of float32: few messages, and no second copy of everything
+
+
+#: A bucket, its flat copy and the message under way; ``None`` for an empty bucket.
+_Sent = tuple[list[Tensor], Tensor, Any]
 
 
 def several_processes() -> bool:
@@ -22,17 +24,12 @@ def several_processes() -> bool:
 
 
 def average_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor, in place, by its mean over all processes.
-
-    One all-reduce for each flat bucket.
-    Does nothing in a single process.
-    """
+    """Replace each tensor, in place, by its mean over all processes: an all-reduce per bucket."""
     if not tensors or not several_processes():
         return
     with span("all-reduce"):
-        travelling = [(bucket, *_send(bucket)) for bucket in _buckets(tensors)]
-        for bucket, flat, message in travelling:
-            _receive(bucket, flat, message)
+        for sent in [_send(bucket) for bucket in _buckets(tensors)]:
+            _receive(*sent)
 
 
 def averaged_gradients(
@@ -43,8 +40,7 @@ def averaged_gradients(
 ) -> list[Tensor | None]:
     """``torch.autograd.grad``, averaged over processes.
 
-    A bucket of gradients travels while others are still computed.
-    Leaves that the outputs do not reach give ``None``; they must be the same in all processes.
+    A bucket of gradients travels while others are still computed. Leaves that the outputs do not reach give ``None``; they must be the same in all processes.
     """
     waiting = {leaf: number for number, bucket in enumerate(_buckets(list(reversed(leaves)))) for leaf in bucket}
     missing = [0] * (max(waiting.values(), default=-1) + 1)
@@ -52,7 +48,7 @@ def averaged_gradients(
         missing[number] += 1
     arrived: list[list[Tensor]] = [[] for _ in missing]
     reached: dict[Tensor, Tensor] = {}
-    travelling: list[tuple[list[Tensor], Tensor, Any]] = []
+    travelling: list[_Sent] = []
 
     def note(leaf: Tensor, gradient: Tensor) -> None:
         number = waiting[leaf]
@@ -63,11 +59,7 @@ def averaged_gradients(
             send(len(travelling))
 
     def send(number: int) -> None:
-        bucket = [reached[leaf] for leaf in waiting if waiting[leaf] == number and leaf in reached]
-        if bucket:
-            travelling.append((bucket, *_send(bucket)))
-        else:
-            travelling.append(([], torch.empty(0), None))
+        travelling.append(_send([reached[leaf] for leaf in waiting if waiting[leaf] == number and leaf in reached]))
 
     hooks = [leaf.register_hook(lambda gradient, leaf=leaf: note(leaf, gradient)) for leaf in leaves]
     try:
@@ -78,17 +70,16 @@ def averaged_gradients(
     while len(travelling) < len(missing):
         send(len(travelling))
     with span("all-reduce"):
-        for bucket, flat, message in travelling:
-            _receive(bucket, flat, message)
+        for sent in travelling:
+            _receive(*sent)
     return [reached.get(leaf) for leaf in leaves]
 
 
 def sum_over_samples(gramian: Tensor, device: torch.device) -> Tensor:
     """The Gramian of the whole batch's features, from those of all processes.
 
-    Their samples are disjoint, so inner products add.
-    Each process differentiates the mean over its own part of the batch, hence the square of the number of processes.
-    ``device`` is one on which the processes can communicate.
+    Their samples are disjoint, so inner products add. Each process differentiates the mean over its own part of the
+    batch, hence the square of the number of processes. ``device`` is one on which the processes can communicate.
     """
     if not several_processes():
         return gramian
@@ -110,12 +101,14 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def _send(bucket: Sequence[Tensor]) -> tuple[Tensor, Any]:
+def _send(bucket: list[Tensor]) -> _Sent:
+    if not bucket:
+        return bucket, torch.empty(0), None
     flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-    return flat, dist.all_reduce(flat, async_op=True)
+    return bucket, flat, dist.all_reduce(flat, async_op=True)
 
 
-def _receive(bucket: Sequence[Tensor], flat: Tensor, message: Any) -> None:
+def _receive(bucket: list[Tensor], flat: Tensor, message: Any) -> None:
     if not bucket:
         return
     message.wait()

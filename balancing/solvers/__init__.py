@@ -4,22 +4,5 @@ from .conflict_averse import conflict_averse_weights
 from .dual_cone import dual_cone_weights, dual_cone_weights_of_each
 from .fair import fair_weights
 from .min_norm import frank_wolfe, min_norm_weights
-from .projections import conflict_free_weights, weights_for_projections
+from .projections import conflict_free_weights, project_to_simplex, weights_for_projections
 from .quadratic import ActiveSet, UnboundedError, cosine_matrix, nonnegative_qp
-from .simplex import project_to_simplex
-
-__all__ = [
-    "ActiveSet",
-    "UnboundedError",
-    "conflict_averse_weights",
-    "conflict_free_weights",
-    "cosine_matrix",
-    "dual_cone_weights",
-    "dual_cone_weights_of_each",
-    "fair_weights",
-    "frank_wolfe",
-    "min_norm_weights",
-    "nonnegative_qp",
-    "project_to_simplex",
-    "weights_for_projections",
-]

@@ -1,5 +1,3 @@
-"""The best direction for the worst objective in a ball around the mean gradient."""
-
 from __future__ import annotations
 
 from operator import mul
@@ -10,8 +8,6 @@ from torch import Tensor
 from ..errors import SolverError
 from .min_norm import min_norm_weights
 from .quadratic import ActiveSet, UnboundedError, cosine_matrix
-
-__all__ = ["conflict_averse_weights"]
 
 
 def conflict_averse_weights(gramian: Tensor, radius: float) -> Tensor:
@@ -65,10 +61,7 @@ def conflict_averse_weights(gramian: Tensor, radius: float) -> Tensor:
 
 
 def _largest_product(lengths: Tensor, cosines: Tensor, progress: list[float], ball: float) -> float:
-    """A bound of t in :func:`conflict_averse_weights`.
-
-    It follows from the min-norm point of the unit gradients; 0 if that is zero.
-    """
+    """A bound of t from the min-norm point of the unit gradients; 0 if that is zero."""
     w = min_norm_weights(cosines)
     length = float(w @ cosines @ w) - float(cosines[0, 0] - 1) * float(w @ w)
     return 0.0 if length < 1e-15 else float((w @ w.new_tensor(progress) + ball * length**0.5) / (w / lengths).sum())

@@ -1,13 +1,9 @@
-"""Projections onto the directions that conflict with no gradient."""
-
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
 from .quadratic import ActiveSet
-
-__all__ = ["dual_cone_weights", "dual_cone_weights_of_each"]
 
 
 def dual_cone_weights(cosines: Tensor, target: Tensor) -> Tensor:

@@ -1,5 +1,3 @@
-"""Alpha-fair weights by Newton's method."""
-
 from __future__ import annotations
 
 from math import sqrt
@@ -10,14 +8,9 @@ from torch import Tensor
 from ..errors import SolverError
 from .quadratic import cosine_matrix
 
-__all__ = ["fair_weights"]
-
 
 def _fair_pair(cosines: Tensor, priority: Tensor) -> Tensor:
-    """:func:`fair_weights` of two unit gradients for alpha = 1.
-
-    ``u^2 + c u v = p``, ``v^2 + c u v = q``, a quadratic in uv.
-    """
+    """Two unit gradients, alpha 1: ``u^2 + c u v = p``, ``v^2 + c u v = q``, quadratic in uv."""
     diagonal = float(cosines[0, 0])
     p, q = priority.tolist()
     c = float(cosines[0, 1]) / diagonal

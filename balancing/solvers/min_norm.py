@@ -1,13 +1,9 @@
-"""The shortest vector in the convex hull of the gradients."""
-
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
 from .quadratic import nonnegative_qp
-
-__all__ = ["frank_wolfe", "min_norm_weights"]
 
 
 def min_norm_weights(gramian: Tensor) -> Tensor:

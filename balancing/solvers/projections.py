@@ -1,11 +1,9 @@
-"""Weights of vectors with given projections on the gradients, or given cosines to them."""
+"""Vectors with given projections on the gradients or cosines to them, and the simplex."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-__all__ = ["conflict_free_weights", "weights_for_projections"]
 
 
 def weights_for_projections(gramian: Tensor, targets: Tensor, tolerance: float = 1.2e-7) -> Tensor:
@@ -27,10 +25,7 @@ def weights_for_projections(gramian: Tensor, targets: Tensor, tolerance: float =
 
 
 def conflict_free_weights(gramian: Tensor, targets: Tensor, length: str = "projection") -> Tensor:
-    """(K,) weights of the vector with cosines proportional to ``targets``.
-
-    For its ``length`` see ``conflict_free``.
-    """
+    """(K,) weights of a vector with cosines ~ ``targets``; for its length see ConflictFree."""
     w = weights_for_projections(gramian, targets)
     products = gramian @ w
     own = (w @ products).clamp(min=0).sqrt()
@@ -40,3 +35,11 @@ def conflict_free_weights(gramian: Tensor, targets: Tensor, length: str = "proje
     if length == "projection":
         return w * products.sum() / own.square()
     return w * {"min": norms.min(), "mean": norms.mean(), "max": norms.max()}[length] / own
+
+
+def project_to_simplex(vector: Tensor) -> Tensor:
+    """The nearest point with non-negative coordinates that sum to 1, exactly (by sorting)."""
+    ordered = vector.sort(descending=True).values
+    shifts = (ordered.cumsum(0) - 1) / torch.arange(1, len(vector) + 1)
+    # the threshold belongs to the longest prefix of coordinates that stay positive
+    return (vector - shifts[int((ordered > shifts).sum()) - 1]).clamp(min=0)

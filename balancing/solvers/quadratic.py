@@ -1,5 +1,3 @@
-"""Non-negative quadratic programs by the active-set method."""
-
 from __future__ import annotations
 
 from math import inf
@@ -10,24 +8,19 @@ from torch import Tensor
 
 from ..errors import SolverError
 
-__all__ = ["ActiveSet", "UnboundedError", "cosine_matrix", "nonnegative_qp"]
-
 
 class UnboundedError(SolverError):
     """The quadratic program has no minimum: the constraints of its dual cannot all hold."""
 
 
 def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
-    """``argmin_{x >= 0} 1/2 x'Ax - b'x`` by the active-set method of Lawson and Hanson (1974).
+    """(K,) ``argmin_{x >= 0} 1/2 x'Ax - b'x`` by Lawson and Hanson's active-set method (1974).
 
     Args:
         a: (K, K) symmetric positive semi-definite with a positive diagonal. It is scaled to a unit diagonal first, so
             rows may differ by many orders of magnitude.
         b: (K,) linear term.
         tolerance: Largest dual violation, relative to ``b`` in the scaled problem.
-
-    Returns:
-        (K,) minimizer.
 
     Raises:
         UnboundedError: There is no minimum, which needs a singular ``a`` and a ``b`` outside its range.
@@ -39,10 +32,7 @@ def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
 
 
 def _definite(a: Tensor, ridge: float) -> Tensor:
-    """``a`` with ``ridge`` on its unit diagonal.
-
-    More is added if rounding, of single precision say, has made it indefinite.
-    """
+    """``a`` with ``ridge`` on its unit diagonal, or more if rounding has made it indefinite."""
     a.diagonal().fill_(1 + max(ridge, -2 * float(torch.linalg.eigvalsh(a)[0])))
     return a
 
@@ -66,10 +56,7 @@ class ActiveSet:
         self.half: list[float] = []  # factor^-1 b
 
     def solve(self, b: list[float], tolerance: float = 1e-13) -> list[float]:
-        """The minimizer for ``b``.
-
-        Dual violations are at most ``tolerance`` times the largest entry of ``b``.
-        """
+        """The minimizer for ``b``, to violations of ``tolerance`` times its largest entry."""
         self.b, self.half = b, self.forward(b)
         bound = tolerance * max(map(abs, b))
         # a guess: all that look worth adding join at once, unless they nearly depend on those before
@@ -139,10 +126,7 @@ class ActiveSet:
             self._append(i)
 
     def _descend(self, x: list[float]) -> None:
-        """Move ``x`` to the minimum over the positive variables.
-
-        Those that reach zero on the way leave the set.
-        """
+        """Move ``x`` to the minimum over positive variables; those that reach zero leave the set."""
         limit = 1e7 * max(map(abs, self.b))  # more than 1e-13 on the diagonal allows if there is a minimum
         while self.index:
             target = self._minimum()

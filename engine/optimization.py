@@ -19,7 +19,9 @@ from engine.distributed import Processes
 
 __all__ = ["PhaseOptimizer", "build_phase_optimizer", "check_balancer"]
 
-_FUSED = ("adam", "adamw", "sgd")  # torch's own, with a kernel that updates all parameters at once
+# torch's own, with a kernel that updates all parameters at once. Not SGD: with momentum it fails if a parameter gets its first
+# gradient later than another, and begins with uninitialized memory after a first step that a GradScaler skips (torch 2.14.1).
+_FUSED = ("adam", "adamw")
 
 
 @dataclass

@@ -41,6 +41,15 @@ def gradients(run):
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
+def test_sgd_trains_parameters_that_get_their_first_gradients_at_different_steps(stones, tmp_path):
+    """torch's fused kernel cannot, with momentum; see ``engine.optimization``."""
+    overrides = ("balancer=alternating", "optimizer=sgd", "trainer.max_steps=4", "trainer.batch_size=32")
+    config = engine.compose([f"task.csv={stones}", f"run_dir={tmp_path / 'run'}", "trainer.device=cpu", *overrides])
+    assert train.run(config)["steps"] == 4
+    (phase,) = train.build(config).phases
+    assert [each.defaults["fused"] for each in phase.optimizers.values()] == [None]
+
+
 @pytest.mark.parametrize("balancer", ["sum", "mgda"])
 def test_channels_last_changes_the_layout_and_not_the_numbers(rooms, balancer):
     usual, plain = first_step([*rooms, f"balancer={balancer}"])

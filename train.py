@@ -39,7 +39,8 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
     """Make task, model, balancers and optimizers, in this order: each may need those before it."""
     trainer = config.trainer
     device = engine.resolve_device(trainer.device, processes)
-    engine.use_threads(trainer.num_threads)
+    if trainer.num_threads is not None:
+        torch.set_num_threads(trainer.num_threads)
     engine.seed_everything(config.seed, trainer.deterministic)
     with engine.constructing():
         task = create_task(**config.task)
@@ -175,13 +176,8 @@ def train_epoch(
             first = state.step
             save(run, folder, tracker)
         if display.live and state.step % 10 == 0:
-            display.step(
-                state.step,
-                state.epoch + 1,
-                engine.mean_losses(run),
-                (state.step - first) / (time.perf_counter() - clock),
-                reports,
-            )
+            speed = (state.step - first) / (time.perf_counter() - clock)
+            display.step(state.step, state.epoch + 1, engine.mean_losses(run), speed, reports)
     engine.synchronize(run.device)
     state.seconds += time.perf_counter() - clock
 

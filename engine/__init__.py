@@ -19,7 +19,6 @@ from engine.device import (
     place_model,
     resolve_device,
     synchronize,
-    use_threads,
 )
 from engine.distributed import Processes, join_processes
 from engine.dry_run import describe_run
@@ -51,16 +50,3 @@ from engine.run import (
 )
 from engine.seeding import seed_everything
 from engine.tracking import Tracker, make_run_dir
-
-__all__ = [
-    *("Config", "ConfigError", "Display", "Diverged", "Evaluation", "PhaseOptimizer", "Precision", "Processes"),
-    *("Run", "SaveError", "Selector", "Split", "State", "StopRequest", "Tracker", "average_batchnorm_buffers"),
-    *("batch_size", "batches_per_epoch", "build_phase_optimizer", "check_balancer", "checkpoint_state"),
-    *("compile_model", "complete_folder", "compose", "constructing", "describe_device", "describe_run"),
-    *("epoch_batches", "evaluate", "evaluation_size", "interruptible", "join_processes", "label_shares"),
-    *("load_checkpoint", "load_weights", "locate", "make_run_dir", "mean_losses", "micro_batches", "model_config"),
-    *("open_tracker", "own_threads", "place_model", "profile_run", "reporting", "resolve_arguments"),
-    *("resolve_device", "restore", "roll_back", "sample_pictures", "save_checkpoint", "save_weights", "saved_config"),
-    *("seed_everything", "summarize", "synchronize", "training_batches", "training_command", "use_threads"),
-    *("validate", "weigh_losses", "write_model_card", "write_report", "write_text"),
-]

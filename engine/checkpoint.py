@@ -16,8 +16,6 @@ from torch import nn
 
 from engine.arguments import ConfigError
 
-__all__ = ["SaveError", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights", "saving", "write_text"]
-
 
 class SaveError(RuntimeError):
     """A file of the run that cannot be written; the message names it and the reason."""

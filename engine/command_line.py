@@ -14,8 +14,6 @@ from omegaconf.errors import OmegaConfBaseException
 from engine.arguments import ConfigError, did_you_mean
 from engine.explain import reporting
 
-__all__ = ["run_command"]
-
 
 def run_command(function: Callable[..., None], words: Sequence[str] | None, usage: str | None) -> None:
     """Call ``function`` with words ``key=value``, by default those of the command line.

@@ -16,17 +16,6 @@ from engine.distributed import Processes
 from engine.seeding import epoch_order
 from tasks import Batch, DataError, Task, TensorData
 
-__all__ = [
-    "batch_indices",
-    "batch_size",
-    "batches_per_epoch",
-    "evaluation_batches",
-    "label_shares",
-    "micro_batches",
-    "training_batches",
-    "weigh_losses",
-]
-
 Split = TensorData | Dataset[Batch]
 Shares = list[dict[str, torch.Tensor]]
 

@@ -24,8 +24,6 @@ from torch import Tensor, nn
 from balancing.measuring.processes import average_over_processes
 from engine.arguments import ConfigError
 
-__all__ = ["Processes", "average_buffers", "broadcast_model", "join_processes"]
-
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)  # the first process may have to render or download a data set
 
@@ -62,10 +60,8 @@ class Processes:
                 results.append(action())
             try:
                 dist.barrier(self.control)
-            except dist.DistError:
-                raise
             except RuntimeError as error:  # gloo's, if the process whose turn it was has ended
-                raise dist.DistError(str(error)) from None
+                raise error if isinstance(error, dist.DistError) else dist.DistError(str(error)) from None
         return results[0]
 
     def broadcast(self, value: T | None) -> T:

@@ -17,8 +17,6 @@ from engine.device import describe_device
 from engine.run import Run, epoch_batches
 from tasks import Batch
 
-__all__ = ["describe_run"]
-
 
 def describe_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]]) -> dict[str, Any]:
     """Print configuration, data, shapes and parameter counts, take one step, write nothing."""

@@ -9,7 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["command", "git_commit", "training_command", "versions"]
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 _PACKAGES = ("mozoo", "torch", "torchvision", "timm", "hydra-core", "torchmetrics", "numpy")
 
@@ -52,9 +53,6 @@ def training_command(folder: Path) -> str:
     That is the command line, of a sweep what is left of it for this one run. A run that a script or a notebook started has
     none; its configuration file takes the place of the words.
     """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
     if not HydraConfig.initialized():
         config = ["--config-dir", str(folder), "--config-name", "config", "run_dir=null"]
         return shlex.join(["python", "train.py", *config, "hydra.run.dir=.", "hydra.output_subdir=null"])

@@ -19,8 +19,6 @@ from engine.checkpoint import SaveError
 from engine.config import REGISTRIES, unknown_key
 from engine.renames import renamed
 
-__all__ = ["explain", "reporting"]
-
 
 @contextmanager
 def reporting() -> Iterator[None]:

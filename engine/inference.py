@@ -11,8 +11,6 @@ from engine.arguments import ConfigError
 from engine.prediction import load_predictor
 from engine.prediction_files import input_files, write_predictions, write_samples
 
-__all__ = ["predict"]
-
 _SHOWN = 10  # rows that are printed
 
 

@@ -11,23 +11,18 @@ from typing import Any
 
 from engine.distributed import Processes
 
-__all__ = ["StopRequest", "interruptible"]
-
 
 class StopRequest:
     """Context in which SIGTERM and SIGINT request a stop, and a second one ends the process.
 
     Under torchrun a second one counts as the first, since its agent repeats what the terminal sent; it kills by itself
     after half a minute. Outside the main thread, where Python allows no handlers, signals are not handled.
-
-    Args:
-        processes: Among whom a stop is agreed on.
+    All ``processes`` stop together.
     """
 
     def __init__(self, processes: Processes | None = None) -> None:
-        self.asked = False
+        self.asked = self._agreed = False
         self._processes = processes or Processes()
-        self._agreed = False
         self._handling = ExitStack()
 
     def agreed(self) -> bool:

@@ -17,8 +17,6 @@ from engine.arguments import ConfigError, did_you_mean
 from engine.config import SCHEDULES, OptimizerConfig, SchedulerConfig, TrainerConfig
 from engine.distributed import Processes
 
-__all__ = ["PhaseOptimizer", "build_phase_optimizer", "check_balancer"]
-
 # torch's own, with a kernel that updates all parameters at once. Not SGD: with momentum it fails if a parameter gets its first
 # gradient later than another, and begins with uninitialized memory after a first step that a GradScaler skips (torch 2.14.1).
 _FUSED = ("adam", "adamw")

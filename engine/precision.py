@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Precision"]
-
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -30,8 +30,6 @@ from tasks import Prediction, Task, create_task
 from tasks.gan_task import GanTask
 from zoo import create_model, model_arguments
 
-__all__ = ["Predictor", "best_folder", "load_best", "load_predictor", "model_config"]
-
 
 def model_config(run: Run) -> dict[str, Any]:
     """The content of ``best/config.json``, for building the model and preparing its inputs.

@@ -13,20 +13,15 @@ import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import save_image
 
 from engine.arguments import ConfigError
 from tasks import Prediction
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["input_files", "write_predictions", "write_samples"]
 
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -94,8 +89,6 @@ def write_samples(folder: Path, samples: Tensor, classes: Sequence[str]) -> None
 
 
 def _scatter(points: Tensor) -> Figure:
-    from matplotlib.figure import Figure  # takes a while to import
-
     figure = Figure(figsize=(5.6, 5.6), layout="constrained")
     axes = figure.add_subplot()
     axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=6, linewidths=0, color="#d97706")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch.profiler import ProfilerActivity, profile
 
 from balancing import BalanceReport
@@ -17,15 +17,13 @@ from engine.device import synchronize
 from engine.run import Run, epoch_batches
 from tasks import Batch
 
-__all__ = ["profile_run"]
-
 _WARM_UP = 5
 
 
 def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]], folder: Path) -> dict[str, Any]:
-    """Take ``trainer.profile`` steps under torch's profiler; print a table.
+    """Take ``trainer.profile`` steps under torch's profiler; print a table, write ``trace.json``.
 
-    Writes ``trace.json`` into ``folder``. The balancers, the training step and this function name the parts; see :func:`balancing.spans.span`.
+    The parts are those named by :func:`balancing.spans.span`.
     """
     count = run.config.trainer.profile
     assert count is not None
@@ -45,18 +43,16 @@ def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]],
     trace = folder / "trace.json"
     if run.processes.main:
         profiler.export_chrome_trace(str(trace))
-    times = {
-        event.key.removeprefix("span: "): (event.device_time_total if cuda else event.cpu_time_total) / 1000 / count
-        for event in profiler.key_averages()
-        if event.key.startswith("span: ")
+    events = {
+        event.key.removeprefix("span: "): event for event in profiler.key_averages() if event.key.startswith("span: ")
     }
-    if cuda:  # the device is not busy all the time
-        wall = {event.key: event.cpu_time_total / 1000 / count for event in profiler.key_averages()}
-        times["whole step"] = wall["span: whole step"]
-    total = times.pop("whole step")
-    table = Table(title=f"{count} steps, {total:.3f} ms each", title_justify="left")
-    for column, side in (("part", "left"), ("ms", "right"), ("share", "right")):
-        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    total = events.pop("whole step").cpu_time_total / 1000 / count  # the device is not busy all the time
+    times = {
+        name: (event.device_time_total if cuda else event.cpu_time_total) / 1000 / count
+        for name, event in events.items()
+    }
+    columns = ["part", *(Column(name, justify="right") for name in ("ms", "share"))]
+    table = Table(*columns, title=f"{count} steps, {total:.3f} ms each", title_justify="left")
     for name, milliseconds in [*times.items(), ("the rest", total - sum(times.values()))]:
         table.add_row(name, f"{milliseconds:.3f}", f"{milliseconds / total:.1%}")
     console = Console(highlight=False, soft_wrap=True)

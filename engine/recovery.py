@@ -12,8 +12,6 @@ from engine.data import batch_indices
 from engine.run import Run, open_tracker, restore
 from engine.tracking import Tracker
 
-__all__ = ["Diverged", "locate", "roll_back"]
-
 _TRIES = 5
 
 

@@ -7,22 +7,19 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from engine import figures
 from engine.checkpoint import write_text
 from engine.page import cards, details, page, section, table
 from engine.panels import MANY, Pictures, Rows, balancing, learning, result_keys
 from engine.tracking import read_rows
 from tasks import CrossEntropy, SquaredError, Task
 from tasks.results import ResultKey, without_split
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["write_report"]
 
 _CARDS = ("accuracy", "macro_f1", "r2", "r2_usd", "mae_usd", "loss")
 
@@ -99,8 +96,6 @@ def _number(value: float | None) -> str:
 def _predictions(
     task: Task, predictions: Mapping[str, tuple[Tensor, Tensor]], tested: Mapping[str, float | None]
 ) -> Pictures:
-    from engine import figures
-
     shown = [
         o for o in task.objectives if o.name in predictions and isinstance(o.criterion, CrossEntropy | SquaredError)
     ]
@@ -119,8 +114,6 @@ def _predictions(
 
 
 def _samples(pictures: Mapping[str, Figure]) -> Pictures:
-    from engine import figures
-
     for caption, figure in pictures.items():
         yield figures.data_uri(figure, crop=True), caption
 

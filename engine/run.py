@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from timm.utils import ModelEmaV3
 from torch import Tensor
@@ -27,24 +28,6 @@ from engine.seeding import load_rng_state, rng_state
 from engine.tracking import Tracker
 from tasks import Batch, Splits, Task
 from tasks.results import with_split
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = [
-    "Run",
-    "State",
-    "checkpoint_state",
-    "complete_folder",
-    "epoch_batches",
-    "evaluation_size",
-    "mean_losses",
-    "open_tracker",
-    "restore",
-    "average_batchnorm_buffers",
-    "summarize",
-    "sample_pictures",
-]
 
 _HOPELESS = 50
 
@@ -116,11 +99,11 @@ def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:
 
 def mean_losses(run: Run) -> dict[str, float]:
     """Training losses of the current epoch so far."""
+    state, phases = run.state, [optimizer.phase for optimizer in run.phases if optimizer.phase.name in run.state.sums]
     return {
-        name: value / run.state.counts[phase]
-        for phase, names in ((optimizer.phase.name, optimizer.phase.objectives) for optimizer in run.phases)
-        if phase in run.state.sums
-        for name, value in zip(names, run.state.sums[phase].tolist(), strict=True)
+        name: value / state.counts[phase.name]
+        for phase in phases
+        for name, value in zip(phase.objectives, state.sums[phase.name].tolist(), strict=True)
     }
 
 

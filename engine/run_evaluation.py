@@ -24,8 +24,6 @@ from engine.run import Run, evaluation_size
 from tasks import task_arguments
 from tasks.results import with_split
 
-__all__ = ["evaluate_run", "evaluation_config"]
-
 
 def evaluate_run(
     build: Callable[[Config], Run],

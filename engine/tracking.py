@@ -7,7 +7,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,8 +17,6 @@ from engine.checkpoint import saving, write_text
 from engine.config import LoggerConfig
 from engine.services import start_services
 from tasks.results import with_split
-
-__all__ = ["Table", "Tracker", "make_run_dir"]
 
 
 def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
@@ -46,20 +44,15 @@ def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
 
 
 class Table:
-    """A CSV file that grows a row at a time.
+    """A CSV file that grows a row at a time; missing values are left empty.
 
-    Args:
-        path: The file.
-        columns: Its header; missing values are left empty.
-        keep: Whether a resumed run keeps a row of the file, given as strings.
-
-    Raises:
-        SaveError: It cannot be written; so do all methods.
+    ``keep`` decides which rows of an earlier file stay, given as strings. All methods raise SaveError if the file cannot be
+    written.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], keep: Any = None) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], keep: Callable[[dict[str, str]], bool]) -> None:
         self.path = path
-        rows = [row for row in read_rows(path) if keep is not None and keep(row)]
+        rows = [row for row in read_rows(path) if keep(row)]
         start = io.StringIO(newline="")
         writer = csv.DictWriter(start, columns, restval="")
         writer.writeheader()
@@ -101,9 +94,9 @@ class Tracker:
     Args:
         folder: The run folder.
         results: Column names of an evaluation.
-        objectives: Of all phases, for the columns of ``balance.csv``.
+        objectives: Of all phases.
         logger: Which services to use.
-        done: (epochs, steps) that a resumed run has behind it; later rows are dropped.
+        done: (epochs, steps) before a resume; later rows are dropped.
     """
 
     def __init__(
@@ -135,14 +128,10 @@ class Tracker:
         self, epoch: int, step: int, split: str, seconds: float, lr: float, values: Mapping[str, float]
     ) -> None:
         """One row per epoch and split."""
-        self.metrics.write(
-            {"epoch": epoch, "step": step, "split": split, "seconds": round(seconds, 3), "lr": lr, **values}
-        )
+        row = {"epoch": epoch, "step": step, "split": split, "seconds": round(seconds, 3), "lr": lr}
+        self.metrics.write(row | values)
         self.metrics.flush()
-        self._send(
-            with_split(values, split) | ({"lr": lr} if split == "train" else {}),
-            step,
-        )
+        self._send(with_split(values, split) | ({"lr": lr} if split == "train" else {}), step)
 
     def log_balance(self, step: int, epoch: int, phase: str, values: Mapping[str, float]) -> None:
         """One row of losses, weights and gradients of a step."""
@@ -151,10 +140,9 @@ class Tracker:
 
     def log_report(self, step: int, epoch: int, phase: str, report: BalanceReport) -> None:
         """The same from a report; numbers on a device are written with the next ones."""
-        arrived = report.losses.device.type == "cpu"
         self._write_late(before=step)
         self._late.append((step, epoch, phase, report.to_host()))
-        if arrived:
+        if report.losses.device.type == "cpu":
             self._write_late()
 
     def _write_late(self, before: int | None = None) -> None:

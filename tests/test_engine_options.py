@@ -129,7 +129,7 @@ def test_what_cannot_be_trained_is_one_message(stones, overrides, problem):
 def test_threads_of_a_run_do_not_outlast_it():
     before = torch.get_num_threads()
     with engine.own_threads():
-        engine.use_threads(before + 1)
+        torch.set_num_threads(before + 1)
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 

@@ -12,10 +12,8 @@ from typing import Any
 from hydra.errors import HydraException
 
 from engine.arguments import ConfigError
-from engine.comparison.runs import IGNORED, FinishedRun, flatten
-from engine.config import compose
-
-__all__ = ["RunSet", "group"]
+from engine.comparison.runs import IGNORED, FinishedRun
+from engine.config import compose, flatten
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from engine.figures import front
 from tasks.results import ResultKey, objectives_of
 from tasks.scores import delta_m, hypervolume, mean_rank
 
-__all__ = ["Section", "compare"]
-
 _NOTHING = Estimate(math.nan, None)
 
 

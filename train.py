@@ -71,11 +71,7 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
         engine.check_balancer(balancer, trainer, processes)
         if not balancer.measures:
             balancer.to(device)  # weights of losses are computed where the losses are, without waiting for the device
-        phases.append(
-            engine.build_phase_optimizer(
-                model, phase, balancer, config.optimizer, config.scheduler, trainer.balancer_lr, total_steps
-            )
-        )
+        phases.append(engine.build_phase_optimizer(model, phase, balancer, config, total_steps))
     precision, state = engine.Precision(trainer.precision, device), engine.State()
     return engine.Run(
         config, task, splits, model, arguments, phases, precision, device, per_epoch, total_steps, state, processes, ema
@@ -144,11 +140,7 @@ def look_ahead(
 
 
 def train_epoch(
-    run: engine.Run,
-    folder: Path,
-    tracker: engine.Tracker | None,
-    display: engine.Display,
-    stop: engine.StopRequest,
+    run: engine.Run, folder: Path, tracker: engine.Tracker | None, display: engine.Display, stop: engine.StopRequest
 ) -> None:
     """Train the steps that are left of the current epoch, or until a request to stop."""
     state, trainer = run.state, run.config.trainer
@@ -301,9 +293,8 @@ def fit(
             engine.write_report(folder, job.task, test.predictions, engine.sample_pictures(job))
             engine.write_model_card(folder / "best", summary, job.trained, job.task)
         display.results(f"test, looked at {summary['tested']}", test.values)
-        display.say(
-            f"{summary['seconds']:.1f} s of training, {summary['samples_per_second']:.0f} samples/s; open {folder / 'report.html'}"
-        )
+        speed = f"{summary['seconds']:.1f} s of training, {summary['samples_per_second']:.0f} samples/s"
+        display.say(f"{speed}; open {folder / 'report.html'}")
     else:
         if tracker is not None:
             engine.write_report(folder, job.task, {})

@@ -2,6 +2,7 @@
 
 from engine.arguments import ConfigError, constructing, resolve_arguments
 from engine.checkpoint import SaveError, load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
+from engine.command_line import reporting
 from engine.config import Config, compose, saved_config, validate
 from engine.data import (
     Split,
@@ -12,25 +13,16 @@ from engine.data import (
     training_batches,
     weigh_losses,
 )
-from engine.device import (
-    compile_model,
-    describe_device,
-    own_threads,
-    place_model,
-    resolve_device,
-    synchronize,
-)
+from engine.device import compile_model, describe_device, own_threads, place_model, resolve_device, synchronize
+from engine.diagnostics import describe_run, profile_run
 from engine.distributed import Processes, join_processes
-from engine.dry_run import describe_run
 from engine.environment import training_command
 from engine.evaluation import Evaluation, Selector, evaluate
-from engine.explain import reporting
 from engine.interrupts import StopRequest, interruptible
 from engine.model_card import write_model_card
 from engine.optimization import PhaseOptimizer, build_phase_optimizer, check_balancer
 from engine.precision import Precision
 from engine.prediction import model_config
-from engine.profiling import profile_run
 from engine.progress import Display
 from engine.recovery import Diverged, locate, roll_back
 from engine.report import write_report

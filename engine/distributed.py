@@ -30,19 +30,12 @@ _PATIENCE = timedelta(hours=2)  # the first process may have to render or downlo
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that train together; all call the same methods in the same order.
+    """The processes that train together; all call the same methods in the same order."""
 
-    Attributes:
-        rank: Number of this process; 0 writes all files.
-        size: How many there are.
-        local_rank: Number of this process on its machine.
-        control: The group for messages between processors: gloo, whatever carries the gradients.
-    """
-
-    rank: int = 0
+    rank: int = 0  # number of this process; 0 writes all files
     size: int = 1
-    local_rank: int = 0
-    control: dist.ProcessGroup | None = None
+    local_rank: int = 0  # number of this process on its machine
+    control: dist.ProcessGroup | None = None  # for messages between processors: gloo, whatever carries the gradients
 
     @property
     def main(self) -> bool:

@@ -28,15 +28,9 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Commit of this code, ``-dirty`` if files differ; ``None`` outside a repository."""
+    root, describe = Path(__file__).resolve().parent.parent, "git describe --always --dirty --abbrev=12 --exclude=*"
     try:
-        root = Path(__file__).resolve().parent.parent
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        done = subprocess.run(describe.split(), cwd=root, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -98,12 +98,7 @@ class _Stopped(Exception):
 
 
 def _batches(
-    split: Split,
-    batch_size: int,
-    device: torch.device,
-    workers: int,
-    stop: StopRequest | None,
-    processes: Processes,
+    split: Split, batch_size: int, device: torch.device, workers: int, stop: StopRequest | None, processes: Processes
 ) -> Iterator[Batch]:
     batches = evaluation_batches(split, batch_size, device, workers, processes)
     count = -(-len(split) // batch_size)  # type: ignore[arg-type]

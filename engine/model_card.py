@@ -43,16 +43,9 @@ def write_model_card(folder: Path, summary: Mapping[str, Any], model: nn.Module,
 
 def _front_matter(summary: Mapping[str, Any]) -> str:
     names = summary["model"], summary["task"], summary["balancer"]
+    data_set = {"dataset_type": summary["task"], "dataset_name": summary["task"], "dataset_split": "test"}
     results = [
-        EvalResult(
-            task_type="other",
-            dataset_type=summary["task"],
-            dataset_name=summary["task"],
-            dataset_split="test",
-            metric_type=metric,
-            metric_name=f"{objective} {metric}",
-            metric_value=value,
-        )
+        EvalResult("other", metric_type=metric, metric_name=f"{objective} {metric}", metric_value=value, **data_set)
         for objective, metric, value in _metrics(summary)
         if metric != "loss" and math.isfinite(value)
     ]

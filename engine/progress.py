@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -28,17 +28,9 @@ class Display:
 
     def __init__(self, total: int, done: int = 0) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            expand=True,
-        )
+        columns = ("{task.description}", BarColumn(bar_width=None), MofNCompleteColumn(), "{task.fields[speed]}")
+        times = (TimeElapsedColumn(), "left", TimeRemainingColumn())
+        self._bar = Progress(*columns, *times, console=self.console, expand=True)
         self._line = self._bar.add_task("starting", total=total, completed=done, speed="")
         self._live: Live | None = None
 

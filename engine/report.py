@@ -34,13 +34,14 @@ def write_report(
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     metrics, balance = read_rows(folder / "metrics.csv"), read_rows(folder / "balance.csv")
     phases = list(dict.fromkeys(row["phase"] for row in balance))
+    samples = [(figures.data_uri(figure, crop=True), caption) for caption, figure in (pictures or {}).items()]
     parts = [_header(summary, metrics), section("Learning", learning(metrics, balance))]
     for phase in phases:
         title = "Balancing" if len(phases) == 1 else f"Balancing: {phase}"
         parts.append(section(title, balancing([row for row in balance if row["phase"] == phase], metrics)))
     parts += [
         section("Predictions on the test split", _predictions(task, predictions, summary["metrics"])),
-        section("Samples", _samples(pictures or {}), layout="stack"),
+        section("Samples", samples, layout="stack"),
         _repeat(folder, summary),
     ]
     write_text(folder / "report.html", page(f"{summary['model']} on {summary['task']}, {summary['balancer']}", parts))
@@ -96,10 +97,8 @@ def _number(value: float | None) -> str:
 def _predictions(
     task: Task, predictions: Mapping[str, tuple[Tensor, Tensor]], tested: Mapping[str, float | None]
 ) -> Pictures:
-    shown = [
-        o for o in task.objectives if o.name in predictions and isinstance(o.criterion, CrossEntropy | SquaredError)
-    ]
-    rest = ""
+    kinds, rest = CrossEntropy | SquaredError, ""
+    shown = [o for o in task.objectives if o.name in predictions and isinstance(o.criterion, kinds)]
     if len(shown) > MANY:
         rest = f" The {MANY} objectives of {len(shown)} with the largest loss are shown."
         shown = sorted(shown, key=lambda o: -(tested.get(str(ResultKey(o.name, "loss", "test"))) or math.inf))[:MANY]
@@ -113,19 +112,9 @@ def _predictions(
             yield figures.data_uri(figure), "Darker: more samples; the line is a perfect prediction." + rest
 
 
-def _samples(pictures: Mapping[str, Figure]) -> Pictures:
-    for caption, figure in pictures.items():
-        yield figures.data_uri(figure, crop=True), caption
-
-
 def _repeat(folder: Path, summary: Mapping[str, Any]) -> str:
-    facts = {
-        "commit": summary["git"] or "unknown",
-        "device": summary["device"],
-        "precision": summary["precision"],
-        "processes": summary["world_size"],
-        **summary["versions"],
-    }
+    facts = {"commit": summary["git"] or "unknown", **{key: summary[key] for key in ("device", "precision")}}
+    facts |= {"processes": summary["world_size"], **summary["versions"]}
     config = html.escape((folder / "config.yaml").read_text(encoding="utf-8"))
     return (
         f"<h2>Repeat this run</h2><pre>{html.escape(summary['command'])}</pre>"

@@ -169,9 +169,8 @@ def restore(run: Run, saved: Mapping[str, Any]) -> None:
 def complete_folder(run: Run, folder: Path) -> None:
     """Check or write the files that a resumed run needs besides ``last.pt``. Raises ConfigError."""
     if run.state.best_epoch > 0 and not (folder / "best" / "model.safetensors").is_file():
-        raise ConfigError(
-            f"resume: there is no {folder / 'best'}, the weights of epoch {run.state.best_epoch}; restore it"
-        )
+        weights = f"{folder / 'best'}, the weights of epoch {run.state.best_epoch}"
+        raise ConfigError(f"resume: there is no {weights}; restore it")
     if run.processes.main and not (folder / "config.yaml").is_file():
         write_text(folder / "config.yaml", OmegaConf.to_yaml({**run.settings, "resume": None}))
 

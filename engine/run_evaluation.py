@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from engine.arguments import ConfigError
-from engine.checkpoint import write_text
+from engine.checkpoint import write_json
 from engine.config import Config, saved_config, validate
 from engine.device import describe_device
 from engine.environment import command, git_commit, versions
@@ -50,14 +48,12 @@ def evaluate_run(
     assert evaluation is not None  # there is no request to stop
     shown = f", protocol {protocol}" if protocol else ""
     Display(0).results(f"{split}{shown}, best weights of {folder}", evaluation.values)
-    # JSON has no NaN
-    values = {name: value if math.isfinite(value) else None for name, value in evaluation.values.items()}
     result = {
         "run": str(folder),
         "split": split,
         "protocol": protocol,
         "batch_size": size,
-        "metrics": with_split(values, split),
+        "metrics": with_split(evaluation.values, split),
         "device": describe_device(job.device),
         "precision": job.precision.name,
         "versions": versions(),
@@ -65,7 +61,7 @@ def evaluate_run(
         "command": command(),
     }
     path = folder / f"{'-'.join(filter(None, ('evaluation', split, protocol)))}.json"
-    write_text(path, json.dumps(result, indent=2) + "\n")
+    write_json(path, result)
     print(f"written to {path}")
 
 

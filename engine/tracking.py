@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, TextIO
 
 from balancing import BalanceReport
 from engine.arguments import ConfigError
-from engine.checkpoint import saving, write_text
+from engine.checkpoint import saving, write_json, write_text
 from engine.config import LoggerConfig
 from engine.services import start_services
 from tasks.results import with_split
@@ -21,16 +19,13 @@ from tasks.results import with_split
 
 def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
     """A new folder ``outputs/<name>/<timestamp>-seed<k>``, or ``chosen``. Raises ConfigError."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
+    candidates = [Path("outputs", name, stem + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
     if chosen is not None:
-        folder = Path(chosen)
+        candidates = [folder := Path(chosen)]
         if folder.is_dir() and any(folder.iterdir()):
-            raise ConfigError(
-                f"run_dir: {folder} is not empty; choose another folder, or continue its run with resume={folder}"
-            )
-        candidates = [folder]
-    else:
-        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
-        candidates = [Path("outputs", name, stem + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
+            remedy = f"choose another folder, or continue its run with resume={folder}"
+            raise ConfigError(f"run_dir: {folder} is not empty; {remedy}")
     for folder in candidates:
         try:
             folder.mkdir(parents=True, exist_ok=chosen is not None)
@@ -163,9 +158,9 @@ class Tracker:
                 service.log(values, step)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json``, with null for numbers that are not finite."""
+        """Write ``summary.json``."""
         self._status = summary["status"]
-        write_text(self.folder / "summary.json", json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+        write_json(self.folder / "summary.json", summary)
 
     def flush(self) -> None:
         """Bring the files up to date with what was logged."""
@@ -183,9 +178,3 @@ class Tracker:
         self._send_all()
         for service in self._services:
             service.close(self._status)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,18 +1,10 @@
 """Parts of a training run: configuration, data, optimizers, checkpoints, tracking, report."""
 
 from engine.arguments import ConfigError, constructing, resolve_arguments
-from engine.checkpoint import SaveError, load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
+from engine.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
 from engine.command_line import reporting
 from engine.config import Config, compose, saved_config, validate
-from engine.data import (
-    Split,
-    batch_size,
-    batches_per_epoch,
-    label_shares,
-    micro_batches,
-    training_batches,
-    weigh_losses,
-)
+from engine.data import Split, batches_per_epoch, label_shares, micro_batches, weigh_losses
 from engine.device import compile_model, describe_device, own_threads, place_model, resolve_device, synchronize
 from engine.diagnostics import describe_run, profile_run
 from engine.distributed import Processes, join_processes
@@ -24,9 +16,9 @@ from engine.optimization import PhaseOptimizer, build_phase_optimizer, check_bal
 from engine.precision import Precision
 from engine.prediction import model_config
 from engine.progress import Display
-from engine.recovery import Diverged, locate, roll_back
 from engine.report import write_report
 from engine.run import (
+    Diverged,
     Run,
     State,
     average_batchnorm_buffers,
@@ -34,9 +26,11 @@ from engine.run import (
     complete_folder,
     epoch_batches,
     evaluation_size,
+    locate,
     mean_losses,
     open_tracker,
     restore,
+    roll_back,
     sample_pictures,
     summarize,
 )

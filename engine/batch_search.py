@@ -60,10 +60,10 @@ def search(config: Config, limit: int | None, build: Callable[[Config], Run], st
     tried: list[Try] = []
 
     def attempt(size: int) -> bool:
-        tried.append(take_two_steps(run, step, size, limit, before))
-        memory, speed = tried[-1].memory / GIB, tried[-1].speed
-        console.print(f"{size:>8}  {memory:>11.3f}  {f'{speed:.4g}' if tried[-1].fits else 'too large':>9}")
-        return tried[-1].fits
+        tried.append(last := take_two_steps(run, step, size, limit, before))
+        speed = f"{last.speed:.4g}" if last.fits else "too large"
+        console.print(f"{size:>8}  {last.memory / GIB:>11.3f}  {speed:>9}")
+        return last.fits
 
     largest = bisect(attempt, unit, most)
     if largest == 0:

@@ -132,7 +132,7 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
 
 @contextmanager
 def _sigterm_blocked() -> Iterator[None]:
-    """Block SIGTERM in processes started in here, until they can tell who sent it."""
+    """Block SIGTERM in processes started in here, until they recognize its sender."""
     if not _SENDER_IS_KNOWN:
         yield
         return

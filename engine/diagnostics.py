@@ -93,7 +93,6 @@ def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]],
         table.add_row(name, f"{milliseconds:.3f}", f"{milliseconds / total:.1%}")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(
-        f"every operation is in {trace}; open it in chrome://tracing or https://ui.perfetto.dev", markup=False
-    )
+    viewers = "chrome://tracing or https://ui.perfetto.dev"
+    console.print(f"every operation is in {trace}; open it in {viewers}", markup=False)
     return {"status": "profile"}

@@ -44,8 +44,7 @@ def command() -> str:
 def training_command(folder: Path) -> str:
     """The command that trains the run in ``folder`` once more.
 
-    That is the command line, of a sweep what is left of it for this one run. A run that a script or a notebook started has
-    none; its configuration file takes the place of the words.
+    Of a sweep, what is left of it for this one run; of a run that a script or a notebook started, its configuration file.
     """
     if not HydraConfig.initialized():
         config = ["--config-dir", str(folder), "--config-name", "config", "run_dir=null"]

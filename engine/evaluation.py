@@ -113,7 +113,7 @@ class Selector:
 
     Args:
         rule: ``loss``: mean over objectives of the loss relative to the best constant prediction, which gives every
-            objective the same say whatever its unit. ``last``: the latest epoch. ``val/<objective>/<metric>``, or
+            objective the same weight whatever its unit. ``last``: the latest epoch. ``val/<objective>/<metric>``, or
             ``val/*/<metric>`` for the mean over objectives. Two that are published: ``gain``, mean over objectives of how much
             better the metrics are, relatively, than after the first epoch; and ``last10``, the latest epoch, and means over
             the last ten as results, for tasks whose validation split is their test split.
@@ -170,7 +170,5 @@ class Selector:
 
     def _gain(self, values: dict[str, float], first: dict[str, float]) -> float:
         kept = [name for name in self.higher if first[name]]  # nothing is relative to zero
-        if not kept:
-            return math.nan
         then, now = ({name: each[name] for name in kept} for each in (first, values))
-        return -delta_m(now, then, self.higher, "objectives") / 100
+        return -delta_m(now, then, self.higher, "objectives") / 100 if kept else math.nan

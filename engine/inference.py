@@ -1,7 +1,7 @@
 """Predictions for a user's files, or samples of a GAN, as files and as printed rows.
 
     predictions.csv                             a line for each picture, or for each line of a table
-    <picture>-<map>.npy, <picture>-<map>.png    numbers and colors of a map; <map>.csv says what they mean
+    <picture>-<map>.npy, <picture>-<map>.png    numbers and colors of a map; <map>.csv is their legend
     samples.npy, samples.png, samples.csv       what a GAN made, and of which class
 
 Maps are written one after the other as they are made, the table at the end.
@@ -112,9 +112,8 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(
-            {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
-        )
+        for row in rows:
+            writer.writerow({key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()})
 
 
 _SHOWN = 10  # rows that are printed

@@ -112,11 +112,10 @@ def build_phase_optimizer(
 
 def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Processes) -> None:
     """Raise ConfigError if the balancer needs what this training loop does not have."""
-    if balancer.options.at == "subset" or (balancer.options.at == "features" and trainer.grad_accum_steps > 1):
-        remedy = "it is for a loop of your own" if balancer.options.at == "subset" else "use trainer.grad_accum_steps=1"
-        raise ConfigError(
-            f"balancer.at={balancer.options.at} is not possible here: {remedy}, or use balancer.at=shared"
-        )
+    at = balancer.options.at
+    if at == "subset" or (at == "features" and trainer.grad_accum_steps > 1):
+        remedy = "it is for a loop of your own" if at == "subset" else "use trainer.grad_accum_steps=1"
+        raise ConfigError(f"balancer.at={at} is not possible here: {remedy}, or use balancer.at=shared")
     size = min(trainer.batch_size, trainer.overfit or trainer.batch_size)
     if isinstance(balancer, BilevelBalancer) and (
         trainer.grad_accum_steps > 1 or trainer.compile or trainer.precision == "fp16" or size < 2 * processes.size

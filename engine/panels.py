@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from engine import figures
-from tasks.results import ResultKey
+from tasks.results import ResultKey, objectives_of
 
-MANY = 8  # with more objectives than colours, lines become rows of a heat map
+MANY = 8  # with more objectives than colors, lines become rows of a heat map
 _PAIRS = 28  # rows of the heat map of cosines: all pairs of eight objectives
 Rows = list[dict[str, str]]
 Series = tuple[list[float], list[float]]
@@ -33,7 +33,8 @@ def result_keys(metrics: Rows) -> list[ResultKey]:
 
 def learning(metrics: Rows, balance: Rows) -> Pictures:
     """Losses and results over epochs, and losses against each other: of many, those in conflict."""
-    keys, objectives = result_keys(metrics), _objectives(metrics)
+    keys = result_keys(metrics)
+    objectives = objectives_of(map(str, keys))
     loss_of = {name: str(ResultKey(name, "loss")) for name in objectives}
     if len(objectives) > MANY:
         for metric in dict.fromkeys(key.metric for key in keys):
@@ -72,7 +73,7 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
         lines = {name.removeprefix(kind + "/"): series(balance, name, "step") for name in names}
         return {name: line for name, line in lines.items() if line[0]}
 
-    order = _objectives(metrics)
+    order = objectives_of(map(str, result_keys(metrics)))
     losses, norms = all_of("loss"), all_of("norm")
     weights = all_of("weight") if len(losses) > 1 else {}  # one loss: nothing to balance
     weighted = {name: _product(line, losses[name]) for name, line in weights.items()}
@@ -127,10 +128,6 @@ def _heat_map(title: str, lines: Mapping[str, Series], xlabel: str, label: str) 
     x = max((x for x, _ in lines.values()), key=len)
     rows = {name: line[1] for name, line in lines.items() if len(line[0]) == len(x)}
     return figures.heat_map(title, x, rows, xlabel, label)
-
-
-def _objectives(metrics: Rows) -> list[str]:
-    return list(dict.fromkeys(key.objective for key in result_keys(metrics)))
 
 
 def _product(a: Series, b: Series) -> Series:

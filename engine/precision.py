@@ -22,9 +22,7 @@ def _has_bf16(device: torch.device) -> bool:
 class Precision:
     """fp32, or autocast to bf16 or fp16; fp16 scales losses so that small gradients survive.
 
-    Args:
-        name: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bf16 where the hardware has it, else fp32.
-        device: Where the model runs.
+    The name ``auto`` stands for bf16 where the hardware has it, else fp32.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:

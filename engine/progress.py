@@ -19,11 +19,8 @@ _ROWS = 8  # objectives that fit below the bar
 class Display:
     """A progress bar with a row per objective, and one line per epoch above. A context manager.
 
-    Where the output is no terminal, only the lines are printed, and :meth:`step` does nothing.
-
-    Args:
-        total: Steps of the whole run.
-        done: Steps that a resumed run has behind it.
+    Where the output is no terminal, only the lines are printed, and :meth:`step` does nothing. A run of ``total`` steps may
+    have ``done`` some before it was resumed.
     """
 
     def __init__(self, total: int, done: int = 0) -> None:
@@ -80,9 +77,8 @@ class Display:
 
     def epoch(self, number: int, total: int, train: Mapping[str, float], val: Mapping[str, float], best: bool) -> None:
         """Print the results of an epoch, keyed ``<objective>/<metric>``, in one line."""
-        self.say(
-            f"epoch {number}/{total}  train {_brief(train)}  |  val {_brief(val)}{'  (best so far)' if best else ''}"
-        )
+        note = "  (best so far)" if best else ""
+        self.say(f"epoch {number}/{total}  train {_brief(train)}  |  val {_brief(val)}{note}")
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -108,7 +104,5 @@ def _brief(values: Mapping[str, float]) -> str:
     groups: dict[str, list[float]] = {}
     for name, value in values.items():
         groups.setdefault(ResultKey.parse(name).metric, []).append(value)
-    return (
-        "  ".join(f"{metric} {sum(group) / len(group):.4g}" for metric, group in groups.items())
-        + f"  (means of {len(objectives)} objectives)"
-    )
+    means = "  ".join(f"{metric} {sum(group) / len(group):.4g}" for metric, group in groups.items())
+    return f"{means}  (means of {len(objectives)} objectives)"

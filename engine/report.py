@@ -19,9 +19,10 @@ from engine.page import cards, details, page, section, table
 from engine.panels import MANY, Pictures, Rows, balancing, learning, result_keys
 from engine.tracking import read_rows
 from tasks import CrossEntropy, SquaredError, Task
-from tasks.results import ResultKey, without_split
+from tasks.results import ResultKey, objectives_of, without_split
 
-_CARDS = ("accuracy", "macro_f1", "r2", "r2_usd", "mae_usd", "loss")
+#: Order of the results of an objective; others follow.
+_RANKS = {name: rank for rank, name in enumerate(("accuracy", "macro_f1", "r2", "r2_usd", "mae_usd", "loss"))}
 
 
 def write_report(
@@ -70,11 +71,11 @@ def _header(summary: Mapping[str, Any], rows: Rows) -> str:
 def _results(values: Mapping[str, float | None]) -> str:
     """A card per result; of many objectives, a card for each mean, and a table."""
     results = {ResultKey.parse(name): value for name, value in values.items()}
-    keys = sorted(results, key=lambda key: (key.objective, _rank(key.metric)))
-    objectives = list(dict.fromkeys(key.objective for key in keys))
+    keys = sorted(results, key=lambda key: (key.objective, _RANKS.get(key.metric, len(_RANKS))))
+    objectives = objectives_of(map(str, keys))
     if len(objectives) <= MANY:
         return cards({str(key): _number(results[key]) for key in keys})
-    metrics = sorted({key.metric for key in keys}, key=lambda metric: (_rank(metric), metric))
+    metrics = sorted({key.metric for key in keys}, key=lambda metric: (_RANKS.get(metric, len(_RANKS)), metric))
     means = {}
     for metric in metrics:
         known = [value for key in keys if key.metric == metric and (value := results[key]) is not None]
@@ -84,10 +85,6 @@ def _results(values: Mapping[str, float | None]) -> str:
         for o in objectives
     ]
     return cards(means) + details("Every objective", table(rows, ["objective", *metrics]))
-
-
-def _rank(metric: str) -> int:
-    return _CARDS.index(metric) if metric in _CARDS else len(_CARDS)
 
 
 def _number(value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ def evaluate_run(
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split must be train, val or test, got {split!r}")
     best = best_folder(folder)
-    config = evaluation_config(folder, protocol, batch_size, data_dir, device)
+    changes = {"trainer.device": device, "trainer.eval_batch_size": batch_size, "data_dir": data_dir}
+    config = evaluation_config(folder, changes, protocol)
     job = build(config)
     load_best(best, job.trained)
     size, workers = evaluation_size(config), config.trainer.num_workers
@@ -65,14 +66,8 @@ def evaluate_run(
     print(f"written to {path}")
 
 
-def evaluation_config(
-    folder: Path,
-    protocol: str | None = None,
-    batch_size: int | None = None,
-    data_dir: str | None = None,
-    device: str | None = None,
-) -> Config:
-    """The configuration of a run, with these options where they are given. Raises ConfigError."""
+def evaluation_config(folder: Path, changes: Mapping[str, Any], protocol: str | None = None) -> Config:
+    """The configuration of a run, with ``changes`` that are not ``None``. Raises ConfigError."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"run: there is no {path}; an evaluation needs the whole run folder, not only best/")
@@ -87,9 +82,7 @@ def evaluation_config(
     except (OmegaConfBaseException, YAMLError, AttributeError, TypeError) as error:
         raise ConfigError(f"run: {path} is damaged ({str(error).splitlines()[0]})") from None
     saved.trainer.compile = False
-    for key, value in (("device", device), ("eval_batch_size", batch_size)):
+    for key, value in changes.items():
         if value is not None:
-            saved.trainer[key] = value
-    if data_dir is not None:
-        saved.data_dir = data_dir
+            OmegaConf.update(saved, key, value)
     return validate(saved)

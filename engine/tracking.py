@@ -59,10 +59,9 @@ class Table:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row."""
+        cells = {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()}
         with saving(self.path):
-            self._writer.writerow(
-                {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()}
-            )
+            self._writer.writerow(cells)
 
     def flush(self) -> None:
         """Pass written rows to the operating system."""

@@ -29,7 +29,7 @@ def first_step(overrides):
     """The run after one step, and the report of that step."""
     run = train.build(engine.compose(overrides))
     run.model.train()
-    batch = next(engine.training_batches(run.splits.train, 4, 0, 0, 0, run.device, 0))
+    batch = next(engine.data.training_batches(run.splits.train, 4, 0, 0, 0, run.device, 0))
     (report,) = train.train_step(run, batch)
     return run, report
 

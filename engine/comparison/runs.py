@@ -33,7 +33,7 @@ FORMER_DIRECTIONS = {
 
 
 class ComparisonError(ValueError):
-    """Runs that cannot be compared; the message says what to do."""
+    """Runs that cannot be compared; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ def directions(runs: Sequence[FinishedRun]) -> dict[str, bool]:
 def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
     """Finished runs in and below folders, and the folders of runs that are not finished.
 
-    Raises:
-        ComparisonError: A place that does not exist, or nothing finished in all of them.
+    Raises ComparisonError for a place that does not exist, or nothing finished in all of them.
     """
     folders: dict[Path, None] = {}
     for place in places:

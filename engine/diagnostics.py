@@ -87,7 +87,7 @@ def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]],
         name: (event.device_time_total if cuda else event.cpu_time_total) / 1000 / count
         for name, event in events.items()
     }
-    columns = ["part", *(Column(name, justify="right") for name in ("ms", "share"))]
+    columns: list[str | Column] = ["part", *(Column(name, justify="right") for name in ("ms", "share"))]
     table = Table(*columns, title=f"{count} steps, {total:.3f} ms each", title_justify="left")
     for name, milliseconds in [*times.items(), ("the rest", total - sum(times.values()))]:
         table.add_row(name, f"{milliseconds:.3f}", f"{milliseconds / total:.1%}")

@@ -88,7 +88,7 @@ def write_samples(folder: Path, samples: Tensor, classes: Sequence[str]) -> None
             np.save(folder / "samples.npy", samples.numpy())
             figure = Figure(figsize=(5.6, 5.6), layout="constrained")
             axes = figure.add_subplot(aspect="equal")
-            axes.scatter(*samples.numpy().T, s=6, linewidths=0, color="#d97706")
+            axes.scatter(samples[:, 0].numpy(), samples[:, 1].numpy(), s=6, linewidths=0, color="#d97706")
             figure.savefig(folder / "samples.png", dpi=150)
         if classes:
             _write_table(folder / "samples.csv", _rows({"sample": range(1, len(classes) + 1), "class": classes}))

@@ -123,7 +123,7 @@ class Tracker:
     ) -> None:
         """One row per epoch and split."""
         row = {"epoch": epoch, "step": step, "split": split, "seconds": round(seconds, 3), "lr": lr}
-        self.metrics.write(row | values)
+        self.metrics.write({**row, **values})
         self.metrics.flush()
         self._send(with_split(values, split) | ({"lr": lr} if split == "train" else {}), step)
 

@@ -105,7 +105,7 @@ def place_model(model: Any, device: torch.device, trainer: TrainerConfig, proces
 
 
 def compile_model(model: Any) -> None:
-    """Compile trunk and heads in place, without the backward passes; ``state_dict`` keeps its names."""
+    """Compile trunk and heads in place, not the backward passes; ``state_dict`` stays the same."""
     # a backward through a compiled graph may otherwise free buffers that the next objective's backward needs
     torch._functorch.config.donated_buffer = False
     model.features = torch.compile(model.features)

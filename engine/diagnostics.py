@@ -57,7 +57,7 @@ _WARM_UP = 5
 
 
 def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]], folder: Path) -> dict[str, Any]:
-    """Take ``trainer.profile`` steps under torch's profiler; print a table, write ``trace.json``.
+    """Profile ``trainer.profile`` steps: print a table, write ``trace.json``.
 
     The parts are those named by :func:`balancing.spans.span`.
     """

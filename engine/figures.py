@@ -55,7 +55,7 @@ def curves(
     limits: tuple[float, float] | None = None,
     legend: bool = True,
 ) -> Figure:
-    """Lines over time; logarithmic where positive values span a factor of 50, smoothed if long.
+    """Lines over time, smoothed if long; logarithmic if positive values span a factor of 50.
 
     Args:
         title: Above the axes.
@@ -120,7 +120,7 @@ def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str) -> Fig
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """Which of the (N, M) points, all to be minimized, no other beats: as good everywhere and better somewhere."""
+    """(N,) Pareto front of (N, M) points to minimize: no other is as good in all and once better."""
     no_worse = (points[:, None] <= points[None]).all(2)
     better = (points[:, None] < points[None]).any(2)
     return np.logical_not((no_worse & better).any(0))
@@ -214,7 +214,7 @@ def _plain(axis: Axis) -> None:
 
 
 def new_axes(title: str, height: float = 2.7, left: float = 0.16, grid: bool = True) -> tuple[Figure, Axes]:
-    """Axes of 4.4 inches, the width of a phone; without ``grid``, with margins that fit the labels.
+    """Axes of 4.4 inches, a phone's width; without ``grid``, with margins that fit the labels.
 
     Margins are fixed otherwise, as computing them doubles the time.
     """

@@ -25,7 +25,7 @@ _HERE = "path/to/this/folder"
 
 
 def write_model_card(folder: Path, summary: Mapping[str, Any], model: nn.Module, task: Task) -> Path:
-    """Write ``README.md`` beside the weights in ``folder``; ``summary`` is that of ``summary.json``."""
+    """Write ``README.md`` beside the weights in ``folder``, from the run's ``summary.json``."""
     sections = [
         f"---\n{_front_matter(summary)}\n---",
         f"# {summary['model']} on {summary['task']}",

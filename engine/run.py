@@ -1,4 +1,4 @@
-"""A run: its parts, its progress, its checkpoint and summary, and its return from divergence."""
+"""A run: its parts, progress, checkpoint and summary, and its return from divergence."""
 
 from __future__ import annotations
 

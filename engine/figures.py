@@ -120,7 +120,7 @@ def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str) -> Fig
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """(N,) Pareto front of (N, M) points to minimize: no other is as good in all and once better."""
+    """(N,) Pareto front of (N, M) points to minimize: no other is as good and somewhere better."""
     no_worse = (points[:, None] <= points[None]).all(2)
     better = (points[:, None] < points[None]).any(2)
     return np.logical_not((no_worse & better).any(0))

@@ -39,7 +39,8 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
     """Make task, model, balancers and optimizers, in this order: each may need those before it."""
     trainer = config.trainer
     device = engine.resolve_device(trainer.device, processes)
-    engine.use_threads(trainer.num_threads)
+    if trainer.num_threads is not None:
+        torch.set_num_threads(trainer.num_threads)
     engine.seed_everything(config.seed, trainer.deterministic)
     with engine.constructing():
         task = create_task(**config.task)
@@ -70,11 +71,7 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
         engine.check_balancer(balancer, trainer, processes)
         if not balancer.measures:
             balancer.to(device)  # weights of losses are computed where the losses are, without waiting for the device
-        phases.append(
-            engine.build_phase_optimizer(
-                model, phase, balancer, config.optimizer, config.scheduler, trainer.balancer_lr, total_steps
-            )
-        )
+        phases.append(engine.build_phase_optimizer(model, phase, balancer, config, total_steps))
     precision, state = engine.Precision(trainer.precision, device), engine.State()
     return engine.Run(
         config, task, splits, model, arguments, phases, precision, device, per_epoch, total_steps, state, processes, ema
@@ -143,11 +140,7 @@ def look_ahead(
 
 
 def train_epoch(
-    run: engine.Run,
-    folder: Path,
-    tracker: engine.Tracker | None,
-    display: engine.Display,
-    stop: engine.StopRequest,
+    run: engine.Run, folder: Path, tracker: engine.Tracker | None, display: engine.Display, stop: engine.StopRequest
 ) -> None:
     """Train the steps that are left of the current epoch, or until a request to stop."""
     state, trainer = run.state, run.config.trainer
@@ -175,13 +168,8 @@ def train_epoch(
             first = state.step
             save(run, folder, tracker)
         if display.live and state.step % 10 == 0:
-            display.step(
-                state.step,
-                state.epoch + 1,
-                engine.mean_losses(run),
-                (state.step - first) / (time.perf_counter() - clock),
-                reports,
-            )
+            speed = (state.step - first) / (time.perf_counter() - clock)
+            display.step(state.step, state.epoch + 1, engine.mean_losses(run), speed, reports)
     engine.synchronize(run.device)
     state.seconds += time.perf_counter() - clock
 
@@ -305,9 +293,8 @@ def fit(
             engine.write_report(folder, job.task, test.predictions, engine.sample_pictures(job))
             engine.write_model_card(folder / "best", summary, job.trained, job.task)
         display.results(f"test, looked at {summary['tested']}", test.values)
-        display.say(
-            f"{summary['seconds']:.1f} s of training, {summary['samples_per_second']:.0f} samples/s; open {folder / 'report.html'}"
-        )
+        speed = f"{summary['seconds']:.1f} s of training, {summary['samples_per_second']:.0f} samples/s"
+        display.say(f"{speed}; open {folder / 'report.html'}")
     else:
         if tracker is not None:
             engine.write_report(folder, job.task, {})

@@ -88,3 +88,15 @@ class Composed(Balancer):
         super().next_epoch()
         self.loss_balancer.next_epoch()
         self.gradient_balancer.next_epoch()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        if f"{prefix}held" in state_dict:  # a state of an earlier version, in which the second method held the first
+            former = {key: state_dict.pop(key) for key in [*state_dict] if key.startswith(prefix)}
+            for key, value in former.items():
+                part, name = "gradient_balancer", key.removeprefix(prefix)
+                if name.startswith("before."):
+                    part, name = "loss_balancer", name.removeprefix("before.")
+                state_dict[f"{prefix}{part}.{name}"] = value
+            counters = {**former[f"{prefix}_extra_state"], "memory": {}}
+            state_dict |= {f"{prefix}held": former[f"{prefix}held"], f"{prefix}_extra_state": counters}
+        super()._load_from_state_dict(state_dict, prefix, *arguments)

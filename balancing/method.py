@@ -156,12 +156,11 @@ class Method(nn.Module):
         self.generator.set_state(state["generator"].cpu())
         self.memory = {key: value.clone() for key, value in state["memory"].items()}
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
-        if f"{prefix}held" in state_dict:
-            raise ValueError(
-                f"{self.name}: this state was saved by an earlier version, whose balancers had other names for theirs; "
-                "load it with that version, or begin with a fresh balancer"
-            )
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        weights = state_dict.pop(f"{prefix}held", None)  # a state of an earlier version, which had no cache
+        if weights is not None and "cache" in self._modules:
+            heads = state_dict.pop(f"{prefix}held_first", torch.ones_like(weights))
+            state_dict |= {f"{prefix}cache.weights": weights, f"{prefix}cache.heads": heads}
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def extra_repr(self) -> str:

@@ -1,41 +1,24 @@
 """Parts of a training run: configuration, data, optimizers, checkpoints, tracking, report."""
 
 from engine.arguments import ConfigError, constructing, resolve_arguments
-from engine.checkpoint import SaveError, load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
+from engine.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
+from engine.command_line import reporting
 from engine.config import Config, compose, saved_config, validate
-from engine.data import (
-    Split,
-    batch_size,
-    batches_per_epoch,
-    label_shares,
-    micro_batches,
-    training_batches,
-    weigh_losses,
-)
-from engine.device import (
-    compile_model,
-    describe_device,
-    own_threads,
-    place_model,
-    resolve_device,
-    synchronize,
-    use_threads,
-)
+from engine.data import Split, batches_per_epoch, label_shares, micro_batches, weigh_losses
+from engine.device import compile_model, describe_device, own_threads, place_model, resolve_device, synchronize
+from engine.diagnostics import describe_run, profile_run
 from engine.distributed import Processes, join_processes
-from engine.dry_run import describe_run
 from engine.environment import training_command
 from engine.evaluation import Evaluation, Selector, evaluate
-from engine.explain import reporting
 from engine.interrupts import StopRequest, interruptible
 from engine.model_card import write_model_card
 from engine.optimization import PhaseOptimizer, build_phase_optimizer, check_balancer
 from engine.precision import Precision
 from engine.prediction import model_config
-from engine.profiling import profile_run
 from engine.progress import Display
-from engine.recovery import Diverged, locate, roll_back
 from engine.report import write_report
 from engine.run import (
+    Diverged,
     Run,
     State,
     average_batchnorm_buffers,
@@ -43,24 +26,13 @@ from engine.run import (
     complete_folder,
     epoch_batches,
     evaluation_size,
+    locate,
     mean_losses,
     open_tracker,
     restore,
+    roll_back,
     sample_pictures,
     summarize,
 )
 from engine.seeding import seed_everything
 from engine.tracking import Tracker, make_run_dir
-
-__all__ = [
-    *("Config", "ConfigError", "Display", "Diverged", "Evaluation", "PhaseOptimizer", "Precision", "Processes"),
-    *("Run", "SaveError", "Selector", "Split", "State", "StopRequest", "Tracker", "average_batchnorm_buffers"),
-    *("batch_size", "batches_per_epoch", "build_phase_optimizer", "check_balancer", "checkpoint_state"),
-    *("compile_model", "complete_folder", "compose", "constructing", "describe_device", "describe_run"),
-    *("epoch_batches", "evaluate", "evaluation_size", "interruptible", "join_processes", "label_shares"),
-    *("load_checkpoint", "load_weights", "locate", "make_run_dir", "mean_losses", "micro_batches", "model_config"),
-    *("open_tracker", "own_threads", "place_model", "profile_run", "reporting", "resolve_arguments"),
-    *("resolve_device", "restore", "roll_back", "sample_pictures", "save_checkpoint", "save_weights", "saved_config"),
-    *("seed_everything", "summarize", "synchronize", "training_batches", "training_command", "use_threads"),
-    *("validate", "weigh_losses", "write_model_card", "write_report", "write_text"),
-]

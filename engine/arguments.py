@@ -12,8 +12,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 from engine.renames import renamed, renamed_value
 from tasks import Splits, Task
 
-__all__ = ["ConfigError", "check_arguments", "constructing", "did_you_mean", "resolve_arguments"]
-
 
 class ConfigError(ValueError):
     """A configuration that cannot run; the message names the key and the fix."""
@@ -47,9 +45,9 @@ def resolve_arguments(
             arguments[key] = {"name": inner, **options}
             continue
         try:
-            found = task.auto_value(key, splits) if value == "auto" else value
-            by_objective = isinstance(found, Mapping) and set(found) <= known
-            arguments[key] = _only(found, objectives) if value == "auto" or by_objective else found
+            actual = task.auto_value(key, splits) if value == "auto" else value
+            by_objective = isinstance(actual, Mapping) and set(actual) <= known
+            arguments[key] = _only(actual, objectives) if value == "auto" or by_objective else actual
         except KeyError:
             raise ConfigError(
                 f"{group} {section['name']!r} asks its task for {key!r}, which task {task.name!r} cannot say; "
@@ -82,13 +80,11 @@ def check_arguments(group: str, section: Mapping[str, Any], parameters: Mapping[
         if key not in parameters:
             unknown = f"{group} {section['name']!r} has no option {key!r}; {did_you_mean(key, parameters)}"
             raise ConfigError(renamed(f"{group}.{key}") or unknown)
-        if value == "auto" and group != "task":
-            continue  # filled in from the task
+        wanted, from_task = parameters[key].annotation, value == "auto" and group != "task"
         if problem := renamed_value(f"{group}.{key}", value):
             raise ConfigError(problem)
-        if not _fits(value, parameters[key].annotation):
-            wanted = _describe(parameters[key].annotation)
-            raise ConfigError(f"{group}.{key} must be {wanted}, got {value!r}")
+        if not from_task and not _fits(value, wanted):
+            raise ConfigError(f"{group}.{key} must be {_describe(wanted)}, got {value!r}")
 
 
 def _fits(value: Any, wanted: Any) -> bool:
@@ -97,8 +93,6 @@ def _fits(value: Any, wanted: Any) -> bool:
         return any(_fits(value, option) for option in arguments)
     if wanted is Any:
         return True
-    if wanted is None or wanted is type(None):
-        return value is None
     if origin is Literal:
         return value in arguments and not isinstance(value, bool)
     if origin is not None and issubclass(origin, Mapping):

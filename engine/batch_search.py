@@ -23,29 +23,19 @@ from engine.device import describe_device, resolve_device, synchronize
 from engine.run import Run
 from tasks import Batch
 
-__all__ = ["GIB", "Try", "bisect", "search", "take_two_steps", "with_reserve"]
-
 GIB = 2**30
 _RESERVE = 0.1
-_STEP = 8
 Step = Callable[[Run, Batch], Any]
 
 
 @dataclass(frozen=True)
 class Try:
-    """Memory and speed of two steps with one size.
+    """Memory and speed of two steps with one size."""
 
-    Attributes:
-        size: Samples per step.
-        memory: Bytes at the peak.
-        speed: Samples per second in the second step; 0 without one.
-        fits: Whether both steps stayed within the limit.
-    """
-
-    size: int
-    memory: int
-    speed: float
-    fits: bool
+    size: int  # samples per step
+    memory: int  # bytes at the peak
+    speed: float  # samples per second in the second step; 0 without one
+    fits: bool  # whether both steps stayed within the limit
 
 
 def search(config: Config, limit: int | None, build: Callable[[Config], Run], step: Step) -> int:
@@ -58,7 +48,7 @@ def search(config: Config, limit: int | None, build: Callable[[Config], Run], st
     if device.type not in ("cuda", "cpu") or (device.type == "cpu" and not Path("/proc/self/statm").exists()):
         raise ConfigError(f"on {device.type} of this system memory cannot be measured; use CUDA, or the CPU on Linux")
     limit = limit or _available(device)
-    unit = _STEP * config.trainer.grad_accum_steps
+    unit = 8 * config.trainer.grad_accum_steps
     _release(device)
     before = _resident() if device.type == "cpu" else 0
     run = build(config)
@@ -70,10 +60,10 @@ def search(config: Config, limit: int | None, build: Callable[[Config], Run], st
     tried: list[Try] = []
 
     def attempt(size: int) -> bool:
-        tried.append(take_two_steps(run, step, size, limit, before))
-        memory, speed = tried[-1].memory / GIB, tried[-1].speed
-        console.print(f"{size:>8}  {memory:>11.3f}  {f'{speed:.4g}' if tried[-1].fits else 'too large':>9}")
-        return tried[-1].fits
+        tried.append(last := take_two_steps(run, step, size, limit, before))
+        speed = f"{last.speed:.4g}" if last.fits else "too large"
+        console.print(f"{size:>8}  {last.memory / GIB:>11.3f}  {speed:>9}")
+        return last.fits
 
     largest = bisect(attempt, unit, most)
     if largest == 0:
@@ -98,10 +88,7 @@ def bisect(fits: Callable[[int], bool], unit: int, most: int) -> int:
     bad = size
     while bad - good > max(unit, good // 50):
         middle = (good + bad) // 2 // unit * unit
-        if fits(middle):
-            good = middle
-        else:
-            bad = middle
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
     return good
 
 
@@ -109,9 +96,9 @@ def with_reserve(tried: Sequence[Try], largest: int, limit: int, unit: int) -> i
     """The largest size that leaves a tenth of ``limit``, on a line through the measured memory."""
     known = sorted((each.size, each.memory) for each in tried if each.fits)
     (first, low), (last, high) = known[0], known[-1]
-    if high <= low:
-        return max(int(largest * (1 - _RESERVE)) // unit * unit, unit)
-    size = first + ((1 - _RESERVE) * limit - low) * (last - first) / (high - low)
+    size = largest * (1 - _RESERVE)
+    if high > low:
+        size = first + ((1 - _RESERVE) * limit - low) * (last - first) / (high - low)
     return min(max(int(size) // unit * unit, unit), largest)
 
 
@@ -145,10 +132,8 @@ def _available(device: torch.device) -> int:
     """Free bytes; on the CPU half of them, as each size may double the memory of the last."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024 // 2
-    return 0
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024 // 2
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,8 +17,6 @@ from torch import nn
 
 from engine.arguments import ConfigError
 
-__all__ = ["SaveError", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights", "saving", "write_text"]
-
 
 class SaveError(RuntimeError):
     """A file of the run that cannot be written; the message names it and the reason."""
@@ -30,10 +29,8 @@ def saving(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
         kept = "what it held before is kept" if path.exists() else "nothing is left of it"
-        raise SaveError(
-            f"cannot write {path} ({_reason(error)}); {kept}. "
-            "Make room or mend the permissions, then go on with resume=..."
-        ) from error
+        advice = "Make room or mend the permissions, then go on with resume=..."
+        raise SaveError(f"cannot write {path} ({_reason(error)}); {kept}. {advice}") from error
 
 
 @contextmanager
@@ -75,6 +72,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, its line ends as they are. Raises SaveError."""
     with _replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically, with null for numbers that are not finite. Raises SaveError."""
+    write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

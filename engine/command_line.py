@@ -1,20 +1,80 @@
-"""Commands that are functions: words ``key=value``, as for train.py, become their arguments."""
+"""Commands as functions of words ``key=value``, and errors of the user in one plain message."""
 
 from __future__ import annotations
 
 import inspect
+import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import make_dataclass
 from typing import Any
 
+import torch
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import balancing
+import tasks
 from engine.arguments import ConfigError, did_you_mean
-from engine.explain import reporting
+from engine.checkpoint import SaveError
+from engine.config import REGISTRIES, unknown_key
+from engine.renames import renamed
 
-__all__ = ["run_command"]
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """End the process with one line instead of a traceback.
+
+    Exit code 2 for bad input, 1 for a step or a file that failed, 0 for an interrupt before there was anything to save.
+    """
+    try:
+        yield
+    except (ConfigError, tasks.DataError) as error:
+        message, code = str(error), 2
+    except (HydraException, OmegaConfBaseException) as error:
+        message, code = explain(error), 2
+    except (balancing.BalancingError, SaveError) as error:
+        message, code = str(error), 1
+    except torch.distributed.DistError as error:
+        message, code = f"another process ended ({str(error).splitlines()[0]})", 1
+    except KeyboardInterrupt:
+        print("interrupted before the first step; nothing is lost, start again", file=sys.stderr)
+        sys.exit(0)
+    else:
+        return
+    rank = os.environ.get("RANK", "0")
+    print(f"error{'' if rank == '0' else f' in process {rank}'}: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def explain(error: Exception) -> str:
+    """Message about an error in the command line, with the nearest valid names."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = [option for option in error.options if not option.startswith("_")]
+        return f"unknown {group} {name!r}; {did_you_mean(name, options)}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read {error.override!r}: {str(error).splitlines()[0]}; quote special characters, like 'key=[1, 2]'"
+        )
+    text = "\n".join(str(part) for part in (error, error.__cause__) if part is not None)
+    unknown = re.search(r"Key '(?P<key>[^']+)' is not in struct", text)
+    if unknown:
+        full = re.search(r"full_key: (?P<key>\S+)", text)
+        key = full["key"] if full else unknown["key"]
+        section = key.rpartition(".")[0]
+        if section in REGISTRIES and not renamed(key):
+            option, (names, arguments) = key.rpartition(".")[2], REGISTRIES[section]
+            known = {name: set(arguments(name)) for name in names()}
+            owners = [name for name, options in known.items() if option in options]
+            if owners:
+                return f"this {section} has no option {option!r}; it is one of {', '.join(owners)}"
+            return f"{section} has no option {option!r}; {did_you_mean(option, set().union(*known.values()))}"
+        return unknown_key(key)
+    return text.splitlines()[0]
 
 
 def run_command(function: Callable[..., None], words: Sequence[str] | None, usage: str | None) -> None:

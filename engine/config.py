@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -19,8 +20,6 @@ import zoo
 from engine.arguments import ConfigError, check_arguments, constructing, did_you_mean
 from engine.options import check_options, option
 from engine.renames import renamed, translate
-
-__all__ = ["Config", "compose", "saved_config", "unknown_key", "validate"]
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 #: Group -> names of what is registered, and the parameters of one by its name.
@@ -129,8 +128,6 @@ class Config:
 
 def compose(overrides: Sequence[str] = ()) -> Config:
     """The configuration of ``python train.py <overrides>``. Raises as the command does."""
-    import hydra
-
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return validate(hydra.compose("train", overrides=list(overrides)))
 
@@ -142,33 +139,33 @@ def saved_config(content: Mapping[str, Any]) -> DictConfig:
     return OmegaConf.create(translate(content, {**known, "balancer": {*balancing.balancer_arguments("sum")}}))
 
 
-def known_keys() -> list[str]:
-    """Every key of the schema, dotted."""
-    groups = {name: vars(group) for name, group in vars(Config()).items() if is_dataclass(group)}
-    return [*vars(Config()), *(f"{name}.{key}" for name, group in groups.items() for key in group)]
+def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by their dotted keys; an empty section is a value."""
+    values: dict[str, Any] = {}
+    for key, value in section.items():
+        inner = isinstance(value, Mapping) and len(value) > 0
+        values |= flatten(value, f"{prefix}{key}.") if inner else {prefix + str(key): value}
+    return values
 
 
 def unknown_key(key: str) -> str:
     """Message about an unknown key, with the nearest names of the same section."""
-    section = key.rpartition(".")[0]
-    known = known_keys()
-    siblings = [name for name in known if name.rpartition(".")[0] == section]
+    groups = {name: vars(group) for name, group in vars(Config()).items() if is_dataclass(group)}
+    known = [*vars(Config()), *(f"{name}.{option}" for name, group in groups.items() for option in group)]
+    siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
     return renamed(key) or f"there is no key {key!r}; {did_you_mean(key, siblings or known)}"
 
 
 def validate(composed: DictConfig) -> Config:
     """Check types, names, arguments and ranges. Raises ConfigError at the first problem."""
-    plain = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(composed, resolve=True)
     plain.pop("hydra", None)
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     except ConfigKeyError as error:
-        key = str(error.full_key)
-        raise ConfigError(unknown_key(key)) from None
+        raise ConfigError(unknown_key(str(error.full_key))) from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
-    assert isinstance(config, Config)
     for module in config.imports:
         try:
             importlib.import_module(module)
@@ -195,8 +192,7 @@ def _with_defaults(before: Any) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"balancer.before: {error}") from None
     file = CONFIG_DIR / "balancer" / f"{chosen['name']}.yaml"
-    defaults = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
-    assert isinstance(defaults, dict)
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
     merged = {str(key): value for key, value in (defaults | chosen).items() if key != "defaults"}
     check_arguments("balancer.before", merged, parameters)
     return merged
@@ -208,18 +204,16 @@ def _check_values(config: Config) -> None:
         if getattr(config.logger, service) and (package is None or package.origin is None):  # a folder has no origin
             raise ConfigError(f"logger.{service}=true needs the package: pip install -e '.[{service}]'")
     trainer = config.trainer
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes, parts = int(os.environ.get("WORLD_SIZE", "1")), trainer.grad_accum_steps
     if trainer.overfit is not None and trainer.overfit < processes:
         raise ConfigError(f"trainer.overfit must be at least {processes}, got {trainer.overfit}")
     for name in ("trainer", "optimizer", "scheduler"):
         check_options(f"{name}.", getattr(config, name))
     check_options("", config)
-    if trainer.batch_size % trainer.grad_accum_steps:
+    if trainer.batch_size % parts:
+        raise ConfigError(f"trainer.grad_accum_steps={parts} must divide trainer.batch_size={trainer.batch_size}")
+    if trainer.batch_size % (processes * parts):
+        with_parts = f" with trainer.grad_accum_steps={parts}" if parts > 1 else ""
         raise ConfigError(
-            f"trainer.grad_accum_steps={trainer.grad_accum_steps} must divide trainer.batch_size={trainer.batch_size}"
-        )
-    if trainer.batch_size % (processes * trainer.grad_accum_steps):
-        raise ConfigError(
-            f"trainer.batch_size={trainer.batch_size} cannot be split over {processes} processes"
-            + (f" with trainer.grad_accum_steps={trainer.grad_accum_steps}" if trainer.grad_accum_steps > 1 else "")
+            f"trainer.batch_size={trainer.batch_size} cannot be split over {processes} processes{with_parts}"
         )

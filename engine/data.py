@@ -16,17 +16,6 @@ from engine.distributed import Processes
 from engine.seeding import epoch_order
 from tasks import Batch, DataError, Task, TensorData
 
-__all__ = [
-    "batch_indices",
-    "batch_size",
-    "batches_per_epoch",
-    "evaluation_batches",
-    "label_shares",
-    "micro_batches",
-    "training_batches",
-    "weigh_losses",
-]
-
 Split = TensorData | Dataset[Batch]
 Shares = list[dict[str, torch.Tensor]]
 
@@ -63,9 +52,9 @@ def training_batches(
         split.set_epoch(seed, epoch)
     order = epoch_order(len(split), seed, epoch)  # type: ignore[arg-type]
     chunks = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, batches_per_epoch(split, batch_size))]
-    parts = [len(chunk) // processes.size for chunk in chunks]
-    mine = [c[processes.rank * n : (processes.rank + 1) * n] for c, n in zip(chunks, parts, strict=True)]
-    yield from _batches(split, mine, device, workers)
+    sizes = [len(chunk) // processes.size for chunk in chunks]
+    parts = [c[processes.rank * n : (processes.rank + 1) * n] for c, n in zip(chunks, sizes, strict=True)]
+    yield from _batches(split, parts, device, workers)
 
 
 def evaluation_batches(
@@ -114,10 +103,8 @@ def micro_batches(batch: Batch, count: int) -> list[Batch]:
     count = min(count, batch_size(batch))
     inputs = [tensor.tensor_split(count) for tensor in batch.inputs]
     targets = {name: tensor.tensor_split(count) for name, tensor in batch.targets.items()}
-    return [
-        Batch(tuple(part[i] for part in inputs), {name: part[i] for name, part in targets.items()})
-        for i in range(count)
-    ]
+    pieces = range(count)
+    return [Batch(tuple(x[i] for x in inputs), {name: y[i] for name, y in targets.items()}) for i in pieces]
 
 
 def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, workers: int) -> Iterator[Batch]:
@@ -145,7 +132,7 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
 
 @contextmanager
 def _sigterm_blocked() -> Iterator[None]:
-    """Block SIGTERM in processes started in here, until they can tell who sent it."""
+    """Block SIGTERM in processes started in here, until they recognize its sender."""
     if not _SENDER_IS_KNOWN:
         yield
         return

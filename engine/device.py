@@ -6,24 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+import torch._functorch.config
+from torch import nn
 
 from engine.arguments import ConfigError
 from engine.config import TrainerConfig
 from engine.distributed import Processes, broadcast_model
 from tasks import Batch
 
-__all__ = [
-    *("compile_model", "describe_device", "move", "own_threads", "place_model", "resolve_device"),
-    *("synchronize", "use_threads"),
-]
-
 
 def resolve_device(name: str, processes: Processes = Processes()) -> torch.device:  # noqa: B008  it never changes
     """The torch device of a name. Raises ConfigError if it is not there.
 
-    ``auto`` is the accelerator if there is one, else the CPU. Of several processes on CUDA each has the device that it chose when it joined. ``cuda:N`` becomes the current device.
+    ``auto`` is the accelerator if there is one, else the CPU. Of several processes on CUDA each has the device that it chose
+    when it joined. ``cuda:N`` becomes the current device.
     """
     if processes.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
@@ -43,12 +39,6 @@ def resolve_device(name: str, processes: Processes = Processes()) -> torch.devic
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # events and random generators are those of the current one
     return device
-
-
-def use_threads(count: int | None) -> None:
-    """Set the CPU threads of one torch operation; ``None`` keeps torch's choice."""
-    if count is not None:
-        torch.set_num_threads(count)
 
 
 @contextmanager
@@ -71,11 +61,8 @@ def describe_device(device: torch.device) -> str:
 
 def move(batch: Batch, device: torch.device) -> Batch:
     """The batch on ``device``; copies from pinned memory overlap with computation."""
-
-    def to(tensor: Tensor) -> Tensor:
-        return tensor.to(device, non_blocking=True)
-
-    return Batch(tuple(to(t) for t in batch.inputs), {name: to(t) for name, t in batch.targets.items()})
+    targets = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.targets.items()}
+    return Batch(tuple(tensor.to(device, non_blocking=True) for tensor in batch.inputs), targets)
 
 
 def synchronize(device: torch.device) -> None:
@@ -118,12 +105,7 @@ def place_model(model: Any, device: torch.device, trainer: TrainerConfig, proces
 
 
 def compile_model(model: Any) -> None:
-    """Compile trunk and heads in place, without the balancer; ``state_dict`` keeps its names.
-
-    The several backward passes stay outside.
-    """
-    import torch._functorch.config
-
+    """Compile trunk and heads in place, not the backward passes; ``state_dict`` stays the same."""
     # a backward through a compiled graph may otherwise free buffers that the next objective's backward needs
     torch._functorch.config.donated_buffer = False
     model.features = torch.compile(model.features)

@@ -24,27 +24,18 @@ from torch import Tensor, nn
 from balancing.measuring.processes import average_over_processes
 from engine.arguments import ConfigError
 
-__all__ = ["Processes", "average_buffers", "broadcast_model", "join_processes"]
-
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)  # the first process may have to render or download a data set
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that train together; all call the same methods in the same order.
+    """The processes that train together; all call the same methods in the same order."""
 
-    Attributes:
-        rank: Number of this process; 0 writes all files.
-        size: How many there are.
-        local_rank: Number of this process on its machine.
-        control: The group for messages between processors: gloo, whatever carries the gradients.
-    """
-
-    rank: int = 0
+    rank: int = 0  # number of this process; 0 writes all files
     size: int = 1
-    local_rank: int = 0
-    control: dist.ProcessGroup | None = None
+    local_rank: int = 0  # number of this process on its machine
+    control: dist.ProcessGroup | None = None  # for messages between processors: gloo, whatever carries the gradients
 
     @property
     def main(self) -> bool:
@@ -62,10 +53,8 @@ class Processes:
                 results.append(action())
             try:
                 dist.barrier(self.control)
-            except dist.DistError:
-                raise
             except RuntimeError as error:  # gloo's, if the process whose turn it was has ended
-                raise dist.DistError(str(error)) from None
+                raise error if isinstance(error, dist.DistError) else dist.DistError(str(error)) from None
         return results[0]
 
     def broadcast(self, value: T | None) -> T:

@@ -9,7 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["command", "git_commit", "training_command", "versions"]
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 _PACKAGES = ("mozoo", "torch", "torchvision", "timm", "hydra-core", "torchmetrics", "numpy")
 
@@ -27,15 +28,9 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Commit of this code, ``-dirty`` if files differ; ``None`` outside a repository."""
+    root, describe = Path(__file__).resolve().parent.parent, "git describe --always --dirty --abbrev=12 --exclude=*"
     try:
-        root = Path(__file__).resolve().parent.parent
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        done = subprocess.run(describe.split(), cwd=root, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
@@ -49,12 +44,8 @@ def command() -> str:
 def training_command(folder: Path) -> str:
     """The command that trains the run in ``folder`` once more.
 
-    That is the command line, of a sweep what is left of it for this one run. A run that a script or a notebook started has
-    none; its configuration file takes the place of the words.
+    Of a sweep, what is left of it for this one run; of a run that a script or a notebook started, its configuration file.
     """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
     if not HydraConfig.initialized():
         config = ["--config-dir", str(folder), "--config-name", "config", "run_dir=null"]
         return shlex.join(["python", "train.py", *config, "hydra.run.dir=.", "hydra.output_subdir=null"])

@@ -21,20 +21,13 @@ from tasks import Batch, Splits, Task
 from tasks.results import ResultKey
 from tasks.scores import delta_m
 
-__all__ = ["Evaluation", "Selector", "evaluate"]
-
 
 @dataclass
 class Evaluation:
-    """Results of a split.
+    """Results of a split."""
 
-    Attributes:
-        values: ``<objective>/<metric>`` -> number; the loss is a metric.
-        predictions: Objective -> (predictions, labels).
-    """
-
-    values: dict[str, float]
-    predictions: dict[str, tuple[Tensor, Tensor]]
+    values: dict[str, float]  # by ``<objective>/<metric>``; the loss is a metric
+    predictions: dict[str, tuple[Tensor, Tensor]]  # objective -> (predictions, labels)
 
 
 @torch.no_grad()
@@ -58,7 +51,7 @@ def evaluate(
     metrics = {o.name: {key: spec.make().to(device) for key, spec in o.metrics.items()} for o in task.objectives}
     sums: dict[str, Any] = {o.name: 0.0 for o in task.objectives}
     counts: dict[str, Any] = {o.name: 0 for o in task.objectives}
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {o.name: [] for o in task.objectives}
+    kept: dict[str, list[tuple[Tensor, Tensor]]] = {o.name: [] for o in task.objectives}
     was_training = model.training
     model.eval()
     try:
@@ -80,8 +73,8 @@ def evaluate(
                 for key, spec in o.metrics.items():
                     metrics[o.name][key].update(spec.transform(prediction), spec.transform(label))
                 # maps have pictures of their own
-                if output.dim() <= 2 and sum(len(p) for p, _ in seen[o.name]) < 10_000:
-                    seen[o.name].append((prediction.flatten().cpu(), label.flatten().cpu()))
+                if output.dim() <= 2 and sum(len(p) for p, _ in kept[o.name]) < 10_000:
+                    kept[o.name].append((prediction.flatten().cpu(), label.flatten().cpu()))
     except _Stopped:
         return None
     finally:
@@ -89,22 +82,15 @@ def evaluate(
     sums_and_counts = torch.tensor([[sums[o.name], counts[o.name]] for o in task.objectives], device=device)
     totals = processes.all_reduce_sum(sums_and_counts)
     values: dict[str, float] = {}
-    predictions: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for o, (total, count) in zip(task.objectives, totals.tolist(), strict=True):
         known = count > 0
         own = {"loss": total / count if known else math.nan}
         # torchmetrics puts together what the processes saw
         own |= {key: float(m.compute()) if known else math.nan for key, m in metrics[o.name].items()}
         values |= {str(ResultKey(o.name, metric)): value for metric, value in own.items()}
-    for part in processes.gather(seen):
-        for name_of, pairs in part.items():
-            predictions.setdefault(name_of, []).extend(pairs)
-    return Evaluation(values, {key: _joined(pairs) for key, pairs in predictions.items() if pairs})
-
-
-def _joined(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    predicted, actual = zip(*pairs, strict=True)
-    return torch.cat(predicted), torch.cat(actual)
+    parts = processes.gather(kept)
+    pairs = {o.name: [*zip(*(pair for part in parts for pair in part[o.name]), strict=True)] for o in task.objectives}
+    return Evaluation(values, {key: (torch.cat(pair[0]), torch.cat(pair[1])) for key, pair in pairs.items() if pair})
 
 
 class _Stopped(Exception):
@@ -112,12 +98,7 @@ class _Stopped(Exception):
 
 
 def _batches(
-    split: Split,
-    batch_size: int,
-    device: torch.device,
-    workers: int,
-    stop: StopRequest | None,
-    processes: Processes,
+    split: Split, batch_size: int, device: torch.device, workers: int, stop: StopRequest | None, processes: Processes
 ) -> Iterator[Batch]:
     batches = evaluation_batches(split, batch_size, device, workers, processes)
     count = -(-len(split) // batch_size)  # type: ignore[arg-type]
@@ -132,7 +113,7 @@ class Selector:
 
     Args:
         rule: ``loss``: mean over objectives of the loss relative to the best constant prediction, which gives every
-            objective the same say whatever its unit. ``last``: the latest epoch. ``val/<objective>/<metric>``, or
+            objective the same weight whatever its unit. ``last``: the latest epoch. ``val/<objective>/<metric>``, or
             ``val/*/<metric>`` for the mean over objectives. Two that are published: ``gain``, mean over objectives of how much
             better the metrics are, relatively, than after the first epoch; and ``last10``, the latest epoch, and means over
             the last ten as results, for tasks whose validation split is their test split.
@@ -189,7 +170,5 @@ class Selector:
 
     def _gain(self, values: dict[str, float], first: dict[str, float]) -> float:
         kept = [name for name in self.higher if first[name]]  # nothing is relative to zero
-        if not kept:
-            return math.nan
         then, now = ({name: each[name] for name in kept} for each in (first, values))
-        return -delta_m(now, then, self.higher, "objectives") / 100
+        return -delta_m(now, then, self.higher, "objectives") / 100 if kept else math.nan

@@ -14,22 +14,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-__all__ = [
-    "COLORS",
-    "STYLES",
-    "confusion",
-    "curves",
-    "data_uri",
-    "front",
-    "heat_map",
-    "matrix",
-    "new_axes",
-    "scatter",
-    "trade_off",
-]
-
 COLORS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#be185d")
-STYLES = ("-", "-.", ":")  # of lines, once all colours are taken
+STYLES = ("-", "-.", ":")  # of lines, once all colors are taken
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -53,7 +39,7 @@ Series = tuple[Sequence[float], Sequence[float]]
 
 
 def data_uri(figure: Figure, crop: bool = False) -> str:
-    """The figure as an SVG image that needs nothing from outside; ``crop`` takes white margins off, and twice the time."""
+    """The figure as a self-contained SVG image; ``crop`` removes margins in twice the time."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight" if crop else None)
@@ -69,33 +55,33 @@ def curves(
     limits: tuple[float, float] | None = None,
     legend: bool = True,
 ) -> Figure:
-    """Lines over time; logarithmic where positive values span more than a factor of 50, smoothed over long noisy runs.
+    """Lines over time, smoothed if long; logarithmic if positive values span a factor of 50.
 
     Args:
         title: Above the axes.
         series: Label -> (x, y). A label that ends in `` train`` is drawn dashed.
         xlabel: Below the axes.
-        order: Objectives, so that each keeps its colour in every figure; a label is one, or one and its split.
+        order: Objectives, so that each keeps its color in every figure; a label is one, or one and its split.
         bands: Label of a series -> lower and upper end of the band around it.
         limits: Of the y axis; as the values need by default.
         legend: Whether to name the lines, if there are several.
     """
     figure, axes = new_axes(title)
     values = np.array([y for _, ys in series.values() for y in ys if np.isfinite(y)])
-    logarithmic = limits is None and len(values) > 0 and values.min() > 0 and values.max() > 50 * values.min()
+    logarithmic = limits is None and _spans_magnitudes(values)
     for index, (label, (x, y)) in enumerate(series.items()):
         objective = label.removesuffix(" train").removesuffix(" val")
         number = order.index(objective) if objective in order else index
-        colour = COLORS[number % len(COLORS)]
+        color = COLORS[number % len(COLORS)]
         style = "--" if label.endswith(" train") else STYLES[number // len(COLORS) % len(STYLES)]
         if bands and label in bands:
             low = np.maximum(bands[label][0], values.min() / 3) if logarithmic else bands[label][0]
-            axes.fill_between(x, low, bands[label][1], color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(x, low, bands[label][1], color=color, alpha=0.15, linewidth=0)
         if len(x) > 200:
-            axes.plot(x, y, color=colour, alpha=0.2, linewidth=0.8)
+            axes.plot(x, y, color=color, alpha=0.2, linewidth=0.8)
             x, y = _smooth(x, False), _smooth(y, logarithmic)
-        dot: Any = {"marker": "o", "markerfacecolor": "white" if style == "--" else colour} if len(x) < 3 else {}
-        axes.plot(x, y, style, color=colour, label=label, linewidth=1.6, **dot)
+        dot: Any = {"marker": "o", "markerfacecolor": "white" if style == "--" else color} if len(x) < 3 else {}
+        axes.plot(x, y, style, color=color, label=label, linewidth=1.6, **dot)
     if logarithmic:
         axes.set_yscale("log")
         _plain(axes.yaxis)
@@ -124,18 +110,17 @@ def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str) -> Fig
     axes.annotate(f"epoch {x[0][0]:.0f}", points[0], xytext=(0, 5), textcoords="offset points", fontsize=8, ha=side)
     axes.margins(0.12)
     for values, scale, axis in ((x[1], axes.set_xscale, axes.xaxis), (y[1], axes.set_yscale, axes.yaxis)):
-        if min(values) > 0 and max(values) > 50 * min(values):
+        if _spans_magnitudes(np.array(values)):
             scale("log")
             _plain(axis)
         else:
             axis.set_major_locator(MaxNLocator(4))
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """Which of the (N, M) points, all to be minimised, no other beats: as good everywhere and better somewhere."""
+    """(N,) Pareto front of (N, M) points to minimize: no other is as good and somewhere better."""
     no_worse = (points[:, None] <= points[None]).all(2)
     better = (points[:, None] < points[None]).any(2)
     return np.logical_not((no_worse & better).any(0))
@@ -144,24 +129,18 @@ def front(points: np.ndarray) -> np.ndarray:
 def heat_map(title: str, x: Sequence[float], rows: Mapping[str, Sequence[float]], xlabel: str, label: str) -> Figure:
     """Values over time, a row each, time from left to right.
 
-    Args:
-        title: Above the axes.
-        x: Where the values stand.
-        rows: Name -> a value for each of ``x``.
-        xlabel: Below the axes.
-        label: What the colours mean. ``cosine``: from -1, red, to 1, blue.
+    ``rows``: name -> a value for each of ``x``. ``label`` is what the colors mean; ``cosine``: from -1, red, to 1, blue.
     """
     values = np.array(list(rows.values()), dtype=float)
     columns = np.array_split(values, min(values.shape[1], 120), axis=1)
     smooth = np.stack([part.mean(1) for part in columns], axis=1)
-    figure, axes = new_axes(title, height=1.3 + 0.22 * len(rows), layout="constrained")
-    axes.grid(False)
+    figure, axes = new_axes(title, height=1.3 + 0.22 * len(rows), grid=False)
     margin = (x[-1] - x[0]) / max(len(x) - 1, 1) / 2 or 0.5
     extent = (x[0] - margin, x[-1] + margin, len(rows) - 0.5, -0.5)
-    logarithmic = label != "cosine" and smooth.min() > 0 and smooth.max() > 50 * smooth.min()
-    colours: Any = {"cmap": "RdBu", "vmin": -1, "vmax": 1} if label == "cosine" else {"cmap": "viridis"}
+    logarithmic = label != "cosine" and _spans_magnitudes(smooth)
+    colors: Any = {"cmap": "RdBu", "vmin": -1, "vmax": 1} if label == "cosine" else {"cmap": "viridis"}
     image = axes.imshow(
-        smooth, aspect="auto", extent=extent, interpolation="nearest", norm="log" if logarithmic else None, **colours
+        smooth, aspect="auto", extent=extent, interpolation="nearest", norm="log" if logarithmic else None, **colors
     )
     axes.set_yticks(range(len(rows)), labels=list(rows), fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
@@ -174,8 +153,7 @@ def heat_map(title: str, x: Sequence[float], rows: Mapping[str, Sequence[float]]
 
 def matrix(title: str, names: Sequence[str], table: np.ndarray, label: str) -> Figure:
     """A value in [-1, 1] for each pair of names; red is negative."""
-    figure, axes = new_axes(title, height=4.2, layout="constrained")
-    axes.grid(False)
+    figure, axes = new_axes(title, height=4.2, grid=False)
     image = axes.imshow(table, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     size = 8 if len(names) < 20 else 5
     axes.set_xticks(range(len(names)), labels=list(names), rotation=90, fontsize=size)
@@ -190,18 +168,16 @@ def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Se
     table = np.zeros((size, size))
     np.add.at(table, (actual, predicted), 1)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
-    figure, axes = new_axes(title, height=min(max(2.7, 0.32 * size + 1), 6.0), layout="constrained")
-    axes.grid(False)
+    figure, axes = new_axes(title, height=min(max(2.7, 0.32 * size + 1), 6.0), grid=False)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     if size <= 10:
         for i, j in np.ndindex(size, size):
-            colour = "white" if share[i, j] > 0.5 else "#334155"
-            axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=9, color=colour)
+            color = "white" if share[i, j] > 0.5 else "#334155"
+            axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=9, color=color)
     if size <= 30:
         axes.set_xticks(range(size), labels=list(classes), rotation=30, ha="right", fontsize=8)
         axes.set_yticks(range(size), labels=list(classes), fontsize=8)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set(xlabel="predicted", ylabel="true")
     return figure
 
 
@@ -215,9 +191,13 @@ def scatter(title: str, predicted: np.ndarray, actual: np.ndarray, unit: str) ->
         axes.pcolormesh(*edges, shade, cmap="Blues", vmin=-1, rasterized=True)
         ends = [float(actual[finite].min()), float(actual[finite].max())]
         axes.plot(ends, ends, color="#d97706", linewidth=1)
-    axes.set_xlabel(f"true ({unit})" if unit else "true")
-    axes.set_ylabel("predicted")
+    axes.set(xlabel=f"true ({unit})" if unit else "true", ylabel="predicted")
     return figure
+
+
+def _spans_magnitudes(values: np.ndarray) -> bool:
+    """Whether values are shown better on a logarithmic axis."""
+    return bool(values.size and values.min() > 0 and values.max() > 50 * values.min())
 
 
 def _smooth(values: Sequence[float], logarithmic: bool) -> list[float]:
@@ -233,13 +213,17 @@ def _plain(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def new_axes(title: str, height: float = 2.7, layout: Any = None, left: float = 0.16) -> tuple[Figure, Axes]:
-    """Axes of 4.4 inches, which is the width of a phone. Margins are fixed, as looking for them doubles the time, but
-    ``layout`` may ask for it where labels are long."""
+def new_axes(title: str, height: float = 2.7, left: float = 0.16, grid: bool = True) -> tuple[Figure, Axes]:
+    """Axes of 4.4 inches, a phone's width; without ``grid``, with margins that fit the labels.
+
+    Margins are fixed otherwise, as computing them doubles the time.
+    """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.4, height), layout=layout)
+        figure = Figure(figsize=(4.4, height), layout=None if grid else "constrained")
         axes = figure.add_subplot()
         axes.set_title(title, fontsize=11 if len(title) < 36 else 8)
-        if layout is None:
+        if grid:
             figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
+        else:
+            axes.grid(False)
     return figure, axes

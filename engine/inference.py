@@ -1,17 +1,120 @@
-"""Predictions for a user's files, or samples of a GAN, as files and as printed rows."""
+"""Predictions for a user's files, or samples of a GAN, as files and as printed rows.
+
+    predictions.csv                             a line for each picture, or for each line of a table
+    <picture>-<map>.npy, <picture>-<map>.png    numbers and colors of a map; <map>.csv is their legend
+    samples.npy, samples.png, samples.csv       what a GAN made, and of which class
+
+Maps are written one after the other as they are made, the table at the end.
+"""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
+from torchvision.utils import save_image
 
 from engine.arguments import ConfigError
 from engine.prediction import load_predictor
-from engine.prediction_files import input_files, write_predictions, write_samples
+from tasks import Prediction
 
-__all__ = ["predict"]
+_PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def input_files(path: Path) -> list[Path]:
+    """A file, or the pictures in and below a folder. Raises ConfigError if there are none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ConfigError(f"input: there is no {path}")
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    pictures = [file for file in files if file.suffix.lower() in _PICTURES] or [f for f in files if f.suffix == ".npy"]
+    if not pictures:
+        raise ConfigError(f"input: there are no pictures in {path} ({', '.join(sorted(_PICTURES))}, or .npy)")
+    stems: dict[Path, Path] = {}
+    for file in pictures:
+        other = stems.setdefault(file.with_suffix(""), file)
+        if other != file:
+            raise ConfigError(f"input: {other} and {file} would be written to the same files; rename one")
+    return pictures
+
+
+def write_predictions(
+    folder: Path, source: Path, predictions: Iterable[tuple[Path, Prediction]]
+) -> list[dict[str, str | float]]:
+    """Write the predictions of files of ``source``; returns the rows of ``predictions.csv``.
+
+    Raises ConfigError if ``folder`` cannot be written.
+    """
+    rows: list[dict[str, str | float]] = []
+    with _writing(folder):
+        for path, prediction in predictions:
+            name = path.relative_to(source) if source.is_dir() else Path(path.name)
+            for key, array in prediction.maps.items():
+                target = folder / name.with_name(f"{name.stem}-{key}.npy")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                np.save(target, array[0])  # maps are of one picture
+                if key in prediction.pictures:
+                    Image.fromarray(prediction.pictures[key][0]).save(target.with_suffix(".png"))
+            for key, legend in prediction.legends.items():
+                _write_table(folder / f"{key}.csv", _rows(legend))
+            table = path.suffix.lower() not in {*_PICTURES, ".npy"}
+            for number, row in enumerate(_rows(prediction.cells), start=1):
+                rows.append({"row": number, **row} if table else {"file": str(name), **row})
+        if rows:
+            _write_table(folder / "predictions.csv", rows)
+    return rows
+
+
+def write_samples(folder: Path, samples: Tensor, classes: Sequence[str]) -> None:
+    """Write images (N, C, H, W) or points (N, 2) as ``.npy`` and ``.png``, and their classes.
+
+    Images in [-1, 1] are saved as (N, H, W) or (N, H, W, C) in [0, 1]. Raises ConfigError if ``folder`` cannot be written.
+    """
+    with _writing(folder):
+        if samples.dim() == 4:
+            images = (samples.clamp(-1, 1) + 1) / 2
+            np.save(folder / "samples.npy", images.movedim(1, -1).squeeze(-1).numpy())
+            save_image(images, folder / "samples.png", nrow=len(set(classes)) or 8)
+        else:
+            np.save(folder / "samples.npy", samples.numpy())
+            figure = Figure(figsize=(5.6, 5.6), layout="constrained")
+            axes = figure.add_subplot(aspect="equal")
+            axes.scatter(samples[:, 0].numpy(), samples[:, 1].numpy(), s=6, linewidths=0, color="#d97706")
+            figure.savefig(folder / "samples.png", dpi=150)
+        if classes:
+            _write_table(folder / "samples.csv", _rows({"sample": range(1, len(classes) + 1), "class": classes}))
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Makes the folder; what keeps it from being written is a ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ConfigError(f"output: cannot write to {folder} ({error.strerror or error})") from error
+
+
+def _rows(columns: Mapping[str, Sequence[str | float]]) -> list[dict[str, str | float]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()})
+
 
 _SHOWN = 10  # rows that are printed
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from engine.distributed import Processes
-
-__all__ = ["StopRequest", "interruptible"]
 
 
 class StopRequest:
@@ -19,15 +17,12 @@ class StopRequest:
 
     Under torchrun a second one counts as the first, since its agent repeats what the terminal sent; it kills by itself
     after half a minute. Outside the main thread, where Python allows no handlers, signals are not handled.
-
-    Args:
-        processes: Among whom a stop is agreed on.
+    All ``processes`` stop together.
     """
 
     def __init__(self, processes: Processes | None = None) -> None:
-        self.asked = False
+        self.asked = self._agreed = False
         self._processes = processes or Processes()
-        self._agreed = False
         self._handling = ExitStack()
 
     def agreed(self) -> bool:
@@ -48,15 +43,9 @@ class StopRequest:
         self.asked = True
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> AbstractContextManager[None]:
     """Both signals raise KeyboardInterrupt in here, which cleans up unfinished files."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _handled_by(interrupt):
-        yield
+    return _handled_by(signal.default_int_handler)
 
 
 @contextmanager

@@ -21,20 +21,11 @@ from tasks.gan_task import GanTask
 from tasks.results import ResultKey
 from zoo import model_info
 
-__all__ = ["write_model_card"]
-
 _HERE = "path/to/this/folder"
 
 
 def write_model_card(folder: Path, summary: Mapping[str, Any], model: nn.Module, task: Task) -> Path:
-    """Write ``README.md`` beside the weights in ``folder``.
-
-    Args:
-        folder: Holds ``model.safetensors`` and ``config.json``.
-        summary: The content of ``summary.json``.
-        model: The model that was tested.
-        task: Its task.
-    """
+    """Write ``README.md`` beside the weights in ``folder``, from the run's ``summary.json``."""
     sections = [
         f"---\n{_front_matter(summary)}\n---",
         f"# {summary['model']} on {summary['task']}",
@@ -52,16 +43,9 @@ def write_model_card(folder: Path, summary: Mapping[str, Any], model: nn.Module,
 
 def _front_matter(summary: Mapping[str, Any]) -> str:
     names = summary["model"], summary["task"], summary["balancer"]
+    data_set = {"dataset_type": summary["task"], "dataset_name": summary["task"], "dataset_split": "test"}
     results = [
-        EvalResult(
-            task_type="other",
-            dataset_type=summary["task"],
-            dataset_name=summary["task"],
-            dataset_split="test",
-            metric_type=metric,
-            metric_name=f"{objective} {metric}",
-            metric_value=value,
-        )
+        EvalResult("other", metric_type=metric, metric_name=f"{objective} {metric}", metric_value=value, **data_set)
         for objective, metric, value in _metrics(summary)
         if metric != "loss" and math.isfinite(value)
     ]
@@ -83,9 +67,7 @@ def _metrics(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
 
 def _results(summary: Mapping[str, Any]) -> str:
     rows = "\n".join(
-        f"| {objective} | {metric} | {value:.4g} |"
-        if math.isfinite(value)
-        else f"| {objective} | {metric} | not finite |"
+        f"| {objective} | {metric} | {f'{value:.4g}' if math.isfinite(value) else 'not finite'} |"
         for objective, metric, value in _metrics(summary)
     )
     return (

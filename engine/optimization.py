@@ -14,12 +14,12 @@ from torch import nn
 
 from balancing import Balancer, BilevelBalancer, Phase
 from engine.arguments import ConfigError, did_you_mean
-from engine.config import SCHEDULES, OptimizerConfig, SchedulerConfig, TrainerConfig
+from engine.config import SCHEDULES, Config, OptimizerConfig, SchedulerConfig, TrainerConfig
 from engine.distributed import Processes
 
-__all__ = ["PhaseOptimizer", "build_phase_optimizer", "check_balancer"]
-
-_FUSED = ("adam", "adamw", "sgd")  # torch's own, with a kernel that updates all parameters at once
+# torch's own, with a kernel that updates all parameters at once. Not SGD: with momentum it fails if a parameter gets its first
+# gradient later than another, and begins with uninitialized memory after a first step that a GradScaler skips (torch 2.14.1).
+_FUSED = ("adam", "adamw")
 
 
 @dataclass
@@ -72,15 +72,10 @@ class PhaseOptimizer:
 
 
 def build_phase_optimizer(
-    model: Any,
-    phase: Phase,
-    balancer: Balancer,
-    optimizer: OptimizerConfig,
-    scheduler: SchedulerConfig,
-    balancer_lr: float,
-    total_steps: int,
+    model: Any, phase: Phase, balancer: Balancer, config: Config, total_steps: int
 ) -> PhaseOptimizer:
     """Optimizers and schedules over the networks of ``phase``. Raises ConfigError."""
+    optimizer, scheduler = config.optimizer, config.scheduler
     known = [str(name) for name in list_optimizers() if name != "adahessian"]  # it needs second derivatives
     if optimizer.name not in known:
         raise ConfigError(f"unknown optimizer {optimizer.name!r}; {did_you_mean(optimizer.name, known)}")
@@ -92,11 +87,10 @@ def build_phase_optimizer(
         )
     networks = {name: module for name, module in model.networks().items() if any(True for _ in module.parameters())}
     chosen = networks if phase.networks is None else {name: networks[name] for name in phase.networks}
+    needed = f"needs optimizer.per_network=true and one of {', '.join(networks)}"
     for name in optimizer.network_lr or {}:
         if not optimizer.per_network or name not in networks:
-            raise ConfigError(
-                f"optimizer.network_lr.{name}: needs optimizer.per_network=true and one of {', '.join(networks)}"
-            )
+            raise ConfigError(f"optimizer.network_lr.{name}: {needed}")
     whole: nn.Module = model if phase.networks is None else nn.ModuleDict(chosen)
     groups = chosen if optimizer.per_network else {"all": whole}
     rates = {name: (optimizer.network_lr or {}).get(name, optimizer.lr) for name in groups}
@@ -112,17 +106,16 @@ def build_phase_optimizer(
         optimizers=optimizers,
         schedulers=[schedule for schedule in schedules if schedule is not None],
         rates=rates,
-        balancer_optimizer=torch.optim.Adam(own, lr=balancer_lr) if own else None,
+        balancer_optimizer=torch.optim.Adam(own, lr=config.trainer.balancer_lr) if own else None,
     )
 
 
 def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Processes) -> None:
     """Raise ConfigError if the balancer needs what this training loop does not have."""
-    if balancer.options.at == "subset" or (balancer.options.at == "features" and trainer.grad_accum_steps > 1):
-        remedy = "it is for a loop of your own" if balancer.options.at == "subset" else "use trainer.grad_accum_steps=1"
-        raise ConfigError(
-            f"balancer.at={balancer.options.at} is not possible here: {remedy}, or use balancer.at=shared"
-        )
+    at = balancer.options.at
+    if at == "subset" or (at == "features" and trainer.grad_accum_steps > 1):
+        remedy = "it is for a loop of your own" if at == "subset" else "use trainer.grad_accum_steps=1"
+        raise ConfigError(f"balancer.at={at} is not possible here: {remedy}, or use balancer.at=shared")
     size = min(trainer.batch_size, trainer.overfit or trainer.batch_size)
     if isinstance(balancer, BilevelBalancer) and (
         trainer.grad_accum_steps > 1 or trainer.compile or trainer.precision == "fp16" or size < 2 * processes.size
@@ -141,10 +134,9 @@ def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> to
         if not get_optimizer_info(config.name).has_betas:
             raise ConfigError(f"optimizer.betas: optimizer {config.name!r} has none; set optimizer.betas=null")
         extra["betas"] = tuple(config.betas)
+    extra |= {"weight_decay": config.weight_decay, "momentum": config.momentum}
     try:
-        return create_optimizer_v2(
-            module, opt=config.name, lr=lr, weight_decay=config.weight_decay, momentum=config.momentum, **extra
-        )
+        return create_optimizer_v2(module, opt=config.name, lr=lr, **extra)
     # a package that is not installed, or a value out of range
     except (ImportError, RuntimeError, AssertionError, ValueError, IndexError) as error:
         raise ConfigError(f"optimizer {config.name!r} cannot be used here: {error}") from error

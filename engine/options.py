@@ -11,8 +11,6 @@ from typing import Any
 from engine.arguments import ConfigError
 from engine.renames import renamed_value
 
-__all__ = ["bounds", "check_options", "option"]
-
 _RULES = {
     "least": (lambda value, limit: value >= limit, "at least {}"),
     "below": (lambda value, limit: value < limit, "below {}"),

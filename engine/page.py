@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["cards", "details", "page", "section", "table"]
-
 _CSS = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #0f172a; background: #f8fafc; margin: 0 auto; max-width: 1180px; padding: 24px 16px; overflow-wrap: anywhere }
@@ -37,13 +35,9 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 
 def section(title: str, pictures: Iterable[tuple[str, str]], layout: str = "grid", note: str = "") -> str:
-    """Pictures (data URI, caption) under a heading; nothing without pictures and note.
+    """Pictures (data URI, caption) under a heading and a note; nothing without both.
 
-    Args:
-        title: The heading.
-        pictures: In the order in which they are shown.
-        layout: ``grid``: as many beside each other as fit; ``stack``: one below the other, none larger than it is.
-        note: Sentence below the heading.
+    ``layout``: ``grid``, as many beside each other as fit, or ``stack``, one below the other, none larger than it is.
     """
     shown = "".join(
         f'<figure><img alt="{html.escape(caption)}" src="{source}"><figcaption>{html.escape(caption)}</figcaption></figure>'
@@ -65,13 +59,7 @@ def cards(values: Mapping[str, str]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), best: Iterable[tuple[int, int]] = ()) -> str:
-    """A table that scrolls by itself where it is too wide.
-
-    Args:
-        rows: Cells, as plain text.
-        header: Above the columns, if any.
-        best: (row, column) of the cells in bold.
-    """
+    """A table of plain text that scrolls where it is too wide; ``best``: (row, column) in bold."""
     bold = set(best)
     lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in header)] if header else []
     for i, row in enumerate(rows):

@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from tasks.results import ResultKey
+from engine import figures
+from tasks.results import ResultKey, objectives_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["MANY", "Pictures", "Rows", "balancing", "learning", "result_keys", "series"]
-
-MANY = 8  # with more objectives than colours, lines become rows of a heat map
+MANY = 8  # with more objectives than colors, lines become rows of a heat map
 _PAIRS = 28  # rows of the heat map of cosines: all pairs of eight objectives
 Rows = list[dict[str, str]]
 Series = tuple[list[float], list[float]]
@@ -25,11 +21,9 @@ Pictures = Iterator[tuple[str, str]]  # data URI, caption
 
 def series(rows: Rows, name: str, x: str, split: str | None = None) -> Series:
     """(x, y) of the rows that have a finite value in column ``name``."""
-    points = [
-        (float(row[x]), float(row[name])) for row in rows if row.get(name) and (split is None or row["split"] == split)
-    ]
-    points = [(a, b) for a, b in points if math.isfinite(b)]
-    return [a for a, _ in points], [b for _, b in points]
+    rows = [row for row in rows if row.get(name) and (split is None or row["split"] == split)]
+    rows = [row for row in rows if math.isfinite(float(row[name]))]
+    return [float(row[x]) for row in rows], [float(row[name]) for row in rows]
 
 
 def result_keys(metrics: Rows) -> list[ResultKey]:
@@ -38,15 +32,9 @@ def result_keys(metrics: Rows) -> list[ResultKey]:
 
 
 def learning(metrics: Rows, balance: Rows) -> Pictures:
-    """Losses and results over epochs, and losses against each other.
-
-    Args:
-        metrics: Rows of ``metrics.csv``.
-        balance: Rows of ``balance.csv``, for the pairs that conflict most where not all can be shown.
-    """
-    from engine import figures  # matplotlib takes a second to import
-
-    keys, objectives = result_keys(metrics), _objectives(metrics)
+    """Losses and results over epochs, and losses against each other: of many, those in conflict."""
+    keys = result_keys(metrics)
+    objectives = objectives_of(map(str, keys))
     loss_of = {name: str(ResultKey(name, "loss")) for name in objectives}
     if len(objectives) > MANY:
         for metric in dict.fromkeys(key.metric for key in keys):
@@ -73,31 +61,21 @@ def learning(metrics: Rows, balance: Rows) -> Pictures:
         x, y = (series(metrics, loss_of[name], "epoch", "val") for name in (a, b))
         if len(x[0]) > 1 and x[0] == y[0]:
             figure = figures.trade_off(f"{a} against {b}", x, y, f"loss of {a}", f"loss of {b}")
-            yield (
-                figures.data_uri(figure),
-                "Validation losses, epoch by epoch; lower left is better for both. Filled: no other epoch beats it in both. "
-                "Ring: the last.",
-            )
+            note = "Validation losses, epoch by epoch; lower left is better for both. "
+            yield figures.data_uri(figure), f"{note}Filled: no other epoch beats it in both. Ring: the last."
 
 
 def balancing(balance: Rows, metrics: Rows) -> Pictures:
-    """Weights, gradients and conflicts over the steps of one phase.
-
-    Args:
-        balance: Rows of ``balance.csv``, those of the phase.
-        metrics: Rows of ``metrics.csv``, for the order of the objectives.
-    """
-    from engine import figures
+    """Weights, gradients and conflicts over the steps of one phase, whose rows ``balance`` are."""
 
     def all_of(kind: str) -> dict[str, Series]:
         names = [name for name in (balance[0] if balance else ()) if name.startswith(kind + "/")]
         lines = {name.removeprefix(kind + "/"): series(balance, name, "step") for name in names}
         return {name: line for name, line in lines.items() if line[0]}
 
-    order = _objectives(metrics)
-    weights, losses, norms = all_of("weight"), all_of("loss"), all_of("norm")
-    if len(losses) < 2:  # nothing to balance
-        weights = {}
+    order = objectives_of(map(str, result_keys(metrics)))
+    losses, norms = all_of("loss"), all_of("norm")
+    weights = all_of("weight") if len(losses) > 1 else {}  # one loss: nothing to balance
     weighted = {name: _product(line, losses[name]) for name, line in weights.items()}
     yield from _together("weights", weights, "step", "weight", "Weight of each objective's gradient.", order)
     note = "Weight times loss: how much each term asks for."
@@ -116,8 +94,6 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
 
 def _agreement(cosines: Mapping[str, Series], names: Sequence[str]) -> Pictures:
     """Cosines of all pairs over time; of many pairs, their means, and those in conflict."""
-    from engine import figures
-
     if not cosines:
         return
     caption = "Blue: the objectives' gradients agree; red: they conflict."
@@ -140,8 +116,6 @@ def _together(
     title: str, lines: Mapping[str, Series], xlabel: str, label: str, caption: str, order: Sequence[str] = ()
 ) -> Pictures:
     """Lines of all objectives in one picture; a heat map if they are many."""
-    from engine import figures
-
     lines = {name: line for name, line in lines.items() if line[0]}
     if len(lines) > MANY:
         yield figures.data_uri(_heat_map(title, lines, xlabel, label)), caption
@@ -151,19 +125,13 @@ def _together(
 
 def _heat_map(title: str, lines: Mapping[str, Series], xlabel: str, label: str) -> Figure:
     """A row per line; those with gaps, such as of skipped steps, are left out."""
-    from engine import figures
-
     x = max((x for x, _ in lines.values()), key=len)
     rows = {name: line[1] for name, line in lines.items() if len(line[0]) == len(x)}
     return figures.heat_map(title, x, rows, xlabel, label)
 
 
-def _objectives(metrics: Rows) -> list[str]:
-    return list(dict.fromkeys(key.objective for key in result_keys(metrics)))
-
-
 def _product(a: Series, b: Series) -> Series:
     """Product of two series where both have a value; a skipped step has losses, but no weights."""
-    other = dict(zip(*b, strict=True))
-    points = [(x, y * other[x]) for x, y in zip(*a, strict=True) if x in other]
-    return [x for x, _ in points], [y for _, y in points]
+    first, second = (dict(zip(*line, strict=True)) for line in (a, b))
+    x = [step for step in first if step in second]
+    return x, [first[step] * second[step] for step in x]

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Precision"]
-
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -24,9 +22,7 @@ def _has_bf16(device: torch.device) -> bool:
 class Precision:
     """fp32, or autocast to bf16 or fp16; fp16 scales losses so that small gradients survive.
 
-    Args:
-        name: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bf16 where the hardware has it, else fp32.
-        device: Where the model runs.
+    The name ``auto`` stands for bf16 where the hardware has it, else fp32.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -50,28 +46,25 @@ class Precision:
     ) -> bool:
         """Unscale, clip the norm of all gradients together, and step; False if it was skipped.
 
-        An fp16 overflow skips the step. The norm is computed if it is clipped, or if something can be done about one that is not finite: with ``skip``
-        there is no step then. Raises FloatingPointError otherwise, if no scaler handles it.
+        An fp16 overflow skips the step. The norm is computed if it is clipped, or if something can be done about one that is
+        not finite: with ``skip`` there is no step then. Raises FloatingPointError otherwise, if no scaler handles it.
         """
         if all(parameter.grad is None for parameter in parameters):
             return True  # the balancer skipped this step, as its report shows
-        optimizers = list(optimizers)
-        if self.scaler is not None:
+        optimizers, scaler = list(optimizers), self.scaler
+        if scaler is not None:
             for optimizer in optimizers:
-                self.scaler.unscale_(optimizer)
-        if max_grad_norm is not None or (on_nonfinite != "stop" and self.scaler is None):
+                scaler.unscale_(optimizer)
+        if max_grad_norm is not None or (on_nonfinite != "stop" and scaler is None):
             norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm or float("inf"))
-            if self.scaler is None and not bool(norm.isfinite()):
+            if scaler is None and not bool(norm.isfinite()):
                 if on_nonfinite == "skip":
                     return False
                 raise FloatingPointError("the norm of the gradients is not finite")
         for optimizer in optimizers:
-            if self.scaler is None:
-                optimizer.step()
-            else:
-                self.scaler.step(optimizer)
-        if self.scaler is None:
+            optimizer.step() if scaler is None else scaler.step(optimizer)
+        if scaler is None:
             return True
-        scale = self.scaler.get_scale()
-        self.scaler.update()
-        return self.scaler.get_scale() >= scale
+        scale = scaler.get_scale()
+        scaler.update()
+        return scaler.get_scale() >= scale

@@ -1,10 +1,9 @@
 """Predictions of the best weights of a run, for files of a user, in units of the data.
 
     best/config.json -> task, with its preprocessing state, and model
-    picture or CSV -> task.preprocess -> model -> task.decode -> Prediction
-    a GAN: noise -> task.sample
+    picture or CSV -> task.preprocess -> model -> task.decode -> Prediction; a GAN: noise -> task.sample
 
-The training data are not needed. :mod:`engine.prediction_files` writes what comes out.
+The training data are not needed.
 """
 
 from __future__ import annotations
@@ -29,8 +28,6 @@ from engine.run import Run
 from tasks import Prediction, Task, create_task
 from tasks.gan_task import GanTask
 from zoo import create_model, model_arguments
-
-__all__ = ["Predictor", "best_folder", "load_best", "load_predictor", "model_config"]
 
 
 def model_config(run: Run) -> dict[str, Any]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from balancing import BalanceReport
 from tasks.results import ResultKey, objectives_of
-
-__all__ = ["Display"]
 
 _ROWS = 8  # objectives that fit below the bar
 
@@ -22,26 +19,15 @@ _ROWS = 8  # objectives that fit below the bar
 class Display:
     """A progress bar with a row per objective, and one line per epoch above. A context manager.
 
-    Where the output is no terminal, only the lines are printed, and :meth:`step` does nothing.
-
-    Args:
-        total: Steps of the whole run.
-        done: Steps that a resumed run has behind it.
+    Where the output is no terminal, only the lines are printed, and :meth:`step` does nothing. A run of ``total`` steps may
+    have ``done`` some before it was resumed.
     """
 
     def __init__(self, total: int, done: int = 0) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            expand=True,
-        )
+        columns = ("{task.description}", BarColumn(bar_width=None), MofNCompleteColumn(), "{task.fields[speed]}")
+        times = (TimeElapsedColumn(), "left", TimeRemainingColumn())
+        self._bar = Progress(*columns, *times, console=self.console, expand=True)
         self._line = self._bar.add_task("starting", total=total, completed=done, speed="")
         self._live: Live | None = None
 
@@ -51,9 +37,7 @@ class Display:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -71,27 +55,18 @@ class Display:
         steps_per_second: float,
         reports: Sequence[BalanceReport] = (),
     ) -> None:
-        """Show where the run is.
+        """Show the steps done, the epoch (from 1), mean training losses, weights and conflicts.
 
-        Args:
-            step: Steps done.
-            epoch: Counted from 1.
-            losses: Objective -> its mean training loss in this epoch.
-            steps_per_second: Speed.
-            reports: Of the latest step, one per phase, for weights and conflicts. Reading them waits for the device.
+        ``reports`` are those of the latest step, one per phase. Reading them waits for the device.
         """
         if self._live is None:
             return
         speed = f"{steps_per_second:.0f} step/s" if steps_per_second >= 10 else f"{steps_per_second:.2g} step/s"
         self._bar.update(self._line, completed=step, description=f"epoch {epoch}", speed=speed)
-        weights: dict[str, float] = {}
-        for report in reports:
-            if report.weights is not None:
-                weights |= dict(zip(report.objectives, report.weights.tolist(), strict=True))
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("objective", no_wrap=True)
-        table.add_column("loss", justify="right")
-        table.add_column("weight", justify="right")
+        weighted = [(report.objectives, report.weights) for report in reports if report.weights is not None]
+        weights = {name: value for names, row in weighted for name, value in zip(names, row.tolist(), strict=True)}
+        columns = [Column("objective", no_wrap=True), *(Column(name, justify="right") for name in ("loss", "weight"))]
+        table = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
         for name, loss in list(losses.items())[:_ROWS]:
             table.add_row(Text(name), f"{loss:.4g}", f"{weights[name]:.4g}" if name in weights else "")
         notes = [f"and {len(losses) - _ROWS} more objectives"] if len(losses) > _ROWS else []
@@ -102,9 +77,8 @@ class Display:
 
     def epoch(self, number: int, total: int, train: Mapping[str, float], val: Mapping[str, float], best: bool) -> None:
         """Print the results of an epoch, keyed ``<objective>/<metric>``, in one line."""
-        self.say(
-            f"epoch {number}/{total}  train {_brief(train)}  |  val {_brief(val)}{'  (best so far)' if best else ''}"
-        )
+        note = "  (best so far)" if best else ""
+        self.say(f"epoch {number}/{total}  train {_brief(train)}  |  val {_brief(val)}{note}")
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -116,9 +90,7 @@ class Display:
         for name, value in values.items():
             key = ResultKey.parse(name)
             rows.setdefault(key.objective, []).append(f"{key.metric} {value:.4g}")
-        table = Table(title=title, title_justify="left")
-        table.add_column("objective")
-        table.add_column("results")
+        table = Table("objective", "results", title=title, title_justify="left")
         for objective, cells in rows.items():
             table.add_row(objective, "   ".join(cells))
         self.console.print(table)
@@ -132,7 +104,5 @@ def _brief(values: Mapping[str, float]) -> str:
     groups: dict[str, list[float]] = {}
     for name, value in values.items():
         groups.setdefault(ResultKey.parse(name).metric, []).append(value)
-    return (
-        "  ".join(f"{metric} {sum(group) / len(group):.4g}" for metric, group in groups.items())
-        + f"  (means of {len(objectives)} objectives)"
-    )
+    means = "  ".join(f"{metric} {sum(group) / len(group):.4g}" for metric, group in groups.items())
+    return f"{means}  (means of {len(objectives)} objectives)"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["renamed", "renamed_value", "translate"]
-
 #: Group -> old name of an option -> new one.
 _KEYS = {
     "trainer": {

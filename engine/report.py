@@ -7,24 +7,22 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from engine import figures
 from engine.checkpoint import write_text
 from engine.page import cards, details, page, section, table
 from engine.panels import MANY, Pictures, Rows, balancing, learning, result_keys
 from engine.tracking import read_rows
 from tasks import CrossEntropy, SquaredError, Task
-from tasks.results import ResultKey, without_split
+from tasks.results import ResultKey, objectives_of, without_split
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["write_report"]
-
-_CARDS = ("accuracy", "macro_f1", "r2", "r2_usd", "mae_usd", "loss")
+#: Order of the results of an objective; others follow.
+_RANKS = {name: rank for rank, name in enumerate(("accuracy", "macro_f1", "r2", "r2_usd", "mae_usd", "loss"))}
 
 
 def write_report(
@@ -37,13 +35,14 @@ def write_report(
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     metrics, balance = read_rows(folder / "metrics.csv"), read_rows(folder / "balance.csv")
     phases = list(dict.fromkeys(row["phase"] for row in balance))
+    samples = [(figures.data_uri(figure, crop=True), caption) for caption, figure in (pictures or {}).items()]
     parts = [_header(summary, metrics), section("Learning", learning(metrics, balance))]
     for phase in phases:
         title = "Balancing" if len(phases) == 1 else f"Balancing: {phase}"
         parts.append(section(title, balancing([row for row in balance if row["phase"] == phase], metrics)))
     parts += [
         section("Predictions on the test split", _predictions(task, predictions, summary["metrics"])),
-        section("Samples", _samples(pictures or {}), layout="stack"),
+        section("Samples", samples, layout="stack"),
         _repeat(folder, summary),
     ]
     write_text(folder / "report.html", page(f"{summary['model']} on {summary['task']}, {summary['balancer']}", parts))
@@ -72,11 +71,11 @@ def _header(summary: Mapping[str, Any], rows: Rows) -> str:
 def _results(values: Mapping[str, float | None]) -> str:
     """A card per result; of many objectives, a card for each mean, and a table."""
     results = {ResultKey.parse(name): value for name, value in values.items()}
-    keys = sorted(results, key=lambda key: (key.objective, _rank(key.metric)))
-    objectives = list(dict.fromkeys(key.objective for key in keys))
+    keys = sorted(results, key=lambda key: (key.objective, _RANKS.get(key.metric, len(_RANKS))))
+    objectives = objectives_of(map(str, keys))
     if len(objectives) <= MANY:
         return cards({str(key): _number(results[key]) for key in keys})
-    metrics = sorted({key.metric for key in keys}, key=lambda metric: (_rank(metric), metric))
+    metrics = sorted({key.metric for key in keys}, key=lambda metric: (_RANKS.get(metric, len(_RANKS)), metric))
     means = {}
     for metric in metrics:
         known = [value for key in keys if key.metric == metric and (value := results[key]) is not None]
@@ -88,10 +87,6 @@ def _results(values: Mapping[str, float | None]) -> str:
     return cards(means) + details("Every objective", table(rows, ["objective", *metrics]))
 
 
-def _rank(metric: str) -> int:
-    return _CARDS.index(metric) if metric in _CARDS else len(_CARDS)
-
-
 def _number(value: float | None) -> str:
     return f"{value:.4g}" if value is not None and math.isfinite(value) else "not finite"
 
@@ -99,12 +94,8 @@ def _number(value: float | None) -> str:
 def _predictions(
     task: Task, predictions: Mapping[str, tuple[Tensor, Tensor]], tested: Mapping[str, float | None]
 ) -> Pictures:
-    from engine import figures
-
-    shown = [
-        o for o in task.objectives if o.name in predictions and isinstance(o.criterion, CrossEntropy | SquaredError)
-    ]
-    rest = ""
+    kinds, rest = CrossEntropy | SquaredError, ""
+    shown = [o for o in task.objectives if o.name in predictions and isinstance(o.criterion, kinds)]
     if len(shown) > MANY:
         rest = f" The {MANY} objectives of {len(shown)} with the largest loss are shown."
         shown = sorted(shown, key=lambda o: -(tested.get(str(ResultKey(o.name, "loss", "test"))) or math.inf))[:MANY]
@@ -118,21 +109,9 @@ def _predictions(
             yield figures.data_uri(figure), "Darker: more samples; the line is a perfect prediction." + rest
 
 
-def _samples(pictures: Mapping[str, Figure]) -> Pictures:
-    from engine import figures
-
-    for caption, figure in pictures.items():
-        yield figures.data_uri(figure, crop=True), caption
-
-
 def _repeat(folder: Path, summary: Mapping[str, Any]) -> str:
-    facts = {
-        "commit": summary["git"] or "unknown",
-        "device": summary["device"],
-        "precision": summary["precision"],
-        "processes": summary["world_size"],
-        **summary["versions"],
-    }
+    facts = {"commit": summary["git"] or "unknown", **{key: summary[key] for key in ("device", "precision")}}
+    facts |= {"processes": summary["world_size"], **summary["versions"]}
     config = html.escape((folder / "config.yaml").read_text(encoding="utf-8"))
     return (
         f"<h2>Repeat this run</h2><pre>{html.escape(summary['command'])}</pre>"

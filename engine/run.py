@@ -1,4 +1,4 @@
-"""A run: its parts, its progress, its checkpoint and its summary."""
+"""A run: its parts, progress, checkpoint and summary, and its return from divergence."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from balancing import BalanceReport, NonFiniteError
+from balancing import BalanceReport, BalancingError, NonFiniteError
 from engine.arguments import ConfigError
-from engine.checkpoint import write_text
+from engine.checkpoint import load_checkpoint, write_text
 from engine.config import Config
-from engine.data import training_batches
+from engine.data import batch_indices, training_batches
 from engine.device import describe_device
 from engine.distributed import Processes, average_buffers
 from engine.environment import git_commit, versions
@@ -28,25 +29,8 @@ from engine.tracking import Tracker
 from tasks import Batch, Splits, Task
 from tasks.results import with_split
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = [
-    "Run",
-    "State",
-    "checkpoint_state",
-    "complete_folder",
-    "epoch_batches",
-    "evaluation_size",
-    "mean_losses",
-    "open_tracker",
-    "restore",
-    "average_batchnorm_buffers",
-    "summarize",
-    "sample_pictures",
-]
-
-_HOPELESS = 50
+_HOPELESS = 50  # steps in a row that are skipped
+_TRIES = 5  # returns to a checkpoint
 
 
 @dataclass
@@ -116,11 +100,11 @@ def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:
 
 def mean_losses(run: Run) -> dict[str, float]:
     """Training losses of the current epoch so far."""
+    state, phases = run.state, [optimizer.phase for optimizer in run.phases if optimizer.phase.name in run.state.sums]
     return {
-        name: value / run.state.counts[phase]
-        for phase, names in ((optimizer.phase.name, optimizer.phase.objectives) for optimizer in run.phases)
-        if phase in run.state.sums
-        for name, value in zip(names, run.state.sums[phase].tolist(), strict=True)
+        name: value / state.counts[phase.name]
+        for phase in phases
+        for name, value in zip(phase.objectives, state.sums[phase.name].tolist(), strict=True)
     }
 
 
@@ -186,9 +170,8 @@ def restore(run: Run, saved: Mapping[str, Any]) -> None:
 def complete_folder(run: Run, folder: Path) -> None:
     """Check or write the files that a resumed run needs besides ``last.pt``. Raises ConfigError."""
     if run.state.best_epoch > 0 and not (folder / "best" / "model.safetensors").is_file():
-        raise ConfigError(
-            f"resume: there is no {folder / 'best'}, the weights of epoch {run.state.best_epoch}; restore it"
-        )
+        weights = f"{folder / 'best'}, the weights of epoch {run.state.best_epoch}"
+        raise ConfigError(f"resume: there is no {weights}; restore it")
     if run.processes.main and not (folder / "config.yaml").is_file():
         write_text(folder / "config.yaml", OmegaConf.to_yaml({**run.settings, "resume": None}))
 
@@ -230,3 +213,38 @@ def summarize(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
         "git": git_commit(),
         "command": state.command,
     }
+
+
+class Diverged(BalancingError):
+    """Training met a number that is not finite."""
+
+
+def locate(run: Run, error: Exception) -> BalancingError:
+    """The same error with its step and, if numbers are not finite, samples and advice."""
+    state = run.state
+    if not isinstance(error, (NonFiniteError, FloatingPointError)):
+        return BalancingError(f"step {state.step + 1}: {error}")
+    split, size = run.splits.train, run.config.trainer.batch_size
+    step = state.step - (isinstance(error, NonFiniteError) and error.late)
+    epoch, number = divmod(step, run.steps_per_epoch)
+    indices = batch_indices(split, size, run.config.seed, epoch, number).tolist()
+    shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+    hint = "; a lower optimizer.lr or trainer.max_grad_norm=1 often helps, trainer.on_nonfinite=rollback goes back by itself"
+    hint = "" if run.config.trainer.on_nonfinite == "rollback" else hint
+    return Diverged(f"step {step + 1}, training samples {shown}: {error}{hint}")
+
+
+def roll_back(run: Run, folder: Path, tracker: Tracker | None, error: Diverged) -> Tracker | None:
+    """Return to the last checkpoint, with half the learning rate. Raises ``error`` after 5.
+
+    Returns a new tracker; the old one is closed.
+    """
+    if run.config.trainer.on_nonfinite != "rollback" or run.state.rollbacks == _TRIES:
+        raise error
+    done = run.state.rollbacks + 1
+    restore(run, load_checkpoint(folder / "last.pt"))
+    run.state.rollbacks = done
+    torch.manual_seed(run.config.seed + done)  # other noise, in case that it was the noise
+    if tracker is not None:
+        tracker.close()
+    return open_tracker(run, folder, resumed=True)

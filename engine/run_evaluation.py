@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from engine.arguments import ConfigError
-from engine.checkpoint import write_text
+from engine.checkpoint import write_json
 from engine.config import Config, saved_config, validate
 from engine.device import describe_device
 from engine.environment import command, git_commit, versions
@@ -23,8 +21,6 @@ from engine.progress import Display
 from engine.run import Run, evaluation_size
 from tasks import task_arguments
 from tasks.results import with_split
-
-__all__ = ["evaluate_run", "evaluation_config"]
 
 
 def evaluate_run(
@@ -44,7 +40,8 @@ def evaluate_run(
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split must be train, val or test, got {split!r}")
     best = best_folder(folder)
-    config = evaluation_config(folder, protocol, batch_size, data_dir, device)
+    changes = {"trainer.device": device, "trainer.eval_batch_size": batch_size, "data_dir": data_dir}
+    config = evaluation_config(folder, changes, protocol)
     job = build(config)
     load_best(best, job.trained)
     size, workers = evaluation_size(config), config.trainer.num_workers
@@ -52,14 +49,12 @@ def evaluate_run(
     assert evaluation is not None  # there is no request to stop
     shown = f", protocol {protocol}" if protocol else ""
     Display(0).results(f"{split}{shown}, best weights of {folder}", evaluation.values)
-    # JSON has no NaN
-    values = {name: value if math.isfinite(value) else None for name, value in evaluation.values.items()}
     result = {
         "run": str(folder),
         "split": split,
         "protocol": protocol,
         "batch_size": size,
-        "metrics": with_split(values, split),
+        "metrics": with_split(evaluation.values, split),
         "device": describe_device(job.device),
         "precision": job.precision.name,
         "versions": versions(),
@@ -67,18 +62,12 @@ def evaluate_run(
         "command": command(),
     }
     path = folder / f"{'-'.join(filter(None, ('evaluation', split, protocol)))}.json"
-    write_text(path, json.dumps(result, indent=2) + "\n")
+    write_json(path, result)
     print(f"written to {path}")
 
 
-def evaluation_config(
-    folder: Path,
-    protocol: str | None = None,
-    batch_size: int | None = None,
-    data_dir: str | None = None,
-    device: str | None = None,
-) -> Config:
-    """The configuration of a run, with these options where they are given. Raises ConfigError."""
+def evaluation_config(folder: Path, changes: Mapping[str, Any], protocol: str | None = None) -> Config:
+    """The configuration of a run, with ``changes`` that are not ``None``. Raises ConfigError."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"run: there is no {path}; an evaluation needs the whole run folder, not only best/")
@@ -93,9 +82,7 @@ def evaluation_config(
     except (OmegaConfBaseException, YAMLError, AttributeError, TypeError) as error:
         raise ConfigError(f"run: {path} is damaged ({str(error).splitlines()[0]})") from None
     saved.trainer.compile = False
-    for key, value in (("device", device), ("eval_batch_size", batch_size)):
+    for key, value in changes.items():
         if value is not None:
-            saved.trainer[key] = value
-    if data_dir is not None:
-        saved.data_dir = data_dir
+            OmegaConf.update(saved, key, value)
     return validate(saved)

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["epoch_order", "load_rng_state", "rng_state", "seed_everything"]
-
 
 def seed_everything(seed: int, deterministic: bool) -> None:
     """Seed Python and torch on every device; optionally choose deterministic kernels."""

@@ -14,9 +14,7 @@ from omegaconf import OmegaConf
 
 from engine.arguments import ConfigError
 from engine.checkpoint import saving, write_text
-from engine.config import LoggerConfig
-
-__all__ = ["Service", "start_services"]
+from engine.config import LoggerConfig, flatten
 
 
 class Service(Protocol):
@@ -28,17 +26,10 @@ class Service(Protocol):
 
 
 def start_services(folder: Path, logger: LoggerConfig, steps: int | None) -> list[Service]:
-    """The services that ``logger`` chooses, with the configuration in ``config.yaml``.
+    """The services that ``logger`` chooses, for the run in ``folder``.
 
-    A resumed run goes on under the name that a service gave it, which ``services.json`` in its folder remembers.
-
-    Args:
-        folder: The run folder.
-        logger: Which services to use.
-        steps: That a resumed run has behind it; ``None`` for a new one.
-
-    Raises:
-        ConfigError: A service refuses to start.
+    A run that is resumed after ``steps`` keeps the names that services gave it, which are in ``services.json``.
+    Raises ConfigError if a service does not start.
     """
     services: list[Service] = [TensorBoard(folder, steps)] if logger.tensorboard else []
     file = folder / "services.json"
@@ -132,7 +123,7 @@ class MLflow:
                 )
                 run = self._client.create_run(number, run_name="/".join(folder.absolute().parts[-2:]))
                 names["mlflow"] = run.info.run_id
-                parameters = [Param(key, str(value)[:500]) for key, value in _flat(_configuration(folder)).items()]
+                parameters = [Param(key, str(value)[:500]) for key, value in flatten(_configuration(folder)).items()]
                 for i in range(0, len(parameters), 100):
                     self._client.log_batch(names["mlflow"], params=parameters[i : i + 100])
         except (MlflowException, ImportError) as error:  # some stores need a package of their own
@@ -162,11 +153,3 @@ class MLflow:
 
 def _configuration(folder: Path) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by their dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in section.items():
-        values |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + str(key): value}
-    return values

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from balancing import BalanceReport
 from engine.arguments import ConfigError
-from engine.checkpoint import saving, write_text
+from engine.checkpoint import saving, write_json, write_text
 from engine.config import LoggerConfig
 from engine.services import start_services
 from tasks.results import with_split
 
-__all__ = ["Table", "Tracker", "make_run_dir"]
-
 
 def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
     """A new folder ``outputs/<name>/<timestamp>-seed<k>``, or ``chosen``. Raises ConfigError."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
+    candidates = [Path("outputs", name, stem + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
     if chosen is not None:
-        folder = Path(chosen)
+        candidates = [folder := Path(chosen)]
         if folder.is_dir() and any(folder.iterdir()):
-            raise ConfigError(
-                f"run_dir: {folder} is not empty; choose another folder, or continue its run with resume={folder}"
-            )
-        candidates = [folder]
-    else:
-        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
-        candidates = [Path("outputs", name, stem + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
+            remedy = f"choose another folder, or continue its run with resume={folder}"
+            raise ConfigError(f"run_dir: {folder} is not empty; {remedy}")
     for folder in candidates:
         try:
             folder.mkdir(parents=True, exist_ok=chosen is not None)
@@ -46,20 +39,15 @@ def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
 
 
 class Table:
-    """A CSV file that grows a row at a time.
+    """A CSV file that grows a row at a time; missing values are left empty.
 
-    Args:
-        path: The file.
-        columns: Its header; missing values are left empty.
-        keep: Whether a resumed run keeps a row of the file, given as strings.
-
-    Raises:
-        SaveError: It cannot be written; so do all methods.
+    ``keep`` decides which rows of an earlier file stay, given as strings. All methods raise SaveError if the file cannot be
+    written.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], keep: Any = None) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], keep: Callable[[dict[str, str]], bool]) -> None:
         self.path = path
-        rows = [row for row in read_rows(path) if keep is not None and keep(row)]
+        rows = [row for row in read_rows(path) if keep(row)]
         start = io.StringIO(newline="")
         writer = csv.DictWriter(start, columns, restval="")
         writer.writeheader()
@@ -71,10 +59,9 @@ class Table:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row."""
+        cells = {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()}
         with saving(self.path):
-            self._writer.writerow(
-                {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()}
-            )
+            self._writer.writerow(cells)
 
     def flush(self) -> None:
         """Pass written rows to the operating system."""
@@ -101,9 +88,9 @@ class Tracker:
     Args:
         folder: The run folder.
         results: Column names of an evaluation.
-        objectives: Of all phases, for the columns of ``balance.csv``.
+        objectives: Of all phases.
         logger: Which services to use.
-        done: (epochs, steps) that a resumed run has behind it; later rows are dropped.
+        done: (epochs, steps) before a resume; later rows are dropped.
     """
 
     def __init__(
@@ -135,14 +122,10 @@ class Tracker:
         self, epoch: int, step: int, split: str, seconds: float, lr: float, values: Mapping[str, float]
     ) -> None:
         """One row per epoch and split."""
-        self.metrics.write(
-            {"epoch": epoch, "step": step, "split": split, "seconds": round(seconds, 3), "lr": lr, **values}
-        )
+        row = {"epoch": epoch, "step": step, "split": split, "seconds": round(seconds, 3), "lr": lr}
+        self.metrics.write({**row, **values})
         self.metrics.flush()
-        self._send(
-            with_split(values, split) | ({"lr": lr} if split == "train" else {}),
-            step,
-        )
+        self._send(with_split(values, split) | ({"lr": lr} if split == "train" else {}), step)
 
     def log_balance(self, step: int, epoch: int, phase: str, values: Mapping[str, float]) -> None:
         """One row of losses, weights and gradients of a step."""
@@ -151,10 +134,9 @@ class Tracker:
 
     def log_report(self, step: int, epoch: int, phase: str, report: BalanceReport) -> None:
         """The same from a report; numbers on a device are written with the next ones."""
-        arrived = report.losses.device.type == "cpu"
         self._write_late(before=step)
         self._late.append((step, epoch, phase, report.to_host()))
-        if arrived:
+        if report.losses.device.type == "cpu":
             self._write_late()
 
     def _write_late(self, before: int | None = None) -> None:
@@ -175,9 +157,9 @@ class Tracker:
                 service.log(values, step)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json``, with null for numbers that are not finite."""
+        """Write ``summary.json``."""
         self._status = summary["status"]
-        write_text(self.folder / "summary.json", json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+        write_json(self.folder / "summary.json", summary)
 
     def flush(self) -> None:
         """Bring the files up to date with what was logged."""
@@ -195,9 +177,3 @@ class Tracker:
         self._send_all()
         for service in self._services:
             service.close(self._status)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

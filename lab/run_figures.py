@@ -232,7 +232,7 @@ def _predicted(objective: str, runs: Runs) -> tuple[Objective, Tensor, Tensor]:
 def _load(runs: Runs) -> engine.Run:
     """The first of the runs with its best weights, on the CPU."""
     folder = next(iter(runs.values()))
-    job = train.build(evaluation_config(folder, device="cpu"))
+    job = train.build(evaluation_config(folder, {"trainer.device": "cpu"}))
     load_best(best_folder(folder), job.trained)
     job.trained.eval()
     return job

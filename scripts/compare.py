@@ -5,7 +5,7 @@ python scripts/compare.py outputs/*-diamonds-* --baseline realtime   # relative 
 python scripts/compare.py outputs/dense-rooms-* --single-task        # relative to balancer=single, objective by objective
 python scripts/compare.py outputs --metrics cut/accuracy price/r2    # what delta-m, rank and front are made of
 
-Writes comparison.html, comparison.md and comparison.csv. docs/comparing.md says what each column means.
+Writes comparison.html, comparison.md and comparison.csv. docs/comparing.md describes each column.
 """
 
 from __future__ import annotations

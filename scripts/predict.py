@@ -6,7 +6,7 @@ python scripts/predict.py run=outputs/<run> input=stones.csv           # a table
 python scripts/predict.py run=outputs/<run> samples=64 seed=1          # a GAN
 
 run may also be a folder that holds model.safetensors and config.json, such as best/ or a download from a model hub. Without
-output, the files go to <run>/predictions/<input>. device=cuda chooses the device. docs/using.md tells what each task reads.
+output, the files go to <run>/predictions/<input>. device=cuda chooses the device. docs/using.md lists what each task reads.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def first_step(overrides):
     """The run after one step, and the report of that step."""
     run = train.build(engine.compose(overrides))
     run.model.train()
-    batch = next(engine.training_batches(run.splits.train, 4, 0, 0, 0, run.device, 0))
+    batch = next(engine.data.training_batches(run.splits.train, 4, 0, 0, 0, run.device, 0))
     (report,) = train.train_step(run, batch)
     return run, report
 
@@ -39,6 +39,15 @@ def gradients(run):
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_sgd_trains_parameters_that_get_their_first_gradients_at_different_steps(stones, tmp_path):
+    """torch's fused kernel cannot, with momentum; see ``engine.optimization``."""
+    overrides = ("balancer=alternating", "optimizer=sgd", "trainer.max_steps=4", "trainer.batch_size=32")
+    config = engine.compose([f"task.csv={stones}", f"run_dir={tmp_path / 'run'}", "trainer.device=cpu", *overrides])
+    assert train.run(config)["steps"] == 4
+    (phase,) = train.build(config).phases
+    assert [each.defaults["fused"] for each in phase.optimizers.values()] == [None]
 
 
 @pytest.mark.parametrize("balancer", ["sum", "mgda"])
@@ -120,7 +129,7 @@ def test_what_cannot_be_trained_is_one_message(stones, overrides, problem):
 def test_threads_of_a_run_do_not_outlast_it():
     before = torch.get_num_threads()
     with engine.own_threads():
-        engine.use_threads(before + 1)
+        torch.set_num_threads(before + 1)
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 

@@ -90,7 +90,7 @@ def test_out_of_memory_is_a_size_that_does_not_fit(small):
     run = train.build(engine.compose(small))
 
     def limited(job, batch):
-        if engine.batch_size(batch) > 100:
+        if engine.data.batch_size(batch) > 100:
             raise torch.OutOfMemoryError("no room")
         return train.train_step(job, batch)
 

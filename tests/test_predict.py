@@ -16,9 +16,9 @@ from PIL import Image
 
 import engine
 import zoo
+from engine.inference import write_samples
 from engine.model_card import write_model_card
 from engine.prediction import load_predictor, model_config
-from engine.prediction_files import write_samples
 from scripts import predict
 from tasks import DataError, Task, compressed_fashion, create_task, multi_fashion, two_view_fashion
 from tests.tasks import test_celeba, test_office

@@ -415,7 +415,7 @@ def test_skipped_step_moves_no_parameter(configure, monkeypatch, tmp_path, balan
     job = train.build(configure(tmp_path, *overrides))
     before = [parameter.detach().clone() for parameter in job.model.parameters()]
     spoil(monkeypatch, "price", step=1 + accumulate // 2)
-    batch = next(engine.training_batches(job.splits.train, 64, 0, 0, 0, job.device, 0))
+    batch = next(engine.data.training_batches(job.splits.train, 64, 0, 0, 0, job.device, 0))
     (report,) = train.train_step(job, batch)
     assert report.skipped
     assert report.skips == 1

@@ -19,8 +19,6 @@ from engine.comparison.runs import ComparisonError, find_runs
 from engine.comparison.section import Choices, Section, compare
 from engine.page import page, section, table
 
-__all__ = ["compare_runs"]
-
 _MANY = 12  # results that fit beside each other; of more, the table has the first of each objective
 _ARROWS = {True: " ↑", False: " ↓", None: ""}
 

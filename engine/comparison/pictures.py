@@ -18,10 +18,8 @@ from engine.panels import series
 from engine.tracking import read_rows
 from tasks.results import ResultKey
 
-__all__ = ["curves", "pareto"]
-
 _MANY = 12  # results that have a picture
-_MARKERS = ("o", "s", "^")  # of points, once all colours are taken
+_MARKERS = ("o", "s", "^")  # of points, once all colors are taken
 
 
 def pareto(part: Section) -> Iterator[tuple[str, str]]:
@@ -41,8 +39,7 @@ def pareto(part: Section) -> Iterator[tuple[str, str]]:
             look: Any = {"color": figures.COLORS[i % len(figures.COLORS)], "elinewidth": 0.8, "markersize": 5}
             axes.errorbar(x[i].mean, y[i].mean, xerr=x[i].half, yerr=y[i].half, fmt="o", **look)
         axes.margins(0.15)
-        axes.set_xlabel(a)
-        axes.set_ylabel(b)
+        axes.set(xlabel=a, ylabel=b)
         better = " and ".join(f"{name} {'higher' if part.higher[name] else 'lower'}" for name in (a, b))
         note = f"Better: {better}. Dashed: sets that no other beats in both; bars: 95 % intervals."
         yield figures.data_uri(figure), note

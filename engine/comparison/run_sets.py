@@ -12,31 +12,23 @@ from typing import Any
 from hydra.errors import HydraException
 
 from engine.arguments import ConfigError
-from engine.comparison.runs import IGNORED, FinishedRun, flatten
-from engine.config import compose
-
-__all__ = ["RunSet", "group"]
+from engine.comparison.runs import IGNORED, FinishedRun
+from engine.config import compose, flatten
 
 
 @dataclass(frozen=True)
 class RunSet:
     """Runs of one model, task and balancer with the same options: its seeds.
 
-    Attributes:
-        label: Balancer, with what else differs between the sets of its section; options with their default are left out.
-        model: Name in the registry.
-        balancer: Name in the registry.
-        options: Dotted keys in which the sets of this model differ.
-        runs: One for each seed, the newest.
-        repeated: Older runs of the same seeds, which would make intervals too narrow.
+    The label is the balancer, with what else differs between the sets of its section; options with their default are left out.
     """
 
     label: str
-    model: str
-    balancer: str
-    options: Mapping[str, Any]
-    runs: tuple[FinishedRun, ...]
-    repeated: tuple[Path, ...] = ()
+    model: str  # name in the registry
+    balancer: str  # name in the registry
+    options: Mapping[str, Any]  # dotted keys in which the sets of this model differ
+    runs: tuple[FinishedRun, ...]  # one for each seed, the newest
+    repeated: tuple[Path, ...] = ()  # older runs of the same seeds, which would make intervals too narrow
 
     def means(self, names: Iterable[str]) -> dict[str, float]:
         """Mean test results."""

@@ -13,13 +13,8 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from engine.config import compose, saved_config
+from engine.config import compose, flatten, saved_config
 from tasks.results import ResultKey, without_split
-
-__all__ = [
-    *("FORMER_DIRECTIONS", "IGNORED", "ComparisonError", "FinishedRun"),
-    *("directions", "find_runs", "flatten", "is_training_of"),
-]
 
 #: Options that do not change what is learned: dotted keys, or how they start.
 IGNORED = (
@@ -38,7 +33,7 @@ FORMER_DIRECTIONS = {
 
 
 class ComparisonError(ValueError):
-    """Runs that cannot be compared; the message says what to do."""
+    """Runs that cannot be compared; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +82,7 @@ def directions(runs: Sequence[FinishedRun]) -> dict[str, bool]:
 def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
     """Finished runs in and below folders, and the folders of runs that are not finished.
 
-    Raises:
-        ComparisonError: A place that does not exist, or nothing finished in all of them.
+    Raises ComparisonError for a place that does not exist, or nothing finished in all of them.
     """
     folders: dict[Path, None] = {}
     for place in places:
@@ -140,12 +134,3 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten(config).items() if key == "seed" or not key.startswith(IGNORED)}
-
-
-def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by their dotted keys; an empty section is a value."""
-    values: dict[str, Any] = {}
-    for key, value in section.items():
-        inner = isinstance(value, Mapping) and len(value) > 0
-        values |= flatten(value, f"{prefix}{key}.") if inner else {prefix + str(key): value}
-    return values

@@ -15,34 +15,21 @@ from engine.figures import front
 from tasks.results import ResultKey, objectives_of
 from tasks.scores import delta_m, hypervolume, mean_rank
 
-__all__ = ["Section", "compare"]
-
 _NOTHING = Estimate(math.nan, None)
 
 
 @dataclass
 class Section:
-    """The comparison of the sets of one task.
+    """The comparison of the sets of one task."""
 
-    Attributes:
-        title: Task, with its options if there are several of it.
-        sets: What is compared.
-        higher: Test results -> whether higher is better.
-        scored: Results that delta-m and mean rank are computed from.
-        main: The first of them for each objective, for the Pareto front.
-        columns: Heading -> a value for each set. Test results come first.
-        front: Labels of the sets that no other beats.
-        notes: Lines below the table.
-    """
-
-    title: str
+    title: str  # task, with its options if there are several of it
     sets: list[RunSet]
-    higher: dict[str, bool]
-    scored: list[str]
-    main: list[str]
-    columns: dict[str, list[Estimate]] = field(default_factory=dict)
-    front: set[str] = field(default_factory=set)
-    notes: list[str] = field(default_factory=list)
+    higher: dict[str, bool]  # test results -> whether higher is better
+    scored: list[str]  # results that delta-m and mean rank are computed from
+    main: list[str]  # the first of them for each objective, for the Pareto front
+    columns: dict[str, list[Estimate]] = field(default_factory=dict)  # heading -> a value per set; test results first
+    front: set[str] = field(default_factory=set)  # labels of the sets that no other beats
+    notes: list[str] = field(default_factory=list)  # lines below the table
 
 
 @dataclass(frozen=True)
@@ -95,18 +82,14 @@ def compare(title: str, sets: list[RunSet], choices: Choices) -> Section:
     against = "one model per objective" if single_task else f"{baseline}"
     if any(references):
         part.columns["delta-m, %"] = [_delta(part, *pair) for pair in zip(sets, references, strict=True)]
-        part.notes.append(
-            f"delta-m: mean relative loss of quality against {against}, over {', '.join(scored)}; negative is better."
-        )
+        note = f"mean relative loss of quality against {against}, over {', '.join(scored)}; negative is better."
+        part.notes.append(f"delta-m: {note}")
     else:
         part.notes.append("No delta-m without a baseline: choose one with --baseline, or use --single-task.")
     _rank(part)
     _cost(part, references, against)
-    part.notes += [
-        f"{each.label}: older runs of the same seeds were left out ({len(each.repeated)})."
-        for each in sets
-        if each.repeated
-    ]
+    repeated = {each.label: len(each.repeated) for each in sets if each.repeated}
+    part.notes += [f"{label}: older runs of the same seeds were left out ({n})." for label, n in repeated.items()]
     return part
 
 
@@ -186,9 +169,8 @@ def _rank(part: Section) -> None:
     signs = np.array([-1.0 if part.higher[name] else 1.0 for name in part.main])
     points = signs * np.array([[row[name] for name in part.main] for row in rows.values()])
     part.front = {label for label, best in zip(rows, front(points), strict=True) if best}
-    part.notes.append(
-        f"★ Pareto front: no other set is better in one of {', '.join(part.main)} and as good in the rest."
-    )
+    main = ", ".join(part.main)
+    part.notes.append(f"★ Pareto front: no other set is better in one of {main} and as good in the rest.")
     low, high = points.min(0), points.max(0)
     methods = {each.label: f"{each.model}, {each.balancer}" for each in part.sets}
     several = 1 < len({methods[label] for label in rows}) < len(rows)
@@ -199,26 +181,25 @@ def _rank(part: Section) -> None:
         method: hypervolume([scaled[label] for label in rows if methods[label] == method], [1.1] * len(low))
         for method in methods.values()
     }
-    part.columns["hypervolume"] = [
-        Estimate(volumes[methods[each.label]], None) if each.label in rows else _NOTHING for each in part.sets
-    ]
-    part.notes.append(
-        "hypervolume: of all settings of a balancer together; each result goes from 0 (best mean) to 1 (worst), the corner is 1.1."
+    known = [volumes[methods[each.label]] if each.label in rows else math.nan for each in part.sets]
+    part.columns["hypervolume"] = [Estimate(volume, None) for volume in known]
+    note = (
+        "of all settings of a balancer together; each result goes from 0 (best mean) to 1 (worst), the corner is 1.1."
     )
+    part.notes.append(f"hypervolume: {note}")
 
 
 def _cost(part: Section, references: Sequence[Reference | None], against: str) -> None:
     """Time of a step relative to the baseline, or else the fastest set, and samples per second."""
     fastest = min(each.seconds for each in part.sets)
     relative = any(references)
-    costs = []
-    for each, reference in zip(part.sets, references, strict=True):
-        unit = fastest if not relative else reference.seconds if reference is not None else math.nan
-        costs.append(estimate([run.seconds_per_step / unit for run in each.runs]))
-    part.columns["cost"] = costs
-    part.columns["samples/s"] = [
-        estimate([run.summary["samples_per_second"] for run in each.runs]) for each in part.sets
+    units = [each.seconds if each else math.nan for each in references] if relative else [fastest] * len(references)
+    part.columns["cost"] = [
+        estimate([run.seconds_per_step / unit for run in each.runs])
+        for each, unit in zip(part.sets, units, strict=True)
     ]
+    speeds = [[run.summary["samples_per_second"] for run in each.runs] for each in part.sets]
+    part.columns["samples/s"] = [estimate(each) for each in speeds]
     part.notes.append(f"cost: seconds per training step, relative to {against if relative else 'the fastest set'}.")
     devices = sorted({run.summary["device"] for each in part.sets for run in each.runs})
     if len(devices) > 1:

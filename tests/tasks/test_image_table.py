@@ -224,7 +224,7 @@ def test_training_images_are_mirrored_as_often_as_asked(folder):
 
 def test_workers_change_nothing(folder):
     train = task_in(folder).splits().train
-    alone, helped = (list(engine.training_batches(train, 6, 0, 1, 0, CPU, workers)) for workers in (0, 2))
+    alone, helped = (list(engine.data.training_batches(train, 6, 0, 1, 0, CPU, workers)) for workers in (0, 2))
     assert len(alone) == 3
     for a, b in zip(alone, helped, strict=True):
         assert torch.equal(a.inputs[0], b.inputs[0])
@@ -235,8 +235,8 @@ def test_workers_change_nothing(folder):
 
 def test_an_epoch_goes_on_where_it_stopped(folder):
     train = task_in(folder).splits().train
-    whole = list(engine.training_batches(train, 6, 0, 1, 0, CPU, 0))
-    rest = list(engine.training_batches(task_in(folder).splits().train, 6, 0, 1, 2, CPU, 0))
+    whole = list(engine.data.training_batches(train, 6, 0, 1, 0, CPU, 0))
+    rest = list(engine.data.training_batches(task_in(folder).splits().train, 6, 0, 1, 2, CPU, 0))
     assert torch.equal(whole[2].inputs[0], rest[0].inputs[0])
 
 

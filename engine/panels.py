@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from engine import figures
 from tasks.results import ResultKey, objectives_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MANY = 8  # with more objectives than colors, lines become rows of a heat map
 _PAIRS = 28  # rows of the heat map of cosines: all pairs of eight objectives
@@ -33,6 +35,8 @@ def result_keys(metrics: Rows) -> list[ResultKey]:
 
 def learning(metrics: Rows, balance: Rows) -> Pictures:
     """Losses and results over epochs, and losses against each other: of many, those in conflict."""
+    from engine import figures  # matplotlib takes a second to import
+
     keys = result_keys(metrics)
     objectives = objectives_of(map(str, keys))
     loss_of = {name: str(ResultKey(name, "loss")) for name in objectives}
@@ -68,6 +72,8 @@ def learning(metrics: Rows, balance: Rows) -> Pictures:
 def balancing(balance: Rows, metrics: Rows) -> Pictures:
     """Weights, gradients and conflicts over the steps of one phase, whose rows ``balance`` are."""
 
+    from engine import figures
+
     def all_of(kind: str) -> dict[str, Series]:
         names = [name for name in (balance[0] if balance else ()) if name.startswith(kind + "/")]
         lines = {name.removeprefix(kind + "/"): series(balance, name, "step") for name in names}
@@ -94,6 +100,8 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
 
 def _agreement(cosines: Mapping[str, Series], names: Sequence[str]) -> Pictures:
     """Cosines of all pairs over time; of many pairs, their means, and those in conflict."""
+    from engine import figures
+
     if not cosines:
         return
     caption = "Blue: the objectives' gradients agree; red: they conflict."
@@ -116,6 +124,8 @@ def _together(
     title: str, lines: Mapping[str, Series], xlabel: str, label: str, caption: str, order: Sequence[str] = ()
 ) -> Pictures:
     """Lines of all objectives in one picture; a heat map if they are many."""
+    from engine import figures
+
     lines = {name: line for name, line in lines.items() if line[0]}
     if len(lines) > MANY:
         yield figures.data_uri(_heat_map(title, lines, xlabel, label)), caption
@@ -125,6 +135,8 @@ def _together(
 
 def _heat_map(title: str, lines: Mapping[str, Series], xlabel: str, label: str) -> Figure:
     """A row per line; those with gaps, such as of skipped steps, are left out."""
+    from engine import figures
+
     x = max((x for x, _ in lines.values()), key=len)
     rows = {name: line[1] for name, line in lines.items() if len(line[0]) == len(x)}
     return figures.heat_map(title, x, rows, xlabel, label)

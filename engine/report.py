@@ -7,19 +7,20 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from engine import figures
 from engine.checkpoint import write_text
 from engine.page import cards, details, page, section, table
 from engine.panels import MANY, Pictures, Rows, balancing, learning, result_keys
 from engine.tracking import read_rows
 from tasks import CrossEntropy, SquaredError, Task
 from tasks.results import ResultKey, objectives_of, without_split
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Order of the results of an objective; others follow.
 _RANKS = {name: rank for rank, name in enumerate(("accuracy", "macro_f1", "r2", "r2_usd", "mae_usd", "loss"))}
@@ -32,6 +33,8 @@ def write_report(
     pictures: Mapping[str, Figure] | None = None,
 ) -> Path:
     """Write ``report.html`` from the tables of a run folder, predictions and pictures."""
+    from engine import figures  # matplotlib takes a second to import
+
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     metrics, balance = read_rows(folder / "metrics.csv"), read_rows(folder / "balance.csv")
     phases = list(dict.fromkeys(row["phase"] for row in balance))
@@ -94,6 +97,8 @@ def _number(value: float | None) -> str:
 def _predictions(
     task: Task, predictions: Mapping[str, tuple[Tensor, Tensor]], tested: Mapping[str, float | None]
 ) -> Pictures:
+    from engine import figures
+
     kinds, rest = CrossEntropy | SquaredError, ""
     shown = [o for o in task.objectives if o.name in predictions and isinstance(o.criterion, kinds)]
     if len(shown) > MANY:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from timm.utils import ModelEmaV3
 from torch import Tensor
@@ -28,6 +27,7 @@ from engine.seeding import load_rng_state, rng_state
 from engine.tracking import Tracker
 from tasks import Batch, Splits, Task
 from tasks.results import with_split
+from tasks.task import Pictures
 
 _HOPELESS = 50  # steps in a row that are skipped
 _TRIES = 5  # returns to a checkpoint
@@ -131,7 +131,7 @@ def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
 
 
 @torch.no_grad()
-def sample_pictures(run: Run) -> dict[str, Figure]:
+def sample_pictures(run: Run) -> Pictures:
     """Pictures of the task from the test split, caption -> figure."""
     return run.task.pictures(run.trained.eval(), run.splits.test)
 

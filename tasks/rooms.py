@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -159,7 +159,10 @@ def _render(root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], p
     workers: list[subprocess.Popen[str]] = []
     with tempfile.TemporaryFile("w+") as complaints, os.fdopen(reading) as done:
         try:
-            workers.extend(_start(root, rooms[k::processes], options, writing, complaints) for k in range(processes))
+            for k in range(processes):
+                worker = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=writing, stderr=complaints, text=True)
+                workers.append(worker)  # before it has anything to do, so that an interrupt leaves no process behind
+                _order(worker, {"folder": str(root), "options": options, "rooms": rooms[k::processes]})
             os.close(writing)  # so that reading ends with the last worker
             with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
                 bar = progress.add_task("rendering rooms", total=len(rooms))
@@ -176,14 +179,10 @@ def _render(root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], p
             raise DataError(f"rooms: rendering into {root} failed ({last}); what is done is kept")
 
 
-def _start(
-    root: Path, rooms: list[tuple[str, int]], options: dict[str, Any], output: int, complaints: IO[str]
-) -> subprocess.Popen[str]:
-    worker = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=output, stderr=complaints, text=True)
+def _order(worker: subprocess.Popen[str], order: dict[str, Any]) -> None:
     assert worker.stdin is not None
-    with contextlib.suppress(BrokenPipeError), worker.stdin as order:  # the worker's own message is better
-        json.dump({"folder": str(root), "options": options, "rooms": rooms}, order)
-    return worker
+    with contextlib.suppress(BrokenPipeError), worker.stdin as stream:  # the worker's own message is better
+        json.dump(order, stream)
 
 
 @contextlib.contextmanager

@@ -157,15 +157,15 @@ class Balancer(Method):
         return False
 
     def _loss_weights(self, losses: Tensor, first: LossWeights | None) -> Tensor:
-        """(K,) weights that follow from the losses alone."""
-        raise NotImplementedError
+        """(K,) weights that follow from the losses alone; those of an earlier step where none do."""
+        return self.cache.weights.clone()
 
     def _check(self, part: Part, active: tuple[int, ...] | None) -> None:
         """Raise BalancingError for gradients that cannot be balanced."""
 
     def _balance(self, graph: LossGraph, parts: list[Part], first: LossWeights | None) -> BalanceReport:
         """Add the balanced sum of all micro-batches to ``.grad``."""
-        raise NotImplementedError
+        raise TypeError(f"{self.name}: derive from a kind, such as LossBalancer or GramianBalancer, not from Balancer")
 
     def _call(self, method: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
         """Result without gradients and autocast. Raises BalancingError if a solver failed."""
@@ -178,7 +178,10 @@ class Balancer(Method):
     # ---- after the optimizer's step ------------------------------------------------------------------------------
 
     def observe(self, losses: Mapping[str, Tensor]) -> None:
-        """Give a method with ``observes`` the batch's losses after the optimizer's step."""
+        """Give a method with ``observes`` the batch's losses after the optimizer's step.
+
+        Raises as :meth:`backward` for losses that do not fit.
+        """
         self._observe(losses, None)
 
     def _observe(self, losses: Mapping[str, Tensor], factors: Tensor | None) -> None:

@@ -1,9 +1,10 @@
-"""One check for every argument whose annotation has a ``Literal``. Standard library alone."""
+"""One check of arguments: values of a ``Literal``, and no NaN. Standard library alone."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -57,13 +58,14 @@ def _checked(function: Any, owner: str) -> Any:
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        if annotations():
-            try:
-                given = signature().bind(*args, **kwargs).arguments
-            except TypeError:
-                given = {}  # the call below says what is wrong
-            for name in annotations().keys() & given.keys():
-                raise_for_choice(owner, name, given[name], annotations()[name])
+        try:
+            given = signature().bind(*args, **kwargs).arguments
+        except TypeError:
+            given = {}  # the call below raises it where it belongs
+        for name, value in given.items():
+            if isinstance(value, float) and math.isnan(value):
+                raise ValueError(f"{owner}: {name} must be a number, got nan")
+            raise_for_choice(owner, name, value, annotations().get(name))
         return function(*args, **kwargs)
 
     return checked

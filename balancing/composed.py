@@ -30,6 +30,8 @@ class Composed(Balancer):
 
     def __init__(self, loss_balancer: Balancer, gradient_balancer: Balancer) -> None:
         name, first = gradient_balancer.name, loss_balancer.name
+        if not isinstance(gradient_balancer, Balancer):
+            raise ValueError(f"{name}: learns the weights of the losses itself, so {first} cannot come before it")
         if isinstance(gradient_balancer, Composed):
             raise ValueError(f"{name}: {gradient_balancer.weighs}, so {first} before it has no meaning")
         innermost = loss_balancer.gradient_balancer if isinstance(loss_balancer, Composed) else loss_balancer
@@ -38,7 +40,8 @@ class Composed(Balancer):
         if loss_balancer.objectives != gradient_balancer.objectives:
             raise ValueError(f"{name}: {first} before it has other objectives, {loss_balancer.objectives}")
         super().__init__(gradient_balancer.objectives)
-        self.name, self.options, self.preference = name, gradient_balancer.options, gradient_balancer.preference
+        self.name, self.needs, self.options = name, gradient_balancer.needs, gradient_balancer.options
+        self.preference, self.generator = gradient_balancer.preference, gradient_balancer.generator
         self.convention, self.head_rule = gradient_balancer.convention, gradient_balancer.head_rule
         self.measures = gradient_balancer.measures
         self.observes = loss_balancer.observes or gradient_balancer.observes
@@ -66,10 +69,11 @@ class Composed(Balancer):
 
     def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, *arguments: Any) -> BalanceReport:
         second = self.gradient_balancer
+        before = second.step
         report = second._backward(losses, self._first, *arguments)
         if report.overflow:
             self._loss_weights_now = None
-        if second.step > self.step:
+        if second.step > before:
             self.step = second.step
             self.loss_balancer.advance()
         self.skips, self.head_weights = second.skips, second.head_weights

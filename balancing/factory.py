@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from .base import Balancer
-from .bilevel.bilevel_balancer import BilevelBalancer
 from .choices import check_choices
 from .composed import Composed
 from .method import Method
@@ -82,21 +80,12 @@ def create_balancer(
     *first, last = [name] if isinstance(name, str) else name
     if first and before is not None:
         raise ValueError(f"{last}: give either a list of methods or before=")
-    for argument, value in arguments.items():
-        if isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"{last}: {argument} must be a number, got nan")
     balancer = balancer_class(last)(tuple(objectives), **arguments)
     if first:
-        return _compose(create_balancer(first, objectives), balancer)
+        return Composed(create_balancer(first, objectives), balancer)
     if before is None:
         return balancer
     chosen: Mapping[str, Any] = {"name": before} if isinstance(before, str) else before
     if "name" not in chosen:
         raise ValueError(f"{last}: before= must be a name, or a mapping with a name, got {dict(chosen)}")
-    return _compose(create_balancer(**{**chosen, "objectives": objectives}), balancer)
-
-
-def _compose(first: Any, last: Any) -> Composed:
-    if isinstance(last, BilevelBalancer):
-        raise ValueError(f"{last.name}: learns the weights of the losses itself, so {first.name} cannot come before it")
-    return Composed(first, last)
+    return Composed(create_balancer(**{**chosen, "objectives": objectives}), balancer)

@@ -38,7 +38,7 @@ class Method(nn.Module):
     #: Name in the registry, with which messages begin.
     name: str = "balancer"
     #: Input of the method, for tables: ``nothing`` but the step, ``losses``, ``gramian``, ``jacobian`` or ``validation``.
-    needs: ClassVar[str] = ""
+    needs: str = ""
     #: ``mean``: weights sum to about 1. ``sum``: to about K. ``own``: the method sets the length of the update itself.
     convention: Literal["mean", "sum", "own"] = "sum"
     #: Whether the method takes reciprocals or logarithms of the losses.
@@ -58,6 +58,11 @@ class Method(nn.Module):
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__()
+        for attribute in dir(type(self)):
+            if getattr(getattr(type(self), attribute, None), "__isabstractmethod__", False):
+                raise TypeError(
+                    f"{self.name}: {type(self).__name__} must define {attribute}(), the formula of its kind"
+                )
         self.objectives = tuple(objectives)
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise ValueError(f"{self.name} needs one or more objectives with different names, got {self.objectives}")

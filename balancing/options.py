@@ -100,6 +100,8 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
     for old, new in _RENAMED.items():
         if old in given:
             raise ValueError(f"{owner}: the option {old}= was renamed to {new}=")
+    for name in given.keys() - {field.name for field in fields(Options)}:
+        raise TypeError(f"{owner} got an unexpected keyword argument {name!r}")
     options = Options(**given)
     for name, annotation in _hints(Options).items():
         raise_for_choice(owner, name, getattr(options, name), annotation)

@@ -61,6 +61,9 @@ def explain(error: Exception) -> str:
             f"cannot read {error.override!r}: {str(error).splitlines()[0]}; quote special characters, like 'key=[1, 2]'"
         )
     text = "\n".join(str(part) for part in (error, error.__cause__) if part is not None)
+    deleted = re.search(r"Could not delete from config. '(?P<key>[^']+)' does not exist", text)
+    if deleted:
+        return unknown_key(deleted["key"])
     unknown = re.search(r"Key '(?P<key>[^']+)' is not in struct", text)
     if unknown:
         full = re.search(r"full_key: (?P<key>\S+)", text)

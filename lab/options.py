@@ -1,10 +1,11 @@
 """Files in configs/ and tables in docs/trainer.md, written from engine/config.py.
 
-python -m lab.options
+python lab/options.py        # writes them; change the declaration there, not these files
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
 from functools import partial
@@ -13,10 +14,12 @@ from typing import Any
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import engine
 from engine.config import CONFIG_DIR, Config
 from engine.options import bounds
-from lab import documents, results
+from lab import command, documents, results
 
 PAGE = CONFIG_DIR.parent / "docs" / "trainer.md"
 #: File in configs/ -> its first line, and the values that differ from the declared defaults.
@@ -70,4 +73,5 @@ def _value(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    command.parser(__doc__).parse_args()
     write(CONFIG_DIR, PAGE)

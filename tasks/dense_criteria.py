@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from balancing.choices import check_choices
 from tasks.criteria import CrossEntropy, Kind, check_shapes
 
 
@@ -72,10 +73,18 @@ def rarity_weights(labels: Tensor, classes: int, power: float = 0.5) -> list[flo
     return (weights / (weights * share).sum()).tolist()
 
 
+@check_choices()
 @dataclass(frozen=True)
 class DepthError:
-    """Mean absolute error of depths in ``unit``; a true depth of 0 is unknown."""
+    """Mean error of depths; a true depth of 0 is unknown.
 
+    Args:
+        error: ``l1``: absolute error. ``l2``: squared error. ``log_l1``: absolute error of the logarithm, a relative one,
+            for predictions greater than 0.
+        unit: Of the depths, for axis labels.
+    """
+
+    error: Literal["l1", "l2", "log_l1"] = "l1"
     unit: str = "m"
     kind: ClassVar[Kind] = "regression"
 
@@ -83,27 +92,33 @@ class DepthError:
         """Mean over the pixels whose depth is known."""
         check_shapes(output, target)
         known = target > 0
-        errors = torch.where(known, output.float() - target, 0.0).abs()
-        return errors.sum() / known.sum().clamp(min=1)
+        truth, values = torch.where(known, target, 1.0), torch.where(known, output.float(), 1.0)
+        return self._errors(values, truth).sum() / known.sum().clamp(min=1)
 
     def num_labels(self, target: Tensor) -> Tensor:
         """Number of pixels whose depth is known."""
         return (target > 0).sum()
 
     def untrained_loss(self, target: Tensor) -> float:
-        """Mean depth: the loss of predicting 0."""
-        return float(target[target > 0].double().mean())
+        """Loss of predicting 0; of predicting 1 where logarithms are compared."""
+        truth = target[target > 0].double()
+        return float(self._errors(torch.full_like(truth, self.error == "log_l1"), truth).mean())
 
     def constant_loss(self, target: Tensor) -> float:
-        """Loss of the best constant, the median."""
+        """Loss of the best constant: the median, or the mean for squared errors."""
         truth = target[target > 0].double()
-        return float((truth.median() - truth).abs().mean())
+        return float(self._errors(truth.mean() if self.error == "l2" else truth.median(), truth).mean())
 
     def labelled_pairs(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Depths where they are known."""
         check_shapes(output, target)
         known = target > 0
         return output[known], target[known]
+
+    def _errors(self, values: Tensor, truth: Tensor) -> Tensor:
+        if self.error == "log_l1":
+            return (values.log() - truth.log()).abs()
+        return (values - truth).square() if self.error == "l2" else (values - truth).abs()
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,14 @@ class GanTask(Task):
     targets ``real_class`` and ``fake_class``. Samples are generated for the labels of the real ones in the batch, so that
     classes are as frequent as in the data.
 
-    ``classes`` are their names; the other arguments are those of :class:`tasks.fashion_gan.FashionGan`.
-    Raises ValueError for a negative weight.
+    Args:
+        loss: ``bce`` (non-saturating), ``hinge`` or ``wgan``; see :mod:`tasks.gan_losses`.
+        penalty: On the slope of the discriminators: ``none``, ``r1`` or ``gradient`` (that of WGAN-GP).
+        penalty_weight: Factor of the penalty, at least 0.
+        classes: Names of the classes; empty for samples without labels.
+
+    Raises:
+        ValueError: A negative weight.
     """
 
     def __init__(self, loss: Loss, penalty: Penalty, penalty_weight: float, classes: Collection[str]) -> None:

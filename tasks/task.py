@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -178,7 +179,8 @@ class Task:
 
     A subclass sets ``objectives`` and ``info`` and overrides :meth:`load`; :meth:`losses` where the default (one criterion
     per objective) does not fit. Nothing of a task changes after that but its preprocessing state, by
-    :meth:`load_state_dict`. Data are separate, frozen objects: :class:`Splits`.
+    :meth:`load_state_dict`. Data are separate, frozen objects: :class:`Splits`. All tasks raise ValueError, naming the
+    argument, for an option out of range, and DataError for data that are missing or damaged.
 
     Attributes:
         name: Name in the registry.
@@ -201,7 +203,18 @@ class Task:
         if not set(names) <= set(own):
             raise ValueError(f"the model has objectives {tuple(names)}, but task {self.name} has {own}")
         task = copy.copy(self)
-        task.objectives = tuple(objective for objective in self.objectives if objective.name in names)
+
+        def moved(function: Any) -> Any:
+            """A method of this task as one of the restricted task, whose state it must see."""
+            return MethodType(function.__func__, task) if getattr(function, "__self__", None) is self else function
+
+        def own_objective(o: Objective) -> Objective:
+            metrics = {
+                key: replace(m, make=moved(m.make), transform=moved(m.transform)) for key, m in o.metrics.items()
+            }
+            return replace(o, metrics=metrics, inverse_transform=moved(o.inverse_transform))
+
+        task.objectives = tuple(own_objective(o) for o in self.objectives if o.name in names)
         return task
 
     def auto_value(self, name: str, splits: Splits) -> Any:

@@ -117,6 +117,7 @@ MISTAKES = {
     "trainer.threads=1": "trainer.threads was renamed to trainer.num_threads",
     "trainer.select=last": "trainer.select was renamed to trainer.monitor",
     "trainer.batch_statistics=local": "trainer.batch_statistics was renamed to trainer.batchnorm",
+    "~trainer.select": "trainer.select was renamed to trainer.monitor",
     "trainer.batchnorm=synchronised": "synchronised was renamed to trainer.batchnorm=synchronized",
     "model.classifiers=task": "model.classifiers=task was renamed to model.classifiers=auto",
     "balancer.before={name: uncertainty, classification: task}": "was renamed to balancer.before.classification=auto",

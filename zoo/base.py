@@ -15,7 +15,8 @@ class BaseModel(nn.Module, PyTorchModelHubMixin):
     """One phase, outputs by way of the features, and parameters by objective.
 
     A subclass sets ``objectives`` and defines ``features``, ``heads``, ``networks`` and :meth:`head_parameters`. Weights and
-    arguments are stored by ``save_pretrained`` and restored by ``from_pretrained``.
+    arguments are stored by ``save_pretrained`` and restored by ``from_pretrained``. All models raise ValueError, naming the
+    argument, for a size or an option out of range, for no objectives and for an objective named twice.
     """
 
     objectives: tuple[str, ...]

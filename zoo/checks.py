@@ -12,7 +12,7 @@ from balancing.registry import suggestion
 def check_at_least(model: str, least: int, **values: int) -> None:
     """Raise ValueError if one of the values is below ``least``."""
     for name, value in values.items():
-        if value < least:
+        if not isinstance(value, int | float) or not value >= least:
             raise ValueError(f"{model}: {name} must be at least {least}, got {value}")
 
 

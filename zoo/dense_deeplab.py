@@ -81,6 +81,9 @@ class DenseDeepLab(MapModel):
         segmentation_classes: Number of classes, if there is a segmentation.
         encoder: A model of timm that can be dilated, such as a ResNet.
         pretrained: Start the encoder from the weights that timm has for it.
+
+    Raises:
+        ValueError: No maps, unknown maps or encoder, one that cannot be dilated, or a size out of range.
     """
 
     def __init__(

@@ -71,8 +71,8 @@ def register_variant(
         own = inspect.signature(settings, eval_str=True).parameters
         others = inspect.signature(model, eval_str=True).parameters
         kept = [parameter for key, parameter in others.items() if key not in settings()]
-        added = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.values()]
-        signature = inspect.Signature([*kept, *added])
+        required = [parameter for parameter in kept if parameter.default is parameter.empty]
+        signature = inspect.Signature([*required, *own.values(), *kept[len(required) :]])
 
         @functools.wraps(settings)
         def build(*args: Any, **kwargs: Any) -> M:

@@ -28,7 +28,7 @@ class FairGrad(GramianBalancer):
     exists; then those weights are huge (``1e12^(alpha / (1 + alpha))`` times the usual) and what they add to d cancels.
 
     Args:
-        alpha: How much the objectives with the least progress are favoured; positive, 1 to 2 in the paper.
+        alpha: How much the objectives with the least progress are favored; positive, 1 to 2 in the paper.
     """
 
     convention = "own"

@@ -51,4 +51,5 @@ class PowerMean(LossBalancer):
 
 
 def geometric_weights(logs: Tensor) -> Tensor:
+    """(K,) derivatives of the geometric mean by losses with these logarithms."""
     return torch.exp(logs.mean() - logs) / len(logs)

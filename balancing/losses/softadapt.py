@@ -22,7 +22,7 @@ class SoftAdapt(LossBalancer):
     Equal weights at the first step. Differences of single batches are mostly noise; ``weight_ema=`` smooths the weights.
 
     Args:
-        beta: How strongly progress counts, per unit of loss; negative favours the fastest.
+        beta: How strongly progress counts, per unit of loss; negative favors the fastest.
     """
 
     convention = "mean"

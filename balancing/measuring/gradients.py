@@ -72,7 +72,7 @@ class Gradients:
 
     def __add__(self, other: Gradients) -> Gradients:
         """Sum over micro-batches, leaf by leaf; what is contested in one is so in the sum."""
-        inputs = self._all_points(other)
+        inputs = self._all_inputs(other)
         rows, heads = [], []
         for k in range(len(self.rows)):
             total: dict[Tensor, Tensor] = {}
@@ -86,12 +86,12 @@ class Gradients:
 
     def products(self, other: Gradients) -> Tensor:
         """(K, K) inner products with the rows of ``other``, made symmetric; float64 on the CPU."""
-        inputs, size = self._all_points(other), len(self.rows)
+        inputs, size = self._all_inputs(other), len(self.rows)
         rows = [part._at(inputs, k) for part in (self, other) for k in range(size)]
         block = Gradients(inputs, rows, []).gramian()[:size, size:]
         return (block + block.T) / 2
 
-    def _all_points(self, other: Gradients) -> list[Tensor]:
+    def _all_inputs(self, other: Gradients) -> list[Tensor]:
         return list(dict.fromkeys([*self.inputs, *other.inputs]))
 
     def _at(self, inputs: Sequence[Tensor], k: int) -> list[Tensor | None]:

@@ -3,7 +3,7 @@
     y_i = s_i tanh((B + E_i) x),  s = (1, 100),  x in R^250, y_i in R^100;  B ~ N(0, 10), E_i ~ N(0, 3.5), fixed
     trunk: four layers of 100 ReLU units; a linear layer per objective; squared loss; alpha = 0.12
 
-The result is ``sum_i L_i / L_i(0)`` on inputs not trained on, the task-normalised loss of the paper, which prints curves only
+The result is ``sum_i L_i / L_i(0)`` on inputs not trained on, the task-normalized loss of the paper, which prints curves only
 and says neither learning rate nor batch size, steps or the scale of x. Ours: Adam with 1e-3 on 100 new inputs in each of 4000
 steps, x ~ N(0, 1/250), and 10 and 3.5 taken as variances. So only the order of the methods is checked, and that order depends
 on the scale of x: with x ~ N(0, 1) GradNorm leads early, and all are alike at the end. GradNorm's weights learn with the 0.025
@@ -50,7 +50,7 @@ class Model(nn.Module):
 
 
 def train(method: str, seed: int, steps: int) -> float:
-    """The task-normalised loss after so many steps."""
+    """The task-normalized loss after so many steps."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     common = math.sqrt(10) * torch.randn(OUTPUTS, INPUTS, generator=generator)

@@ -5,7 +5,7 @@
         B_1 = R(pi/16) diag(1, 0.1), B_2 = R(-pi/16) diag(sqrt 3, 0.1), u = (1, 0), (-1, 0);  R(a) rotates by a
 
 Plain gradient descent. The paper prints figures only; ``trajectories.json`` holds the end points of its library, TorchJD 0.18,
-with the settings of the figures, but in double precision, and for UPGrad and DualProj with a regularisation of 1e-11: that of
+with the settings of the figures, but in double precision, and for UPGrad and DualProj with a regularization of 1e-11: that of
 the figures, 1e-7, moves an end of UPGrad on CQF by 0.005, away from the path that it shares with PCGrad at half the step, and
 in single precision AlignedMTL takes nearly parallel gradients for parallel ones, and goes elsewhere.
 Two ends are left out. From (0, -3), where one gradient is zero, TorchJD's CAGrad does not move though the other loss could

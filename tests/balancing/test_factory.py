@@ -1,8 +1,26 @@
 """Balancers are made, listed and documented by name."""
 
-import pytest
+import math
 
-from balancing import Balancer, create_balancer, list_balancers, register_balancer
+import pytest
+import torch
+
+from balancing import (
+    MOML,
+    Balancer,
+    BilevelBalancer,
+    CAGrad,
+    Composed,
+    GramianBalancer,
+    JacobianBalancer,
+    LossBalancer,
+    PCGrad,
+    Scalarization,
+    Sum,
+    create_balancer,
+    list_balancers,
+    register_balancer,
+)
 from tests.balancing.problems import ALL, make
 
 
@@ -33,3 +51,44 @@ def test_docstring_says_what_the_method_needs(name):
     assert f"needs: {make(name).needs}" in doc
     assert "heads: " + make(name).head_rule in doc
     assert all(word in doc for word in ("scale:", "heads:"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        (LossBalancer, "compute_weights"),
+        (Scalarization, "loss"),
+        (GramianBalancer, "compute_weights"),
+        (JacobianBalancer, "combine"),
+        (BilevelBalancer, "look_ahead"),
+    ],
+)
+def test_a_class_without_its_formula_is_refused(kind, method):
+    unfinished = type("Unfinished", (kind,), {"name": "unfinished"})
+    with pytest.raises(TypeError, match=rf"unfinished: Unfinished must define {method}\(\)"):
+        unfinished(["a", "b"])
+
+
+def test_a_class_of_no_kind_names_the_kinds():
+    a, b = (torch.ones((), requires_grad=True) for _ in range(2))
+    with pytest.raises(TypeError, match="balancer: derive from a kind, such as LossBalancer or GramianBalancer"):
+        Balancer(["a", "b"]).backward({"a": a * 2, "b": a + b})
+
+
+def test_arguments_of_classes_are_checked_as_those_of_names():
+    with pytest.raises(ValueError, match="cagrad: c must be a number, got nan"):
+        CAGrad(["a", "b"], c=math.nan)
+    with pytest.raises(TypeError, match="pcgrad got an unexpected keyword argument 'sed'"):
+        PCGrad(["a", "b"], sed=1)
+    with pytest.raises(ValueError, match="moml: learns the weights of the losses itself, so sum cannot come before it"):
+        Composed(Sum(["a", "b"]), MOML(["a", "b"]))
+
+
+def test_a_composition_has_the_attributes_of_its_second_method():
+    balancer = create_balancer(["realtime", "pcgrad"], ["a", "b"], seed=5)
+    assert (balancer.name, balancer.needs) == ("pcgrad", "gramian")
+    assert balancer.generator.initial_seed() == 5
+    balancer.step = 40  # counts nothing twice, and no step is lost
+    a = torch.ones((), requires_grad=True)
+    balancer.backward({"a": a * 2, "b": a.square()})
+    assert (balancer.loss_balancer.step, balancer.gradient_balancer.step) == (1, 1)

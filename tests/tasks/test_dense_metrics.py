@@ -59,7 +59,7 @@ def results(name, outputs, targets, protocol="pooled", size=2):
     ("criterion", "name"),
     [
         *((Segmentation(CLASSES, weights), "segmentation") for weights in (None, (1.0, 2.0, 3.0, 0.5))),
-        (DepthError(), "depth"),
+        *((DepthError(error), "depth") for error in ("l1", "l2", "log_l1")),
         (NormalCosine(), "normals"),
     ],
 )
@@ -103,9 +103,11 @@ class TestEveryCriterion:
 def test_no_constant_beats_the_prior():
     _, targets = maps()
     depth, normals = targets["depth"], targets["normals"]
-    scores = [float(DepthError()(torch.full_like(depth, c), depth)) for c in np.linspace(0.5, 4.5, 200)]
-    assert DepthError().constant_loss(depth) == pytest.approx(min(scores), rel=1e-2)
-    assert DepthError().constant_loss(depth) <= min(scores) + 1e-6
+    for error, grid in (("l1", 200), ("l2", 200), ("log_l1", 200)):
+        criterion = DepthError(error)
+        scores = [float(criterion(torch.full_like(depth, c), depth)) for c in np.linspace(0.5, 4.5, grid)]
+        assert criterion.constant_loss(depth) == pytest.approx(min(scores), rel=1e-2)
+        assert criterion.constant_loss(depth) <= min(scores) + 1e-6
     directions = torch.nn.functional.normalize(torch.randn(500, 3), dim=1)
     scores = [float(NormalCosine()(d.view(1, 3, 1, 1).expand_as(normals), normals)) for d in directions]
     assert NormalCosine().constant_loss(normals) == pytest.approx(min(scores), abs=1e-2)
@@ -114,7 +116,9 @@ def test_no_constant_beats_the_prior():
 
 def test_losses_before_training():
     depth = torch.tensor([2.0, 4.0, 0.0]).view(1, 1, 1, 3)
-    assert DepthError().untrained_loss(depth) == pytest.approx(3)
+    assert DepthError("l1").untrained_loss(depth) == pytest.approx(3)
+    assert DepthError("l2").untrained_loss(depth) == pytest.approx(10)
+    assert DepthError("log_l1").untrained_loss(depth) == pytest.approx(math.log(8) / 2)
     assert NormalCosine().untrained_loss(torch.zeros(1, 3, 2, 2)) == 1
     assert Segmentation(CLASSES, (1.0, 2.0, 3.0, 4.0)).untrained_loss(torch.tensor([0, 1])) == pytest.approx(
         math.log(4)
@@ -155,6 +159,7 @@ def test_rare_classes_weigh_more():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: DepthError("l3"), "l1, l2 or log_l1"),
         (lambda: Segmentation(CLASSES, (1.0,)), "each of 4 classes"),
         (lambda: Segmentation(CLASSES, (1.0, 0.0, 1.0, 1.0)), "positive"),
         (lambda: rarity_weights(torch.tensor([-1]), 3), "unknown"),

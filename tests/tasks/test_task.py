@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from tasks import DataError, Splits, TensorData, create_task
+from tasks import DataError, MetricSpec, Objective, Splits, SquaredError, Task, TensorData, create_task
 
 
 def test_a_task_reads_one_folder_and_refuses_another(tmp_path):
@@ -50,3 +50,26 @@ def test_state_and_restriction_come_in_any_order(restrict_first):
     assert task.state_dict() == state
     dollars = task.decode({"price": torch.ones(1, 1)}).cells["price"]
     assert dollars == pytest.approx([torch.tensor(5.0).exp().item()])
+
+
+def test_methods_of_a_restricted_task_see_its_own_state():
+    """Also where the state is loaded after the restriction, as a prediction without the data does."""
+
+    class Shifted(Task):
+        name = "shifted"
+
+        def __init__(self):
+            metric = MetricSpec(lambda: None, self.shift, higher_is_better=True)
+            self.objectives = tuple(
+                Objective(name, SquaredError(name), {"error": metric}, self.shift) for name in ("a", "b")
+            )
+
+        def shift(self, values):
+            return values + self.state_dict().get("mean", 0)
+
+    task = Shifted()
+    restricted = task.restrict(["b"])
+    restricted.load_state_dict({"mean": 7})
+    (objective,) = restricted.objectives
+    assert (objective.inverse_transform(1), objective.metrics["error"].transform(1)) == (8, 8)
+    assert [o.inverse_transform(1) for o in task.objectives] == [1, 1]

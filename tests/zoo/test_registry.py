@@ -60,5 +60,6 @@ def test_variant_has_its_own_arguments():
     assert defaults("square") == {"bias": "yes", "size": 4, "side": "left"}
     assert square().weight.shape == (4, 4)
     assert zoo.create_model("square", size=3, bias="no").weight.shape == (3, 3)
+    assert square(3, "right", "no").bias is None  # its own come first among those with defaults
     with pytest.raises(ValueError, match="square: side must be left or right"):
         zoo.create_model("square", side="up")

@@ -86,7 +86,7 @@ class Balancer(Method):
         Args:
             losses: Name -> scalar tensor, exactly the balancer's objectives.
             shared: The contested parameters; found from the autograd graph if not given. Give them for a compiled model,
-                whose graph does not tell heads from trunk.
+                whose graph does not distinguish heads from trunk.
             parameters: Only these receive gradients; every leaf of the graph if not given.
             features: The input of the heads, for ``at="features"``.
             subset: Where gradients are measured for ``at="subset"``, e.g. the last shared layer.

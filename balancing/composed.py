@@ -60,7 +60,7 @@ class Composed(Balancer):
         return self.gradient_balancer.compute_weights(losses, *measured)
 
     def current_weights(self, losses: Tensor, first: LossWeights | None = None) -> Tensor:
-        """:meth:`effective_weights`, or those of an earlier step where ``update_every`` says so."""
+        """:meth:`effective_weights`, or the last ones, between updates of ``update_every``."""
         return self.gradient_balancer.current_weights(losses, self._first)
 
     def _first(self, losses: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ class NonFiniteError(BalancingError):
     """A loss or a gradient is infinite or not a number.
 
     Attributes:
-        late: Whether it is one of the step before, as on CUDA, where nobody waits for losses.
+        late: Whether it is one of the step before, as on CUDA, where steps do not wait for losses.
     """
 
     late: bool = False

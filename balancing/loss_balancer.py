@@ -52,7 +52,7 @@ class LossBalancer(Balancer):
         return weights
 
     def current_weights(self, losses: Tensor, first: LossWeights | None = None) -> Tensor:
-        """:meth:`effective_weights`, or those of an earlier step where ``update_every`` says so."""
+        """:meth:`effective_weights`, or the last ones, between updates of ``update_every``."""
         if self.step % self.options.update_every != 0:
             return self.cache.weights
         return self.effective_weights(losses, None if first is None else first(losses))

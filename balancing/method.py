@@ -29,7 +29,7 @@ class Method(nn.Module):
         step: Updates so far.
         epoch: Epochs that have ended.
         skips: Steps that were skipped.
-        memory: State whose size only the first step tells.
+        memory: State whose size is known after the first step.
 
     Raises:
         ValueError: A value out of range, or an option that has no meaning for the method.

@@ -18,7 +18,7 @@ class BalanceReport:
         weights: (K,) weights of the objectives' gradients, before ``max_norm``; ``None`` for a method that combines
             coordinates one by one, and while micro-batches are only being collected (``last=False``).
         gramian: (K, K) inner products of the objectives' gradients where the method measured them, else ``None``.
-        skipped: True if a non-finite loss or gradient was seen: do not step. Nothing was added to ``.grad``, except by
+        skipped: True for a non-finite loss or gradient: do not step. Nothing was added to ``.grad``, except by
             earlier micro-batches of a method with constant weights.
         overflow: True if it was an fp16 overflow: ``.grad`` holds the infinity, so that ``GradScaler.step`` skips the step.
         skips: How many steps were skipped so far, this one included.

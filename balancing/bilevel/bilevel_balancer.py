@@ -19,7 +19,7 @@ class BilevelBalancer(Method):
     A method overrides :meth:`look_ahead`. What it learns is ``alpha``, one number per objective: give
     ``balancer.parameters()`` to an optimizer of its own. Both gradients are found before either optimizer steps, so the
     model moves with the weights that were learned up to the step before. A virtual step is plain gradient descent whatever
-    the model's optimizer is, so it says little about losses so large that a step of this size overshoots: scale them
+    the model's optimizer is, so it is of little use for losses so large that a step of this size overshoots: scale them
     first, or by ``preference``. Most options have no meaning.
 
     >>> report = balancer.meta_backward(

@@ -104,7 +104,7 @@ def constrained_min_norm_weights(gramian: Tensor, along: Tensor, squared: float,
         gramian: (K, K) products of the u_k, which have unit length or are zero.
         along: (K,) products ``u_k.q``.
         squared: ``||q||^2``.
-        rho: Largest progress asked of q, relative to its gradient step.
+        rho: Largest required progress of q, relative to its gradient step.
 
     Raises:
         SolverError: The multiplier did not settle.

@@ -23,7 +23,7 @@ class GradNormalize(GramianBalancer):
 
     Args:
         length: ``mean``: of the gradients of this step. ``unit``: 1, so ``w_i = r_i^alpha / n_i``.
-        alpha: How strongly slow objectives are favored; 0 asks for equal lengths, any other value for positive losses.
+        alpha: How strongly slow objectives are favored; 0: equal lengths, any other value for positive losses.
         initial_losses: L_i(0) > 0 of every objective, or ``None`` to take those of the first step. Unused if alpha is 0.
     """
 

@@ -31,7 +31,7 @@ class GradNorm(GramianBalancer):
     where all lengths ``w_i n_i`` are equal, the fixed point of the first step.
 
     Args:
-        alpha: How strongly slow objectives are favored; 0 asks for equal lengths.
+        alpha: How strongly slow objectives are favored; 0: equal lengths.
         init: ``lengths``: start at equal lengths of the first gradients. ``equal``: start at w = 1, as published.
         initial_losses: L_i(0) > 0 of every objective, or ``None`` to take those of the first step.
     """

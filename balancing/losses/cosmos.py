@@ -18,7 +18,7 @@ class Cosmos(LossBalancer):
 
     ``r'L - penalty cos(r, L)``, with r >= 0 of sum 1.
     With ``alpha`` r is drawn anew at each step from a Dirichlet distribution, and a network that reads r learns a whole
-    Pareto front: ask :meth:`draw` for r before the forward pass. Without, r is the preference.
+    Pareto front: :meth:`draw` gives r before the forward pass. Without, r is the preference.
     Ruchte and Grabocka, "Scalable Pareto Front Approximation for Deep Multi-Objective Learning", ICDM 2021.
 
     needs: losses     scale: own     heads: weighted     preference: r, or the mean of its distribution

@@ -47,7 +47,7 @@ class Gradients:
     """Gradients of K objectives, kept as autograd returned them.
 
     They stay K lists of tensors, are read once for the Gramian and once for the combination, and no flat (K, P) copy is
-    built unless a method asks for the Jacobian itself.
+    built unless a method needs the Jacobian itself.
 
     Attributes:
         inputs: Where the gradients were taken: shared parameters, features, or a subset of the parameters.
@@ -125,7 +125,7 @@ class Gradients:
 
         They take one pass over the rows and one device synchronization.
         On the CPU products are taken in the rows' precision over pieces of 262,144 elements, and pieces are added in
-        float64. If float32 cannot tell (squares over- or underflow, a row depends on the others but for rounding), and on
+        float64. If float32 is too coarse (squares over- or underflow, a row depends on the others but for rounding), and on
         other devices, products are float64 (float32 on MPS).
         """
         size = len(self.rows)

@@ -65,7 +65,8 @@ def _checked(function: Any, owner: str) -> Any:
         for name, value in given.items():
             if isinstance(value, float) and math.isnan(value):
                 raise ValueError(f"{owner}: {name} must be a number, got nan")
-            raise_for_choice(owner, name, value, annotations().get(name))
+            if name in annotations():
+                raise_for_choice(owner, name, value, annotations()[name])
         return function(*args, **kwargs)
 
     return checked

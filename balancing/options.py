@@ -100,7 +100,8 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
     for old, new in _RENAMED.items():
         if old in given:
             raise ValueError(f"{owner}: the option {old}= was renamed to {new}=")
-    for name in given.keys() - {field.name for field in fields(Options)}:
+    defaults = {field.name: field.default for field in fields(Options)}
+    for name in given.keys() - defaults.keys():
         raise TypeError(f"{owner} got an unexpected keyword argument {name!r}")
     options = Options(**given)
     for name, annotation in _hints(Options).items():
@@ -117,7 +118,6 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
     for holds, problem in rules:
         if not holds:
             raise ValueError(f"{owner}: {problem}")
-    defaults = {field.name: field.default for field in fields(Options)}
     for option, reason, value in refused:
         actual = getattr(options, option)
         if actual == value if value is not None else actual != defaults[option]:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -85,6 +84,8 @@ def write_samples(folder: Path, samples: Tensor, classes: Sequence[str]) -> None
             np.save(folder / "samples.npy", images.movedim(1, -1).squeeze(-1).numpy())
             save_image(images, folder / "samples.png", nrow=len(set(classes)) or 8)
         else:
+            from matplotlib.figure import Figure  # takes a second to import, and pictures and tables need none
+
             np.save(folder / "samples.npy", samples.numpy())
             figure = Figure(figsize=(5.6, 5.6), layout="constrained")
             axes = figure.add_subplot(aspect="equal")

@@ -123,6 +123,18 @@ def derivative(scalar, losses=LOSSES):
     return torch.autograd.grad(scalar(leaf), leaf)[0]
 
 
+def check_projection_of_torchjd(name, aggregator):
+    """The update of the method ``name`` is that of torchjd's ``aggregator`` with an exact projector."""
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    projector = exact_projector()
+    for size in (2, 3, 5, 10):
+        for seed in range(5):
+            j = random_rows(size, seed, shift=0.0)
+            theirs = getattr(aggregation, aggregator)(projector=projector)(j)
+            weights = gramian_weights(name, j)
+            torch.testing.assert_close(weights @ j, theirs, rtol=1e-6, atol=1e-6 * float(j.abs().max()))
+
+
 def exact_projector():
     """torchjd's projector without its ridge of 1e-4 of the trace, which is the whole difference to ours."""
     pytest.importorskip("qpsolvers")

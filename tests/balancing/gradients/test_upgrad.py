@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.balancing.formulas import CONFLICT, exact_projector, gramian_weights, random_rows, two_rows
+from tests.balancing.formulas import CONFLICT, check_projection_of_torchjd, gramian_weights, random_rows, two_rows
 
 
 def test_known_values():
@@ -38,11 +38,4 @@ def test_two_objectives_have_closed_forms(seed, exponent):
 
 
 def test_agreement_with_torchjd():
-    aggregation = pytest.importorskip("torchjd.aggregation")
-    projector = exact_projector()
-    for size in (2, 3, 5, 10):
-        for seed in range(5):
-            j = random_rows(size, seed, shift=0.0)
-            theirs = aggregation.UPGrad(projector=projector)(j)
-            weights = gramian_weights("upgrad", j)
-            torch.testing.assert_close(weights @ j, theirs, rtol=1e-6, atol=1e-6 * float(j.abs().max()))
+    check_projection_of_torchjd("upgrad", "UPGrad")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .errors import BalancingError, SolverError
+from .measuring.call import Call
 from .measuring.features import PLACES, given_tensors
 from .measuring.graph import LossGraph
 from .measuring.looped import Out
@@ -100,19 +101,9 @@ class Balancer(Method):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        return self._backward(losses, None, shared, parameters, features, subset, scaler, last)
+        return self._backward(losses, None, Call(shared, parameters, features, subset, scaler, last))
 
-    def _backward(
-        self,
-        losses: Mapping[str, Tensor],
-        first: LossWeights | None,
-        shared: Sequence[Tensor] | None,
-        parameters: Sequence[Tensor] | None,
-        features: Tensor | Sequence[Tensor] | None,
-        subset: Sequence[Tensor] | None,
-        scaler: torch.amp.GradScaler | None,
-        last: bool,
-    ) -> BalanceReport:
+    def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, call: Call) -> BalanceReport:
         """:meth:`backward` of the losses times the weights that ``first`` gives to them."""
         earlier, summed = self.micro_batches.take()  # forgotten if this call fails
         values = ordered_losses(self.name, self.objectives, losses)
@@ -122,16 +113,16 @@ class Balancer(Method):
             means = means.clone()
             average_over_processes([means])
         active = self.active()
-        graph = LossGraph(self.name, self.objectives, values, stacked, shared, parameters, scaler, active)
+        graph = LossGraph(self.name, self.objectives, values, stacked, call, active)
         reuse = self.step % self.options.update_every != 0
-        if reuse or self._weighs_at_once(first, last and not earlier):
-            return self._weigh(graph, means if summed is None else summed + means, first, reuse, last)
+        if reuse or self._weighs_at_once(first, call.last and not earlier):
+            return self._weigh(graph, means if summed is None else summed + means, first, reuse, call.last)
 
-        tensors = given_tensors(self.name, self.options.at, features, subset, last)
-        part = Part(means, self.place.rows(graph, tensors, self._out if last and not earlier else None))
+        tensors = given_tensors(self.name, self.options.at, call)
+        part = Part(means, self.place.rows(graph, tensors, self._out if call.last and not earlier else None))
         self._check(part, active)
         parts = self.micro_batches.join(earlier, part)
-        if not last:
+        if not call.last:
             self.micro_batches.parts = parts
             return BalanceReport(self.objectives, torch.stack([p.losses for p in parts]).sum(0), skips=self.skips)
         return self._balance(graph, parts, first)

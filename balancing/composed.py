@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .base import Balancer, LossWeights
 from .loss_balancer import LossBalancer
+from .measuring.call import Call
 from .report import BalanceReport
 
 
@@ -67,10 +68,10 @@ class Composed(Balancer):
         self._loss_weights_now = self.loss_balancer.current_weights(losses)
         return self._loss_weights_now
 
-    def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, *arguments: Any) -> BalanceReport:
+    def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, call: Call) -> BalanceReport:
         second = self.gradient_balancer
         before = second.step
-        report = second._backward(losses, self._first, *arguments)
+        report = second._backward(losses, self._first, call)
         if report.overflow:
             self._loss_weights_now = None
         if second.step > before:

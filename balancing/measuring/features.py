@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from ..errors import BalancingError
 from ..spans import span
+from .call import Call
 from .gradients import Direction, Gradients
 from .graph import LossGraph, find_leaves, is_nested
 from .looped import AtShared, Out, collect
@@ -69,19 +68,17 @@ Place = AtShared | AtFeatures | AtSubset
 PLACES: dict[str, Place] = {"shared": AtShared(), "features": AtFeatures(), "subset": AtSubset()}
 
 
-def given_tensors(
-    owner: str, at: str, features: Tensor | Sequence[Tensor] | None, subset: Sequence[Tensor] | None, last: bool
-) -> list[Tensor]:
+def given_tensors(owner: str, at: str, call: Call) -> list[Tensor]:
     """The tensors that were given for ``at``, each once; none for ``shared``.
 
     Raises ValueError or BalancingError if there are none that can be differentiated.
     """
     if at == "shared":
         return []
-    given = features if at == "features" else subset
+    given = call.features if at == "features" else call.subset
     if given is None or len(given) == 0:
         raise ValueError(f"{owner}: at={at!r} needs backward(..., {at}=...)")
-    if not last:
+    if not call.last:
         raise ValueError(f"{owner}: at={at!r} cannot collect micro-batches; use at='shared'")
     tensors = [given] if isinstance(given, Tensor) else given
     differentiable = list(dict.fromkeys(tensor for tensor in tensors if tensor.requires_grad))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import BalancingError
 from ..spans import span
+from .call import Call
 from .processes import averaged_gradients, several_processes
 
 
@@ -100,9 +101,8 @@ class LossGraph:
         objectives: Names of the losses, for a profiler.
         losses: K scalars.
         stacked: (K,) the losses as one tensor.
-        shared: The contested leaves, or ``None`` to find them: those that several losses reach.
-        parameters: The only leaves that receive gradients, or ``None`` for all.
-        scaler: Scales the losses, so that ``.grad`` ends up scaled.
+        call: Holds the contested leaves, or ``None`` to find them (those that several losses reach); the only leaves that
+            receive gradients, or ``None`` for all; a scaler of the losses, with which ``.grad`` ends up scaled.
         active: Indices of the losses to differentiate, or ``None`` for all.
     """
 
@@ -112,13 +112,12 @@ class LossGraph:
         objectives: Sequence[str],
         losses: Sequence[Tensor],
         stacked: Tensor,
-        shared: Sequence[Tensor] | None,
-        parameters: Sequence[Tensor] | None,
-        scaler: torch.amp.GradScaler | None,
+        call: Call,
         active: Sequence[int] | None,
     ) -> None:
         self.owner, self.objectives, self.active = owner, objectives, active
-        self._stacked, self._given_shared, self._scaler = stacked, shared, scaler
+        self._stacked, self._given_shared, self._scaler = stacked, call.shared, call.scaler
+        scaler, parameters = call.scaler, call.parameters
         self.losses = losses if scaler is None else [scaler.scale(loss) for loss in losses]
         if parameters is not None:
             parameters = list(dict.fromkeys(leaf for leaf in parameters if leaf.requires_grad))

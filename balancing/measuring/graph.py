@@ -115,7 +115,7 @@ class LossGraph:
         call: Call,
         active: Sequence[int] | None,
     ) -> None:
-        self.owner, self.objectives, self.active = owner, objectives, active
+        self.owner, self.objectives, self.active, self.groups = owner, objectives, active, call.groups
         self._stacked, self._given_shared, self._scaler = stacked, call.shared, call.scaler
         scaler, parameters = call.scaler, call.parameters
         self.losses = losses if scaler is None else [scaler.scale(loss) for loss in losses]

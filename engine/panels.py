@@ -14,8 +14,8 @@ from tasks.results import ResultKey, objectives_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MANY = 8  # with more names than colors, lines become rows of a heat map
-_PAIRS = 28  # rows of the heat map of cosines: all pairs of eight objectives
+MANY = 8  # with more objectives than colors, lines become rows of a heat map
+_PAIRS = 28  # rows of a heat map: all pairs of eight objectives
 Rows = list[dict[str, str]]
 Series = tuple[list[float], list[float]]
 Pictures = Iterator[tuple[str, str]]  # data URI, caption
@@ -97,10 +97,10 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
         yield figures.data_uri(figure), note
     parts = all_of("conflicts")
     if parts:
-        shown = {name: _smooth(*line) for name, line in list(parts.items())[:MANY]}
-        figure = figures.curves("share of pairs in conflict, by group", shown, "step", limits=(-0.02, 1.02))
-        more = f" The first {MANY} of {len(parts)} groups; balance.csv has all." if len(parts) > MANY else ""
-        yield figures.data_uri(figure), f"The same within each group of parameters that has weights of its own.{more}"
+        shown = {name: _smooth(*line) for name, line in list(parts.items())[:_PAIRS]}
+        picture = _heat_map("share of pairs in conflict, by group", shown, "step", "share")
+        more = f" The first {_PAIRS} of {len(parts)} groups; balance.csv has all." if len(parts) > _PAIRS else ""
+        yield figures.data_uri(picture), f"The same in each group of parameters that has weights of its own.{more}"
 
 
 def _smooth(x: list[float], y: list[float]) -> Series:

@@ -137,7 +137,9 @@ def test_no_tensorboard_folder_when_it_is_off(train_in):
 
 
 def test_weights_per_layer_are_recorded_with_the_conflicts_of_every_layer(train_in):
-    table = rows(train_in("run", "balancer=pcgrad", "trainer.weights_per=layer", "trainer.max_steps=20") / "balance.csv")
+    table = rows(
+        train_in("run", "balancer=pcgrad", "trainer.weights_per=layer", "trainer.max_steps=20") / "balance.csv"
+    )
     layers = [name for name in table[0] if name.startswith("conflicts/trunk.")]
     assert len(layers) >= 2
     assert {row[name] for row in table for name in layers} <= {"0", "1"}

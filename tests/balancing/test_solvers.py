@@ -119,7 +119,8 @@ def dependent_rows(kind, size, rank, seed):
 @pytest.mark.parametrize(("size", "rank"), [(20, 10), (30, 4), (60, 20), (60, 30), (100, 50)])
 def test_dual_cone_weights_of_many_dependent_gradients_satisfy_the_kkt_conditions(kind, size, rank, monkeypatch):
     """At half as many dimensions as gradients, directions without conflict are about to vanish, and block pivoting cycles."""
-    monkeypatch.setattr("balancing.solvers.dual_cone.ActiveSet", counted := CountedActiveSet())
+    monkeypatch.setattr("balancing.solvers.quadratic.ActiveSet", counted := CountedActiveSet())
+    monkeypatch.setattr("balancing.solvers.dual_cone.ActiveSet", counted)
     for seed in range(2):
         _, cosines = cosine_matrix((j := dependent_rows(kind, size, rank, seed)) @ j.T)
         solutions = dual_cone_weights_of_each(cosines)
@@ -147,7 +148,7 @@ class CountedActiveSet:
 def test_problems_that_block_pivoting_leaves_open_are_solved_one_by_one():
     _, cosines = cosine_matrix(rows("random", 12) @ rows("random", 12).T)
     wanted = dual_cone_weights_of_each(cosines)
-    torch.testing.assert_close(dual_cone_weights_of_each(cosines, iterations=1), wanted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(dual_cone_weights_of_each(cosines, rounds=1), wanted, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("cosine", [-0.999, -0.9, -1e-3, 0.0, 1e-9, 0.5, 1 - 1e-9, 1.0])

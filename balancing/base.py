@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Unpack
 
 import torch
@@ -9,16 +10,19 @@ from torch import Tensor
 from .errors import BalancingError, SolverError
 from .measuring.call import Call
 from .measuring.features import PLACES, given_tensors
+from .measuring.gradients import Gradients
 from .measuring.graph import LossGraph
 from .measuring.looped import Out
-from .measuring.processes import average_over_processes, several_processes
+from .measuring.processes import several_processes
 from .method import Method
-from .micro_batches import MicroBatches, Part
+from .micro_batches import MicroBatches, Part, contest
+from .narrowing import Narrowed
 from .objectives import ordered_losses
 from .options import BalancerOptions
 from .report import BalanceReport
 from .rescaling import Rescaling
 from .spans import span
+from .step_losses import StepLosses
 from .weight_cache import WeightCache
 
 #: (K,) losses -> (K,) weights of a method that comes first.
@@ -43,11 +47,22 @@ class Balancer(Method):
     #: Whether ``memory`` holds gradients, which must then have the same size at every step.
     remembers: ClassVar[bool] = False
     head_weights: Tensor | None = None
+    #: Whether the other objectives are absent, so that a method that measures gradients is not asked for the weight.
+    alone: bool = False
+    _present: tuple[bool, ...] | None = None  # at the last step
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         given = self.options
-        self.rescaling = Rescaling(
+        self.rescaling = self._make_rescaling()
+        self.cache = WeightCache(len(self.objectives), given.update_every, given.weight_ema)
+        self.micro_batches = MicroBatches(apart=self.unbiased)
+        self.place = PLACES[given.at]
+        self._out: Out | None = None
+
+    def _make_rescaling(self) -> Rescaling:
+        given = self.options
+        return Rescaling(
             log_losses=given.log_losses,
             by_length=given.normalize in ("l2", "loss+"),
             by_loss=given.normalize in ("loss", "loss+"),
@@ -57,10 +72,6 @@ class Balancer(Method):
             size=float(len(self.objectives)) if given.scale == "sum" and self.convention == "mean" else 1.0,
             require_positive=self.require_positive,
         )
-        self.cache = WeightCache(len(self.objectives), given.update_every, given.weight_ema)
-        self.micro_batches = MicroBatches(apart=self.unbiased)
-        self.place = PLACES[given.at]
-        self._out: Out | None = None
 
     def active(self) -> tuple[int, ...] | None:
         """Indices of the objectives that the coming step differentiates; ``None``: all."""
@@ -73,7 +84,7 @@ class Balancer(Method):
 
     def backward(
         self,
-        losses: Mapping[str, Tensor],
+        losses: Mapping[str, Tensor | None],
         *,
         shared: Sequence[Tensor] | None = None,
         parameters: Sequence[Tensor] | None = None,
@@ -85,7 +96,8 @@ class Balancer(Method):
         """Add the balanced gradients of ``losses`` to ``.grad``.
 
         Args:
-            losses: Name -> scalar tensor, exactly the balancer's objectives.
+            losses: Name -> scalar tensor, exactly the balancer's objectives. ``None``: absent from this step, as there are
+                no labels, say. Its state and its head rest, and the method sees the others.
             shared: The contested parameters; found from the autograd graph if not given. Give them for a compiled model,
                 whose graph does not distinguish heads from trunk.
             parameters: Only these receive gradients; every leaf of the graph if not given.
@@ -101,31 +113,88 @@ class Balancer(Method):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        return self._backward(losses, None, Call(shared, parameters, features, subset, scaler, last))
+        return self._over_present(losses, Call(shared, parameters, features, subset, scaler, last))
 
-    def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, call: Call) -> BalanceReport:
-        """:meth:`backward` of the losses times the weights that ``first`` gives to them."""
-        earlier, summed = self.micro_batches.take()  # forgotten if this call fails
-        values = ordered_losses(self.name, self.objectives, losses)
-        stacked = torch.stack(values)
-        means = stacked.detach()
-        if several_processes():
-            means = means.clone()
-            average_over_processes([means])
-        active = self.active()
-        graph = LossGraph(self.name, self.objectives, values, stacked, call, active)
-        reuse = self.step % self.options.update_every != 0
-        if reuse or self._weighs_at_once(first, call.last and not earlier):
+    def _over_present(self, losses: Mapping[str, Tensor | None], call: Call) -> BalanceReport:
+        """A step of the objectives that are present: by a copy for these, unless all are."""
+        earlier, summed, before = self.micro_batches.take()  # forgotten if this call fails
+        now = StepLosses.of(ordered_losses(self.name, self.objectives, losses), self.cache.weights.device)
+        present = now.present if before is None else tuple(a or b for a, b in zip(now.present, before, strict=True))
+        self._present = present
+        if all(present):
+            return self._backward(now, earlier, summed, None, call, False)
+        indices = [k for k, here in enumerate(present) if here]
+        if not indices:
+            return BalanceReport(self.objectives, torch.full_like(now.means, torch.nan), None, None, True, self.skips)
+        if not call.last:
+            report = self._backward(now, earlier, summed, None, call, True)
+            self.micro_batches.present = present
+            return replace(report, losses=report.losses.where(now.means.new_tensor(present) > 0, torch.nan), present=present)
+        narrowed = Narrowed(self, indices, len(self.objectives))
+        parts = [part.among(indices) for part in earlier]
+        summed = None if summed is None else summed[indices]
+        report = narrowed.module._backward(now.among(indices), parts, summed, None, call, False)
+        narrowed.write_back()
+        return report.among(self.objectives, present)
+
+    def narrowed_to(self, indices: Sequence[int]) -> None:
+        self.rescaling = self._make_rescaling()
+        if len(indices) == 1 and self.measures:
+            self.alone, self.place = True, PLACES["shared"]
+
+    def _backward(
+        self,
+        losses: StepLosses,
+        earlier: list[Part],
+        summed: Tensor | None,
+        first: LossWeights | None,
+        call: Call,
+        waits: bool,
+    ) -> BalanceReport:
+        """A call of :meth:`backward`.
+
+        Args:
+            losses: Those of this call.
+            earlier: Gradients of earlier micro-batches.
+            summed: Losses of earlier micro-batches whose gradients were added to ``.grad`` at once.
+            first: Gives weights to the losses before the method.
+            call: What :meth:`backward` was given.
+            waits: Whether it is not known yet which objectives are present in the step.
+        """
+        active = None if waits else self.active()
+        chosen = losses.here if active is None else tuple(k for k in active if k in losses.here)
+        if self.alone and not self.options.max_norm:
+            call = replace(call, shared=None)
+        everything = len(chosen) == len(self.objectives)
+        graph = LossGraph(
+            self.name, self.objectives, losses.values, losses.stacked, call, None if everything else chosen
+        )
+        means = losses.means
+        reuse = self._reuses(losses.present, summed is not None)
+        if reuse or summed is not None or self._weighs_at_once(first, call.last and not earlier, waits):
             return self._weigh(graph, means if summed is None else summed + means, first, reuse, call.last)
 
         tensors = given_tensors(self.name, self.options.at, call)
-        part = Part(means, self.place.rows(graph, tensors, self._out if call.last and not earlier else None))
-        self._check(part, active)
+        out = self._out if call.last and not earlier else None
+        rows = self.place.rows(graph, tensors, out) if chosen else Gradients.none(len(self.objectives))
+        part = Part(means, rows)
+        self._check(part, graph)
         parts = self.micro_batches.join(earlier, part)
         if not call.last:
             self.micro_batches.parts = parts
             return BalanceReport(self.objectives, torch.stack([p.losses for p in parts]).sum(0), skips=self.skips)
+        if earlier and call.shared is None:
+            contest(parts)
+        if active is not None:
+            for part in parts:
+                part.gradients.keep(active)
         return self._balance(graph, parts, first)
+
+    def _reuses(self, present: Sequence[bool], goes_on: bool) -> bool:
+        """Whether the step takes the weights of an earlier one; ``goes_on``: its first micro-batch decided so."""
+        if self.step % self.options.update_every == 0:
+            return False
+        return goes_on or bool(self.cache.known[list(present)].all())
 
     def _weigh(
         self, graph: LossGraph, losses: Tensor, first: LossWeights | None, reuse: bool, last: bool
@@ -135,7 +204,8 @@ class Balancer(Method):
             weights = self.cache.weights.clone() if reuse else self._loss_weights(losses, first)
             if self.head_rule == "unit":
                 self.head_weights = self.cache.heads
-            graph.weighted_backward(weights, self.head_weights)
+            if graph.active != () or several_processes():
+                graph.weighted_backward(weights, self.head_weights)
         if not last:
             self.micro_batches.losses = losses
             return BalanceReport(self.objectives, losses, skipped=not finite, skips=self.skips)
@@ -143,15 +213,18 @@ class Balancer(Method):
 
     # ---- for kinds -----------------------------------------------------------------------------------------------
 
-    def _weighs_at_once(self, first: LossWeights | None, whole: bool) -> bool:
-        """Whether the weights do not depend on gradients; ``whole``: nor on other micro-batches."""
+    def _weighs_at_once(self, first: LossWeights | None, whole: bool, waits: bool) -> bool:
+        """Whether the weights do not depend on gradients; ``whole``: nor on other micro-batches.
+
+        ``waits``: objectives that are absent so far may appear in a later micro-batch.
+        """
         return False
 
     def _loss_weights(self, losses: Tensor, first: LossWeights | None) -> Tensor:
         """(K,) weights that follow from the losses alone; those of an earlier step where none do."""
         return self.cache.weights.clone()
 
-    def _check(self, part: Part, active: tuple[int, ...] | None) -> None:
+    def _check(self, part: Part, graph: LossGraph) -> None:
         """Raise BalancingError for gradients that cannot be balanced."""
 
     def _balance(self, graph: LossGraph, parts: list[Part], first: LossWeights | None) -> BalanceReport:
@@ -168,20 +241,30 @@ class Balancer(Method):
 
     # ---- after the optimizer's step ------------------------------------------------------------------------------
 
-    def observe(self, losses: Mapping[str, Tensor]) -> None:
+    def observe(self, losses: Mapping[str, Tensor | None]) -> None:
         """Give a method with ``observes`` the batch's losses after the optimizer's step.
 
+        An objective that is absent here (``None``), or was from the step, rests.
         Raises as :meth:`backward` for losses that do not fit.
         """
-        self._observe(losses, None)
-
-    def _observe(self, losses: Mapping[str, Tensor], factors: Tensor | None) -> None:
-        if type(self).update is Balancer.update:
+        if not self._learns():
             return
-        values = ordered_losses(self.name, self.objectives, losses, differentiable=False)
-        means = torch.stack([value.detach() for value in values])
-        average_over_processes([means])
-        means = means.to(self.cache.weights.device)
-        if self.finite(means, "loss"):
+        given = ordered_losses(self.name, self.objectives, losses, differentiable=False)
+        now = StepLosses.of([None if value is None else value.detach() for value in given], self.cache.weights.device)
+        present = now.present if self._present is None else map(min, now.present, self._present)
+        indices = [k for k, here in enumerate(present) if here]
+        means = now.means.to(self.cache.weights.device)
+        if len(indices) == len(self.objectives):
+            self._observe(means, None)
+        elif indices:
+            narrowed = Narrowed(self, indices, len(self.objectives))
+            narrowed.module._observe(means[indices], None)
+            narrowed.write_back()
+
+    def _learns(self) -> bool:
+        return type(self).update is not Balancer.update
+
+    def _observe(self, means: Tensor, factors: Tensor | None) -> None:
+        if self._learns() and self.finite(means, "loss"):
             with torch.no_grad():
                 self.update(means if factors is None else means * factors.to(means))

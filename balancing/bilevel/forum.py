@@ -38,6 +38,7 @@ class FORUM(BilevelBalancer):
     """
 
     convention = "own"
+    proportions = {"multipliers": "one"}
 
     def __init__(
         self,

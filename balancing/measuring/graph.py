@@ -146,6 +146,10 @@ class LossGraph:
         others = {leaf: mask for leaf, mask in masks.items() if leaf not in contested}
         return [leaf for leaf in contested if leaf in masks], others
 
+    def shares_leaves(self, k: int) -> bool:
+        """Whether loss k reaches a leaf that another one reaches."""
+        return any(mask >> k & 1 and mask.bit_count() > 1 for mask in find_leaves(self.losses).values())
+
     def allowed(self, masks: dict[Tensor, int]) -> dict[Tensor, int]:
         """Those of the leaves that may receive gradients."""
         if self._parameters is None:

@@ -15,14 +15,14 @@ from .measuring.graph import LossGraph
 from .measuring.looped import Out
 from .measuring.processes import several_processes
 from .method import Method
-from .micro_batches import MicroBatches, Part, contest
-from .narrowing import Narrowed
+from .micro_batches import MicroBatches, Part, Step, prepare
+from .narrowing import for_some
 from .objectives import ordered_losses
 from .options import BalancerOptions
 from .report import BalanceReport
 from .rescaling import Rescaling
 from .spans import span
-from .step_losses import StepLosses
+from .step_losses import StepLosses, where
 from .weight_cache import WeightCache
 
 #: (K,) losses -> (K,) weights of a method that comes first.
@@ -54,24 +54,11 @@ class Balancer(Method):
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         given = self.options
-        self.rescaling = self._make_rescaling()
+        self.rescaling = Rescaling.of(self)
         self.cache = WeightCache(len(self.objectives), given.update_every, given.weight_ema)
         self.micro_batches = MicroBatches(apart=self.unbiased)
         self.place = PLACES[given.at]
         self._out: Out | None = None
-
-    def _make_rescaling(self) -> Rescaling:
-        given = self.options
-        return Rescaling(
-            log_losses=given.log_losses,
-            by_length=given.normalize in ("l2", "loss+"),
-            by_loss=given.normalize in ("loss", "loss+"),
-            preference=None if given.preference is None else self.preference,
-            preference_on=self.preference_on,
-            prefers_losses=not self.measures,
-            size=float(len(self.objectives)) if given.scale == "sum" and self.convention == "mean" else 1.0,
-            require_positive=self.require_positive,
-        )
 
     def active(self) -> tuple[int, ...] | None:
         """Indices of the objectives that the coming step differentiates; ``None``: all."""
@@ -116,85 +103,47 @@ class Balancer(Method):
         return self._over_present(losses, Call(shared, parameters, features, subset, scaler, last))
 
     def _over_present(self, losses: Mapping[str, Tensor | None], call: Call) -> BalanceReport:
-        """A step of the objectives that are present: by a copy for these, unless all are."""
-        earlier, summed, before = self.micro_batches.take()  # forgotten if this call fails
+        """A step of the objectives that are present, by a copy for these if they are not all."""
+        earlier = self.micro_batches.take()  # forgotten if this call fails
         now = StepLosses.of(ordered_losses(self.name, self.objectives, losses), self.cache.weights.device)
-        present = now.present if before is None else tuple(a or b for a, b in zip(now.present, before, strict=True))
-        self._present = present
-        if all(present):
-            return self._backward(now, earlier, summed, None, call, False)
-        indices = [k for k, here in enumerate(present) if here]
-        if not indices:
-            return BalanceReport(self.objectives, torch.full_like(now.means, torch.nan), None, None, True, self.skips)
+        step = earlier.step(now, call.last)
+        self._present, some = step.present, where(step.present)
+        if len(some) == len(self.objectives):
+            return self._backward(step, None, call)
         if not call.last:
-            report = self._backward(now, earlier, summed, None, call, True)
-            self.micro_batches.present = present
-            return replace(report, losses=report.losses.where(now.means.new_tensor(present) > 0, torch.nan), present=present)
-        narrowed = Narrowed(self, indices, len(self.objectives))
-        parts = [part.among(indices) for part in earlier]
-        summed = None if summed is None else summed[indices]
-        report = narrowed.module._backward(now.among(indices), parts, summed, None, call, False)
-        narrowed.write_back()
-        return report.among(self.objectives, present)
+            report = self._backward(step, None, call)
+            self.micro_batches.present = step.present
+            return report.masked(step.present)
+        if not some:
+            return BalanceReport((), now.means[:0], skipped=True, skips=self.skips).among(self.objectives, step.present)
+        report = for_some(self, some, lambda method: method._backward(step.among(some), None, call))
+        return report.among(self.objectives, step.present)
 
-    def narrowed_to(self, indices: Sequence[int]) -> None:
-        self.rescaling = self._make_rescaling()
-        if len(indices) == 1 and self.measures:
-            self.alone, self.place = True, PLACES["shared"]
-
-    def _backward(
-        self,
-        losses: StepLosses,
-        earlier: list[Part],
-        summed: Tensor | None,
-        first: LossWeights | None,
-        call: Call,
-        waits: bool,
-    ) -> BalanceReport:
-        """A call of :meth:`backward`.
-
-        Args:
-            losses: Those of this call.
-            earlier: Gradients of earlier micro-batches.
-            summed: Losses of earlier micro-batches whose gradients were added to ``.grad`` at once.
-            first: Gives weights to the losses before the method.
-            call: What :meth:`backward` was given.
-            waits: Whether it is not known yet which objectives are present in the step.
-        """
-        active = None if waits else self.active()
-        chosen = losses.here if active is None else tuple(k for k in active if k in losses.here)
+    def _backward(self, step: Step, first: LossWeights | None, call: Call) -> BalanceReport:
+        """:meth:`backward` of the losses times the weights that ``first`` gives to them."""
+        losses = step.losses
+        means = losses.means if step.summed is None else step.summed + losses.means
+        reuse = not self.alone and self.cache.reusable(self.step, step.present, step.summed is not None)
+        at_once = self._weighs_at_once(first, call.last and not step.parts, step.waits or bool(step.parts))
+        active = self.active() if at_once or not step.mixed() else None
         if self.alone and not self.options.max_norm:
             call = replace(call, shared=None)
-        everything = len(chosen) == len(self.objectives)
-        graph = LossGraph(
-            self.name, self.objectives, losses.values, losses.stacked, call, None if everything else chosen
-        )
-        means = losses.means
-        reuse = self._reuses(losses.present, summed is not None)
-        if reuse or summed is not None or self._weighs_at_once(first, call.last and not earlier, waits):
-            return self._weigh(graph, means if summed is None else summed + means, first, reuse, call.last)
+        graph = LossGraph(self.name, self.objectives, losses.values, losses.stacked, call, losses.differentiated(active))
+        if reuse or at_once or step.summed is not None:
+            return self._weigh(graph, means, first, reuse, call.last)
 
         tensors = given_tensors(self.name, self.options.at, call)
-        out = self._out if call.last and not earlier else None
-        rows = self.place.rows(graph, tensors, out) if chosen else Gradients.none(len(self.objectives))
-        part = Part(means, rows)
+        out = self._out if call.last and not step.parts else None
+        rows = Gradients.none(len(losses.values)) if graph.active == () else self.place.rows(graph, tensors, out)
+        part = Part(losses.means, rows, losses.present)
         self._check(part, graph)
-        parts = self.micro_batches.join(earlier, part)
+        parts = self.micro_batches.join(step.parts, part)
         if not call.last:
             self.micro_batches.parts = parts
             return BalanceReport(self.objectives, torch.stack([p.losses for p in parts]).sum(0), skips=self.skips)
-        if earlier and call.shared is None:
-            contest(parts)
-        if active is not None:
-            for part in parts:
-                part.gradients.keep(active)
+        if step.parts:
+            prepare(parts, call.shared is None, self.active())
         return self._balance(graph, parts, first)
-
-    def _reuses(self, present: Sequence[bool], goes_on: bool) -> bool:
-        """Whether the step takes the weights of an earlier one; ``goes_on``: its first micro-batch decided so."""
-        if self.step % self.options.update_every == 0:
-            return False
-        return goes_on or bool(self.cache.known[list(present)].all())
 
     def _weigh(
         self, graph: LossGraph, losses: Tensor, first: LossWeights | None, reuse: bool, last: bool
@@ -211,12 +160,17 @@ class Balancer(Method):
             return BalanceReport(self.objectives, losses, skipped=not finite, skips=self.skips)
         return self.finish(losses, weights) if finite else self.skip(losses)
 
+    def narrowed_to(self, indices: Sequence[int]) -> None:
+        self.rescaling = Rescaling.of(self)
+        if len(indices) == 1 and self.measures:
+            self.alone, self.place = True, PLACES["shared"]
+
     # ---- for kinds -----------------------------------------------------------------------------------------------
 
     def _weighs_at_once(self, first: LossWeights | None, whole: bool, waits: bool) -> bool:
         """Whether the weights do not depend on gradients; ``whole``: nor on other micro-batches.
 
-        ``waits``: objectives that are absent so far may appear in a later micro-batch.
+        ``waits``: with others, in which objectives may be present that are absent from this one.
         """
         return False
 
@@ -251,15 +205,12 @@ class Balancer(Method):
             return
         given = ordered_losses(self.name, self.objectives, losses, differentiable=False)
         now = StepLosses.of([None if value is None else value.detach() for value in given], self.cache.weights.device)
-        present = now.present if self._present is None else map(min, now.present, self._present)
-        indices = [k for k, here in enumerate(present) if here]
-        means = now.means.to(self.cache.weights.device)
-        if len(indices) == len(self.objectives):
+        present = tuple(map(min, now.present, self._present or now.present))
+        means, some = now.means.to(self.cache.weights.device), where(present)
+        if len(some) == len(self.objectives):
             self._observe(means, None)
-        elif indices:
-            narrowed = Narrowed(self, indices, len(self.objectives))
-            narrowed.module._observe(means[indices], None)
-            narrowed.write_back()
+        elif some:
+            for_some(self, some, lambda method: method._observe(means[some], None))
 
     def _learns(self) -> bool:
         return type(self).update is not Balancer.update

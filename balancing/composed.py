@@ -7,9 +7,8 @@ from torch import Tensor
 from .base import Balancer, LossWeights
 from .loss_balancer import LossBalancer
 from .measuring.call import Call
-from .micro_batches import Part
+from .micro_batches import Step
 from .report import BalanceReport
-from .step_losses import StepLosses
 
 
 class Composed(Balancer):
@@ -70,18 +69,10 @@ class Composed(Balancer):
         self._loss_weights_now = self.loss_balancer.current_weights(losses)
         return self._loss_weights_now
 
-    def _backward(
-        self,
-        losses: StepLosses,
-        earlier: list[Part],
-        summed: Tensor | None,
-        first: LossWeights | None,
-        call: Call,
-        waits: bool,
-    ) -> BalanceReport:
+    def _backward(self, step: Step, first: LossWeights | None, call: Call) -> BalanceReport:
         second = self.gradient_balancer
         before = second.step
-        report = second._backward(losses, earlier, summed, self._first, call, waits)
+        report = second._backward(step, self._first, call)
         if report.overflow:
             self._loss_weights_now = None
         if second.step > before:

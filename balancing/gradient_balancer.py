@@ -14,7 +14,7 @@ from .measuring.gradients import Direction, Gradients
 from .measuring.graph import LossGraph
 from .measuring.processes import average_over_processes, several_processes, sum_over_samples
 from .micro_batches import Part
-from .narrowing import Narrowed
+from .narrowing import for_some
 from .options import BalancerOptions
 from .report import BalanceReport
 from .rescaling import shorten
@@ -77,7 +77,9 @@ class GradientBalancer(Balancer):
             for part in parts:
                 part.gradients.synchronize()
         total, samples = parts[0], None
-        if len(parts) == 2:  # each holds a sum over some of the micro-batches
+        if len(parts) == 2 and not all(map(min, parts[0].present, parts[1].present)):
+            total = parts[0] + parts[1]  # an objective is in one of the samples alone
+        elif len(parts) == 2:  # each holds a sum over some of the micro-batches
             share = parts[0].count * parts[1].count / (parts[0].count + parts[1].count) ** 2
             samples = parts[0].gradients.products(parts[1].gradients) / (share * factor**2)
             total = parts[0] + parts[1]
@@ -120,10 +122,9 @@ class GradientBalancer(Balancer):
         own = torch.ones_like(measured.losses) if loss_weights is None else loss_weights.to(measured.losses)
         if len(reaching) == 1:
             return own, measured.combination(own, self.options.max_norm)
-        narrowed = Narrowed(self, reaching, len(self.objectives))
-        some = None if loss_weights is None else loss_weights[list(reaching)]
-        weights, direction = narrowed.module._direction(measured.among(reaching), some)
-        narrowed.write_back()
+        theirs = None if loss_weights is None else loss_weights[list(reaching)]
+        some = measured.among(reaching)
+        weights, direction = for_some(self, reaching, lambda method: method._direction(some, theirs))
         self.cache.keep(own, [k for k in range(len(own)) if k not in reaching])
         return None if weights is None else own.index_copy(0, torch.tensor(reaching), weights), direction
 

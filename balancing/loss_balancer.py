@@ -54,7 +54,7 @@ class LossBalancer(Balancer):
 
     def current_weights(self, losses: Tensor, first: LossWeights | None = None) -> Tensor:
         """:meth:`effective_weights`, or the last ones, between updates of ``update_every``."""
-        if self._reuses((True,) * len(self.objectives), False):
+        if self.cache.reusable(self.step):
             return self.cache.weights
         return self.effective_weights(losses, None if first is None else first(losses))
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -10,9 +10,10 @@ from .errors import BalancingError
 from .method import Method
 
 M = TypeVar("M", bound=nn.Module)
+R = TypeVar("R")
 # what a copy has of its own, and what the original needs none of
 _OWN = {"_parameters", "_buffers", "_modules", "memory", "objectives", "preference", "rescaling", "finite"}
-_OWN |= {"_unmoved", "_versions", "alone", "place"}
+_OWN |= {"_unmoved", "_versions", "_known", "alone", "place"}
 # what absent objectives have no number of
 _OF_ONE_STEP = {"head_weights", "_loss_weights_now"}
 
@@ -167,3 +168,12 @@ class Narrowed(Generic[M]):
         if part.grad is not None:
             whole.grad = torch.zeros_like(whole) if whole.grad is None else whole.grad
             self._put(whole.grad, self._selected(whole.grad, axes) + part.grad, axes)
+
+
+def for_some(method: M, indices: Sequence[int], step: Callable[[M], R]) -> R:
+    """``step`` of a copy for the objectives with these indices; the state of the others rests."""
+    size = len(method.objectives) if isinstance(method, Method) else 0
+    narrowed = Narrowed(method, indices, size)
+    result = step(narrowed.module)
+    narrowed.write_back()
+    return result

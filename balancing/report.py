@@ -41,16 +41,21 @@ class BalanceReport:
         if not self.present:
             object.__setattr__(self, "present", (True,) * len(self.objectives))
 
+    def masked(self, present: tuple[bool, ...]) -> BalanceReport:
+        """This report with NaN for the losses of the others."""
+        mask = torch.tensor(present, device=self.losses.device)
+        return replace(self, losses=torch.where(mask, self.losses, torch.nan), present=present)
+
     def among(self, objectives: tuple[str, ...], present: tuple[bool, ...]) -> BalanceReport:
-        """This report of the ``present`` ones, as one of all ``objectives``."""
+        """This report, of those that are ``present``, as one of all ``objectives``."""
         index = torch.tensor(present).nonzero().squeeze(1)
 
         def widened(part: Tensor | None) -> Tensor | None:
             if part is None:
                 return None
             chosen = index.to(part.device)
-            whole = part.new_full((len(objectives),) * part.dim(), torch.nan)
-            return whole.index_put_((chosen,) if part.dim() == 1 else (chosen[:, None], chosen), part)
+            result = part.new_full((len(objectives),) * part.dim(), torch.nan)
+            return result.index_put_((chosen,) if part.dim() == 1 else (chosen[:, None], chosen), part)
 
         losses = widened(self.losses)
         assert losses is not None

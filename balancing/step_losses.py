@@ -48,3 +48,13 @@ class StepLosses:
         here = tuple(position for position, k in enumerate(indices) if k in self.here)
         present = tuple(self.present[k] for k in indices)
         return StepLosses(values, torch.stack(values), self.means[list(indices)], here, present)
+
+    def differentiated(self, active: Sequence[int] | None) -> tuple[int, ...] | None:
+        """Those of the ``active`` objectives that are present here; ``None``: all."""
+        chosen = self.here if active is None else tuple(k for k in active if k in self.here)
+        return None if len(chosen) == len(self.values) else chosen
+
+
+def where(present: Sequence[bool]) -> list[int]:
+    """Indices of the objectives that are present."""
+    return [k for k, here in enumerate(present) if here]

@@ -132,7 +132,8 @@ class Gradients:
         """Move these ``leaves``, where they are among the heads, to the inputs."""
         inputs = list(dict.fromkeys([*self.inputs, *leaves]))
         self.rows = [self._at(inputs, k) for k in range(len(self.rows))]
-        self.heads = [{leaf: g for leaf, g in heads.items() if leaf not in leaves} for heads in self.heads]
+        moved = set(leaves)
+        self.heads = [{leaf: g for leaf, g in heads.items() if leaf not in moved} for heads in self.heads]
         self.inputs, self.matrix = inputs, None
 
     def synchronize(self) -> None:

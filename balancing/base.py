@@ -7,13 +7,11 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor
 
-from .errors import BalancingError, SolverError
 from .measuring.call import Call
 from .measuring.features import PLACES, given_tensors
 from .measuring.gradients import Gradients
 from .measuring.graph import LossGraph
 from .measuring.looped import Out
-from .measuring.processes import several_processes
 from .method import Method
 from .micro_batches import MicroBatches, Part, Step, prepare
 from .narrowing import for_some
@@ -21,7 +19,6 @@ from .objectives import ordered_losses
 from .options import BalancerOptions
 from .report import BalanceReport
 from .rescaling import Rescaling
-from .spans import span
 from .step_losses import StepLosses, where
 from .weight_cache import WeightCache
 
@@ -53,11 +50,9 @@ class Balancer(Method):
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        given = self.options
         self.rescaling = Rescaling.of(self)
-        self.cache = WeightCache(len(self.objectives), given.update_every, given.weight_ema)
-        self.micro_batches = MicroBatches(apart=self.unbiased)
-        self.place = PLACES[given.at]
+        self.cache = WeightCache(len(self.objectives), self.options.update_every, self.options.weight_ema)
+        self.micro_batches, self.place = MicroBatches(apart=self.unbiased), PLACES[self.options.at]
         self._out: Out | None = None
 
     def active(self) -> tuple[int, ...] | None:
@@ -105,17 +100,15 @@ class Balancer(Method):
     def _over_present(self, losses: Mapping[str, Tensor | None], call: Call) -> BalanceReport:
         """A step of the objectives that are present, by a copy for these if they are not all."""
         earlier = self.micro_batches.take()  # forgotten if this call fails
-        now = StepLosses.of(ordered_losses(self.name, self.objectives, losses), self.cache.weights.device)
-        step = earlier.step(now, call.last)
+        given = ordered_losses(self.name, self.objectives, losses)
+        step = earlier.step(StepLosses.of(given, self.cache.weights.device), call.last)
         self._present, some = step.present, where(step.present)
-        if len(some) == len(self.objectives):
-            return self._backward(step, None, call)
-        if not call.last:
+        if len(some) == len(self.objectives) or not call.last:
             report = self._backward(step, None, call)
-            self.micro_batches.present = step.present
+            self.micro_batches.present = None if call.last else step.present
             return report.masked(step.present)
         if not some:
-            return BalanceReport((), now.means[:0], skipped=True, skips=self.skips).among(self.objectives, step.present)
+            return BalanceReport.nothing(self.objectives, step.losses.means, self.skips)
         report = for_some(self, some, lambda method: method._backward(step.among(some), None, call))
         return report.among(self.objectives, step.present)
 
@@ -128,7 +121,9 @@ class Balancer(Method):
         active = self.active() if at_once or not step.mixed() else None
         if self.alone and not self.options.max_norm:
             call = replace(call, shared=None)
-        graph = LossGraph(self.name, self.objectives, losses.values, losses.stacked, call, losses.differentiated(active))
+        graph = LossGraph(
+            self.name, self.objectives, losses.values, losses.stacked, call, losses.differentiated(active)
+        )
         if reuse or at_once or step.summed is not None:
             return self._weigh(graph, means, first, reuse, call.last)
 
@@ -153,8 +148,7 @@ class Balancer(Method):
             weights = self.cache.weights.clone() if reuse else self._loss_weights(losses, first)
             if self.head_rule == "unit":
                 self.head_weights = self.cache.heads
-            if graph.active != () or several_processes():
-                graph.weighted_backward(weights, self.head_weights)
+            graph.weighted_backward(weights, self.head_weights)
         if not last:
             self.micro_batches.losses = losses
             return BalanceReport(self.objectives, losses, skipped=not finite, skips=self.skips)
@@ -185,14 +179,6 @@ class Balancer(Method):
         """Add the balanced sum of all micro-batches to ``.grad``."""
         raise TypeError(f"{self.name}: derive from a kind, such as LossBalancer or GramianBalancer, not from Balancer")
 
-    def _call(self, method: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-        """Result without gradients and autocast. Raises BalancingError if a solver failed."""
-        try:
-            with span("weights"), torch.no_grad(), torch.autocast(arguments[0].device.type, enabled=False):
-                return method(*arguments)
-        except SolverError as error:
-            raise BalancingError(f"{self.name}: {error}") from error
-
     # ---- after the optimizer's step ------------------------------------------------------------------------------
 
     def observe(self, losses: Mapping[str, Tensor | None]) -> None:
@@ -204,13 +190,10 @@ class Balancer(Method):
         if not self._learns():
             return
         given = ordered_losses(self.name, self.objectives, losses, differentiable=False)
-        now = StepLosses.of([None if value is None else value.detach() for value in given], self.cache.weights.device)
-        present = tuple(map(min, now.present, self._present or now.present))
-        means, some = now.means.to(self.cache.weights.device), where(present)
-        if len(some) == len(self.objectives):
-            self._observe(means, None)
-        elif some:
-            for_some(self, some, lambda method: method._observe(means[some], None))
+        now = StepLosses.of(given, self.cache.weights.device)
+        if some := where(map(min, now.present, self._present or now.present)):
+            means = now.means[some].to(self.cache.weights.device)
+            for_some(self, some, lambda method: method._observe(means, None))
 
     def _learns(self) -> bool:
         return type(self).update is not Balancer.update

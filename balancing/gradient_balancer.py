@@ -103,7 +103,6 @@ class GradientBalancer(Balancer):
             # nothing is shared, so there is nothing to balance: each objective keeps its own, or its first, gradient
             weights = torch.ones_like(losses) if loss_weights is None else loss_weights.to(losses)
             direction = measured.combination(weights, self.options.max_norm)
-            gramian = None if self.alone and not gradients.inputs else gramian  # not known
         elif len(reaching) < len(losses):
             weights, direction = self._direction_among(reaching, measured, loss_weights)
         else:
@@ -113,7 +112,8 @@ class GradientBalancer(Balancer):
             self.cache.heads.copy_(factors)
         self.head_weights = None if self.head_rule == "weighted" else factors
         self.place.write(graph, gradients, losses if weights is None else weights, self.head_weights, direction)
-        return self.finish(total.losses, weights, gramian, overflow)
+        unknown = self.alone and not gradients.inputs  # what is shared with objectives that are absent
+        return self.finish(total.losses, weights, None if unknown else gramian, overflow)
 
     def _direction_among(
         self, reaching: Sequence[int], measured: Measured, loss_weights: Tensor | None

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from .errors import BalancingError
+from .errors import BalancingError, SolverError
 from .finiteness import FiniteCheck
 from .objectives import unknown_objective
 from .options import BalancerOptions, Refused, read_options
 from .report import BalanceReport
+from .spans import span
 
 
 class Method(nn.Module):
@@ -113,6 +114,14 @@ class Method(nn.Module):
         """Raise ValueError about an argument that is ``wrong``."""
         if wrong:
             raise ValueError(f"{self.name}: {problem}")
+
+    def _call(self, method: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+        """Result without gradients and autocast. Raises BalancingError if a solver failed."""
+        try:
+            with span("weights"), torch.no_grad(), torch.autocast(arguments[0].device.type, enabled=False):
+                return method(*arguments)
+        except SolverError as error:
+            raise BalancingError(f"{self.name}: {error}") from error
 
     def require_positive(self, losses: Tensor) -> None:
         """Raise BalancingError naming the first objective whose loss is not positive."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from .errors import BalancingError
 from .method import Method
 
-M = TypeVar("M", bound=nn.Module)
+N = TypeVar("N", bound=nn.Module)
+M = TypeVar("M", bound=Method)
 R = TypeVar("R")
 # what a copy has of its own, and what the original needs none of
 _OWN = {"_parameters", "_buffers", "_modules", "memory", "objectives", "preference", "rescaling", "finite"}
@@ -18,7 +19,7 @@ _OWN |= {"_unmoved", "_versions", "_known", "alone", "place"}
 _OF_ONE_STEP = {"head_weights", "_loss_weights_now"}
 
 
-class Narrowed(Generic[M]):
+class Narrowed(Generic[N]):
     """A copy of a method for some of its objectives, for a step from which the others are absent.
 
     Tensors with a number per objective are cut to these objectives; all else, such as the random generator, is shared.
@@ -36,7 +37,7 @@ class Narrowed(Generic[M]):
         BalancingError: A tensor with an axis as long as the objectives are many, of which nothing is declared.
     """
 
-    def __init__(self, original: M, indices: Sequence[int], size: int) -> None:
+    def __init__(self, original: N, indices: Sequence[int], size: int) -> None:
         self._original, self._size, self._kept = original, size, len(indices)
         self._index = torch.tensor(indices)
         self._axes_by_name: Mapping[str, tuple[int, ...]] = getattr(original, "per_objective", {})
@@ -171,9 +172,10 @@ class Narrowed(Generic[M]):
 
 
 def for_some(method: M, indices: Sequence[int], step: Callable[[M], R]) -> R:
-    """``step`` of a copy for the objectives with these indices; the state of the others rests."""
-    size = len(method.objectives) if isinstance(method, Method) else 0
-    narrowed = Narrowed(method, indices, size)
+    """``step`` of the objectives with these indices: by a copy of the method, unless they are all."""
+    if len(indices) == len(method.objectives):
+        return step(method)
+    narrowed = Narrowed(method, indices, len(method.objectives))
     result = step(narrowed.module)
     narrowed.write_back()
     return result

@@ -41,8 +41,16 @@ class BalanceReport:
         if not self.present:
             object.__setattr__(self, "present", (True,) * len(self.objectives))
 
+    @classmethod
+    def nothing(cls, objectives: tuple[str, ...], losses: Tensor, skips: int) -> BalanceReport:
+        """Of a step from which all are absent; ``losses`` of any value."""
+        absent = (False,) * len(objectives)
+        return cls(objectives, torch.full_like(losses, torch.nan), skipped=True, skips=skips, present=absent)
+
     def masked(self, present: tuple[bool, ...]) -> BalanceReport:
         """This report with NaN for the losses of the others."""
+        if all(present):
+            return self
         mask = torch.tensor(present, device=self.losses.device)
         return replace(self, losses=torch.where(mask, self.losses, torch.nan), present=present)
 

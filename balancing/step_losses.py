@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,6 @@ class StepLosses:
         return None if len(chosen) == len(self.values) else chosen
 
 
-def where(present: Sequence[bool]) -> list[int]:
+def where(present: Iterable[bool]) -> list[int]:
     """Indices of the objectives that are present."""
     return [k for k, here in enumerate(present) if here]

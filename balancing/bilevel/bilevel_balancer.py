@@ -74,7 +74,7 @@ class BilevelBalancer(Method):
         if all(ahead.present):
             return self._step(ahead)
         if not ahead.indices:
-            return BalanceReport((), ahead.means[:0], skipped=True, skips=self.skips).among(self.objectives, ahead.present)
+            return BalanceReport.nothing(self.objectives, ahead.means, self.skips)
         report = for_some(self, ahead.indices, lambda method: method._step(ahead))
         return report.among(self.objectives, ahead.present)
 

@@ -87,7 +87,9 @@ class Lookahead:
 
     def rows(self, losses: Tensor, parameters: Sequence[Tensor], what: str) -> Rows:
         """Each loss's gradient, averaged over processes. Raises NonFiniteError naming ``what``."""
-        gradients = collect(losses.unbind(), parameters, {}, keep_graph=False, active=None if losses.requires_grad else ())
+        gradients = collect(
+            losses.unbind(), parameters, {}, keep_graph=False, active=None if losses.requires_grad else ()
+        )
         gradients.synchronize()
         rows = Rows(gradients.jacobian(), parameters)
         self._require_finite(rows.matrix.norm(dim=1), what)

@@ -53,7 +53,10 @@ class PCD(GramianBalancer):
         self.primary = int(self.vector({first: 1.0}, default=0.0).argmax())
         self.tau, self.beta = tau, beta
         # not buffers, which would follow the model to devices without float64
-        self.memory = {"squares": torch.zeros(len(self.objectives), dtype=torch.float64), "mass": torch.zeros(len(self.objectives))}
+        self.memory = {
+            "squares": torch.zeros(len(self.objectives), dtype=torch.float64),
+            "mass": torch.zeros(len(self.objectives)),
+        }
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
         super().narrowed_to(indices)
@@ -61,7 +64,9 @@ class PCD(GramianBalancer):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         super().set_extra_state(state)
-        self.memory["mass"] = self.memory["mass"].expand(len(self.objectives)).clone()  # of an earlier version: one for all
+        self.memory["mass"] = (
+            self.memory["mass"].expand(len(self.objectives)).clone()
+        )  # of an earlier version: one for all
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         first = self.primary

@@ -160,6 +160,8 @@ class LossGraph:
     def weighted_backward(self, weights: Tensor, heads: Tensor | None) -> None:
         """Add the weighted sum's gradient to ``.grad``, with weights ``heads`` where uncontested."""
         losses = self.losses if self.active is None else [self.losses[k] for k in self.active]
+        if not losses and not several_processes():
+            return
         if self._parameters is not None and not self._parameters:
             raise BalancingError(f"{self.owner}: none of the given parameters is trainable")
         with span("backward of the weighted sum"):

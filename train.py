@@ -92,7 +92,8 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
         shares = engine.label_shares(run.task, parts, optimizer.phase.objectives, run.processes)
         for index, piece in enumerate(parts):
             with span("forward"), precision.autocast():
-                losses, features = run.task.losses(run.model, piece, optimizer.phase.name)
+                values, features = run.task.losses(run.model, piece, optimizer.phase.name)
+                losses = engine.present_losses(run.task, piece, values, run.sparse, run.processes)
             report = optimizer.balancer.backward(
                 engine.weigh_losses(losses, shares and [shares[index]]),
                 shared=optimizer.shared,
@@ -112,7 +113,8 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
             report = replace(report, skipped=True, overflow=precision.scaler is not None)
         if optimizer.balancer.observes and not report.skipped:
             with torch.no_grad(), precision.autocast():
-                losses = run.task.losses(run.model, batch, optimizer.phase.name)[0]
+                values = run.task.losses(run.model, batch, optimizer.phase.name)[0]
+                losses = engine.present_losses(run.task, batch, values, run.sparse, run.processes)
                 optimizer.balancer.observe(engine.weigh_losses(losses, shares))
         if optimizer.balancer_optimizer is not None and not report.skipped:
             optimizer.balancer_optimizer.step()
@@ -128,11 +130,12 @@ def look_ahead(
     """A bilevel step: one half of the batch trains the model, the other evaluates that."""
     half, other = engine.micro_batches(batch, 2)
 
-    def losses(model: torch.nn.Module, piece: Batch) -> dict[str, Tensor]:
+    def losses(model: torch.nn.Module, piece: Batch) -> dict[str, Tensor | None]:
         with run.precision.autocast():
             values = run.task.losses(model, piece, optimizer.phase.name)[0]
         shares = engine.label_shares(run.task, [piece], optimizer.phase.objectives, run.processes)
-        return dict(engine.weigh_losses(values, shares))
+        present = engine.present_losses(run.task, piece, values, run.sparse, run.processes)
+        return dict(engine.weigh_losses(present, shares))
 
     chosen = None if optimizer.phase.networks is None else optimizer.parameters
     return balancer.meta_backward(
@@ -204,7 +207,7 @@ def finish_epoch(
     if validation is None:
         return
     means = {str(ResultKey(name, "loss")): mean for name, mean in engine.mean_losses(run).items()}
-    state.epoch, state.sums, state.counts = state.epoch + 1, {}, {}
+    state.epoch, state.sums, state.counts, state.absences = state.epoch + 1, {}, {}, {}
     for optimizer in run.phases:
         optimizer.balancer.next_epoch()
     state.seen = selector.remember(state.seen, validation.values)

@@ -1,24 +1,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
-from .errors import BalancingError, SolverError
 from .measuring.call import Call
 from .measuring.features import PLACES, given_tensors
+from .measuring.gradients import Gradients
 from .measuring.graph import LossGraph
 from .measuring.looped import Out
-from .measuring.processes import average_over_processes, several_processes
 from .method import Method
-from .micro_batches import MicroBatches, Part
+from .micro_batches import MicroBatches, Part, Step, prepare
+from .narrowing import for_some
 from .objectives import ordered_losses
 from .options import BalancerOptions
 from .report import BalanceReport
 from .rescaling import Rescaling
-from .spans import span
+from .step_losses import StepLosses, where
 from .weight_cache import WeightCache
 
 #: (K,) losses -> (K,) weights of a method that comes first.
@@ -45,23 +46,15 @@ class Balancer(Method):
     #: Whether weights may be found for groups of parameters one by one.
     per_group: bool = False
     head_weights: Tensor | None = None
+    #: Whether the other objectives are absent, so that a method that measures gradients is not asked for the weight.
+    alone: bool = False
+    _present: tuple[bool, ...] | None = None  # at the last step
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        given = self.options
-        self.rescaling = Rescaling(
-            log_losses=given.log_losses,
-            by_length=given.normalize in ("l2", "loss+"),
-            by_loss=given.normalize in ("loss", "loss+"),
-            preference=None if given.preference is None else self.preference,
-            preference_on=self.preference_on,
-            prefers_losses=not self.measures,
-            size=float(len(self.objectives)) if given.scale == "sum" and self.convention == "mean" else 1.0,
-            require_positive=self.require_positive,
-        )
-        self.cache = WeightCache(len(self.objectives), given.update_every, given.weight_ema)
-        self.micro_batches = MicroBatches(apart=self.unbiased)
-        self.place = PLACES[given.at]
+        self.rescaling = Rescaling.of(self)
+        self.cache = WeightCache(len(self.objectives), self.options.update_every, self.options.weight_ema)
+        self.micro_batches, self.place = MicroBatches(apart=self.unbiased), PLACES[self.options.at]
         self._out: Out | None = None
 
     def active(self) -> tuple[int, ...] | None:
@@ -75,7 +68,7 @@ class Balancer(Method):
 
     def backward(
         self,
-        losses: Mapping[str, Tensor],
+        losses: Mapping[str, Tensor | None],
         *,
         shared: Sequence[Tensor] | None = None,
         parameters: Sequence[Tensor] | None = None,
@@ -88,7 +81,8 @@ class Balancer(Method):
         """Add the balanced gradients of ``losses`` to ``.grad``.
 
         Args:
-            losses: Name -> scalar tensor, exactly the balancer's objectives.
+            losses: Name -> scalar tensor, exactly the balancer's objectives. ``None``: absent from this step, as there are
+                no labels, say. Its state and its head rest, and the method sees the others.
             shared: The contested parameters; found from the autograd graph if not given. Give them for a compiled model,
                 whose graph does not distinguish heads from trunk.
             parameters: Only these receive gradients; every leaf of the graph if not given.
@@ -107,32 +101,51 @@ class Balancer(Method):
                 of it excludes.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        return self._backward(losses, None, Call(shared, parameters, features, subset, scaler, last, groups))
+        return self._over_present(losses, Call(shared, parameters, features, subset, scaler, last, groups))
 
-    def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, call: Call) -> BalanceReport:
+    def _over_present(self, losses: Mapping[str, Tensor | None], call: Call) -> BalanceReport:
+        """A step of the objectives that are present, by a copy for these if they are not all."""
+        earlier = self.micro_batches.take()  # forgotten if this call fails
+        given = ordered_losses(self.name, self.objectives, losses)
+        step = earlier.step(StepLosses.of(given, self.cache.weights.device), call.last)
+        self._present, some = step.present, where(step.present)
+        if len(some) == len(self.objectives) or not call.last:
+            report = self._backward(step, None, call)
+            self.micro_batches.present = None if call.last else step.present
+            return report.masked(step.present)
+        if not some:
+            return BalanceReport.nothing(self.objectives, step.losses.means, self.skips)
+        report = for_some(self, some, lambda method: method._backward(step.among(some), None, call))
+        return report.among(self.objectives, step.present)
+
+    def _backward(self, step: Step, first: LossWeights | None, call: Call) -> BalanceReport:
         """:meth:`backward` of the losses times the weights that ``first`` gives to them."""
-        earlier, summed = self.micro_batches.take()  # forgotten if this call fails
         if call.groups is not None:
             self.check_groups()
-        values = ordered_losses(self.name, self.objectives, losses)
-        stacked = torch.stack(values)
-        means = stacked.detach()
-        if several_processes():
-            means = means.clone()
-            average_over_processes([means])
-        active = self.active()
-        graph = LossGraph(self.name, self.objectives, values, stacked, call, active)
-        reuse = self.step % self.options.update_every != 0
-        if reuse or self._weighs_at_once(first, call.last and not earlier):
-            return self._weigh(graph, means if summed is None else summed + means, first, reuse, call.last)
+        losses = step.losses
+        means = losses.means if step.summed is None else step.summed + losses.means
+        reuse = not self.alone and self.cache.reusable(self.step, step.present, step.summed is not None)
+        at_once = self._weighs_at_once(first, call.last and not step.parts, step.waits or bool(step.parts))
+        active = self.active() if at_once or not step.mixed() else None
+        if self.alone and not self.options.max_norm:
+            call = replace(call, shared=None)
+        graph = LossGraph(
+            self.name, self.objectives, losses.values, losses.stacked, call, losses.differentiated(active)
+        )
+        if reuse or at_once or step.summed is not None:
+            return self._weigh(graph, means, first, reuse, call.last)
 
         tensors = given_tensors(self.name, self.options.at, call)
-        part = Part(means, self.place.rows(graph, tensors, self._out if call.last and not earlier else None))
-        self._check(part, active)
-        parts = self.micro_batches.join(earlier, part)
+        out = self._out if call.last and not step.parts else None
+        rows = Gradients.none(len(losses.values)) if graph.active == () else self.place.rows(graph, tensors, out)
+        part = Part(losses.means, rows, losses.present)
+        self._check(part, graph)
+        parts = self.micro_batches.join(step.parts, part)
         if not call.last:
             self.micro_batches.parts = parts
             return BalanceReport(self.objectives, torch.stack([p.losses for p in parts]).sum(0), skips=self.skips)
+        if step.parts:
+            prepare(parts, call.shared is None, self.active())
         return self._balance(graph, parts, first)
 
     def _weigh(
@@ -149,10 +162,18 @@ class Balancer(Method):
             return BalanceReport(self.objectives, losses, skipped=not finite, skips=self.skips)
         return self.finish(losses, weights) if finite else self.skip(losses)
 
+    def narrowed_to(self, indices: Sequence[int]) -> None:
+        self.rescaling = Rescaling.of(self)
+        if len(indices) == 1 and self.measures:
+            self.alone, self.place = True, PLACES["shared"]
+
     # ---- for kinds -----------------------------------------------------------------------------------------------
 
-    def _weighs_at_once(self, first: LossWeights | None, whole: bool) -> bool:
-        """Whether the weights do not depend on gradients; ``whole``: nor on other micro-batches."""
+    def _weighs_at_once(self, first: LossWeights | None, whole: bool, waits: bool) -> bool:
+        """Whether the weights do not depend on gradients; ``whole``: nor on other micro-batches.
+
+        ``waits``: with others, in which objectives may be present that are absent from this one.
+        """
         return False
 
     def _loss_weights(self, losses: Tensor, first: LossWeights | None) -> Tensor:
@@ -163,37 +184,33 @@ class Balancer(Method):
         """Raise ValueError if weights cannot be found per group."""
         raise ValueError(f"{self.name}: groups= needs a method that finds weights from the Gramian alone")
 
-    def _check(self, part: Part, active: tuple[int, ...] | None) -> None:
+    def _check(self, part: Part, graph: LossGraph) -> None:
         """Raise BalancingError for gradients that cannot be balanced."""
 
     def _balance(self, graph: LossGraph, parts: list[Part], first: LossWeights | None) -> BalanceReport:
         """Add the balanced sum of all micro-batches to ``.grad``."""
         raise TypeError(f"{self.name}: derive from a kind, such as LossBalancer or GramianBalancer, not from Balancer")
 
-    def _call(self, method: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-        """Result without gradients and autocast. Raises BalancingError if a solver failed."""
-        try:
-            with span("weights"), torch.no_grad(), torch.autocast(arguments[0].device.type, enabled=False):
-                return method(*arguments)
-        except SolverError as error:
-            raise BalancingError(f"{self.name}: {error}") from error
-
     # ---- after the optimizer's step ------------------------------------------------------------------------------
 
-    def observe(self, losses: Mapping[str, Tensor]) -> None:
+    def observe(self, losses: Mapping[str, Tensor | None]) -> None:
         """Give a method with ``observes`` the batch's losses after the optimizer's step.
 
+        An objective that is absent here (``None``), or was from the step, rests.
         Raises as :meth:`backward` for losses that do not fit.
         """
-        self._observe(losses, None)
-
-    def _observe(self, losses: Mapping[str, Tensor], factors: Tensor | None) -> None:
-        if type(self).update is Balancer.update:
+        if not self._learns():
             return
-        values = ordered_losses(self.name, self.objectives, losses, differentiable=False)
-        means = torch.stack([value.detach() for value in values])
-        average_over_processes([means])
-        means = means.to(self.cache.weights.device)
-        if self.finite(means, "loss"):
+        given = ordered_losses(self.name, self.objectives, losses, differentiable=False)
+        now = StepLosses.of(given, self.cache.weights.device)
+        if some := where(map(min, now.present, self._present or now.present)):
+            means = now.means[some].to(self.cache.weights.device)
+            for_some(self, some, lambda method: method._observe(means, None))
+
+    def _learns(self) -> bool:
+        return type(self).update is not Balancer.update
+
+    def _observe(self, means: Tensor, factors: Tensor | None) -> None:
+        if self._learns() and self.finite(means, "loss"):
             with torch.no_grad():
                 self.update(means if factors is None else means * factors.to(means))

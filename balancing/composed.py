@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -8,6 +7,7 @@ from torch import Tensor
 from .base import Balancer, LossWeights
 from .loss_balancer import LossBalancer
 from .measuring.call import Call
+from .micro_batches import Step
 from .report import BalanceReport
 
 
@@ -47,6 +47,7 @@ class Composed(Balancer):
         self.measures = gradient_balancer.measures
         self.observes = loss_balancer.observes or gradient_balancer.observes
         self.gradient_balancer, self.loss_balancer = gradient_balancer, loss_balancer
+        self.micro_batches = gradient_balancer.micro_batches
         self._loss_weights_now: Tensor | None = None
 
     def active(self) -> tuple[int, ...] | None:
@@ -68,10 +69,10 @@ class Composed(Balancer):
         self._loss_weights_now = self.loss_balancer.current_weights(losses)
         return self._loss_weights_now
 
-    def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, call: Call) -> BalanceReport:
+    def _backward(self, step: Step, first: LossWeights | None, call: Call) -> BalanceReport:
         second = self.gradient_balancer
         before = second.step
-        report = second._backward(losses, self._first, call)
+        report = second._backward(step, self._first, call)
         if report.overflow:
             self._loss_weights_now = None
         if second.step > before:
@@ -80,9 +81,12 @@ class Composed(Balancer):
         self.skips, self.head_weights = second.skips, second.head_weights
         return report
 
-    def _observe(self, losses: Mapping[str, Tensor], factors: Tensor | None) -> None:
-        self.loss_balancer.observe(losses)
-        self.gradient_balancer._observe(losses, self._loss_weights_now)
+    def _learns(self) -> bool:
+        return self.loss_balancer._learns() or self.gradient_balancer._learns()
+
+    def _observe(self, means: Tensor, factors: Tensor | None) -> None:
+        self.loss_balancer._observe(means, None)
+        self.gradient_balancer._observe(means, self._loss_weights_now)
 
     def advance(self) -> None:
         super().advance()

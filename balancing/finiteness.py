@@ -20,13 +20,23 @@ class FiniteCheck:
 
     def __init__(self, owner: str, objectives: Sequence[str], skips: bool) -> None:
         self._owner, self._objectives, self._skips = owner, objectives, skips
-        self._arriving: tuple[Tensor, torch.cuda.Event] | None = None  # losses that are still to be checked
+        # losses that are still to be checked, with their names; shared by the checks of fewer objectives
+        self._arriving: list[tuple[Sequence[str], Tensor, torch.cuda.Event]] = []
+
+    def among(self, objectives: Sequence[str]) -> FiniteCheck:
+        """The same for fewer objectives."""
+        check = FiniteCheck(self._owner, objectives, self._skips)
+        check._arriving = self._arriving
+        return check
 
     def __call__(self, values: Tensor, what: str) -> bool:
         """Whether the (K,) values are finite. Raises NonFiniteError unless steps are skipped."""
+        return self._check(self._objectives, values, what)
+
+    def _check(self, objectives: Sequence[str], values: Tensor, what: str) -> bool:
         finite = [math.isfinite(value) for value in values.tolist()]
         if not all(finite) and not self._skips:
-            name = self._objectives[finite.index(False)]
+            name = objectives[finite.index(False)]
             raise NonFiniteError(f"{self._owner}: the {what} of objective {name!r} is not finite")
         return all(finite)
 
@@ -34,12 +44,11 @@ class FiniteCheck:
         """The same for losses; on CUDA one step late, so that no step waits for the device."""
         if losses.device.type != "cuda" or self._skips:
             return self(losses, "loss")
-        if self._arriving is not None:
-            earlier, arrival = self._arriving
+        if self._arriving:
+            names, earlier, arrival = self._arriving.pop()
             arrival.synchronize()
-            self._arriving = None
             try:
-                self(earlier, "loss")
+                self._check(names, earlier, "loss")
             except NonFiniteError as error:
                 error.late = True
                 raise
@@ -47,5 +56,5 @@ class FiniteCheck:
         host.copy_(losses, non_blocking=True)
         arrival = torch.cuda.Event()
         arrival.record()
-        self._arriving = host, arrival
+        self._arriving.append((self._objectives, host, arrival))
         return True

@@ -13,8 +13,9 @@ from .errors import BalancingError
 from .groups import Group, split_into_groups
 from .measuring.gradients import Direction, Gradients
 from .measuring.graph import LossGraph
-from .measuring.processes import sum_over_samples
+from .measuring.processes import average_over_processes, several_processes, sum_over_samples
 from .micro_batches import Part
+from .narrowing import for_some
 from .options import BalancerOptions
 from .report import BalanceReport
 from .rescaling import shorten
@@ -40,6 +41,13 @@ class Measured:
     gradients: Gradients
     factor: float
     groups: Sequence[Group] = ()
+
+    def among(self, indices: Sequence[int]) -> Measured:
+        """Those of the objectives with these indices."""
+        chosen = list(indices)
+        gramian, samples = self.gramian[chosen][:, chosen], self.samples[chosen][:, chosen]
+        groups = [group.among(chosen) for group in self.groups]
+        return Measured(self.losses[chosen], gramian, samples, self.gradients.among(chosen), self.factor, groups)
 
     def combination(self, weights: Tensor, max_norm: float) -> Direction:
         """The sum of the rows with these weights, no longer than ``max_norm``."""
@@ -68,11 +76,14 @@ class GradientBalancer(Balancer):
 
     def _balance(self, graph: LossGraph, parts: list[Part], first: LossWeights | None) -> BalanceReport:
         factor = graph.loss_scale()
+        reaching = self._reaching(parts)
         if self.place.averages_rows:
             for part in parts:
                 part.gradients.synchronize()
         total, samples = parts[0], None
-        if len(parts) == 2:  # each holds a sum over some of the micro-batches
+        if len(parts) == 2 and not all(map(min, parts[0].present, parts[1].present)):
+            total = parts[0] + parts[1]  # an objective is in one of the samples alone
+        elif len(parts) == 2:  # each holds a sum over some of the micro-batches
             share = parts[0].count * parts[1].count / (parts[0].count + parts[1].count) ** 2
             samples = parts[0].gradients.products(parts[1].gradients) / (share * factor**2)
             total = parts[0] + parts[1]
@@ -94,23 +105,53 @@ class GradientBalancer(Balancer):
         if overflow:  # the plain sum carries the infinity to the scaler, which skips the step and lowers its scale
             weights = torch.ones_like(losses)
             direction = measured.combination(weights, self.options.max_norm)
-        elif not gradients.inputs:
+        elif not gradients.inputs or self.alone:
             # nothing is shared, so there is nothing to balance: each objective keeps its own, or its first, gradient
             weights = torch.ones_like(losses) if loss_weights is None else loss_weights.to(losses)
-            direction = list
+            direction = measured.combination(weights, self.options.max_norm)
+        elif len(reaching) < len(losses):
+            weights, direction = self._direction_among(reaching, measured, loss_weights)
         else:
             weights, direction = self._direction(measured, loss_weights)
         factors = self._unit_heads if loss_weights is None else loss_weights
-        if self.options.update_every > 1:
+        if self.options.update_every > 1 and not self.alone:
             self.cache.heads.copy_(factors)
         self.head_weights = None if self.head_rule == "weighted" else factors
         self.place.write(graph, gradients, losses if weights is None else weights, self.head_weights, direction)
-        report = self.finish(total.losses, weights, gramian, overflow)
+        unknown = self.alone and not gradients.inputs  # what is shared with objectives that are absent
+        report = self.finish(total.losses, weights, None if unknown else gramian, overflow)
         if not groups:
             return report
         return replace(report, groups={g.name: replace(report, weights=g.weights, gramian=g.gramian) for g in groups})
 
-    def _check(self, part: Part, active: tuple[int, ...] | None) -> None:
+    def _direction_among(
+        self, reaching: Sequence[int], measured: Measured, loss_weights: Tensor | None
+    ) -> tuple[Tensor | None, Direction]:
+        """:meth:`_direction` of the objectives that reach something shared; the others keep their own gradients."""
+        own = torch.ones_like(measured.losses) if loss_weights is None else loss_weights.to(measured.losses)
+        if len(reaching) == 1:
+            return own, measured.combination(own, self.options.max_norm)
+        theirs = None if loss_weights is None else loss_weights[list(reaching)]
+        some = measured.among(reaching)
+        weights, direction = for_some(self, reaching, lambda method: method._direction(some, theirs))
+        for whole, part in zip(measured.groups, some.groups, strict=True):
+            whole.weights = None if part.weights is None else own.index_copy(0, torch.tensor(reaching), part.weights)
+        self.cache.keep(own, [k for k in range(len(own)) if k not in reaching])
+        return None if weights is None else own.index_copy(0, torch.tensor(reaching), weights), direction
+
+    def _reaching(self, parts: Sequence[Part]) -> list[int]:
+        """Objectives with a gradient at the inputs, on any process; all where they are differentiated in turn."""
+        size = len(self.objectives)
+        if self.active() is not None:
+            return list(range(size))
+        reaches = [any(g is not None for part in parts for g in part.gradients.rows[k]) for k in range(size)]
+        if not several_processes():
+            return [k for k in range(size) if reaches[k]]
+        flags = torch.tensor(reaches, dtype=torch.float32, device=parts[0].losses.device)
+        average_over_processes([flags])
+        return flags.nonzero().flatten().tolist()
+
+    def _check(self, part: Part, graph: LossGraph) -> None:
         gradients = part.gradients
         if any(tensor.is_complex() for tensor in gradients.inputs):
             raise BalancingError(
@@ -119,9 +160,11 @@ class GradientBalancer(Balancer):
             )
         if any(gradient.is_sparse for row in gradients.rows for gradient in row if gradient is not None):
             raise BalancingError(f"{self.name}: cannot measure sparse gradients; use nn.Embedding(..., sparse=False)")
-        for index, (name, row) in enumerate(zip(self.objectives, gradients.rows, strict=True)):
-            if (active is None or index in active) and row and all(gradient is None for gradient in row):
+        if self.options.at != "subset" or self.alone:
+            return
+        for index in range(len(self.objectives)) if graph.active is None else graph.active:
+            if all(gradient is None for gradient in gradients.rows[index]) and graph.shares_leaves(index):
                 raise BalancingError(
-                    f"{self.name}: objective {name!r} reaches none of the {self.place.title}; "
+                    f"{self.name}: objective {self.objectives[index]!r} reaches none of the {self.place.title}; "
                     "leave it out of this balancer"
                 )

@@ -51,6 +51,11 @@ class Group:
     gramian: Tensor
     weights: Tensor | None = None
 
+    def among(self, indices: Sequence[int]) -> Group:
+        """The group's rows of the objectives with these indices."""
+        chosen = list(indices)
+        return Group(self.name, self.gradients.among(chosen), self.gramian[chosen][:, chosen])
+
 
 def split_into_groups(
     owner: str, groups: Mapping[str, Sequence[Tensor]], gradients: Gradients, factor: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -53,15 +54,19 @@ class LossBalancer(Balancer):
 
     def current_weights(self, losses: Tensor, first: LossWeights | None = None) -> Tensor:
         """:meth:`effective_weights`, or the last ones, between updates of ``update_every``."""
-        if self.step % self.options.update_every != 0:
+        if self.cache.reusable(self.step):
             return self.cache.weights
         return self.effective_weights(losses, None if first is None else first(losses))
 
     def _raw_weights(self, losses: Tensor) -> Tensor:
         return self._call(self.compute_weights, losses)
 
-    def _weighs_at_once(self, first: LossWeights | None, whole: bool) -> bool:
+    def _weighs_at_once(self, first: LossWeights | None, whole: bool, waits: bool) -> bool:
         return whole
+
+    def narrowed_to(self, indices: Sequence[int]) -> None:
+        super().narrowed_to(indices)
+        self._known = None
 
     def _loss_weights(self, losses: Tensor, first: LossWeights | None) -> Tensor:
         return self.effective_weights(losses, None if first is None else first(losses))
@@ -106,5 +111,5 @@ class ScheduleBalancer(LossBalancer):
     needs = "nothing"
     refused = (*ABOUT_GRADIENTS, *ABOUT_WEIGHTS)
 
-    def _weighs_at_once(self, first: LossWeights | None, whole: bool) -> bool:
-        return whole or (first is None and not self.options.log_losses)
+    def _weighs_at_once(self, first: LossWeights | None, whole: bool, waits: bool) -> bool:
+        return whole or (first is None and not self.options.log_losses and (self.constant or not waits))

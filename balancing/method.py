@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from .errors import BalancingError
+from .errors import BalancingError, SolverError
 from .finiteness import FiniteCheck
 from .objectives import unknown_objective
 from .options import BalancerOptions, Refused, read_options
 from .report import BalanceReport
+from .spans import span
 
 
 class Method(nn.Module):
@@ -55,6 +56,11 @@ class Method(nn.Module):
     observes: bool = False
     #: What the gradient of a leaf that one loss reaches is multiplied by: 1 (``unit``), or the loss's weight (``weighted``).
     head_rule: Literal["unit", "weighted"] = "weighted"
+    #: Tensor in the state -> its axes with an entry per objective, if it is not a vector of K numbers, which has one.
+    per_objective: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    #: Vector in the state of which only proportions count -> its sum: ``one``, ``size`` (K); ``log``: of logarithms.
+    #: While some objectives are absent the others have this sum; afterwards they have the share again that they had.
+    proportions: ClassVar[Mapping[str, Literal["one", "size", "log"]]] = {}
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__()
@@ -74,6 +80,12 @@ class Method(nn.Module):
         self.memory: dict[str, Tensor] = {}
         self.finite = FiniteCheck(self.name, self.objectives, self.options.on_nonfinite == "skip")
         self._unmoved, self._versions = 0, -1
+
+    def narrowed_to(self, indices: Sequence[int]) -> None:
+        """Adapt what is no tensor with an entry per objective.
+
+        Called on the copy that takes a step from which all but the objectives with these ``indices`` are absent.
+        """
 
     def next_epoch(self) -> None:
         """Count an epoch that has ended, for methods whose weights depend on it."""
@@ -103,11 +115,20 @@ class Method(nn.Module):
         if wrong:
             raise ValueError(f"{self.name}: {problem}")
 
+    def _call(self, method: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+        """Result without gradients and autocast. Raises BalancingError if a solver failed."""
+        try:
+            with span("weights"), torch.no_grad(), torch.autocast(arguments[0].device.type, enabled=False):
+                return method(*arguments)
+        except SolverError as error:
+            raise BalancingError(f"{self.name}: {error}") from error
+
     def require_positive(self, losses: Tensor) -> None:
         """Raise BalancingError naming the first objective whose loss is not positive."""
         for name, value in zip(self.objectives, losses.tolist(), strict=True):
             if not value > 0:
                 problem = f"is {value:.6g}, but must be positive here"
+                problem += "; give None for an objective without data in this step" if value == 0 else ""
                 raise BalancingError(f"{self.name}: the loss of objective {name!r} {problem}")
 
     def _refused(self) -> list[Refused]:
@@ -166,6 +187,10 @@ class Method(nn.Module):
         if weights is not None and "cache" in self._modules:
             heads = state_dict.pop(f"{prefix}held_first", torch.ones_like(weights))
             state_dict |= {f"{prefix}cache.weights": weights, f"{prefix}cache.heads": heads}
+        for key, buffer in self._buffers.items():
+            value = state_dict.get(prefix + key)
+            if value is not None and buffer is not None and value.dim() == 0 and buffer.dim() == 1:
+                state_dict[prefix + key] = value.expand_as(buffer)  # of an earlier version: one for all objectives
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def extra_repr(self) -> str:

@@ -1,48 +1,119 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from .measuring.gradients import Gradients
+from .step_losses import StepLosses
 
 
 @dataclass
 class Part:
-    """Losses and gradients of ``count`` micro-batches, summed."""
+    """Losses and gradients of ``count`` micro-batches, summed; ``present``: which objectives are in one."""
 
     losses: Tensor
     gradients: Gradients
+    present: tuple[bool, ...]
     count: int = 1
 
     def __add__(self, other: Part) -> Part:
-        return Part(self.losses + other.losses, self.gradients + other.gradients, self.count + other.count)
+        present = either(self.present, other.present)
+        return Part(self.losses + other.losses, self.gradients + other.gradients, present, self.count + other.count)
+
+    def among(self, indices: Sequence[int]) -> Part:
+        """Those of the objectives with these indices."""
+        present = tuple(self.present[k] for k in indices)
+        return Part(self.losses[list(indices)], self.gradients.among(indices), present, self.count)
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a call of ``backward`` has: its own losses, and what earlier micro-batches left.
+
+    Attributes:
+        losses: Of the micro-batch itself.
+        parts: Gradients of earlier ones.
+        summed: (K,) losses of earlier ones whose gradients were added to ``.grad`` at once.
+        present: Whether each objective is in one of them so far.
+        waits: Whether an objective that is absent so far may be in a later one.
+    """
+
+    losses: StepLosses
+    parts: list[Part]
+    summed: Tensor | None
+    present: tuple[bool, ...]
+    waits: bool
+
+    def mixed(self) -> bool:
+        """Whether an objective is absent from this micro-batch or an earlier one, but not from the step."""
+        each = [self.losses.present, *(part.present for part in self.parts)]
+        return self.waits or (len(each) > 1 and not all(map(all, each)))
+
+    def among(self, indices: Sequence[int]) -> Step:
+        """Of the objectives with these indices."""
+        summed = None if self.summed is None else self.summed[list(indices)]
+        present = tuple(self.present[k] for k in indices)
+        parts = [part.among(indices) for part in self.parts]
+        return Step(self.losses.among(indices), parts, summed, present, self.waits)
+
+
+@dataclass
 class MicroBatches:
     """Earlier micro-batches of a step, from calls of ``backward`` with ``last=False``.
 
-    Args:
-        apart: Whether they are kept as two samples, to which they are added in turn; one sum otherwise.
-
     Attributes:
+        apart: Whether they are kept as two samples, to which they are added in turn; one sum otherwise.
         parts: Sums whose weights are still to be found.
         losses: (K,) sum of the losses whose weighted gradients were added to ``.grad`` at once.
+        present: Whether each objective is in one of them; ``None``: all are.
     """
 
-    def __init__(self, apart: bool = False) -> None:
-        self._apart = apart
-        self.parts: list[Part] = []
-        self.losses: Tensor | None = None
+    apart: bool = False
+    parts: list[Part] = field(default_factory=list)
+    losses: Tensor | None = None
+    present: tuple[bool, ...] | None = None
 
-    def take(self) -> tuple[list[Part], Tensor | None]:
-        """``parts`` and ``losses``, which are then forgotten."""
-        taken = self.parts, self.losses
-        self.parts, self.losses = [], None
+    def take(self) -> MicroBatches:
+        """What there is, which is then forgotten."""
+        taken = MicroBatches(self.apart, self.parts, self.losses, self.present)
+        self.parts, self.losses, self.present = [], None, None
         return taken
+
+    def step(self, losses: StepLosses, last: bool) -> Step:
+        """These micro-batches and one more with ``losses``."""
+        begun = bool(self.parts) or self.losses is not None
+        before = self.present or (begun,) * len(losses.present)
+        present = either(before, losses.present)
+        return Step(losses, self.parts, self.losses, present, not last and not all(present))
 
     def join(self, earlier: list[Part], part: Part) -> list[Part]:
         """``earlier`` with one part more."""
-        if not earlier or (self._apart and len(earlier) == 1):
+        if not earlier or (self.apart and len(earlier) == 1):
             return [*earlier, part]
         return [*earlier[1:], earlier[0] + part]
+
+
+def either(first: Sequence[bool], second: Sequence[bool]) -> tuple[bool, ...]:
+    """Where one of two masks holds."""
+    return tuple(a or b for a, b in zip(first, second, strict=True))
+
+
+def prepare(parts: Sequence[Part], contest: bool, active: Sequence[int] | None) -> None:
+    """Make the gradients of several micro-batches, with different objectives maybe, those of one step.
+
+    Only ``active`` objectives keep theirs (``None``: all). With ``contest`` leaves that different objectives reach in
+    different micro-batches move from the heads to the inputs.
+    """
+    reached: dict[Tensor, set[int]] = {}
+    for part in parts:
+        for k, heads in enumerate(part.gradients.heads):
+            for leaf in heads:
+                reached.setdefault(leaf, set()).add(k)
+    shared = [leaf for leaf, objectives in reached.items() if len(objectives) > 1]
+    for part in parts:
+        if contest and shared:
+            part.gradients.contest(shared)
+        if active is not None:
+            part.gradients.keep(active)

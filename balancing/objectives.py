@@ -12,20 +12,23 @@ from .errors import BalancingError
 
 
 def ordered_losses(
-    owner: str, objectives: Sequence[str], losses: Mapping[str, Tensor], differentiable: bool = True
-) -> list[Tensor]:
-    """The losses in the order of ``objectives``, in single precision at least.
+    owner: str, objectives: Sequence[str], losses: Mapping[str, Tensor | None], differentiable: bool = True
+) -> list[Tensor | None]:
+    """The losses in the order of ``objectives``, in single precision at least; ``None``: absent.
 
     Raises ValueError or BalancingError, which begin with ``owner``, for names and tensors that do not fit.
     """
     for name in losses:
         if name not in objectives:
             raise ValueError(f"{owner}: {unknown_objective(name, objectives)}")
-    values = []
+    values: list[Tensor | None] = []
     for name in objectives:
         if name not in losses:
-            raise ValueError(f"{owner}: the loss of objective {name!r} is missing")
+            raise ValueError(f"{owner}: the loss of objective {name!r} is missing; None means absent from this step")
         value = losses[name]
+        if value is None:
+            values.append(None)
+            continue
         if not isinstance(value, Tensor):
             raise ValueError(f"{owner}: the loss of objective {name!r} must be a tensor, got {value!r}")
         if value.dim() != 0:

@@ -15,16 +15,18 @@ class BalanceReport:
 
     Attributes:
         objectives: Names, in the order of every tensor below.
-        losses: (K,) detached losses.
+        losses: (K,) detached losses. NaN here and below for an objective that is absent from the step.
         weights: (K,) weights of the objectives' gradients, before ``max_norm``; ``None`` for a method that combines
             coordinates one by one, and while micro-batches are only being collected (``last=False``).
-        gramian: (K, K) inner products of the objectives' gradients where the method measured them, else ``None``.
+        gramian: (K, K) inner products of the objectives' gradients where the method measured them, else ``None``. Zero
+            for an objective that reaches nothing that others reach.
         skipped: True for a non-finite loss or gradient: do not step. Nothing was added to ``.grad``, except by
             earlier micro-batches of a method with constant weights.
         overflow: True if it was an fp16 overflow: ``.grad`` holds the infinity, so that ``GradScaler.step`` skips the step.
         skips: How many steps were skipped so far, this one included.
         groups: Name -> the same of a group of parameters, if weights were found for each; ``weights`` are then
             their mean by the number of parameters, which heads get where the method weighs heads.
+        present: Whether each objective had a loss in this step. Without any, the step is skipped.
         arrival: When the tensors will be on the processor, for a report that :meth:`to_host` gave.
     """
 
@@ -36,7 +38,43 @@ class BalanceReport:
     skips: int = 0
     overflow: bool = False
     groups: Mapping[str, BalanceReport] = field(default_factory=dict)
+    present: tuple[bool, ...] = ()
     arrival: torch.cuda.Event | None = None
+
+    def __post_init__(self) -> None:
+        if not self.present:
+            object.__setattr__(self, "present", (True,) * len(self.objectives))
+
+    @classmethod
+    def nothing(cls, objectives: tuple[str, ...], losses: Tensor, skips: int) -> BalanceReport:
+        """Of a step from which all are absent; ``losses`` of any value."""
+        absent = (False,) * len(objectives)
+        return cls(objectives, torch.full_like(losses, torch.nan), skipped=True, skips=skips, present=absent)
+
+    def masked(self, present: tuple[bool, ...]) -> BalanceReport:
+        """This report with NaN for the losses of the others."""
+        if all(present):
+            return self
+        mask = torch.tensor(present, device=self.losses.device)
+        return replace(self, losses=torch.where(mask, self.losses, torch.nan), present=present)
+
+    def among(self, objectives: tuple[str, ...], present: tuple[bool, ...]) -> BalanceReport:
+        """This report, of those that are ``present``, as one of all ``objectives``."""
+        index = torch.tensor(present).nonzero().squeeze(1)
+
+        def widened(part: Tensor | None) -> Tensor | None:
+            if part is None:
+                return None
+            chosen = index.to(part.device)
+            result = part.new_full((len(objectives),) * part.dim(), torch.nan)
+            return result.index_put_((chosen,) if part.dim() == 1 else (chosen[:, None], chosen), part)
+
+        losses = widened(self.losses)
+        assert losses is not None
+        weights, gramian = widened(self.weights), widened(self.gramian)
+        groups = {name: group.among(objectives, present) for name, group in self.groups.items()}
+        whole = replace(self, objectives=objectives, losses=losses, weights=weights, gramian=gramian, present=present)
+        return replace(whole, groups=groups)
 
     def to_host(self) -> BalanceReport:
         """A copy whose tensors are on their way from CUDA; :meth:`as_dict` waits for these alone."""
@@ -67,28 +105,30 @@ class BalanceReport:
     @cached_property
     def conflicts(self) -> float | None:
         """Share of pairs of objectives with a negative cosine of gradients; ``None`` without pairs."""
-        if self.cosines is None or len(self.objectives) < 2:
+        if self.cosines is None or sum(self.present) < 2:
             return None
-        size = len(self.cosines)
-        row, column = torch.triu_indices(size, size, offset=1)
-        return float((self.cosines[row, column] < 0).double().mean())
+        cosines = self.cosines[list(self.present)][:, list(self.present)]
+        row, column = torch.triu_indices(len(cosines), len(cosines), offset=1)
+        return float((cosines[row, column] < 0).double().mean())
 
     def as_dict(self) -> dict[str, float]:
         """Flat numbers for a log.
 
         The keys are ``loss/<name>``, ``weight/<name>``, ``norm/<name>``, ``cosine/<a>/<b>``, ``conflicts`` and
-        ``conflicts/<group>``.
+        ``conflicts/<group>``; those of an objective that is absent are left out.
         """
         row: dict[str, float] = {}
         if self.arrival is not None:
             self.arrival.synchronize()
         for kind, values in (("loss", self.losses), ("weight", self.weights), ("norm", self.norms)):
             if values is not None:
-                row |= {f"{kind}/{name}": value for name, value in zip(self.objectives, values.tolist(), strict=True)}
+                named = zip(self.objectives, values.tolist(), self.present, strict=True)
+                row |= {f"{kind}/{name}": value for name, value, present in named if present}
         if self.cosines is not None:
             table = self.cosines.tolist()
-            for i, a in enumerate(self.objectives):
-                row |= {f"cosine/{a}/{b}": table[i][j] for j, b in enumerate(self.objectives) if j > i}
+            names = [(k, name) for k, name in enumerate(self.objectives) if self.present[k]]
+            for i, a in names:
+                row |= {f"cosine/{a}/{b}": table[i][j] for j, b in names if j > i}
         if self.conflicts is not None:
             row["conflicts"] = self.conflicts
         return row | {f"conflicts/{name}": g.conflicts for name, g in self.groups.items() if g.conflicts is not None}

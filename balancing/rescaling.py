@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .method import Method
+
 
 @dataclass(frozen=True)
 class Rescaled:
@@ -55,6 +57,21 @@ class Rescaling:
     prefers_losses: bool
     size: float
     require_positive: Callable[[Tensor], None]
+
+    @classmethod
+    def of(cls, method: Method) -> Rescaling:
+        """As the options and the class of a method have it."""
+        options = method.options
+        return cls(
+            log_losses=options.log_losses,
+            by_length=options.normalize in ("l2", "loss+"),
+            by_loss=options.normalize in ("loss", "loss+"),
+            preference=None if options.preference is None else method.preference,
+            preference_on=method.preference_on,
+            prefers_losses=not method.measures,
+            size=float(len(method.objectives)) if options.scale == "sum" and method.convention == "mean" else 1.0,
+            require_positive=method.require_positive,
+        )
 
     def before(self, losses: Tensor, loss_weights: Tensor | None, gramian: Tensor | None = None) -> Rescaled:
         """Losses for the method, and the factors of its gradients.

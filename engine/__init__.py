@@ -4,7 +4,7 @@ from engine.arguments import ConfigError, constructing, resolve_arguments
 from engine.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
 from engine.command_line import reporting
 from engine.config import Config, compose, saved_config, validate
-from engine.data import Split, batches_per_epoch, label_shares, micro_batches, weigh_losses
+from engine.data import Split, batches_per_epoch, label_shares, micro_batches, present_losses, weigh_losses
 from engine.device import compile_model, describe_device, own_threads, place_model, resolve_device, synchronize
 from engine.diagnostics import describe_run, profile_run
 from engine.distributed import Processes, join_processes

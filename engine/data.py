@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from engine.device import move
 from engine.distributed import Processes
 from engine.seeding import epoch_order
 from tasks import Batch, DataError, Task, TensorData
+from tasks.criteria import Criterion
 
 Split = TensorData | Dataset[Batch]
 Shares = list[dict[str, torch.Tensor]]
+Losses = Mapping[str, torch.Tensor | None]  # None: without labels
 
 _SENDER_IS_KNOWN = hasattr(signal, "sigwaitinfo")  # of a signal: neither on macOS nor on Windows
 
@@ -84,11 +87,44 @@ def label_shares(task: Task, parts: Sequence[Batch], objectives: Sequence[str], 
     return [dict(zip(objectives, share.unbind(), strict=True)) for share in shares]
 
 
-def weigh_losses(losses: Mapping[str, torch.Tensor], shares: Shares | None) -> Mapping[str, torch.Tensor]:
+def weigh_losses(losses: Losses, shares: Shares | None) -> Losses:
     """Losses times the shares of all these parts together; see :func:`label_shares`."""
     if shares is None:
         return losses
-    return {name: sum(share[name] for share in shares) * loss for name, loss in losses.items()}
+    return {
+        name: None if loss is None else sum(share[name] for share in shares) * loss for name, loss in losses.items()
+    }
+
+
+def sparse_objectives(task: Task, train: Split) -> frozenset[str]:
+    """Objectives of which a training batch may hold no label, as far as labels are known without reading all samples."""
+    rows: Any = train.indices if isinstance(train, Subset) else range(len(train))  # type: ignore[arg-type]
+    data: Any = train.dataset if isinstance(train, Subset) else train
+    targets: Mapping[str, torch.Tensor] = getattr(data, "targets", {})
+    if hasattr(data, "reference_targets"):
+        targets = data.reference_targets(rows)
+    criteria = {o.name: o.criterion for o in task.objectives if o.name in targets}
+    return frozenset(name for name, criterion in criteria.items() if _lacks_labels(criterion, targets[name]))
+
+
+def _lacks_labels(criterion: Criterion, labels: torch.Tensor) -> bool:
+    if getattr(criterion, "complete", False):
+        return False
+    if labels.numel() == len(labels):
+        return int(criterion.num_labels(labels)) < len(labels)
+    return any(int(criterion.num_labels(sample)) == 0 for sample in labels.split(1))
+
+
+def present_losses(
+    task: Task, batch: Batch, losses: Mapping[str, torch.Tensor], sparse: Collection[str], processes: Processes
+) -> Losses:
+    """The losses, ``None`` for those of the ``sparse`` objectives of which no process has a label."""
+    names = [name for name in losses if name in sparse]
+    if not names:
+        return losses
+    counts = processes.all_reduce_sum(task.label_counts(batch, names)).tolist()
+    absent = {name for name, count in zip(names, counts, strict=True) if count == 0}
+    return {name: None if name in absent else loss for name, loss in losses.items()}
 
 
 def batch_size(batch: Batch) -> int:

@@ -63,8 +63,9 @@ class Display:
             return
         speed = f"{steps_per_second:.0f} step/s" if steps_per_second >= 10 else f"{steps_per_second:.2g} step/s"
         self._bar.update(self._line, completed=step, description=f"epoch {epoch}", speed=speed)
-        weighted = [(report.objectives, report.weights) for report in reports if report.weights is not None]
-        weights = {name: value for names, row in weighted for name, value in zip(names, row.tolist(), strict=True)}
+        weighted = [(r.objectives, r.weights, r.present) for r in reports if r.weights is not None]
+        rows = [zip(names, weights.tolist(), present, strict=True) for names, weights, present in weighted]
+        weights = {name: value for row in rows for name, value, here in row if here}
         columns = [Column("objective", no_wrap=True), *(Column(name, justify="right") for name in ("loss", "weight"))]
         table = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
         for name, loss in list(losses.items())[:_ROWS]:

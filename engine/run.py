@@ -17,7 +17,7 @@ from balancing import BalanceReport, BalancingError, NonFiniteError
 from engine.arguments import ConfigError
 from engine.checkpoint import load_checkpoint, write_text
 from engine.config import Config
-from engine.data import batch_indices, training_batches
+from engine.data import batch_indices, sparse_objectives, training_batches
 from engine.device import describe_device
 from engine.distributed import Processes, average_buffers
 from engine.environment import git_commit, versions
@@ -47,17 +47,23 @@ class State:
     command: str = ""  # that repeats it from the start, also if it was resumed since
     sums: dict[str, Tensor] = field(default_factory=dict)  # phase -> (K,) sum of the training losses of this epoch
     counts: dict[str, int] = field(default_factory=dict)  # phase -> how many steps are in that sum
+    absences: dict[str, list[int]] = field(default_factory=dict)  # phase -> of how many of them an objective was absent
     skips: dict[str, int] = field(default_factory=dict)  # phase -> steps in a row that were skipped, until now
 
     def add(self, phase: str, report: BalanceReport) -> None:
         """Add the losses of a step. Raises NonFiniteError if too many steps in a row are skipped."""
-        self.skips[phase] = self.skips.get(phase, 0) + 1 if report.skipped else 0
+        self.skips[phase] = self.skips.get(phase, 0) + 1 if report.skipped and any(report.present) else 0
         if self.skips[phase] >= _HOPELESS:
             raise NonFiniteError(
                 f"step {self.step}: {_HOPELESS} steps in a row were skipped; the weights are beyond help"
             )
         if not report.skipped:
-            self.sums[phase] = self.sums[phase] + report.losses if phase in self.sums else report.losses
+            losses = report.losses
+            if not all(report.present):
+                losses = losses.nan_to_num(0.0)
+                rests = self.absences.setdefault(phase, [0] * len(losses))
+                self.absences[phase] = [n + (not here) for n, here in zip(rests, report.present, strict=True)]
+            self.sums[phase] = self.sums[phase] + losses if phase in self.sums else losses
             self.counts[phase] = self.counts.get(phase, 0) + 1
 
 
@@ -84,6 +90,11 @@ class Run:
         """The configuration in plain containers, as every checkpoint holds it."""
         return asdict(self.config)
 
+    @cached_property
+    def sparse(self) -> frozenset[str]:
+        """Objectives of which a training batch may hold no label."""
+        return sparse_objectives(self.task, self.splits.train)
+
     @property
     def trained(self) -> Any:
         """The network to evaluate and keep: the running mean of the weights, or else the model."""
@@ -99,13 +110,15 @@ def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:
 
 
 def mean_losses(run: Run) -> dict[str, float]:
-    """Training losses of the current epoch so far."""
+    """Training losses of the current epoch so far, of objectives that had labels."""
     state, phases = run.state, [optimizer.phase for optimizer in run.phases if optimizer.phase.name in run.state.sums]
-    return {
-        name: value / state.counts[phase.name]
-        for phase in phases
-        for name, value in zip(phase.objectives, state.sums[phase.name].tolist(), strict=True)
-    }
+    means: dict[str, float] = {}
+    for phase in phases:
+        rests = state.absences.get(phase.name, [0] * len(phase.objectives))
+        for name, value, rest in zip(phase.objectives, state.sums[phase.name].tolist(), rests, strict=True):
+            if state.counts[phase.name] > rest:
+                means[name] = value / (state.counts[phase.name] - rest)
+    return means
 
 
 def evaluation_size(config: Config) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import BalancingError, NonFiniteError, SolverError
 from ..method import Method
+from ..narrowing import for_some
 from ..options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
 from ..report import BalanceReport
 from .lookahead import Closure, Lookahead
@@ -58,8 +59,8 @@ class BilevelBalancer(Method):
 
         Args:
             model: Its trainable parameters that the training losses reach receive gradients.
-            train: The losses of a training batch.
-            validation: The same losses on data that the step does not train on.
+            train: The losses of a training batch. ``None``: absent from this step, so that its alpha rests.
+            validation: The same losses on data that the step does not train on; ``None`` where there are no data.
             lr: Step size of the virtual gradient step: the current learning rate of the model's optimizer.
             parameters: Only these receive gradients and take part in the virtual step; all if not given.
 
@@ -70,6 +71,14 @@ class BilevelBalancer(Method):
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"{self.name}: lr must be finite and not negative, got {lr}")
         ahead = Lookahead(self.name, self.objectives, self.preference, model, train, validation, float(lr), parameters)
+        if all(ahead.present):
+            return self._step(ahead)
+        if not ahead.indices:
+            return BalanceReport.nothing(self.objectives, ahead.means, self.skips)
+        report = for_some(self, ahead.indices, lambda method: method._step(ahead))
+        return report.among(self.objectives, ahead.present)
+
+    def _step(self, ahead: Lookahead) -> BalanceReport:
         if not self.finite(ahead.means, "loss"):
             return self.skip(ahead.means)
         try:
@@ -82,7 +91,7 @@ class BilevelBalancer(Method):
             return self.skip(ahead.means)
         except SolverError as error:
             raise BalancingError(f"{self.name}: {error}") from error
-        self.warn_if_idle(stacklevel=2)
+        self.warn_if_idle(stacklevel=3)
         for leaf, gradient in zip([*ahead.parameters, self.alpha], [*gradients, slope.to(self.alpha)], strict=True):
             leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
         return self.finish(ahead.means, weights * self.preference.to(weights))

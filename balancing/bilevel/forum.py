@@ -38,6 +38,7 @@ class FORUM(BilevelBalancer):
     """
 
     convention = "own"
+    proportions = {"multipliers": "one"}
 
     def __init__(
         self,
@@ -62,7 +63,10 @@ class FORUM(BilevelBalancer):
         lower = ahead.gradient(torch.dot(weights, ahead.losses), ahead.parameters)
         gap = ahead.mean(ahead.losses) - self._descend(ahead, weights, lower)
         slope = (weights * (gap - torch.dot(weights, gap))).cpu().double()  # of q in alpha
-        rows = ahead.rows(ahead.validation_losses(ahead.parameters), ahead.parameters, "validation gradient")
+        losses, chosen = ahead.validation_losses(ahead.parameters), ahead.validated
+        if not chosen:
+            return weights, [self.rho * gradient for gradient in lower], torch.zeros_like(weights)
+        rows = ahead.rows(losses[chosen], ahead.parameters, "validation gradient")
         flat = torch.cat([gradient.reshape(-1) for gradient in lower]).to(rows.matrix)
         gramian, along = rows.products(rows.matrix), rows.products(flat[None]).squeeze(1)
         squared = float(flat.norm()) ** 2 + float(slope @ slope)
@@ -70,8 +74,9 @@ class FORUM(BilevelBalancer):
         scales = torch.where(lengths > 0, 1 / lengths, 0.0)
         gramian, along = gramian * scales[:, None] * scales, along * scales
         multipliers_now = constrained_min_norm_weights(gramian, along, squared, self.rho)
-        self.multipliers += (self.epoch + 1) ** -0.75 * (multipliers_now.to(self.multipliers) - self.multipliers)
-        multipliers = self.multipliers.cpu().double()
+        change = multipliers_now.to(self.multipliers) - self.multipliers[chosen]
+        self.multipliers[chosen] += (self.epoch + 1) ** -0.75 * change
+        multipliers = self.multipliers[chosen].cpu().double()
         nu = max(0.0, self.rho - float(multipliers @ along) / squared) if squared > 0 else 0.0
         upper = rows.combine(multipliers * scales)
         return weights, [u.add_(g, alpha=nu) for u, g in zip(upper, lower, strict=True)], nu * slope

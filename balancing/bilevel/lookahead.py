@@ -12,9 +12,10 @@ from ..measuring.graph import find_leaves
 from ..measuring.looped import collect
 from ..measuring.processes import average_over_processes
 from ..objectives import ordered_losses
+from ..step_losses import StepLosses, where
 
 #: Computes the named losses of one batch with the model it is given.
-Closure = Callable[[nn.Module], Mapping[str, Tensor]]
+Closure = Callable[[nn.Module], Mapping[str, Tensor | None]]
 
 
 class Lookahead:
@@ -22,6 +23,8 @@ class Lookahead:
 
     Attributes:
         parameters: The leaves that the step moves.
+        present: Whether each of the method's objectives has a training loss; K counts those that have.
+        validated: Indices, among these, of those that have a validation loss, once it is known.
         losses: (K,) training losses at the parameters as they are, times the preference, with their graph.
         means: (K,) the same without graph and preference, averaged over processes.
         lr: Step size of a virtual step.
@@ -38,32 +41,45 @@ class Lookahead:
         lr: float,
         parameters: Sequence[Tensor] | None,
     ) -> None:
-        self._owner, self._objectives, self._preference = owner, objectives, preference
+        self._owner, self._all = owner, objectives
         self._model, self._train, self._validation, self.lr = model, train, validation, lr
         self._randomness = _Randomness(model)
-        values = ordered_losses(owner, objectives, train(model))
-        reached = set(find_leaves(values)) if parameters is None else set(find_leaves(values)) & set(parameters)
+        step = StepLosses.of(ordered_losses(owner, objectives, train(model)), preference.device)
+        self.present, self.means = step.present, step.means
+        self.indices = where(step.present)
+        if not self.indices:
+            return
+        self.validated = list(range(len(self.indices)))
+        if len(self.indices) < len(objectives):
+            step, preference = step.among(self.indices), preference[self.indices] / preference[self.indices].mean()
+        self._objectives, self._preference, self.means = [objectives[k] for k in self.indices], preference, step.means
+        reached = set(find_leaves(step.values))
+        reached = reached if parameters is None else reached & set(parameters)
         named = {name: p for name, p in model.named_parameters() if p in reached}
         if not named:
             raise BalancingError(f"{owner}: the losses reach none of the model's trainable parameters")
         self._names, self.parameters = list(named), list[Tensor](named.values())
-        stacked = torch.stack(values)
-        self.means = self.mean(stacked)
-        self.losses = stacked * preference.to(stacked)
+        self.losses = step.stacked * preference.to(step.stacked)
 
     def train_losses(self, parameters: Sequence[Tensor]) -> Tensor:
         """(K,) training losses of the model with these parameters, times the preference."""
-        return self._call(self._train, parameters)
+        return self._call(self._train, parameters)[0]
 
     def validation_losses(self, parameters: Sequence[Tensor]) -> Tensor:
-        """As :meth:`train_losses`; raises NonFiniteError if a validation loss is not finite."""
-        losses = self._call(self._validation, parameters)
+        """As :meth:`train_losses`, 0 where there is none; sets ``validated``.
+
+        Raises NonFiniteError if a validation loss is not finite.
+        """
+        losses, present = self._call(self._validation, parameters)
+        self.validated = where(present)
         self._require_finite(self.mean(losses), "validation loss")
         return losses
 
     def gradient(self, loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Gradient of a scalar, zero where it does not reach, averaged over processes."""
-        reached = torch.autograd.grad(loss, parameters, allow_unused=True)
+        reached: Sequence[Tensor | None] = [None] * len(parameters)
+        if loss.requires_grad:
+            reached = torch.autograd.grad(loss, parameters, allow_unused=True)
         # copies, as autograd may hand out views and aliases
         gradients = [torch.zeros_like(p) if g is None else g.clone() for g, p in zip(reached, parameters, strict=True)]
         average_over_processes(gradients)
@@ -71,7 +87,9 @@ class Lookahead:
 
     def rows(self, losses: Tensor, parameters: Sequence[Tensor], what: str) -> Rows:
         """Each loss's gradient, averaged over processes. Raises NonFiniteError naming ``what``."""
-        gradients = collect(losses.unbind(), parameters, {}, keep_graph=False)
+        gradients = collect(
+            losses.unbind(), parameters, {}, keep_graph=False, active=None if losses.requires_grad else ()
+        )
         gradients.synchronize()
         rows = Rows(gradients.jacobian(), parameters)
         self._require_finite(rows.matrix.norm(dim=1), what)
@@ -87,14 +105,14 @@ class Lookahead:
         average_over_processes([values])
         return values
 
-    def _call(self, closure: Closure, parameters: Sequence[Tensor]) -> Tensor:
+    def _call(self, closure: Closure, parameters: Sequence[Tensor]) -> tuple[Tensor, tuple[bool, ...]]:
         tensors = {f"model.{name}": buffer.clone() for name, buffer in self._model.named_buffers()}
         tensors |= {f"model.{name}": p for name, p in zip(self._names, parameters, strict=True)}
         with self._randomness.replayed():
             losses = functional_call(_Losses(self._model), tensors, (closure,))
-        ordered = ordered_losses(self._owner, self._objectives, losses, differentiable=torch.is_grad_enabled())
-        values = torch.stack(ordered)
-        return values * self._preference.to(values)
+        given = ordered_losses(self._owner, self._all, losses, differentiable=torch.is_grad_enabled())
+        step = StepLosses.of([given[k] for k in self.indices], self.losses.device)
+        return step.stacked * self._preference.to(step.stacked), step.present
 
     def _require_finite(self, values: Tensor, what: str) -> None:
         bad = (~values.isfinite()).nonzero()
@@ -129,7 +147,7 @@ class _Losses(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, closure: Closure) -> Mapping[str, Tensor]:
+    def forward(self, closure: Closure) -> Mapping[str, Tensor | None]:
         return closure(self.model)
 
 

@@ -39,7 +39,10 @@ class MOML(BilevelBalancer):
         inner = ahead.rows(ahead.losses, ahead.parameters, "gradient")
         gradients = inner.combine(weights)
         trial = ahead.moved(gradients, -ahead.lr)
-        outer = ahead.rows(ahead.validation_losses(trial), trial, "validation gradient")
+        losses = ahead.validation_losses(trial)
+        if not ahead.validated:
+            return weights, gradients, torch.zeros_like(weights)
+        outer = ahead.rows(losses[ahead.validated], trial, "validation gradient")
         slopes = -ahead.lr * outer.products(inner.matrix)
         # chain rule through the softmax; a common factor is of no effect
         share = share.cpu().double()

@@ -55,7 +55,6 @@ class GradNormalize(GramianBalancer):
         if self.alpha == 0:
             return torch.ones_like(losses)
         self.require_positive(losses)
-        if not bool(self.initial.any()):
-            self.initial.copy_(losses)
+        self.initial.copy_(torch.where(self.initial > 0, self.initial, losses))
         pace = losses / self.initial.to(losses)
         return (pace / pace.mean()) ** self.alpha

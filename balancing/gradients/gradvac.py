@@ -33,6 +33,7 @@ class GradVac(GramianBalancer):
 
     per_group = False
     preference_on = "rows"
+    per_objective = {"phi": (0, 1)}
 
     def __init__(self, objectives: Sequence[str], *, beta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)

@@ -22,6 +22,7 @@ class Krum(GramianBalancer):
     needs: gramian     scale: mean-like     heads: unit
     Needs K >= f + 3 objectives. Distances are squared as published; some public code sums plain distances. Among equal
     scores the first objective wins; with K = f + 3 a score is one distance, which the two nearest gradients always share.
+    A step from which so many objectives are absent that fewer than f + 3 are left takes their mean.
 
     Args:
         byzantine: f, how many objectives may be arbitrarily wrong.
@@ -43,7 +44,9 @@ class Krum(GramianBalancer):
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         squared = gramian.diagonal()
+        if len(gramian) < self.byzantine + 3:
+            return torch.full_like(squared, 1 / len(gramian))
         distances = (squared[:, None] + squared - 2 * gramian).clamp(min=0).fill_diagonal_(torch.inf)
         nearest = distances.sort(dim=1).values[:, : len(gramian) - self.byzantine - 2]
         chosen = nearest.sum(1).argsort(stable=True)[: self.selected]
-        return torch.zeros_like(squared).index_fill(0, chosen, 1 / self.selected)
+        return torch.zeros_like(squared).index_fill(0, chosen, 1 / len(chosen))

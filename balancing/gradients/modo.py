@@ -35,6 +35,7 @@ class MoDo(GramianBalancer):
     convention = "mean"
     preference_on = "target"
     unbiased = True
+    proportions = {"mixture": "one"}
 
     def __init__(
         self, objectives: Sequence[str], *, gamma: float = 1e-3, rho: float = 0.0, **options: Unpack[BalancerOptions]

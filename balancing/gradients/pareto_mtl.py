@@ -25,7 +25,8 @@ class ParetoMTL(GramianBalancer):
 
     needs: gramian     scale: sum-like     heads: unit     preference: factors of the losses before they meet the rays
     A ray is the wanted ratio of the losses, so these should be of one size: divide them by what is usual, or give rays in
-    their units. Heads get their own gradient, as a negative weight would teach a head to be wrong.
+    their units. Heads get their own gradient, as a negative weight would teach a head to be wrong. Given rays lose the
+    numbers of absent objectives, in a step that has some; default rays are those of the others.
 
     Args:
         rays: At least two vectors of K non-negative numbers. ``None``: for two objectives, five spread evenly over the
@@ -36,6 +37,7 @@ class ParetoMTL(GramianBalancer):
 
     per_group = False
     preference_on = "method"
+    per_objective = {"differences": (1,)}
 
     def __init__(
         self,
@@ -58,10 +60,16 @@ class ParetoMTL(GramianBalancer):
         wrong = self.options.normalize != "none"
         self.reject(wrong, "its constraints are gradients of losses, so normalize= has no meaning")
         self.search_epochs = search_epochs
-        directions = torch.nn.functional.normalize(torch.tensor(table, dtype=torch.float64), dim=1)
-        chosen = int(directions.sum(1).argmax()) if index is None else index
-        self.differences = torch.cat([directions[:chosen], directions[chosen + 1 :]]) - directions[chosen]
+        self.standard, self.rays, self.index = rays is None and index is None, table, index
+        self.differences = _differences(table, index)
         self.inside = nn.Buffer(torch.tensor(False))
+
+    def narrowed_to(self, indices: Sequence[int]) -> None:
+        super().narrowed_to(indices)
+        table = _default_rays(len(indices)) if self.standard else [[ray[k] for k in indices] for ray in self.rays]
+        kept = [k for k, ray in enumerate(table) if any(ray)]
+        index = kept.index(self.index) if self.index in kept else None
+        self.differences = _differences([table[k] for k in kept], index)
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         priority = self.preference.to(gramian)
@@ -74,6 +82,13 @@ class ParetoMTL(GramianBalancer):
         weights = min_norm_weights(rows @ gramian @ rows.T) @ rows
         total = weights.abs().sum()
         return weights * (len(weights) / total) if total > 0 else weights
+
+
+def _differences(table: list[list[float]], index: int | None) -> Tensor:
+    """The other rays minus the chosen one, as unit vectors."""
+    directions = torch.nn.functional.normalize(torch.tensor(table, dtype=torch.float64), dim=1)
+    chosen = int(directions.sum(1).argmax()) if index is None else index
+    return torch.cat([directions[:chosen], directions[chosen + 1 :]]) - directions[chosen]
 
 
 def _default_rays(size: int) -> list[list[float]]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ class PCD(GramianBalancer):
     needs: gramian     scale: own     heads: unit     preference: p, which scales tau
     The promise may cost the primary objective its progress. But if the constraints exclude each other, or no direction
     improves all objectives (a secondary gradient exactly opposed to g_0, say, where public code returns -g_0), d is g_0.
-    v_i is not kept from zero by a constant, so small gradients count in full; a zero primary gradient gives d = 0.
+    v_i is not kept from zero by a constant, so small gradients count in full; a zero primary gradient gives d = 0. In a step
+    from which the primary objective is absent, the first of the others stands in for it.
 
     Args:
         primary: The objective that comes first; ``None``: the first named.
@@ -53,7 +54,20 @@ class PCD(GramianBalancer):
         self.primary = int(self.vector({first: 1.0}, default=0.0).argmax())
         self.tau, self.beta = tau, beta
         # not buffers, which would follow the model to devices without float64
-        self.memory = {"squares": torch.zeros(len(self.objectives), dtype=torch.float64), "mass": torch.zeros(())}
+        self.memory = {
+            "squares": torch.zeros(len(self.objectives), dtype=torch.float64),
+            "mass": torch.zeros(len(self.objectives)),
+        }
+
+    def narrowed_to(self, indices: Sequence[int]) -> None:
+        super().narrowed_to(indices)
+        self.primary = indices.index(self.primary) if self.primary in indices else 0
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        super().set_extra_state(state)
+        self.memory["mass"] = (
+            self.memory["mass"].expand(len(self.objectives)).clone()
+        )  # of an earlier version: one for all
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         first = self.primary

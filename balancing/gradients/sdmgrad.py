@@ -40,6 +40,7 @@ class SDMGrad(GramianBalancer):
     convention = "mean"
     preference_on = "method"
     unbiased = True
+    proportions = {"mixture": "one"}
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from ..errors import SolverError
+from ..errors import BalancingError, SolverError
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..jacobian_balancer import JacobianBalancer, RowBalancer
@@ -40,7 +40,7 @@ class _Aggregator:
     def __init__(
         self, name: str, part: str, size: int, arguments: Mapping[str, Any] | None, generator: torch.Generator
     ) -> None:
-        self._name, self._part, self._generator = name, part, generator
+        self._name, self._part, self.size, self._generator = name, part, size, generator
         cls = _aggregator_class(name)
         given = {key: torch.tensor(v) if isinstance(v, (list, tuple)) else v for key, v in (arguments or {}).items()}
         if "n_tasks" in inspect.signature(cls).parameters:
@@ -121,6 +121,23 @@ class _Adapter(Method):
     ) -> None:
         super().__init__(objectives, **options)
         self.aggregator = _Aggregator(aggregator, self.part, len(self.objectives), arguments, self.generator)
+        self._arguments = aggregator, dict(arguments or {})
+        self._narrowed: dict[tuple[int, ...], _Aggregator] = {}
+
+    def narrowed_to(self, indices: Sequence[int]) -> None:
+        """Take an aggregator for fewer objectives. Raises BalancingError if it remembers those of earlier steps."""
+        super().narrowed_to(indices)
+        name, arguments = self._arguments
+        if self.aggregator.state():
+            raise BalancingError(f"torchjd: {name} remembers its objectives, so none of them can be absent from a step")
+        key, size = tuple(indices), self.aggregator.size
+        if len(indices) > 1 and key not in self._narrowed:
+            arguments = {k: v for k, v in arguments.items() if k != "n_tasks"}
+            for k, value in arguments.items():
+                if isinstance(value, (list, tuple, Tensor)) and len(value) == size:
+                    arguments[k] = [value[index] for index in indices]
+            self._narrowed[key] = _Aggregator(name, self.part, len(indices), arguments, self.generator)
+        self.aggregator = self._narrowed.get(key, self.aggregator)
 
     def get_extra_state(self) -> dict[str, Any]:
         return super().get_extra_state() | {"aggregator": self.aggregator.state()}

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
@@ -26,7 +26,8 @@ class ConflictFreeMomentum(JacobianBalancer):
     needs: jacobian     scale: own (that of Adam's steps)     heads: unit     preference: cosines in proportion to it
     A step costs one backward whatever K is. Train with plain SGD, as the update is Adam's already. Like the authors' code,
     it leaves the shared parameters alone until every objective has had a turn. A head receives its gradient, unscaled, in
-    its objective's turns. Keeps K + 2 gradients from step to step.
+    its objective's turns. An objective that is present for the first time has its turn at once. Keeps K + 2 gradients from
+    step to step.
 
     Args:
         beta1: Decay of the momenta, in [0, 1).
@@ -37,6 +38,7 @@ class ConflictFreeMomentum(JacobianBalancer):
     convention = "own"
     preference_on = "method"
     remembers = True
+    per_objective = {"momenta": (0,), "previous": (), "second": ()}
 
     def __init__(
         self,
@@ -52,12 +54,16 @@ class ConflictFreeMomentum(JacobianBalancer):
             self.reject(not 0 <= value < 1, f"{name} must be in [0, 1), got {value}")
         self.reject(not eps > 0, f"eps must be positive, got {eps}")
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.turns: Tensor = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
+        self.updates: Tensor = nn.Buffer(torch.tensor(0))
 
     def active(self) -> tuple[int, ...] | None:
-        return (self.step % len(self.objectives),)
+        turns = self.turns.tolist()
+        return (turns.index(0) if 0 in turns else self.step % len(turns),)
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        size, current = len(jacobian), self.step % len(jacobian)
+        turns = self.turns.tolist()
+        current = turns.index(0) if 0 in turns else self.step % len(turns)
         jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))  # 0.999 times a bfloat16 is itself
         keys = ("momenta", "previous", "second")
         if not self.memory:
@@ -65,19 +71,26 @@ class ConflictFreeMomentum(JacobianBalancer):
         momenta, previous, second = (self.memory[key].to(jacobian) for key in keys)
         momenta[current].lerp_(jacobian[current], 1 - self.beta1)
         self.memory = {"momenta": momenta, "previous": previous, "second": second}
-        if self.step < size - 1:
+        self.turns[current] += 1
+        if not bool(self.turns.all()):
             return torch.zeros_like(previous)
 
-        # an objective has had as many turns as there are steps up to this one that are its own
-        turns = torch.tensor([(self.step - k) // size + 1 for k in range(size)], dtype=torch.float64)
-        correction = 1 / (1 - self.beta1**turns)
+        correction = 1 / (1 - self.beta1 ** self.turns.cpu().double())
         products = gramian_of(momenta) * correction[:, None] * correction
         w = conflict_free_weights(products, self.preference) * correction
         direction = w.to(momenta) @ momenta
 
-        count = self.step - size + 2
+        self.updates += 1
+        count = int(self.updates)
         mean = direction * (1 - self.beta1**count)
         gradient = previous.mul_(-self.beta1).add_(mean).div_(1 - self.beta1)
         second.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
         self.memory["previous"] = mean
         return direction.div_(second.div(1 - self.beta2**count).sqrt_().add_(self.eps))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        if f"{prefix}turns" not in state_dict and f"{prefix}_extra_state" in state_dict:  # of an earlier version
+            step, size = state_dict[f"{prefix}_extra_state"]["step"], len(self.objectives)
+            state_dict[f"{prefix}turns"] = torch.tensor([(step - 1 - k) // size + 1 for k in range(size)])
+            state_dict[f"{prefix}updates"] = torch.tensor(max(step - size + 1, 0))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -34,6 +34,8 @@ class ExcessMTL(RowBalancer):
 
     head_convention = "weighted"
     remembers = True
+    per_objective = {"squares": (0,)}
+    proportions = {"log_weights": "log"}
 
     def __init__(self, objectives: Sequence[str], *, eta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)

@@ -40,6 +40,8 @@ class MoCo(JacobianBalancer):
     positive = True
     preference_on = "method"
     remembers = True
+    per_objective = {"y": (0,)}
+    proportions = {"mixture": "one"}
 
     def __init__(
         self,

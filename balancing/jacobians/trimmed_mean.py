@@ -18,7 +18,8 @@ class TrimmedMean(JacobianBalancer):
     Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018.
 
     needs: jacobian     scale: mean-like     heads: unit     preference: scales the gradients beforehand
-    Needs K >= 2b + 1 objectives; b = 0 is the mean.
+    Needs K >= 2b + 1 objectives; b = 0 is the mean. A step from which so many objectives are absent that fewer are left
+    trims as many as leave at least one.
 
     Args:
         trim: b, how many gradients are left out on either side.
@@ -37,7 +38,9 @@ class TrimmedMean(JacobianBalancer):
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         rows = list(jacobian.unbind())
-        for _ in range(self.trim):  # the largest of each coordinate moves to the end, and the smallest to the front
+        for _ in range(
+            min(self.trim, (len(rows) - 1) // 2)
+        ):  # the largest of each coordinate moves to the end, and the smallest to the front
             for k in range(len(rows) - 1):
                 rows[k], rows[k + 1] = torch.minimum(rows[k], rows[k + 1]), torch.maximum(rows[k], rows[k + 1])
             for k in range(len(rows) - 2, 0, -1):

@@ -19,7 +19,8 @@ class Alternating(ScheduleBalancer):
 
     needs: nothing     scale: mean-like (an objective is trained in one step of K)     heads: weighted
     The objectives that wait are not differentiated, and their heads get no gradient. With momentum, the shared
-    parameters go on moving for the last objective when the next has its turn.
+    parameters go on moving for the last objective when the next has its turn. An objective that is absent from a step is
+    left out of the order.
 
     Args:
         order: Whose turn it is; a name given twice has twice as many turns. As the objectives are listed if ``None``.
@@ -47,6 +48,10 @@ class Alternating(ScheduleBalancer):
         self.reject(period < 1, f"period must be at least 1, got {period}")
         self.order = [self.objectives.index(name) for name in order]
         self.period, self.unit = period, unit
+
+    def narrowed_to(self, indices: Sequence[int]) -> None:
+        super().narrowed_to(indices)
+        self.order = [indices.index(k) for k in self.order if k in indices]
 
     def active(self) -> tuple[int, ...]:
         now = self.epoch if self.unit == "epoch" else self.step

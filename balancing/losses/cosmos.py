@@ -31,6 +31,7 @@ class Cosmos(LossBalancer):
 
     convention = "own"
     preference_on = "method"
+    proportions = {"ray": "one"}
 
     def __init__(
         self,

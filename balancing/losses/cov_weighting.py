@@ -31,11 +31,11 @@ class CoefficientOfVariation(LossBalancer):
         self.mean: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))  # of the losses
         self.ratio: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))  # the mean of the ratios
         self.spread: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))  # squared deviations of the ratios
-        self.count: Tensor = nn.Buffer(torch.tensor(0))
+        self.count: Tensor = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses)
-        ratio = losses / self.mean.to(losses) if int(self.count) else torch.ones_like(losses)
+        ratio = torch.where(self.count > 0, losses / self.mean.to(losses), 1.0)
         self.count += 1
         self.mean += (losses - self.mean) / self.count
         delta = ratio - self.ratio

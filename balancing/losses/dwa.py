@@ -31,6 +31,7 @@ class DWA(LossBalancer):
     """
 
     positive = True
+    per_objective = {"history": (1,)}
 
     def __init__(
         self,
@@ -45,33 +46,37 @@ class DWA(LossBalancer):
         self.reject(window is not None and window < 1, f"window must be at least 1, got {window}")
         self.temperature, self.window = temperature, window
         self.history = nn.Buffer(torch.zeros(2 * (window or 1), len(self.objectives)))  # of steps or of epochs
-        self.filled: Tensor = nn.Buffer(torch.tensor(0))
+        self.filled: Tensor = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
         self.mean: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))  # of the current epoch
-        self.count: Tensor = nn.Buffer(torch.tensor(0))
-        self.period = nn.Buffer(torch.tensor(0))
+        self.count: Tensor = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
+        self.period = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         if self.window is None:
             self._average(losses)
         else:
-            self._push(losses)
-        if int(self.filled) < len(self.history):
-            return torch.ones_like(losses)
-        before, last = self.history.to(losses).chunk(2)
-        return len(losses) * torch.softmax(last.mean(0) / before.mean(0) / self.temperature, 0)
+            self._push(losses, torch.ones_like(self.filled, dtype=torch.bool))
+        weights, complete = torch.ones_like(losses), self.filled >= len(self.history)
+        if bool(complete.any()):
+            before, last = self.history[:, complete].to(losses).chunk(2)
+            ratio = last.mean(0) / before.mean(0)
+            weights[complete] = len(ratio) * torch.softmax(ratio / self.temperature, 0)
+        return weights
 
     def _average(self, losses: Tensor) -> None:
-        """Add ``losses`` to the mean of this epoch, and close that of the last if it is new."""
-        if self.epoch != int(self.period) and int(self.count) > 0:
-            self._push(self.mean)
-            self.mean.zero_()
-            self.count.zero_()
+        """Add ``losses`` to the means of this epoch, and close those of an earlier one."""
+        ended = (self.period != self.epoch) & (self.count > 0)
+        if bool(ended.any()):
+            self._push(self.mean, ended)
+            self.mean.masked_fill_(ended, 0)
+            self.count.masked_fill_(ended, 0)
         self.period.fill_(self.epoch)
         self.count += 1
         self.mean += (losses - self.mean) / self.count
 
-    def _push(self, values: Tensor) -> None:
-        self.require_positive(values)
-        self.history.copy_(self.history.roll(-1, 0))
-        self.history[-1] = values
-        self.filled += 1
+    def _push(self, values: Tensor, which: Tensor) -> None:
+        """Add the values of the objectives in the mask ``which`` to their histories."""
+        self.require_positive(torch.where(which, values, 1.0))
+        longer = torch.cat([self.history[1:], values[None].to(self.history)])
+        self.history.copy_(torch.where(which, longer, self.history))
+        self.filled += which

@@ -34,6 +34,7 @@ class GO4Align(LossBalancer):
 
     convention = "own"
     positive = True
+    proportions = {"log_shares": "log"}
 
     def __init__(
         self, objectives: Sequence[str], *, groups: int = 2, eta: float = 1e-4, **options: Unpack[BalancerOptions]

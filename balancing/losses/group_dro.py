@@ -27,6 +27,8 @@ class GroupDRO(LossBalancer):
         eta: Step of the weights, per unit of loss.
     """
 
+    proportions = {"log_shares": "log"}
+
     def __init__(self, objectives: Sequence[str], *, eta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self.reject(not 0 < eta < math.inf, f"eta must be positive and finite, got {eta}")

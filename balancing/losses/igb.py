@@ -37,15 +37,16 @@ class IGB(LossBalancer):
         self.reject(window is not None and window < 1, f"window must be at least 1, got {window}")
         self.window = window
         self.base: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
-        self.count: Tensor = nn.Buffer(torch.tensor(0))
+        self.count: Tensor = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses)
-        count = int(self.count)
-        measuring = self.epoch == 0 if self.window is None else count < self.window
-        if measuring or count == 0:  # a balancer that joins later takes its first losses
-            self.count += 1
-            self.base += (losses - self.base) / self.count
-        if measuring:
-            return 1 / losses
-        return len(losses) * torch.softmax(losses / self.base.to(losses), 0) / losses
+        measuring = torch.full_like(self.count, self.epoch == 0) if self.window is None else self.count < self.window
+        joining = measuring.bool() | (self.count == 0)  # one that joins later takes its first loss
+        self.count += joining
+        self.base += torch.where(joining, (losses - self.base) / self.count, 0.0)
+        v, known = torch.ones_like(losses), ~measuring.bool()
+        if bool(known.any()):
+            gap = (losses / self.base.to(losses))[known]
+            v[known] = len(gap) * torch.softmax(gap, 0)
+        return v / losses

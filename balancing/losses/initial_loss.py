@@ -39,15 +39,15 @@ class InitialLoss(LossBalancer):
         self.reject(batches < 1, f"batches must be at least 1, got {batches}")
         self.batches = batches
         self.initial: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
-        self.measured: Tensor = nn.Buffer(torch.tensor(0))
+        self.measured: Tensor = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
         if initial_losses is not None:
             self.initial.copy_(self.vector(initial_losses, default=None, positive=True))
             self.measured.fill_(batches)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        count = int(self.measured)
-        if count < self.batches:
-            self.require_positive(losses)
-            self.initial += (losses - self.initial) / (count + 1)
-            self.measured += 1
+        measuring = self.measured < self.batches
+        if bool(measuring.any()):
+            self.require_positive(torch.where(measuring, losses, 1.0))
+            self.measured += measuring
+            self.initial += torch.where(measuring, (losses - self.initial) / self.measured, 0.0)
         return 1 / self.initial.to(losses)

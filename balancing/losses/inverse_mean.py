@@ -27,6 +27,7 @@ class InverseMean(LossBalancer):
 
     convention = "mean"
     positive = True
+    per_objective = {"history": (1,)}
 
     def __init__(
         self, objectives: Sequence[str], *, window: int = 10, eps: float = 1e-8, **options: Unpack[BalancerOptions]
@@ -36,12 +37,13 @@ class InverseMean(LossBalancer):
         self.reject(not eps > 0, f"eps must be positive, got {eps}")
         self.eps = eps
         self.history = nn.Buffer(torch.zeros(window, len(self.objectives)))
-        self.count: Tensor = nn.Buffer(torch.tensor(0))
+        self.count: Tensor = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses + self.eps)
-        count, window = int(self.count), len(self.history)
-        self.history[count % window] = losses
+        self.history.scatter_(0, (self.count % len(self.history))[None], losses[None].to(self.history))
         self.count += 1
-        inverse = 1 / (self.history[: count + 1].mean(0) + self.eps)
+        filled = self.count.clamp(max=len(self.history))
+        rows = self.history[: int(filled.max())]
+        inverse = 1 / (rows.mean(0) * (len(rows) / filled) + self.eps)
         return inverse / inverse.sum()

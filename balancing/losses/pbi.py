@@ -45,6 +45,10 @@ class PenaltyBoundaryIntersection(LossBalancer):
         ray = 1 / self.preference
         self.ray = ray / ray.norm()
 
+    def narrowed_to(self, indices: Sequence[int]) -> None:
+        super().narrowed_to(indices)
+        self.ray = self.ray / self.ray.norm()
+
     def compute_weights(self, losses: Tensor) -> Tensor:
         ray = self.ray.to(losses)
         excess, _ = polar(losses - self.ideal.to(losses))

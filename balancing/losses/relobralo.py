@@ -29,6 +29,7 @@ class ReLoBRaLo(LossBalancer):
     """
 
     positive = True
+    proportions = {"current": "size"}
 
     def __init__(
         self,
@@ -50,9 +51,11 @@ class ReLoBRaLo(LossBalancer):
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses)
-        if not bool(self.initial.any()):
-            self.initial.copy_(losses)
-        else:
+        new = self.initial == 0
+        if bool(new.any()):
+            self.initial.copy_(torch.where(new, losses, self.initial))
+            self.previous.copy_(torch.where(new, losses, self.previous))
+        if not bool(new.all()):
             kept = bool(torch.rand((), generator=self.generator) < self.keep)
             past = self.current.to(losses) if kept else self._since(self.initial, losses)
             self.current.copy_(self.alpha * past + (1 - self.alpha) * self._since(self.previous, losses))

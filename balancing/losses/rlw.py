@@ -24,6 +24,7 @@ class RLW(ScheduleBalancer):
     """
 
     convention = "mean"
+    proportions = {"values": "one"}
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)

@@ -31,7 +31,7 @@ class SoftAdapt(LossBalancer):
         super().__init__(objectives, **options)
         self.beta = beta
         self.previous = nn.Buffer(torch.zeros(len(self.objectives)))
-        self.started = nn.Buffer(torch.tensor(False))
+        self.started = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.bool))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         change = torch.where(self.started, losses - self.previous.to(losses), 0.0)

@@ -60,7 +60,7 @@ class SmoothTchebycheff(LossBalancer):
         self.warmup, self.until = (0, 0) if nadir is not None else (warmup, warmup + measure)
         self.ideal = self.vector(ideal or {}, default=0.0)
         self.reference: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
-        self.measured: Tensor = nn.Buffer(torch.tensor(0))
+        self.measured: Tensor = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
         if nadir is not None:
             self.reference.copy_(self.vector(nadir, default=None, positive=True))
             self.measured.fill_(1)
@@ -74,10 +74,10 @@ class SmoothTchebycheff(LossBalancer):
     def _log_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses)
         now = self.epoch if self.unit == "epoch" else self.step
-        # a balancer that joins after the measuring time takes its first losses
-        if self.warmup <= now < self.until or (now >= self.until and int(self.measured) == 0):
-            self.measured += 1
-            self.reference += (losses - self.reference) / self.measured
+        # one that joins after the measuring time takes its first loss
+        measuring = (self.measured == 0) if now >= self.until else torch.full_like(self.measured, now >= self.warmup)
+        self.measured += measuring.bool()
+        self.reference += torch.where(measuring.bool(), (losses - self.reference) / self.measured, 0.0)
         priority = self.preference.to(losses)
         if now < self.until:
             return priority / losses

@@ -84,6 +84,28 @@ class Gradients:
             heads.append(total)
         return Gradients(inputs, rows, heads)
 
+    @classmethod
+    def none(cls, size: int) -> Gradients:
+        """Of ``size`` objectives, none of which is differentiated."""
+        return cls([], [[] for _ in range(size)], [{} for _ in range(size)])
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Drop the gradients of the other objectives."""
+        for k in set(range(len(self.rows))) - set(indices):
+            if self.heads[k] or any(g is not None for g in self.rows[k]):
+                self.rows[k], self.heads[k], self.matrix = [None] * len(self.inputs), {}, None
+
+    def among(self, indices: Sequence[int]) -> Gradients:
+        """Those of the objectives with these indices."""
+        rows, heads = [list(self.rows[k]) for k in indices], [self.heads[k] for k in indices]
+        matrix = None if self.matrix is None else self.matrix[list(indices)]
+        chosen = Gradients(self.inputs, rows, heads, matrix)
+        if matrix is not None:  # the rows are views of it
+            for k, row in enumerate(rows):
+                pieces = zip(row, chosen.split(matrix[k]), strict=True)
+                rows[k] = [None if g is None else piece for g, piece in pieces]
+        return chosen
+
     def products(self, other: Gradients) -> Tensor:
         """(K, K) inner products with the rows of ``other``, made symmetric; float64 on the CPU."""
         inputs, size = self._all_inputs(other), len(self.rows)
@@ -105,6 +127,14 @@ class Gradients:
             return
         self.rows = [self._at(inputs, k) for k in range(len(self.rows))]
         self.inputs, self.matrix = list(inputs), None
+
+    def contest(self, leaves: Sequence[Tensor]) -> None:
+        """Move these ``leaves``, where they are among the heads, to the inputs."""
+        inputs = list(dict.fromkeys([*self.inputs, *leaves]))
+        self.rows = [self._at(inputs, k) for k in range(len(self.rows))]
+        moved = set(leaves)
+        self.heads = [{leaf: g for leaf, g in heads.items() if leaf not in moved} for heads in self.heads]
+        self.inputs, self.matrix = inputs, None
 
     def synchronize(self) -> None:
         """Average the rows over processes; zero rows must be real, as all send the same sizes."""

@@ -146,6 +146,10 @@ class LossGraph:
         others = {leaf: mask for leaf, mask in masks.items() if leaf not in contested}
         return [leaf for leaf in contested if leaf in masks], others
 
+    def shares_leaves(self, k: int) -> bool:
+        """Whether loss k reaches a leaf that another one reaches."""
+        return any(mask >> k & 1 and mask.bit_count() > 1 for mask in find_leaves(self.losses).values())
+
     def allowed(self, masks: dict[Tensor, int]) -> dict[Tensor, int]:
         """Those of the leaves that may receive gradients."""
         if self._parameters is None:
@@ -156,6 +160,8 @@ class LossGraph:
     def weighted_backward(self, weights: Tensor, heads: Tensor | None) -> None:
         """Add the weighted sum's gradient to ``.grad``, with weights ``heads`` where uncontested."""
         losses = self.losses if self.active is None else [self.losses[k] for k in self.active]
+        if not losses and not several_processes():
+            return
         if self._parameters is not None and not self._parameters:
             raise BalancingError(f"{self.owner}: none of the given parameters is trainable")
         with span("backward of the weighted sum"):

@@ -108,12 +108,12 @@ def test_a_loss_that_depends_on_nothing_is_named():
         make("sum").backward(losses)
 
 
-def test_a_loss_that_reaches_nothing_shared_is_named():
+def test_a_loss_that_misses_the_subset_but_shares_parameters_is_named():
     net, x = Net(), inputs()
     losses = net.losses(x)
-    losses["b"] = net.head["b"].weight.square().sum()
-    with pytest.raises(BalancingError, match="'b' reaches none of the shared parameters"):
-        make("mgda").backward(losses)
+    losses["b"] = net.trunk[0].weight.square().sum()
+    with pytest.raises(BalancingError, match="'b' reaches none of the subset"):
+        make("mgda", at="subset").backward(losses, subset=list(net.trunk[2].parameters()))
 
 
 def test_shared_parameters_of_another_model_are_noticed():

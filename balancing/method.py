@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from .errors import BalancingError
 from .finiteness import FiniteCheck
-from .objectives import unknown_objective
+from .objectives import objective_names, unknown_objective
 from .options import BalancerOptions, Refused, read_options
 from .report import BalanceReport
+from .state import by_objective, check_identity, decode, encode
 
 
 class Method(nn.Module):
@@ -55,6 +56,15 @@ class Method(nn.Module):
     observes: bool = False
     #: What the gradient of a leaf that one loss reaches is multiplied by: 1 (``unit``), or the loss's weight (``weighted``).
     head_rule: Literal["unit", "weighted"] = "weighted"
+    #: Attributes that decide what the state means: a state with another value of one of them is refused.
+    state_options: ClassVar[tuple[str, ...]] = ()
+    #: Name of a parameter, buffer or entry of ``memory`` -> its dimensions that count objectives. Not named are vectors
+    #: of K numbers, and tensors that have no such dimension.
+    state_axes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    #: Entries of ``memory`` that belong to one step, which loading by name leaves out.
+    momentary: ClassVar[tuple[str, ...]] = ()
+    #: Whether the state depends on the positions of the objectives, so that it cannot be loaded by name.
+    positional: ClassVar[bool] = False
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__()
@@ -63,7 +73,7 @@ class Method(nn.Module):
                 raise TypeError(
                     f"{self.name}: {type(self).__name__} must define {attribute}(), the formula of its kind"
                 )
-        self.objectives = tuple(objectives)
+        self.objectives = objective_names(self.name, objectives)
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise ValueError(f"{self.name} needs one or more objectives with different names, got {self.objectives}")
         self.options = read_options(self.name, options, self._refused())
@@ -150,13 +160,73 @@ class Method(nn.Module):
                 stacklevel=stacklevel + 1,
             )
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Counters, the random generator and ``memory``, as part of ``state_dict``."""
-        counters = {"step": self.step, "epoch": self.epoch, "skips": self.skips}
-        return {**counters, "generator": self.generator.get_state(), "memory": dict(self.memory)}
+    def identity(self) -> dict[str, Any]:
+        """What a state belongs to: method, objectives, and the options that decide what it means."""
+        options = {name: getattr(self.options, name) for name in ("at", "normalize", "log_losses")}
+        options |= {name: getattr(self, name) for name in self.state_options}
+        return {"method": self.name, "objectives": self.objectives, "options": options}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def get_extra_state(self) -> Tensor:
+        """:meth:`identity`, counters, the random generator and ``memory``, as part of ``state_dict``; (n,) bytes."""
+        return encode(self._extra_state())
+
+    def set_extra_state(self, state: Any) -> None:
         """Inverse of :meth:`get_extra_state`."""
+        self._load_extra_state(decode(state))
+
+    def load_objectives(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """Load a ``state_dict`` by the names of the objectives, in any order, into a balancer that has more or fewer.
+
+        Returns:
+            The objectives that the state does not have. What belongs to them stays as it is.
+
+        Raises:
+            ValueError: No objective in common, another method or option, or a state without names.
+        """
+        converted, names = dict(state), self._names_in(state)
+        own = self.state_dict()
+        for path, method in self.named_modules():
+            key = f"{path}." if path else ""
+            if isinstance(method, Method):
+                converted |= method._by_objective(state, own, key, names)
+        self.load_state_dict(converted)
+        return tuple(name for name in self.objectives if name not in names)
+
+    def _names_in(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """The objectives of a state. Raises ValueError if it has no names, or none of this balancer's."""
+        names = tuple(decode(state.get("_extra_state", {})).get("objectives", ()))
+        self.reject(not names, "the state has no names of objectives; it was saved by an earlier version")
+        problem = f"the state is of the objectives {', '.join(names)}, none of which this balancer has"
+        self.reject(not {*names} & {*self.objectives}, problem)
+        return names
+
+    def _by_objective(
+        self, state: Mapping[str, Any], own: Mapping[str, Any], prefix: str, names: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """The method's entries of ``state``, for its own objectives; ``own`` has those of the others."""
+        problem = "its state depends on the order of the objectives, so it cannot be loaded by name"
+        self.reject(self.positional and names != self.objectives, problem)
+        converted: dict[str, Any] = {}
+        for key in own:
+            local, extra = key.removeprefix(prefix), key == f"{prefix}_extra_state"
+            if key.startswith(prefix) and key in state and not extra and isinstance(state[key], Tensor):
+                axes = self.state_axes.get(local)
+                converted[key] = by_objective(state[key], own[key], axes, names, self.objectives)
+        saved = decode(state[f"{prefix}_extra_state"])
+        memory = {
+            key: by_objective(value, self.memory.get(key), self.state_axes.get(key), names, self.objectives)
+            for key, value in saved["memory"].items()
+            if key not in self.momentary
+        }
+        identity = {"objectives": self.objectives, "memory": memory}
+        return converted | {f"{prefix}_extra_state": encode(saved | identity)}
+
+    def _extra_state(self) -> dict[str, Any]:
+        counters = {"step": self.step, "epoch": self.epoch, "skips": self.skips}
+        memory = {key: value.detach().clone() for key, value in self.memory.items()}
+        return {**self.identity(), **counters, "generator": self.generator.get_state(), "memory": memory}
+
+    def _load_extra_state(self, state: dict[str, Any]) -> None:
         self.step, self.epoch, self.skips = state["step"], state["epoch"], state["skips"]
         self.generator.set_state(state["generator"].cpu())
         self.memory = {key: value.clone() for key, value in state["memory"].items()}
@@ -166,6 +236,7 @@ class Method(nn.Module):
         if weights is not None and "cache" in self._modules:
             heads = state_dict.pop(f"{prefix}held_first", torch.ones_like(weights))
             state_dict |= {f"{prefix}cache.weights": weights, f"{prefix}cache.heads": heads}
+        check_identity(self.name, self.identity(), decode(state_dict.get(f"{prefix}_extra_state", {})))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def extra_repr(self) -> str:

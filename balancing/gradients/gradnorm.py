@@ -55,7 +55,7 @@ class GradNorm(GramianBalancer):
         self.initial = nn.Buffer(torch.zeros(len(self.objectives)))
         if initial_losses is not None:
             self.initial.copy_(self.vector(initial_losses, default=None, positive=True))
-        self.started = nn.Buffer(torch.tensor(init == "equal"))
+        self.started = nn.Buffer(torch.tensor(int(init == "equal")))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) current weights; the gradient of theta is left in ``theta.grad``."""
@@ -65,7 +65,7 @@ class GradNorm(GramianBalancer):
         norms = gramian.diagonal().clamp(min=0).sqrt()
         if not bool(self.started) and bool((norms > 0).all()):
             self.theta.copy_(norms.log().mean() - norms.log())
-            self.started.fill_(True)
+            self.started.fill_(1)
         share = torch.softmax(self.theta.to(losses), 0)
         w = len(losses) * share
         pace = losses / self.initial.to(losses)

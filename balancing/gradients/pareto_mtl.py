@@ -60,13 +60,13 @@ class ParetoMTL(GramianBalancer):
         directions = torch.nn.functional.normalize(torch.tensor(table, dtype=torch.float64), dim=1)
         chosen = int(directions.sum(1).argmax()) if index is None else index
         self.differences = torch.cat([directions[:chosen], directions[chosen + 1 :]]) - directions[chosen]
-        self.inside = nn.Buffer(torch.tensor(False))
+        self.inside = nn.Buffer(torch.tensor(0))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         priority = self.preference.to(gramian)
         violated = self.differences[self.differences @ (priority * losses.to(gramian)) > 0]
         if not len(violated):
-            self.inside.fill_(True)
+            self.inside.fill_(1)
         searching = not bool(self.inside) and self.epoch < self.search_epochs
         rows = violated if searching else torch.cat([torch.eye(len(priority), dtype=gramian.dtype), violated])
         rows = rows * priority

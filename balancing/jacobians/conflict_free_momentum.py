@@ -37,6 +37,7 @@ class ConflictFreeMomentum(JacobianBalancer):
     convention = "own"
     preference_on = "method"
     remembers = True
+    positional = True
 
     def __init__(
         self,

@@ -40,6 +40,8 @@ class MoCo(JacobianBalancer):
     positive = True
     preference_on = "method"
     remembers = True
+    state_options = ("rescale",)
+    state_axes = {"y": (0,)}
 
     def __init__(
         self,

@@ -31,6 +31,8 @@ class DWA(LossBalancer):
     """
 
     positive = True
+    state_options = ("window",)
+    state_axes = {"history": (1,)}
 
     def __init__(
         self,

@@ -42,13 +42,13 @@ class ImpartialLoss(Scalarization):
     ) -> None:
         super().__init__(objectives, **options)
         self.log_weights = nn.Parameter(torch.full((len(self.objectives),), 0.0 if init == "losses" else float(init)))
-        self.started = nn.Buffer(torch.tensor(init != "losses"))
+        self.started = nn.Buffer(torch.tensor(int(init != "losses")))
 
     def loss(self, losses: Tensor) -> Tensor:
         if not bool(self.started):
             self.require_positive(losses)
             with torch.no_grad():
                 self.log_weights.copy_(-losses.log())
-                self.started.fill_(True)
+                self.started.fill_(1)
         s = self.log_weights.to(losses)
         return (s.exp() * losses - s).sum()

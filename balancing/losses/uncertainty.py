@@ -39,6 +39,7 @@ class Uncertainty(Scalarization):
 
     convention = "own"
     positive = True
+    state_options = ("form",)
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Uncertainty(Scalarization):
         likelihood = self.vector(dict.fromkeys(classification, 1.0), default=0.5).float()
         self.likelihood = nn.Buffer(likelihood, persistent=False)
         self.noise = nn.Parameter(torch.full((len(self.objectives),), 1.0 if init == "losses" else float(init)))
-        self.started = nn.Buffer(torch.tensor(init != "losses"))
+        self.started = nn.Buffer(torch.tensor(int(init != "losses")))
 
     def loss(self, losses: Tensor) -> Tensor:
         if not bool(self.started):
@@ -73,4 +74,4 @@ class Uncertainty(Scalarization):
             self.noise.copy_(torch.log(2 * self.likelihood.to(losses) * losses))
         else:
             self.noise.copy_(torch.sqrt(losses / 4 + torch.sqrt(losses.square() / 16 + losses / 2)))
-        self.started.fill_(True)
+        self.started.fill_(1)

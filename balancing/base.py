@@ -16,9 +16,11 @@ from .method import Method
 from .micro_batches import MicroBatches, Part
 from .objectives import ordered_losses
 from .options import BalancerOptions
+from .own_gradients import OwnGradients
 from .report import BalanceReport
 from .rescaling import Rescaling
 from .spans import span
+from .surroundings import given_weights, surroundings
 from .weight_cache import WeightCache
 
 #: (K,) losses -> (K,) weights of a method that comes first.
@@ -59,6 +61,7 @@ class Balancer(Method):
         )
         self.cache = WeightCache(len(self.objectives), given.update_every, given.weight_ema)
         self.micro_batches = MicroBatches(apart=self.unbiased)
+        self.own_gradients = OwnGradients()
         self.place = PLACES[given.at]
         self._out: Out | None = None
 
@@ -77,10 +80,14 @@ class Balancer(Method):
         *,
         shared: Sequence[Tensor] | None = None,
         parameters: Sequence[Tensor] | None = None,
-        features: Tensor | Sequence[Tensor] | None = None,
+        features: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | None = None,
         subset: Sequence[Tensor] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         last: bool = True,
+        retain_graph: bool = False,
+        create_graph: bool = False,
+        advance: bool = True,
+        weights_of: BalanceReport | None = None,
     ) -> BalanceReport:
         """Add the balanced gradients of ``losses`` to ``.grad``.
 
@@ -93,6 +100,10 @@ class Balancer(Method):
             subset: Where gradients are measured for ``at="subset"``, e.g. the last shared layer.
             scaler: A GradScaler whose ``step`` will follow: ``.grad`` is scaled, weights follow from true gradients.
             last: False only collects the gradients of a micro-batch; the weights follow from the sum with the last.
+            retain_graph: Whether the graph of the losses is kept, as by ``Tensor.backward``.
+            create_graph: Whether ``.grad`` gets a graph, of the sum with constant weights (loss methods only).
+            advance: False leaves the state as it is: the gradients are those of the coming step, which is not counted.
+            weights_of: A report of the same step, whose weights are used once more; the state stays as it is.
 
         Returns:
             Losses, weights and, if measured, the Gramian. Its tensors may still be on their way from the device.
@@ -101,43 +112,62 @@ class Balancer(Method):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        return self._backward(losses, None, Call(shared, parameters, features, subset, scaler, last))
+        again = (retain_graph, create_graph, advance, weights_of)
+        call = Call(shared, parameters, features, subset, scaler, last, *again)
+        with surroundings(self, self.own_gradients, call):
+            return self._backward(losses, None, call)
+
+    def discard(self) -> None:
+        """Forget the micro-batches of a step that was given up after ``last=False``."""
+        self.micro_batches.discard()
 
     def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, call: Call) -> BalanceReport:
         """:meth:`backward` of the losses times the weights that ``first`` gives to them."""
-        earlier, summed = self.micro_batches.take()  # forgotten if this call fails
+        earlier, summed = self.micro_batches.take(self.name)  # forgotten if this call fails
         values = ordered_losses(self.name, self.objectives, losses)
         stacked = torch.stack(values)
         means = stacked.detach()
         if several_processes():
             means = means.clone()
             average_over_processes([means])
-        active = self.active()
+        given = given_weights(self, call)
+        active = self.active() if given is None or self.active() is None else given.nonzero().flatten().tolist()
         graph = LossGraph(self.name, self.objectives, values, stacked, call, active)
         reuse = self.step % self.options.update_every != 0
-        if reuse or self._weighs_at_once(first, call.last and not earlier):
-            return self._weigh(graph, means if summed is None else summed + means, first, reuse, call.last)
+        if given is not None or reuse or self._weighs_at_once(first, call.last and not earlier):
+            return self._weigh(graph, means if summed is None else summed + means, first, given, reuse, call.last)
+        if call.create_graph:
+            raise ValueError(f"{self.name}: create_graph=True needs the whole batch in one call")
 
         tensors = given_tensors(self.name, self.options.at, call)
         part = Part(means, self.place.rows(graph, tensors, self._out if call.last and not earlier else None))
         self._check(part, active)
         parts = self.micro_batches.join(earlier, part)
         if not call.last:
-            self.micro_batches.parts = parts
+            self.micro_batches.keep(part.leaves(), parts)
             return BalanceReport(self.objectives, torch.stack([p.losses for p in parts]).sum(0), skips=self.skips)
         return self._balance(graph, parts, first)
 
     def _weigh(
-        self, graph: LossGraph, losses: Tensor, first: LossWeights | None, reuse: bool, last: bool
+        self,
+        graph: LossGraph,
+        losses: Tensor,
+        first: LossWeights | None,
+        given: Tensor | None,
+        reuse: bool,
+        last: bool,
     ) -> BalanceReport:
-        """One backward with weights that follow from the losses alone, or from an earlier step."""
+        """One backward with weights that were given, follow from the losses alone or from an earlier step."""
         if finite := self.finite.of_losses(losses):
-            weights = self.cache.weights.clone() if reuse else self._loss_weights(losses, first)
-            if self.head_rule == "unit":
+            if given is not None:
+                weights = given
+            else:
+                weights = self.cache.weights.clone() if reuse else self._loss_weights(losses, first)
+            if self.head_rule == "unit" and (given is None or self.head_weights is None):
                 self.head_weights = self.cache.heads
             graph.weighted_backward(weights, self.head_weights)
         if not last:
-            self.micro_batches.losses = losses
+            self.micro_batches.keep(graph.leaves_with_gradients(), [], losses)
             return BalanceReport(self.objectives, losses, skipped=not finite, skips=self.skips)
         return self.finish(losses, weights) if finite else self.skip(losses)
 
@@ -173,7 +203,8 @@ class Balancer(Method):
 
         Raises as :meth:`backward` for losses that do not fit.
         """
-        self._observe(losses, None)
+        with self.own_gradients.scaled_again(list(self.parameters())):
+            self._observe(losses, None)
 
     def _observe(self, losses: Mapping[str, Tensor], factors: Tensor | None) -> None:
         if type(self).update is Balancer.update:

@@ -58,9 +58,8 @@ class Method(nn.Module):
     head_rule: Literal["unit", "weighted"] = "weighted"
     #: Attributes that decide what the state means: a state with another value of one of them is refused.
     state_options: ClassVar[tuple[str, ...]] = ()
-    #: Name of a parameter, buffer or entry of ``memory`` -> its dimensions that count objectives. Not named are vectors
-    #: of K numbers, and tensors that have no such dimension.
-    state_axes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    #: Tensor in the state -> its axes with an entry per objective, if it is not a vector of K numbers, which has one.
+    per_objective: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     #: Entries of ``memory`` that belong to one step, which loading by name leaves out.
     momentary: ClassVar[tuple[str, ...]] = ()
     #: Whether the state depends on the positions of the objectives, so that it cannot be loaded by name.
@@ -210,11 +209,11 @@ class Method(nn.Module):
         for key in own:
             local, extra = key.removeprefix(prefix), key == f"{prefix}_extra_state"
             if key.startswith(prefix) and key in state and not extra and isinstance(state[key], Tensor):
-                axes = self.state_axes.get(local)
+                axes = self.per_objective.get(local)
                 converted[key] = by_objective(state[key], own[key], axes, names, self.objectives)
         saved = decode(state[f"{prefix}_extra_state"])
         memory = {
-            key: by_objective(value, self.memory.get(key), self.state_axes.get(key), names, self.objectives)
+            key: by_objective(value, self.memory.get(key), self.per_objective.get(key), names, self.objectives)
             for key, value in saved["memory"].items()
             if key not in self.momentary
         }

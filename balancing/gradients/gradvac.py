@@ -32,7 +32,7 @@ class GradVac(GramianBalancer):
     """
 
     preference_on = "rows"
-    state_axes = {"phi": (0, 1)}
+    per_objective = {"phi": (0, 1)}
 
     def __init__(self, objectives: Sequence[str], *, beta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)

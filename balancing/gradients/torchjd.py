@@ -128,7 +128,7 @@ class _Adapter(Method):
         return {**identity, "options": {**identity["options"], "aggregator": type(self.aggregator.module).__name__}}
 
     def _extra_state(self) -> dict[str, Any]:
-        return super()._extra_state() | {"aggregator": self.aggregator.state()}
+        return super()._extra_state() | {"aggregator": copy.deepcopy(self.aggregator.state())}
 
     def _load_extra_state(self, state: dict[str, Any]) -> None:
         super()._load_extra_state(state)

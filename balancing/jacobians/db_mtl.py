@@ -21,7 +21,7 @@ class _EqualLengths(JacobianBalancer):
     positive = True
     preference_on = "method"
     remembers = True
-    state_axes = {"m": (0,)}
+    per_objective = {"m": (0,)}
 
     def __init__(
         self, objectives: Sequence[str], beta: float, decay: float, **options: Unpack[BalancerOptions]

@@ -34,7 +34,7 @@ class ExcessMTL(RowBalancer):
 
     head_convention = "weighted"
     remembers = True
-    state_axes = {"squares": (0,)}
+    per_objective = {"squares": (0,)}
 
     def __init__(self, objectives: Sequence[str], *, eta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)

@@ -41,7 +41,7 @@ class MoCo(JacobianBalancer):
     preference_on = "method"
     remembers = True
     state_options = ("rescale",)
-    state_axes = {"y": (0,)}
+    per_objective = {"y": (0,)}
 
     def __init__(
         self,

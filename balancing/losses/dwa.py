@@ -32,7 +32,7 @@ class DWA(LossBalancer):
 
     positive = True
     state_options = ("window",)
-    state_axes = {"history": (1,)}
+    per_objective = {"history": (1,)}
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ class InverseMean(LossBalancer):
 
     convention = "mean"
     positive = True
-    state_axes = {"history": (1,)}
+    per_objective = {"history": (1,)}
 
     def __init__(
         self, objectives: Sequence[str], *, window: int = 10, eps: float = 1e-8, **options: Unpack[BalancerOptions]

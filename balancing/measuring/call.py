@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ..report import BalanceReport
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,16 @@ class Call:
 
     shared: Sequence[Tensor] | None = None
     parameters: Sequence[Tensor] | None = None
-    features: Tensor | Sequence[Tensor] | None = None
+    features: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | None = None
     subset: Sequence[Tensor] | None = None
     scaler: torch.amp.GradScaler | None = None
     last: bool = True
+    retain_graph: bool = False
+    create_graph: bool = False
+    advance: bool = True
+    weights_of: BalanceReport | None = None
+
+    @property
+    def keeps_graph(self) -> bool:
+        """Whether the graph of the losses can be differentiated again afterwards."""
+        return self.retain_graph or self.create_graph

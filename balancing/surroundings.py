@@ -1,0 +1,83 @@
+"""What holds during one call of ``backward``: gradients are recorded, own gradients scaled, the state may rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from .errors import BalancingError
+from .measuring.call import Call
+from .measuring.processes import several_processes
+from .method import Method
+from .own_gradients import OwnGradients
+
+_NOTHING = nullcontext()
+
+
+def surroundings(method: Method, own_gradients: OwnGradients, call: Call) -> AbstractContextManager[None]:
+    """Context of a call of ``method``. Raises BalancingError under ``torch.inference_mode``."""
+    if torch.is_inference_mode_enabled():
+        raise BalancingError(
+            f"{method.name}: backward under torch.inference_mode() would leave .grad unusable outside it"
+        )
+    rests = not call.advance or call.weights_of is not None
+    if call.scaler is None and not rests and torch.is_grad_enabled():
+        return _NOTHING
+    stack = ExitStack()
+    stack.enter_context(torch.enable_grad())  # as with torch, a graph may be differentiated under no_grad
+    if rests:
+        stack.enter_context(resting(method))
+    else:
+        stack.enter_context(own_gradients.scaled(list(method.parameters()), call.scaler))
+    return stack
+
+
+def given_weights(method: Method, call: Call) -> Tensor | None:
+    """The (K,) weights of ``weights_of``. Raises ValueError if it has none, or for options that cannot hold then."""
+    if call.create_graph:
+        problem = "measures gradients, through which nothing is differentiated, so create_graph=True has no meaning"
+        method.reject(method.measures, problem)
+        method.reject(several_processes(), "create_graph=True has no meaning in several processes")
+    report = call.weights_of
+    if report is None:
+        return None
+    method.reject(method.options.max_norm > 0, "weights_of= measures no gradients, so max_norm= would not hold")
+    method.reject(report.objectives != method.objectives, "weights_of= is a report of other objectives")
+    if report.weights is None:
+        problem = "of a skipped step, or of a method without weights; use advance=False"
+        raise ValueError(f"{method.name}: the report given as weights_of= has no weights: it is {problem}")
+    return report.weights
+
+
+@contextmanager
+def resting(method: Method) -> Iterator[None]:
+    """Give the state of ``method`` and of its parts back afterwards, with ``.grad`` of own parameters."""
+    parts = [part for part in method.modules() if isinstance(part, Method)]
+    attributes = [dict(vars(part)) for part in parts]
+    buffers = [dict(part._buffers) for part in parts]
+    states = [part._extra_state() for part in parts]
+    tensors = [*method.parameters(), *method.buffers()]
+    values = [tensor.detach().clone() for tensor in tensors]
+    gradients = [parameter.grad for parameter in method.parameters()]
+    for parameter in method.parameters():
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for part, former, owned, state in zip(parts, attributes, buffers, states, strict=True):
+            vars(part).update(former)
+            part._buffers.update(owned)
+            part._load_extra_state(state)
+        _restore(tensors, values)
+        for parameter, gradient in zip(method.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+
+
+@torch.no_grad()
+def _restore(tensors: list[Tensor], values: list[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        if not torch.equal(tensor, value):
+            tensor.copy_(value)

@@ -18,9 +18,9 @@ from .objectives import ordered_losses
 from .options import BalancerOptions
 from .own_gradients import OwnGradients
 from .report import BalanceReport
-from .rescaling import Rescaling
+from .rescaling import rescaling_of
 from .spans import span
-from .surroundings import given_weights, surroundings
+from .surroundings import known_weights, surroundings
 from .weight_cache import WeightCache
 
 #: (K,) losses -> (K,) weights of a method that comes first.
@@ -48,21 +48,11 @@ class Balancer(Method):
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        given = self.options
-        self.rescaling = Rescaling(
-            log_losses=given.log_losses,
-            by_length=given.normalize in ("l2", "loss+"),
-            by_loss=given.normalize in ("loss", "loss+"),
-            preference=None if given.preference is None else self.preference,
-            preference_on=self.preference_on,
-            prefers_losses=not self.measures,
-            size=float(len(self.objectives)) if given.scale == "sum" and self.convention == "mean" else 1.0,
-            require_positive=self.require_positive,
-        )
-        self.cache = WeightCache(len(self.objectives), given.update_every, given.weight_ema)
+        self.rescaling = rescaling_of(self)
+        self.cache = WeightCache(len(self.objectives), self.options.update_every, self.options.weight_ema)
         self.micro_batches = MicroBatches(apart=self.unbiased)
         self.own_gradients = OwnGradients()
-        self.place = PLACES[given.at]
+        self.place = PLACES[self.options.at]
         self._out: Out | None = None
 
     def active(self) -> tuple[int, ...] | None:
@@ -93,8 +83,7 @@ class Balancer(Method):
 
         Args:
             losses: Name -> scalar tensor, exactly the balancer's objectives.
-            shared: The contested parameters; found from the autograd graph if not given. Give them for a compiled model,
-                whose graph does not distinguish heads from trunk.
+            shared: The contested parameters; found from the graph, which a compiled model does not show, if not given.
             parameters: Only these receive gradients; every leaf of the graph if not given.
             features: The input of the heads, for ``at="features"``.
             subset: Where gradients are measured for ``at="subset"``, e.g. the last shared layer.
@@ -112,8 +101,7 @@ class Balancer(Method):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        again = (retain_graph, create_graph, advance, weights_of)
-        call = Call(shared, parameters, features, subset, scaler, last, *again)
+        call = Call(shared, parameters, features, subset, scaler, last, retain_graph, create_graph, advance, weights_of)
         with surroundings(self, self.own_gradients, call):
             return self._backward(losses, None, call)
 
@@ -130,14 +118,13 @@ class Balancer(Method):
         if several_processes():
             means = means.clone()
             average_over_processes([means])
-        given = given_weights(self, call)
-        active = self.active() if given is None or self.active() is None else given.nonzero().flatten().tolist()
+        known, active = known_weights(self, call, self.active(), bool(earlier))
         graph = LossGraph(self.name, self.objectives, values, stacked, call, active)
-        reuse = self.step % self.options.update_every != 0
-        if given is not None or reuse or self._weighs_at_once(first, call.last and not earlier):
-            return self._weigh(graph, means if summed is None else summed + means, first, given, reuse, call.last)
-        if call.create_graph:
-            raise ValueError(f"{self.name}: create_graph=True needs the whole batch in one call")
+        if known is None and self._reuses_weights():
+            known = self.cache.weights.clone()
+        if known is not None or self._weighs_at_once(first, call.last and not earlier):
+            return self._weigh(graph, means if summed is None else summed + means, first, known, call.last)
+        self.reject(call.create_graph, "create_graph=True needs the whole batch in one call")
 
         tensors = given_tensors(self.name, self.options.at, call)
         part = Part(means, self.place.rows(graph, tensors, self._out if call.last and not earlier else None))
@@ -149,27 +136,22 @@ class Balancer(Method):
         return self._balance(graph, parts, first)
 
     def _weigh(
-        self,
-        graph: LossGraph,
-        losses: Tensor,
-        first: LossWeights | None,
-        given: Tensor | None,
-        reuse: bool,
-        last: bool,
+        self, graph: LossGraph, losses: Tensor, first: LossWeights | None, known: Tensor | None, last: bool
     ) -> BalanceReport:
-        """One backward with weights that were given, follow from the losses alone or from an earlier step."""
+        """One backward with weights that are known, or follow from the losses alone."""
         if finite := self.finite.of_losses(losses):
-            if given is not None:
-                weights = given
-            else:
-                weights = self.cache.weights.clone() if reuse else self._loss_weights(losses, first)
-            if self.head_rule == "unit" and (given is None or self.head_weights is None):
+            weights = self._loss_weights(losses, first) if known is None else known
+            if self.head_rule == "unit" and (self._reuses_weights() or self.head_weights is None):
                 self.head_weights = self.cache.heads
             graph.weighted_backward(weights, self.head_weights)
         if not last:
             self.micro_batches.keep(graph.leaves_with_gradients(), [], losses)
             return BalanceReport(self.objectives, losses, skipped=not finite, skips=self.skips)
         return self.finish(losses, weights) if finite else self.skip(losses)
+
+    def _reuses_weights(self) -> bool:
+        """Whether the step lies between updates of ``update_every``."""
+        return self.step % self.options.update_every != 0
 
     # ---- for kinds -----------------------------------------------------------------------------------------------
 

@@ -90,6 +90,9 @@ class Composed(Balancer):
         self.loss_balancer.advance()
         self.gradient_balancer.advance()
 
+    def discard(self) -> None:
+        self.gradient_balancer.discard()
+
     def next_epoch(self) -> None:
         super().next_epoch()
         self.loss_balancer.next_epoch()

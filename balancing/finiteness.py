@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ class FiniteCheck:
     def __init__(self, owner: str, objectives: Sequence[str], skips: bool) -> None:
         self._owner, self._objectives, self._skips = owner, objectives, skips
         self._arriving: tuple[Tensor, torch.cuda.Event] | None = None  # losses that are still to be checked
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_arriving": None}
 
     def __call__(self, values: Tensor, what: str) -> bool:
         """Whether the (K,) values are finite. Raises NonFiniteError unless steps are skipped."""

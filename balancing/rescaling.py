@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .method import Method
+
 
 @dataclass(frozen=True)
 class Rescaled:
@@ -94,6 +96,21 @@ class Rescaling:
         if self.preference is not None and self.preference_on == "weights":
             weights = weights * self.preference.to(weights)
         return weights if self.size == 1 else weights * self.size
+
+
+def rescaling_of(method: Method) -> Rescaling:
+    """What the options of ``method`` ask for."""
+    given = method.options
+    return Rescaling(
+        log_losses=given.log_losses,
+        by_length=given.normalize in ("l2", "loss+"),
+        by_loss=given.normalize in ("loss", "loss+"),
+        preference=None if given.preference is None else method.preference,
+        preference_on=method.preference_on,
+        prefers_losses=not method.measures,
+        size=float(len(method.objectives)) if given.scale == "sum" and method.convention == "mean" else 1.0,
+        require_positive=method.require_positive,
+    )
 
 
 def shorten(weights: Tensor, gramian: Tensor, max_norm: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from .own_gradients import OwnGradients
 _NOTHING = nullcontext()
 
 
-def surroundings(method: Method, own_gradients: OwnGradients, call: Call) -> AbstractContextManager[None]:
+def surroundings(method: Method, own_gradients: OwnGradients, call: Call) -> AbstractContextManager[Any]:
     """Context of a call of ``method``. Raises BalancingError under ``torch.inference_mode``."""
     if torch.is_inference_mode_enabled():
         raise BalancingError(
@@ -35,21 +36,27 @@ def surroundings(method: Method, own_gradients: OwnGradients, call: Call) -> Abs
     return stack
 
 
-def given_weights(method: Method, call: Call) -> Tensor | None:
-    """The (K,) weights of ``weights_of``. Raises ValueError if it has none, or for options that cannot hold then."""
+def known_weights(
+    method: Method, call: Call, active: tuple[int, ...] | None, waiting: bool
+) -> tuple[Tensor | None, tuple[int, ...] | None]:
+    """The (K,) weights of ``weights_of``, ``None`` without it, and the objectives to differentiate; ``None``: all.
+
+    Raises ValueError if it has none, for arguments and options that cannot hold, and if gradients are ``waiting``.
+    """
     if call.create_graph:
         problem = "measures gradients, through which nothing is differentiated, so create_graph=True has no meaning"
         method.reject(method.measures, problem)
         method.reject(several_processes(), "create_graph=True has no meaning in several processes")
     report = call.weights_of
     if report is None:
-        return None
+        return None, active
     method.reject(method.options.max_norm > 0, "weights_of= measures no gradients, so max_norm= would not hold")
+    method.reject(waiting, "weights_of= cannot end an accumulation whose weights are still to be found")
     method.reject(report.objectives != method.objectives, "weights_of= is a report of other objectives")
     if report.weights is None:
         problem = "of a skipped step, or of a method without weights; use advance=False"
         raise ValueError(f"{method.name}: the report given as weights_of= has no weights: it is {problem}")
-    return report.weights
+    return report.weights, None if active is None else tuple(report.weights.nonzero().flatten().tolist())
 
 
 @contextmanager

@@ -92,12 +92,12 @@ def test_negative_losses_are_named(name):
 @pytest.mark.parametrize("name", ["power_mean", "geometric", "imtl_l", "igb", "go4align", "cov_weighting", "relobralo"])
 def test_a_zero_loss_is_named(name):
     with pytest.raises(BalancingError, match=rf"{name}.*'b'.*positive"):
-        next_weights(create_balancer(name, "ab"), double([1, 0]))
+        next_weights(create_balancer(name, ("a", "b")), double([1, 0]))
 
 
 @pytest.mark.parametrize("name", ["tchebycheff", "stch", "pbi", "cosmos", "famo", "group_dro", "softadapt"])
 def test_a_zero_loss_is_allowed(name):
-    assert next_weights(create_balancer(name, "ab"), double([1, 0])).isfinite().all()
+    assert next_weights(create_balancer(name, ("a", "b")), double([1, 0])).isfinite().all()
 
 
 def test_a_loss_that_depends_on_nothing_is_named():

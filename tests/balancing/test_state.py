@@ -49,7 +49,7 @@ def test_counters_survive():
 @pytest.mark.parametrize(("name", "options"), [*SYMMETRIC, ("rlw", {}), ("cosmos", {"alpha": 0.7})])
 def test_a_fresh_balancer_goes_on_where_another_stopped(name, options):
     history = torch.rand(9, 3, generator=torch.Generator().manual_seed(1)) + 0.1
-    balancer = create_balancer(name, "abc", **options)
+    balancer = create_balancer(name, ("a", "b", "c"), **options)
     for t, losses in enumerate(history[:5]):
         next_weights(balancer, losses)
         if t % 2:
@@ -57,7 +57,7 @@ def test_a_fresh_balancer_goes_on_where_another_stopped(name, options):
     file = io.BytesIO()
     torch.save(balancer.state_dict(), file)
     file.seek(0)
-    fresh = create_balancer(name, "abc", seed=99, **options)
+    fresh = create_balancer(name, ("a", "b", "c"), seed=99, **options)
     fresh.load_state_dict(torch.load(file, weights_only=True), strict=True)
     for t, losses in enumerate(history[5:]):
         assert torch.equal(next_weights(fresh, losses), next_weights(balancer, losses))

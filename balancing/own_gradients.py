@@ -32,12 +32,14 @@ class OwnGradients:
 
     So one optimizer may hold them and the model's parameters. An optimizer that is stepped without the scaler gets them
     unscaled: a hook on all optimizers, which is there while such gradients wait, divides those that nobody has unscaled.
+
+    Attributes:
+        waiting: Own parameters with gradients that are scaled for all that is known.
     """
 
     def __init__(self) -> None:
+        self.waiting: dict[Tensor, _Scaled] = {}
         self._scaler: weakref.ref[torch.amp.GradScaler] | None = None
-        self._waiting: dict[Tensor, _Scaled] = {}
-        self._hook: Any = None
 
     @contextmanager
     def scaled(self, own: Sequence[Tensor], scaler: torch.amp.GradScaler | None) -> Iterator[None]:
@@ -51,7 +53,7 @@ class OwnGradients:
     def scaled_again(self, own: Sequence[Tensor]) -> Iterator[None]:
         """The same with the scaler of the last ``backward``, if it had one."""
         scaler = None if self._scaler is None else self._scaler()
-        waiting = self._release()
+        waiting = self.release()
         if scaler is None:
             yield
             return
@@ -71,24 +73,22 @@ class OwnGradients:
                     former = added * factor if former is None else former.add_(added * factor)
                 parameter.grad = former
                 if former is not None and (added is not None or record is not None):
-                    self._waiting[parameter] = _Scaled(former, former.clone(), factor)
-            if self._waiting:
-                reference = weakref.ref(self)
-                self._hook = register_optimizer_step_pre_hook(lambda *step: _before_step(reference, *step))
+                    self.waiting[parameter] = _Scaled(former, former.clone(), factor)
+            if self.waiting:
+                _HOOK.watch(self)
 
-    def _release(self) -> dict[Tensor, _Scaled]:
-        waiting, self._waiting = self._waiting, {}
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+    def release(self) -> dict[Tensor, _Scaled]:
+        """``waiting``, which is then forgotten."""
+        waiting, self.waiting = self.waiting, {}
+        _HOOK.release(self)
         return waiting
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Divide the gradients that ``optimizer`` is about to step with, if they are scaled."""
-        if self._waiting and getattr(optimizer, "grad_scale", None) is None:  # else its kernel divides
+        if self.waiting and getattr(optimizer, "grad_scale", None) is None:  # else its kernel divides
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    record = self._waiting.pop(parameter, None)
+                    record = self.waiting.pop(parameter, None)
                     if record is not None and parameter.grad is record.gradient:
                         record.multiply(1 / record.factor)
 
@@ -96,10 +96,30 @@ class OwnGradients:
         return vars(OwnGradients())  # a copy has parameters of its own
 
 
-def _before_step(reference: weakref.ref[OwnGradients], optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    gradients = reference()
-    if gradients is not None:
-        gradients.unscale(optimizer)
+class _Hook:
+    """One hook on the steps of all optimizers, for all balancers whose gradients wait; none if there is no such balancer."""
+
+    def __init__(self) -> None:
+        self._watched: weakref.WeakSet[OwnGradients] = weakref.WeakSet()
+        self._handle: Any = None
+
+    def watch(self, gradients: OwnGradients) -> None:
+        self._watched.add(gradients)
+        if self._handle is None:
+            self._handle = register_optimizer_step_pre_hook(self._unscale)
+
+    def release(self, gradients: OwnGradients) -> None:
+        self._watched.discard(gradients)
+        if not self._watched and self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _unscale(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for gradients in [*self._watched]:
+            gradients.unscale(optimizer)
+
+
+_HOOK = _Hook()
 
 
 def _scale_of(scaler: torch.amp.GradScaler, device: torch.device) -> Tensor:

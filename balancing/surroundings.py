@@ -25,7 +25,7 @@ def surroundings(method: Method, own_gradients: OwnGradients, call: Call) -> Abs
             f"{method.name}: backward under torch.inference_mode() would leave .grad unusable outside it"
         )
     rests = not call.advance or call.weights_of is not None
-    if call.scaler is None and not rests and torch.is_grad_enabled():
+    if call.scaler is None and not rests and not own_gradients.waiting and torch.is_grad_enabled():
         return _NOTHING
     stack = ExitStack()
     stack.enter_context(torch.enable_grad())  # as with torch, a graph may be differentiated under no_grad

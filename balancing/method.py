@@ -166,7 +166,10 @@ class Method(nn.Module):
         return {"method": self.name, "objectives": self.objectives, "options": options}
 
     def get_extra_state(self) -> Tensor:
-        """:meth:`identity`, counters, the random generator and ``memory``, as part of ``state_dict``; (n,) bytes."""
+        """What ``state_dict`` has beside parameters and buffers, as (n,) bytes.
+
+        They are :meth:`identity`, counters, the random generator and ``memory``.
+        """
         return encode(self._extra_state())
 
     def set_extra_state(self, state: Any) -> None:
@@ -174,7 +177,9 @@ class Method(nn.Module):
         self._load_extra_state(decode(state))
 
     def load_objectives(self, state: Mapping[str, Any]) -> tuple[str, ...]:
-        """Load a ``state_dict`` by the names of the objectives, in any order, into a balancer that has more or fewer.
+        """Load a ``state_dict`` by the names of the objectives.
+
+        They may have another order, and this balancer may have more or fewer of them.
 
         Returns:
             The objectives that the state does not have. What belongs to them stays as it is.
@@ -192,7 +197,10 @@ class Method(nn.Module):
         return tuple(name for name in self.objectives if name not in names)
 
     def _names_in(self, state: Mapping[str, Any]) -> tuple[str, ...]:
-        """The objectives of a state. Raises ValueError if it has no names, or none of this balancer's."""
+        """The objectives of a state.
+
+        Raises ValueError if it has no names, or none of this balancer's.
+        """
         names = tuple(decode(state.get("_extra_state", {})).get("objectives", ()))
         self.reject(not names, "the state has no names of objectives; it was saved by an earlier version")
         problem = f"the state is of the objectives {', '.join(names)}, none of which this balancer has"
@@ -202,7 +210,7 @@ class Method(nn.Module):
     def _by_objective(
         self, state: Mapping[str, Any], own: Mapping[str, Any], prefix: str, names: tuple[str, ...]
     ) -> dict[str, Any]:
-        """The method's entries of ``state``, for its own objectives; ``own`` has those of the others."""
+        """Entries of ``state`` for this method's objectives; ``own`` has those of new ones."""
         problem = "its state depends on the order of the objectives, so it cannot be loaded by name"
         self.reject(self.positional and names != self.objectives, problem)
         converted: dict[str, Any] = {}

@@ -45,8 +45,9 @@ class MicroBatches:
         self._watch: Watch | None = None
 
     def take(self, owner: str) -> tuple[list[Part], Tensor | None]:
-        """``parts`` and ``losses``, which are then forgotten; none if their gradients were deleted since.
+        """``parts`` and ``losses``, which are then forgotten.
 
+        Returns none if their gradients were deleted since.
         Raises BalancingError, which begins with ``owner``, if parameters moved while gradients waited, or if it cannot be
         known whether these were given up.
         """
@@ -63,7 +64,7 @@ class MicroBatches:
         return ([], None) if watch.deleted else taken
 
     def keep(self, leaves: Iterable[Tensor], parts: list[Part], losses: Tensor | None = None) -> None:
-        """Wait with ``parts`` or ``losses``, watching one of the ``leaves``, for the other micro-batches of the step."""
+        """Keep ``parts`` or ``losses`` for the step's other micro-batches; watch one of ``leaves``."""
         self.parts, self.losses = parts, losses
         leaf = watched_leaf(leaves)
         self._watch = None if leaf is None else Watch(leaf)

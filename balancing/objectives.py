@@ -12,7 +12,10 @@ from .errors import BalancingError
 
 
 def objective_names(owner: str, given: Iterable[str]) -> tuple[str, ...]:
-    """The names of the objectives, in order. Raises ValueError, which begins with ``owner``, for what has none."""
+    """The names of the objectives, in order.
+
+    Raises ValueError, which begins with ``owner``, for what has no order or is no list of names.
+    """
     if isinstance(given, (str, bytes, set, frozenset)) or not isinstance(given, Iterable):
         kind = "has no order" if isinstance(given, (set, frozenset)) else "is no list of names"
         raise ValueError(f"{owner}: objectives must be a list or tuple of names; {given!r} {kind}")

@@ -97,7 +97,7 @@ class OwnGradients:
 
 
 class _Hook:
-    """One hook on the steps of all optimizers, for all balancers whose gradients wait; none if there is no such balancer."""
+    """One hook on the steps of all optimizers, while gradients of some balancer wait."""
 
     def __init__(self) -> None:
         self._watched: weakref.WeakSet[OwnGradients] = weakref.WeakSet()

@@ -1,4 +1,4 @@
-"""The state of a balancer as one tensor, the names it belongs to, and its order by objective."""
+"""The state of a balancer: as one tensor, with names, and by objective."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ Identity = Mapping[str, Any]
 
 
 def encode(state: Mapping[str, Any]) -> Tensor:
-    """Plain containers, numbers and tensors -> (n,) bytes, as safetensors takes nothing but tensors."""
+    """Plain containers, numbers and tensors -> (n,) bytes: safetensors writes tensors alone."""
     file = io.BytesIO()
     torch.save(dict(state), file)
     return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
 
 
 def decode(state: Tensor | Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse of :func:`encode`, with tensors on the CPU; a mapping, as earlier versions saved it, as it is."""
+    """Inverse of :func:`encode`, with tensors on the CPU.
+
+    A mapping, as earlier versions saved it, is returned as it is.
+    """
     if not isinstance(state, Tensor):
         return dict(state)
     content = state.cpu().contiguous()
@@ -32,9 +35,9 @@ def decode(state: Tensor | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_identity(owner: str, mine: Identity, saved: Identity) -> None:
-    """Raise ValueError, which begins with ``owner``, for a state of another method, other objectives or options.
+    """Raise ValueError for a state of another method, other objectives or options.
 
-    A state of an earlier version, which has no names, passes.
+    The message begins with ``owner``. A state of an earlier version, which has no names, passes.
     """
     if "method" not in saved:
         return

@@ -1,4 +1,4 @@
-"""What holds during one call of ``backward``: gradients are recorded, own gradients scaled, the state may rest."""
+"""What holds during one call of ``backward``, and what its arguments forbid."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def surroundings(method: Method, own_gradients: OwnGradients, call: Call) -> Abs
 def known_weights(
     method: Method, call: Call, active: tuple[int, ...] | None, waiting: bool
 ) -> tuple[Tensor | None, tuple[int, ...] | None]:
-    """The (K,) weights of ``weights_of``, ``None`` without it, and the objectives to differentiate; ``None``: all.
+    """The (K,) weights of ``weights_of``, if it was given, and the objectives to differentiate.
 
     Raises ValueError if it has none, for arguments and options that cannot hold, and if gradients are ``waiting``.
     """
@@ -61,7 +61,7 @@ def known_weights(
 
 @contextmanager
 def resting(method: Method) -> Iterator[None]:
-    """Give the state of ``method`` and of its parts back afterwards, with ``.grad`` of own parameters."""
+    """Restore the state of ``method`` and of its parts afterwards, and their ``.grad``."""
     parts = [part for part in method.modules() if isinstance(part, Method)]
     attributes = [dict(vars(part)) for part in parts]
     buffers = [dict(part._buffers) for part in parts]

@@ -1,4 +1,4 @@
-"""Whether gradients were deleted, or parameters moved, while micro-batches waited for the others of their step."""
+"""Whether gradients were deleted, or parameters moved, while micro-batches waited."""
 
 from __future__ import annotations
 

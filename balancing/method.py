@@ -83,6 +83,7 @@ class Method(nn.Module):
         self.memory: dict[str, Tensor] = {}
         self.finite = FiniteCheck(self.name, self.objectives, self.options.on_nonfinite == "skip")
         self._unmoved, self._versions = 0, -1
+        self._still: list[Tensor] = []  # own parameters where they stopped
 
     def next_epoch(self) -> None:
         """Count an epoch that has ended, for methods whose weights depend on it."""
@@ -151,7 +152,11 @@ class Method(nn.Module):
         versions = sum(parameter._version for parameter in own if parameter is not None)
         self._unmoved = self._unmoved + 1 if versions == self._versions else 0
         self._versions = versions
-        if self._unmoved == 100:
+        if self._unmoved == 1:
+            self._still = [parameter.detach().clone() for parameter in self.parameters(recurse=False)]
+        if self._unmoved == 100 and not all(map(torch.equal, self._still, self.parameters(recurse=False))):
+            self._unmoved = 0  # fused optimizers do not count versions
+        elif self._unmoved == 100:
             observing = ", and call balancer.observe after each step of the model's" if self.observes else ""
             warnings.warn(
                 f"{self.name}: its parameters have not moved for 100 steps; "

@@ -12,14 +12,17 @@ from .measuring.features import PLACES, given_tensors
 from .measuring.gradients import Gradients
 from .measuring.graph import LossGraph
 from .measuring.looped import Out
+from .measuring.processes import several_processes
 from .method import Method
 from .micro_batches import MicroBatches, Part, Step, prepare
 from .narrowing import for_some
 from .objectives import ordered_losses
 from .options import BalancerOptions
+from .own_gradients import OwnGradients
 from .report import BalanceReport
 from .rescaling import Rescaling
 from .step_losses import StepLosses, where
+from .surroundings import known_weights, surroundings
 from .weight_cache import WeightCache
 
 #: (K,) losses -> (K,) weights of a method that comes first.
@@ -54,7 +57,8 @@ class Balancer(Method):
         super().__init__(objectives, **options)
         self.rescaling = Rescaling.of(self)
         self.cache = WeightCache(len(self.objectives), self.options.update_every, self.options.weight_ema)
-        self.micro_batches, self.place = MicroBatches(apart=self.unbiased), PLACES[self.options.at]
+        self.micro_batches, self.own_gradients = MicroBatches(apart=self.unbiased), OwnGradients()
+        self.place = PLACES[self.options.at]
         self._out: Out | None = None
 
     def active(self) -> tuple[int, ...] | None:
@@ -72,19 +76,22 @@ class Balancer(Method):
         *,
         shared: Sequence[Tensor] | None = None,
         parameters: Sequence[Tensor] | None = None,
-        features: Tensor | Sequence[Tensor] | None = None,
+        features: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | None = None,
         subset: Sequence[Tensor] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         last: bool = True,
         groups: Mapping[str, Sequence[Tensor]] | None = None,
+        retain_graph: bool = False,
+        create_graph: bool = False,
+        advance: bool = True,
+        weights_of: BalanceReport | None = None,
     ) -> BalanceReport:
         """Add the balanced gradients of ``losses`` to ``.grad``.
 
         Args:
             losses: Name -> scalar tensor, exactly the balancer's objectives. ``None``: absent from this step, as there are
                 no labels, say. Its state and its head rest, and the method sees the others.
-            shared: The contested parameters; found from the autograd graph if not given. Give them for a compiled model,
-                whose graph does not distinguish heads from trunk.
+            shared: The contested parameters; found from the autograd graph if not given.
             parameters: Only these receive gradients; every leaf of the graph if not given.
             features: The input of the heads, for ``at="features"``.
             subset: Where gradients are measured for ``at="subset"``, e.g. the last shared layer.
@@ -92,6 +99,10 @@ class Balancer(Method):
             groups: Name -> parameters, such as ``group_parameters(model, "layer")``: weights are found for each group from its
                 part of the gradients. Contested parameters in no group form the group ``others``.
             last: False only collects the gradients of a micro-batch; the weights follow from the sum with the last.
+            retain_graph: Whether the graph of the losses is kept, as by ``Tensor.backward``.
+            create_graph: Whether ``.grad`` gets a graph, of the sum with constant weights (loss methods only).
+            advance: False leaves the state as it is: the gradients are those of the coming step, which is not counted.
+            weights_of: A report of the same step, whose weights are used once more; the state stays as it is.
 
         Returns:
             Losses, weights and, if measured, the Gramian. Its tensors may still be on their way from the device.
@@ -101,11 +112,18 @@ class Balancer(Method):
                 of it excludes.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        return self._over_present(losses, Call(shared, parameters, features, subset, scaler, last, groups))
+        given = (shared, parameters, features, subset, scaler, last, groups)
+        call = Call(*given, retain_graph, create_graph, advance, weights_of)
+        with surroundings(self, self.own_gradients, call):
+            return self._over_present(losses, call)
+
+    def discard(self) -> None:
+        """Forget the micro-batches of a step that was given up after ``last=False``."""
+        self.micro_batches.discard()
 
     def _over_present(self, losses: Mapping[str, Tensor | None], call: Call) -> BalanceReport:
         """A step of the objectives that are present, by a copy for these if they are not all."""
-        earlier = self.micro_batches.take()  # forgotten if this call fails
+        earlier = self.micro_batches.take(self.name)  # forgotten if this call fails
         given = ordered_losses(self.name, self.objectives, losses)
         step = earlier.step(StepLosses.of(given, self.cache.weights.device), call.last)
         self._present, some = step.present, where(step.present)
@@ -124,16 +142,20 @@ class Balancer(Method):
             self.check_groups()
         losses = step.losses
         means = losses.means if step.summed is None else step.summed + losses.means
-        reuse = not self.alone and self.cache.reusable(self.step, step.present, step.summed is not None)
+        known, active = known_weights(self, call, self.active(), bool(step.parts))
+        if known is None and not self.alone and self.cache.reusable(self.step, step.present, step.summed is not None):
+            known = self.cache.weights.clone()
         at_once = self._weighs_at_once(first, call.last and not step.parts, step.waits or bool(step.parts))
-        active = self.active() if at_once or not step.mixed() else None
+        if step.mixed() and not at_once and call.weights_of is None:
+            active = None
         if self.alone and not self.options.max_norm:
             call = replace(call, shared=None)
         graph = LossGraph(
             self.name, self.objectives, losses.values, losses.stacked, call, losses.differentiated(active)
         )
-        if reuse or at_once or step.summed is not None:
-            return self._weigh(graph, means, first, reuse, call.last)
+        if known is not None or at_once or step.summed is not None:
+            return self._weigh(graph, means, first, known, call.last)
+        self.reject(call.create_graph, "create_graph=True needs the whole batch in one call")
 
         tensors = given_tensors(self.name, self.options.at, call)
         out = self._out if call.last and not step.parts else None
@@ -142,23 +164,24 @@ class Balancer(Method):
         self._check(part, graph)
         parts = self.micro_batches.join(step.parts, part)
         if not call.last:
-            self.micro_batches.parts = parts
+            self.micro_batches.keep(part.leaves(), parts)
             return BalanceReport(self.objectives, torch.stack([p.losses for p in parts]).sum(0), skips=self.skips)
         if step.parts:
             prepare(parts, call.shared is None, self.active())
         return self._balance(graph, parts, first)
 
     def _weigh(
-        self, graph: LossGraph, losses: Tensor, first: LossWeights | None, reuse: bool, last: bool
+        self, graph: LossGraph, losses: Tensor, first: LossWeights | None, known: Tensor | None, last: bool
     ) -> BalanceReport:
-        """One backward with weights that follow from the losses alone, or from an earlier step."""
+        """One backward with weights that are known, or follow from the losses alone."""
         if finite := self.finite.of_losses(losses):
-            weights = self.cache.weights.clone() if reuse else self._loss_weights(losses, first)
-            if self.head_rule == "unit":
+            weights = self._loss_weights(losses, first) if known is None else known
+            if self.head_rule == "unit" and (self.step % self.options.update_every or self.head_weights is None):
                 self.head_weights = self.cache.heads
-            graph.weighted_backward(weights, self.head_weights)
+            if graph.active != () or several_processes():
+                graph.weighted_backward(weights, self.head_weights)
         if not last:
-            self.micro_batches.losses = losses
+            self.micro_batches.keep(graph.leaves_with_gradients(), [], losses)
             return BalanceReport(self.objectives, losses, skipped=not finite, skips=self.skips)
         return self.finish(losses, weights) if finite else self.skip(losses)
 
@@ -205,7 +228,8 @@ class Balancer(Method):
         now = StepLosses.of(given, self.cache.weights.device)
         if some := where(map(min, now.present, self._present or now.present)):
             means = now.means[some].to(self.cache.weights.device)
-            for_some(self, some, lambda method: method._observe(means, None))
+            with self.own_gradients.scaled_again(list(self.parameters())):
+                for_some(self, some, lambda method: method._observe(means, None))
 
     def _learns(self) -> bool:
         return type(self).update is not Balancer.update

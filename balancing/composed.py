@@ -9,6 +9,7 @@ from .loss_balancer import LossBalancer
 from .measuring.call import Call
 from .micro_batches import Step
 from .report import BalanceReport
+from .state import decode
 
 
 class Composed(Balancer):
@@ -93,10 +94,16 @@ class Composed(Balancer):
         self.loss_balancer.advance()
         self.gradient_balancer.advance()
 
+    def discard(self) -> None:
+        self.gradient_balancer.discard()
+
     def next_epoch(self) -> None:
         super().next_epoch()
         self.loss_balancer.next_epoch()
         self.gradient_balancer.next_epoch()
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "before": self.loss_balancer.identity()}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         if f"{prefix}held" in state_dict:  # a state of an earlier version, in which the second method held the first
@@ -106,6 +113,6 @@ class Composed(Balancer):
                 if name.startswith("before."):
                     part, name = "loss_balancer", name.removeprefix("before.")
                 state_dict[f"{prefix}{part}.{name}"] = value
-            counters = {**former[f"{prefix}_extra_state"], "memory": {}}
+            counters = {**decode(former[f"{prefix}_extra_state"]), "memory": {}}
             state_dict |= {f"{prefix}held": former[f"{prefix}held"], f"{prefix}_extra_state": counters}
         super()._load_from_state_dict(state_dict, prefix, *arguments)

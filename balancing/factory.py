@@ -10,6 +10,7 @@ from .base import Balancer
 from .choices import check_choices
 from .composed import Composed
 from .method import Method
+from .objectives import objective_names
 from .options import Options
 from .registry import Registry
 
@@ -80,7 +81,8 @@ def create_balancer(
     *first, last = [name] if isinstance(name, str) else name
     if first and before is not None:
         raise ValueError(f"{last}: give either a list of methods or before=")
-    balancer = balancer_class(last)(tuple(objectives), **arguments)
+    objectives = objective_names(last, objectives)
+    balancer = balancer_class(last)(objectives, **arguments)
     if first:
         return Composed(create_balancer(first, objectives), balancer)
     if before is None:

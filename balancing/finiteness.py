@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ class FiniteCheck:
         check = FiniteCheck(self._owner, objectives, self._skips)
         check._arriving = self._arriving
         return check
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_arriving": None}
 
     def __call__(self, values: Tensor, what: str) -> bool:
         """Whether the (K,) values are finite. Raises NonFiniteError unless steps are skipped."""

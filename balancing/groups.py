@@ -79,6 +79,7 @@ def split_into_groups(
     for name, indices in places.items():
         if indices:
             inputs = [gradients.inputs[p] for p in indices]
-            part = Gradients(inputs, [[row[p] for p in indices] for row in gradients.rows], [])
+            rows = [[row[p] for p in indices] for row in gradients.rows]
+            part = Gradients(inputs, rows, [{} for _ in rows])
             parts.append(Group(name, part, part.gramian() / factor**2))
     return parts

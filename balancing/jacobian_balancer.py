@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ class _Workspace:
         self._owner = owner
         self._matrix: Tensor | None = None
         self._order: list[Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(_Workspace(self._owner))  # a copy holds no parameters of a model
 
     def out(self, inputs: Sequence[Tensor], size: int) -> Tensor:
         """A (K, P) matrix for the rows. It is kept, as new memory costs more time than filling it."""

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from .errors import BalancingError, SolverError
 from .finiteness import FiniteCheck
-from .objectives import unknown_objective
+from .objectives import objective_names, unknown_objective
 from .options import BalancerOptions, Refused, read_options
 from .report import BalanceReport
 from .spans import span
+from .state import by_objective, check_identity, decode, encode
 
 
 class Method(nn.Module):
@@ -56,11 +57,17 @@ class Method(nn.Module):
     observes: bool = False
     #: What the gradient of a leaf that one loss reaches is multiplied by: 1 (``unit``), or the loss's weight (``weighted``).
     head_rule: Literal["unit", "weighted"] = "weighted"
+    #: Attributes that decide what the state means: a state with another value of one of them is refused.
+    state_options: ClassVar[tuple[str, ...]] = ()
     #: Tensor in the state -> its axes with an entry per objective, if it is not a vector of K numbers, which has one.
     per_objective: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     #: Vector in the state of which only proportions count -> its sum: ``one``, ``size`` (K); ``log``: of logarithms.
     #: While some objectives are absent the others have this sum; afterwards they have the share again that they had.
     proportions: ClassVar[Mapping[str, Literal["one", "size", "log"]]] = {}
+    #: Entries of ``memory`` that belong to one step, which loading by name leaves out.
+    momentary: ClassVar[tuple[str, ...]] = ()
+    #: Whether the state depends on the positions of the objectives, so that it cannot be loaded by name.
+    positional: ClassVar[bool] = False
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__()
@@ -69,7 +76,7 @@ class Method(nn.Module):
                 raise TypeError(
                     f"{self.name}: {type(self).__name__} must define {attribute}(), the formula of its kind"
                 )
-        self.objectives = tuple(objectives)
+        self.objectives = objective_names(self.name, objectives)
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise ValueError(f"{self.name} needs one or more objectives with different names, got {self.objectives}")
         self.options = read_options(self.name, options, self._refused())
@@ -80,6 +87,7 @@ class Method(nn.Module):
         self.memory: dict[str, Tensor] = {}
         self.finite = FiniteCheck(self.name, self.objectives, self.options.on_nonfinite == "skip")
         self._unmoved, self._versions = 0, -1
+        self._still: list[Tensor] = []  # own parameters where they stopped
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
         """Adapt what is no tensor with an entry per objective.
@@ -163,7 +171,11 @@ class Method(nn.Module):
         versions = sum(parameter._version for parameter in own if parameter is not None)
         self._unmoved = self._unmoved + 1 if versions == self._versions else 0
         self._versions = versions
-        if self._unmoved == 100:
+        if self._unmoved == 1:
+            self._still = [parameter.detach().clone() for parameter in self.parameters(recurse=False)]
+        if self._unmoved == 100 and not all(map(torch.equal, self._still, self.parameters(recurse=False))):
+            self._unmoved = 0  # fused optimizers do not count versions
+        elif self._unmoved == 100:
             observing = ", and call balancer.observe after each step of the model's" if self.observes else ""
             warnings.warn(
                 f"{self.name}: its parameters have not moved for 100 steps; "
@@ -171,13 +183,81 @@ class Method(nn.Module):
                 stacklevel=stacklevel + 1,
             )
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Counters, the random generator and ``memory``, as part of ``state_dict``."""
-        counters = {"step": self.step, "epoch": self.epoch, "skips": self.skips}
-        return {**counters, "generator": self.generator.get_state(), "memory": dict(self.memory)}
+    def identity(self) -> dict[str, Any]:
+        """What a state belongs to: method, objectives, and the options that decide what it means."""
+        options = {name: getattr(self.options, name) for name in ("at", "normalize", "log_losses")}
+        options |= {name: getattr(self, name) for name in self.state_options}
+        return {"method": self.name, "objectives": self.objectives, "options": options}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def get_extra_state(self) -> Tensor:
+        """What ``state_dict`` has beside parameters and buffers, as (n,) bytes.
+
+        They are :meth:`identity`, counters, the random generator and ``memory``.
+        """
+        return encode(self._extra_state())
+
+    def set_extra_state(self, state: Any) -> None:
         """Inverse of :meth:`get_extra_state`."""
+        self._load_extra_state(decode(state))
+
+    def load_objectives(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """Load a ``state_dict`` by the names of the objectives.
+
+        They may have another order, and this balancer may have more or fewer of them.
+
+        Returns:
+            The objectives that the state does not have. What belongs to them stays as it is.
+
+        Raises:
+            ValueError: No objective in common, another method or option, or a state without names.
+        """
+        converted, names = dict(state), self._names_in(state)
+        own = self.state_dict()
+        for path, method in self.named_modules():
+            key = f"{path}." if path else ""
+            if isinstance(method, Method):
+                converted |= method._by_objective(state, own, key, names)
+        self.load_state_dict(converted)
+        return tuple(name for name in self.objectives if name not in names)
+
+    def _names_in(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """The objectives of a state.
+
+        Raises ValueError if it has no names, or none of this balancer's.
+        """
+        names = tuple(decode(state.get("_extra_state", {})).get("objectives", ()))
+        self.reject(not names, "the state has no names of objectives; it was saved by an earlier version")
+        problem = f"the state is of the objectives {', '.join(names)}, none of which this balancer has"
+        self.reject(not {*names} & {*self.objectives}, problem)
+        return names
+
+    def _by_objective(
+        self, state: Mapping[str, Any], own: Mapping[str, Any], prefix: str, names: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Entries of ``state`` for this method's objectives; ``own`` has those of new ones."""
+        problem = "its state depends on the order of the objectives, so it cannot be loaded by name"
+        self.reject(self.positional and names != self.objectives, problem)
+        converted: dict[str, Any] = {}
+        for key in own:
+            local, extra = key.removeprefix(prefix), key == f"{prefix}_extra_state"
+            if key.startswith(prefix) and key in state and not extra and isinstance(state[key], Tensor):
+                axes = self.per_objective.get(local)
+                converted[key] = by_objective(state[key], own[key], axes, names, self.objectives)
+        saved = decode(state[f"{prefix}_extra_state"])
+        memory = {
+            key: by_objective(value, self.memory.get(key), self.per_objective.get(key), names, self.objectives)
+            for key, value in saved["memory"].items()
+            if key not in self.momentary
+        }
+        identity = {"objectives": self.objectives, "memory": memory}
+        return converted | {f"{prefix}_extra_state": encode(saved | identity)}
+
+    def _extra_state(self) -> dict[str, Any]:
+        counters = {"step": self.step, "epoch": self.epoch, "skips": self.skips}
+        memory = {key: value.detach().clone() for key, value in self.memory.items()}
+        return {**self.identity(), **counters, "generator": self.generator.get_state(), "memory": memory}
+
+    def _load_extra_state(self, state: dict[str, Any]) -> None:
         self.step, self.epoch, self.skips = state["step"], state["epoch"], state["skips"]
         self.generator.set_state(state["generator"].cpu())
         self.memory = {key: value.clone() for key, value in state["memory"].items()}
@@ -191,6 +271,7 @@ class Method(nn.Module):
             value = state_dict.get(prefix + key)
             if value is not None and buffer is not None and value.dim() == 0 and buffer.dim() == 1:
                 state_dict[prefix + key] = value.expand_as(buffer)  # of an earlier version: one for all objectives
+        check_identity(self.name, self.identity(), decode(state_dict.get(f"{prefix}_extra_state", {})))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def extra_repr(self) -> str:

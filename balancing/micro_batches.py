@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
+from .errors import BalancingError
 from .measuring.gradients import Gradients
 from .step_losses import StepLosses
+from .watch import Watch, watched_leaf
 
 
 @dataclass
@@ -17,6 +20,10 @@ class Part:
     gradients: Gradients
     present: tuple[bool, ...]
     count: int = 1
+
+    def leaves(self) -> list[Tensor]:
+        """Leaves that receive gradients: those that are contested, if there are any."""
+        return self.gradients.inputs or [leaf for heads in self.gradients.heads for leaf in heads]
 
     def __add__(self, other: Part) -> Part:
         present = either(self.present, other.present)
@@ -74,12 +81,40 @@ class MicroBatches:
     parts: list[Part] = field(default_factory=list)
     losses: Tensor | None = None
     present: tuple[bool, ...] | None = None
+    watch: Watch | None = None
 
-    def take(self) -> MicroBatches:
-        """What there is, which is then forgotten."""
-        taken = MicroBatches(self.apart, self.parts, self.losses, self.present)
-        self.parts, self.losses, self.present = [], None, None
-        return taken
+    def take(self, owner: str) -> MicroBatches:
+        """What there is, which is then forgotten; nothing if its gradients were deleted since.
+
+        Raises BalancingError, which begins with ``owner``, if parameters moved while gradients waited, or if it cannot be
+        known whether these were given up.
+        """
+        taken, watch = MicroBatches(self.apart, self.parts, self.losses, self.present), self.watch
+        self.discard()
+        if watch is None:
+            return taken
+        if taken.parts and (watch.moved() or (watch.replaced and not watch.deleted)):
+            what = "parameters" if watch.moved() else ".grad"
+            raise BalancingError(
+                f"{owner}: {what} changed while {sum(part.count for part in taken.parts)} micro-batch(es) waited for the "
+                "last of their step; give last=True with it, or call discard() to forget them"
+            )
+        return MicroBatches(self.apart) if watch.deleted else taken
+
+    def keep(self, leaves: Iterable[Tensor], parts: list[Part], losses: Tensor | None = None) -> None:
+        """Keep ``parts`` or ``losses`` for the step's other micro-batches; watch one of ``leaves``."""
+        self.parts, self.losses = parts, losses
+        leaf = watched_leaf(leaves)
+        self.watch = None if leaf is None else Watch(leaf)
+
+    def discard(self) -> None:
+        """Forget what waits."""
+        if self.watch is not None:
+            self.watch.close()
+        self.parts, self.losses, self.present, self.watch = [], None, None, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(MicroBatches(self.apart))  # a copy has no gradients of a model, and nothing waits
 
     def step(self, losses: StepLosses, last: bool) -> Step:
         """These micro-batches and one more with ``losses``."""

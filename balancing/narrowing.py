@@ -14,7 +14,7 @@ M = TypeVar("M", bound=Method)
 R = TypeVar("R")
 # what a copy has of its own, and what the original needs none of
 _OWN = {"_parameters", "_buffers", "_modules", "memory", "objectives", "preference", "rescaling", "finite"}
-_OWN |= {"_unmoved", "_versions", "_known", "alone", "place"}
+_OWN |= {"_unmoved", "_versions", "_still", "_known", "alone", "place"}
 # what absent objectives have no number of
 _OF_ONE_STEP = {"head_weights", "_loss_weights_now"}
 

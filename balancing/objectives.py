@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from .errors import BalancingError
+
+
+def objective_names(owner: str, given: Iterable[str]) -> tuple[str, ...]:
+    """The names of the objectives, in order.
+
+    Raises ValueError, which begins with ``owner``, for what has no order or is no list of names.
+    """
+    if isinstance(given, (str, bytes, set, frozenset)) or not isinstance(given, Iterable):
+        kind = "has no order" if isinstance(given, (set, frozenset)) else "is no list of names"
+        raise ValueError(f"{owner}: objectives must be a list or tuple of names; {given!r} {kind}")
+    return tuple(given)
 
 
 def ordered_losses(
@@ -18,6 +29,10 @@ def ordered_losses(
 
     Raises ValueError or BalancingError, which begin with ``owner``, for names and tensors that do not fit.
     """
+    if not isinstance(losses, Mapping):
+        wanted = ", ".join(f"{name!r}: ..." for name in objectives)
+        got = f"a tensor of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(f"{owner}: losses must be a mapping from objective to loss, {{{wanted}}}, got {got}")
     for name in losses:
         if name not in objectives:
             raise ValueError(f"{owner}: {unknown_objective(name, objectives)}")
@@ -35,6 +50,8 @@ def ordered_losses(
             raise ValueError(
                 f"{owner}: the loss of objective {name!r} must be a scalar, got shape {tuple(value.shape)}"
             )
+        if value.is_complex():
+            raise ValueError(f"{owner}: the loss of objective {name!r} must be real, got {value.dtype}")
         if differentiable and not value.requires_grad:
             raise BalancingError(f"{owner}: the loss of objective {name!r} does not depend on any trainable parameter")
         values.append(value.float() if value.dtype in (torch.float16, torch.bfloat16) else value)
@@ -43,6 +60,6 @@ def ordered_losses(
 
 def unknown_objective(name: str, objectives: Sequence[str]) -> str:
     """Message about an unknown objective, with the nearest name."""
-    near = difflib.get_close_matches(name, objectives, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the objectives are {', '.join(objectives)}"
+    near = difflib.get_close_matches(name, objectives, n=1) if isinstance(name, str) else []
+    hint = f"did you mean {near[0]!r}?" if near else f"the objectives are {', '.join(map(str, objectives))}"
     return f"unknown objective {name!r}; {hint}"

@@ -25,7 +25,7 @@ class WeightCache(nn.Module):
         self.weight_ema, self.update_every, self.keeps = weight_ema, update_every, update_every > 1 or weight_ema > 0
         self.register_buffer("weights", torch.ones(size))
         self.register_buffer("heads", torch.ones(size))
-        self.register_buffer("known", torch.zeros(size, dtype=torch.bool))
+        self.register_buffer("known", torch.zeros(size, dtype=torch.int64))
 
     def reusable(self, step: int, present: Sequence[bool] = (), begun: bool = False) -> bool:
         """Whether a step takes the weights there are, of which all objectives that are ``present`` have one.
@@ -40,19 +40,19 @@ class WeightCache(nn.Module):
         """The weights after smoothing, which are kept for later steps."""
         if self.weight_ema > 0 and step > 0:
             smooth = self.weight_ema * self.weights.to(weights) + (1 - self.weight_ema) * weights
-            weights = torch.where(self.known.to(weights.device), smooth, weights)
+            weights = torch.where(self.known.to(weights.device) > 0, smooth, weights)
         if self.keeps:
             self.weights.copy_(weights)
-            self.known.fill_(True)
+            self.known.fill_(1)
         return weights
 
     def keep(self, weights: Tensor, indices: Sequence[int]) -> None:
         """Take these of the ``weights``, which a method was not asked for."""
         for k in indices if self.keeps else ():
-            self.weights[k], self.known[k] = weights[k], True
+            self.weights[k], self.known[k] = weights[k], 1
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         weights = state_dict.get(f"{prefix}weights")
         if weights is not None:  # an earlier version knew no absent objectives
-            state_dict.setdefault(f"{prefix}known", torch.ones_like(weights, dtype=torch.bool))
+            state_dict.setdefault(f"{prefix}known", torch.ones_like(weights, dtype=torch.int64))
         super()._load_from_state_dict(state_dict, prefix, *arguments)

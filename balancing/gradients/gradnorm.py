@@ -56,7 +56,7 @@ class GradNorm(GramianBalancer):
         self.initial = nn.Buffer(torch.zeros(len(self.objectives)))
         if initial_losses is not None:
             self.initial.copy_(self.vector(initial_losses, default=None, positive=True))
-        self.started = nn.Buffer(torch.full((len(self.objectives),), init == "equal"))
+        self.started = nn.Buffer(torch.full((len(self.objectives),), int(init == "equal")))
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         """(K,) current weights; the gradient of theta is left in ``theta.grad``."""
@@ -64,11 +64,11 @@ class GradNorm(GramianBalancer):
         self.initial.copy_(torch.where(self.initial > 0, self.initial, losses))
         norms = gramian.diagonal().clamp(min=0).sqrt()
         if not bool(self.started.all()) and bool((norms > 0).all()):
-            logs, old = norms.log(), self.started
+            logs, old = norms.log(), self.started > 0
             # a late one joins at the lengths of the others
             level = (self.theta.to(logs) + logs)[old].mean() if bool(old.any()) else logs.mean()
             self.theta.copy_(torch.where(old, self.theta, level - logs))
-            self.started.fill_(True)
+            self.started.fill_(1)
         share = torch.softmax(self.theta.to(losses), 0)
         w = len(losses) * share
         pace = losses / self.initial.to(losses)

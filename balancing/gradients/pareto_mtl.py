@@ -62,7 +62,7 @@ class ParetoMTL(GramianBalancer):
         self.search_epochs = search_epochs
         self.standard, self.rays, self.index = rays is None and index is None, table, index
         self.differences = _differences(table, index)
-        self.inside = nn.Buffer(torch.tensor(False))
+        self.inside = nn.Buffer(torch.tensor(0))
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
         super().narrowed_to(indices)
@@ -75,7 +75,7 @@ class ParetoMTL(GramianBalancer):
         priority = self.preference.to(gramian)
         violated = self.differences[self.differences @ (priority * losses.to(gramian)) > 0]
         if not len(violated):
-            self.inside.fill_(True)
+            self.inside.fill_(1)
         searching = not bool(self.inside) and self.epoch < self.search_epochs
         rows = violated if searching else torch.cat([torch.eye(len(priority), dtype=gramian.dtype), violated])
         rows = rows * priority

@@ -109,6 +109,7 @@ class _Adapter(Method):
     name = "torchjd"
     convention = "own"
     preference_on = "rows"
+    positional = True
     #: Attribute of the aggregator that is called; the aggregator itself if empty.
     part: ClassVar[str] = ""
 
@@ -139,11 +140,15 @@ class _Adapter(Method):
             self._narrowed[key] = _Aggregator(name, self.part, len(indices), arguments, self.generator)
         self.aggregator = self._narrowed.get(key, self.aggregator)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        return super().get_extra_state() | {"aggregator": self.aggregator.state()}
+    def identity(self) -> dict[str, Any]:
+        identity = super().identity()
+        return {**identity, "options": {**identity["options"], "aggregator": type(self.aggregator.module).__name__}}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        super().set_extra_state(state)
+    def _extra_state(self) -> dict[str, Any]:
+        return super()._extra_state() | {"aggregator": copy.deepcopy(self.aggregator.state())}
+
+    def _load_extra_state(self, state: dict[str, Any]) -> None:
+        super()._load_extra_state(state)
         self.aggregator.load_state(state["aggregator"])
 
 

@@ -39,6 +39,7 @@ class ConflictFreeMomentum(JacobianBalancer):
     preference_on = "method"
     remembers = True
     per_objective = {"momenta": (0,), "previous": (), "second": ()}
+    positional = True
 
     def __init__(
         self,

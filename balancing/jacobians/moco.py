@@ -40,6 +40,7 @@ class MoCo(JacobianBalancer):
     positive = True
     preference_on = "method"
     remembers = True
+    state_options = ("rescale",)
     per_objective = {"y": (0,)}
     proportions = {"mixture": "one"}
 

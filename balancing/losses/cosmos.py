@@ -46,14 +46,14 @@ class Cosmos(LossBalancer):
         self.reject(alpha is not None and not alpha > 0, f"alpha must be positive, got {alpha}")
         self.penalty, self.alpha = penalty, alpha
         self.ray = nn.Buffer(self.preference.float() / len(self.objectives))
-        self.drawn = nn.Buffer(torch.tensor(alpha is None))
+        self.drawn = nn.Buffer(torch.tensor(int(alpha is None)))
 
     def draw(self) -> Tensor:
         """(K,) r of the coming step: the same until :meth:`backward` has used it."""
         if not bool(self.drawn):
             assert self.alpha is not None
             self.ray.copy_(torch._sample_dirichlet(self.alpha * self.preference, generator=self.generator))
-            self.drawn.fill_(True)
+            self.drawn.fill_(1)
         return self.ray.clone()
 
     def compute_weights(self, losses: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class DWA(LossBalancer):
     """
 
     positive = True
+    state_options = ("window",)
     per_objective = {"history": (1,)}
 
     def __init__(

@@ -35,6 +35,7 @@ class FAMO(LossBalancer):
     convention = "mean"
     positive = True
     observes = True
+    momentary = ("logs",)
 
     def __init__(
         self,

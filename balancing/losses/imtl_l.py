@@ -42,13 +42,13 @@ class ImpartialLoss(Scalarization):
     ) -> None:
         super().__init__(objectives, **options)
         self.log_weights = nn.Parameter(torch.full((len(self.objectives),), 0.0 if init == "losses" else float(init)))
-        self.started = nn.Buffer(torch.full((len(self.objectives),), init != "losses"))
+        self.started = nn.Buffer(torch.full((len(self.objectives),), int(init != "losses")))
 
     def loss(self, losses: Tensor) -> Tensor:
         if not bool(self.started.all()):
-            self.require_positive(torch.where(self.started, 1.0, losses))
+            self.require_positive(torch.where(self.started > 0, 1.0, losses))
             with torch.no_grad():
-                self.log_weights.copy_(torch.where(self.started, self.log_weights, -losses.log()))
-                self.started.fill_(True)
+                self.log_weights.copy_(torch.where(self.started > 0, self.log_weights, -losses.log()))
+                self.started.fill_(1)
         s = self.log_weights.to(losses)
         return (s.exp() * losses - s).sum()

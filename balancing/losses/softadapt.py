@@ -31,10 +31,10 @@ class SoftAdapt(LossBalancer):
         super().__init__(objectives, **options)
         self.beta = beta
         self.previous = nn.Buffer(torch.zeros(len(self.objectives)))
-        self.started = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.bool))
+        self.started = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
 
     def compute_weights(self, losses: Tensor) -> Tensor:
-        change = torch.where(self.started, losses - self.previous.to(losses), 0.0)
+        change = torch.where(self.started > 0, losses - self.previous.to(losses), 0.0)
         self.previous.copy_(losses)
-        self.started.fill_(True)
+        self.started.fill_(1)
         return torch.softmax(self.beta * change, 0)

@@ -35,6 +35,7 @@ class SmoothTchebycheff(LossBalancer):
 
     convention = "own"
     preference_on = "method"
+    state_options = ("form",)
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class Uncertainty(Scalarization):
 
     convention = "own"
     positive = True
+    state_options = ("form",)
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Uncertainty(Scalarization):
         likelihood = self.vector(dict.fromkeys(classification, 1.0), default=0.5).float()
         self.likelihood = nn.Buffer(likelihood, persistent=False)
         self.noise = nn.Parameter(torch.full((len(self.objectives),), 1.0 if init == "losses" else float(init)))
-        self.started = nn.Buffer(torch.full((len(self.objectives),), init != "losses"))
+        self.started = nn.Buffer(torch.full((len(self.objectives),), int(init != "losses")))
 
     def loss(self, losses: Tensor) -> Tensor:
         if not bool(self.started.all()):
@@ -68,10 +69,10 @@ class Uncertainty(Scalarization):
     @torch.no_grad()
     def _start(self, losses: Tensor) -> None:
         """Set levels to the optimum: ``e^s = 2 c L``, or ``p^4 / (1 + p^2) = L / 2``."""
-        self.require_positive(torch.where(self.started, 1.0, losses))
+        self.require_positive(torch.where(self.started > 0, 1.0, losses))
         if self.form == "gaussian":
             optimum = torch.log(2 * self.likelihood.to(losses) * losses)
         else:
             optimum = torch.sqrt(losses / 4 + torch.sqrt(losses.square() / 16 + losses / 2))
-        self.noise.copy_(torch.where(self.started, self.noise, optimum))
-        self.started.fill_(True)
+        self.noise.copy_(torch.where(self.started > 0, self.noise, optimum))
+        self.started.fill_(1)

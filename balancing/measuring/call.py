@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..report import BalanceReport
+
 
 @dataclass(frozen=True)
 class Call:
@@ -13,8 +15,17 @@ class Call:
 
     shared: Sequence[Tensor] | None = None
     parameters: Sequence[Tensor] | None = None
-    features: Tensor | Sequence[Tensor] | None = None
+    features: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | None = None
     subset: Sequence[Tensor] | None = None
     scaler: torch.amp.GradScaler | None = None
     last: bool = True
     groups: Mapping[str, Sequence[Tensor]] | None = None
+    retain_graph: bool = False
+    create_graph: bool = False
+    advance: bool = True
+    weights_of: BalanceReport | None = None
+
+    @property
+    def keeps_graph(self) -> bool:
+        """Whether the graph of the losses can be differentiated again afterwards."""
+        return self.retain_graph or self.create_graph

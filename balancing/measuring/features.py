@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from ..errors import BalancingError
@@ -80,7 +82,9 @@ def given_tensors(owner: str, at: str, call: Call) -> list[Tensor]:
         raise ValueError(f"{owner}: at={at!r} needs backward(..., {at}=...)")
     if not call.last:
         raise ValueError(f"{owner}: at={at!r} cannot collect micro-batches; use at='shared'")
-    tensors = [given] if isinstance(given, Tensor) else given
+    tensors = [given] if isinstance(given, Tensor) else [*(given.values() if isinstance(given, Mapping) else given)]
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise ValueError(f"{owner}: {at}= must be a tensor, or a list or mapping of tensors")
     differentiable = list(dict.fromkeys(tensor for tensor in tensors if tensor.requires_grad))
     if not differentiable:
         raise BalancingError(f"{owner}: none of the {at} requires a gradient; is the trunk frozen?")

@@ -67,7 +67,7 @@ class Gradients:
         for p, (gradient, piece) in enumerate(zip(self.rows[k], pieces, strict=True)):
             if gradient is None:
                 piece.zero_()
-            else:
+            elif not gradient.is_sparse:  # which balancers refuse
                 self.rows[k][p] = piece.copy_(gradient)
 
     def __add__(self, other: Gradients) -> Gradients:

@@ -122,6 +122,7 @@ class LossGraph:
         if parameters is not None:
             parameters = list(dict.fromkeys(leaf for leaf in parameters if leaf.requires_grad))
         self._parameters = parameters
+        self.keeps_graph, self.creates_graph = call.keeps_graph, call.create_graph
         self.is_scaled = scaler is not None and scaler.is_enabled()
 
     @cached_property
@@ -157,6 +158,10 @@ class LossGraph:
         chosen = set(self._parameters)
         return {leaf: mask for leaf, mask in masks.items() if leaf in chosen}
 
+    def leaves_with_gradients(self) -> list[Tensor]:
+        """Leaves of the losses that have a ``.grad``."""
+        return [leaf for leaf in self.allowed(find_leaves(self.losses)) if leaf.grad is not None]
+
     def weighted_backward(self, weights: Tensor, heads: Tensor | None) -> None:
         """Add the weighted sum's gradient to ``.grad``, with weights ``heads`` where uncontested."""
         losses = self.losses if self.active is None else [self.losses[k] for k in self.active]
@@ -168,15 +173,15 @@ class LossGraph:
             if heads is not None:
                 contested, others = self.partition()
                 _differentiate(losses, contested, self._factors(weights), keep_graph=True)
-                _differentiate(losses, list(others), self._factors(heads))
+                _differentiate(losses, list(others), self._factors(heads), self.keeps_graph)
             elif several_processes():
                 leaves = list(find_leaves(losses)) if self._parameters is None else self._parameters
-                _differentiate(losses, leaves, self._factors(weights))
+                _differentiate(losses, leaves, self._factors(weights), self.keeps_graph)
             elif self.active is None and not self.is_scaled:
                 # one root and not K, which shows in a small model's step
-                torch.autograd.backward(self._stacked, weights.to(self._stacked), inputs=self._parameters)
+                self._backward([self._stacked], [weights.to(self._stacked)])
             else:
-                torch.autograd.backward(losses, self._factors(weights), inputs=self._parameters)
+                self._backward(losses, self._factors(weights))
         if self._parameters is not None and all(leaf.grad is None for leaf in self._parameters):
             raise BalancingError(f"{self.owner}: the losses reach none of the given parameters")
 
@@ -185,9 +190,12 @@ class LossGraph:
         leaves = list(self.allowed(find_leaves(features)))
         with span("backward of the trunk"):
             if several_processes():
-                _differentiate(features, leaves, gradients)
+                _differentiate(features, leaves, gradients, self.keeps_graph)
             elif leaves:
-                torch.autograd.backward(features, gradients, inputs=leaves)
+                torch.autograd.backward(features, gradients, self.keeps_graph, inputs=leaves)
+
+    def _backward(self, roots: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
+        torch.autograd.backward(roots, factors, self.keeps_graph, self.creates_graph, inputs=self._parameters)
 
     def _factors(self, weights: Tensor) -> list[Tensor]:
         """Weights as gradients of the losses."""

@@ -69,7 +69,7 @@ class AtShared:
         if not contested and (graph.given_shared or not others):
             which = "shared parameters" if graph.given_shared else "parameters"
             raise BalancingError(f"{graph.owner}: the losses reach none of the given {which}")
-        return collect(graph.losses, contested, others, False, graph.active, out, graph.objectives)
+        return collect(graph.losses, contested, others, graph.keeps_graph, graph.active, out, graph.objectives)
 
     def write(
         self, graph: LossGraph, gradients: Gradients, weights: Tensor, heads: Tensor | None, direction: Direction

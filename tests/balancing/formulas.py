@@ -92,7 +92,7 @@ def gramian_weights(name, j, losses=None, **options):
 
 def loss_weights(name, losses=LOSSES, **options):
     """The weights of the losses by a fresh balancer."""
-    return next_weights(create_balancer(name, "abcdefgh"[: len(losses)], **options), losses)
+    return next_weights(create_balancer(name, tuple("abcdefgh"[: len(losses)]), **options), losses)
 
 
 def next_weights(balancer, losses):

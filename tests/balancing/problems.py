@@ -10,7 +10,7 @@ def make(name, objectives=("a", "b", "c"), **options):
     """Any registered balancer, with what it cannot do without."""
     if name == "prior_loss":
         options.setdefault("prior_losses", {objective: 1.0 + i for i, objective in enumerate(objectives)})
-    return create_balancer(name, objectives, **options)
+    return create_balancer(name, tuple(objectives), **options)
 
 
 class Net(nn.Module):

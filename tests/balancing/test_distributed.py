@@ -42,7 +42,7 @@ def bilevel_steps(part):
     """Gradients of two steps of every bilevel method, on ``part(batch)`` of each batch."""
     gradients = []
     for name in BILEVEL:
-        net, balancer = Net(), create_balancer(name, "abc")
+        net, balancer = Net(), create_balancer(name, ("a", "b", "c"))
         for seed in range(2):
             pair = [closure(part(inputs(8, seed=base + seed))) for base in (0, 50)]
             balancer.meta_backward(net, *pair, lr=1e-3)

@@ -20,6 +20,17 @@ def test_wrong_calls_say_what_to_do():
         make("sum").backward({**losses, "a": losses["a"].expand(3)})
     with pytest.raises(ValueError, match="'a' must be a tensor"):
         make("sum").backward({**losses, "a": 0.5})
+    wanted = r"pcgrad: losses must be a mapping from objective to loss, \{'a': ..., 'b': ..., 'c': ...\}, got "
+    with pytest.raises(ValueError, match=wanted + "list"):
+        make("pcgrad").backward(list(losses.values()))
+    with pytest.raises(ValueError, match=wanted + r"a tensor of shape \(3,\)"):
+        make("pcgrad").backward(torch.stack(list(losses.values())))
+    with pytest.raises(ValueError, match=r"sum: the loss of objective 'b' must be real, got torch.complex128"):
+        make("sum").backward({**losses, "b": torch.complex(losses["b"], losses["b"])})
+    with pytest.raises(ValueError, match="unknown objective 2; the objectives are 0, 1"):
+        create_balancer("pcgrad", (0, 1)).backward(dict(enumerate(losses.values())))
+    with pytest.raises(ValueError, match="features= must be a tensor, or a list or mapping of tensors"):
+        make("mgda", at="features").backward(losses, features=["x"])
     with pytest.raises(ValueError, match=r"needs backward\(\.\.\., features="):
         make("mgda", at="features").backward(losses)
     with pytest.raises(ValueError, match=r"needs backward\(\.\.\., subset="):
@@ -92,12 +103,12 @@ def test_negative_losses_are_named(name):
 @pytest.mark.parametrize("name", ["power_mean", "geometric", "imtl_l", "igb", "go4align", "cov_weighting", "relobralo"])
 def test_a_zero_loss_is_named(name):
     with pytest.raises(BalancingError, match=rf"{name}.*'b'.*positive"):
-        next_weights(create_balancer(name, "ab"), double([1, 0]))
+        next_weights(create_balancer(name, ("a", "b")), double([1, 0]))
 
 
 @pytest.mark.parametrize("name", ["tchebycheff", "stch", "pbi", "cosmos", "famo", "group_dro", "softadapt"])
 def test_a_zero_loss_is_allowed(name):
-    assert next_weights(create_balancer(name, "ab"), double([1, 0])).isfinite().all()
+    assert next_weights(create_balancer(name, ("a", "b")), double([1, 0])).isfinite().all()
 
 
 def test_a_loss_that_depends_on_nothing_is_named():
@@ -142,3 +153,12 @@ def test_gradients_that_cannot_be_measured_are_refused():
     row = table(torch.tensor([1]))
     with pytest.raises(BalancingError, match="sparse=False"):
         make("mgda", ("a", "b")).backward({"a": row.sum(), "b": row.square().sum()})
+
+
+@pytest.mark.parametrize("name", [name for name in GRADIENT if name not in TURNS])
+def test_sparse_gradients_of_shared_parameters_are_refused(name):
+    words = nn.Embedding(9, 5, sparse=True)
+    features = words(torch.arange(8))
+    losses = {key: nn.Linear(5, 1)(features).square().mean() for key in "abc"}
+    with pytest.raises(BalancingError, match=rf"{name}: cannot measure sparse gradients; use nn.Embedding"):
+        make(name).backward(losses)

@@ -23,14 +23,14 @@ from tests.balancing.problems import GRAMIAN, JACOBIAN, MANY, SYMMETRIC, UNEQUAL
 @pytest.mark.parametrize("exponent", [-30, -10, 0, 10, 30])
 @pytest.mark.parametrize(("name", "options"), SYMMETRIC)
 def test_weights_of_losses_of_any_size_are_finite(name, options, exponent):
-    balancer = create_balancer(name, "abc", **options)
+    balancer = create_balancer(name, ("a", "b", "c"), **options)
     for factors in ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [1.0, 1.0, 1.0], [2.0, 5.0, 0.1]):
         assert next_weights(balancer, torch.tensor(factors) * 10.0**exponent).isfinite().all()
 
 
 @pytest.mark.parametrize(("name", "options"), [case for case in SYMMETRIC if case[0] != "go4align"])
 def test_weights_of_losses_of_very_different_size_are_finite(name, options):
-    balancer = create_balancer(name, "abc", **options)
+    balancer = create_balancer(name, ("a", "b", "c"), **options)
     for _ in range(3):
         assert next_weights(balancer, torch.tensor([1e-30, 1.0, 1e30])).isfinite().all()
 
@@ -137,7 +137,7 @@ def test_a_single_objective_keeps_its_gradient(name):
 def test_a_single_objective_keeps_its_row():
     j = torch.tensor([[3.0, -4.0, 0.0]], dtype=torch.float64)
     for name, options in (("graddrop", {}), ("trimmed_mean", {"trim": 0}), ("db_mtl", {"beta": 0.0})):
-        assert next_update(create_balancer(name, "a", **options), ones(1), j).tolist() == [3, -4, 0]
-    assert next_update(create_balancer("excess_mtl", "a"), ones(1), j).tolist() == [1]
-    moco = create_balancer("moco", "a", beta=1.0, beta_decay=0.0)
+        assert next_update(create_balancer(name, ("a",), **options), ones(1), j).tolist() == [3, -4, 0]
+    assert next_update(create_balancer("excess_mtl", ("a",)), ones(1), j).tolist() == [1]
+    moco = create_balancer("moco", ("a",), beta=1.0, beta_decay=0.0)
     torch.testing.assert_close(next_update(moco, 2 * ones(1), j), 2 * j[0] / 5)

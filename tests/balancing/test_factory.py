@@ -29,6 +29,16 @@ def test_objectives_must_be_distinct():
         create_balancer("sum", ("a", "a"))
 
 
+@pytest.mark.parametrize(("given", "problem"), [(2, "is no list"), ("ab", "is no list"), ({"a", "b"}, "has no order")])
+def test_objectives_are_an_ordered_list_of_names(given, problem):
+    for make_it in (lambda: create_balancer("pcgrad", given), lambda: PCGrad(given)):
+        with pytest.raises(ValueError, match=rf"pcgrad: objectives must be a list or tuple of names; .* {problem}"):
+            make_it()
+    with pytest.raises(ValueError, match="objectives must be a list or tuple"):
+        create_balancer(["uncertainty", "pcgrad"], given)
+    assert create_balancer("imtl", iter(["a", "b"])).objectives == ("a", "b")
+
+
 def test_unknown_names_come_with_a_suggestion():
     with pytest.raises(ValueError, match="did you mean pcgrad"):
         create_balancer("pcgrd", ("a", "b"))

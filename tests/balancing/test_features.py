@@ -55,7 +55,7 @@ def test_features_that_are_named_twice_count_once(at, name):
     for times in (1, 2):
         net.zero_grad()
         z = net.features(x)
-        given = {"features": [z] * times, "subset": [net.trunk[0].weight] * times}[at]
+        given = {"features": [z] if times == 1 else {"x": z, "y": z}, "subset": [net.trunk[0].weight] * times}[at]
         report = make(name, at=at).backward(net.losses(x, z), **{at: given})
         results.append(net.gradients() | {"gramian": report.gramian})
     assert_close(*results)

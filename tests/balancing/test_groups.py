@@ -145,3 +145,30 @@ def test_a_parameter_in_two_groups_is_refused():
     net, x = Net(OBJECTIVES), inputs()
     with pytest.raises(ValueError, match=r"mgda: a parameter of shape \(8, 5\) is in the groups 'one' and 'two'"):
         create_balancer("mgda", OBJECTIVES).backward(net.losses(x), groups={"one": net.shared(), "two": net.shared()})
+
+
+def test_groups_of_the_objectives_that_are_present():
+    net, alone, x = Net(OBJECTIVES), Net(OBJECTIVES), inputs()
+    report = create_balancer("mgda", OBJECTIVES).backward(
+        net.losses(x) | {"b": None}, groups=group_parameters(net, "layer")
+    )
+    pair = {key: loss for key, loss in alone.losses(x).items() if key != "b"}
+    wanted = create_balancer("mgda", ("a", "c")).backward(pair, groups=group_parameters(alone, "layer"))
+    for name, gradient in alone.gradients().items():
+        torch.testing.assert_close(net.gradients()[name], gradient)
+    for layer, group in wanted.groups.items():
+        torch.testing.assert_close(report.groups[layer].weights[[0, 2]], group.weights)
+        assert report.groups[layer].weights[1].isnan()
+        assert report.groups[layer].conflicts == group.conflicts
+
+
+def test_a_probe_on_the_side_keeps_its_gradient_beside_groups():
+    net, x = Net(OBJECTIVES), inputs()
+    losses = net.losses(x)
+    losses["b"] = net.losses(x, net.features(x).detach())["b"]
+    report = create_balancer("mgda", OBJECTIVES).backward(losses, groups=group_parameters(net, "layer"))
+    pair = Net(OBJECTIVES)
+    wanted = {key: loss for key, loss in pair.losses(x).items() if key != "b"}
+    create_balancer("mgda", ("a", "c")).backward(wanted, groups=group_parameters(pair, "layer"))
+    torch.testing.assert_close(net.trunk[0].weight.grad, pair.trunk[0].weight.grad)
+    assert all(float(group.weights[1]) == 1.0 for group in report.groups.values())

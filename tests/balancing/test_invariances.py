@@ -41,7 +41,7 @@ def test_weights_of_losses_follow_a_permutation(case, size, seed):
 
 @pytest.mark.parametrize("name", [name for name in LOSS if name not in (*UNEQUAL, "tchebycheff")])
 def test_equal_losses_get_equal_weights(name):
-    balancer = create_balancer(name, "abc")
+    balancer = create_balancer(name, ("a", "b", "c"))
     for value in (2.0, 1.0, 1.5):
         w = next_weights(balancer, torch.full((3,), value))
         torch.testing.assert_close(w, w[:1].expand(3))
@@ -65,7 +65,7 @@ def test_direction_ignores_the_scale_of_every_loss(name, options, seed):
     generator = torch.Generator().manual_seed(seed)
     history = torch.rand(4, 3, generator=generator, dtype=torch.float64) + 0.1
     scale = 10 ** (4 * torch.rand(3, generator=generator, dtype=torch.float64) - 2)
-    plain, scaled = (create_balancer(name, "abc", **options) for _ in range(2))
+    plain, scaled = (create_balancer(name, ("a", "b", "c"), **options) for _ in range(2))
     for losses in history:
         w, v = next_weights(plain, losses), next_weights(scaled, losses * scale) * scale
         torch.testing.assert_close(v / v.sum(), w / w.sum(), rtol=1e-4, atol=1e-6)
@@ -74,7 +74,7 @@ def test_direction_ignores_the_scale_of_every_loss(name, options, seed):
 @pytest.mark.parametrize(("name", "options"), [("dwa", {"window": 1}), ("cov_weighting", {}), ("relobralo", {})])
 def test_weights_ignore_the_scale_of_every_loss(name, options):
     history = torch.rand(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.1
-    plain, scaled = (create_balancer(name, "abc", **options) for _ in range(2))
+    plain, scaled = (create_balancer(name, ("a", "b", "c"), **options) for _ in range(2))
     for losses in history:
         torch.testing.assert_close(
             next_weights(scaled, losses * double([1e-3, 1, 1e4])), next_weights(plain, losses), rtol=1e-4, atol=1e-6

@@ -3,6 +3,7 @@
 import warnings
 
 import pytest
+import torch
 
 from tests.balancing.problems import LEARNED, Net, inputs, make, train
 
@@ -14,6 +15,20 @@ def test_forgotten_parameters_are_noticed(name):
         balancer.backward(net.losses(x))
     with pytest.warns(UserWarning, match="balancer.parameters"):
         balancer.backward(net.losses(x))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_fused_optimizer_moves_parameters_without_their_version(name):
+    net, balancer = Net(), make(name)
+    optimizer = torch.optim.Adam(balancer.parameters(), lr=1e-3, fused=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(110):
+            optimizer.zero_grad()
+            balancer.backward(net.losses(inputs(seed=step)))
+            if balancer.observes:
+                balancer.observe(net.losses(inputs(seed=step + 1)))
+            optimizer.step()
 
 
 @pytest.mark.parametrize("name", LEARNED)

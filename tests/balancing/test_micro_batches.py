@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from balancing import balancer_class
+from balancing import BalancingError, ScheduleBalancer, balancer_class
 from tests.balancing.problems import ALL, Net, assert_close, expected, inputs, make, reference_rows, trunk_gradient
+
+#: Methods whose micro-batches wait for the last.
+WAITING = [name for name in ALL if not issubclass(balancer_class(name), ScheduleBalancer)]
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if not balancer_class(n).unbiased])
@@ -73,6 +76,126 @@ def test_micro_batches_may_take_different_paths(name):
     torch.testing.assert_close(parts.weights, report.weights)
     for p, gradient in zip(parameters, wanted, strict=True):
         torch.testing.assert_close(p.grad, gradient)
+
+
+def values(net, x):
+    return torch.stack(list(net.losses(x).values())).detach()
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("name", ALL)
+def test_micro_batches_that_were_given_up_are_no_part_of_the_next_step(name, set_to_none):
+    net, x = Net(), inputs()
+    make(name).backward(net.losses(x))
+    wanted = net.gradients()
+    net.zero_grad()
+    balancer = make(name)
+    balancer.backward(net.losses(100 * x), last=False)
+    net.zero_grad(set_to_none=set_to_none)
+    report = balancer.backward(net.losses(x))
+    torch.testing.assert_close(report.losses, values(net, x))
+    found = net.gradients()
+    assert not any(found.pop(key).any() for key in found.keys() - wanted.keys())
+    assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_a_loss_of_the_next_step_that_comes_first_is_no_sign_of_going_on(name):
+    net, x = Net(), inputs()
+    net.features(x).square().sum().backward()
+    make(name).backward(net.losses(x))
+    wanted = net.gradients()
+    for set_to_none in (True, False):
+        net.zero_grad()
+        balancer = make(name)
+        balancer.backward(net.losses(100 * x), last=False)
+        net.zero_grad(set_to_none=set_to_none)
+        net.features(x).square().sum().backward()
+        balancer.backward(net.losses(x))
+        found = net.gradients()
+        assert not any(found.pop(key).any() for key in found.keys() - wanted.keys())
+        assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("change", ["another backward", "clipping", "nothing", "a zero gradient"])
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("name", [name for name in WAITING if not balancer_class(name).unbiased])
+def test_what_happens_to_gradients_between_micro_batches_keeps_them(name, before, change):
+    net, x = Net(), inputs()
+
+    def steps(balancer, parts):
+        net.zero_grad()
+        if before:
+            net.features(x).square().sum().backward()
+        for i, part in enumerate(parts):
+            losses = {key: loss / len(parts) for key, loss in net.losses(part).items()}
+            balancer.backward(losses, last=i == len(parts) - 1)
+            if i == 0 and change in ("another backward", "a zero gradient"):
+                (net.features(x).sin().sum() * (change == "another backward")).backward()
+            if i == 0 and len(parts) > 1 and change == "clipping":
+                torch.nn.utils.clip_grad_norm_(net.parameters(), 1e9)
+        return net.gradients()
+
+    assert_close(steps(make(name), x.chunk(3)), steps(make(name), [x]))
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_micro_batches_leave_no_gradient_where_there_is_none(name):
+    net, x = Net(), inputs()
+    balancer = make(name, on_nonfinite="skip")
+    balancer.backward(net.losses(x), last=False)
+    losses = net.losses(x)
+    losses["b"] = losses["b"] * float("nan")
+    assert balancer.backward(losses).skipped
+    assert not net.gradients()
+    balancer.backward(net.losses(x), last=False)
+    balancer.discard()
+    assert not net.gradients()
+    chosen = [net.trunk[0].weight, *net.head["a"].parameters()]
+    balancer.backward(net.losses(x), last=False, parameters=chosen)
+    balancer.backward(net.losses(x), parameters=chosen)
+    assert {id(p) for p in net.parameters() if p.grad is not None} <= {id(p) for p in chosen}
+
+
+@pytest.mark.parametrize("name", [*ALL, ["realtime", "mgda"]])
+def test_discarded_micro_batches_are_forgotten(name):
+    net, x = Net(), inputs()
+    make(name).backward(net.losses(x))
+    wanted = net.gradients()
+    net.zero_grad()
+    balancer = make(name)
+    balancer.backward(net.losses(100 * x), last=False)
+    balancer.discard()
+    net.zero_grad()
+    report = balancer.backward(net.losses(x))
+    torch.testing.assert_close(report.losses, values(net, x))
+    assert_close(net.gradients(), wanted)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", ["mgda", "realtime"])
+def test_a_step_while_micro_batches_wait_is_an_error(name, fused):
+    net, x = Net(), inputs()
+    balancer, optimizer = make(name), torch.optim.AdamW(net.parameters(), fused=fused)
+    for delete in (False, True):
+        balancer.backward(net.losses(x), last=False)
+        optimizer.step()
+        if delete:
+            optimizer.zero_grad()
+        with pytest.raises(BalancingError, match=rf"{name}: parameters changed while 1 micro-batch.*discard\(\)"):
+            balancer.backward(net.losses(x))
+        net.zero_grad()
+    report = balancer.backward(net.losses(x))
+    torch.testing.assert_close(report.losses, values(net, x))
+
+
+def test_gradients_that_someone_replaced_between_micro_batches_are_an_error():
+    net, x, balancer = Net(), inputs(), make("mgda")
+    balancer.backward(net.losses(x), last=False)
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(BalancingError, match=r"mgda: .grad changed while 1 micro-batch.*discard\(\)"):
+        balancer.backward(net.losses(x))
 
 
 @pytest.mark.parametrize("name", ["sum", "mgda"])

@@ -138,7 +138,7 @@ def test_ema_smooths_weights_over_steps():
 @pytest.mark.parametrize("name", [name for name in ALL if balancer_class(name).remembers])
 def test_methods_that_keep_gradients_measure_them_at_parameters(name):
     with pytest.raises(ValueError, match=f"{name}: keeps gradients from step to step, so at='features' has no meaning"):
-        create_balancer(name, "ab", at="features")
+        create_balancer(name, ("a", "b"), at="features")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from balancing import PCGrad, create_balancer
+from balancing.state import decode
 
 
 @pytest.mark.parametrize(("old", "new"), [("every", "update_every"), ("ema", "weight_ema")])
@@ -14,6 +15,7 @@ def test_an_earlier_name_of_an_option_is_one_message_with_the_new_one(old, new):
         PCGrad(("a", "b"), **{old: 2})
 
 
+NAMES = ("method", "objectives", "options", "before")
 FORMER = {"cache.weights": "held", "cache.heads": "held_first"}
 
 
@@ -23,6 +25,8 @@ def in_former_names(state, nested):
     for key, value in state.items():
         part, _, name = key.rpartition("_balancer.") if nested else ("gradient", "", key)
         name = FORMER.get(name, name)
+        if name == "_extra_state":  # a mapping, without names
+            value = {key: entry for key, entry in decode(value).items() if key not in NAMES}
         if part == "gradient":
             former[name] = value
         elif part == "loss" and name != "held_first":

@@ -12,7 +12,9 @@ from tests.balancing.problems import Net
 @pytest.mark.parametrize("primary", [(), ("a",), ("b", "c")])
 def test_auto_lambda_gradient_equals_double_backward(primary, preference):
     net, (train, validation) = Net(), batches()
-    balancer = create_balancer("auto_lambda", "abc", primary=primary, radius=1e-4, preference=preference).double()
+    balancer = create_balancer(
+        "auto_lambda", ("a", "b", "c"), primary=primary, radius=1e-4, preference=preference
+    ).double()
     p = balancer.preference
     with torch.no_grad():
         balancer.alpha.copy_(torch.tensor([0.1, 0.3, 0.02]))
@@ -26,7 +28,7 @@ def test_auto_lambda_gradient_equals_double_backward(primary, preference):
 
 def test_published_radius_is_close_to_double_backward():
     net, (train, validation) = Net(), batches()
-    balancer = create_balancer("auto_lambda", "abc").double()
+    balancer = create_balancer("auto_lambda", ("a", "b", "c")).double()
     weights = balancer.alpha.detach().clone().requires_grad_()
     (wanted,) = torch.autograd.grad(after_a_step(net, train, validation, weights, LR).sum(), weights)
     balancer.meta_backward(net, train, validation, lr=LR)
@@ -36,7 +38,7 @@ def test_published_radius_is_close_to_double_backward():
 def test_dropout_masks_are_the_same_in_every_look():
     net, (train, validation) = Noisy(), batches()
     torch.manual_seed(3)
-    balancer = create_balancer("auto_lambda", "abc", radius=1e-4).double()
+    balancer = create_balancer("auto_lambda", ("a", "b", "c"), radius=1e-4).double()
     balancer.meta_backward(net, train, validation, lr=1e-3)
     weights = torch.full((3,), 0.1, dtype=torch.float64, requires_grad=True)
 
@@ -61,7 +63,7 @@ def test_auto_lambda_tells_a_useless_auxiliary_from_a_useful_one():
 
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="auto_lambda: unknown objective 'd'"):
-        create_balancer("auto_lambda", "abc", primary=("d",))
+        create_balancer("auto_lambda", ("a", "b", "c"), primary=("d",))
     for arguments in ({"radius": 0.0},):
         with pytest.raises(ValueError, match="auto_lambda: radius"):
-            create_balancer("auto_lambda", "abc", **arguments)
+            create_balancer("auto_lambda", ("a", "b", "c"), **arguments)

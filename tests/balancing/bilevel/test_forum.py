@@ -16,7 +16,7 @@ def test_forum_direction_keeps_its_constraint(rho, binding):
     net = Net()
     train = closure(inputs(seed=1)) if binding else batches()[0]
     validation = batches()[1] if binding else train  # alone, the same losses make progress on the constraint
-    balancer = create_balancer("forum", "abc", rho=rho, inner_steps=3).double()
+    balancer = create_balancer("forum", ("a", "b", "c"), rho=rho, inner_steps=3).double()
     balancer.meta_backward(net, train, validation, lr=1e-4)
     losses, upper = stacked(train(net)), stacked(validation(net))
     parameters = list(net.parameters())
@@ -79,13 +79,13 @@ def test_constrained_weights_satisfy_the_optimality_conditions(size, length):
 
 def test_forum_averages_multipliers_over_epochs():
     net, (train, validation) = Net(), batches()
-    balancer = create_balancer("forum", "abc")
+    balancer = create_balancer("forum", ("a", "b", "c"))
     balancer.meta_backward(net, train, validation, lr=1e-4)
     first = balancer.multipliers.clone()
     assert first.sum() == pytest.approx(1)
     balancer.next_epoch()
     other = batches(step=3)
-    fresh = create_balancer("forum", "abc")
+    fresh = create_balancer("forum", ("a", "b", "c"))
     fresh.meta_backward(net, *other, lr=1e-4)
     balancer.meta_backward(net, *other, lr=1e-4)
     torch.testing.assert_close(balancer.multipliers, first + 2**-0.75 * (fresh.multipliers - first))
@@ -94,4 +94,4 @@ def test_forum_averages_multipliers_over_epochs():
 def test_arguments_are_checked():
     for arguments in ({"rho": 0.0}, {"inner_steps": 0}, {"inner_lr": -1.0}):
         with pytest.raises(ValueError, match=f"forum: {next(iter(arguments))}"):
-            create_balancer("forum", "abc", **arguments)
+            create_balancer("forum", ("a", "b", "c"), **arguments)

@@ -12,7 +12,7 @@ from tests.balancing.problems import Net
 @pytest.mark.parametrize("scale", ["paper", "sum"])
 def test_moml_gradient_is_the_min_norm_point_of_double_backwards(scale):
     net, (train, validation) = Net(), batches(step=3)
-    balancer = create_balancer("moml", "abc", scale=scale).double()
+    balancer = create_balancer("moml", ("a", "b", "c"), scale=scale).double()
     with torch.no_grad():
         balancer.alpha.copy_(torch.tensor([0.5, -1.0, 0.2]))
     alpha = balancer.alpha.detach().clone().requires_grad_()

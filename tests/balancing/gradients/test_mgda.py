@@ -10,7 +10,7 @@ from tests.balancing.formulas import CONFLICT, double, random_gramian
 
 
 def test_known_case_of_mgda():
-    assert create_balancer("mgda", "ab").compute_weights(
+    assert create_balancer("mgda", ("a", "b")).compute_weights(
         double([1.0, 4.0]), CONFLICT @ CONFLICT.T
     ).tolist() == pytest.approx([0.6, 0.4], abs=1e-12)
 
@@ -41,7 +41,7 @@ def test_mgda_direction_conflicts_with_nobody(size, seed):
 def test_mgda_preference_sets_the_ratio_of_progress():
     torch.manual_seed(0)
     j = torch.eye(3, 6, dtype=torch.float64) + 0.1 * torch.randn(3, 6, dtype=torch.float64)
-    balancer = create_balancer("mgda", "abc", preference={"a": 4.0})
+    balancer = create_balancer("mgda", ("a", "b", "c"), preference={"a": 4.0})
     w = balancer.effective_weights(torch.ones(3, dtype=torch.float64), j @ j.T)
     progress = j @ (w @ j)
     torch.testing.assert_close(progress / progress[1], torch.tensor([4.0, 1.0, 1.0], dtype=torch.float64))
@@ -51,4 +51,4 @@ def test_mgda_preference_sets_the_ratio_of_progress():
 @pytest.mark.parametrize("options", [{"iterations": 0}, {"tolerance": -1.0}, {"solver": "cvxpy"}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="mgda"):
-        create_balancer("mgda", "ab", **options)
+        create_balancer("mgda", ("a", "b"), **options)

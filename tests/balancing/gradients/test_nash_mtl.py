@@ -36,6 +36,6 @@ def test_nash_divides_progress_by_power(size, seed):
 
 
 def test_published_limit_of_nash_is_an_option():
-    balancer, gramian = create_balancer("nash_mtl", "ab", max_norm=1), CONFLICT @ CONFLICT.T
+    balancer, gramian = create_balancer("nash_mtl", ("a", "b"), max_norm=1), CONFLICT @ CONFLICT.T
     w = shorten(balancer.effective_weights(torch.ones(2), gramian), gramian, max_norm=1)
     assert w.tolist() == pytest.approx([0.418226, 0.287843], abs=1e-6)

@@ -16,7 +16,10 @@ def test_pareto_mtl_reaches_the_point_that_its_ray_asks_for():
     a = torch.ones(2, dtype=torch.float64)
     reached = []
     for index in range(5):
-        balancer, x = create_balancer("pareto_mtl", "ab", index=index), torch.tensor([0.3, -0.8], dtype=torch.float64)
+        balancer, x = (
+            create_balancer("pareto_mtl", ("a", "b"), index=index),
+            torch.tensor([0.3, -0.8], dtype=torch.float64),
+        )
         for _ in range(600):
             j = 2 * torch.stack([x - a, x + a])
             losses = torch.stack([(x - a).square().sum(), (x + a).square().sum()])
@@ -27,7 +30,7 @@ def test_pareto_mtl_reaches_the_point_that_its_ray_asks_for():
 
 
 def test_pareto_mtl_first_looks_for_its_part_alone_and_then_guards_it():
-    balancer = create_balancer("pareto_mtl", "ab", rays=[[1, 0], [0, 1]], index=1)
+    balancer = create_balancer("pareto_mtl", ("a", "b"), rays=[[1, 0], [0, 1]], index=1)
     g = torch.eye(2, dtype=torch.float64)
     outside, inside = torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0])
     assert balancer.compute_weights(outside, g).tolist() == pytest.approx([1, -1])
@@ -35,13 +38,13 @@ def test_pareto_mtl_first_looks_for_its_part_alone_and_then_guards_it():
     guarding = balancer.compute_weights(outside, g)  # the point shortest among g_1, g_2 and g_1 - g_2
     assert float(guarding.abs().sum()) == pytest.approx(2)
     assert guarding[0] > guarding[1]
-    late = create_balancer("pareto_mtl", "ab", rays=[[1, 0], [0, 1]], index=1)
+    late = create_balancer("pareto_mtl", ("a", "b"), rays=[[1, 0], [0, 1]], index=1)
     late.epoch = 2
     torch.testing.assert_close(late.compute_weights(outside, g), guarding)
 
 
 def test_pareto_mtl_preference_scales_the_losses():
-    balancer = create_balancer("pareto_mtl", "ab", rays=[[1, 0], [0, 1]], index=1, preference={"b": 3.0})
+    balancer = create_balancer("pareto_mtl", ("a", "b"), rays=[[1, 0], [0, 1]], index=1, preference={"b": 3.0})
     assert balancer.compute_weights(torch.tensor([2.0, 1.0]), torch.eye(2, dtype=torch.float64)).min() > 0
 
 

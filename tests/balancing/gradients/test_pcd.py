@@ -35,14 +35,14 @@ def test_pcd_prefers_the_primary_where_promises_cannot_be_kept():
 
 
 def test_pcd_remembers_the_usual_lengths():
-    balancer = create_balancer("pcd", "ab", beta=0.5, tau=1.0)
+    balancer = create_balancer("pcd", ("a", "b"), beta=0.5, tau=1.0)
     losses, g = torch.ones(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
     assert balancer.compute_weights(losses, g).tolist() == pytest.approx([0.5**0.5, 0.5**0.5])
     # the mean of squared lengths is (0.5 + 2 * 4) / (0.5 + 1) of b's, 1 of a's: ||h_b||^2 = 4 / 3
     w = balancer.compute_weights(losses, g * torch.tensor([1.0, 4.0]))
     progress = w * torch.tensor([1.0, 2.0])
     assert float(progress[1] / progress[0]) == pytest.approx((4 / 3) ** 0.5)
-    fresh = create_balancer("pcd", "ab", beta=0.5, tau=1.0)
+    fresh = create_balancer("pcd", ("a", "b"), beta=0.5, tau=1.0)
     fresh.load_state_dict(balancer.state_dict())
     assert torch.equal(fresh.compute_weights(losses, g), balancer.compute_weights(losses, g))
 

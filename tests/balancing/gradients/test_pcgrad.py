@@ -10,7 +10,7 @@ LOSSES = torch.tensor([1.0, 4.0], dtype=torch.float64)
 
 
 def test_known_case_of_pcgrad():
-    w = create_balancer("pcgrad", "ab").compute_weights(LOSSES, CONFLICT @ CONFLICT.T)
+    w = create_balancer("pcgrad", ("a", "b")).compute_weights(LOSSES, CONFLICT @ CONFLICT.T)
     assert w.tolist() == pytest.approx([2.2222222222, 1.5789473684], abs=1e-9)
 
 
@@ -39,18 +39,24 @@ def test_pcgrad_equals_projection_of_the_vectors(size):
 
 def test_pcgrad_orders_are_uniform():
     g = -torch.ones(3, 3, dtype=torch.float64) + 2 * torch.eye(3, dtype=torch.float64)
-    balancer = create_balancer("pcgrad", "abc")
+    balancer = create_balancer("pcgrad", ("a", "b", "c"))
     distinct = {tuple(round(v, 9) for v in balancer.compute_weights(torch.ones(3), g).tolist()) for _ in range(200)}
     assert len(distinct) > 1
 
 
 def test_pcgrad_leaves_agreeing_and_zero_gradients_alone():
-    assert create_balancer("pcgrad", "ab").compute_weights(LOSSES, gramian_of([[1, 0], [1, 1]])).tolist() == [1, 1]
-    assert create_balancer("pcgrad", "ab").compute_weights(LOSSES, gramian_of([[0, 0], [1, 1]])).tolist() == [1, 1]
+    assert create_balancer("pcgrad", ("a", "b")).compute_weights(LOSSES, gramian_of([[1, 0], [1, 1]])).tolist() == [
+        1,
+        1,
+    ]
+    assert create_balancer("pcgrad", ("a", "b")).compute_weights(LOSSES, gramian_of([[0, 0], [1, 1]])).tolist() == [
+        1,
+        1,
+    ]
 
 
 def test_pcgrad_preference_scales_the_gradients_before_projection():
     j = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
     p = torch.tensor([1.5, 0.5], dtype=torch.float64)
-    w = create_balancer("pcgrad", "ab", preference={"a": 3, "b": 1}).effective_weights(LOSSES, j @ j.T)
+    w = create_balancer("pcgrad", ("a", "b"), preference={"a": 3, "b": 1}).effective_weights(LOSSES, j @ j.T)
     torch.testing.assert_close(w @ j, pcgrad_by_vectors(p[:, None] * j, [[1], [0]]))

@@ -122,7 +122,9 @@ def test_loading_forgets_what_the_saved_aggregator_did_not_know():
     pytest.importorskip("torchjd")
     losses, rows = torch.ones(3), torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
     arguments = {"n_warmup_steps": 2}
-    balancer, other = (create_balancer("torchjd", "abc", aggregator="ExcessMTL", arguments=arguments) for _ in range(2))
+    balancer, other = (
+        create_balancer("torchjd", ("a", "b", "c"), aggregator="ExcessMTL", arguments=arguments) for _ in range(2)
+    )
     unused = copy.deepcopy(balancer.state_dict())
     balancer.compute_weights(losses, rows)
     warming = copy.deepcopy(balancer.state_dict())
@@ -182,7 +184,7 @@ def test_options_apply():
 def test_what_does_not_fit_is_said_at_once(aggregator, arguments, message):
     pytest.importorskip("torchjd")
     with pytest.raises(ValueError, match=message):
-        create_balancer("torchjd", "abc", aggregator=aggregator, arguments=arguments)
+        create_balancer("torchjd", ("a", "b", "c"), aggregator=aggregator, arguments=arguments)
 
 
 def test_a_failing_aggregator_is_named(monkeypatch):
@@ -196,4 +198,4 @@ def test_a_failing_aggregator_is_named(monkeypatch):
 def test_without_torchjd_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchjd", None)
     with pytest.raises(ValueError, match=r'not installed; pip install "mozoo\[torchjd\]"'):
-        create_balancer("torchjd", "ab")
+        create_balancer("torchjd", ("a", "b"))

@@ -13,7 +13,7 @@ from tests.balancing.problems import Net, inputs
 def test_conflict_free_momentum_of_one_objective_is_adam():
     parameter = torch.nn.Parameter(torch.zeros(6, dtype=torch.float64))
     optimizer = torch.optim.Adam([parameter], lr=1.0, eps=1e-8)
-    balancer = create_balancer("conflict_free_momentum", "a")
+    balancer = create_balancer("conflict_free_momentum", ("a",))
     for step in range(8):
         gradient = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
         before, parameter.grad = parameter.detach().clone(), gradient
@@ -22,7 +22,7 @@ def test_conflict_free_momentum_of_one_objective_is_adam():
 
 
 def test_conflict_free_momentum_equals_the_formulas():
-    balancer = create_balancer("conflict_free_momentum", "abc", preference={"a": 2.0})
+    balancer = create_balancer("conflict_free_momentum", ("a", "b", "c"), preference={"a": 2.0})
     m, turns, t = torch.zeros(3, 9, dtype=torch.float64), [0, 0, 0], 0
     previous, second = torch.zeros(9, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)
     for step in range(10):
@@ -46,7 +46,7 @@ def test_conflict_free_momentum_equals_the_formulas():
 def test_conflict_free_momentum_forgets_in_half_precision_too():
     lengths = []
     for dtype in (torch.float32, torch.bfloat16):
-        p, balancer = nn.Parameter(torch.ones(20, dtype=dtype)), create_balancer("conflict_free_momentum", "ab")
+        p, balancer = nn.Parameter(torch.ones(20, dtype=dtype)), create_balancer("conflict_free_momentum", ("a", "b"))
         for step in range(1000):
             p.grad = None
             size = 1.0 if step < 20 else 0.05
@@ -76,4 +76,4 @@ def test_conflict_free_momentum_differentiates_one_objective_per_step():
 )
 def test_wrong_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        create_balancer("conflict_free_momentum", "ab", **options)
+        create_balancer("conflict_free_momentum", ("a", "b"), **options)

@@ -38,7 +38,7 @@ def test_db_mtl_sees_gradients_of_log_losses():
             wanted = logs["a" if ".a." in key else "b"][key]
         torch.testing.assert_close(gradient, wanted, rtol=1e-6, atol=1e-9)
     with pytest.raises(ValueError, match="db_mtl: takes logarithms of the losses, so sum before it has no meaning"):
-        create_balancer("db_mtl", "ab", before="sum")
+        create_balancer("db_mtl", ("a", "b"), before="sum")
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_db_mtl_sees_gradients_of_log_losses():
 )
 def test_wrong_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        create_balancer("db_mtl", "ab", **options)
+        create_balancer("db_mtl", ("a", "b"), **options)

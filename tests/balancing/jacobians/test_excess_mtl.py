@@ -23,7 +23,7 @@ def test_excess_mtl_equals_the_formulas():
 
 
 def test_excess_mtl_changes_nothing_if_all_grow_alike():
-    balancer = create_balancer("excess_mtl", "ab", eta=1.0)
+    balancer = create_balancer("excess_mtl", ("a", "b"), eta=1.0)
     j = 100 * CONFLICT
     assert next_update(balancer, ones(2), j).tolist() == [1, 1]
     assert next_update(balancer, ones(2), j).tolist() == pytest.approx([1, 1])  # e / e(0) is 1 / sqrt(2) for both
@@ -32,7 +32,7 @@ def test_excess_mtl_changes_nothing_if_all_grow_alike():
 
 
 def test_excess_mtl_waits_for_the_first_gradient_that_is_not_zero():
-    balancer = create_balancer("excess_mtl", "ab", eta=1.0)
+    balancer = create_balancer("excess_mtl", ("a", "b"), eta=1.0)
     zero = torch.stack([CONFLICT[0], torch.zeros(3, dtype=torch.float64)])
     assert next_update(balancer, ones(2), zero).tolist() == [1, 1]
     w = next_update(balancer, ones(2), CONFLICT)
@@ -42,4 +42,4 @@ def test_excess_mtl_waits_for_the_first_gradient_that_is_not_zero():
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="excess_mtl: eta must not be negative"):
-        create_balancer("excess_mtl", "ab", eta=-1.0)
+        create_balancer("excess_mtl", ("a", "b"), eta=-1.0)

@@ -8,7 +8,7 @@ from tests.balancing.formulas import CONFLICT, names, next_update, ones, rows
 
 
 def test_known_case_of_graddrop():
-    assert next_update(create_balancer("graddrop", "ab"), ones(2), CONFLICT).tolist() == [-4, 2, 2]
+    assert next_update(create_balancer("graddrop", ("a", "b")), ones(2), CONFLICT).tolist() == [-4, 2, 2]
 
 
 def test_graddrop_equals_the_formula():
@@ -27,7 +27,7 @@ def test_graddrop_equals_the_formula():
 
 def test_graddrop_keeps_the_sum_where_signs_agree_and_its_mean_elsewhere():
     j = torch.cat([rows("random", 3).abs(), rows("random", 3)], dim=1)
-    balancer = create_balancer("graddrop", "abc")
+    balancer = create_balancer("graddrop", ("a", "b", "c"))
     updates = torch.stack([next_update(balancer, ones(3), j) for _ in range(4000)])
     torch.testing.assert_close(updates[:, :9], j.sum(0)[:9].expand(4000, 9))
     positive, negative = j.clamp(min=0).sum(0), -j.clamp(max=0).sum(0)
@@ -48,4 +48,4 @@ def test_agreement_with_torchjd(seed):
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="graddrop: leak must be between 0 and 1"):
-        create_balancer("graddrop", "ab", leak={"a": 1.5})
+        create_balancer("graddrop", ("a", "b"), leak={"a": 1.5})

@@ -39,4 +39,4 @@ def test_moco_equals_the_formulas(rescale):
 )
 def test_wrong_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        create_balancer("moco", "ab", **options)
+        create_balancer("moco", ("a", "b"), **options)

@@ -16,7 +16,7 @@ from tests.balancing.problems import check_turns
     ],
 )
 def test_alternating_gives_each_objective_its_turn(options, expected):
-    balancer = create_balancer("alternating", "abc", **options)
+    balancer = create_balancer("alternating", ("a", "b", "c"), **options)
     trained = ""
     for _ in expected:
         w = balancer.compute_weights(torch.ones(3))
@@ -28,7 +28,7 @@ def test_alternating_gives_each_objective_its_turn(options, expected):
 
 
 def test_alternating_by_epoch_ignores_steps():
-    balancer = create_balancer("alternating", "abc", unit="epoch", period=2)
+    balancer = create_balancer("alternating", ("a", "b", "c"), unit="epoch", period=2)
     turns = []
     for _ in range(7):
         turns.append(balancer.active()[0])
@@ -38,10 +38,10 @@ def test_alternating_by_epoch_ignores_steps():
 
 
 def test_heads_that_take_no_part_get_no_gradient():
-    check_turns(create_balancer("alternating", "abc"), "abc")
+    check_turns(create_balancer("alternating", ("a", "b", "c")), "abc")
 
 
 @pytest.mark.parametrize("options", [{"order": ["a"]}, {"order": ["a", "b", "x"]}, {"period": 0}, {"unit": "hour"}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="alternating"):
-        create_balancer("alternating", "ab", **options)
+        create_balancer("alternating", ("a", "b"), **options)

@@ -16,7 +16,7 @@ def test_cosmos_is_the_derivative_of_its_formula():
 
 
 def test_cosmos_shows_the_ray_that_the_coming_step_uses():
-    balancer = create_balancer("cosmos", "ab", alpha=1.0, penalty=0.0)
+    balancer = create_balancer("cosmos", ("a", "b"), alpha=1.0, penalty=0.0)
     rays = []
     for _ in range(400):
         ray = balancer.draw()
@@ -30,15 +30,15 @@ def test_cosmos_shows_the_ray_that_the_coming_step_uses():
 
 
 def test_cosmos_draws_around_the_preference():
-    balancer = create_balancer("cosmos", "ab", alpha=5.0, penalty=0.0, preference={"a": 3.0})
+    balancer = create_balancer("cosmos", ("a", "b"), alpha=5.0, penalty=0.0, preference={"a": 3.0})
     mean = torch.stack([next_weights(balancer, torch.ones(2)) for _ in range(400)]).mean(0)
     torch.testing.assert_close(mean, torch.tensor([0.75, 0.25]), rtol=0, atol=0.03)
 
 
 def test_cosmos_remembers_a_ray_that_was_drawn():
-    balancer = create_balancer("cosmos", "ab", alpha=1.0)
+    balancer = create_balancer("cosmos", ("a", "b"), alpha=1.0)
     ray = balancer.draw()
-    fresh = create_balancer("cosmos", "ab", alpha=1.0, seed=9)
+    fresh = create_balancer("cosmos", ("a", "b"), alpha=1.0, seed=9)
     fresh.load_state_dict(balancer.state_dict())
     assert torch.equal(fresh.draw(), ray)
 
@@ -46,4 +46,4 @@ def test_cosmos_remembers_a_ray_that_was_drawn():
 @pytest.mark.parametrize("options", [{"penalty": -1.0}, {"alpha": 0.0}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="cosmos"):
-        create_balancer("cosmos", "ab", **options)
+        create_balancer("cosmos", ("a", "b"), **options)

@@ -8,7 +8,7 @@ from tests.balancing.formulas import double, next_weights
 
 def test_cov_weighting_follows_the_coefficients_of_variation():
     history = [[1, 10], [2, 9], [1.5, 9.5], [4, 8]]
-    balancer = create_balancer("cov_weighting", "ab")
+    balancer = create_balancer("cov_weighting", ("a", "b"))
     ratios = []
     for t, losses in enumerate(history):
         weights = next_weights(balancer, double(losses))
@@ -20,5 +20,5 @@ def test_cov_weighting_follows_the_coefficients_of_variation():
 
 
 def test_cov_weighting_of_constant_losses_is_equal():
-    balancer = create_balancer("cov_weighting", "ab")
+    balancer = create_balancer("cov_weighting", ("a", "b"))
     assert [next_weights(balancer, double([1, 2])).tolist() for _ in range(3)] == [[0.5, 0.5]] * 3

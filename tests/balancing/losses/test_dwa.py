@@ -8,7 +8,7 @@ from tests.balancing.formulas import double, next_weights
 
 
 def test_dwa_compares_the_last_epoch_with_the_one_before():
-    balancer = create_balancer("dwa", "ab", temperature=0.5)
+    balancer = create_balancer("dwa", ("a", "b"), temperature=0.5)
     epochs = [[[4, 10], [2, 20]], [[3, 9], [1, 3]], [[1, 6], [1, 0.1]]]
     for losses in epochs[:2]:
         for step in losses:
@@ -24,7 +24,7 @@ def test_dwa_compares_the_last_epoch_with_the_one_before():
 
 def test_dwa_compares_the_last_steps_with_those_before():
     history = [[4, 10], [2, 20], [3, 9], [1, 3], [1, 6], [7, 8]]
-    balancer = create_balancer("dwa", "ab", window=2)
+    balancer = create_balancer("dwa", ("a", "b"), window=2)
     for t, losses in enumerate(history):
         weights = next_weights(balancer, double(losses))
         if t < 3:
@@ -35,7 +35,7 @@ def test_dwa_compares_the_last_steps_with_those_before():
 
 
 def test_dwa_skips_epochs_without_a_step():
-    balancer = create_balancer("dwa", "ab")
+    balancer = create_balancer("dwa", ("a", "b"))
     for losses in ([4, 4], [2, 4]):
         balancer.next_epoch()
         balancer.next_epoch()
@@ -45,7 +45,7 @@ def test_dwa_skips_epochs_without_a_step():
 
 
 def test_dwa_names_a_loss_whose_mean_is_zero():
-    balancer = create_balancer("dwa", "ab", window=1)
+    balancer = create_balancer("dwa", ("a", "b"), window=1)
     with pytest.raises(BalancingError, match=r"dwa.*'b'"):
         next_weights(balancer, double([1, 0]))
 
@@ -53,4 +53,4 @@ def test_dwa_names_a_loss_whose_mean_is_zero():
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"window": 0}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="dwa"):
-        create_balancer("dwa", "ab", **options)
+        create_balancer("dwa", ("a", "b"), **options)

@@ -14,7 +14,7 @@ def test_famo_equals_a_loop_written_by_hand():
     def losses_at(x):
         return scales * ((x - targets) ** 2).sum(1)
 
-    balancer = create_balancer("famo", "ab", gamma=gamma).double()
+    balancer = create_balancer("famo", ("a", "b"), gamma=gamma).double()
     mine = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     own = torch.optim.Adam(balancer.parameters(), lr=0.025)
     outer = torch.optim.SGD([mine], lr=0.05)
@@ -47,7 +47,7 @@ def test_famo_equals_a_loop_written_by_hand():
 
 
 def test_famo_weights_sum_to_one_and_subtract_the_bound():
-    balancer = create_balancer("famo", "ab", lower={"a": -1.0})
+    balancer = create_balancer("famo", ("a", "b"), lower={"a": -1.0})
     with torch.no_grad():
         balancer.logits.copy_(torch.tensor([0.3, -0.4]))
     z = torch.softmax(double([0.3, -0.4]), 0)
@@ -60,7 +60,7 @@ def test_famo_weights_sum_to_one_and_subtract_the_bound():
 
 
 def test_famo_learns_from_a_step_once():
-    balancer = create_balancer("famo", "ab", gamma=0.0)
+    balancer = create_balancer("famo", ("a", "b"), gamma=0.0)
     balancer.update(double([1, 1]))
     assert balancer.logits.grad is None
     next_weights(balancer, double([2, 2]))
@@ -72,9 +72,9 @@ def test_famo_learns_from_a_step_once():
 
 
 def test_famo_remembers_what_it_is_to_compare_with():
-    balancer = create_balancer("famo", "ab")
+    balancer = create_balancer("famo", ("a", "b"))
     next_weights(balancer, double([2, 3]))
-    fresh = create_balancer("famo", "ab")
+    fresh = create_balancer("famo", ("a", "b"))
     fresh.load_state_dict(balancer.state_dict())
     for one in (balancer, fresh):
         with torch.no_grad():
@@ -85,4 +85,4 @@ def test_famo_remembers_what_it_is_to_compare_with():
 @pytest.mark.parametrize("options", [{"gamma": -1.0}, {"lower": {"x": 1.0}}, {"gamma": float("nan")}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="famo"):
-        create_balancer("famo", "ab", **options)
+        create_balancer("famo", ("a", "b"), **options)

@@ -16,4 +16,4 @@ def test_fixed_uses_what_it_is_given():
 )
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="fixed"):
-        create_balancer("fixed", "ab", **options)
+        create_balancer("fixed", ("a", "b"), **options)

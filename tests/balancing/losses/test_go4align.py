@@ -14,8 +14,8 @@ from tests.balancing.formulas import double, loss_weights, next_weights
 
 def test_go4align_without_groups_and_with_one():
     separate, together = (
-        create_balancer("go4align", "abc", groups=3, eta=0.1),
-        create_balancer("go4align", "abc", groups=1, eta=0.1),
+        create_balancer("go4align", ("a", "b", "c"), groups=3, eta=0.1),
+        create_balancer("go4align", ("a", "b", "c"), groups=1, eta=0.1),
     )
     p = torch.full((3,), 1 / 3, dtype=torch.float64)
     for losses in (double([1, 2, 5]), double([0.5, 3, 2])):
@@ -55,4 +55,4 @@ def test_go4align_says_when_its_weights_cannot_be_represented():
 @pytest.mark.parametrize("options", [{"groups": 0}, {"eta": -1.0}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="go4align"):
-        create_balancer("go4align", "ab", **options)
+        create_balancer("go4align", ("a", "b"), **options)

@@ -8,7 +8,7 @@ from tests.balancing.formulas import double, next_weights
 
 
 def test_group_dro_multiplies_its_weights():
-    balancer = create_balancer("group_dro", "ab", eta=0.3)
+    balancer = create_balancer("group_dro", ("a", "b"), eta=0.3)
     share = double([0.5, 0.5])
     for losses in (double([1, 2]), double([3, 0.5]), double([0, 4])):
         share = share * torch.exp(0.3 * losses)
@@ -19,4 +19,4 @@ def test_group_dro_multiplies_its_weights():
 @pytest.mark.parametrize("options", [{"eta": 0.0}, {"eta": float("inf")}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="group_dro"):
-        create_balancer("group_dro", "ab", **options)
+        create_balancer("group_dro", ("a", "b"), **options)

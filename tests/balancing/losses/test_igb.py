@@ -9,7 +9,7 @@ from tests.balancing.formulas import double, next_weights
 
 def test_igb_measures_the_first_epoch_or_the_first_steps():
     for options in ({}, {"window": 2}):
-        balancer = create_balancer("igb", "ab", **options)
+        balancer = create_balancer("igb", ("a", "b"), **options)
         assert next_weights(balancer, double([2, 10])).tolist() == [0.5, 0.1]
         assert next_weights(balancer, double([4, 30])).tolist() == pytest.approx([0.25, 1 / 30])
         balancer.next_epoch()
@@ -19,7 +19,7 @@ def test_igb_measures_the_first_epoch_or_the_first_steps():
 
 
 def test_igb_that_joins_late_takes_its_first_losses():
-    balancer = create_balancer("igb", "ab")
+    balancer = create_balancer("igb", ("a", "b"))
     balancer.epoch = 3
     next_weights(balancer, double([2, 10]))
     expected = 2 * torch.softmax(double([0.5, 2]), 0) / double([1, 20])
@@ -28,4 +28,4 @@ def test_igb_that_joins_late_takes_its_first_losses():
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="igb"):
-        create_balancer("igb", "ab", window=0)
+        create_balancer("igb", ("a", "b"), window=0)

@@ -33,4 +33,4 @@ def test_pbi_prefers_a_smaller_loss_for_a_higher_priority():
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="pbi"):
-        create_balancer("pbi", "ab", theta=-1.0)
+        create_balancer("pbi", ("a", "b"), theta=-1.0)

@@ -39,4 +39,4 @@ def test_limits_of_the_power_mean():
 @pytest.mark.parametrize("options", [{"gamma": math.nan}, {"log_losses": True}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="power_mean"):
-        create_balancer("power_mean", "ab", **options)
+        create_balancer("power_mean", ("a", "b"), **options)

@@ -20,4 +20,4 @@ def test_prior_loss_asks_for_the_priors():
 @pytest.mark.parametrize("options", [{"prior_losses": {"a": 1.0}}, {"prior_losses": {"a": 0.0, "b": 1.0}}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="prior_loss"):
-        create_balancer("prior_loss", "ab", **options)
+        create_balancer("prior_loss", ("a", "b"), **options)

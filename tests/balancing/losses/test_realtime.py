@@ -20,4 +20,4 @@ def test_realtime_is_the_gradient_of_the_log_losses():
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="realtime"):
-        create_balancer("realtime", "ab", eps=0.0)
+        create_balancer("realtime", ("a", "b"), eps=0.0)

@@ -9,7 +9,7 @@ from tests.balancing.formulas import double, next_weights
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 1.0])
 def test_relobralo_looks_back_now_and_then(keep):
-    balancer = create_balancer("relobralo", "ab", temperature=0.8, alpha=0.7, keep=keep, seed=3)
+    balancer = create_balancer("relobralo", ("a", "b"), temperature=0.8, alpha=0.7, keep=keep, seed=3)
     generator = torch.Generator().manual_seed(3)
     history = [double([4, 1]), double([3, 2]), double([2, 2]), double([2.5, 1])]
     w = torch.ones(2, dtype=torch.float64)
@@ -24,4 +24,4 @@ def test_relobralo_looks_back_now_and_then(keep):
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"alpha": 1.5}, {"keep": -0.5}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="relobralo"):
-        create_balancer("relobralo", "ab", **options)
+        create_balancer("relobralo", ("a", "b"), **options)

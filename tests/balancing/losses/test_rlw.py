@@ -7,7 +7,7 @@ from balancing import create_balancer
 
 
 def test_rlw_draws_from_the_softmax_of_normal_numbers():
-    balancer = create_balancer("rlw", "abc", seed=5)
+    balancer = create_balancer("rlw", ("a", "b", "c"), seed=5)
     generator = torch.Generator().manual_seed(5)
     for _ in range(3):
         expected = torch.softmax(torch.randn(3, generator=generator), 0)
@@ -19,4 +19,4 @@ def test_rlw_draws_from_the_softmax_of_normal_numbers():
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="rlw"):
-        create_balancer("rlw", "ab", update_every=2)
+        create_balancer("rlw", ("a", "b"), update_every=2)

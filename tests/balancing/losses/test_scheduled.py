@@ -17,7 +17,7 @@ from balancing import create_balancer
 @pytest.mark.parametrize("unit", ["step", "epoch"])
 def test_scheduled_curves(shape, expected, unit):
     balancer = create_balancer(
-        "scheduled", "ab", start={"a": 2.0}, end={"a": 0.0}, shape=shape, begin=3, length=4, unit=unit
+        "scheduled", ("a", "b"), start={"a": 2.0}, end={"a": 0.0}, shape=shape, begin=3, length=4, unit=unit
     )
     weights = []
     for _ in range(12):
@@ -32,7 +32,7 @@ def test_scheduled_curves(shape, expected, unit):
 
 def test_scheduled_times_by_objective():
     balancer = create_balancer(
-        "scheduled", "abc", start={"a": 0.0, "b": 0.0}, begin={"a": 2}, length={"a": 2, "b": 4}, unit="step"
+        "scheduled", ("a", "b", "c"), start={"a": 0.0, "b": 0.0}, begin={"a": 2}, length={"a": 2, "b": 4}, unit="step"
     )
     weights = []
     for _ in range(5):
@@ -56,4 +56,4 @@ def test_scheduled_times_by_objective():
 )
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="scheduled"):
-        create_balancer("scheduled", "ab", **options)
+        create_balancer("scheduled", ("a", "b"), **options)

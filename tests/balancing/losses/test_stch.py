@@ -29,7 +29,7 @@ def test_stch_in_logarithms_with_a_given_nadir(mu):
 
 
 def test_stch_measures_its_nadir_in_the_epochs_after_the_warm_up():
-    balancer = create_balancer("stch", "ab", form="log", warmup=1, measure=2)
+    balancer = create_balancer("stch", ("a", "b"), form="log", warmup=1, measure=2)
     for epoch, losses in enumerate([[9, 9], [2, 4], [4, 8]]):
         assert next_weights(balancer, double(losses)).tolist() == pytest.approx([1 / losses[0], 1 / losses[1]])
         assert balancer.epoch == epoch
@@ -41,7 +41,7 @@ def test_stch_measures_its_nadir_in_the_epochs_after_the_warm_up():
 
 
 def test_stch_that_joins_late_takes_its_first_losses_as_nadir():
-    balancer = create_balancer("stch", "ab", form="log")
+    balancer = create_balancer("stch", ("a", "b"), form="log")
     balancer.epoch = 50
     assert next_weights(balancer, double([2, 8])).tolist() == pytest.approx([1 / 2, 1 / 8])
     assert next_weights(balancer, double([2, 24])).tolist() == pytest.approx([2 * 0.25 / 2, 2 * 0.75 / 24])
@@ -71,4 +71,4 @@ def test_preference_acts_alike_in_both_forms_of_stch():
 )
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="stch"):
-        create_balancer("stch", "ab", **options)
+        create_balancer("stch", ("a", "b"), **options)

@@ -15,4 +15,4 @@ def test_tchebycheff_trains_the_greatest_weighted_distance():
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="tchebycheff"):
-        create_balancer("tchebycheff", "ab", ideal={"x": 1.0})
+        create_balancer("tchebycheff", ("a", "b"), ideal={"x": 1.0})

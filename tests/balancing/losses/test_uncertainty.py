@@ -11,7 +11,7 @@ from balancing import create_balancer
 @pytest.mark.parametrize("kind", [(), ("a",)])
 def test_gaussian_uncertainty_has_its_optimum_where_the_docstring_says(kind):
     losses = torch.tensor([1e7, 0.3])
-    balancer = create_balancer("uncertainty", "ab", classification=kind)
+    balancer = create_balancer("uncertainty", ("a", "b"), classification=kind)
     value = balancer.loss(losses)
     (slope,) = torch.autograd.grad(value, balancer.noise)
     assert slope.abs().max() < 1e-6
@@ -21,7 +21,7 @@ def test_gaussian_uncertainty_has_its_optimum_where_the_docstring_says(kind):
 
 def test_log1p_uncertainty_has_its_optimum_where_the_docstring_says():
     losses = torch.tensor([1e5, 0.3])
-    balancer = create_balancer("uncertainty", "ab", form="log1p")
+    balancer = create_balancer("uncertainty", ("a", "b"), form="log1p")
     (slope,) = torch.autograd.grad(balancer.loss(losses), balancer.noise)
     assert slope.abs().max() < 1e-5
     p2 = balancer.noise.detach().square()
@@ -29,12 +29,12 @@ def test_log1p_uncertainty_has_its_optimum_where_the_docstring_says():
 
 
 def test_uncertainty_starts_at_the_published_values_on_request():
-    assert create_balancer("uncertainty", "ab", init=0.0).effective_weights(torch.ones(2)).tolist() == [0.5, 0.5]
-    log1p = create_balancer("uncertainty", "ab", init=1.0, form="log1p")
+    assert create_balancer("uncertainty", ("a", "b"), init=0.0).effective_weights(torch.ones(2)).tolist() == [0.5, 0.5]
+    log1p = create_balancer("uncertainty", ("a", "b"), init=1.0, form="log1p")
     assert log1p.loss(torch.tensor([2.0, 4.0])).item() == pytest.approx(3 + 2 * math.log(2))
 
 
 @pytest.mark.parametrize("options", [{"form": "log1p", "init": 0.0}, {"init": "random"}, {"classification": ("x",)}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ValueError, match="uncertainty"):
-        create_balancer("uncertainty", "ab", **options)
+        create_balancer("uncertainty", ("a", "b"), **options)

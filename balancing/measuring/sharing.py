@@ -1,0 +1,158 @@
+"""Which parameters are shared, where the autograd graph does not tell: outputs that were merged."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .gradients import Gradients
+from .processes import average_over_processes, several_processes
+
+
+class Sharing:
+    """What a balancer has seen of the leaves of its losses; no part of its state, and never copied.
+
+    If outputs are concatenated, stacked or come from one compiled node, each loss reaches the heads of all objectives in the
+    graph, but its gradient is exactly zero at those of the others. So a leaf with a gradient other than zero for one
+    objective alone is that objective's. It becomes shared for good with the first gradient of another objective.
+    Leaves are held by weak references.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._bits: dict[str, int] = {}
+        self._users: Any = WeakTensorKeyDictionary()  # leaf -> bits of the objectives that had a gradient there
+        self._raw: Any = WeakTensorKeyDictionary()  # leaf that is no parameter -> the call that reached it first
+        self._call = 0
+        self._warned = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sharing:
+        return Sharing(self._owner)
+
+    def __reduce__(self) -> tuple[type[Sharing], tuple[str]]:
+        return Sharing, (self._owner,)
+
+    # ---- shared or of one objective ------------------------------------------------------------------------------
+
+    def users(self, leaf: Tensor, objectives: Sequence[str]) -> list[int]:
+        """Indices of the ``objectives`` that are known to use the leaf; none if it is unknown."""
+        users = self._users.get(leaf, 0)
+        return [k for k, bit in enumerate(self._own_bits(objectives)) if users & bit]
+
+    def is_shared(self, leaf: Tensor, objectives: Sequence[str]) -> bool:
+        """Whether at least two of the objectives are known to use the leaf."""
+        return (self._users.get(leaf, 0) & sum(self._own_bits(objectives))).bit_count() > 1
+
+    def unknown(self, leaves: Iterable[Tensor]) -> list[Tensor]:
+        """Leaves of which no gradients were seen."""
+        return [leaf for leaf in leaves if leaf not in self._users]
+
+    def learn(
+        self, gradients: Gradients, objectives: Sequence[str], complete: bool, certain: bool = False
+    ) -> dict[Tensor, int]:
+        """Those of the inputs that belong to one objective, with its index.
+
+        Inputs that are known to be shared cost a look-up, and the rows of others are read. A loss without any gradient
+        (masked, satisfied) says nothing about who uses a leaf. What is not known then stays shared, as in the graph.
+
+        Args:
+            gradients: The rows, averaged over processes.
+            objectives: Names of the rows.
+            complete: Whether all objectives were differentiated.
+            certain: Whether leaves without any gradient of a second objective belong to the first even so.
+        """
+        bits = self._own_bits(objectives)
+        present, get = sum(bits), self._users.get
+        open_ones = [(p, leaf) for p, leaf in enumerate(gradients.inputs) if (get(leaf, 0) & present).bit_count() < 2]
+        if not open_ones:
+            return {}
+        table = _nonzero([[row[p] for p, _ in open_ones] for row in gradients.rows])
+        finite = table is not None
+        table = table or [[False] * len(open_ones) for _ in bits]
+        evidence = finite and complete and all(map(_has_gradient, gradients.rows, table))
+        owners = {}
+        for column, (p, leaf) in enumerate(open_ones):
+            known = get(leaf, 0)
+            users = known | sum(bit for bit, row in zip(bits, table, strict=True) if row[column])
+            if users and (known or evidence or users.bit_count() > 1):
+                self._users[leaf] = known = users
+            mine = (known if not certain else users) & present
+            if mine.bit_count() == 1:
+                owners[leaf] = bits.index(mine)
+            elif certain and not mine:
+                owners[leaf] = next((k for k, row in enumerate(gradients.rows) if row[p] is not None), 0)
+        return owners
+
+    def _own_bits(self, objectives: Sequence[str]) -> list[int]:
+        return [self._bits.setdefault(name, 1 << len(self._bits)) for name in objectives]
+
+    # ---- parameters and other leaves -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Count a call of ``backward``."""
+        self._call += 1
+
+    def parameters(self, masks: dict[Tensor, int], given: Iterable[Tensor]) -> dict[Tensor, int]:
+        """The leaves without inputs that require a gradient, such as collocation points.
+
+        These are the leaves that are neither parameters nor ``given``; if no leaf is a parameter, all are weights. A
+        leaf left out in two calls may be a weight after all, which a warning says once.
+        """
+        raw = [leaf for leaf in masks if not isinstance(leaf, nn.Parameter)]
+        if not raw or len(raw) == len(masks):
+            return masks
+        left_out = set(raw).difference(given)
+        for leaf in left_out:
+            if self._raw.setdefault(leaf, self._call) != self._call and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{self._owner}: the losses reach a tensor of shape {tuple(leaf.shape)} that requires a gradient, but "
+                    "is no nn.Parameter; it is not balanced and gets no .grad. If it is a weight, make it an "
+                    "nn.Parameter or name it in parameters=; if it is an input, give parameters=model.parameters() or "
+                    "ignore this",
+                    stacklevel=2,
+                )
+        return {leaf: mask for leaf, mask in masks.items() if leaf not in left_out}
+
+
+def _has_gradient(row: Sequence[Tensor | None], seen: Sequence[bool]) -> bool:
+    """Whether a loss has a gradient other than zero at some input, or reaches none."""
+    if any(seen):
+        return True
+    present = [gradient for gradient in row if gradient is not None]
+    return not present or any(bool(torch.count_nonzero(gradient)) for gradient in present)
+
+
+def _nonzero(rows: Sequence[Sequence[Tensor | None]]) -> list[list[bool]] | None:
+    """Which gradients have an element other than zero, in some process; ``None`` if one is not finite."""
+    flat = [gradient for row in rows for gradient in row if gradient is not None and gradient.numel() > 0]
+    if not flat:
+        return [[False] * len(row) for row in rows]
+    if all(gradient.device.type == "cpu" for gradient in flat):
+        lengths = torch.tensor([float(_begins(g) or bool(torch.count_nonzero(g))) for g in flat])
+        sums = [gradient.sum() for gradient, length in zip(flat, lengths.tolist(), strict=True) if length]
+        if sums and not bool(torch.stack(sums).isfinite().all()):
+            lengths += torch.nan
+    else:
+        device = flat[0].device
+        lengths = torch.stack([norm.to(device) for norm in torch._foreach_norm(flat, torch.inf)])
+        lengths = torch.where(lengths.isfinite(), lengths.ne(0).float(), torch.nan)
+    values = iter(lengths.tolist())
+    table = [[0.0 if g is None or g.numel() == 0 else next(values) for g in row] for row in rows]
+    if several_processes():
+        shared = torch.tensor(table, device=flat[0].device)
+        average_over_processes([shared])
+        table = shared.tolist()
+    if any(value != value for row in table for value in row):
+        return None
+    return [[value > 0 for value in row] for row in table]
+
+
+def _begins(gradient: Tensor) -> bool:
+    """Whether the first slice has an element other than zero, which is soon read."""
+    return gradient.dim() > 0 and bool(torch.count_nonzero(gradient[0]))

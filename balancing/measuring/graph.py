@@ -156,6 +156,7 @@ class LossGraph:
         self.sharing, self._remembers = sharing, remembers
         sharing.begin()
         self._stacked, self._given_shared, self._scaler = stacked, call.shared, call.scaler
+        self._inputs = (call.features, call.subset)
         scaler, parameters = call.scaler, call.parameters
         self.losses = losses if scaler is None else [scaler.scale(loss) for loss in losses]
         if parameters is not None:
@@ -168,6 +169,14 @@ class LossGraph:
         """The contested leaves if they were given."""
         given = self._given_shared
         return None if given is None else dict.fromkeys(leaf for leaf in given if leaf.requires_grad)
+
+    @cached_property
+    def _given(self) -> list[Tensor]:
+        """Every tensor that the caller named, whether a parameter or not."""
+        given: list[Tensor] = [*(self.given_shared or ())]
+        for tensors in self._inputs:
+            given += [tensors] if isinstance(tensors, Tensor) else tensors or ()
+        return given
 
     def loss_scale(self) -> float:
         """The factor in all gradients that the scaler caused."""
@@ -189,7 +198,7 @@ class LossGraph:
     def allowed(self, masks: dict[Tensor, int]) -> dict[Tensor, int]:
         """Those of the leaves that may receive gradients: the given ones, or all parameters."""
         if self._parameters is None:
-            return self.sharing.parameters(masks, self.given_shared or ())
+            return self.sharing.parameters(masks, self._given)
         chosen = set(self._parameters)
         return {leaf: mask for leaf, mask in masks.items() if leaf in chosen}
 
@@ -204,19 +213,19 @@ class LossGraph:
         unknown = self.sharing.unknown(contested) if self.given_shared is None else []
         if unknown:
             with span("backward of every loss, as nothing is known of some parameters"):
-                rows = [
+                rows: list[list[Tensor | None]] = [
                     list(torch.autograd.grad(v, unknown, retain_graph=True, allow_unused=True)) for v in self.losses
                 ]
             gradients = Gradients(unknown, rows, [{} for _ in rows])
             gradients.synchronize()
             self.sharing.learn(gradients, self.objectives, complete=True)
 
-    def _known_own_leaves(self, contested: Sequence[Tensor]) -> set[Tensor]:
+    def _known_own_leaves(self, contested: Sequence[Tensor]) -> dict[Tensor, None]:
         """Those of the leaves that are known to belong to one objective; unknown ones are measured once."""
         if self.given_shared is not None:
-            return set()
+            return {}
         self.measure_unknown(contested)
-        return {leaf for leaf in contested if len(self.sharing.users(leaf, self.objectives)) == 1}
+        return dict.fromkeys(leaf for leaf in contested if len(self.sharing.users(leaf, self.objectives)) == 1)
 
     def weighted_backward(self, weights: Tensor, heads: Tensor | None) -> None:
         """Add the weighted sum's gradient to ``.grad``, with weights ``heads`` where uncontested."""

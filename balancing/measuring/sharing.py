@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -71,15 +72,13 @@ class Sharing:
         open_ones = [(p, leaf) for p, leaf in enumerate(gradients.inputs) if (get(leaf, 0) & present).bit_count() < 2]
         if not open_ones:
             return {}
-        table = _nonzero([[row[p] for p, _ in open_ones] for row in gradients.rows])
-        finite = table is not None
-        table = table or [[False] * len(open_ones) for _ in bits]
+        table, finite = _nonzero([[row[p] for p, _ in open_ones] for row in gradients.rows])
         evidence = finite and complete and all(map(_has_gradient, gradients.rows, table))
         owners = {}
         for column, (p, leaf) in enumerate(open_ones):
             known = get(leaf, 0)
             users = known | sum(bit for bit, row in zip(bits, table, strict=True) if row[column])
-            if users and (known or evidence or users.bit_count() > 1):
+            if finite and users and (known or evidence or users.bit_count() > 1):
                 self._users[leaf] = known = users
             mine = (known if not certain else users) & present
             if mine.bit_count() == 1:
@@ -115,7 +114,7 @@ class Sharing:
                     "is no nn.Parameter; it is not balanced and gets no .grad. If it is a weight, make it an "
                     "nn.Parameter or name it in parameters=; if it is an input, give parameters=model.parameters() or "
                     "ignore this",
-                    stacklevel=2,
+                    stacklevel=7,
                 )
         return {leaf: mask for leaf, mask in masks.items() if leaf not in left_out}
 
@@ -125,32 +124,28 @@ def _has_gradient(row: Sequence[Tensor | None], seen: Sequence[bool]) -> bool:
     if any(seen):
         return True
     present = [gradient for gradient in row if gradient is not None]
-    return not present or any(bool(torch.count_nonzero(gradient)) for gradient in present)
+    return not present or any(_nonzero([[gradient]])[0][0][0] for gradient in present)
 
 
-def _nonzero(rows: Sequence[Sequence[Tensor | None]]) -> list[list[bool]] | None:
-    """Which gradients have an element other than zero, in some process; ``None`` if one is not finite."""
-    flat = [gradient for row in rows for gradient in row if gradient is not None and gradient.numel() > 0]
+def _nonzero(rows: Sequence[Sequence[Tensor | None]]) -> tuple[list[list[bool]], bool]:
+    """Which gradients have an element other than zero in some process, and whether all are finite."""
+    read = [[g.coalesce().values() if g is not None and g.is_sparse else g for g in row] for row in rows]
+    flat = [gradient for row in read for gradient in row if gradient is not None and gradient.numel() > 0]
     if not flat:
-        return [[False] * len(row) for row in rows]
+        return [[False] * len(row) for row in rows], True
     if all(gradient.device.type == "cpu" for gradient in flat):
-        lengths = torch.tensor([float(_begins(g) or bool(torch.count_nonzero(g))) for g in flat])
-        sums = [gradient.sum() for gradient, length in zip(flat, lengths.tolist(), strict=True) if length]
-        if sums and not bool(torch.stack(sums).isfinite().all()):
-            lengths += torch.nan
+        seen = [_begins(gradient) or bool(torch.count_nonzero(gradient)) for gradient in flat]
+        sums = [math.nan if s and not bool(g.sum().isfinite()) else float(s) for g, s in zip(flat, seen, strict=True)]
     else:
-        device = flat[0].device
-        lengths = torch.stack([norm.to(device) for norm in torch._foreach_norm(flat, torch.inf)])
-        lengths = torch.where(lengths.isfinite(), lengths.ne(0).float(), torch.nan)
-    values = iter(lengths.tolist())
-    table = [[0.0 if g is None or g.numel() == 0 else next(values) for g in row] for row in rows]
+        lengths = torch.stack([norm.to(flat[0].device) for norm in torch._foreach_norm(flat, math.inf)])
+        sums = torch.where(lengths.isfinite(), lengths.ne(0).float(), math.nan).tolist()
+    values = iter(sums)
+    table = [[0.0 if g is None or g.numel() == 0 else next(values) for g in row] for row in read]
     if several_processes():
-        shared = torch.tensor(table, device=flat[0].device)
-        average_over_processes([shared])
-        table = shared.tolist()
-    if any(value != value for row in table for value in row):
-        return None
-    return [[value > 0 for value in row] for row in table]
+        mean = torch.tensor(table, device=flat[0].device)
+        average_over_processes([mean])
+        table = mean.tolist()
+    return [[value != 0 for value in row] for row in table], not any(math.isnan(v) for row in table for v in row)
 
 
 def _begins(gradient: Tensor) -> bool:

@@ -75,7 +75,7 @@ class GradientBalancer(Balancer):
         if self.place.finds_inputs:
             owners = graph.own_leaves(total.gradients)
             for part in {id(part): part for part in (total, *parts)}.values():
-                part.gradients.release(owners)
+                part.gradients.release(owners, graph.active)
         if len(parts) == 2:  # each holds a sum over some of the micro-batches
             share = parts[0].count * parts[1].count / (parts[0].count + parts[1].count) ** 2
             samples = parts[0].gradients.products(parts[1].gradients) / (share * factor**2)

@@ -38,7 +38,7 @@ class AtFeatures:
         heads = Gradients(contested, [row[len(given) :] for row in gradients.rows], gradients.heads)
         owners = graph.sharing.learn(heads, graph.objectives, complete=graph.active is None, certain=True)
         self._raise_if_any(graph, len(contested) - len(owners))
-        gradients.release(owners)
+        gradients.release(owners, graph.active)
         return gradients
 
     def _raise_if_any(self, graph: LossGraph, count: int) -> None:

@@ -84,15 +84,19 @@ class Gradients:
             else:
                 self.rows[k][p] = piece.copy_(gradient)
 
-    def release(self, owners: Mapping[Tensor, int]) -> None:
-        """Make leaves of one objective out of inputs; ``owners`` has its index for each."""
+    def release(self, owners: Mapping[Tensor, int], active: Sequence[int] | None) -> None:
+        """Make leaves of one objective out of inputs.
+
+        ``owners`` has its index for each. Objectives that are not ``active`` (``None``: all are) have no gradient.
+        """
         inputs, rows = self.inputs, self.rows
         kept = [p for p, leaf in enumerate(inputs) if leaf not in owners]
         if len(kept) == len(inputs):
             return
         for p, leaf in enumerate(inputs):
-            if leaf in owners and (gradient := rows[owners[leaf]][p]) is not None:
-                self.heads[owners[leaf]][leaf] = gradient
+            k = owners.get(leaf)
+            if k is not None and (active is None or k in active) and (gradient := rows[k][p]) is not None:
+                self.heads[k][leaf] = gradient
         self.inputs, self.rows = [inputs[p] for p in kept], [[row[p] for p in kept] for row in rows]
         if self.matrix is not None:
             begins = kept == list(range(len(kept)))

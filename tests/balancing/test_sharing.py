@@ -230,13 +230,12 @@ def losses_of(outputs, x):
 
 @pytest.mark.parametrize("kind", ["script", "compile"])
 @pytest.mark.parametrize("name", ["pcgrad", "mgda", "nash_mtl", "moco", "trimmed_mean"])
-def test_models_with_one_node_for_everything_need_no_list_of_shared_parameters(name, kind, monkeypatch):
-    monkeypatch.setattr(functorch.config, "donated_buffer", False)
+def test_models_with_one_node_for_everything_need_no_list_of_shared_parameters(name, kind):
     net, x = Net(), inputs()
     make(name).backward(net.losses(x))
     wanted = net.gradients()
     model = Columns(net)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), functorch.config.patch(donated_buffer=False):
         warnings.simplefilter("ignore")
         model = torch.jit.script(model) if kind == "script" else torch.compile(model, backend="aot_eager")
         for _ in range(3):  # TorchScript fuses after a warm-up

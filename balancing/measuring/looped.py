@@ -73,7 +73,7 @@ class AtShared:
         if graph.active is not None:
             graph.measure_unknown(contested)
         if out is not None:  # what will be released comes last, so that the matrix need not be copied
-            contested.sort(key=lambda leaf: len(graph.sharing.users(leaf, graph.objectives)) == 1)
+            contested.sort(key=graph.sharing.is_single)
         if not contested and (graph.given_shared or not others):
             which = "shared parameters" if graph.given_shared else "parameters"
             raise BalancingError(f"{graph.owner}: the losses reach none of the given {which}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,7 +28,10 @@ class Sharing:
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._bits: dict[str, int] = {}
-        self._users: Any = WeakTensorKeyDictionary()  # leaf -> bits of the objectives that had a gradient there
+        # id of a leaf -> bits of the objectives that had a gradient there, forgotten with the leaf; a dictionary with weak
+        # keys would cost a small model some percent of its step
+        self._users: dict[int, int] = {}
+        self._references: dict[int, weakref.ref[Tensor]] = {}
         self._raw: Any = WeakTensorKeyDictionary()  # leaf that is no parameter -> the call that reached it first
         self._call = 0
         self._warned = False
@@ -42,16 +46,16 @@ class Sharing:
 
     def users(self, leaf: Tensor, objectives: Sequence[str]) -> list[int]:
         """Indices of the ``objectives`` that are known to use the leaf; none if it is unknown."""
-        users = self._users.get(leaf, 0)
+        users = self._users.get(id(leaf), 0)
         return [k for k, bit in enumerate(self._own_bits(objectives)) if users & bit]
 
     def is_shared(self, leaf: Tensor, objectives: Sequence[str]) -> bool:
         """Whether at least two of the objectives are known to use the leaf."""
-        return (self._users.get(leaf, 0) & sum(self._own_bits(objectives))).bit_count() > 1
+        return (self._users.get(id(leaf), 0) & sum(self._own_bits(objectives))).bit_count() > 1
 
     def unknown(self, leaves: Iterable[Tensor]) -> list[Tensor]:
         """Leaves of which no gradients were seen."""
-        return [leaf for leaf in leaves if leaf not in self._users]
+        return [leaf for leaf in leaves if id(leaf) not in self._users]
 
     def learn(
         self, gradients: Gradients, objectives: Sequence[str], complete: bool, certain: bool = False
@@ -69,23 +73,39 @@ class Sharing:
         """
         bits = self._own_bits(objectives)
         present, get = sum(bits), self._users.get
-        open_ones = [(p, leaf) for p, leaf in enumerate(gradients.inputs) if (get(leaf, 0) & present).bit_count() < 2]
+        open_ones = [
+            (p, leaf) for p, leaf in enumerate(gradients.inputs) if (get(id(leaf), 0) & present).bit_count() < 2
+        ]
         if not open_ones:
             return {}
         table, finite = _nonzero([[row[p] for p, _ in open_ones] for row in gradients.rows])
         evidence = finite and complete and all(map(_has_gradient, gradients.rows, table))
         owners = {}
         for column, (p, leaf) in enumerate(open_ones):
-            known = get(leaf, 0)
+            known = get(id(leaf), 0)
             users = known | sum(bit for bit, row in zip(bits, table, strict=True) if row[column])
             if finite and users and (known or evidence or users.bit_count() > 1):
-                self._users[leaf] = known = users
+                known = users
+                self._remember(leaf, users)
             mine = (known if not certain else users) & present
             if mine.bit_count() == 1:
                 owners[leaf] = bits.index(mine)
             elif certain and not mine:
                 owners[leaf] = next((k for k, row in enumerate(gradients.rows) if row[p] is not None), 0)
         return owners
+
+    def is_single(self, leaf: Tensor) -> bool:
+        """Whether one objective alone is known to use the leaf."""
+        return self._users.get(id(leaf), 0).bit_count() == 1
+
+    def _remember(self, leaf: Tensor, users: int) -> None:
+        key = id(leaf)
+        if key not in self._users:
+            self._references[key] = weakref.ref(leaf, lambda _: self._forget(key))
+        self._users[key] = users
+
+    def _forget(self, key: int) -> None:
+        del self._users[key], self._references[key]
 
     def _own_bits(self, objectives: Sequence[str]) -> list[int]:
         return [self._bits.setdefault(name, 1 << len(self._bits)) for name in objectives]

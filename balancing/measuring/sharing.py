@@ -15,6 +15,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .gradients import Gradients
 from .processes import average_over_processes, several_processes
 
+_LARGE = 1 << 14  # elements beyond which the first slice is read first
+
 
 class Sharing:
     """What a balancer has seen of the leaves of its losses; no part of its state, and never copied.
@@ -153,21 +155,16 @@ def _nonzero(rows: Sequence[Sequence[Tensor | None]]) -> tuple[list[list[bool]],
     flat = [gradient for row in read for gradient in row if gradient is not None and gradient.numel() > 0]
     if not flat:
         return [[False] * len(row) for row in rows], True
-    if all(gradient.device.type == "cpu" for gradient in flat):
-        seen = [_begins(gradient) or bool(torch.count_nonzero(gradient)) for gradient in flat]
-        sums = [math.nan if s and not bool(g.sum().isfinite()) else float(s) for g, s in zip(flat, seen, strict=True)]
-    else:
-        lengths = torch.stack([norm.to(flat[0].device) for norm in torch._foreach_norm(flat, math.inf)])
-        sums = torch.where(lengths.isfinite(), lengths.ne(0).float(), math.nan).tolist()
-    values = iter(sums)
+    # a large gradient that is not zero is soon seen to be so; one pass over the others, one synchronization
+    pieces = [g[0] if g.device.type == "cpu" and g.numel() > _LARGE else g for g in flat]
+    lengths = torch.stack([norm.to(flat[0].device) for norm in torch._foreach_norm(pieces, math.inf)]).tolist()
+    for i, (gradient, piece) in enumerate(zip(flat, pieces, strict=True)):
+        if piece is not gradient and lengths[i] == 0 and bool(torch.count_nonzero(gradient)):
+            lengths[i] = 1.0 if bool(gradient.sum().isfinite()) else math.nan
+    values = iter([float(length != 0) if math.isfinite(length) else math.nan for length in lengths])
     table = [[0.0 if g is None or g.numel() == 0 else next(values) for g in row] for row in read]
     if several_processes():
         mean = torch.tensor(table, device=flat[0].device)
         average_over_processes([mean])
         table = mean.tolist()
     return [[value != 0 for value in row] for row in table], not any(math.isnan(v) for row in table for v in row)
-
-
-def _begins(gradient: Tensor) -> bool:
-    """Whether the first slice has an element other than zero, which is soon read."""
-    return gradient.dim() > 0 and bool(torch.count_nonzero(gradient[0]))

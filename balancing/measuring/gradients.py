@@ -68,12 +68,20 @@ class Gradients:
         rows: ``rows[k][p]`` is the gradient of objective k at ``inputs[p]``; ``None`` stands for zero.
         heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
         matrix: (K, P) the rows flattened, if they were collected into one; ``rows`` are then views of it.
+        filled: Which rows are real zeros only because processes exchange them; ``None``: none.
     """
 
     inputs: list[Tensor]
     rows: list[list[Tensor | None]]
     heads: list[dict[Tensor, Tensor]]
     matrix: Tensor | None = None
+    filled: list[bool] | None = None
+
+    def reaches(self, k: int) -> bool:
+        """Whether objective k reaches any input in this process."""
+        if self.filled is not None:
+            return not self.filled[k]
+        return any(gradient is not None for gradient in self.rows[k])
 
     def flatten(self, k: int, matrix: Tensor) -> None:
         """Move row k into ``matrix``. A gradient that is missing stays so, and is zero there."""
@@ -114,7 +122,8 @@ class Gradients:
                         total[leaf] = total[leaf] + gradient if leaf in total else gradient
             rows.append([total.pop(tensor, None) for tensor in inputs])
             heads.append(total)
-        return Gradients(inputs, rows, heads)
+        filled = [not self.reaches(k) and not other.reaches(k) for k in range(len(rows))]
+        return Gradients(inputs, rows, heads, filled=filled)
 
     def products(self, other: Gradients) -> Tensor:
         """(K, K) inner products with the rows of ``other``, made symmetric; float64 on the CPU."""
@@ -145,6 +154,7 @@ class Gradients:
         """Average the rows over processes; zero rows must be real, as all send the same sizes."""
         if not several_processes():
             return
+        self.filled = [not self.reaches(k) for k in range(len(self.rows))]
         for k, row in enumerate(self.rows):
             if self.matrix is not None:
                 average_over_processes([self.matrix[k]])

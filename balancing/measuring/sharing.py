@@ -81,7 +81,7 @@ class Sharing:
         if not open_ones:
             return {}
         table, finite = _nonzero([[row[p] for p, _ in open_ones] for row in gradients.rows])
-        evidence = finite and complete and all(map(_has_gradient, gradients.rows, table))
+        evidence = finite and complete and all(map(_has_gradient, gradients.rows, table, _reaching(gradients)))
         owners = {}
         for column, (p, leaf) in enumerate(open_ones):
             known = get(id(leaf), 0)
@@ -141,12 +141,21 @@ class Sharing:
         return {leaf: mask for leaf, mask in masks.items() if leaf not in left_out}
 
 
-def _has_gradient(row: Sequence[Tensor | None], seen: Sequence[bool]) -> bool:
-    """Whether a loss has a gradient other than zero at some input, or reaches none."""
-    if any(seen):
+def _reaching(gradients: Gradients) -> list[bool]:
+    """Which objectives reach an input, in some process."""
+    reaching = [gradients.reaches(k) for k in range(len(gradients.rows))]
+    if several_processes():
+        mean = torch.tensor(reaching, dtype=torch.float32, device=gradients.inputs[0].device)
+        average_over_processes([mean])
+        reaching = [value > 0 for value in mean.tolist()]
+    return reaching
+
+
+def _has_gradient(row: Sequence[Tensor | None], seen: Sequence[bool], reaches: bool) -> bool:
+    """Whether a loss that reaches an input has a gradient other than zero at one."""
+    if any(seen) or not reaches:
         return True
-    present = [gradient for gradient in row if gradient is not None]
-    return not present or any(_nonzero([[gradient]])[0][0][0] for gradient in present)
+    return any(_nonzero([[gradient]])[0][0][0] for gradient in row if gradient is not None)
 
 
 def _nonzero(rows: Sequence[Sequence[Tensor | None]]) -> tuple[list[list[bool]], bool]:

@@ -251,6 +251,7 @@ MERGED = [
     ("conflict_free_momentum", {}, "concatenated"),
     ("mgda", {"at": "features"}, "concatenated"),
     ("mgda", {"at": "subset", "heads": "unit"}, "concatenated"),
+    ("nash_mtl", {}, "some"),
     ("pcgrad", {}, {"find_unused_parameters": True}),
     ("pcgrad", {}, {"static_graph": True}),
 ]

@@ -13,6 +13,7 @@ from .measuring.gradients import Gradients
 from .measuring.graph import LossGraph
 from .measuring.looped import Out
 from .measuring.processes import several_processes
+from .measuring.sharing import Sharing
 from .method import Method
 from .micro_batches import MicroBatches, Part, Step, prepare
 from .narrowing import for_some
@@ -58,7 +59,7 @@ class Balancer(Method):
         self.rescaling = Rescaling.of(self)
         self.cache = WeightCache(len(self.objectives), self.options.update_every, self.options.weight_ema)
         self.micro_batches, self.own_gradients = MicroBatches(apart=self.unbiased), OwnGradients()
-        self.place = PLACES[self.options.at]
+        self.place, self.sharing = PLACES[self.options.at], Sharing(self.name)
         self._out: Out | None = None
 
     def active(self) -> tuple[int, ...] | None:
@@ -150,8 +151,16 @@ class Balancer(Method):
             active = None
         if self.alone and not self.options.max_norm:
             call = replace(call, shared=None)
+        differentiated = losses.differentiated(active)
         graph = LossGraph(
-            self.name, self.objectives, losses.values, losses.stacked, call, losses.differentiated(active)
+            self.name,
+            self.objectives,
+            losses.values,
+            losses.stacked,
+            call,
+            differentiated,
+            self.sharing,
+            self.remembers,
         )
         if known is not None or at_once or step.summed is not None:
             return self._weigh(graph, means, first, known, call.last)

@@ -132,11 +132,11 @@ class Narrowed(Generic[N]):
         axes = self._axes(key, part, self._kept) if whole is None else self._axes(key, whole, self._size)
         if not axes:
             return part
-        if whole is None or whole.dtype != part.dtype or whole.device != part.device:
-            shape = [self._size if axis in axes else length for axis, length in enumerate(part.shape)]
+        shape = torch.Size(self._size if axis in axes else length for axis, length in enumerate(part.shape))
+        if whole is None or whole.dtype != part.dtype or whole.device != part.device or whole.shape != shape:
             former, whole = whole, part.new_full(shape, fill)
-            if former is not None:
-                whole.copy_(former)
+            if former is not None:  # a memory may have grown by parameters that are new
+                whole[tuple(slice(length) for length in former.shape)] = former.to(whole)
         if key in self._given:
             if torch.equal(part, self._given[key]):
                 return whole

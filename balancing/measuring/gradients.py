@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +24,22 @@ def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> No
     """Average ``gradients`` over processes and add them to ``.grad`` of the ``leaves``."""
     average_over_processes(gradients)
     for leaf, gradient in zip(leaves, gradients, strict=True):
-        gradient = gradient.to(leaf.dtype)  # rows of several precisions in one matrix have the widest
-        leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
+        add_grad(leaf, gradient.to(leaf.dtype))  # rows of several precisions in one matrix have the widest
+
+
+def add_grad(leaf: Tensor, gradient: Tensor) -> None:
+    """Add to ``.grad`` of a leaf and call its post-accumulate hooks, as autograd does; a frozen one is left alone."""
+    if not leaf.requires_grad:
+        return
+    if leaf.grad is None:
+        leaf.grad = gradient
+    elif leaf.grad.is_sparse and not gradient.is_sparse:
+        leaf.grad = gradient + leaf.grad
+    else:
+        leaf.grad.add_(gradient)
+    if hooks := leaf._post_accumulate_grad_hooks:
+        for hook in list(hooks.values()):
+            hook(leaf)
 
 
 def gramian_of(matrix: Tensor) -> Tensor:
@@ -54,12 +68,20 @@ class Gradients:
         rows: ``rows[k][p]`` is the gradient of objective k at ``inputs[p]``; ``None`` stands for zero.
         heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
         matrix: (K, P) the rows flattened, if they were collected into one; ``rows`` are then views of it.
+        filled: Which rows are real zeros only because processes exchange them; ``None``: none.
     """
 
     inputs: list[Tensor]
     rows: list[list[Tensor | None]]
     heads: list[dict[Tensor, Tensor]]
     matrix: Tensor | None = None
+    filled: list[bool] | None = None
+
+    def reaches(self, k: int) -> bool:
+        """Whether objective k reaches any input in this process."""
+        if self.filled is not None:
+            return not self.filled[k]
+        return any(gradient is not None for gradient in self.rows[k])
 
     def flatten(self, k: int, matrix: Tensor) -> None:
         """Move row k into ``matrix``. A gradient that is missing stays so, and is zero there."""
@@ -69,6 +91,24 @@ class Gradients:
                 piece.zero_()
             elif not gradient.is_sparse:  # which balancers refuse
                 self.rows[k][p] = piece.copy_(gradient)
+
+    def release(self, owners: Mapping[Tensor, int], active: Sequence[int] | None) -> None:
+        """Make leaves of one objective out of inputs.
+
+        ``owners`` has its index for each. Objectives that are not ``active`` (``None``: all are) have no gradient.
+        """
+        inputs, rows = self.inputs, self.rows
+        kept = [p for p, leaf in enumerate(inputs) if leaf not in owners]
+        if len(kept) == len(inputs):
+            return
+        for p, leaf in enumerate(inputs):
+            k = owners.get(leaf)
+            if k is not None and (active is None or k in active) and (gradient := rows[k][p]) is not None:
+                self.heads[k][leaf] = gradient
+        self.inputs, self.rows = [inputs[p] for p in kept], [[row[p] for p in kept] for row in rows]
+        if self.matrix is not None:
+            begins = kept == list(range(len(kept)))
+            self.matrix = self.matrix[:, : sum(t.numel() for t in self.inputs)] if begins else None
 
     def __add__(self, other: Gradients) -> Gradients:
         """Sum over micro-batches, leaf by leaf; what is contested in one is so in the sum."""
@@ -82,7 +122,8 @@ class Gradients:
                         total[leaf] = total[leaf] + gradient if leaf in total else gradient
             rows.append([total.pop(tensor, None) for tensor in inputs])
             heads.append(total)
-        return Gradients(inputs, rows, heads)
+        filled = [not self.reaches(k) and not other.reaches(k) for k in range(len(rows))]
+        return Gradients(inputs, rows, heads, filled=filled)
 
     @classmethod
     def none(cls, size: int) -> Gradients:
@@ -122,10 +163,13 @@ class Gradients:
         return [gradients.get(tensor) for tensor in inputs]
 
     def reorder(self, inputs: Sequence[Tensor]) -> None:
-        """Take the inputs in this order, which must hold all of them."""
-        if all(a is b for a, b in zip(inputs, self.inputs, strict=True)):
+        """Take these inputs, all of the present ones among them; a head among them becomes an input."""
+        if len(inputs) == len(self.inputs) and all(a is b for a, b in zip(inputs, self.inputs, strict=True)):
             return
         self.rows = [self._at(inputs, k) for k in range(len(self.rows))]
+        for own in self.heads:
+            for leaf in own.keys() & set(inputs):
+                del own[leaf]
         self.inputs, self.matrix = list(inputs), None
 
     def contest(self, leaves: Sequence[Tensor]) -> None:
@@ -140,6 +184,7 @@ class Gradients:
         """Average the rows over processes; zero rows must be real, as all send the same sizes."""
         if not several_processes():
             return
+        self.filled = [not self.reaches(k) for k in range(len(self.rows))]
         for k, row in enumerate(self.rows):
             if self.matrix is not None:
                 average_over_processes([self.matrix[k]])

@@ -44,10 +44,14 @@ def assert_same(actual, wanted):
         assert same, key
 
 
+CASES = [*((name, {}) for name in ALL), ("mgda", {"update_every": 3}), ("realtime", {"weight_ema": 0.5})]
+CASES += [(["uncertainty", "moco"], {"max_norm": 1.0}), (["famo", "gradvac"], {}), (["dwa", "uncertainty"], {})]
+
+
 @pytest.mark.parametrize("steps", [0, 4])
-@pytest.mark.parametrize("name", ALL)
-def test_without_advance_the_gradients_are_those_of_the_coming_step_and_the_state_rests(name, steps):
-    net, balancer, x = Net(), make(name), inputs()
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_without_advance_the_gradients_are_those_of_the_coming_step_and_the_state_rests(name, options, steps):
+    net, balancer, x = Net(), make(name, **options), inputs()
     train(net, balancer, steps=steps)
     twin = copy.deepcopy(balancer)
     before = everything(balancer)
@@ -94,7 +98,7 @@ def test_the_state_rests_if_an_evaluation_fails(name):
     assert_same(everything(balancer), before)
 
 
-@pytest.mark.parametrize("name", WEIGHS)
+@pytest.mark.parametrize("name", [*WEIGHS, ["uncertainty", "pcgrad"], ["dwa", "uncertainty"]])
 def test_weights_of_a_report_are_used_again(name):
     net, balancer = Net(), make(name)
     train(net, balancer, steps=2)

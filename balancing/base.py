@@ -95,17 +95,14 @@ class Balancer(Method):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        return self._over_present(losses, Call(shared, parameters, features, subset, scaler, last))
-
-    def _over_present(self, losses: Mapping[str, Tensor | None], call: Call) -> BalanceReport:
-        """A step of the objectives that are present, by a copy for these if they are not all."""
+        call = Call(shared, parameters, features, subset, scaler, last)
         earlier = self.micro_batches.take()  # forgotten if this call fails
         given = ordered_losses(self.name, self.objectives, losses)
-        step = earlier.step(StepLosses.of(given, self.cache.weights.device), call.last)
+        step = earlier.step(StepLosses.of(given, self.cache.weights.device), last)
         self._present, some = step.present, where(step.present)
-        if len(some) == len(self.objectives) or not call.last:
+        if len(some) == len(self.objectives) or not last:
             report = self._backward(step, None, call)
-            self.micro_batches.present = None if call.last else step.present
+            self.micro_batches.present = None if last else step.present
             return report.masked(step.present)
         if not some:
             return BalanceReport.nothing(self.objectives, step.losses.means, self.skips)
@@ -178,8 +175,6 @@ class Balancer(Method):
     def _balance(self, graph: LossGraph, parts: list[Part], first: LossWeights | None) -> BalanceReport:
         """Add the balanced sum of all micro-batches to ``.grad``."""
         raise TypeError(f"{self.name}: derive from a kind, such as LossBalancer or GramianBalancer, not from Balancer")
-
-    # ---- after the optimizer's step ------------------------------------------------------------------------------
 
     def observe(self, losses: Mapping[str, Tensor | None]) -> None:
         """Give a method with ``observes`` the batch's losses after the optimizer's step.

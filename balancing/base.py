@@ -223,8 +223,6 @@ class Balancer(Method):
         """Add the balanced sum of all micro-batches to ``.grad``."""
         raise TypeError(f"{self.name}: derive from a kind, such as LossBalancer or GramianBalancer, not from Balancer")
 
-    # ---- after the optimizer's step ------------------------------------------------------------------------------
-
     def observe(self, losses: Mapping[str, Tensor | None]) -> None:
         """Give a method with ``observes`` the batch's losses after the optimizer's step.
 

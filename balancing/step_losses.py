@@ -30,11 +30,13 @@ class StepLosses:
     @classmethod
     def of(cls, given: Sequence[Tensor | None], device: torch.device) -> StepLosses:
         """From the losses of this process; ``device`` is where to be without any."""
-        here = tuple(k for k, value in enumerate(given) if value is not None)
-        zero = torch.zeros((), device=device) if not here else torch.zeros_like(given[here[0]])  # type: ignore[arg-type]
-        values = [zero if value is None else value for value in given]
+        present = tuple(value is not None for value in given)
+        here, values = tuple(where(present)), [value for value in given if value is not None]
+        if len(here) < len(given):
+            zero = torch.zeros_like(values[0]) if values else torch.zeros((), device=device)
+            values = [zero if value is None else value for value in given]
         stacked = torch.stack(values)
-        means, present = stacked.detach(), tuple(value is not None for value in given)
+        means = stacked.detach()
         if several_processes():
             flags = torch.tensor(present, dtype=torch.float64, device=means.device)
             message = torch.stack([means.double(), flags])

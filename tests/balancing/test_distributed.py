@@ -50,6 +50,20 @@ def bilevel_steps(part):
     return gradients
 
 
+def steps_with_an_absent_objective(part):
+    """Gradients of two steps without ``b``, then one with it."""
+    gradients = []
+    for name in ("sum", "uncertainty", "pcgrad", "moco", "famo", "db_mtl"):
+        net, balancer = Net(), make(name)
+        for seed in range(3):
+            net.zero_grad()
+            losses = net.losses(part(inputs(8, seed=seed)))
+            report = balancer.backward(losses if seed == 2 else losses | {"b": None})
+            assert report.present == (True, seed == 2, True)
+            gradients.append(net.gradients())
+    return gradients
+
+
 def worker(rank, port, folder, run):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -83,6 +97,15 @@ def test_two_processes_equal_one(results, case):
             assert rank[index].keys() == whole[index].keys()
             for key, gradient in whole[index].items():
                 torch.testing.assert_close(rank[index][key], gradient, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_two_processes_without_an_objective_equal_one(tmp_path):
+    whole = steps_with_an_absent_objective(lambda x: x)
+    for rank in two_processes(steps_with_an_absent_objective, tmp_path):
+        for mine, wanted in zip(rank, whole, strict=True):
+            assert mine.keys() == wanted.keys()
+            for key, gradient in wanted.items():
+                torch.testing.assert_close(mine[key], gradient)
 
 
 def test_two_processes_of_bilevel_methods_equal_one(tmp_path):

@@ -31,25 +31,25 @@ def test_options_are_named_alike_everywhere():
 
 @pytest.mark.parametrize("name", ["sum", "fixed", "realtime", "uncertainty", "prior_loss", "inverse_mean"])
 def test_preference_multiplies_the_weights_of_loss_methods(name):
-    plain, preferred = make(name, "ab"), make(name, "ab", preference={"a": 3.0})
+    plain, preferred = make(name, tuple("ab")), make(name, tuple("ab"), preference={"a": 3.0})
     torch.testing.assert_close(effective(preferred), effective(plain) * torch.tensor([1.5, 0.5]), check_dtype=False)
 
 
 def test_preference_depends_on_ratios_only():
-    one, ten = make("mgda", "ab", preference={"a": 2, "b": 1}), make("mgda", "ab", preference={"a": 20, "b": 10})
+    one, ten = make("mgda", tuple("ab"), preference={"a": 2, "b": 1}), make("mgda", tuple("ab"), preference={"a": 20, "b": 10})
     torch.testing.assert_close(effective(one), effective(ten))
 
 
 def test_scale_sum_multiplies_mean_like_weights_by_the_number_of_objectives():
-    torch.testing.assert_close(effective(make("mgda", "ab", scale="sum")), 2 * effective(make("mgda", "ab")))
-    torch.testing.assert_close(effective(make("pcgrad", "ab", scale="sum")), effective(make("pcgrad", "ab")))
+    torch.testing.assert_close(effective(make("mgda", tuple("ab"), scale="sum")), 2 * effective(make("mgda", tuple("ab"))))
+    torch.testing.assert_close(effective(make("pcgrad", tuple("ab"), scale="sum")), effective(make("pcgrad", tuple("ab"))))
 
 
 @pytest.mark.parametrize("kind", ["l2", "loss", "loss+"])
 def test_normalize_balances_scaled_gradients_and_keeps_the_sum_of_weights(kind):
     j = torch.tensor([[-40.0, 10, 10], [6, 1, 1]], dtype=torch.float64)
     losses = torch.tensor([5.0, 0.1], dtype=torch.float64)
-    w = make("mgda", "ab", normalize=kind).effective_weights(losses, j @ j.T)
+    w = make("mgda", tuple("ab"), normalize=kind).effective_weights(losses, j @ j.T)
     n = j.norm(dim=1)
     s = {"l2": 1 / n, "loss": 1 / losses, "loss+": 1 / (n * losses)}[kind]
     d = w @ j
@@ -61,9 +61,9 @@ def test_normalize_balances_scaled_gradients_and_keeps_the_sum_of_weights(kind):
 def test_log_losses_balances_the_gradients_of_the_logarithms():
     j = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
     losses = torch.tensor([2.0, 5.0], dtype=torch.float64)
-    w = make("mgda", "ab", log_losses=True).effective_weights(losses, j @ j.T)
+    w = make("mgda", tuple("ab"), log_losses=True).effective_weights(losses, j @ j.T)
     logs = j / losses[:, None]
-    torch.testing.assert_close(w @ j, make("mgda", "ab").compute_weights(losses, logs @ logs.T) @ logs)
+    torch.testing.assert_close(w @ j, make("mgda", tuple("ab")).compute_weights(losses, logs @ logs.T) @ logs)
 
 
 def test_max_norm_shortens_the_combined_gradient():
@@ -129,7 +129,7 @@ def combination(rows, weights, heads):
 
 
 def test_ema_smooths_weights_over_steps():
-    balancer = make("realtime", "ab", weight_ema=0.75)
+    balancer = make("realtime", tuple("ab"), weight_ema=0.75)
     balancer.effective_weights(torch.tensor([1.0, 1.0]))
     balancer.step += 1
     assert balancer.effective_weights(torch.tensor([0.5, 2.0])).tolist() == pytest.approx([1.25, 0.875])

@@ -423,16 +423,16 @@ def skipping_steps(balancer, net, pattern, gate, given, start=0):
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("name", REMEMBERS)
 def test_layers_that_a_step_skips_count_as_zero(name, given, pattern):
-    wanted = skipping_steps(make(name, "ab"), Skipping(), pattern, True, True)
-    found = skipping_steps(make(name, "ab"), Skipping(), pattern, False, given)
+    wanted = skipping_steps(make(name, tuple("ab")), Skipping(), pattern, True, True)
+    found = skipping_steps(make(name, tuple("ab")), Skipping(), pattern, False, given)
     assert_equal_steps(found, wanted)
 
 
 @pytest.mark.parametrize("name", REMEMBERS)
 def test_a_run_that_skips_layers_resumes_with_given_parameters(name):
-    net, balancer = Skipping(), make(name, "ab")
+    net, balancer = Skipping(), make(name, tuple("ab"))
     skipping_steps(balancer, net, (1, 0, 1), False, True)
-    fresh = make(name, "ab")
+    fresh = make(name, tuple("ab"))
     fresh.load_state_dict(balancer.state_dict())
     wanted = skipping_steps(balancer, net, (1, 0, 0), False, True, start=7)
     assert_equal_steps(skipping_steps(fresh, net, (1, 0, 0), False, True, start=7), wanted)
@@ -440,9 +440,9 @@ def test_a_run_that_skips_layers_resumes_with_given_parameters(name):
 
 @pytest.mark.parametrize("name", REMEMBERS)
 def test_an_order_that_cannot_be_restored_is_an_error(name):
-    net, balancer = Skipping(), make(name, "ab")
+    net, balancer = Skipping(), make(name, tuple("ab"))
     skipping_steps(balancer, net, (1, 0), False, False)
-    fresh = make(name, "ab")
+    fresh = make(name, tuple("ab"))
     fresh.load_state_dict(balancer.state_dict())
     for each in (fresh, copy.deepcopy(balancer)):
         with pytest.raises(BalancingError, match="whose order is lost; give shared="):

@@ -198,4 +198,38 @@ def test_a_failing_aggregator_is_named(monkeypatch):
 def test_without_torchjd_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchjd", None)
     with pytest.raises(ValueError, match=r'not installed; pip install "mozoo\[torchjd\]"'):
-        create_balancer("torchjd", ("a", "b"))
+        create_balancer("torchjd", tuple("ab"))
+
+
+@pytest.mark.parametrize("aggregator", ["Constant", "AlignedMTL", "PCGrad", "TrimmedMean"])
+def test_absent_objectives_leave_an_aggregator_of_the_others(aggregator):
+    pytest.importorskip("torchjd")
+    arguments = ARGUMENTS.get(aggregator, {})
+    fewer = {key: [value[0], value[2]] if isinstance(value, list) else value for key, value in arguments.items()}
+    if aggregator == "TrimmedMean":
+        arguments = fewer = {"trim_number": 0}
+    net, x = Net(), inputs()
+    whole = create_balancer("torchjd", tuple("abc"), aggregator=aggregator, arguments=arguments)
+    others = create_balancer("torchjd", tuple("ac"), aggregator=aggregator, arguments=fewer)
+    for _ in range(2):
+        results = []
+        for balancer in (whole, others):
+            net.zero_grad()
+            losses = net.losses(x)
+            balancer.backward(
+                {"b": None} | {key: losses[key] for key in "ac"}
+                if balancer is whole
+                else {key: losses[key] for key in "ac"}
+            )
+            results.append(net.gradients())
+        assert results[0].keys() == results[1].keys()
+        for key, gradient in results[0].items():
+            torch.testing.assert_close(gradient, results[1][key])
+
+
+def test_an_aggregator_with_a_memory_refuses_absent_objectives():
+    pytest.importorskip("torchjd")
+    net, balancer = Net(), create_balancer("torchjd", tuple("abc"), aggregator="GradVac")
+    balancer.backward(net.losses(inputs()))
+    with pytest.raises(BalancingError, match="torchjd: GradVac remembers its objectives"):
+        balancer.backward(net.losses(inputs()) | {"b": None})

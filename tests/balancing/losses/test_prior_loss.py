@@ -8,7 +8,7 @@ from tests.balancing.problems import make
 
 
 def test_prior_loss_uses_what_it_is_given():
-    balancer = make("prior_loss", "ab", prior_losses={"a": 4.0, "b": 0.5})
+    balancer = make("prior_loss", tuple("ab"), prior_losses={"a": 4.0, "b": 0.5})
     assert balancer.compute_weights(torch.ones(2)).tolist() == [0.25, 2]
 
 

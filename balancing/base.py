@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .errors import BalancingError, SolverError
+from .measuring.agreement import Agreement
 from .measuring.call import Call
 from .measuring.features import PLACES, given_tensors
 from .measuring.graph import LossGraph
@@ -60,6 +61,7 @@ class Balancer(Method):
         self.cache = WeightCache(len(self.objectives), given.update_every, given.weight_ema)
         self.micro_batches = MicroBatches(apart=self.unbiased)
         self.place = PLACES[given.at]
+        self._agreement = Agreement(self.name, self.objectives, given)
         self._out: Out | None = None
 
     def active(self) -> tuple[int, ...] | None:
@@ -106,19 +108,21 @@ class Balancer(Method):
     def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, call: Call) -> BalanceReport:
         """:meth:`backward` of the losses times the weights that ``first`` gives to them."""
         earlier, summed = self.micro_batches.take()  # forgotten if this call fails
-        values = ordered_losses(self.name, self.objectives, losses)
-        stacked = torch.stack(values)
-        means = stacked.detach()
-        if several_processes():
-            means = means.clone()
-            average_over_processes([means])
-        active = self.active()
-        graph = LossGraph(self.name, self.objectives, values, stacked, call, active)
+        active, at = self.active(), self.options.at
         reuse = self.step % self.options.update_every != 0
-        if reuse or self._weighs_at_once(first, call.last and not earlier):
+        at_once = reuse or self._weighs_at_once(first, call.last and not earlier)
+        try:
+            values = ordered_losses(self.name, self.objectives, losses)
+            stacked = torch.stack(values)
+            graph = LossGraph(self.name, self.objectives, values, stacked, call, active)
+            tensors = [] if at_once else given_tensors(self.name, at, call)
+        except Exception as error:
+            self._agreement.fail(error, losses)
+            raise
+        means = graph.agree(self._agreement, at, tensors, at_once) if several_processes() else stacked.detach()
+        if at_once:
             return self._weigh(graph, means if summed is None else summed + means, first, reuse, call.last)
 
-        tensors = given_tensors(self.name, self.options.at, call)
         part = Part(means, self.place.rows(graph, tensors, self._out if call.last and not earlier else None))
         self._check(part, active)
         parts = self.micro_batches.join(earlier, part)

@@ -43,12 +43,15 @@ class Lookahead:
         self._randomness = _Randomness(model)
         values = ordered_losses(owner, objectives, train(model))
         reached = set(find_leaves(values)) if parameters is None else set(find_leaves(values)) & set(parameters)
-        named = {name: p for name, p in model.named_parameters() if p in reached}
+        every = dict(model.named_parameters())
+        stacked = torch.stack(values)
+        told = self.mean(torch.cat([stacked, stacked.new_tensor([float(p in reached) for p in every.values()])]))
+        self.means, shares = told[: len(values)], told[len(values) :].tolist()
+        # those that any process reaches
+        named = {name: p for (name, p), share in zip(every.items(), shares, strict=True) if share > 0}
         if not named:
             raise BalancingError(f"{owner}: the losses reach none of the model's trainable parameters")
         self._names, self.parameters = list(named), list[Tensor](named.values())
-        stacked = torch.stack(values)
-        self.means = self.mean(stacked)
         self.losses = stacked * preference.to(stacked)
 
     def train_losses(self, parameters: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..errors import BalancingError
 from ..spans import span
+from .agreement import Agreement, Local
 from .call import Call
+from .gradients import Gradients
 from .processes import averaged_gradients, several_processes
 
 
@@ -77,7 +79,7 @@ def is_nested(tensors: Sequence[Tensor]) -> bool:
 def _differentiate(
     outputs: Sequence[Tensor],
     leaves: Sequence[Tensor],
-    gradients: Sequence[Tensor] | None = None,
+    gradients: Sequence[Tensor],
     keep_graph: bool = False,
 ) -> None:
     """Add gradients of ``outputs``, averaged over processes, to the ``leaves`` they reach."""
@@ -116,7 +118,9 @@ class LossGraph:
         active: Sequence[int] | None,
     ) -> None:
         self.owner, self.objectives, self.active = owner, objectives, active
-        self._stacked, self._given_shared, self._scaler = stacked, call.shared, call.scaler
+        self._stacked, self._given_shared, self._scaler, self._call = stacked, call.shared, call.scaler, call
+        self._agreed: dict[Tensor, int] | None = None
+        self._agreed_trunk: list[Tensor] = []
         scaler, parameters = call.scaler, call.parameters
         self.losses = losses if scaler is None else [scaler.scale(loss) for loss in losses]
         if parameters is not None:
@@ -136,9 +140,54 @@ class LossGraph:
             return 1.0
         return float(self._scaler.scale(torch.ones((), device=self.losses[0].device)))
 
+    def agree(self, agreement: Agreement, at: str, given: Sequence[Tensor], at_once: bool) -> Tensor:
+        """Take the leaves that any process reaches as those of this graph, and return (K,) means of the losses.
+
+        Args:
+            agreement: Of the method.
+            at: Where gradients are measured.
+            given: The tensors that were given for that.
+            at_once: Whether the weights come before the gradients.
+        """
+        call, size, stop = self._call, len(self.losses), given if at == "features" else ()
+        masks = find_leaves(self.losses, stop)
+        for leaf in find_leaves(stop):  # a bit more: the features reach the leaf
+            masks[leaf] = masks.get(leaf, 0) | 1 << size
+        ordered = [leaf for leaf in [*(call.shared or ()), *(given if at == "subset" else ())] if leaf.is_leaf]
+        present = [loss.requires_grad for loss in self.losses]
+        local = Local(
+            self._stacked.detach(),
+            present,
+            self.allowed(masks),
+            [*(call.parameters or ()), *ordered],
+            ordered,
+            (call.last, at_once),
+        )
+        means, self.present, masks = agreement.meet(local)
+        self._agreed_trunk = [leaf for leaf, mask in masks.items() if mask >> size]
+        self._agreed = {leaf: own for leaf, mask in masks.items() if (own := mask & ~(1 << size))}
+        return means
+
+    def masks(self, stop: Sequence[Tensor] = ()) -> dict[Tensor, int]:
+        """Leaves that may receive gradients; paths through ``stop`` are not followed."""
+        return self.allowed(find_leaves(self.losses, stop)) if self._agreed is None else self._agreed
+
+    def trunk(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Leaves below the features that may receive gradients."""
+        return list(self.allowed(find_leaves(features))) if self._agreed is None else self._agreed_trunk
+
+    def complete(self, gradients: Gradients) -> Gradients:
+        """The gradients, with zeros for an objective that is measured in other processes alone."""
+        if self._agreed is not None:
+            for k, row in enumerate(gradients.rows):
+                reached = any(self._agreed.get(tensor, -1) >> k & 1 for tensor in gradients.inputs)
+                if reached and all(gradient is None for gradient in row):
+                    gradients.rows[k] = [torch.zeros_like(tensor) for tensor in gradients.inputs]
+        return gradients
+
     def partition(self, stop: Sequence[Tensor] = ()) -> tuple[list[Tensor], dict[Tensor, int]]:
         """Contested leaves, and others with masks; paths through ``stop`` are not followed."""
-        masks = self.allowed(find_leaves(self.losses, stop))
+        masks = self.masks(stop)
         if self.given_shared is None:
             contested = dict.fromkeys(leaf for leaf, mask in masks.items() if mask.bit_count() > 1)
         else:
@@ -164,8 +213,7 @@ class LossGraph:
                 _differentiate(losses, contested, self._factors(weights), keep_graph=True)
                 _differentiate(losses, list(others), self._factors(heads))
             elif several_processes():
-                leaves = list(find_leaves(losses)) if self._parameters is None else self._parameters
-                _differentiate(losses, leaves, self._factors(weights))
+                _differentiate(losses, list(self.masks()), self._factors(weights))
             elif self.active is None and not self.is_scaled:
                 # one root and not K, which shows in a small model's step
                 torch.autograd.backward(self._stacked, weights.to(self._stacked), inputs=self._parameters)
@@ -176,7 +224,7 @@ class LossGraph:
 
     def backward_from(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Continue the backward pass from the features, with ``gradients``, to the trunk."""
-        leaves = list(self.allowed(find_leaves(features)))
+        leaves = self.trunk(features)
         with span("backward of the trunk"):
             if several_processes():
                 _differentiate(features, leaves, gradients)

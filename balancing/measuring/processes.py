@@ -33,45 +33,51 @@ def average_over_processes(tensors: Sequence[Tensor]) -> None:
 
 
 def averaged_gradients(
-    outputs: Sequence[Tensor],
-    leaves: Sequence[Tensor],
-    gradients: Sequence[Tensor] | None = None,
-    keep_graph: bool = False,
+    outputs: Sequence[Tensor], leaves: Sequence[Tensor], gradients: Sequence[Tensor], keep_graph: bool = False
 ) -> list[Tensor | None]:
     """``torch.autograd.grad``, averaged over processes.
 
-    A bucket of gradients travels while others are still computed. Leaves that the outputs do not reach give ``None``; they must be the same in all processes.
+    A bucket of gradients travels while others are still computed. The leaves must be the same in all processes, in one
+    order. A leaf that the outputs reach in some processes only counts as zero in the others; in none, it gives ``None``.
     """
-    waiting = {leaf: number for number, bucket in enumerate(_buckets(list(reversed(leaves)))) for leaf in bucket}
-    missing = [0] * (max(waiting.values(), default=-1) + 1)
-    for number in waiting.values():
-        missing[number] += 1
-    arrived: list[list[Tensor]] = [[] for _ in missing]
+    buckets = list(_buckets(list(reversed(leaves))))
+    waiting = {leaf: number for number, bucket in enumerate(buckets) for leaf in bucket}
+    missing = [len(bucket) for bucket in buckets]
     reached: dict[Tensor, Tensor] = {}
     travelling: list[_Sent] = []
 
-    def note(leaf: Tensor, gradient: Tensor) -> None:
-        number = waiting[leaf]
-        reached[leaf] = gradient.clone()  # as autograd may hand out views and aliases
-        arrived[number].append(leaf)
+    def note(leaf: Tensor, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            reached[leaf] = gradient.clone()  # as autograd may hand out views and aliases
+        missing[waiting[leaf]] -= 1
         # buckets leave in the same order everywhere, each when it and those before it are complete
-        while len(travelling) < len(missing) and len(arrived[len(travelling)]) == missing[len(travelling)]:
-            send(len(travelling))
+        while len(travelling) < len(buckets) and missing[len(travelling)] == 0:
+            send(buckets[len(travelling)])
 
-    def send(number: int) -> None:
-        travelling.append(_send([reached[leaf] for leaf in waiting if waiting[leaf] == number and leaf in reached]))
+    def send(bucket: list[Tensor]) -> None:
+        here = [leaf in reached for leaf in bucket]
+        pieces = [reached[leaf] if leaf in reached else torch.zeros_like(leaf) for leaf in bucket]
+        counts = pieces[0].new_ones(len(bucket)) if all(here) else pieces[0].new_tensor([float(known) for known in here])
+        travelling.append(_send([*pieces, counts]))
 
+    roots = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if output.requires_grad]
     hooks = [leaf.register_hook(lambda gradient, leaf=leaf: note(leaf, gradient)) for leaf in leaves]
     try:
-        torch.autograd.grad(outputs, leaves, gradients, retain_graph=keep_graph, allow_unused=True)
+        if roots:
+            ends, factors = zip(*roots, strict=True)
+            torch.autograd.grad(ends, leaves, factors, retain_graph=keep_graph, allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
-    while len(travelling) < len(missing):
-        send(len(travelling))
+    for bucket in buckets[len(travelling) :]:
+        send(bucket)
     with span("all-reduce"):
-        for sent in travelling:
+        for bucket, sent in zip(buckets, travelling, strict=True):
             _receive(*sent)
+            *pieces, counts = sent[0]
+            if any(leaf not in reached for leaf in bucket):
+                anywhere = zip(bucket, pieces, counts.tolist(), strict=True)
+                reached |= {leaf: piece for leaf, piece, count in anywhere if count != 0}
     return [reached.get(leaf) for leaf in leaves]
 
 

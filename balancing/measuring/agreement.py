@@ -1,0 +1,319 @@
+"""What the processes agree on in each step: losses, and the leaves they reach in one order."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from ..errors import BalancingError
+from ..options import Options
+from ..spans import span
+from .processes import several_processes
+
+_BITS = 20  # of a piece of a hash: sums of squares over 8192 processes are exact in float64
+_PIECE = (1 << _BITS) - 1
+_SAMPLE = 4096  # elements of a parameter that identify it
+_REMEDY = "give parameters=list(model.parameters()), which names each by its place in the list"
+
+#: Identifies a leaf in all processes.
+Key = tuple[Any, ...]
+
+
+class Leaf(NamedTuple):
+    """A leaf as another process is told of it.
+
+    Attributes:
+        mask: Objectives that reach it; 0 for one that was only given.
+        shape: Of the tensor.
+        token: Its number, if an earlier step gave it one.
+        place: Its place among the given parameters.
+        digest: Of its values, which replicas have in common.
+        constant: Whether its values are all equal, as those of a fresh bias: they identify nothing then.
+    """
+
+    mask: int
+    shape: tuple[int, ...]
+    token: int | None
+    place: int | None = None
+    digest: str = ""
+    constant: bool = False
+
+
+class Local(NamedTuple):
+    """What one process knows before an agreement.
+
+    Attributes:
+        losses: (K,) its losses, 0 where an objective is absent.
+        present: (K,) whether the objective has a graph.
+        masks: Leaf -> mask of the objectives that reach it.
+        given: Leaves that were given in an order which all processes share.
+        ordered: Those of them at which rows are taken in the given order.
+        call: What else must be the same: ``last=``, and whether weights come before gradients.
+    """
+
+    losses: Tensor
+    present: Sequence[bool]
+    masks: dict[Tensor, int]
+    given: Sequence[Tensor]
+    ordered: Sequence[Tensor]
+    call: tuple[bool, bool]
+
+
+class Agreement:
+    """Exchanges losses and finds the leaves that any process reaches.
+
+    Processes may reach different leaves, or the same in another order: experts, layers that are dropped, objectives
+    without a label. Each leaf has a number that is the same in all of them. It follows from the place in the given
+    parameters, else from the values, which replicas have in common; it is remembered by weak references, and neither
+    copied nor saved. In most steps a hash tells that all reached the same; it travels with the losses.
+
+    Args:
+        owner: Name of the method, for messages.
+        objectives: Names of the losses.
+        options: Of the method, which must be the same everywhere.
+    """
+
+    def __init__(self, owner: str, objectives: Sequence[str], options: Options) -> None:
+        self._about = owner, tuple(objectives), options
+        self._owner, self._objectives = owner, tuple(objectives)
+        self._met = False
+        self._next = 0
+        self._known: dict[int, weakref.ref[Tensor]] = {}  # token -> leaf
+        self._tokens: dict[int, int] = {}  # id of a leaf -> token
+        self._lost: list[int] = []  # tokens of leaves that are no more
+
+    def __deepcopy__(self, memo: Any) -> Agreement:
+        return Agreement(*self._about)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Agreement, self._about
+
+    def meet(self, local: Local) -> tuple[Tensor, tuple[bool, ...], dict[Tensor, int]]:
+        """(K,) means of the losses, (K,) whether any process has the objective, and the leaves with masks.
+
+        The leaves are those that any process reaches, in the same order everywhere.
+
+        Raises:
+            BalancingError: In all processes: other objectives or options in one of them, an error in one of them, or a
+                leaf that one reaches and another cannot identify.
+        """
+        tokens = [self._token(leaf) for leaf in local.masks]
+        order = [self._token(leaf) for leaf in local.ordered]
+        unknown = bool(self._lost) or None in tokens or None in order
+        means, present, known, alike, called_alike = self._exchange(
+            local.losses, local.present, hash((*tokens, *local.masks.values())), hash((*local.call, *order)), unknown
+        )
+        if known and called_alike:
+            masks = local.masks if alike else self._union(local.masks, tokens, local.losses.device)
+        else:
+            masks = self._identify(local)
+        return means, present, masks
+
+    def fail(self, error: Exception, losses: Mapping[str, Any]) -> None:
+        """Tell the other processes, which wait in :meth:`meet`, of an error before it."""
+        if not several_processes():
+            return
+        tensors = [loss for loss in losses.values() if isinstance(loss, Tensor)]
+        device = tensors[0].device if tensors else "cuda" if dist.get_backend() == "nccl" else "cpu"
+        size = len(self._objectives)
+        self._exchange(torch.zeros(size, device=device), [False] * size, 0, 0, True)
+        _gather({"error": str(error)})
+
+    # ---- the message of every step -------------------------------------------------------------------------------
+
+    def _exchange(
+        self, losses: Tensor, present: Sequence[bool], leaves: int, call: int, unknown: bool
+    ) -> tuple[Tensor, tuple[bool, ...], bool, bool, bool]:
+        """Means, presence, and whether all leaves are known, all masks equal, and all calls equal."""
+        if not self._met:
+            require_one_method(*self._about)
+            self._met = True
+        size, count = len(losses), dist.get_world_size()
+        pieces = [leaves & _PIECE, leaves >> _BITS & _PIECE, call & _PIECE]
+        told = [*map(int, present), int(unknown), *pieces, *(piece * piece for piece in pieces)]
+        with span("all-reduce"):
+            message = torch.cat([losses.double(), torch.tensor(told, dtype=torch.float64, device=losses.device)])
+            dist.all_reduce(message)
+        numbers = [int(number) for number in message[size:].tolist()]
+        any_present, (unknowns, *sums) = tuple(n > 0 for n in numbers[:size]), numbers[size:]
+        # numbers are equal if and only if the square of their sum is as large as it can be
+        first, second, third = (count * square == total**2 for total, square in zip(sums[:3], sums[3:], strict=True))
+        means = (message[:size] / count).to(losses.dtype)
+        return means, any_present, unknowns == 0, first and second, third
+
+    def _union(self, masks: dict[Tensor, int], tokens: list[int | None], device: torch.device) -> dict[Tensor, int]:
+        """Known leaves that any process reaches, by number."""
+        mine = dict(zip(tokens, masks.values(), strict=True))
+        bits = range(len(self._objectives) + 1)
+        table = [[mine.get(token, 0) >> bit & 1 for bit in bits] for token in self._known]
+        message = torch.tensor(table, dtype=torch.uint8, device=device)
+        with span("all-reduce"):
+            dist.all_reduce(message, dist.ReduceOp.MAX)
+        union: dict[Tensor, int] = {}
+        for reference, row in zip(self._known.values(), message.tolist(), strict=True):
+            leaf, mask = reference(), sum(bit << k for k, bit in enumerate(row))
+            if mask and leaf is not None:
+                union[leaf] = mask
+        return union
+
+    # ---- the messages of the first step, and of steps with other leaves ------------------------------------------
+
+    def _identify(self, local: Local) -> dict[Tensor, int]:
+        """The leaves that any process reaches, in the same order; new ones get numbers."""
+        places = {leaf: place for place, leaf in enumerate(dict.fromkeys(local.given))}
+        listed = [*local.masks, *(leaf for leaf in places if leaf not in local.masks)]
+        mine = [self._describe(leaf, local.masks.get(leaf, 0), places.get(leaf)) for leaf in listed]
+        leaf_of = dict(zip(_keys(mine), listed, strict=True))
+        key_of = {leaf: key for key, leaf in leaf_of.items()}
+        order = [key_of[leaf] for leaf in local.ordered]
+        record = {"error": None, "call": local.call, "order": order, "leaves": mine, "lost": [*self._lost]}
+        records = _gather(record)
+        union = _merge(self._owner, records)
+        for token in {token for record in records for token in record["lost"]}:
+            self._known.pop(token, None)
+        self._lost.clear()
+        found: dict[Tensor, int] = {}
+        for key, mask in union.items():
+            leaf = leaf_of[key] if key in leaf_of else self._known[key[1]]()
+            if key[0] != "known":
+                self._remember(leaf_of[key])
+            if mask and leaf is not None:
+                found[leaf] = mask
+        return found
+
+    def _describe(self, leaf: Tensor, mask: int, place: int | None) -> Leaf:
+        token, shape = self._token(leaf), tuple(leaf.shape)
+        return Leaf(mask, shape, token) if token is not None else Leaf(mask, shape, None, place, *_digest(leaf))
+
+    def _token(self, leaf: Tensor) -> int | None:
+        """The number of a leaf; ``None`` for a new one, which may have the id of one that is no more."""
+        token = self._tokens.get(id(leaf))
+        if token is None or token not in self._known or self._known[token]() is not leaf:
+            return None
+        return token
+
+    def _remember(self, leaf: Tensor) -> None:
+        token, lost = self._next, self._lost
+        self._known[token] = weakref.ref(leaf, lambda _: lost.append(token))
+        self._tokens[id(leaf)] = token
+        self._next += 1
+
+
+def require_one_method(owner: str, objectives: Sequence[str], options: Options) -> None:
+    """Raise BalancingError, in all processes, if method, objectives or options differ between them."""
+    chosen = {**vars(options), "preference": dict(options.preference or {})}
+    everyone = _gather({"method": owner, "objectives": tuple(objectives), **chosen})
+    for rank, other in enumerate(everyone):
+        for key, value in everyone[0].items():
+            if other.get(key) != value:
+                order = ", in one order" if key == "objectives" else ""
+                raise BalancingError(
+                    f"{owner}: {key} must be the same in all processes{order}, "
+                    f"but process 0 has {value!r} and process {rank} has {other.get(key)!r}"
+                )
+
+
+def _gather(mine: Any) -> list[Any]:
+    """What every process has, by rank."""
+    everyone: list[Any] = [None] * dist.get_world_size()
+    with span("all-gather"):
+        dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+def _digest(leaf: Tensor) -> tuple[str, bool]:
+    """Digest of type, shape and values, or many of them, and whether the values are all equal."""
+    about = f"{leaf.dtype} {tuple(leaf.shape)}"
+    if is_traceable_wrapper_subclass(leaf):  # a shard, which differs from process to process
+        return about, True
+    values = leaf.detach().reshape(-1)
+    sample = values[:: max(1, len(values) // _SAMPLE)].cpu().contiguous()
+    content = ctypes.string_at(sample.data_ptr(), sample.nbytes)
+    constant = content == content[: sample.element_size()] * len(sample)
+    return hashlib.sha256(about.encode() + content).hexdigest(), constant
+
+
+def _keys(leaves: Sequence[Leaf]) -> list[Key]:
+    """What identifies each leaf: its number, its place, its values, or its place among those with the same values."""
+    unplaced = Counter(leaf.digest for leaf in leaves if leaf.token is None and leaf.place is None)
+    earlier: Counter[str] = Counter()
+    keys: list[Key] = []
+    for leaf in leaves:
+        if leaf.token is not None:
+            keys.append(("known", leaf.token))
+        elif leaf.place is not None:
+            keys.append(("given", leaf.place, leaf.shape))
+        elif leaf.constant or unplaced[leaf.digest] > 1:
+            keys.append(("alike", leaf.digest, earlier[leaf.digest]))
+            earlier[leaf.digest] += 1
+        else:
+            keys.append(("value", leaf.digest))
+    return keys
+
+
+def _merge(owner: str, records: Sequence[Mapping[str, Any]]) -> dict[Key, int]:
+    """Keys of all leaves, in the order of the first process that has them, with the masks of all.
+
+    The result and the errors are the same in all processes, as the ``records`` are.
+    """
+    for rank, record in enumerate(records):
+        if record["error"] is not None:
+            raise BalancingError(f"{owner}: process {rank} failed: {record['error']}")
+    first = records[0]
+    for rank, record in enumerate(records):
+        if record["call"] != first["call"]:
+            raise BalancingError(
+                f"{owner}: processes 0 and {rank} differ in last= or in the number of steps they have taken"
+            )
+        if record["order"] != first["order"] or _permuted(first["leaves"], record["leaves"]):
+            raise BalancingError(
+                f"{owner}: parameters are given in another order in process {rank} than in process 0; "
+                "give lists, such as list(model.parameters())"
+            )
+    keys = [_keys(record["leaves"]) for record in records]
+    masks: dict[Key, int] = {}
+    for rank, record in enumerate(records):
+        for key, leaf in zip(keys[rank], record["leaves"], strict=True):
+            masks[key] = masks.get(key, 0) | leaf.mask
+    lost = {("known", token) for record in records for token in record["lost"]}
+    held = [{*each} for each in keys]
+    reached = [[key for key in each if masks[key]] for each in keys]
+    in_order = all(_same_order(reached[0], each) for each in reached)
+    for holder, record in enumerate(records):
+        for number, (key, leaf) in enumerate(zip(keys[holder], record["leaves"], strict=True)):
+            for rank in range(len(records)):
+                if key not in held[rank] and (key[0] != "known" or (masks[key] and key in lost)):
+                    raise BalancingError(
+                        f"{owner}: process {holder} reaches a parameter of shape {leaf.shape} (number {number} of its "
+                        f"graph) that process {rank} does not reach and cannot identify; {_REMEDY}"
+                    )
+            if key[0] == "alike" and not in_order:
+                raise BalancingError(
+                    f"{owner}: processes reach parameters in another order, and several of shape {leaf.shape} "
+                    f"(number {number} in process {holder}) have the same values, so they are not told apart; {_REMEDY}"
+                )
+    return masks
+
+
+def _permuted(first: Sequence[Leaf], other: Sequence[Leaf]) -> bool:
+    """Whether two processes were given the same parameters in another order."""
+    one, two = (
+        [leaf.digest for leaf in sorted((n for n in leaves if n.place is not None), key=lambda n: n.place or 0)]
+        for leaves in (first, other)
+    )
+    return one != two and sorted(one) == sorted(two)
+
+
+def _same_order(first: Sequence[Key], other: Sequence[Key]) -> bool:
+    """Whether the leaves that two processes identify have the same order in their graphs."""
+    common = {key for key in {*first} & {*other} if key[0] != "alike"}
+    return [key for key in first if key in common] == [key for key in other if key in common]

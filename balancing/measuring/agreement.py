@@ -139,16 +139,16 @@ class Agreement:
             self._met = True
         size, count = len(losses), dist.get_world_size()
         pieces = [leaves & _PIECE, leaves >> _BITS & _PIECE, call & _PIECE]
-        told = [*map(int, present), int(unknown), *pieces, *(piece * piece for piece in pieces)]
+        told = [*losses.tolist(), *present, unknown, *pieces, *(piece * piece for piece in pieces)]
+        message = torch.tensor(told, dtype=torch.float64, device=losses.device)
         with span("all-reduce"):
-            message = torch.cat([losses.double(), torch.tensor(told, dtype=torch.float64, device=losses.device)])
             dist.all_reduce(message)
-        numbers = [int(number) for number in message[size:].tolist()]
-        any_present, (unknowns, *sums) = tuple(n > 0 for n in numbers[:size]), numbers[size:]
+        sums = message.tolist()
+        means = losses.new_tensor([total / count for total in sums[:size]])
+        anywhere, (unknowns, *sums) = tuple(n > 0 for n in sums[size : 2 * size]), sums[2 * size :]
         # numbers are equal if and only if the square of their sum is as large as it can be
-        first, second, third = (count * square == total**2 for total, square in zip(sums[:3], sums[3:], strict=True))
-        means = (message[:size] / count).to(losses.dtype)
-        return means, any_present, unknowns == 0, first and second, third
+        first, second, third = (count * int(sums[i + 3]) == int(sums[i]) ** 2 for i in range(3))
+        return means, anywhere, unknowns == 0, first and second, third
 
     def _union(self, masks: dict[Tensor, int], tokens: list[int | None], device: torch.device) -> dict[Tensor, int]:
         """Known leaves that any process reaches, by number."""

@@ -86,9 +86,11 @@ def _differentiate(
     if not leaves:
         return
     if several_processes():
-        reached: Sequence[Tensor | None] = averaged_gradients(outputs, leaves, gradients, keep_graph)
-    else:
-        reached = torch.autograd.grad(outputs, leaves, gradients, retain_graph=keep_graph, allow_unused=True)
+        for leaf, mean in zip(leaves, averaged_gradients(outputs, leaves, gradients, keep_graph), strict=True):
+            if mean is not None:
+                leaf.grad = mean if leaf.grad is None else leaf.grad.add_(mean)
+        return
+    reached = torch.autograd.grad(outputs, leaves, gradients, retain_graph=keep_graph, allow_unused=True)
     for leaf, gradient in zip(leaves, reached, strict=True):
         if gradient is not None:
             # a copy, as autograd may hand out views and aliases
@@ -151,7 +153,7 @@ class LossGraph:
         """
         call, size, stop = self._call, len(self.losses), given if at == "features" else ()
         masks = find_leaves(self.losses, stop)
-        for leaf in find_leaves(stop):  # a bit more: the features reach the leaf
+        for leaf in find_leaves(stop) if stop else ():  # a bit more: the features reach the leaf
             masks[leaf] = masks.get(leaf, 0) | 1 << size
         ordered = [leaf for leaf in [*(call.shared or ()), *(given if at == "subset" else ())] if leaf.is_leaf]
         present = [loss.requires_grad for loss in self.losses]
@@ -164,8 +166,10 @@ class LossGraph:
             (call.last, at_once),
         )
         means, self.present, masks = agreement.meet(local)
-        self._agreed_trunk = [leaf for leaf, mask in masks.items() if mask >> size]
-        self._agreed = {leaf: own for leaf, mask in masks.items() if (own := mask & ~(1 << size))}
+        self._agreed = masks
+        if stop:
+            self._agreed_trunk = [leaf for leaf, mask in masks.items() if mask >> size]
+            self._agreed = {leaf: own for leaf, mask in masks.items() if (own := mask & ~(1 << size))}
         return means
 
     def masks(self, stop: Sequence[Tensor] = ()) -> dict[Tensor, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -40,32 +42,35 @@ def averaged_gradients(
     A bucket of gradients travels while others are still computed. The leaves must be the same in all processes, in one
     order. A leaf that the outputs reach in some processes only counts as zero in the others; in none, it gives ``None``.
     """
-    buckets = list(_buckets(list(reversed(leaves))))
-    waiting = {leaf: number for number, bucket in enumerate(buckets) for leaf in bucket}
-    missing = [len(bucket) for bucket in buckets]
-    reached: dict[Tensor, Tensor] = {}
+    backwards = list(reversed(leaves))  # about the order in which gradients come
+    found: list[Tensor | None] = [None] * len(backwards)
+    sizes = [len(bucket) for bucket in _buckets(backwards)]
+    buckets = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    number_of = [number for number, size in enumerate(sizes) for _ in range(size)]
+    missing = [*sizes]
     travelling: list[_Sent] = []
 
-    def note(leaf: Tensor, gradient: Tensor | None) -> None:
+    def note(place: int, gradient: Tensor | None) -> None:
         if gradient is not None:
-            reached[leaf] = gradient.clone()  # as autograd may hand out views and aliases
-        missing[waiting[leaf]] -= 1
+            found[place] = gradient.clone()  # as autograd may hand out views and aliases
+        missing[number_of[place]] -= 1
         # buckets leave in the same order everywhere, each when it and those before it are complete
         while len(travelling) < len(buckets) and missing[len(travelling)] == 0:
             send(buckets[len(travelling)])
 
-    def send(bucket: list[Tensor]) -> None:
-        here = [leaf in reached for leaf in bucket]
-        pieces = [reached[leaf] if leaf in reached else torch.zeros_like(leaf) for leaf in bucket]
-        counts = pieces[0].new_ones(len(bucket)) if all(here) else pieces[0].new_tensor([float(known) for known in here])
+    def send(bucket: slice) -> None:
+        pairs = list(zip(found[bucket], backwards[bucket], strict=True))
+        pieces = [torch.zeros_like(leaf) if gradient is None else gradient for gradient, leaf in pairs]
+        here = [float(gradient is not None) for gradient, _ in pairs]
+        counts = pieces[0].new_ones(len(here)) if all(here) else pieces[0].new_tensor(here)
         travelling.append(_send([*pieces, counts]))
 
     roots = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if output.requires_grad]
-    hooks = [leaf.register_hook(lambda gradient, leaf=leaf: note(leaf, gradient)) for leaf in leaves]
+    hooks = [leaf.register_hook(partial(note, place)) for place, leaf in enumerate(backwards)]
     try:
         if roots:
             ends, factors = zip(*roots, strict=True)
-            torch.autograd.grad(ends, leaves, factors, retain_graph=keep_graph, allow_unused=True)
+            torch.autograd.grad(ends, backwards, factors, retain_graph=keep_graph, allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
@@ -75,10 +80,9 @@ def averaged_gradients(
         for bucket, sent in zip(buckets, travelling, strict=True):
             _receive(*sent)
             *pieces, counts = sent[0]
-            if any(leaf not in reached for leaf in bucket):
-                anywhere = zip(bucket, pieces, counts.tolist(), strict=True)
-                reached |= {leaf: piece for leaf, piece, count in anywhere if count != 0}
-    return [reached.get(leaf) for leaf in leaves]
+            if any(gradient is None for gradient in found[bucket]):
+                found[bucket] = [piece if n != 0 else None for piece, n in zip(pieces, counts.tolist(), strict=True)]
+    return found[::-1]
 
 
 def sum_over_samples(gramian: Tensor, device: torch.device) -> Tensor:

@@ -101,7 +101,11 @@ CASES = [
     *((setup, "mgda", {"update_every": 2}) for setup in ("experts", "layers dropped")),
     *((setup, method, {"parts": 2}) for setup in ("experts", "layers dropped later") for method in ("rlw", "pcgrad")),
     ("no labels", "pcgrad", {"at": "subset"}),
-    *(("alike", method, {"wrapped": kind}) for method in ("sum", "alternating", "mgda") for kind in ("plain", "unused")),
+    *(
+        ("alike", method, {"wrapped": kind})
+        for method in ("sum", "alternating", "mgda")
+        for kind in ("plain", "unused")
+    ),
 ]
 
 
@@ -140,7 +144,15 @@ def run_case(rank, setup, method, options):
             report = balancer.backward(losses, last=part == parts - 1, **keywords)
         gradients = {key: gradient.clone() for key, gradient in gradients_of(net).items()}
         own = [p.grad for p in balancer.parameters()]
-        steps.append({"rows": rows, "gradients": gradients, "own": own, "weights": report.weights, "heads": balancer.head_weights})
+        steps.append(
+            {
+                "rows": rows,
+                "gradients": gradients,
+                "own": own,
+                "weights": report.weights,
+                "heads": balancer.head_weights,
+            }
+        )
         balancer.zero_grad()
     return steps
 

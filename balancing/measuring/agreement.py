@@ -70,9 +70,9 @@ class Agreement:
         return Agreement, self._about
 
     def meet(self, local: Local) -> tuple[Tensor, tuple[bool, ...], dict[Tensor, int]]:
-        """(K,) means of the losses, (K,) whether any process has the objective, and the leaves with masks.
+        """(K,) means of the losses, (K,) presence of the objectives, and the leaves with masks.
 
-        The leaves are those that any process reaches, in the same order everywhere.
+        An objective is present if any process has it. The leaves are those that any process reaches, in the same order everywhere.
 
         Raises:
             BalancingError: In all processes: other objectives or options in one of them, an error in one of them, or a
@@ -187,7 +187,7 @@ class Agreement:
 
 
 def require_one_method(owner: str, objectives: Sequence[str], options: Options) -> None:
-    """Raise BalancingError, in all processes, if method, objectives or options differ between them."""
+    """Raise BalancingError, in all processes, if method, objectives or options differ."""
     chosen = {**vars(options), "preference": dict(options.preference or {})}
     everyone = _gather({"method": owner, "objectives": tuple(objectives), **chosen})
     for rank, other in enumerate(everyone):

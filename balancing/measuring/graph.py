@@ -143,7 +143,7 @@ class LossGraph:
         return float(self._scaler.scale(torch.ones((), device=self.losses[0].device)))
 
     def agree(self, agreement: Agreement, at: str, given: Sequence[Tensor], at_once: bool) -> Tensor:
-        """Take the leaves that any process reaches as those of this graph, and return (K,) means of the losses.
+        """Take over the leaves that any process reaches; returns (K,) means of the losses.
 
         Args:
             agreement: Of the method.

@@ -53,7 +53,11 @@ def digest(leaf: Tensor) -> tuple[str, bool]:
 
 
 def identify(leaves: Sequence[Leaf]) -> list[Key]:
-    """What identifies each leaf: its number, its place, its values, or its place among those with the same values."""
+    """Keys of the leaves.
+
+    A key is the number of a leaf, its place among the given parameters, its values, or its place among those with the same
+    values.
+    """
     unplaced = Counter(leaf.digest for leaf in leaves if leaf.token is None and leaf.place is None)
     earlier: Counter[str] = Counter()
     keys: list[Key] = []
@@ -71,9 +75,9 @@ def identify(leaves: Sequence[Leaf]) -> list[Key]:
 
 
 def merge(owner: str, records: Sequence[Mapping[str, Any]]) -> dict[Key, int]:
-    """Keys of all leaves, in the order of the first process that has them, with the masks of all.
+    """Keys of all leaves with the masks of all processes.
 
-    The result and the errors are the same in all processes, as the ``records`` are.
+    They have the order of the first process that has them. The result and the errors are the same in all processes, as the ``records`` are.
     """
     for rank, record in enumerate(records):
         if record["error"] is not None:

@@ -173,8 +173,8 @@ class Agreement:
         return Leaf(mask, shape, token) if token is not None else Leaf(mask, shape, None, place, *digest(leaf))
 
     def _token(self, leaf: Tensor) -> int | None:
-        """The number of a leaf; ``None`` for a new one, which may have the id of one that is no more."""
-        token = self._tokens.get(id(leaf))
+        """The number of a leaf; ``None`` for a new one."""
+        token = self._tokens.get(id(leaf))  # may be that of a leaf which is no more
         if token is None or token not in self._known or self._known[token]() is not leaf:
             return None
         return token

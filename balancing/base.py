@@ -7,13 +7,15 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from .measuring.agreement import Agreement
 from .measuring.call import Call
-from .measuring.features import PLACES, given_tensors
+from .measuring.features import PLACES, find_place
 from .measuring.gradients import Gradients
 from .measuring.graph import LossGraph
 from .measuring.looped import Out
 from .measuring.processes import several_processes
 from .measuring.sharing import Sharing
+from .measuring.step_losses import where
 from .method import Method
 from .micro_batches import MicroBatches, Part, Step, prepare
 from .narrowing import for_some
@@ -22,7 +24,6 @@ from .options import BalancerOptions
 from .own_gradients import OwnGradients
 from .report import BalanceReport
 from .rescaling import Rescaling
-from .step_losses import StepLosses, where
 from .surroundings import known_weights, surroundings
 from .weight_cache import WeightCache
 
@@ -60,6 +61,7 @@ class Balancer(Method):
         self.cache = WeightCache(len(self.objectives), self.options.update_every, self.options.weight_ema)
         self.micro_batches, self.own_gradients = MicroBatches(apart=self.unbiased), OwnGradients()
         self.place, self.sharing = PLACES[self.options.at], Sharing(self.name)
+        self._agreement = Agreement(self.name, self.objectives, self.options)
         self._out: Out | None = None
 
     def active(self) -> tuple[int, ...] | None:
@@ -125,8 +127,9 @@ class Balancer(Method):
     def _over_present(self, losses: Mapping[str, Tensor | None], call: Call) -> BalanceReport:
         """A step of the objectives that are present, by a copy for these if they are not all."""
         earlier = self.micro_batches.take(self.name)  # forgotten if this call fails
-        given = ordered_losses(self.name, self.objectives, losses)
-        step = earlier.step(StepLosses.of(given, self.cache.weights.device), call.last)
+        device = self.cache.weights.device
+        now = self._agreement.losses(lambda: ordered_losses(self.name, self.objectives, losses), device)
+        step = earlier.step(now, call.last)
         self._present, some = step.present, where(step.present)
         if len(some) == len(self.objectives) or not call.last:
             report = self._backward(step, None, call)
@@ -162,11 +165,12 @@ class Balancer(Method):
             self.sharing,
             self.remembers,
         )
-        if known is not None or at_once or step.summed is not None:
+        weighs = known is not None or at_once or step.summed is not None
+        tensors = find_place(graph, self._agreement, "shared" if self.alone else self.options.at, call, weighs)
+        if weighs:
             return self._weigh(graph, means, first, known, call.last)
         self.reject(call.create_graph, "create_graph=True needs the whole batch in one call")
 
-        tensors = given_tensors(self.name, self.options.at, call)
         out = self._out if call.last and not step.parts else None
         rows = Gradients.none(len(losses.values)) if graph.active == () else self.place.rows(graph, tensors, out)
         part = Part(losses.means, rows, losses.present)
@@ -231,8 +235,8 @@ class Balancer(Method):
         """
         if not self._learns():
             return
-        given = ordered_losses(self.name, self.objectives, losses, differentiable=False)
-        now = StepLosses.of(given, self.cache.weights.device)
+        device = self.cache.weights.device
+        now = self._agreement.losses(lambda: ordered_losses(self.name, self.objectives, losses, False), device)
         if some := where(map(min, now.present, self._present or now.present)):
             means = now.means[some].to(self.cache.weights.device)
             with self.own_gradients.scaled_again(list(self.parameters())):

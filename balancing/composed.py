@@ -48,7 +48,7 @@ class Composed(Balancer):
         self.measures = gradient_balancer.measures
         self.observes = loss_balancer.observes or gradient_balancer.observes
         self.gradient_balancer, self.loss_balancer = gradient_balancer, loss_balancer
-        self.micro_batches = gradient_balancer.micro_batches
+        self.micro_batches, self._agreement = gradient_balancer.micro_batches, gradient_balancer._agreement
         self._loss_weights_now: Tensor | None = None
 
     def active(self) -> tuple[int, ...] | None:

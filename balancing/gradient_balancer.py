@@ -13,7 +13,7 @@ from .errors import BalancingError
 from .groups import Group, split_into_groups
 from .measuring.gradients import Direction, Gradients
 from .measuring.graph import LossGraph
-from .measuring.processes import average_over_processes, several_processes, sum_over_samples
+from .measuring.processes import sum_over_samples
 from .micro_batches import Part
 from .narrowing import for_some
 from .options import BalancerOptions
@@ -151,11 +151,7 @@ class GradientBalancer(Balancer):
         if self.active() is not None:
             return list(range(size))
         reaches = [any(g is not None for part in parts for g in part.gradients.rows[k]) for k in range(size)]
-        if not several_processes():
-            return [k for k in range(size) if reaches[k]]
-        flags = torch.tensor(reaches, dtype=torch.float32, device=parts[0].losses.device)
-        average_over_processes([flags])
-        return flags.nonzero().flatten().tolist()
+        return [k for k in range(size) if reaches[k]]
 
     def _check(self, part: Part, graph: LossGraph) -> None:
         gradients = part.gradients

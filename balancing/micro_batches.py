@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .errors import BalancingError
 from .measuring.gradients import Gradients
-from .step_losses import StepLosses
+from .measuring.step_losses import StepLosses
 from .watch import Watch, watched_leaf
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..errors import BalancingError, NonFiniteError, SolverError
+from ..measuring.agreement import require_one_method
+from ..measuring.processes import several_processes
 from ..method import Method
 from ..narrowing import for_some
 from ..options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
@@ -36,6 +38,7 @@ class BilevelBalancer(Method):
         Refused("log_losses", "compares losses on two batches as they are, so log_losses= has no meaning"),
     )
     alpha: nn.Parameter
+    _met = False  # whether the other processes are known to use the same method
 
     @abstractmethod
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -70,6 +73,9 @@ class BilevelBalancer(Method):
         """
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"{self.name}: lr must be finite and not negative, got {lr}")
+        if several_processes() and not self._met:
+            require_one_method(self.name, self.objectives, self.options)
+            self._met = True
         ahead = Lookahead(self.name, self.objectives, self.preference, model, train, validation, float(lr), parameters)
         if all(ahead.present):
             return self._step(ahead)

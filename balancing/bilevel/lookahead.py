@@ -11,8 +11,8 @@ from ..errors import BalancingError, NonFiniteError
 from ..measuring.graph import find_leaves
 from ..measuring.looped import collect
 from ..measuring.processes import average_over_processes
+from ..measuring.step_losses import StepLosses, where
 from ..objectives import ordered_losses
-from ..step_losses import StepLosses, where
 
 #: Computes the named losses of one batch with the model it is given.
 Closure = Callable[[nn.Module], Mapping[str, Tensor | None]]
@@ -44,7 +44,10 @@ class Lookahead:
         self._owner, self._all = owner, objectives
         self._model, self._train, self._validation, self.lr = model, train, validation, lr
         self._randomness = _Randomness(model)
-        step = StepLosses.of(ordered_losses(owner, objectives, train(model)), preference.device)
+        size = len(objectives)
+        step = StepLosses.agreed(
+            owner, lambda: ordered_losses(owner, objectives, train(model)), size, preference.device
+        )
         self.present, self.means = step.present, step.means
         self.indices = where(step.present)
         if not self.indices:
@@ -55,7 +58,10 @@ class Lookahead:
         self._objectives, self._preference, self.means = [objectives[k] for k in self.indices], preference, step.means
         reached = set(find_leaves(step.values))
         reached = reached if parameters is None else reached & set(parameters)
-        named = {name: p for name, p in model.named_parameters() if p in reached}
+        every = dict(model.named_parameters())
+        here = self.mean(torch.tensor([float(p in reached) for p in every.values()], device=step.means.device))
+        # those that any process reaches
+        named = {name: p for (name, p), share in zip(every.items(), here.tolist(), strict=True) if share > 0}
         if not named:
             raise BalancingError(f"{owner}: the losses reach none of the model's trainable parameters")
         self._names, self.parameters = list(named), list[Tensor](named.values())
@@ -110,8 +116,12 @@ class Lookahead:
         tensors |= {f"model.{name}": p for name, p in zip(self._names, parameters, strict=True)}
         with self._randomness.replayed():
             losses = functional_call(_Losses(self._model), tensors, (closure,))
-        given = ordered_losses(self._owner, self._all, losses, differentiable=torch.is_grad_enabled())
-        step = StepLosses.of([given[k] for k in self.indices], self.losses.device)
+
+        def given() -> list[Tensor | None]:
+            every = ordered_losses(self._owner, self._all, losses, differentiable=torch.is_grad_enabled())
+            return [every[k] for k in self.indices]
+
+        step = StepLosses.agreed(self._owner, given, len(self.indices), self.losses.device)
         return step.stacked * self._preference.to(step.stacked), step.present
 
     def _require_finite(self, values: Tensor, what: str) -> None:

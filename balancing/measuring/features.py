@@ -8,10 +8,12 @@ from torch import Tensor
 
 from ..errors import BalancingError
 from ..spans import span
+from .agreement import Agreement
 from .call import Call
 from .gradients import Direction, Gradients
-from .graph import LossGraph, find_leaves, is_nested
+from .graph import LossGraph, is_nested
 from .looped import AtShared, Out, collect
+from .processes import several_processes
 
 
 class AtFeatures:
@@ -24,7 +26,7 @@ class AtFeatures:
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
         """Gradients at the features and own leaves. Raises BalancingError for shared leaves past them."""
         contested, others = graph.partition(stop=given)
-        trunk = find_leaves(given)
+        trunk = set(graph.trunk(given))
         if graph.given_shared is None:
             past = [leaf for leaf in contested if leaf in trunk or graph.sharing.is_shared(leaf, graph.objectives)]
         else:
@@ -36,7 +38,9 @@ class AtFeatures:
                 "give the heads copies, features = [f.view_as(f) for f in features], or use at='shared'"
             )
         # heads whose outputs were merged; their gradients tell whose they are
-        gradients = collect(graph.losses, [*given, *contested], others, True, graph.active, out, graph.objectives)
+        inputs = [*given, *contested]
+        gradients = collect(graph.losses, inputs, others, True, graph.active, out, graph.objectives)
+        gradients = graph.complete(gradients, features=len(given))
         heads = Gradients(contested, [row[len(given) :] for row in gradients.rows], gradients.heads)
         owners = graph.sharing.learn(heads, graph.objectives, complete=graph.active is None, certain=True)
         self._raise_if_any(graph, len(contested) - len(owners))
@@ -69,7 +73,8 @@ class AtSubset:
 
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
         """Each loss's gradients at the subset alone."""
-        return collect(graph.losses, given, {}, keep_graph=True, active=graph.active, names=graph.objectives)
+        rows = collect(graph.losses, given, {}, keep_graph=True, active=graph.active, names=graph.objectives)
+        return graph.complete(rows)
 
     def write(
         self, graph: LossGraph, gradients: Gradients, weights: Tensor, heads: Tensor | None, direction: Direction
@@ -103,3 +108,24 @@ def given_tensors(owner: str, at: str, call: Call) -> list[Tensor]:
     if not differentiable:
         raise BalancingError(f"{owner}: none of the {at} requires a gradient; is the trunk frozen?")
     return differentiable
+
+
+def find_place(graph: LossGraph, agreement: Agreement, at: str, call: Call, at_once: bool) -> list[Tensor]:
+    """:func:`given_tensors`, and the leaves that other processes reach.
+
+    Args:
+        graph: The losses, which take over the leaves.
+        agreement: Of the method.
+        at: Where gradients are measured.
+        call: Holds the tensors.
+        at_once: Whether the weights come before the gradients, so that no tensors are needed.
+    """
+    try:
+        given = [] if at_once else given_tensors(graph.owner, at, call)
+        here = graph.reached_here(at, given, at_once) if several_processes() else None
+    except Exception as error:
+        agreement.fail(error, graph.losses[0].device)
+        raise
+    if here is not None:
+        graph.reached_anywhere(agreement.meet(here))
+    return given

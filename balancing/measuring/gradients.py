@@ -103,8 +103,10 @@ class Gradients:
             return
         for p, leaf in enumerate(inputs):
             k = owners.get(leaf)
-            if k is not None and (active is None or k in active) and (gradient := rows[k][p]) is not None:
-                self.heads[k][leaf] = gradient
+            if k is not None and (active is None or k in active):
+                gradient = rows[k][p]
+                if gradient is not None or several_processes():  # which send the same heads
+                    self.heads[k][leaf] = torch.zeros_like(leaf) if gradient is None else gradient
         self.inputs, self.rows = [inputs[p] for p in kept], [[row[p] for p in kept] for row in rows]
         if self.matrix is not None:
             begins = kept == list(range(len(kept)))

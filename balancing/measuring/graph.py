@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..errors import BalancingError
 from ..spans import span
+from .agreement import Local
 from .call import Call
 from .gradients import Gradients, add_grad
-from .processes import averaged_gradients, several_processes
+from .processes import average_over_processes, averaged_gradients, several_processes
 from .sharing import Sharing
 
 
@@ -107,7 +108,7 @@ def is_nested(tensors: Sequence[Tensor]) -> bool:
 def _gradients_at(
     leaves: Sequence[Tensor],
     outputs: Sequence[Tensor],
-    weights: Sequence[Tensor] | None = None,
+    weights: Sequence[Tensor],
     keep_graph: bool = False,
 ) -> Sequence[Tensor | None]:
     """Gradients of ``outputs`` at ``leaves``, averaged over processes; ``None`` where they do not reach."""
@@ -156,7 +157,9 @@ class LossGraph:
         self.sharing, self._remembers = sharing, remembers
         sharing.begin()
         self._stacked, self._given_shared, self._scaler = stacked, call.shared, call.scaler
-        self._inputs = (call.features, call.subset)
+        self._inputs, self._call = (call.features, call.subset), call
+        self._agreed: dict[Tensor, int] | None = None
+        self._agreed_trunk: list[Tensor] = []
         scaler, parameters = call.scaler, call.parameters
         self.losses = losses if scaler is None else [scaler.scale(loss) for loss in losses]
         if parameters is not None:
@@ -185,9 +188,61 @@ class LossGraph:
             return 1.0
         return float(self._scaler.scale(torch.ones((), device=self.losses[0].device)))
 
+    def reached_here(self, at: str, given: Sequence[Tensor], at_once: bool) -> Local:
+        """What this process tells the others.
+
+        Args:
+            at: Where gradients are measured.
+            given: The tensors that were given for that.
+            at_once: Whether the weights come before the gradients.
+        """
+        call, stop = self._call, given if at == "features" else ()
+        masks = find_leaves(self.losses, stop)
+        for leaf in find_leaves(stop) if stop else ():  # a bit more: the features reach the leaf
+            masks[leaf] = masks.get(leaf, 0) | 1 << len(self.losses)
+        ordered = [leaf for leaf in [*(call.shared or ()), *(given if at == "subset" else ())] if leaf.is_leaf]
+        known = [*(call.parameters or ()), *ordered]
+        return Local(self._stacked.device, self.allowed(masks), known, ordered, (call.last, at_once))
+
+    def reached_anywhere(self, masks: dict[Tensor, int]) -> None:
+        """Take over the leaves that any process reaches, as :meth:`Agreement.meet` returned them."""
+        size = len(self.losses)
+        self._agreed_trunk = [leaf for leaf, mask in masks.items() if mask >> size]
+        self._agreed = {leaf: own for leaf, mask in masks.items() if (own := mask & ~(1 << size))}
+
+    def masks(self, stop: Sequence[Tensor] = ()) -> dict[Tensor, int]:
+        """Leaves that may receive gradients; paths through ``stop`` are not followed."""
+        return self.allowed(find_leaves(self.losses, stop)) if self._agreed is None else self._agreed
+
+    def trunk(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Leaves below the features that may receive gradients."""
+        return list(self.allowed(find_leaves(features))) if self._agreed is None else self._agreed_trunk
+
+    def complete(self, gradients: Gradients, features: int = 0) -> Gradients:
+        """The gradients, with zeros for an objective that is measured in other processes alone.
+
+        ``features``: how many of the inputs are features, which no two processes have in common.
+        """
+        if self._agreed is None:
+            return gradients
+        if features:
+            flags = [float(any(g is not None for g in row[:features])) for row in gradients.rows]
+            shares = torch.tensor(flags, device=self._stacked.device)
+            average_over_processes([shares])
+            reached = (shares > 0).tolist()
+        else:
+            union = 0
+            for leaf in gradients.inputs:
+                union |= self._agreed.get(leaf, -1)
+            reached = [bool(union >> k & 1) for k in range(len(gradients.rows))]
+        for k, row in enumerate(gradients.rows):
+            if reached[k] and all(gradient is None for gradient in row):
+                gradients.rows[k] = [torch.zeros_like(tensor) for tensor in gradients.inputs]
+        return gradients
+
     def partition(self, stop: Sequence[Tensor] = ()) -> tuple[list[Tensor], dict[Tensor, int]]:
         """Contested leaves, and others with masks; paths through ``stop`` are not followed."""
-        masks = self.allowed(find_leaves(self.losses, stop))
+        masks = self.masks(stop)
         if self.given_shared is None:
             contested = dict.fromkeys(leaf for leaf, mask in masks.items() if mask.bit_count() > 1)
         else:
@@ -259,7 +314,7 @@ class LossGraph:
                 alone = _gradients_at(rest, losses, self._factors(heads), self.keeps_graph)
                 _write([*shared, *rest], [*combined, *alone])
             elif several_processes():
-                leaves = list(self.allowed(find_leaves(losses))) if self._parameters is None else self._parameters
+                leaves = list(self.masks())
                 _write(leaves, _gradients_at(leaves, losses, self._factors(weights), self.keeps_graph))
             elif self.active is None and not self.is_scaled:
                 # one root and not K, which shows in a small model's step
@@ -271,7 +326,7 @@ class LossGraph:
 
     def backward_from(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Continue the backward pass from the features, with ``gradients``, to the trunk."""
-        leaves = list(self.allowed(find_leaves(features)))
+        leaves = self.trunk(features)
         with span("backward of the trunk"):
             if several_processes():
                 _write(leaves, _gradients_at(leaves, features, gradients, self.keeps_graph))

@@ -9,6 +9,7 @@ from ..errors import BalancingError
 from ..spans import span
 from .gradients import Direction, Gradients, accumulate_grad
 from .graph import LossGraph
+from .processes import several_processes
 
 #: Inputs and K -> a (K, P) matrix for the rows.
 Out = Callable[[Sequence[Tensor], int], Tensor]
@@ -26,6 +27,7 @@ def collect(
     """Gradient of each loss at ``inputs``, and at those of ``others`` whose mask names it.
 
     For masks see :func:`find_leaves`.
+    In several processes an objective has zeros at the others' leaves that it does not reach in this one.
     A traversal of the graph for each ``active`` loss (``None``: all); it is freed with the last unless ``keep_graph``.
     With ``out`` the rows are moved, as they come, into the (K, P) matrix that it returns for the inputs.
     """
@@ -34,15 +36,18 @@ def collect(
     matrix = out(inputs, len(losses)) if out is not None and inputs else None
     gradients = Gradients(list(inputs), rows, heads, matrix)
     chosen = range(len(losses)) if active is None else active
+    several = several_processes()
     for k in chosen:
         own = [leaf for leaf, mask in others.items() if mask >> k & 1]
-        if not inputs and not own:
+        if several:
+            heads[k] = {leaf: torch.zeros_like(leaf) for leaf in own}
+        if not losses[k].requires_grad or (not inputs and not own):
             continue
         keep = keep_graph or k != chosen[-1]
         with span(f"backward of {names[k] if names else k}"):
             pieces = torch.autograd.grad(losses[k], [*inputs, *own], retain_graph=keep, allow_unused=True)
         rows[k] = list(pieces[: len(inputs)])
-        heads[k] = {leaf: g for leaf, g in zip(own, pieces[len(inputs) :], strict=True) if g is not None}
+        heads[k] |= {leaf: g for leaf, g in zip(own, pieces[len(inputs) :], strict=True) if g is not None}
         del pieces
         if matrix is not None and any(gradient is not None and gradient.is_sparse for gradient in rows[k]):
             matrix = gradients.matrix = None  # they cannot be flattened, nor measured
@@ -77,7 +82,8 @@ class AtShared:
         if not contested and (graph.given_shared or not others):
             which = "shared parameters" if graph.given_shared else "parameters"
             raise BalancingError(f"{graph.owner}: the losses reach none of the given {which}")
-        return collect(graph.losses, contested, others, graph.keeps_graph, graph.active, out, graph.objectives)
+        gradients = collect(graph.losses, contested, others, graph.keeps_graph, graph.active, out, graph.objectives)
+        return graph.complete(gradients)
 
     def write(
         self, graph: LossGraph, gradients: Gradients, weights: Tensor, heads: Tensor | None, direction: Direction

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -33,46 +35,62 @@ def average_over_processes(tensors: Sequence[Tensor]) -> None:
 
 
 def averaged_gradients(
-    outputs: Sequence[Tensor],
-    leaves: Sequence[Tensor],
-    gradients: Sequence[Tensor] | None = None,
-    keep_graph: bool = False,
+    outputs: Sequence[Tensor], leaves: Sequence[Tensor], gradients: Sequence[Tensor], keep_graph: bool = False
 ) -> list[Tensor | None]:
     """``torch.autograd.grad``, averaged over processes.
 
-    A bucket of gradients travels while others are still computed. Leaves that the outputs do not reach give ``None``; they must be the same in all processes.
+    A bucket of gradients travels while others are still computed. The leaves must be the same in all processes, in one
+    order. A leaf that the outputs reach in some processes only counts as zero in the others; in none, it gives ``None``.
     """
-    waiting = {leaf: number for number, bucket in enumerate(_buckets(list(reversed(leaves)))) for leaf in bucket}
-    missing = [0] * (max(waiting.values(), default=-1) + 1)
-    for number in waiting.values():
-        missing[number] += 1
-    arrived: list[list[Tensor]] = [[] for _ in missing]
-    reached: dict[Tensor, Tensor] = {}
+    backwards = list(reversed(leaves))  # about the order in which gradients come
+    found: list[Tensor | None] = [None] * len(backwards)
+    sizes = [len(bucket) for bucket in _buckets(backwards)]
+    buckets = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    number_of = [number for number, size in enumerate(sizes) for _ in range(size)]
+    missing = [*sizes]
     travelling: list[_Sent] = []
 
-    def note(leaf: Tensor, gradient: Tensor) -> None:
-        number = waiting[leaf]
-        reached[leaf] = gradient.clone()  # as autograd may hand out views and aliases
-        arrived[number].append(leaf)
+    def note(place: int, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            found[place] = gradient.clone()  # as autograd may hand out views and aliases
+        missing[number_of[place]] -= 1
         # buckets leave in the same order everywhere, each when it and those before it are complete
-        while len(travelling) < len(missing) and len(arrived[len(travelling)]) == missing[len(travelling)]:
-            send(len(travelling))
+        while len(travelling) < len(buckets) and missing[len(travelling)] == 0:
+            send(buckets[len(travelling)])
 
-    def send(number: int) -> None:
-        travelling.append(_send([reached[leaf] for leaf in waiting if waiting[leaf] == number and leaf in reached]))
+    def send(bucket: slice) -> None:
+        pairs = list(zip(found[bucket], backwards[bucket], strict=True))
+        pieces = [torch.zeros_like(leaf) if gradient is None else gradient for gradient, leaf in pairs]
+        here = [float(gradient is not None) for gradient, _ in pairs]
+        counts = pieces[0].new_ones(len(here)) if all(here) else pieces[0].new_tensor(here)
+        travelling.append(_send([*pieces, counts]))
 
-    hooks = [leaf.register_hook(lambda gradient, leaf=leaf: note(leaf, gradient)) for leaf in leaves]
+    roots = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if output.requires_grad]
+    hooks = [leaf.register_hook(partial(note, place)) for place, leaf in enumerate(backwards)]
     try:
-        torch.autograd.grad(outputs, leaves, gradients, retain_graph=keep_graph, allow_unused=True)
+        if roots:
+            ends, factors = zip(*roots, strict=True)
+            torch.autograd.grad(ends, backwards, factors, retain_graph=keep_graph, allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
-    while len(travelling) < len(missing):
-        send(len(travelling))
+    for bucket in buckets[len(travelling) :]:
+        send(bucket)
     with span("all-reduce"):
-        for sent in travelling:
+        for bucket, sent in zip(buckets, travelling, strict=True):
             _receive(*sent)
-    return [reached.get(leaf) for leaf in leaves]
+            *pieces, counts = sent[0]
+            if any(gradient is None for gradient in found[bucket]):
+                found[bucket] = [piece if n != 0 else None for piece, n in zip(pieces, counts.tolist(), strict=True)]
+    return found[::-1]
+
+
+def gather(mine: Any) -> list[Any]:
+    """What every process has, by rank."""
+    everyone: list[Any] = [None] * dist.get_world_size()
+    with span("all-gather"):
+        dist.all_gather_object(everyone, mine)
+    return everyone
 
 
 def sum_over_samples(gramian: Tensor, device: torch.device) -> Tensor:

@@ -36,13 +36,20 @@ def test_preference_multiplies_the_weights_of_loss_methods(name):
 
 
 def test_preference_depends_on_ratios_only():
-    one, ten = make("mgda", tuple("ab"), preference={"a": 2, "b": 1}), make("mgda", tuple("ab"), preference={"a": 20, "b": 10})
+    one, ten = (
+        make("mgda", tuple("ab"), preference={"a": 2, "b": 1}),
+        make("mgda", tuple("ab"), preference={"a": 20, "b": 10}),
+    )
     torch.testing.assert_close(effective(one), effective(ten))
 
 
 def test_scale_sum_multiplies_mean_like_weights_by_the_number_of_objectives():
-    torch.testing.assert_close(effective(make("mgda", tuple("ab"), scale="sum")), 2 * effective(make("mgda", tuple("ab"))))
-    torch.testing.assert_close(effective(make("pcgrad", tuple("ab"), scale="sum")), effective(make("pcgrad", tuple("ab"))))
+    torch.testing.assert_close(
+        effective(make("mgda", tuple("ab"), scale="sum")), 2 * effective(make("mgda", tuple("ab")))
+    )
+    torch.testing.assert_close(
+        effective(make("pcgrad", tuple("ab"), scale="sum")), effective(make("pcgrad", tuple("ab")))
+    )
 
 
 @pytest.mark.parametrize("kind", ["l2", "loss", "loss+"])

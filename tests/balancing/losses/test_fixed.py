@@ -8,7 +8,10 @@ from tests.balancing.problems import make
 
 
 def test_fixed_uses_what_it_is_given():
-    assert make("fixed", tuple("ab"), values={"b": 0.1}).compute_weights(torch.ones(2)).tolist() == [1, pytest.approx(0.1)]
+    assert make("fixed", tuple("ab"), values={"b": 0.1}).compute_weights(torch.ones(2)).tolist() == [
+        1,
+        pytest.approx(0.1),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..errors import BalancingError
+from .processes import gather, several_processes
+
+#: Makes the losses of this process; ``None`` for an objective that is absent from it.
+Make = Callable[[], Sequence[Tensor | None]]
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """The losses of one call, of which some may be absent.
+
+    Attributes:
+        values: K scalars; a constant zero for an objective that is absent from this process.
+        stacked: (K,) the same as one tensor.
+        means: (K,) without graph, averaged over processes, to which a process without the objective adds zero.
+        here: Indices of the objectives that are present on this process.
+        present: Whether each objective is present on any process.
+    """
+
+    values: list[Tensor]
+    stacked: Tensor
+    means: Tensor
+    here: tuple[int, ...]
+    present: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, given: Sequence[Tensor | None], device: torch.device) -> StepLosses:
+        """From the losses of this process alone; ``device`` is where to be without any."""
+        here = tuple(k for k, value in enumerate(given) if value is not None)
+        zero = torch.zeros((), device=device) if not here else torch.zeros_like(given[here[0]])  # type: ignore[arg-type]
+        values = [zero if value is None else value for value in given]
+        stacked = torch.stack(values)
+        return cls(values, stacked, stacked.detach(), here, tuple(value is not None for value in given))
+
+    @classmethod
+    def agreed(cls, owner: str, make: Make, size: int, device: torch.device) -> StepLosses:
+        """From the losses of all processes; an error in one of them is an error in all.
+
+        Args:
+            owner: What messages begin with.
+            make: Its errors are raised here, and as BalancingError in the other processes.
+            size: K.
+            device: Where to be without any loss.
+        """
+        if not several_processes():
+            return cls.of(make(), device)
+        try:
+            mine = cls.of(make(), device)
+        except Exception as error:
+            where_to = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+            _exchange(torch.zeros(2 * size + 1, device=where_to), failed=True)
+            gather(str(error))
+            raise
+        flags = torch.tensor(mine.present, device=mine.means.device)
+        message = torch.cat([mine.means.double(), flags.double(), flags.new_zeros(1, dtype=torch.float64)])
+        means, present, failed = _exchange(message).tensor_split([size, 2 * size])
+        if failed.item() > 0:
+            errors = [(rank, error) for rank, error in enumerate(gather(None)) if error is not None]
+            raise BalancingError(f"{owner}: process {errors[0][0]} failed: {errors[0][1]}")
+        return replace(mine, means=means.to(mine.means.dtype), present=tuple((present > 0).tolist()))
+
+    def among(self, indices: Sequence[int]) -> StepLosses:
+        """Those of the objectives with these indices."""
+        values = [self.values[k] for k in indices]
+        here = tuple(position for position, k in enumerate(indices) if k in self.here)
+        present = tuple(self.present[k] for k in indices)
+        return StepLosses(values, torch.stack(values), self.means[list(indices)], here, present)
+
+    def differentiated(self, active: Sequence[int] | None) -> tuple[int, ...] | None:
+        """Those of the ``active`` objectives that are present; ``None``: all."""
+        present = tuple(k for k, here in enumerate(self.present) if here)
+        chosen = present if active is None else tuple(k for k in active if k in present)
+        return None if len(chosen) == len(self.values) else chosen
+
+
+def where(present: Iterable[bool]) -> list[int]:
+    """Indices of the objectives that are present."""
+    return [k for k, here in enumerate(present) if here]
+
+
+def _exchange(message: Tensor, failed: bool = False) -> Tensor:
+    """The mean of the message over processes; its last number counts those that ``failed``."""
+    message = message.double()
+    message[-1] = float(failed)
+    dist.all_reduce(message)
+    return message / dist.get_world_size()

@@ -16,6 +16,7 @@ from .method import Method
 from .micro_batches import MicroBatches, Part
 from .objectives import ordered_losses
 from .options import BalancerOptions
+from .recomputation import buffers_unmoved
 from .report import BalanceReport
 from .rescaling import Rescaling
 from .spans import span
@@ -101,7 +102,8 @@ class Balancer(Method):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        return self._backward(losses, None, Call(shared, parameters, features, subset, scaler, last))
+        with buffers_unmoved():
+            return self._backward(losses, None, Call(shared, parameters, features, subset, scaler, last))
 
     def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, call: Call) -> BalanceReport:
         """:meth:`backward` of the losses times the weights that ``first`` gives to them."""

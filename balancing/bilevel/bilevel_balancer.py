@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..errors import BalancingError, NonFiniteError, SolverError
 from ..method import Method
 from ..options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
+from ..recomputation import buffers_unmoved
 from ..report import BalanceReport
 from .lookahead import Closure, Lookahead
 
@@ -73,7 +74,8 @@ class BilevelBalancer(Method):
         if not self.finite(ahead.means, "loss"):
             return self.skip(ahead.means)
         try:
-            weights, gradients, slope = self.look_ahead(ahead)
+            with buffers_unmoved():
+                weights, gradients, slope = self.look_ahead(ahead)
             if not bool(slope.isfinite().all()):
                 raise NonFiniteError(f"{self.name}: the gradient of its weights is not finite; is lr too large?")
         except NonFiniteError:

@@ -1,0 +1,92 @@
+"""Activation checkpointing: a forward that a backward pass runs again leaves buffers as they are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import _disable_current_modes
+
+from .errors import BalancingError
+
+
+@contextmanager
+def buffers_unmoved() -> Iterator[None]:
+    """Undo what modules do to their buffers in forwards that a backward pass runs in here.
+
+    Activation checkpointing runs a part of the model again in each backward, which moves the statistics of its BatchNorm
+    layers again. The power iterations of spectral normalization rest meanwhile, so that the part is computed with the
+    vectors of the first time. Forwards of other threads, and those outside of a backward, move buffers as always.
+    """
+    running: dict[int, _Recomputation] = {}  # thread -> the outermost module that it runs again
+
+    def enter(module: nn.Module, _: Any) -> None:
+        thread = threading.get_ident()
+        if torch._C._current_graph_task_id() != -1 and thread not in running:
+            running[thread] = _Recomputation(module)
+
+    def leave(module: nn.Module, *_: Any) -> None:
+        recomputation = running.get(threading.get_ident())
+        if recomputation is not None and recomputation.module is module:
+            del running[threading.get_ident()]
+            recomputation.undo()
+
+    handles = (
+        register_module_forward_pre_hook(enter),
+        # a recomputation ends in the middle of a module, by an exception, when it has what the backward needs
+        register_module_forward_hook(leave, always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Recomputation:
+    """The buffers of a module before its forward, and of all modules in it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+        self._rested: list[tuple[Any, int]] = []
+        for part in module.modules():
+            # spectral normalization is a module, or of old a hook
+            for owner in (part, *part._forward_pre_hooks.values()):
+                if iterations := getattr(owner, "n_power_iterations", 0):
+                    self._rested.append((owner, iterations))
+                    owner.n_power_iterations = 0
+            with torch.no_grad(), _disable_current_modes():
+                self._buffers += [(part, key, b, b.clone()) for key, b in part._buffers.items() if b is not None]
+
+    def undo(self) -> None:
+        for owner, iterations in self._rested:
+            owner.n_power_iterations = iterations
+        with torch.no_grad(), _disable_current_modes():
+            for part, key, buffer, values in self._buffers:
+                part._buffers[key] = buffer
+                buffer.data.copy_(values)  # as data, which is no change of what autograd has saved
+
+
+def raise_for_reentrant(owner: str, losses: Sequence[Tensor]) -> None:
+    """Raise BalancingError if a part of the model is checkpointed with ``use_reentrant=True``.
+
+    The parameters of such a part are not in the autograd graph.
+    """
+    stack: list[Any] = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
+    visited: set[Any] = set()
+    while stack:
+        node = stack.pop()
+        if node not in visited:
+            visited.add(node)
+            if node.name() == "CheckpointFunctionBackward":
+                raise BalancingError(
+                    f"{owner}: a part of the model is checkpointed with use_reentrant=True, which hides its parameters; "
+                    "use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+                )
+            stack.extend(child for child, _ in node.next_functions if child is not None)

@@ -6,6 +6,7 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from .compiled import checked_backwards
 from .errors import BalancingError, SolverError
 from .measuring.call import Call
 from .measuring.features import PLACES, given_tensors
@@ -102,7 +103,7 @@ class Balancer(Method):
             ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        with buffers_unmoved():
+        with buffers_unmoved(), checked_backwards(self.name, losses if self.measures else {}):
             return self._backward(losses, None, Call(shared, parameters, features, subset, scaler, last))
 
     def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, call: Call) -> BalanceReport:

@@ -56,8 +56,8 @@ class _Recomputation:
         self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
         self._rested: list[tuple[Any, int]] = []
         for part in module.modules():
-            # spectral normalization is a module, or of old a hook
-            for owner in (part, *part._forward_pre_hooks.values()):
+            owners: list[Any] = [part, *part._forward_pre_hooks.values()]  # spectral normalization: a module, or a hook
+            for owner in owners:
                 if iterations := getattr(owner, "n_power_iterations", 0):
                     self._rested.append((owner, iterations))
                     owner.n_power_iterations = 0

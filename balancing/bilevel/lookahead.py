@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..compiled import checked_backwards
 from ..errors import BalancingError, NonFiniteError
 from ..measuring.graph import find_leaves
 from ..measuring.looped import collect
@@ -80,7 +81,9 @@ class Lookahead:
 
     def rows(self, losses: Tensor, parameters: Sequence[Tensor], what: str) -> Rows:
         """Each loss's gradient, averaged over processes. Raises NonFiniteError naming ``what``."""
-        gradients = self._at(parameters, lambda: collect(losses.unbind(), parameters, {}, keep_graph=False))
+        values = losses.unbind()
+        with checked_backwards(self._owner, dict(zip(self._objectives, values, strict=True))):
+            gradients = self._at(parameters, lambda: collect(values, parameters, {}, keep_graph=False))
         gradients.synchronize()
         rows = Rows(gradients.jacobian(), parameters)
         self._require_finite(rows.matrix.norm(dim=1), what)

@@ -94,8 +94,12 @@ def _watch(node: Any, owner: str) -> list[Any]:
 
 
 def _fingerprint(node: Any) -> list[int]:
-    """Sums of the bytes of the tensors that the node has saved."""
-    saved = [*node.saved_tensors, *(getattr(node, "_tensors_no_vc_check", None) or ())]
+    """Sums of the bytes of the tensors that the node has saved.
+
+    Those with hooks are left out: a checkpoint computes them again for each backward, and not twice for one.
+    """
+    raw = [saved for saved in node._raw_saved_tensors if getattr(saved, "unpack_hook", saved) is None]
+    saved = [*(each.data for each in raw), *(getattr(node, "_tensors_no_vc_check", None) or ())]
     plain = [t for t in saved if isinstance(t, Tensor) and t.layout is torch.strided and not t.is_conj()]
     return [int(t.detach().contiguous().reshape(-1).view(torch.uint8).sum()) for t in plain]
 

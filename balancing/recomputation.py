@@ -25,27 +25,38 @@ def buffers_unmoved() -> Iterator[None]:
     """
     running: dict[int, _Recomputation] = {}  # thread -> the outermost module that it runs again
 
-    def enter(module: nn.Module, _: Any) -> None:
-        thread = threading.get_ident()
-        if torch._C._current_graph_task_id() != -1 and thread not in running:
-            running[thread] = _Recomputation(module)
-
-    def leave(module: nn.Module, *_: Any) -> None:
-        recomputation = running.get(threading.get_ident())
-        if recomputation is not None and recomputation.module is module:
-            del running[threading.get_ident()]
-            recomputation.undo()
-
     handles = (
-        register_module_forward_pre_hook(enter),
+        register_module_forward_pre_hook(lambda module, _: _enter(running, module)),
         # a recomputation ends in the middle of a module, by an exception, when it has what the backward needs
-        register_module_forward_hook(leave, always_call=True),
+        register_module_forward_hook(lambda module, *_: _leave(running, module), always_call=True),
     )
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch._disable_dynamo
+def _enter(running: dict[int, _Recomputation], module: nn.Module) -> None:
+    if torch._C._current_graph_task_id() == -1:
+        return
+    if module._compiled_call_impl is not None:  # which compiles these hooks into the recomputation alone
+        raise BalancingError(
+            f"a checkpoint holds a {type(module).__name__} that is compiled by its method compile(); use "
+            "torch.compile(module), or checkpoint in the compiled module"
+        )
+    thread = threading.get_ident()
+    if thread not in running:
+        running[thread] = _Recomputation(module)
+
+
+@torch._disable_dynamo
+def _leave(running: dict[int, _Recomputation], module: nn.Module) -> None:
+    recomputation = running.get(threading.get_ident())
+    if recomputation is not None and recomputation.module is module:
+        del running[threading.get_ident()]
+        recomputation.undo()
 
 
 class _Recomputation:

@@ -30,7 +30,7 @@ class BaseModel(nn.Module, PyTorchModelHubMixin):
     features: Callable[..., Any]  # inputs -> what the heads read
     heads: Callable[[Any], dict[str, Tensor]]  # features -> one output per objective
     networks: Callable[[], dict[str, nn.Module]]  # the parts that may have an optimizer each
-    _unstored: dict[str, Any] = {}  # noqa: RUF012  arguments that config.json cannot hold; replaced, never changed
+    _unstored: dict[str, Any] = {}  # arguments that config.json cannot hold; replaced, never changed
 
     def __new__(cls, *args: Any, **arguments: Any) -> Self:
         names = list(cls._hub_mixin_init_parameters)[1:]

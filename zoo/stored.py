@@ -8,22 +8,24 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Numbers and arrays of numpy or torch, and containers of any kind, as Python's own.
+    """Numbers and arrays of numpy or torch, mappings and sequences of any kind, as Python's own.
 
-    Other objects are returned as they are.
+    Tuples stay tuples, and other objects what they are.
     """
     if isinstance(value, str | bytes):
         return value
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence):
-        return [plain(item) for item in value]
+        items = [plain(item) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
     return plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
 def is_storable(value: Any) -> bool:
-    """Whether JSON gives a :func:`plain` value back as it is."""
+    """Whether JSON can hold a :func:`plain` value; tuples come back as lists."""
     try:
-        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+        json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         return False
+    return True

@@ -171,7 +171,7 @@ def test_compiled_blocks_in_a_checkpoint(norm):
 
 
 def test_blocks_that_are_compiled_in_place_are_refused_in_a_checkpoint():
-    with pytest.raises(BalancingError, match="a Sequential that is compiled by its method.* use torch.compile"):
+    with pytest.raises(BalancingError, match=r"a Sequential that is compiled by its method.* use torch.compile"):
         compiled_blocks(nn.BatchNorm1d, compile_in_place)
     torch._dynamo.reset()
     assert not nn.modules.module._has_any_global_hook()
@@ -189,5 +189,5 @@ def test_measured_gradients_are_those_without_checkpointing():
 def test_bilevel_methods_refuse_reentrant_checkpoints():
     net = Checkpointed(reentrant=True)
     closure = lambda model: model.losses(inputs().requires_grad_())  # noqa: E731
-    with pytest.raises(BalancingError, match="auto_lambda: .*use_reentrant=False"):
+    with pytest.raises(BalancingError, match=r"auto_lambda: .*use_reentrant=False"):
         create_balancer("auto_lambda", net.objectives).meta_backward(net, closure, closure, lr=0.1)

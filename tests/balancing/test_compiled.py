@@ -53,14 +53,13 @@ def check(name, net, call):
 def inductor(tmp_path, monkeypatch):
     """Inductor with a cache of its own, and torch's settings as they come."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
-    monkeypatch.setattr(torch.compiler.config, "cache_key_tag", "")
     torch._dynamo.reset()
-    yield
+    with torch._functorch.config.patch(donated_buffer=True), torch.compiler.config.patch(cache_key_tag=""):
+        yield
     torch._dynamo.reset()
 
 
-def test_a_backward_that_overwrites_is_refused_and_never_made_once_asked(inductor, monkeypatch):
+def test_a_backward_that_overwrites_is_refused_and_never_made_once_asked(inductor):
     net = ReLUs()
     call = torch.compile(net)
     check("sum", net, call)  # one backward, which may overwrite
@@ -71,7 +70,7 @@ def test_a_backward_that_overwrites_is_refused_and_never_made_once_asked(inducto
     check("sum", net, call)
 
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._functorch.config, "donated_buffer", False)  # the cache has the backward all the same
+    torch._functorch.config.donated_buffer = False  # the cache has the backward all the same
     with pytest.raises(BalancingError, match="mgda: the backward of a compiled function writes over"):
         gradients("mgda", net, torch.compile(net))
 

@@ -21,9 +21,9 @@ _repeatable: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def allow_several_backwards() -> None:
-    """Let what ``torch.compile`` makes from now on be differentiated several times, as gradient methods do.
+    """Let what ``torch.compile`` makes from now on be differentiated several times.
 
-    A compiled backward may write over the activations that it reads, which saves memory if no other backward follows. This
+    Gradient methods do so. A compiled backward may write over the activations that it reads, which saves memory if no other backward follows. This
     switches it off, and tags torch's caches on disk: they do not tell such backwards from others, and would hand over one
     that an earlier process compiled.
     """

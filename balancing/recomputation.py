@@ -1,4 +1,4 @@
-"""Activation checkpointing: a forward that a backward pass runs again leaves buffers as they are."""
+"""Activation checkpointing: a forward that is run again leaves buffers as they are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .errors import BalancingError
 
 @contextmanager
 def buffers_unmoved() -> Iterator[None]:
-    """Undo what modules do to their buffers in forwards that a backward pass runs in here.
+    """Undo what modules do to their buffers in forwards that a backward runs in here.
 
     Activation checkpointing runs a part of the model again in each backward, which moves the statistics of its BatchNorm
     layers again. The power iterations of spectral normalization rest meanwhile, so that the part is computed with the

@@ -108,7 +108,9 @@ def model_arguments(name: str) -> dict[str, inspect.Parameter]:
 
 
 def create_model(name: str, **arguments: Any) -> nn.Module:
-    """Build the model called ``name``. Numbers of numpy and containers of OmegaConf become Python's.
+    """Build the model called ``name``.
+
+    Numbers of numpy and containers of OmegaConf become Python's.
 
     Raises:
         ValueError: Unknown name, no objectives, one named twice or unknown, or a value out of range.

@@ -114,7 +114,7 @@ class Lookahead:
         return values * self._preference.to(values)
 
     def _at(self, parameters: Sequence[Tensor], differentiate: Callable[[], T]) -> T:
-        """The result, found while the model has these parameters and the buffers that went with them."""
+        """The result, found while the model has these parameters and their buffers."""
         buffers = self._buffers.get(parameters[0])
         return differentiate() if buffers is None else self._substitute(parameters, buffers, lambda _: differentiate())
 

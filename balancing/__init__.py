@@ -10,6 +10,7 @@ from .bilevel.auto_lambda import AutoLambda
 from .bilevel.bilevel_balancer import BilevelBalancer
 from .bilevel.forum import FORUM
 from .bilevel.moml import MOML
+from .compiled import allow_several_backwards
 from .composed import Composed
 from .errors import BalancingError, NonFiniteError
 from .factory import balancer_arguments, balancer_class, create_balancer, list_balancers, register_balancer
@@ -85,6 +86,7 @@ __all__ = [
     "PCGrad", "ParetoMTL", "PenaltyBoundaryIntersection", "Phase", "PowerMean", "PriorLoss", "RLW", "ReLoBRaLo",
     "Realtime", "RowBalancer", "SDMGrad", "Scalarization", "ScheduleBalancer", "Scheduled", "Single",
     "SmoothTchebycheff", "SoftAdapt", "Sum", "Tchebycheff", "TrimmedMean", "UPGrad", "Uncertainty",
-    "balancer_arguments", "balancer_class", "create_balancer", "group_parameters", "list_balancers", "register_balancer", "torchjd",
+    "allow_several_backwards", "balancer_arguments", "balancer_class", "create_balancer", "group_parameters",
+    "list_balancers", "register_balancer", "torchjd",
 ]
 # fmt: on

@@ -7,6 +7,7 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from .compiled import checked_backwards
 from .measuring.agreement import Agreement
 from .measuring.call import Call
 from .measuring.features import PLACES, find_place
@@ -22,6 +23,7 @@ from .narrowing import for_some
 from .objectives import ordered_losses
 from .options import BalancerOptions
 from .own_gradients import OwnGradients
+from .recomputation import buffers_unmoved
 from .report import BalanceReport
 from .rescaling import Rescaling
 from .surroundings import known_weights, surroundings
@@ -117,7 +119,8 @@ class Balancer(Method):
         """
         given = (shared, parameters, features, subset, scaler, last, groups)
         call = Call(*given, retain_graph, create_graph, advance, weights_of)
-        with surroundings(self, self.own_gradients, call):
+        compiled = checked_backwards(self.name, losses if self.measures else {})
+        with surroundings(self, self.own_gradients, call), buffers_unmoved(), compiled:
             return self._over_present(losses, call)
 
     def discard(self) -> None:

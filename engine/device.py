@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch._functorch.config
+import torch
 from torch import nn
 
+from balancing import allow_several_backwards
 from engine.arguments import ConfigError
 from engine.config import TrainerConfig
 from engine.distributed import Processes, broadcast_model
@@ -106,7 +107,6 @@ def place_model(model: Any, device: torch.device, trainer: TrainerConfig, proces
 
 def compile_model(model: Any) -> None:
     """Compile trunk and heads in place, not the backward passes; ``state_dict`` stays the same."""
-    # a backward through a compiled graph may otherwise free buffers that the next objective's backward needs
-    torch._functorch.config.donated_buffer = False
+    allow_several_backwards()
     model.features = torch.compile(model.features)
     model.heads = torch.compile(model.heads)

@@ -65,12 +65,16 @@ def test_channels_last_changes_the_layout_and_not_the_numbers(rooms, balancer):
     torch.testing.assert_close(gradients(run), gradients(usual), rtol=1e-2, atol=1e-4)
 
 
-def test_checkpointed_activations_give_the_same_gradients(rooms):
-    usual, plain = first_step([*rooms, "balancer=pcgrad"])
-    run, report = first_step([*rooms, "balancer=pcgrad", "trainer.grad_checkpointing=true"])
+@pytest.mark.parametrize("balancer", ["sum", "pcgrad", "mgda"])
+def test_checkpointed_activations_give_the_same_gradients_and_statistics(rooms, balancer):
+    usual, plain = first_step([*rooms, f"balancer={balancer}"])
+    run, report = first_step([*rooms, f"balancer={balancer}", "trainer.grad_checkpointing=true"])
     assert any(getattr(module, "grad_checkpointing", False) for module in run.model.modules())
     torch.testing.assert_close(report.losses, plain.losses)
     torch.testing.assert_close(gradients(run), gradients(usual))
+    buffers = dict(run.model.named_buffers())
+    assert any(key.endswith("running_mean") for key in buffers)
+    torch.testing.assert_close(buffers, dict(usual.model.named_buffers()))
 
 
 def test_activations_of_a_model_without_timm_trunk_cannot_be_checkpointed(stones):

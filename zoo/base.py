@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Self
 
+import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from balancing.protocol import Phase
+from zoo.stored import is_storable, plain
 
 
 class BaseModel(nn.Module, PyTorchModelHubMixin):
     """One phase, outputs by way of the features, and parameters by objective.
 
     A subclass sets ``objectives`` and defines ``features``, ``heads``, ``networks`` and :meth:`head_parameters`. Weights and
-    arguments are stored by ``save_pretrained`` and restored by ``from_pretrained``. All models raise ValueError, naming the
-    argument, for a size or an option out of range, for no objectives and for an objective named twice.
+    arguments, in their order, are stored by ``save_pretrained`` and restored by ``from_pretrained``, which loads strictly.
+    Numbers of numpy and containers of OmegaConf are stored as Python's; ``save_pretrained`` raises ValueError if another model
+    would be restored.
+    All models raise ValueError, naming the argument, for a size or an option out of range, for no objectives and for an
+    objective named twice.
     """
 
     objectives: tuple[str, ...]
     features: Callable[..., Any]  # inputs -> what the heads read
     heads: Callable[[Any], dict[str, Tensor]]  # features -> one output per objective
     networks: Callable[[], dict[str, nn.Module]]  # the parts that may have an optimizer each
+    _unstored: dict[str, Any] = {}  # arguments that config.json cannot hold; replaced, never changed
+
+    def __new__(cls, *args: Any, **arguments: Any) -> Self:
+        names = list(cls._hub_mixin_init_parameters)[1:]
+        given = {name: plain(value) for name, value in [*zip(names, args, strict=False), *arguments.items()]}
+        model = super().__new__(cls, **given)
+        model._unstored = {name: value for name, value in given.items() if not is_storable(value)}
+        return model
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -50,7 +65,37 @@ class BaseModel(nn.Module, PyTorchModelHubMixin):
     def _from_pretrained(cls, **arguments: Any) -> Self:
         if "pretrained" in arguments:
             arguments["pretrained"] = False  # those weights would be downloaded, only to be replaced
-        return super()._from_pretrained(**arguments)
+        return super()._from_pretrained(**{"strict": True, **arguments})
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        config = dict(getattr(self, "_hub_mixin_config", None) or {})
+        self._check_restored(config)
+        super()._save_pretrained(save_directory)
+        # the mixin would sort the keys, and with them the objectives
+        (save_directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def _check_restored(self, config: Mapping[str, Any]) -> None:
+        """Raise ValueError if ``config`` builds another model than this one."""
+        for name, value in self._unstored.items():
+            raise ValueError(
+                f"{type(self).__name__}: {name}={value!r} cannot be stored in config.json; give numbers, strings, lists or "
+                "mappings with names as keys"
+            )
+        with torch.random.fork_rng(devices=[]):
+            twin = type(self)(**{**config, **({"pretrained": False} if "pretrained" in config else {})})
+        for what, mine, other in (
+            ("objectives", self.objectives, twin.objectives),
+            ("shapes of weights", _shapes(self), _shapes(twin)),
+        ):
+            if mine != other:
+                raise ValueError(
+                    f"{type(self).__name__}: from_pretrained would restore a model with other {what}; was it changed after it "
+                    "was built? Save its state_dict() instead"
+                )
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 class TrunkModel(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 
 import timm
 
@@ -12,7 +13,7 @@ from balancing.registry import suggestion
 def check_at_least(model: str, least: int, **values: int) -> None:
     """Raise ValueError if one of the values is below ``least``."""
     for name, value in values.items():
-        if not isinstance(value, int | float) or not value >= least:
+        if not isinstance(value, Real) or not value >= least:
             raise ValueError(f"{model}: {name} must be at least {least}, got {value}")
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from balancing.choices import check_choices
 from balancing.registry import Registry
+from zoo.stored import plain
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,10 @@ def model_arguments(name: str) -> dict[str, inspect.Parameter]:
 def create_model(name: str, **arguments: Any) -> nn.Module:
     """Build the model called ``name``.
 
+    Numbers of numpy and containers of OmegaConf become Python's.
+
     Raises:
         ValueError: Unknown name, no objectives, one named twice or unknown, or a value out of range.
         TypeError: Unknown or missing argument.
     """
-    return _MODELS.get(name).build(**arguments)
+    return _MODELS.get(name).build(**{key: plain(value) for key, value in arguments.items()})

@@ -12,6 +12,7 @@ from ..measuring.processes import several_processes
 from ..method import Method
 from ..narrowing import for_some
 from ..options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
+from ..recomputation import buffers_unmoved
 from ..report import BalanceReport
 from .lookahead import Closure, Lookahead
 
@@ -88,7 +89,8 @@ class BilevelBalancer(Method):
         if not self.finite(ahead.means, "loss"):
             return self.skip(ahead.means)
         try:
-            weights, gradients, slope = self.look_ahead(ahead)
+            with buffers_unmoved():
+                weights, gradients, slope = self.look_ahead(ahead)
             if not bool(slope.isfinite().all()):
                 raise NonFiniteError(f"{self.name}: the gradient of its weights is not finite; is lr too large?")
         except NonFiniteError:

@@ -63,10 +63,11 @@ class FORUM(BilevelBalancer):
         lower = ahead.gradient(torch.dot(weights, ahead.losses), ahead.parameters)
         gap = ahead.mean(ahead.losses) - self._descend(ahead, weights, lower)
         slope = (weights * (gap - torch.dot(weights, gap))).cpu().double()  # of q in alpha
-        losses, chosen = ahead.validation_losses(ahead.parameters), ahead.validated
+        here = ahead.unmoved()
+        losses, chosen = ahead.validation_losses(here), ahead.validated
         if not chosen:
             return weights, [self.rho * gradient for gradient in lower], torch.zeros_like(weights)
-        rows = ahead.rows(losses[chosen], ahead.parameters, "validation gradient")
+        rows = ahead.rows(losses[chosen], here, "validation gradient")
         flat = torch.cat([gradient.reshape(-1) for gradient in lower]).to(rows.matrix)
         gramian, along = rows.products(rows.matrix), rows.products(flat[None]).squeeze(1)
         squared = float(flat.norm()) ** 2 + float(slope @ slope)
@@ -84,7 +85,7 @@ class FORUM(BilevelBalancer):
     def _descend(self, ahead: Lookahead, weights: Tensor, gradient: list[Tensor]) -> Tensor:
         """(K,) training losses after ``inner_steps`` of descent, the first along ``gradient``."""
         lr = ahead.lr if self.inner_lr is None else self.inner_lr
-        point, losses = ahead.moved(gradient, 0.0), ahead.mean(ahead.losses)
+        point, losses = ahead.parameters, ahead.mean(ahead.losses)
         for step in range(self.inner_steps):
             trial = [(p.detach() - lr * g).requires_grad_() for p, g in zip(point, gradient, strict=True)]
             trial_losses = ahead.train_losses(trial)

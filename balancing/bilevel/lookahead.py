@@ -2,24 +2,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..compiled import checked_backwards
 from ..errors import BalancingError, NonFiniteError
 from ..measuring.graph import find_leaves
 from ..measuring.looped import collect
 from ..measuring.processes import average_over_processes
 from ..measuring.step_losses import StepLosses, where
 from ..objectives import ordered_losses
+from ..recomputation import raise_for_reentrant
 
 #: Computes the named losses of one batch with the model it is given.
 Closure = Callable[[nn.Module], Mapping[str, Tensor | None]]
+T = TypeVar("T")
 
 
 class Lookahead:
     """The losses of one step, and of virtual steps, as functions of the model's parameters.
+
+    Losses at other parameters than the model's own are also differentiated there: activation checkpointing computes a part
+    of the model again in the backward, with the parameters and buffers that the model has then.
 
     Attributes:
         parameters: The leaves that the step moves.
@@ -44,6 +52,7 @@ class Lookahead:
         self._owner, self._all = owner, objectives
         self._model, self._train, self._validation, self.lr = model, train, validation, lr
         self._randomness = _Randomness(model)
+        self._buffers = WeakTensorKeyDictionary()  # first of new leaves -> the copies of buffers that went with them
         size = len(objectives)
         step = StepLosses.agreed(
             owner, lambda: ordered_losses(owner, objectives, train(model)), size, preference.device
@@ -56,6 +65,7 @@ class Lookahead:
         if len(self.indices) < len(objectives):
             step, preference = step.among(self.indices), preference[self.indices] / preference[self.indices].mean()
         self._objectives, self._preference, self.means = [objectives[k] for k in self.indices], preference, step.means
+        raise_for_reentrant(owner, step.values)
         reached = set(find_leaves(step.values))
         reached = reached if parameters is None else reached & set(parameters)
         every = dict(model.named_parameters())
@@ -85,7 +95,7 @@ class Lookahead:
         """Gradient of a scalar, zero where it does not reach, averaged over processes."""
         reached: Sequence[Tensor | None] = [None] * len(parameters)
         if loss.requires_grad:
-            reached = torch.autograd.grad(loss, parameters, allow_unused=True)
+            reached = self._at(parameters, lambda: torch.autograd.grad(loss, parameters, allow_unused=True))
         # copies, as autograd may hand out views and aliases
         gradients = [torch.zeros_like(p) if g is None else g.clone() for g, p in zip(reached, parameters, strict=True)]
         average_over_processes(gradients)
@@ -93,13 +103,17 @@ class Lookahead:
 
     def rows(self, losses: Tensor, parameters: Sequence[Tensor], what: str) -> Rows:
         """Each loss's gradient, averaged over processes. Raises NonFiniteError naming ``what``."""
-        gradients = collect(
-            losses.unbind(), parameters, {}, keep_graph=False, active=None if losses.requires_grad else ()
-        )
+        values, active = losses.unbind(), None if losses.requires_grad else ()
+        with checked_backwards(self._owner, dict(enumerate(values))):
+            gradients = self._at(parameters, lambda: collect(values, parameters, {}, keep_graph=False, active=active))
         gradients.synchronize()
         rows = Rows(gradients.jacobian(), parameters)
         self._require_finite(rows.matrix.norm(dim=1), what)
         return rows
+
+    def unmoved(self) -> list[Tensor]:
+        """New leaves that share the parameters' memory, for losses with copies of the buffers."""
+        return [p.detach().requires_grad_() for p in self.parameters]
 
     def moved(self, direction: Sequence[Tensor], size: float | Tensor) -> list[Tensor]:
         """New leaves: the parameters plus ``size`` times ``direction``."""
@@ -112,10 +126,11 @@ class Lookahead:
         return values
 
     def _call(self, closure: Closure, parameters: Sequence[Tensor]) -> tuple[Tensor, tuple[bool, ...]]:
-        tensors = {f"model.{name}": buffer.clone() for name, buffer in self._model.named_buffers()}
-        tensors |= {f"model.{name}": p for name, p in zip(self._names, parameters, strict=True)}
+        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        if parameters is not self.parameters:
+            self._buffers[parameters[0]] = buffers
         with self._randomness.replayed():
-            losses = functional_call(_Losses(self._model), tensors, (closure,))
+            losses = self._substitute(parameters, buffers, closure)
 
         def given() -> list[Tensor | None]:
             every = ordered_losses(self._owner, self._all, losses, differentiable=torch.is_grad_enabled())
@@ -123,6 +138,18 @@ class Lookahead:
 
         step = StepLosses.agreed(self._owner, given, len(self.indices), self.losses.device)
         return step.stacked * self._preference.to(step.stacked), step.present
+
+    def _at(self, parameters: Sequence[Tensor], differentiate: Callable[[], T]) -> T:
+        """The result, found while the model has these parameters and their buffers."""
+        buffers = self._buffers.get(parameters[0])
+        return differentiate() if buffers is None else self._substitute(parameters, buffers, lambda _: differentiate())
+
+    def _substitute(
+        self, parameters: Sequence[Tensor], buffers: Mapping[str, Tensor], function: Callable[[nn.Module], T]
+    ) -> T:
+        pairs = zip(self._names, parameters, strict=True)
+        tensors = {f"model.{name}": tensor for name, tensor in [*buffers.items(), *pairs]}
+        return functional_call(_Within(self._model), tensors, (function,))
 
     def _require_finite(self, values: Tensor, what: str) -> None:
         bad = (~values.isfinite()).nonzero()
@@ -150,15 +177,15 @@ class Rows:
             return (self.matrix @ others.T).cpu().double()
 
 
-class _Losses(nn.Module):
-    """Calls a closure on a model: ``functional_call`` reaches by it more than ``forward``."""
+class _Within(nn.Module):
+    """Calls a function on a model: ``functional_call`` reaches by it more than ``forward``."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, closure: Closure) -> Mapping[str, Tensor | None]:
-        return closure(self.model)
+    def forward(self, function: Callable[[nn.Module], T]) -> T:
+        return function(self.model)
 
 
 class _Randomness:

@@ -1,0 +1,112 @@
+"""torch.compile: backwards of compiled functions that run more than once."""
+
+from __future__ import annotations
+
+import importlib
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch._functorch.config
+import torch.compiler
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+from .errors import BalancingError
+
+_TAG = "several backwards"
+#: Compiled functions whose backward has been seen to leave what it reads as it was.
+_repeatable: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+def allow_several_backwards() -> None:
+    """Let what ``torch.compile`` makes from now on be differentiated several times.
+
+    Gradient methods do so. A compiled backward may write over the activations that it reads, which saves memory if no other backward follows. This
+    switches it off, and tags torch's caches on disk: they do not tell such backwards from others, and would hand over one
+    that an earlier process compiled.
+    """
+    torch._functorch.config.donated_buffer = False
+    tags = torch.compiler.config
+    if not hasattr(tags, "cache_key_tag"):  # an early version
+        inductor: Any = importlib.import_module("torch._inductor.config")
+        inductor.fx_graph_cache = False
+    elif _TAG not in tags.cache_key_tag:
+        tags.cache_key_tag = f"{tags.cache_key_tag} {_TAG}".strip()
+
+
+@contextmanager
+def checked_backwards(owner: str, losses: Mapping[Any, Tensor | None]) -> Iterator[None]:
+    """Raise BalancingError if a compiled backward destroys what the next one needs.
+
+    Each compiled function is watched the first time that its backward runs with others to follow; after that, and in a
+    process without compiled functions, this costs nothing.
+    """
+    if not isinstance(losses, Mapping) or not losses or not (watched := _unwatched_functions()):
+        yield
+        return
+    handles = [handle for node in _nodes(losses) if type(node) in watched for handle in _watch(node, owner)]
+    try:
+        yield
+    finally:
+        for handle in handles:  # which hold their nodes
+            handle.remove()
+
+
+def _unwatched_functions() -> set[type]:
+    compiled = [kind for kind in BackwardCFunction.__subclasses__() if kind.__name__ == "CompiledFunctionBackward"]
+    return {kind for kind in compiled if kind not in _repeatable}
+
+
+def _nodes(losses: Mapping[Any, Tensor | None]) -> set[Any]:
+    """All nodes of the graph below the losses."""
+    stack: list[Any] = [loss.grad_fn for loss in losses.values() if isinstance(loss, Tensor)]
+    visited: set[Any] = {None}
+    while stack:
+        node = stack.pop()
+        if node not in visited:
+            visited.add(node)
+            stack.extend(child for child, _ in node.next_functions)
+    return visited - {None}
+
+
+def _watch(node: Any, owner: str) -> list[Any]:
+    """Hooks that compare what the node has saved before and after its backward."""
+    function = node._forward_cls
+    before: list[list[int]] = []
+
+    def enter(*_: Any) -> None:
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            return
+        ready = getattr(function, "compiled_bw", None) is not None
+        if ready and getattr(function.metadata, "bw_donated_idxs", None):
+            raise _refusal(owner)  # before torch does, which knows only of the flag
+        before.append(_fingerprint(node))
+
+    def leave(*_: Any) -> None:
+        if before:
+            if before.pop() != _fingerprint(node):
+                raise _refusal(owner)
+            _repeatable.add(type(node))
+
+    return [node.register_prehook(enter), node.register_hook(leave)]
+
+
+def _fingerprint(node: Any) -> list[int]:
+    """Sums of the bytes of the tensors that the node has saved.
+
+    Those with hooks are left out: a checkpoint computes them again for each backward, and not twice for one.
+    """
+    raw = [saved for saved in node._raw_saved_tensors if getattr(saved, "unpack_hook", saved) is None]
+    saved = [*(each.data for each in raw), *(getattr(node, "_tensors_no_vc_check", None) or ())]
+    plain = [t for t in saved if isinstance(t, Tensor) and t.layout is torch.strided and not t.is_conj()]
+    return [int(t.detach().contiguous().reshape(-1).view(torch.uint8).sum()) for t in plain]
+
+
+def _refusal(owner: str) -> BalancingError:
+    return BalancingError(
+        f"{owner}: the backward of a compiled function writes over what that of the next objective reads, as torch.compile, "
+        "or an earlier process that filled its cache, expected no other; call balancing.allow_several_backwards() before "
+        "torch.compile"
+    )

@@ -193,7 +193,9 @@ class LossGraph:
             contested = self.given_shared
         others = {leaf: mask for leaf, mask in masks.items() if leaf not in contested}
         reached = [leaf for leaf in contested if leaf in masks]
-        return list(contested) if reached and self._remembers else reached, others
+        if reached and self._remembers and self.given_shared is not None:
+            reached = list(self.allowed(dict.fromkeys(self.given_shared, 0)))
+        return reached, others
 
     def allowed(self, masks: dict[Tensor, int]) -> dict[Tensor, int]:
         """Those of the leaves that may receive gradients: the given ones, or all parameters."""

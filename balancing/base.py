@@ -96,8 +96,9 @@ class Balancer(Method):
         Args:
             losses: Name -> scalar tensor, exactly the balancer's objectives. ``None``: absent from this step, as there are
                 no labels, say. Its state and its head rest, and the method sees the others.
-            shared: The contested parameters; found from the autograd graph if not given.
-            parameters: Only these receive gradients; every leaf of the graph if not given.
+            shared: The contested parameters; found from the autograd graph if not given, and from the gradients where it does
+                not distinguish heads from trunk (a compiled model, concatenated outputs).
+            parameters: Only these receive gradients; every parameter of the graph if not given.
             features: The input of the heads, for ``at="features"``.
             subset: Where gradients are measured for ``at="subset"``, e.g. the last shared layer.
             scaler: A GradScaler whose ``step`` will follow: ``.grad`` is scaled, weights follow from true gradients.

@@ -249,7 +249,9 @@ class LossGraph:
             contested = self.given_shared
         others = {leaf: mask for leaf, mask in masks.items() if leaf not in contested}
         reached = [leaf for leaf in contested if leaf in masks]
-        return list(contested) if reached and self._remembers else reached, others
+        if reached and self._remembers and self.given_shared is not None:
+            reached = list(self.allowed(dict.fromkeys(self.given_shared, 0)))
+        return reached, others
 
     def shares_leaves(self, k: int) -> bool:
         """Whether loss k reaches a leaf that another one reaches."""

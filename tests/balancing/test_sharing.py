@@ -429,6 +429,16 @@ def test_layers_that_a_step_skips_count_as_zero(name, given, pattern):
 
 
 @pytest.mark.parametrize("name", REMEMBERS)
+def test_a_skipped_layer_outside_the_given_parameters_gets_no_gradient(name):
+    net, balancer = Skipping(), make(name, "ab")
+    for skip in (False, True, True):
+        losses = net.losses(inputs(), skip, gate=False)
+        balancer.backward(losses, shared=net.shared(), parameters=[*net.stem.parameters(), *net.heads.parameters()])
+    assert net.extra.weight.grad is None
+    assert net.stem.weight.grad is not None
+
+
+@pytest.mark.parametrize("name", REMEMBERS)
 def test_a_run_that_skips_layers_resumes_with_given_parameters(name):
     net, balancer = Skipping(), make(name, tuple("ab"))
     skipping_steps(balancer, net, (1, 0, 1), False, True)
@@ -582,11 +592,13 @@ def test_heads_may_be_sparse_or_complex(name, kind):
 # ---- hooks -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"at": "features"}, {"at": "subset"}, {"at": "subset", "heads": "unit"}])
-@pytest.mark.parametrize("name", ALL)
+MEASURED = [{"at": "features"}, {"at": "subset"}, {"at": "subset", "heads": "unit"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [*((n, {}) for n in ALL), *(("pcgrad", o) for o in MEASURED), *(("mgda", o) for o in MEASURED)]
+)
 def test_an_optimizer_in_the_backward_pass_steps_each_parameter_once(name, options):
-    if options and name not in GRAMIAN:
-        pytest.skip("measures at the shared parameters only")
     results = []
     for hooked in (True, False):
         net, balancer, calls = Net(), make(name, **options), []

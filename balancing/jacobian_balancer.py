@@ -41,7 +41,7 @@ class _Workspace:
         inputs = {*gradients.inputs}
         if self._order is not None and {*self._order} == inputs:
             gradients.reorder(self._order)
-        size = sum(tensor.numel() for tensor in inputs)
+        size = gradients.width()
         kept = {value.shape[-1] for value in memory.values() if value.dim() > 0}
         if kept - {size} or (self._order is not None and {*self._order} != inputs):
             raise BalancingError(
@@ -131,7 +131,7 @@ class JacobianBalancer(_WholeGradients):
         else:
             update = gradients.split(self._evaluate(self.combine, rescaled, factors, gradients.jacobian()))
         if limit > 0:
-            length = size * torch.stack([part.norm() for part in update]).norm()
+            length = size * gradients.length(update)
             size *= float((limit / length).clamp(max=1.0))
         size *= measured.factor
         return None, lambda: update if size == 1 else [part.mul_(size) for part in update]

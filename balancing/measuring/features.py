@@ -8,7 +8,7 @@ from ..errors import BalancingError
 from ..spans import span
 from .call import Call
 from .gradients import Direction, Gradients
-from .graph import LossGraph, find_leaves, is_nested
+from .graph import LossGraph, is_nested
 from .looped import AtShared, Out, collect
 
 
@@ -21,7 +21,7 @@ class AtFeatures:
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
         """Gradients at the features and own leaves. Raises BalancingError for leaves past them."""
         contested, others = graph.partition(stop=given)
-        trunk = find_leaves(given)
+        trunk = graph.leaves(given)
         past = len(contested) + sum(leaf in trunk for leaf in others)
         if past:
             raise BalancingError(
@@ -33,16 +33,20 @@ class AtFeatures:
                 f"{graph.owner}: one of the features is computed from another, so gradients would count twice; "
                 "give the heads copies, features = [f.view_as(f) for f in features], or use at='shared'"
             )
+        if graph.shards is not None:
+            graph.shards.require_own_samples()
+            others = {}  # their gradients come with those of the trunk
         return collect(graph.losses, given, others, True, graph.active, out, graph.objectives)
 
     def write(
         self, graph: LossGraph, gradients: Gradients, weights: Tensor, heads: Tensor | None, direction: Direction
     ) -> None:
         """Add the gradients of heads to ``.grad``, and pass the update on to the trunk."""
-        gradients.accumulate_heads((weights if heads is None else heads).tolist())
+        heads = weights if heads is None else heads
+        gradients.accumulate_heads(heads.tolist())
         with span("combination"):
             combined = direction()
-        graph.backward_from(gradients.inputs, combined)
+        graph.backward_from(gradients.inputs, combined, heads)
 
 
 class AtSubset:
@@ -53,6 +57,8 @@ class AtSubset:
 
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
         """Each loss's gradients at the subset alone."""
+        if graph.shards is not None:
+            return graph.shards.collect(graph.losses, given, {}, True, graph.active, graph.objectives)
         return collect(graph.losses, given, {}, keep_graph=True, active=graph.active, names=graph.objectives)
 
     def write(

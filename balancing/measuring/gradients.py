@@ -220,6 +220,14 @@ class Gradients:
             self.matrix = matrix
         return self.matrix
 
+    def width(self) -> int:
+        """P, the number of elements of a row."""
+        return sum(tensor.numel() for tensor in self.inputs)
+
+    def length(self, parts: Sequence[Tensor]) -> Tensor:
+        """Euclidean norm of a tensor per input, taken together."""
+        return torch.stack([part.norm() for part in parts]).norm()
+
     def split(self, vector: Tensor) -> list[Tensor]:
         """Cut a (P,) vector into views shaped like the inputs."""
         pieces = vector.split([tensor.numel() for tensor in self.inputs])
@@ -231,7 +239,11 @@ class Gradients:
         for weight, gradients in zip(weights, self.heads, strict=True):
             for leaf, gradient in gradients.items():
                 total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
-        accumulate_grad(list(total), list(total.values()))
+        self.accumulate(list(total), list(total.values()))
+
+    def accumulate(self, leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Add to ``.grad`` of leaves among the inputs and heads."""
+        accumulate_grad(leaves, gradients)
 
 
 def _float32_tells(gramian: Tensor) -> bool:

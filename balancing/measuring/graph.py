@@ -13,6 +13,7 @@ from ..errors import BalancingError
 from ..spans import span
 from .call import Call
 from .processes import averaged_gradients, several_processes
+from .sharded import Shards, find_shards
 
 
 def find_leaves(roots: Sequence[Tensor], stop: Iterable[Tensor] = ()) -> dict[Tensor, int]:
@@ -130,6 +131,21 @@ class LossGraph:
         given = self._given_shared
         return None if given is None else dict.fromkeys(leaf for leaf in given if leaf.requires_grad)
 
+    @cached_property
+    def shards(self) -> Shards | None:
+        """What is known about leaves that are in shards; ``None``: none is."""
+        return find_shards(self.owner, lambda: self._masks)
+
+    @cached_property
+    def _masks(self) -> dict[Tensor, int]:
+        return find_leaves(self.losses)
+
+    def leaves(self, roots: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> dict[Tensor, int]:
+        """:func:`find_leaves`, with parameters in place of leaves that stand in for them."""
+        shards = self.shards
+        masks = self._masks if roots is self.losses and not stop else find_leaves(roots, stop)
+        return masks if shards is None else shards.renamed(masks)
+
     def loss_scale(self) -> float:
         """The factor in all gradients that the scaler caused."""
         if self._scaler is None or not self.is_scaled:
@@ -138,7 +154,7 @@ class LossGraph:
 
     def partition(self, stop: Sequence[Tensor] = ()) -> tuple[list[Tensor], dict[Tensor, int]]:
         """Contested leaves, and others with masks; paths through ``stop`` are not followed."""
-        masks = self.allowed(find_leaves(self.losses, stop))
+        masks = self.allowed(self.leaves(self.losses, stop))
         if self.given_shared is None:
             contested = dict.fromkeys(leaf for leaf, mask in masks.items() if mask.bit_count() > 1)
         else:
@@ -161,8 +177,11 @@ class LossGraph:
         with span("backward of the weighted sum"):
             if heads is not None:
                 contested, others = self.partition()
-                _differentiate(losses, contested, self._factors(weights), keep_graph=True)
-                _differentiate(losses, list(others), self._factors(heads))
+                differentiate = _differentiate if self.shards is None else self.shards.backward
+                differentiate(losses, contested, self._factors(weights), keep_graph=True)
+                differentiate(losses, list(others), self._factors(heads))
+            elif self.shards is not None:
+                self.shards.backward(losses, self._parameters, self._factors(weights))
             elif several_processes():
                 leaves = list(find_leaves(losses)) if self._parameters is None else self._parameters
                 _differentiate(losses, leaves, self._factors(weights))
@@ -174,11 +193,17 @@ class LossGraph:
         if self._parameters is not None and all(leaf.grad is None for leaf in self._parameters):
             raise BalancingError(f"{self.owner}: the losses reach none of the given parameters")
 
-    def backward_from(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        """Continue the backward pass from the features, with ``gradients``, to the trunk."""
+    def backward_from(self, features: Sequence[Tensor], gradients: Sequence[Tensor], heads: Tensor) -> None:
+        """Continue the backward pass from the features, with ``gradients``, to the trunk.
+
+        Leaves in shards get gradients by an ordinary backward alone: it starts at the losses, with weights ``heads``.
+        """
         leaves = list(self.allowed(find_leaves(features)))
         with span("backward of the trunk"):
-            if several_processes():
+            if self.shards is not None:
+                replaced = zip(features, gradients, strict=True)
+                self.shards.backward(self.losses, self._parameters, self._factors(heads), replaced=replaced)
+            elif several_processes():
                 _differentiate(features, leaves, gradients)
             elif leaves:
                 torch.autograd.backward(features, gradients, inputs=leaves)

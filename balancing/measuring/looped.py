@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import BalancingError
 from ..spans import span
-from .gradients import Direction, Gradients, accumulate_grad
+from .gradients import Direction, Gradients
 from .graph import LossGraph
 
 #: Inputs and K -> a (K, P) matrix for the rows.
@@ -69,6 +69,8 @@ class AtShared:
         if not contested and (graph.given_shared or not others):
             which = "shared parameters" if graph.given_shared else "parameters"
             raise BalancingError(f"{graph.owner}: the losses reach none of the given {which}")
+        if graph.shards is not None:
+            return graph.shards.collect(graph.losses, contested, others, False, graph.active, graph.objectives)
         return collect(graph.losses, contested, others, False, graph.active, out, graph.objectives)
 
     def write(
@@ -86,4 +88,4 @@ class AtShared:
         gradients.accumulate_heads((weights if heads is None else heads).tolist())
         with span("combination"):
             combined = direction()
-        accumulate_grad(gradients.inputs, combined)
+        gradients.accumulate(gradients.inputs, combined)

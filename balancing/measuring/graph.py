@@ -117,24 +117,29 @@ class LossGraph:
         active: Sequence[int] | None,
     ) -> None:
         self.owner, self.objectives, self.active = owner, objectives, active
-        self._stacked, self._given_shared, self._scaler = stacked, call.shared, call.scaler
-        scaler, parameters = call.scaler, call.parameters
+        self._stacked, self._given_shared, self._given_parameters = stacked, call.shared, call.parameters
+        self._scaler = scaler = call.scaler
         self.losses = losses if scaler is None else [scaler.scale(loss) for loss in losses]
-        if parameters is not None:
-            parameters = list(dict.fromkeys(leaf for leaf in parameters if leaf.requires_grad))
-        self._parameters = parameters
         self.is_scaled = scaler is not None and scaler.is_enabled()
 
     @cached_property
     def given_shared(self) -> dict[Tensor, None] | None:
         """The contested leaves if they were given."""
-        given = self._given_shared
-        return None if given is None else dict.fromkeys(leaf for leaf in given if leaf.requires_grad)
+        return None if self._given_shared is None else dict.fromkeys(self._trainable(self._given_shared))
+
+    @cached_property
+    def _parameters(self) -> list[Tensor] | None:
+        given = self._given_parameters
+        return None if given is None else list(dict.fromkeys(self._trainable(given)))
+
+    def _trainable(self, given: Sequence[Tensor]) -> list[Tensor]:
+        trainable = [leaf for leaf in given if leaf.requires_grad]
+        return trainable if self.shards is None else self.shards.parameters(trainable)
 
     @cached_property
     def shards(self) -> Shards | None:
         """What is known about leaves that are in shards; ``None``: none is."""
-        return find_shards(self.owner, lambda: self._masks)
+        return find_shards(self.owner, self.losses, lambda: self._masks)
 
     @cached_property
     def _masks(self) -> dict[Tensor, int]:
@@ -190,7 +195,7 @@ class LossGraph:
                 torch.autograd.backward(self._stacked, weights.to(self._stacked), inputs=self._parameters)
             else:
                 torch.autograd.backward(losses, self._factors(weights), inputs=self._parameters)
-        if self._parameters is not None and all(leaf.grad is None for leaf in self._parameters):
+        if self._parameters is not None and not self._reaches(self._parameters):
             raise BalancingError(f"{self.owner}: the losses reach none of the given parameters")
 
     def backward_from(self, features: Sequence[Tensor], gradients: Sequence[Tensor], heads: Tensor) -> None:
@@ -207,6 +212,12 @@ class LossGraph:
                 _differentiate(features, leaves, gradients)
             elif leaves:
                 torch.autograd.backward(features, gradients, inputs=leaves)
+
+    def _reaches(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether a backward has reached one of the parameters."""
+        if self.shards is not None:  # which may be told to wait with their gradients
+            return any(parameter in self.leaves(self.losses) for parameter in parameters)
+        return any(leaf.grad is not None for leaf in parameters)
 
     def _factors(self, weights: Tensor) -> list[Tensor]:
         """Weights as gradients of the losses."""

@@ -70,6 +70,7 @@ class Shards:
 
     Args:
         owner: Name of the method, for messages.
+        losses: K scalars.
         leaves: Leaf -> the parameter in whose ``.grad`` its gradient arrives: its shard, or the leaf itself.
         records: FSDP's records of the leaves it made.
 
@@ -77,7 +78,9 @@ class Shards:
         BalancingError: Parameters in shards over some of the processes alone.
     """
 
-    def __init__(self, owner: str, leaves: Mapping[Tensor, Any], records: Sequence[_Record]) -> None:
+    def __init__(
+        self, owner: str, losses: Sequence[Tensor], leaves: Mapping[Tensor, Any], records: Sequence[_Record]
+    ) -> None:
         self._owner, self._parameters, self._records = owner, leaves, records
         self._leaves = {parameter: leaf for leaf, parameter in leaves.items()}
         self._flat = any(_is_flat(leaf) for leaf in leaves)
@@ -88,6 +91,16 @@ class Shards:
                     f"{owner}: a parameter of shape {tuple(parameter.shape)} lies in shards over {size} of {world} "
                     "processes; make shards over a device mesh of all processes"
                 )
+
+        # modules that are sharded together unshard when the last output is reached, which a single loss may not do
+        together = {record.group: record.group.modules[0] for record in records if len(record.group.modules) > 1}
+        for loss in losses if together else ():
+            if loss.requires_grad:
+                loss.register_hook(lambda _: [module.unshard() for module in together.values()] and None)
+
+    def parameters(self, given: Iterable[Tensor]) -> list[Tensor]:
+        """The parameters that are given as such, or as leaves, which a module holds between forward and backward."""
+        return [self._parameters.get(tensor, tensor) for tensor in given]
 
     def renamed(self, masks: Mapping[Tensor, int]) -> dict[Tensor, int]:
         """Masks of leaves as masks of parameters."""
@@ -117,6 +130,7 @@ class Shards:
         As :func:`balancing.measuring.looped.collect`. What was in ``.grad`` before is there again afterwards.
         """
         self._check_hooks()
+        inputs = self.parameters(inputs)
         rows: list[list[Tensor | None]] = [[None] * len(inputs) for _ in losses]
         heads: list[dict[Tensor, Tensor]] = [{} for _ in losses]
         plain: list[Tensor] = []
@@ -212,7 +226,9 @@ class Shards:
             )
 
 
-def find_shards(owner: str, leaves: Callable[[], Iterable[Tensor]]) -> Shards | None:
+def find_shards(
+    owner: str, losses: Sequence[Tensor], leaves: Callable[[], Iterable[Tensor]]
+) -> Shards | None:
     """What is known about the leaves of a graph, if they are in shards; ``None`` if none is.
 
     ``leaves`` is not called where nothing can be in shards. Raises BalancingError as :class:`Shards`.
@@ -228,7 +244,7 @@ def find_shards(owner: str, leaves: Callable[[], Iterable[Tensor]]) -> Shards | 
         parameters[leaf] = leaf if record is None else record.entry.sharded_param
     if not used and not any(is_dtensor(leaf) or _is_flat(leaf) for leaf in parameters):
         return None
-    return Shards(owner, parameters, used)
+    return Shards(owner, losses, parameters, used)
 
 
 def _as_the_parameter(parameter: Any) -> Tensor | None:

@@ -1,0 +1,184 @@
+"""Sharded parameters get the gradients of one process on the whole batch, at every step."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed._composable.replicate_with_fsdp import replicate
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.utils.checkpoint import checkpoint
+
+from balancing import BalancingError
+from tests.balancing.problems import ALL, GRAMIAN, LEARNED, Net, inputs, make
+from tests.balancing.test_distributed import two_processes
+
+BATCH, STEPS = 8, 3
+
+
+class Whole(Net):
+    """A net whose forward is one call, as the hooks of its shards need."""
+
+    recompute = False
+
+    def features(self, x):
+        if self.recompute:
+            return checkpoint(self.trunk, x, use_reentrant=False)
+        return self.trunk(x)
+
+    def forward(self, x):
+        z = self.features(x)
+        return z, self.losses(x, z)
+
+
+def shard(net, setup):
+    """Put the net's parameters in shards, as the name of the set-up says."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    layers = [net.trunk[0], net.trunk[2], *net.head.values()]
+    if setup == "tensor parallel":
+        parallelize_module(net.trunk, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    elif setup == "both":
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+        parallelize_module(net.trunk, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        for layer in [*layers, net]:
+            fully_shard(layer, mesh=mesh["data"])
+    elif setup == "trunk alone":
+        fully_shard(net.trunk, mesh=mesh)
+    elif setup in ("tied", "together"):
+        fully_shard(net.trunk, mesh=mesh)
+        fully_shard([net.head["a"], net.head["b"]], mesh=mesh)
+        fully_shard(net, mesh=mesh)
+    elif setup == "replicated":
+        replicate(net.trunk)
+        replicate(net)
+    else:
+        if setup == "hybrid":
+            mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("replicate", "shard"))
+        for layer in layers if setup != "root" else []:
+            fully_shard(layer, mesh=mesh, reshard_after_forward=setup != "kept")
+        fully_shard(net, mesh=mesh, reshard_after_forward=setup != "kept")
+
+
+def full(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
+
+
+def train(case, part, sharded):
+    """Gradients of every step, parameters after the last and state of a case."""
+    name, options, setup, how = case
+    net = Whole(dtype=torch.float32 if how == "overflow" else torch.float64)
+    net.recompute = how == "recomputed"
+    if how == "frozen":
+        net.trunk[0].requires_grad_(False)
+        net.head["b"].bias.requires_grad_(False)
+    if setup == "tensor parallel":
+        part = lambda x: x  # noqa: E731
+    if setup == "tied":
+        net.head["b"].weight = net.head["a"].weight
+    if sharded:
+        shard(net, setup)
+    balancer = make(name, **options)
+    parameters = list(net.parameters())
+    kind = torch.optim.AdamW if how == "adamw" else torch.optim.SGD
+    optimizer = kind(net.parameters(), lr=0.003)
+    own = torch.optim.SGD(balancer.parameters(), lr=0.01) if list(balancer.parameters()) else None
+    scaler = {"scaler": 2.0**16, "overflow": 1e38}.get(how)
+    scaler = None if scaler is None else torch.amp.GradScaler("cpu", init_scale=scaler)
+    found = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        batches = inputs(BATCH, seed=step).chunk(2) if how == "parts" else [inputs(BATCH, seed=step)]
+        if how == "added":
+            net(part(inputs(BATCH, seed=50)))[1]["a"].backward()
+        for i, batch in enumerate(batches):
+            z, losses = net(part(batch.to(net.trunk[0].weight.dtype)))
+            if how == "two forwards":
+                losses["c"] = net(part(inputs(BATCH, seed=60)))[1]["c"]
+            given = {"last": i == len(batches) - 1}
+            if options.get("at") == "features":
+                given["features"] = z
+            if options.get("at") == "subset":
+                given["subset"] = [net.trunk[2].weight]
+            if how == "parameters":
+                given["parameters"] = parameters
+            if how == "shared":
+                given["shared"] = list(net.trunk.parameters())
+            if how == "trunk":
+                given["parameters"] = list(net.trunk.parameters())
+            report = balancer.backward(losses, scaler=scaler, **given)
+        gradients = {key: full(p.grad) for key, p in net.named_parameters() if p.grad is not None}
+        found.append({"losses": report.losses.detach().clone()})
+        if how == "overflow":
+            found[-1]["skips"] = torch.tensor(report.skips)
+        else:
+            found[-1] |= gradients
+            if report.gramian is not None:
+                found[-1]["gramian"] = report.gramian.clone()
+        if own:
+            own.step(), own.zero_grad()
+        if how == "clipped":
+            norm = nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+            found[-1]["norm"] = full(norm)
+        if scaler:
+            scaler.step(optimizer), scaler.update()
+        else:
+            optimizer.step()
+        if balancer.observes:
+            with torch.no_grad():
+                balancer.observe(net(part(inputs(BATCH, seed=step)))[1])
+        if how == "resumed":
+            state, balancer = copy.deepcopy(balancer.state_dict()), make(name, **options)
+            balancer.load_state_dict(state)
+    return [*found, {key: full(p.detach()) for key, p in net.named_parameters()}]
+
+
+METHODS = ("sum", "uncertainty", "pcgrad", "mgda", "nash_mtl", "graddrop", "moco")
+SETUPS = ("root", "kept", "hybrid", "replicated", "trunk alone", "together", "tied", "tensor parallel")
+HOWS = ("adamw", "parts", "added", "parameters", "shared", "trunk", "frozen", "recomputed", "two forwards", "clipped")
+HOWS += ("scaler", "overflow", "resumed")
+#: Method, options, how parameters lie, how the loop deviates.
+CASES = [(name, {}, "layers", "") for name in ALL]
+CASES += [(name, {}, setup, "") for name in METHODS for setup in SETUPS]
+CASES += [(name, {}, "layers", how) for name in METHODS for how in HOWS]
+CASES += [(name, {"at": "features"}, "layers", "") for name in GRAMIAN]
+CASES += [("pcgrad", {"at": "features"}, setup, "") for setup in SETUPS[:-2]]
+CASES += [("pcgrad", {"at": "features"}, "layers", how) for how in ("parameters", "trunk", "added", "scaler")]
+CASES += [("pcgrad", {"at": "subset"}, setup, "") for setup in ("layers", "root", "trunk alone", "tensor parallel")]
+CASES += [("pcgrad", {"at": "subset"}, "layers", how) for how in ("parameters", "shared", "trunk", "added")]
+CASES += [(name, {"max_norm": 0.1}, "layers", "") for name in ("mgda", "graddrop", "db_mtl", "excess_mtl")]
+CASES += [("mgda", {"update_every": 2}, setup, "") for setup in ("layers", "root", "trunk alone")]
+CASES += [("mgda", {"update_every": 2, "heads": "weighted"}, "layers", "")]
+CASES += [("pcgrad", {"before": "uncertainty"}, "layers", ""), ("sdmgrad", {}, "layers", "parts")]
+
+
+def all_cases(part):
+    """Results of all cases, in shards if there are several processes."""
+    warnings.simplefilter("ignore")
+    sharded = dist.is_initialized()
+    return [train(case, part, sharded) for case in CASES]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return all_cases(lambda x: x), two_processes(all_cases, tmp_path_factory.mktemp("ranks"))
+
+
+def label(case):
+    name, options, setup, how = case
+    return "-".join([name, *map(str, options.values()), setup, *filter(None, [how])])
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=map(label, CASES))
+def test_shards_equal_one_process(results, case):
+    whole, ranks = results
+    for rank in ranks:
+        for step, (mine, wanted) in enumerate(zip(rank[case], whole[case], strict=True)):
+            assert mine.keys() == wanted.keys(), step
+            for key, value in wanted.items():
+                torch.testing.assert_close(mine[key], value, msg=lambda m, key=key: f"step {step}, {key}: {m}")

@@ -41,7 +41,7 @@ class _Workspace:
         inputs = {*gradients.inputs}
         if self._order is not None and {*self._order} == inputs:
             gradients.reorder(self._order)
-        size = gradients.width()
+        size = sum(tensor.numel() for tensor in inputs)
         kept = {value.shape[-1] for value in memory.values() if value.dim() > 0}
         if kept - {size} or (self._order is not None and {*self._order} != inputs):
             raise BalancingError(

@@ -220,10 +220,6 @@ class Gradients:
             self.matrix = matrix
         return self.matrix
 
-    def width(self) -> int:
-        """P, the number of elements of a row."""
-        return sum(tensor.numel() for tensor in self.inputs)
-
     def length(self, parts: Sequence[Tensor]) -> Tensor:
         """Euclidean norm of a tensor per input, taken together."""
         return torch.stack([part.norm() for part in parts]).norm()

@@ -84,14 +84,7 @@ class Shards:
         self._owner, self._parameters, self._records = owner, leaves, records
         self._leaves = {parameter: leaf for leaf, parameter in leaves.items()}
         self._flat = any(_is_flat(leaf) for leaf in leaves)
-        world = dist.get_world_size()
-        for parameter in self._leaves:
-            if is_dtensor(parameter) and (size := parameter.device_mesh.size()) != world:
-                raise BalancingError(
-                    f"{owner}: a parameter of shape {tuple(parameter.shape)} lies in shards over {size} of {world} "
-                    "processes; make shards over a device mesh of all processes"
-                )
-
+        self._check_meshes()
         # modules that are sharded together unshard when the last output is reached, which a single loss may not do
         together = {record.group: record.group.modules[0] for record in records if len(record.group.modules) > 1}
         for loss in losses if together else ():
@@ -130,7 +123,7 @@ class Shards:
         As :func:`balancing.measuring.looped.collect`. What was in ``.grad`` before is there again afterwards.
         """
         self._check_hooks()
-        inputs = self.parameters(inputs)
+        inputs = list(dict.fromkeys(self.parameters(inputs)))
         rows: list[list[Tensor | None]] = [[None] * len(inputs) for _ in losses]
         heads: list[dict[Tensor, Tensor]] = [{} for _ in losses]
         plain: list[Tensor] = []
@@ -147,10 +140,9 @@ class Shards:
                     plain.append(piece)
             rows[k] = pieces[: len(inputs)]
             pairs = zip(own, pieces[len(inputs) :], strict=True)
-            heads[k] = {local(parameter): piece for parameter, piece in pairs if piece is not None}
+            heads[k] = {parameter: piece for parameter, piece in pairs if piece is not None}
         average_over_processes(plain)
-        owners = {local(parameter): parameter for parameter in [*inputs, *others]}
-        return ShardedGradients([local(p) for p in inputs], rows, heads, None, owners, losses[0].device)
+        return ShardedGradients(inputs, rows, heads, None, losses[0].device)
 
     def backward(
         self,
@@ -205,6 +197,18 @@ class Shards:
     def _is_plain(self, parameter: Tensor) -> bool:
         """Whether nobody else averages its gradient over processes."""
         return not is_dtensor(parameter) and not _is_flat(parameter)
+
+    def _check_meshes(self) -> None:
+        """Raise BalancingError unless all processes hold the same parameters."""
+        world = dist.get_world_size()
+        sizes = {parameter.device_mesh.size() for parameter in self._leaves if is_dtensor(parameter)}
+        data = {record.group.mesh_info.mesh.size() for record in self._records}
+        # beside tensor parallelism, parameters that it does not cut lie over the processes with different samples
+        if sizes - {world} and not (world in sizes and sizes == {world} | data and len(data) == 1):
+            raise BalancingError(
+                f"{self._owner}: parameters lie over {min(sizes)} of {world} processes; the device mesh of fully_shard "
+                "and parallelize_module must hold all processes"
+            )
 
     def _check_hooks(self) -> None:
         """Raise BalancingError if a backward per loss would not give its gradient alone."""

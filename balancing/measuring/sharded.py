@@ -86,10 +86,10 @@ class Shards:
         self._flat = any(_is_flat(leaf) for leaf in leaves)
         self._check_meshes()
         # modules that are sharded together unshard when the last output is reached, which a single loss may not do
-        together = {record.group: record.group.modules[0] for record in records if len(record.group.modules) > 1}
-        for loss in losses if together else ():
-            if loss.requires_grad:
-                loss.register_hook(lambda _: [module.unshard() for module in together.values()] and None)
+        together = {record.group.modules[0] for record in records if len(record.group.modules) > 1}
+        for module in together:
+            for loss in losses:
+                loss.register_hook(lambda _, module=module: module.unshard())
 
     def parameters(self, given: Iterable[Tensor]) -> list[Tensor]:
         """The parameters that are given as such, or as leaves, which a module holds between forward and backward."""
@@ -184,6 +184,11 @@ class Shards:
         inputs = None if parameters is None else [self._leaves[p] for p in parameters if p in self._leaves]
         if inputs is not None and not inputs:
             return [None] * len(apart)
+        if any(getattr(parameter, "_post_accumulate_grad_hooks", None) for parameter in apart):
+            raise BalancingError(
+                f"{self._owner}: a parameter has a post-accumulate-grad hook, which would run with the gradient of one "
+                "objective or process; take the optimizer's step after backward"
+            )
         earlier = [parameter.grad for parameter in apart]
         for parameter in apart:
             parameter.grad = None
@@ -222,11 +227,6 @@ class Shards:
                 f"{self._owner}: fully_shard was told not to reduce gradients, or has some that are not reduced; leave "
                 "set_requires_gradient_sync, set_requires_all_reduce and set_is_last_backward on, and give "
                 "micro-batches with last=False"
-            )
-        if any(getattr(p, "_post_accumulate_grad_hooks", None) for pair in self._parameters.items() for p in pair):
-            raise BalancingError(
-                f"{self._owner}: a parameter has a post-accumulate-grad hook, which would run for each objective; "
-                "take the optimizer's step after backward"
             )
 
 

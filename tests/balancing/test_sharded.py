@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils.checkpoint import checkpoint
 
 from balancing import BalancingError
-from tests.balancing.problems import ALL, GRAMIAN, LEARNED, Net, inputs, make
+from tests.balancing.problems import ALL, GRAMIAN, Net, assert_close, expected, inputs, make
 from tests.balancing.test_distributed import two_processes
 
 BATCH, STEPS = 8, 3
@@ -182,3 +182,119 @@ def test_shards_equal_one_process(results, case):
             assert mine.keys() == wanted.keys(), step
             for key, value in wanted.items():
                 torch.testing.assert_close(mine[key], value, msg=lambda m, key=key: f"step {step}, {key}: {m}")
+
+
+def message(call):
+    try:
+        call()
+    except BalancingError as error:
+        return str(error)
+    return "no error"
+
+
+def refusals(part):
+    """Messages of set-ups that cannot be balanced, and what is left in ``.grad``."""
+    found = {}
+    x = part(inputs(BATCH))
+
+    def sharded(setup="layers"):
+        net = Whole()
+        shard(net, setup)
+        return net
+
+    net = sharded()
+    net.set_requires_gradient_sync(False)
+    found["no reduction"] = message(lambda: make("pcgrad").backward(net(x)[1]))
+    make("sum").backward(net(x)[1], parameters=list(net.parameters()))  # as a plain backward, it waits for the next one
+    net.set_requires_gradient_sync(True)
+    found["waiting"] = message(lambda: make("pcgrad").backward(net(x)[1]))
+    make("sum").backward(net(x)[1])
+    found["twice"] = {key: full(p.grad) for key, p in net.named_parameters()}
+
+    net = sharded()
+    net.trunk[0].weight.register_post_accumulate_grad_hook(lambda parameter: None)
+    found["hook"] = message(lambda: make("pcgrad").backward(net(x)[1]))
+    found["left"] = [key for key, p in net.named_parameters() if p.grad is not None]
+
+    z, losses = (net := sharded("tensor parallel"))(inputs(BATCH))
+    found["tensor"] = message(lambda: make("pcgrad", at="features").backward(losses, features=z))
+
+    net = Whole()
+    fully_shard(net, mesh=init_device_mesh("cpu", (2, 1), mesh_dim_names=("rest", "data"))["data"])
+    found["some"] = message(lambda: make("sum").backward(net(x)[1]))
+
+    net = FullyShardedDataParallel(Whole(), use_orig_params=True, device_id=torch.device("cpu"))
+    found["flat"] = message(lambda: make("pcgrad").backward(net(x)[1]))
+    found["flat parameters"] = message(lambda: make("sum").backward(net(x)[1], parameters=list(net.parameters())))
+    for name in ("sum", "uncertainty"):
+        net = FullyShardedDataParallel(Whole(), device_id=torch.device("cpu"))
+        report = make(name).backward(net(x)[1])
+        found[name] = torch.cat([p.grad.flatten() for p in net.parameters()])
+        net.zero_grad()
+        (report.weights * torch.stack([*net(x)[1].values()])).sum().backward()
+        found[f"plain {name}"] = torch.cat([p.grad.flatten() for p in net.parameters()])
+    return found
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    return two_processes(refusals, tmp_path_factory.mktemp("refused"))
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("no reduction", "set_requires_gradient_sync"),
+        ("waiting", "set_requires_gradient_sync"),
+        ("hook", "post-accumulate-grad hook"),
+        ("tensor", "tensor parallelism"),
+        ("some", "must hold all processes"),
+        ("flat", "FullyShardedDataParallel"),
+        ("flat parameters", "leave parameters= out"),
+    ],
+)
+def test_what_shards_cannot_do_is_one_message(refused, case, words):
+    for rank in refused:
+        assert words in rank[case]
+
+
+def test_refused_step_leaves_no_gradients(refused):
+    assert all(rank["left"] == [] for rank in refused)
+
+
+def test_loss_method_waits_with_gradients_as_plain_backward(refused):
+    net = Whole()
+    for _ in range(2):
+        sum(net(inputs(BATCH))[1].values()).backward()
+    for rank in refused:
+        for key, gradient in net.gradients().items():
+            torch.testing.assert_close(rank["twice"][key], gradient)
+
+
+@pytest.mark.parametrize("name", ["sum", "uncertainty"])
+def test_loss_method_with_flat_parameters_equals_plain_backward(refused, name):
+    for rank in refused:
+        torch.testing.assert_close(rank[name], rank[f"plain {name}"])
+
+
+def halves(part):
+    """A step with bfloat16 parameters, and the rows of a backward for each objective."""
+    net = Whole(dtype=torch.float32)
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for module in (net.trunk[0], net.trunk[2], net):
+        fully_shard(module, mp_policy=policy)
+    x = part(inputs(BATCH, dtype=torch.float32))
+    rows = {}
+    for name in net.objectives:
+        net.zero_grad()
+        net(x)[1][name].backward()
+        rows[name] = {key: full(p.grad) for key, p in net.named_parameters() if p.grad is not None}
+    net.zero_grad()
+    report = (balancer := make("mgda")).backward(net(x)[1])
+    return {key: full(p.grad) for key, p in net.named_parameters()}, expected(rows, balancer, report)
+
+
+def test_rows_of_mixed_precision_are_those_of_plain_backward(tmp_path):
+    for gradients, wanted in two_processes(halves, tmp_path):
+        assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+        assert_close(gradients, wanted)

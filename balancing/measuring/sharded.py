@@ -33,6 +33,10 @@ class _Record:
         waiting = (entry.unsharded_accumulated_grad, entry._unsharded_param.grad, group._partial_reduce_output)
         return on and all(value is None for value in waiting)
 
+    def check(self) -> None:
+        """Raise AttributeError if this version of torch has other attributes."""
+        self.reduces(), self.over_all(), self.entry.sharded_param, self.group.modules
+
     def over_all(self) -> bool:
         """Whether each process has its own part of the batch."""
         return self.group.mesh_info.mesh.size() == dist.get_world_size()
@@ -51,17 +55,18 @@ def _records(owner: str) -> dict[Tensor, _Record]:
         states = sys.modules["torch.distributed._composable_state"]._module_state_mapping
         for state in {reference() for reference in [*states.values()]}:
             groups = getattr(state, "_fsdp_param_groups", None)
-            if groups is None:  # torch < 2.10, and states of other wrappers
+            if groups is None:  # earlier versions have one group, and states of other wrappers none
                 groups = [group] if (group := getattr(state, "_fsdp_param_group", None)) is not None else []
             for group in groups:
                 for entry in group.fsdp_params:
                     if hasattr(entry, "_unsharded_param"):
                         record = records[entry._unsharded_param] = _Record(state, group, entry)
-        if records:
-            record.reduces(), record.over_all(), record.entry.sharded_param
+                        record.check()
     except (AttributeError, KeyError) as error:
-        problem = f"torch {torch.__version__} keeps the parameters of fully_shard in another way than expected"
-        raise BalancingError(f"{owner}: {problem} ({error}); use torch 2.6 to 2.14, or another wrapper") from error
+        raise BalancingError(
+            f"{owner}: torch {torch.__version__} keeps the parameters of fully_shard in another way than torch 2.14 "
+            f"({error}), so that their gradients cannot be found"
+        ) from error
     return records
 
 
@@ -88,7 +93,7 @@ class Shards:
         # modules that are sharded together unshard when the last output is reached, which a single loss may not do
         together = {record.group.modules[0] for record in records if len(record.group.modules) > 1}
         for module in together:
-            for loss in losses:
+            for loss in filter(lambda loss: loss.requires_grad, losses):
                 loss.register_hook(lambda _, module=module: module.unshard())
 
     def parameters(self, given: Iterable[Tensor]) -> list[Tensor]:
@@ -136,7 +141,8 @@ class Shards:
             reached = any(piece is not None for piece in pieces[: len(inputs)])
             for p, parameter in enumerate([*inputs, *own]):
                 if self._is_plain(parameter) and (reached or p >= len(inputs)):
-                    piece = pieces[p] = torch.zeros_like(parameter) if pieces[p] is None else pieces[p]
+                    piece = pieces[p]
+                    pieces[p] = piece = torch.zeros_like(parameter) if piece is None else piece
                     plain.append(piece)
             rows[k] = pieces[: len(inputs)]
             pairs = zip(own, pieces[len(inputs) :], strict=True)
@@ -230,9 +236,7 @@ class Shards:
             )
 
 
-def find_shards(
-    owner: str, losses: Sequence[Tensor], leaves: Callable[[], Iterable[Tensor]]
-) -> Shards | None:
+def find_shards(owner: str, losses: Sequence[Tensor], leaves: Callable[[], Iterable[Tensor]]) -> Shards | None:
     """What is known about the leaves of a graph, if they are in shards; ``None`` if none is.
 
     ``leaves`` is not called where nothing can be in shards. Raises BalancingError as :class:`Shards`.

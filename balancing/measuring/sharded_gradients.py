@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -38,7 +38,7 @@ class ShardedGradients(Gradients):
         device: Where the processes can communicate.
     """
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __add__(self, other: Gradients) -> ShardedGradients:
         total = super().__add__(other)
@@ -99,7 +99,7 @@ class ShardedGradients(Gradients):
         """The shards, one for each input, of a whole (P,) vector."""
         return [_shard(parameter, piece) for parameter, piece in zip(self.inputs, super().split(vector), strict=True)]
 
-    def accumulate(self, leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    def accumulate(self, leaves: Sequence[Any], gradients: Sequence[Tensor]) -> None:
         for parameter, gradient in zip(leaves, gradients, strict=True):
             gradient = gradient.to(parameter.dtype)
             if is_dtensor(parameter):
@@ -109,6 +109,7 @@ class ShardedGradients(Gradients):
     def _by_copies(self) -> dict[int, list[int]]:
         """Number of processes that hold the same part -> positions of the inputs."""
         found: dict[int, list[int]] = {}
+        parameter: Any
         for p, parameter in enumerate(self.inputs):
             copies = dist.get_world_size()
             if is_dtensor(parameter):

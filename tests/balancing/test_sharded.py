@@ -181,7 +181,7 @@ def test_shards_equal_one_process(results, case):
         for step, (mine, wanted) in enumerate(zip(rank[case], whole[case], strict=True)):
             assert mine.keys() == wanted.keys(), step
             for key, value in wanted.items():
-                torch.testing.assert_close(mine[key], value, msg=lambda m, key=key: f"step {step}, {key}: {m}")
+                torch.testing.assert_close(mine[key], value, msg=lambda m, at=(step, key): f"{at}: {m}")
 
 
 def message(call):

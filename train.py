@@ -99,6 +99,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
                 parameters=None if optimizer.phase.networks is None else optimizer.parameters,
                 features=features,
                 scaler=precision.scaler,
+                groups=optimizer.groups,
                 last=index == len(parts) - 1,
             )
         if report.skipped and not report.overflow:

@@ -34,6 +34,7 @@ from .gradients.sdmgrad import SDMGrad
 from .gradients.torchjd import torchjd
 from .gradients.upgrad import UPGrad
 from .gramian_balancer import GramianBalancer
+from .groups import group_parameters
 from .jacobian_balancer import JacobianBalancer, RowBalancer
 from .jacobians.conflict_free_momentum import ConflictFreeMomentum
 from .jacobians.db_mtl import DBMTL
@@ -84,6 +85,6 @@ __all__ = [
     "PCGrad", "ParetoMTL", "PenaltyBoundaryIntersection", "Phase", "PowerMean", "PriorLoss", "RLW", "ReLoBRaLo",
     "Realtime", "RowBalancer", "SDMGrad", "Scalarization", "ScheduleBalancer", "Scheduled", "Single",
     "SmoothTchebycheff", "SoftAdapt", "Sum", "Tchebycheff", "TrimmedMean", "UPGrad", "Uncertainty",
-    "balancer_arguments", "balancer_class", "create_balancer", "list_balancers", "register_balancer", "torchjd",
+    "balancer_arguments", "balancer_class", "create_balancer", "group_parameters", "list_balancers", "register_balancer", "torchjd",
 ]
 # fmt: on

@@ -42,6 +42,8 @@ class Balancer(Method):
     unbiased: ClassVar[bool] = False
     #: Whether ``memory`` holds gradients, which must then have the same size at every step.
     remembers: ClassVar[bool] = False
+    #: Whether weights may be found for groups of parameters one by one.
+    per_group: bool = False
     head_weights: Tensor | None = None
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
@@ -81,6 +83,7 @@ class Balancer(Method):
         subset: Sequence[Tensor] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         last: bool = True,
+        groups: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> BalanceReport:
         """Add the balanced gradients of ``losses`` to ``.grad``.
 
@@ -92,20 +95,25 @@ class Balancer(Method):
             features: The input of the heads, for ``at="features"``.
             subset: Where gradients are measured for ``at="subset"``, e.g. the last shared layer.
             scaler: A GradScaler whose ``step`` will follow: ``.grad`` is scaled, weights follow from true gradients.
+            groups: Name -> parameters, such as ``group_parameters(model, "layer")``: weights are found for each group from its
+                part of the gradients. Contested parameters in no group form the group ``others``.
             last: False only collects the gradients of a micro-batch; the weights follow from the sum with the last.
 
         Returns:
             Losses, weights and, if measured, the Gramian. Its tensors may still be on their way from the device.
 
         Raises:
-            ValueError: Missing or unknown objectives, or missing ``features`` or ``subset``.
+            ValueError: Missing or unknown objectives, missing ``features`` or ``subset``, or ``groups`` that a method or an option
+                of it excludes.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
-        return self._backward(losses, None, Call(shared, parameters, features, subset, scaler, last))
+        return self._backward(losses, None, Call(shared, parameters, features, subset, scaler, last, groups))
 
     def _backward(self, losses: Mapping[str, Tensor], first: LossWeights | None, call: Call) -> BalanceReport:
         """:meth:`backward` of the losses times the weights that ``first`` gives to them."""
         earlier, summed = self.micro_batches.take()  # forgotten if this call fails
+        if call.groups is not None:
+            self.check_groups()
         values = ordered_losses(self.name, self.objectives, losses)
         stacked = torch.stack(values)
         means = stacked.detach()
@@ -150,6 +158,10 @@ class Balancer(Method):
     def _loss_weights(self, losses: Tensor, first: LossWeights | None) -> Tensor:
         """(K,) weights that follow from the losses alone; those of an earlier step where none do."""
         return self.cache.weights.clone()
+
+    def check_groups(self) -> None:
+        """Raise ValueError if weights cannot be found per group."""
+        raise ValueError(f"{self.name}: groups= needs a method that finds weights from the Gramian alone")
 
     def _check(self, part: Part, active: tuple[int, ...] | None) -> None:
         """Raise BalancingError for gradients that cannot be balanced."""

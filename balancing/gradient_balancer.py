@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Unpack
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .base import Balancer, LossWeights
 from .errors import BalancingError
+from .groups import Group, split_into_groups
 from .measuring.gradients import Direction, Gradients
 from .measuring.graph import LossGraph
 from .measuring.processes import sum_over_samples
@@ -30,6 +31,7 @@ class Measured:
         samples: (K, K) products of two samples of the gradients, or the Gramian.
         gradients: Of the losses, times ``factor``.
         factor: The scale of a GradScaler.
+        groups: Parts of the gradients for which weights are found one by one; empty: the whole.
     """
 
     losses: Tensor
@@ -37,6 +39,7 @@ class Measured:
     samples: Tensor
     gradients: Gradients
     factor: float
+    groups: Sequence[Group] = ()
 
     def combination(self, weights: Tensor, max_norm: float) -> Direction:
         """The sum of the rows with these weights, no longer than ``max_norm``."""
@@ -75,7 +78,9 @@ class GradientBalancer(Balancer):
             total = parts[0] + parts[1]
         gradients = total.gradients
         with span("Gramian"):
-            losses, gramian = total.losses.cpu().double(), gradients.gramian() / factor**2
+            losses = total.losses.cpu().double()
+            groups = [] if graph.groups is None else split_into_groups(self.name, graph.groups, gradients, factor)
+            gramian = torch.stack([g.gramian for g in groups]).sum(0) if groups else gradients.gramian() / factor**2
         if not self.place.averages_rows:
             gramian = sum_over_samples(gramian, total.losses.device)
         # a smaller scale cannot mend a loss
@@ -85,7 +90,7 @@ class GradientBalancer(Balancer):
 
         loss_weights = None if overflow or first is None else first(losses)
         weights: Tensor | None
-        measured = Measured(losses, gramian, gramian if samples is None else samples, gradients, factor)
+        measured = Measured(losses, gramian, gramian if samples is None else samples, gradients, factor, groups)
         if overflow:  # the plain sum carries the infinity to the scaler, which skips the step and lowers its scale
             weights = torch.ones_like(losses)
             direction = measured.combination(weights, self.options.max_norm)
@@ -100,7 +105,10 @@ class GradientBalancer(Balancer):
             self.cache.heads.copy_(factors)
         self.head_weights = None if self.head_rule == "weighted" else factors
         self.place.write(graph, gradients, losses if weights is None else weights, self.head_weights, direction)
-        return self.finish(total.losses, weights, gramian, overflow)
+        report = self.finish(total.losses, weights, gramian, overflow)
+        if not groups:
+            return report
+        return replace(report, groups={g.name: replace(report, weights=g.weights, gramian=g.gramian) for g in groups})
 
     def _check(self, part: Part, active: tuple[int, ...] | None) -> None:
         gradients = part.gradients

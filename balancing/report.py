@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,8 @@ class BalanceReport:
             earlier micro-batches of a method with constant weights.
         overflow: True if it was an fp16 overflow: ``.grad`` holds the infinity, so that ``GradScaler.step`` skips the step.
         skips: How many steps were skipped so far, this one included.
+        groups: Name -> the same of a group of parameters, if weights were found for each; ``weights`` are then
+            their mean by the number of parameters, which heads get where the method weighs heads.
         arrival: When the tensors will be on the processor, for a report that :meth:`to_host` gave.
     """
 
@@ -32,6 +35,7 @@ class BalanceReport:
     skipped: bool = False
     skips: int = 0
     overflow: bool = False
+    groups: Mapping[str, BalanceReport] = field(default_factory=dict)
     arrival: torch.cuda.Event | None = None
 
     def to_host(self) -> BalanceReport:
@@ -72,7 +76,8 @@ class BalanceReport:
     def as_dict(self) -> dict[str, float]:
         """Flat numbers for a log.
 
-        The keys are ``loss/<name>``, ``weight/<name>``, ``norm/<name>``, ``cosine/<a>/<b>`` and ``conflicts``.
+        The keys are ``loss/<name>``, ``weight/<name>``, ``norm/<name>``, ``cosine/<a>/<b>``, ``conflicts`` and
+        ``conflicts/<group>``.
         """
         row: dict[str, float] = {}
         if self.arrival is not None:
@@ -86,4 +91,4 @@ class BalanceReport:
                 row |= {f"cosine/{a}/{b}": table[i][j] for j, b in enumerate(self.objectives) if j > i}
         if self.conflicts is not None:
             row["conflicts"] = self.conflicts
-        return row
+        return row | {f"conflicts/{name}": g.conflicts for name, g in self.groups.items() if g.conflicts is not None}

@@ -31,6 +31,7 @@ REGISTRIES: dict[str, tuple[Callable[[], list[str]], Callable[[str], Mapping[str
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 BATCHNORM = ("local", "averaged", "synchronized")
 ON_NONFINITE = ("stop", "skip", "rollback")
+WEIGHTS_PER = ("model", "network", "layer", "tensor")
 SCHEDULES = ("cosine", "tanh", "step", "poly", "none")
 
 
@@ -87,6 +88,11 @@ class TrainerConfig:
     )
     ema: float | None = option(None, "decay of a mean of the weights that is kept instead; 0.999 is usual", share=True)
     balancer_lr: float = option(0.025, "learning rate (Adam) of balancers with parameters of their own", positive=True)
+    weights_per: str = option(
+        "model",
+        "find weights per model, network, layer or tensor; the latter with Gramian methods",
+        choices=WEIGHTS_PER,
+    )
     monitor: str = option("loss", "best epoch: loss, last, val/<objective>/<metric>, val/*/<metric>, gain or last10")
     log_every: int = option(10, "steps between rows of balance.csv", least=1)
     save_every: int | None = option(None, "steps between checkpoints, besides those at the ends of epochs", least=1)

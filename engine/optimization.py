@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
@@ -12,7 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from balancing import Balancer, BilevelBalancer, Phase
+from balancing import Balancer, BilevelBalancer, Phase, group_parameters
 from engine.arguments import ConfigError, did_you_mean
 from engine.config import SCHEDULES, Config, OptimizerConfig, SchedulerConfig, TrainerConfig
 from engine.distributed import Processes
@@ -34,6 +34,7 @@ class PhaseOptimizer:
     schedulers: list[Scheduler]
     rates: dict[str, float]  # of the optimizers, before any schedule
     balancer_optimizer: torch.optim.Optimizer | None
+    groups: dict[str, list[nn.Parameter]] | None = None  # that weights are found for one by one
 
     def zero_grad(self) -> None:
         """Delete the gradients of the last step."""
@@ -96,17 +97,20 @@ def build_phase_optimizer(
     rates = {name: (optimizer.network_lr or {}).get(name, optimizer.lr) for name in groups}
     optimizers = {name: _make_optimizer(module, optimizer, rates[name]) for name, module in groups.items()}
     schedules = [_make_schedule(each, scheduler, rates[name], total_steps) for name, each in optimizers.items()]
+    per: Any = config.trainer.weights_per
     own, moved = list(balancer.parameters()), dict.fromkeys(whole.parameters())
+    # given, as the graph of a compiled model does not show them
+    shared = [parameter for parameter in model.shared_parameters() if parameter in moved]
     return PhaseOptimizer(
         phase=phase,
         balancer=balancer,
         parameters=list(moved),
-        # given, as the graph of a compiled model does not show them
-        shared=[parameter for parameter in model.shared_parameters() if parameter in moved],
+        shared=shared,
         optimizers=optimizers,
         schedulers=[schedule for schedule in schedules if schedule is not None],
         rates=rates,
         balancer_optimizer=torch.optim.Adam(own, lr=config.trainer.balancer_lr) if own else None,
+        groups=None if per == "model" else _groups(whole, per, shared),
     )
 
 
@@ -116,6 +120,15 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
     if at == "subset" or (at == "features" and trainer.grad_accum_steps > 1):
         remedy = "it is for a loop of your own" if at == "subset" else "use trainer.grad_accum_steps=1"
         raise ConfigError(f"balancer.at={at} is not possible here: {remedy}, or use balancer.at=shared")
+    if trainer.weights_per != "model":
+        if isinstance(balancer, BilevelBalancer):
+            raise ConfigError(
+                f"balancer {balancer.name} measures no gradients per group: use trainer.weights_per=model"
+            )
+        try:
+            balancer.check_groups()
+        except ValueError as error:
+            raise ConfigError(f"trainer.weights_per={trainer.weights_per} is not possible here: {error}") from None
     size = min(trainer.batch_size, trainer.overfit or trainer.batch_size)
     if isinstance(balancer, BilevelBalancer) and (
         trainer.grad_accum_steps > 1 or trainer.compile or trainer.precision == "fp16" or size < 2 * processes.size
@@ -124,6 +137,15 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
             f"balancer {balancer.name} takes virtual steps on half of each batch: it needs trainer.grad_accum_steps=1, "
             f"trainer.compile=false, trainer.precision=fp32 or bf16, and trainer.batch_size of at least {2 * processes.size}"
         )
+
+
+def _groups(
+    model: nn.Module, per: Literal["network", "layer", "tensor"], shared: list[nn.Parameter]
+) -> dict[str, list[nn.Parameter]]:
+    """The shared parameters of each network, layer or tensor that has any."""
+    contested = set(shared)
+    groups = {name: [p for p in group if p in contested] for name, group in group_parameters(model, per).items()}
+    return {name: group for name, group in groups.items() if group}
 
 
 def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MANY = 8  # with more objectives than colors, lines become rows of a heat map
-_PAIRS = 28  # rows of the heat map of cosines: all pairs of eight objectives
+_PAIRS = 28  # rows of a heat map: all pairs of eight objectives
 Rows = list[dict[str, str]]
 Series = tuple[list[float], list[float]]
 Pictures = Iterator[tuple[str, str]]  # data URI, caption
@@ -91,11 +91,22 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
     yield from _agreement(all_of("cosine"), list(norms))
     x, y = series(balance, "conflicts", "step")
     if x:
-        window = max(len(y) // 30, 1)
-        smooth = (x[::window], [float(np.mean(y[i : i + window])) for i in range(0, len(y), window)])
-        figure = figures.curves("share of pairs in conflict", {"conflicts": smooth}, "step", limits=(-0.02, 1.02))
+        lines = {"conflicts": _smooth(x, y)}
+        figure = figures.curves("share of pairs in conflict", lines, "step", limits=(-0.02, 1.02))
         note = f"Pairs with a negative cosine, averaged over neighbouring steps; {np.mean(y):.0%} over the whole run."
         yield figures.data_uri(figure), note
+    parts = all_of("conflicts")
+    if parts:
+        shown = {name: _smooth(*line) for name, line in list(parts.items())[:_PAIRS]}
+        picture = _heat_map("share of pairs in conflict, by group", shown, "step", "share")
+        more = f" The first {_PAIRS} of {len(parts)} groups; balance.csv has all." if len(parts) > _PAIRS else ""
+        yield figures.data_uri(picture), f"The same in each group of parameters that has weights of its own.{more}"
+
+
+def _smooth(x: list[float], y: list[float]) -> Series:
+    """About thirty means of neighbouring values."""
+    window = max(len(y) // 30, 1)
+    return x[::window], [float(np.mean(y[i : i + window])) for i in range(0, len(y), window)]
 
 
 def _agreement(cosines: Mapping[str, Series], names: Sequence[str]) -> Pictures:

@@ -127,7 +127,8 @@ def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
         return None
     objectives = [objective for optimizer in run.phases for objective in optimizer.phase.objectives]
     done = (run.state.epoch, run.state.step) if resumed else None
-    return Tracker(folder, list(run.task.results()), objectives, run.config.logger, done)
+    groups = list(dict.fromkeys(name for optimizer in run.phases for name in optimizer.groups or ()))
+    return Tracker(folder, list(run.task.results()), objectives, run.config.logger, done, groups)
 
 
 @torch.no_grad()

@@ -91,6 +91,7 @@ class Tracker:
         objectives: Of all phases.
         logger: Which services to use.
         done: (epochs, steps) before a resume; later rows are dropped.
+        groups: Of parameters that have weights of their own.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Tracker:
         objectives: Sequence[str],
         logger: LoggerConfig,
         done: tuple[int, int] | None,
+        groups: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         pairs = [(a, b) for i, a in enumerate(objectives) for b in objectives[i + 1 :]]
@@ -111,6 +113,7 @@ class Tracker:
             lambda row: int(row["epoch"]) <= epochs and row["split"] != "test",
         )
         balance = ["step", "epoch", "phase", *columns, *(f"cosine/{a}/{b}" for a, b in pairs), "conflicts"]
+        balance += [f"conflicts/{name}" for name in groups]
         self.balance = Table(folder / "balance.csv", balance, lambda row: int(row["step"]) <= steps)
         self._late: list[tuple[int, int, str, BalanceReport]] = []
         self._status = "failed"

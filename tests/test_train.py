@@ -136,6 +136,17 @@ def test_no_tensorboard_folder_when_it_is_off(train_in):
     assert not (train_in("run", "trainer.max_steps=1") / "tensorboard").exists()
 
 
+def test_weights_per_layer_are_recorded_with_the_conflicts_of_every_layer(train_in):
+    table = rows(
+        train_in("run", "balancer=pcgrad", "trainer.weights_per=layer", "trainer.max_steps=20") / "balance.csv"
+    )
+    layers = [name for name in table[0] if name.startswith("conflicts/trunk.")]
+    assert len(layers) >= 2
+    assert {row[name] for row in table for name in layers} <= {"0", "1"}
+    whole = rows(train_in("whole", "balancer=pcgrad", "trainer.max_steps=20") / "balance.csv")
+    assert table[-1]["loss/cut"] != whole[-1]["loss/cut"]
+
+
 def test_metrics_table_has_a_row_per_epoch_and_split(finished):
     folder, config, summary = finished
     table = rows(folder / "metrics.csv")
@@ -244,6 +255,8 @@ def test_every_kind_of_balancer_trains(train_in, configure, tmp_path, balancer):
         (("balancer=krum",), "krum: byzantine=0 needs at least 3 objectives"),
         (("balancer=forum", "trainer.grad_accum_steps=2"), "needs trainer.grad_accum_steps=1"),
         (("balancer=moml", "trainer.precision=fp16"), "trainer.precision=fp32 or bf16"),
+        (("balancer=gradnorm", "trainer.weights_per=layer"), "gradnorm: keeps state of the whole gradients"),
+        (("balancer=moml", "trainer.weights_per=layer"), "use trainer.weights_per=model"),
         (("balancer=pcgrad", "balancer.before=mgda"), "only a method that weighs losses can come before it"),
         (("balancer=pcgrad", "balancer.before=uncertanty"), "did you mean uncertainty"),
         (

@@ -36,6 +36,7 @@ class GradNorm(GramianBalancer):
         initial_losses: L_i(0) > 0 of every objective, or ``None`` to take those of the first step.
     """
 
+    per_group = False
     positive = True
     head_convention = "weighted"
 

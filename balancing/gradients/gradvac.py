@@ -31,6 +31,7 @@ class GradVac(GramianBalancer):
         beta: Step of the targets, in (0, 1]; public code often has 0.5.
     """
 
+    per_group = False
     preference_on = "rows"
 
     def __init__(self, objectives: Sequence[str], *, beta: float = 0.01, **options: Unpack[BalancerOptions]) -> None:

@@ -31,6 +31,7 @@ class MoDo(GramianBalancer):
         rho: Pull towards equal weights, in the unit of G. Public code has 0.1, which drowns short gradients.
     """
 
+    per_group = False
     convention = "mean"
     preference_on = "target"
     unbiased = True

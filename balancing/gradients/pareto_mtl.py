@@ -34,6 +34,7 @@ class ParetoMTL(GramianBalancer):
         search_epochs: How long at most to descend on violated constraints alone.
     """
 
+    per_group = False
     preference_on = "method"
 
     def __init__(

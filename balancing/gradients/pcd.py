@@ -33,6 +33,7 @@ class PCD(GramianBalancer):
         beta: Decay of v per step, in [0, 1).
     """
 
+    per_group = False
     convention = "own"
     preference_on = "method"
 

@@ -36,6 +36,7 @@ class SDMGrad(GramianBalancer):
         iterations: Of ``sgd``.
     """
 
+    per_group = False
     convention = "mean"
     preference_on = "method"
     unbiased = True

@@ -135,6 +135,11 @@ class GramianAggregator(_Adapter, GramianBalancer):
 
     part = "gramian_weighting"
 
+    @property
+    def per_group(self) -> bool:  # type: ignore[override]
+        """Whether the aggregator keeps nothing from step to step."""
+        return not hasattr(self.aggregator.module, "reset")
+
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         return self.aggregator(gramian)
 

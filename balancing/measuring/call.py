@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,3 +17,4 @@ class Call:
     subset: Sequence[Tensor] | None = None
     scaler: torch.amp.GradScaler | None = None
     last: bool = True
+    groups: Mapping[str, Sequence[Tensor]] | None = None

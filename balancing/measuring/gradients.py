@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -82,13 +82,13 @@ class Gradients:
                         total[leaf] = total[leaf] + gradient if leaf in total else gradient
             rows.append([total.pop(tensor, None) for tensor in inputs])
             heads.append(total)
-        return Gradients(inputs, rows, heads)
+        return replace(self, inputs=inputs, rows=rows, heads=heads, matrix=None)
 
     def products(self, other: Gradients) -> Tensor:
         """(K, K) inner products with the rows of ``other``, made symmetric; float64 on the CPU."""
         inputs, size = self._all_inputs(other), len(self.rows)
         rows = [part._at(inputs, k) for part in (self, other) for k in range(size)]
-        block = Gradients(inputs, rows, []).gramian()[:size, size:]
+        block = replace(self, inputs=inputs, rows=rows, heads=[], matrix=None).gramian()[:size, size:]
         return (block + block.T) / 2
 
     def _all_inputs(self, other: Gradients) -> list[Tensor]:

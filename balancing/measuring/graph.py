@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -117,20 +117,25 @@ class LossGraph:
         active: Sequence[int] | None,
     ) -> None:
         self.owner, self.objectives, self.active = owner, objectives, active
-        self._stacked, self._given_shared, self._given_parameters = stacked, call.shared, call.parameters
-        self._scaler = scaler = call.scaler
+        self._stacked, self._call = stacked, call
+        scaler = call.scaler
         self.losses = losses if scaler is None else [scaler.scale(loss) for loss in losses]
         self.is_scaled = scaler is not None and scaler.is_enabled()
 
     @cached_property
     def given_shared(self) -> dict[Tensor, None] | None:
         """The contested leaves if they were given."""
-        return None if self._given_shared is None else dict.fromkeys(self._trainable(self._given_shared))
+        return None if self._call.shared is None else dict.fromkeys(self._trainable(self._call.shared))
+
+    @cached_property
+    def groups(self) -> Mapping[str, Sequence[Tensor]] | None:
+        """The groups of contested leaves if they were given."""
+        given = self._call.groups
+        return None if given is None else {name: self._trainable(leaves) for name, leaves in given.items()}
 
     @cached_property
     def _parameters(self) -> list[Tensor] | None:
-        given = self._given_parameters
-        return None if given is None else list(dict.fromkeys(self._trainable(given)))
+        return None if self._call.parameters is None else list(dict.fromkeys(self._trainable(self._call.parameters)))
 
     def _trainable(self, given: Sequence[Tensor]) -> list[Tensor]:
         trainable = [leaf for leaf in given if leaf.requires_grad]
@@ -153,9 +158,9 @@ class LossGraph:
 
     def loss_scale(self) -> float:
         """The factor in all gradients that the scaler caused."""
-        if self._scaler is None or not self.is_scaled:
+        if self._call.scaler is None or not self.is_scaled:
             return 1.0
-        return float(self._scaler.scale(torch.ones((), device=self.losses[0].device)))
+        return float(self._call.scaler.scale(torch.ones((), device=self.losses[0].device)))
 
     def partition(self, stop: Sequence[Tensor] = ()) -> tuple[list[Tensor], dict[Tensor, int]]:
         """Contested leaves, and others with masks; paths through ``stop`` are not followed."""

@@ -40,16 +40,6 @@ class ShardedGradients(Gradients):
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def __add__(self, other: Gradients) -> ShardedGradients:
-        total = super().__add__(other)
-        return ShardedGradients(total.inputs, total.rows, total.heads, None, self.device)
-
-    def products(self, other: Gradients) -> Tensor:
-        inputs, size = self._all_inputs(other), len(self.rows)
-        rows = [part._at(inputs, k) for part in (self, other) for k in range(size)]
-        block = ShardedGradients(inputs, rows, [], None, self.device).gramian()[:size, size:]
-        return (block + block.T) / 2
-
     def synchronize(self) -> None:
         """Nothing, as the rows are averages over the processes."""
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SolverError
+from .block_pivoting import SMALL, solve_together
 
 
 class UnboundedError(SolverError):
@@ -27,8 +28,17 @@ def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
         SolverError: The active set did not settle, which a bounded problem cannot cause in exact arithmetic.
     """
     root = a.diagonal().sqrt()
-    a, b = _definite(a / root[:, None] / root, 1e-13), b / root
-    return torch.tensor(ActiveSet(a.tolist()).solve(b.tolist(), tolerance), dtype=a.dtype) / root
+    return minimum_of_unit_qp(_definite(a / root[:, None] / root, 1e-13), b / root, tolerance) / root
+
+
+def minimum_of_unit_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
+    """:func:`nonnegative_qp` for a matrix with a unit diagonal; raises as that."""
+    size = float(b.abs().max())
+    if len(a) > SMALL and size > 0:
+        (x,), left = solve_together(a, b[None] / size)
+        if not len(left):
+            return x * size
+    return torch.tensor(ActiveSet(a.tolist()).solve(b.tolist(), tolerance), dtype=a.dtype)
 
 
 def _definite(a: Tensor, ridge: float) -> Tensor:

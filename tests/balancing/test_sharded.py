@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolic
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils.checkpoint import checkpoint
 
-from balancing import BalancingError
+from balancing import BalancingError, group_parameters
 from tests.balancing.problems import ALL, GRAMIAN, Net, assert_close, expected, inputs, make
 from tests.balancing.test_distributed import two_processes
 
@@ -111,6 +111,8 @@ def train(case, part, sharded):
                 given["shared"] = list(net.trunk.parameters())
             if how == "trunk":
                 given["parameters"] = list(net.trunk.parameters())
+            if how == "groups":
+                given["groups"] = group_parameters(net, "layer")
             report = balancer.backward(losses, scaler=scaler, **given)
         gradients = {key: full(p.grad) for key, p in net.named_parameters() if p.grad is not None}
         found.append({"losses": report.losses.detach().clone()})
@@ -118,6 +120,8 @@ def train(case, part, sharded):
             found[-1]["skips"] = torch.tensor(report.skips)
         else:
             found[-1] |= gradients
+            for key, group in (getattr(report, "groups", None) or {}).items():
+                found[-1] |= {f"gramian of {key}": group.gramian.clone(), f"weights of {key}": group.weights.clone()}
             if report.gramian is not None:
                 found[-1]["gramian"] = report.gramian.clone()
         if own:
@@ -152,6 +156,7 @@ CASES += [("pcgrad", {"at": "features"}, "layers", how) for how in ("parameters"
 CASES += [("pcgrad", {"at": "subset"}, setup, "") for setup in ("layers", "root", "trunk alone", "tensor parallel")]
 CASES += [("pcgrad", {"at": "subset"}, "layers", how) for how in ("parameters", "shared", "trunk", "added")]
 CASES += [(name, {"max_norm": 0.1}, "layers", "") for name in ("mgda", "graddrop", "db_mtl", "excess_mtl")]
+CASES += [("mgda", {}, setup, "groups") for setup in ("layers", "root", "trunk alone")]
 CASES += [("mgda", {"update_every": 2}, setup, "") for setup in ("layers", "root", "trunk alone")]
 CASES += [("mgda", {"update_every": 2, "heads": "weighted"}, "layers", "")]
 CASES += [("pcgrad", {"before": "uncertainty"}, "layers", ""), ("sdmgrad", {}, "layers", "parts")]

@@ -12,6 +12,7 @@ from .measuring.features import PLACES, given_tensors
 from .measuring.graph import LossGraph
 from .measuring.looped import Out
 from .measuring.processes import average_over_processes, several_processes
+from .measuring.sharing import Sharing
 from .method import Method
 from .micro_batches import MicroBatches, Part
 from .objectives import ordered_losses
@@ -62,6 +63,7 @@ class Balancer(Method):
         self.cache = WeightCache(len(self.objectives), given.update_every, given.weight_ema)
         self.micro_batches = MicroBatches(apart=self.unbiased)
         self.place = PLACES[given.at]
+        self.sharing = Sharing(self.name)
         self._out: Out | None = None
 
     def active(self) -> tuple[int, ...] | None:
@@ -121,7 +123,7 @@ class Balancer(Method):
             means = means.clone()
             average_over_processes([means])
         active = self.active()
-        graph = LossGraph(self.name, self.objectives, values, stacked, call, active)
+        graph = LossGraph(self.name, self.objectives, values, stacked, call, active, self.sharing, self.remembers)
         reuse = self.step % self.options.update_every != 0
         if reuse or self._weighs_at_once(first, call.last and not earlier):
             return self._weigh(graph, means if summed is None else summed + means, first, reuse, call.last)

@@ -66,17 +66,24 @@ class GradientBalancer(Balancer):
         ``loss_weights`` are the (K,) weights that a method before this one gives to the losses.
         """
 
+    def _arrange(self, gradients: Gradients) -> None:
+        """Change the order of the inputs before they are measured."""
+
     def _balance(self, graph: LossGraph, parts: list[Part], first: LossWeights | None) -> BalanceReport:
         factor = graph.loss_scale()
         if self.place.averages_rows:
             for part in parts:
                 part.gradients.synchronize()
-        total, samples = parts[0], None
+        total, samples = parts[0] if len(parts) == 1 else parts[0] + parts[1], None
+        if self.place.finds_inputs:
+            owners = graph.own_leaves(total.gradients)
+            for part in {id(part): part for part in (total, *parts)}.values():
+                part.gradients.release(owners, graph.active)
         if len(parts) == 2:  # each holds a sum over some of the micro-batches
             share = parts[0].count * parts[1].count / (parts[0].count + parts[1].count) ** 2
             samples = parts[0].gradients.products(parts[1].gradients) / (share * factor**2)
-            total = parts[0] + parts[1]
         gradients = total.gradients
+        self._arrange(gradients)
         with span("Gramian"):
             losses = total.losses.cpu().double()
             groups = [] if graph.groups is None else split_into_groups(self.name, graph.groups, gradients, factor)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
+from torch.utils.weak import TensorWeakRef
 
 from .errors import BalancingError
 from .gradient_balancer import GradientBalancer, Measured
@@ -20,12 +21,24 @@ Formula = Callable[[Tensor, Tensor], Tensor]
 
 
 class _Workspace:
-    """The matrix and the order of coordinates that a method with ``remembers`` keeps."""
+    """The matrix and the order of coordinates that a method with ``remembers`` keeps.
 
-    def __init__(self, owner: str) -> None:
-        self._owner = owner
+    The parameters are held by weak references, and a copy starts without them, as a loaded state does.
+
+    Attributes:
+        grown: Whether parameters joined after the first step, so that no other process knows their order.
+    """
+
+    def __init__(self, owner: str, grown: bool = False) -> None:
+        self._owner, self.grown = owner, grown
         self._matrix: Tensor | None = None
-        self._order: list[Tensor] | None = None
+        self._order: list[TensorWeakRef] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Workspace:
+        return _Workspace(self._owner, self.grown)
+
+    def __reduce__(self) -> tuple[type[_Workspace], tuple[str, bool]]:
+        return _Workspace, (self._owner, self.grown)
 
     def out(self, inputs: Sequence[Tensor], size: int) -> Tensor:
         """A (K, P) matrix for the rows. It is kept, as new memory costs more time than filling it."""
@@ -34,21 +47,38 @@ class _Workspace:
         return self._matrix
 
     def restore_order(self, memory: dict[str, Tensor], gradients: Gradients) -> None:
-        """Put the coordinates in the order of the first step.
+        """Put the coordinates in the order of the earlier steps.
 
-        Raises BalancingError if they are other parameters, or do not fit a ``memory`` that was loaded.
+        Parameters that this step does not reach count as zero. New ones come last, and ``memory`` grows by zeros.
+        Raises BalancingError if all are new, one no longer exists, or they do not fit a ``memory`` that was loaded.
         """
-        inputs = {*gradients.inputs}
-        if self._order is not None and {*self._order} == inputs:
-            gradients.reorder(self._order)
-        size = sum(tensor.numel() for tensor in inputs)
+        known = [ref() for ref in self._order or ()]
+        if any(leaf is None for leaf in known):
+            raise BalancingError(
+                f"{self._owner}: a parameter whose gradients it remembers no longer exists; use a fresh balancer for "
+                "another model"
+            )
+        order: list[Tensor] = [leaf for leaf in known if leaf is not None]
+        new = [leaf for leaf in gradients.inputs if leaf not in {*order}]
+        size, added = (sum(leaf.numel() for leaf in leaves) for leaves in (order or new, new))
         kept = {value.shape[-1] for value in memory.values() if value.dim() > 0}
-        if kept - {size} or (self._order is not None and {*self._order} != inputs):
+        if kept - {size} or (order and len(new) == len(gradients.inputs)):
             raise BalancingError(
                 f"{self._owner}: remembers gradients of other parameters than the {size} numbers that the losses share "
                 "now; give shared=model.shared_parameters(), or use a fresh balancer"
             )
-        self._order = list(gradients.inputs)
+        if kept and not order and self.grown:
+            raise BalancingError(
+                f"{self._owner}: the state is from a run in which steps skipped parameters, whose order is lost; give "
+                "shared=model.shared_parameters() from the first step on, or use a fresh balancer"
+            )
+        if order and new:
+            self.grown = True
+            for key, value in memory.items():
+                memory[key] = torch.nn.functional.pad(value, (0, added)) if value.dim() > 0 else value
+        if new:
+            self._order = [*(self._order or ()), *map(TensorWeakRef, new)]
+        gradients.reorder([*order, *new])
 
 
 class _WholeGradients(GradientBalancer):
@@ -69,10 +99,20 @@ class _WholeGradients(GradientBalancer):
         keeps = Refused("at", "keeps gradients from step to step, so at={value} has no meaning")
         return [keeps, *super()._refused()] if self.remembers else super()._refused()
 
+    def get_extra_state(self) -> dict[str, Any]:
+        state = super().get_extra_state()
+        return state | {"grown": True} if self._workspace.grown else state
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        super().set_extra_state(state)
+        self._workspace.grown = state.get("grown", False)
+
+    def _arrange(self, gradients: Gradients) -> None:
+        if self.remembers and gradients.inputs:
+            self._workspace.restore_order(self.memory, gradients)
+
     def _rescaled(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Rescaled, Tensor | None]:
         """Losses and Gramian for the method, and the (K,) factors of its rows; ``None``: 1."""
-        if self.remembers:
-            self._workspace.restore_order(self.memory, measured.gradients)
         rescaled = self.rescaling.before(measured.losses, loss_weights, measured.gramian)
         factors = rescaled.rows / measured.factor
         return rescaled, factors if bool(factors.ne(1).any()) else None

@@ -32,6 +32,8 @@ def ordered_losses(
             raise ValueError(
                 f"{owner}: the loss of objective {name!r} must be a scalar, got shape {tuple(value.shape)}"
             )
+        if value.is_complex():
+            raise ValueError(f"{owner}: the loss of objective {name!r} must be real, got {value.dtype}")
         if differentiable and not value.requires_grad:
             raise BalancingError(f"{owner}: the loss of objective {name!r} does not depend on any trainable parameter")
         values.append(value.float() if value.dtype in (torch.float16, torch.bfloat16) else value)

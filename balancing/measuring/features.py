@@ -17,26 +17,39 @@ class AtFeatures:
 
     title = "features"
     averages_rows = False
+    finds_inputs = False
 
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
-        """Gradients at the features and own leaves. Raises BalancingError for leaves past them."""
+        """Gradients at the features and own leaves. Raises BalancingError for shared leaves past them."""
         contested, others = graph.partition(stop=given)
         trunk = graph.leaves(given)
-        past = len(contested) + sum(leaf in trunk for leaf in others)
-        if past:
-            raise BalancingError(
-                f"{graph.owner}: {past} shared parameter(s) are reached without passing through the features; "
-                "use at='shared', or give shared=model.shared_parameters() if the model is compiled"
-            )
+        if graph.given_shared is None and graph.shards is None:
+            past = [leaf for leaf in contested if leaf in trunk or graph.sharing.is_shared(leaf, graph.objectives)]
+        else:
+            past = contested
+        self._raise_if_any(graph, len(past) + sum(leaf in trunk for leaf in others))
         if is_nested(given):
             raise BalancingError(
                 f"{graph.owner}: one of the features is computed from another, so gradients would count twice; "
                 "give the heads copies, features = [f.view_as(f) for f in features], or use at='shared'"
             )
-        if graph.shards is not None:
+        if graph.shards is not None:  # gradients of heads come with those of the trunk
             graph.shards.require_own_samples()
-            others = {}  # their gradients come with those of the trunk
-        return collect(graph.losses, given, others, True, graph.active, out, graph.objectives)
+            return collect(graph.losses, given, {}, True, graph.active, out, graph.objectives)
+        # heads whose outputs were merged; their gradients tell whose they are
+        gradients = collect(graph.losses, [*given, *contested], others, True, graph.active, out, graph.objectives)
+        heads = Gradients(contested, [row[len(given) :] for row in gradients.rows], gradients.heads)
+        owners = graph.sharing.learn(heads, graph.objectives, complete=graph.active is None, certain=True)
+        self._raise_if_any(graph, len(contested) - len(owners))
+        gradients.release(owners, graph.active)
+        return gradients
+
+    def _raise_if_any(self, graph: LossGraph, count: int) -> None:
+        if count:
+            raise BalancingError(
+                f"{graph.owner}: {count} shared parameter(s) are reached without passing through the features; "
+                "use at='shared', or give shared=model.shared_parameters() if the model is compiled"
+            )
 
     def write(
         self, graph: LossGraph, gradients: Gradients, weights: Tensor, heads: Tensor | None, direction: Direction
@@ -54,6 +67,7 @@ class AtSubset:
 
     title = "subset"
     averages_rows = True
+    finds_inputs = False
 
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
         """Each loss's gradients at the subset alone."""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,8 +24,22 @@ def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> No
     """Average ``gradients`` over processes and add them to ``.grad`` of the ``leaves``."""
     average_over_processes(gradients)
     for leaf, gradient in zip(leaves, gradients, strict=True):
-        gradient = gradient.to(leaf.dtype)  # rows of several precisions in one matrix have the widest
-        leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
+        add_grad(leaf, gradient.to(leaf.dtype))  # rows of several precisions in one matrix have the widest
+
+
+def add_grad(leaf: Tensor, gradient: Tensor) -> None:
+    """Add to ``.grad`` of a leaf and call its post-accumulate hooks, as autograd does; a frozen one is left alone."""
+    if not leaf.requires_grad:
+        return
+    if leaf.grad is None:
+        leaf.grad = gradient
+    elif leaf.grad.is_sparse and not gradient.is_sparse:
+        leaf.grad = gradient + leaf.grad
+    else:
+        leaf.grad.add_(gradient)
+    if hooks := leaf._post_accumulate_grad_hooks:
+        for hook in list(hooks.values()):
+            hook(leaf)
 
 
 def gramian_of(matrix: Tensor) -> Tensor:
@@ -70,6 +84,24 @@ class Gradients:
             else:
                 self.rows[k][p] = piece.copy_(gradient)
 
+    def release(self, owners: Mapping[Tensor, int], active: Sequence[int] | None) -> None:
+        """Make leaves of one objective out of inputs.
+
+        ``owners`` has its index for each. Objectives that are not ``active`` (``None``: all are) have no gradient.
+        """
+        inputs, rows = self.inputs, self.rows
+        kept = [p for p, leaf in enumerate(inputs) if leaf not in owners]
+        if len(kept) == len(inputs):
+            return
+        for p, leaf in enumerate(inputs):
+            k = owners.get(leaf)
+            if k is not None and (active is None or k in active) and (gradient := rows[k][p]) is not None:
+                self.heads[k][leaf] = gradient
+        self.inputs, self.rows = [inputs[p] for p in kept], [[row[p] for p in kept] for row in rows]
+        if self.matrix is not None:
+            begins = kept == list(range(len(kept)))
+            self.matrix = self.matrix[:, : sum(t.numel() for t in self.inputs)] if begins else None
+
     def __add__(self, other: Gradients) -> Gradients:
         """Sum over micro-batches, leaf by leaf; what is contested in one is so in the sum."""
         inputs = self._all_inputs(other)
@@ -100,10 +132,13 @@ class Gradients:
         return [gradients.get(tensor) for tensor in inputs]
 
     def reorder(self, inputs: Sequence[Tensor]) -> None:
-        """Take the inputs in this order, which must hold all of them."""
-        if all(a is b for a, b in zip(inputs, self.inputs, strict=True)):
+        """Take these inputs, all of the present ones among them; a head among them becomes an input."""
+        if len(inputs) == len(self.inputs) and all(a is b for a, b in zip(inputs, self.inputs, strict=True)):
             return
         self.rows = [self._at(inputs, k) for k in range(len(self.rows))]
+        for own in self.heads:
+            for leaf in own.keys() & set(inputs):
+                del own[leaf]
         self.inputs, self.matrix = list(inputs), None
 
     def synchronize(self) -> None:

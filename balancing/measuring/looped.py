@@ -43,8 +43,10 @@ def collect(
             pieces = torch.autograd.grad(losses[k], [*inputs, *own], retain_graph=keep, allow_unused=True)
         rows[k] = list(pieces[: len(inputs)])
         heads[k] = {leaf: g for leaf, g in zip(own, pieces[len(inputs) :], strict=True) if g is not None}
+        del pieces
+        if matrix is not None and any(gradient is not None and gradient.is_sparse for gradient in rows[k]):
+            matrix = gradients.matrix = None  # they cannot be flattened, nor measured
         if matrix is not None:
-            del pieces
             gradients.flatten(k, matrix)
     if matrix is not None:
         for k in set(range(len(losses))) - set(chosen):
@@ -58,14 +60,20 @@ class AtShared:
     Attributes:
         title: Name of the place in messages.
         averages_rows: Whether the rows of several processes are averaged; their Gramians are added otherwise.
+        finds_inputs: Whether the inputs come from the graph, so that some may turn out to be one objective's.
     """
 
     title = "shared parameters"
     averages_rows = True
+    finds_inputs = True
 
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
         """Each loss's gradients at the shared parameters and at its other leaves."""
         contested, others = graph.partition()
+        if graph.active is not None:
+            graph.measure_unknown(contested)
+        if out is not None:  # what will be released comes last, so that the matrix need not be copied
+            contested.sort(key=graph.sharing.is_single)
         if not contested and (graph.given_shared or not others):
             which = "shared parameters" if graph.given_shared else "parameters"
             raise BalancingError(f"{graph.owner}: the losses reach none of the given {which}")

@@ -26,6 +26,7 @@ class Whole(Net):
     """A net whose forward is one call, as the hooks of its shards need."""
 
     recompute = False
+    merged = None  # a layer for the heads' inputs of all objectives, which one module takes together
 
     def features(self, x):
         if self.recompute:
@@ -34,14 +35,31 @@ class Whole(Net):
 
     def forward(self, x):
         z = self.features(x)
-        return z, self.losses(x, z)
+        if self.merged is None:
+            return z, self.losses(x, z)
+        inputs = self.merged({name: scale * z for name, scale in self.scales.items()})
+        return z, {name: self.losses(x, inputs[name])[name] for name in self.objectives}
+
+
+class Merged(nn.Module):
+    """A module whose input is one value for all objectives, behind which a graph does not tell them apart."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(6, dtype=dtype))
+
+    def forward(self, values):
+        return {name: self.scale * value for name, value in values.items()}
 
 
 def shard(net, setup):
     """Put the net's parameters in shards, as the name of the set-up says."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     layers = [net.trunk[0], net.trunk[2], *net.head.values()]
-    if setup == "tensor parallel":
+    if setup == "merged":
+        fully_shard(net.merged, mesh=mesh)
+        fully_shard(net, mesh=mesh)
+    elif setup == "tensor parallel":
         parallelize_module(net.trunk, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
     elif setup == "both":
         mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
@@ -77,6 +95,9 @@ def train(case, part, sharded):
     if how == "frozen":
         net.trunk[0].requires_grad_(False)
         net.head["b"].bias.requires_grad_(False)
+    if setup == "merged":
+        net.merged = Merged(net.trunk[0].weight.dtype)
+        net.scales = nn.ParameterDict({k: torch.full((6,), 1.0 + i).double() for i, k in enumerate(net.objectives)})
     if setup == "tensor parallel":
         part = lambda x: x  # noqa: E731
     if setup == "tied":
@@ -156,6 +177,8 @@ CASES += [("pcgrad", {"at": "features"}, "layers", how) for how in ("parameters"
 CASES += [("pcgrad", {"at": "subset"}, setup, "") for setup in ("layers", "root", "trunk alone", "tensor parallel")]
 CASES += [("pcgrad", {"at": "subset"}, "layers", how) for how in ("parameters", "shared", "trunk", "added")]
 CASES += [(name, {"max_norm": 0.1}, "layers", "") for name in ("mgda", "graddrop", "db_mtl", "excess_mtl")]
+CASES += [(name, {}, "merged", how) for name in ("sum", "pcgrad", "mgda", "moco") for how in ("", "parts")]
+CASES += [("mgda", {"update_every": 2}, "merged", "")]
 CASES += [("mgda", {}, setup, "groups") for setup in ("layers", "root", "trunk alone")]
 CASES += [("mgda", {"update_every": 2}, setup, "") for setup in ("layers", "root", "trunk alone")]
 CASES += [("mgda", {"update_every": 2, "heads": "weighted"}, "layers", "")]

@@ -1,0 +1,174 @@
+"""Which parameters are shared, where the autograd graph does not tell: outputs that were merged."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .gradients import Gradients
+from .processes import average_over_processes, several_processes
+
+
+class Sharing:
+    """What a balancer has seen of the leaves of its losses; no part of its state, and never copied.
+
+    If outputs are concatenated, stacked or come from one compiled node, each loss reaches the heads of all objectives in the
+    graph, but its gradient is exactly zero at those of the others. So a leaf with a gradient other than zero for one
+    objective alone is that objective's. It becomes shared for good with the first gradient of another objective.
+    Leaves are held by weak references.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._bits: dict[str, int] = {}
+        # id of a leaf -> bits of the objectives that had a gradient there, forgotten with the leaf; a dictionary with weak
+        # keys would cost a small model some percent of its step
+        self._users: dict[int, int] = {}
+        self._references: dict[int, weakref.ref[Tensor]] = {}
+        self._raw: Any = WeakTensorKeyDictionary()  # leaf that is no parameter -> the call that reached it first
+        self._call = 0
+        self._warned = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sharing:
+        return Sharing(self._owner)
+
+    def __reduce__(self) -> tuple[type[Sharing], tuple[str]]:
+        return Sharing, (self._owner,)
+
+    # ---- shared or of one objective ------------------------------------------------------------------------------
+
+    def users(self, leaf: Tensor, objectives: Sequence[str]) -> list[int]:
+        """Indices of the ``objectives`` that are known to use the leaf; none if it is unknown."""
+        users = self._users.get(id(leaf), 0)
+        return [k for k, bit in enumerate(self._own_bits(objectives)) if users & bit]
+
+    def is_shared(self, leaf: Tensor, objectives: Sequence[str]) -> bool:
+        """Whether at least two of the objectives are known to use the leaf."""
+        return (self._users.get(id(leaf), 0) & sum(self._own_bits(objectives))).bit_count() > 1
+
+    def unknown(self, leaves: Iterable[Tensor]) -> list[Tensor]:
+        """Leaves of which no gradients were seen."""
+        return [leaf for leaf in leaves if id(leaf) not in self._users]
+
+    def learn(
+        self, gradients: Gradients, objectives: Sequence[str], complete: bool, certain: bool = False
+    ) -> dict[Tensor, int]:
+        """Those of the inputs that belong to one objective, with its index.
+
+        Inputs that are known to be shared cost a look-up, and the rows of others are read. A loss without any gradient
+        (masked, satisfied) says nothing about who uses a leaf. What is not known then stays shared, as in the graph.
+
+        Args:
+            gradients: The rows, averaged over processes.
+            objectives: Names of the rows.
+            complete: Whether all objectives were differentiated.
+            certain: Whether leaves without any gradient of a second objective belong to the first even so.
+        """
+        bits = self._own_bits(objectives)
+        present, get = sum(bits), self._users.get
+        open_ones = [
+            (p, leaf) for p, leaf in enumerate(gradients.inputs) if (get(id(leaf), 0) & present).bit_count() < 2
+        ]
+        if not open_ones:
+            return {}
+        table, finite = _nonzero([[row[p] for p, _ in open_ones] for row in gradients.rows])
+        evidence = finite and complete and all(map(_has_gradient, gradients.rows, table))
+        owners = {}
+        for column, (p, leaf) in enumerate(open_ones):
+            known = get(id(leaf), 0)
+            users = known | sum(bit for bit, row in zip(bits, table, strict=True) if row[column])
+            if finite and users and (known or evidence or users.bit_count() > 1):
+                known = users
+                self._remember(leaf, users)
+            mine = (known if not certain else users) & present
+            if mine.bit_count() == 1:
+                owners[leaf] = bits.index(mine)
+            elif certain and not mine:
+                owners[leaf] = next((k for k, row in enumerate(gradients.rows) if row[p] is not None), 0)
+        return owners
+
+    def is_single(self, leaf: Tensor) -> bool:
+        """Whether one objective alone is known to use the leaf."""
+        return self._users.get(id(leaf), 0).bit_count() == 1
+
+    def _remember(self, leaf: Tensor, users: int) -> None:
+        key = id(leaf)
+        if key not in self._users:
+            self._references[key] = weakref.ref(leaf, lambda _: self._forget(key))
+        self._users[key] = users
+
+    def _forget(self, key: int) -> None:
+        del self._users[key], self._references[key]
+
+    def _own_bits(self, objectives: Sequence[str]) -> list[int]:
+        return [self._bits.setdefault(name, 1 << len(self._bits)) for name in objectives]
+
+    # ---- parameters and other leaves -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Count a call of ``backward``."""
+        self._call += 1
+
+    def parameters(self, masks: dict[Tensor, int], given: Iterable[Tensor]) -> dict[Tensor, int]:
+        """The leaves without inputs that require a gradient, such as collocation points.
+
+        These are the leaves that are neither parameters nor ``given``; if no leaf is a parameter, all are weights. A
+        leaf left out in two calls may be a weight after all, which a warning says once.
+        """
+        raw = [leaf for leaf in masks if not isinstance(leaf, nn.Parameter)]
+        if not raw or len(raw) == len(masks):
+            return masks
+        left_out = set(raw).difference(given)
+        for leaf in left_out:
+            if self._raw.setdefault(leaf, self._call) != self._call and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{self._owner}: the losses reach a tensor of shape {tuple(leaf.shape)} that requires a gradient, but "
+                    "is no nn.Parameter; it is not balanced and gets no .grad. If it is a weight, make it an "
+                    "nn.Parameter or name it in parameters=; if it is an input, give parameters=model.parameters() or "
+                    "ignore this",
+                    stacklevel=7,
+                )
+        return {leaf: mask for leaf, mask in masks.items() if leaf not in left_out}
+
+
+def _has_gradient(row: Sequence[Tensor | None], seen: Sequence[bool]) -> bool:
+    """Whether a loss has a gradient other than zero at some input, or reaches none."""
+    if any(seen):
+        return True
+    present = [gradient for gradient in row if gradient is not None]
+    return not present or any(_nonzero([[gradient]])[0][0][0] for gradient in present)
+
+
+def _nonzero(rows: Sequence[Sequence[Tensor | None]]) -> tuple[list[list[bool]], bool]:
+    """Which gradients have an element other than zero in some process, and whether all are finite."""
+    read = [[g.coalesce().values() if g is not None and g.is_sparse else g for g in row] for row in rows]
+    present = [gradient for row in read for gradient in row if gradient is not None]
+    flat = [gradient for gradient in present if gradient.numel() > 0]
+    if not present or not (flat or several_processes()):  # another process may have more of a sharded parameter
+        return [[False] * len(row) for row in rows], True
+    if all(gradient.device.type == "cpu" for gradient in flat):
+        seen = [_begins(gradient) or bool(torch.count_nonzero(gradient)) for gradient in flat]
+        sums = [math.nan if s and not bool(g.sum().isfinite()) else float(s) for g, s in zip(flat, seen, strict=True)]
+    else:
+        lengths = torch.stack([norm.to(flat[0].device) for norm in torch._foreach_norm(flat, math.inf)])
+        sums = torch.where(lengths.isfinite(), lengths.ne(0).float(), math.nan).tolist()
+    values = iter(sums)
+    table = [[0.0 if g is None or g.numel() == 0 else next(values) for g in row] for row in read]
+    if several_processes():
+        mean = torch.tensor(table, device=present[0].device)
+        average_over_processes([mean])
+        table = mean.tolist()
+    return [[value != 0 for value in row] for row in table], not any(math.isnan(v) for row in table for v in row)
+
+
+def _begins(gradient: Tensor) -> bool:
+    """Whether the first slice has an element other than zero, which is soon read."""
+    return gradient.dim() > 0 and bool(torch.count_nonzero(gradient[0]))

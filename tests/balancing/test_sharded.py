@@ -26,7 +26,6 @@ class Whole(Net):
     """A net whose forward is one call, as the hooks of its shards need."""
 
     recompute = False
-    merged = None  # a layer for the heads' inputs of all objectives, which one module takes together
 
     def features(self, x):
         if self.recompute:
@@ -35,7 +34,7 @@ class Whole(Net):
 
     def forward(self, x):
         z = self.features(x)
-        if self.merged is None:
+        if not hasattr(self, "merged"):
             return z, self.losses(x, z)
         inputs = self.merged({name: scale * z for name, scale in self.scales.items()})
         return z, {name: self.losses(x, inputs[name])[name] for name in self.objectives}

@@ -20,7 +20,7 @@ from .sharded_gradients import ShardedGradients, is_dtensor, local
 
 @dataclass(frozen=True)
 class _Record:
-    """What ``fully_shard`` knows about a parameter: objects of torch's own, in private attributes."""
+    """What ``fully_shard`` knows about a parameter, in private attributes of torch."""
 
     state: Any
     group: Any
@@ -98,7 +98,10 @@ class Shards:
                 loss.register_hook(lambda _, module=module: module.unshard())
 
     def parameters(self, given: Iterable[Tensor]) -> list[Tensor]:
-        """The parameters that are given as such, or as leaves, which a module holds between forward and backward."""
+        """The parameters that are given as such or as leaves of a graph.
+
+        A module holds the leaves between forward and backward, where it does not give them up in the meantime.
+        """
         return [self._parameters.get(tensor, tensor) for tensor in given]
 
     def renamed(self, masks: Mapping[Tensor, int]) -> dict[Tensor, int]:
@@ -187,7 +190,10 @@ class Shards:
         keep_graph: bool,
         apart: Sequence[Tensor],
     ) -> list[Tensor | None]:
-        """A backward to the ``parameters``, or to all; the local gradients of ``apart``, whose ``.grad`` does not change."""
+        """The local gradients of ``apart`` from a backward to the ``parameters``, or to all.
+
+        ``.grad`` of ``apart`` does not change.
+        """
         inputs = None if parameters is None else [self._leaves[p] for p in parameters if p in self._leaves]
         if inputs is not None and not inputs:
             return [None] * len(apart)

@@ -20,7 +20,7 @@ from .sharded_gradients import ShardedGradients, is_dtensor, local
 
 @dataclass(frozen=True)
 class _Record:
-    """What ``fully_shard`` knows about a parameter: objects of torch's own, in private attributes."""
+    """What ``fully_shard`` knows about a parameter, in private attributes of torch."""
 
     state: Any
     group: Any
@@ -77,27 +77,31 @@ class Shards:
         owner: Name of the method, for messages.
         losses: K scalars.
         leaves: Leaf -> the parameter in whose ``.grad`` its gradient arrives: its shard, or the leaf itself.
-        records: FSDP's records of the leaves it made.
+        records: FSDP's records of leaves that it made, of this graph or others.
 
     Raises:
         BalancingError: Parameters in shards over some of the processes alone.
     """
 
     def __init__(
-        self, owner: str, losses: Sequence[Tensor], leaves: Mapping[Tensor, Any], records: Sequence[_Record]
+        self, owner: str, losses: Sequence[Tensor], leaves: Mapping[Tensor, Any], records: Mapping[Tensor, _Record]
     ) -> None:
-        self._owner, self._parameters, self._records = owner, leaves, records
+        self._owner, self._records = owner, [records[leaf] for leaf in leaves if leaf in records]
+        self._parameters = {leaf: record.entry.sharded_param for leaf, record in records.items()} | dict(leaves)
         self._leaves = {parameter: leaf for leaf, parameter in leaves.items()}
         self._flat = any(_is_flat(leaf) for leaf in leaves)
         self._check_meshes()
         # modules that are sharded together unshard when the last output is reached, which a single loss may not do
-        together = {record.group.modules[0] for record in records if len(record.group.modules) > 1}
+        together = {record.group.modules[0] for record in self._records if len(record.group.modules) > 1}
         for module in together:
             for loss in filter(lambda loss: loss.requires_grad, losses):
                 loss.register_hook(lambda _, module=module: module.unshard())
 
     def parameters(self, given: Iterable[Tensor]) -> list[Tensor]:
-        """The parameters that are given as such, or as leaves, which a module holds between forward and backward."""
+        """The parameters that are given as such or as leaves of a graph.
+
+        A module holds the leaves between forward and backward, where it does not give them up in the meantime.
+        """
         return [self._parameters.get(tensor, tensor) for tensor in given]
 
     def renamed(self, masks: Mapping[Tensor, int]) -> dict[Tensor, int]:
@@ -186,7 +190,10 @@ class Shards:
         keep_graph: bool,
         apart: Sequence[Tensor],
     ) -> list[Tensor | None]:
-        """A backward to the ``parameters``, or to all; the local gradients of ``apart``, whose ``.grad`` does not change."""
+        """The local gradients of ``apart`` from a backward to the ``parameters``, or to all.
+
+        ``.grad`` of ``apart`` does not change.
+        """
         inputs = None if parameters is None else [self._leaves[p] for p in parameters if p in self._leaves]
         if inputs is not None and not inputs:
             return [None] * len(apart)
@@ -244,15 +251,10 @@ def find_shards(owner: str, losses: Sequence[Tensor], leaves: Callable[[], Itera
     if not (dist.is_available() and dist.is_initialized()) or "torch.distributed.tensor" not in sys.modules:
         return None
     records = _records(owner)
-    parameters: dict[Tensor, Any] = {}
-    used = []
-    for leaf in leaves():
-        if (record := records.get(leaf)) is not None:
-            used.append(record)
-        parameters[leaf] = leaf if record is None else record.entry.sharded_param
-    if not used and not any(is_dtensor(leaf) or _is_flat(leaf) for leaf in parameters):
+    found = {leaf: records[leaf].entry.sharded_param if leaf in records else leaf for leaf in leaves()}
+    if not any(is_dtensor(parameter) or _is_flat(parameter) for parameter in found.values()):
         return None
-    return Shards(owner, losses, parameters, used)
+    return Shards(owner, losses, found, records)
 
 
 def _as_the_parameter(parameter: Any) -> Tensor | None:

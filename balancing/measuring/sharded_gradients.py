@@ -17,7 +17,7 @@ from .processes import average_over_processes, several_processes
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    """Whether the tensor is distributed, as the parameters of ``fully_shard`` and ``parallelize_module``."""
+    """Whether the tensor is distributed, as the parameters of ``fully_shard`` are."""
     module = sys.modules.get("torch.distributed.tensor")  # loaded by whoever made such a tensor
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -44,7 +44,10 @@ class ShardedGradients(Gradients):
         """Nothing, as the rows are averages over the processes."""
 
     def gramian(self) -> Tensor:
-        """(K, K) inner products of the whole rows, float64 on the CPU, from float64 products of the shards."""
+        """(K, K) inner products of the whole rows, float64 on the CPU.
+
+        They are sums over the processes, from float64 products of the shards.
+        """
         total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64)
         for copies, positions in self._by_copies().items():
             rows = [[row[p] for p in positions] for row in self.rows]

@@ -83,7 +83,7 @@ def shard(net, setup):
 
 
 def full(tensor):
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).clone()
 
 
 def train(case, part, sharded):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -80,6 +80,7 @@ def split_into_groups(
         if indices:
             inputs = [gradients.inputs[p] for p in indices]
             rows = [[row[p] for p in indices] for row in gradients.rows]
-            part = Gradients(inputs, rows, [{} for _ in rows])
+            heads: list[dict[Tensor, Tensor]] = [{} for _ in rows]
+            part = replace(gradients, inputs=inputs, rows=rows, heads=heads, matrix=None)
             parts.append(Group(name, part, part.gramian() / factor**2))
     return parts

@@ -171,7 +171,7 @@ class JacobianBalancer(_WholeGradients):
         else:
             update = gradients.split(self._evaluate(self.combine, rescaled, factors, gradients.jacobian()))
         if limit > 0:
-            length = size * torch.stack([part.norm() for part in update]).norm()
+            length = size * gradients.length(update)
             size *= float((limit / length).clamp(max=1.0))
         size *= measured.factor
         return None, lambda: update if size == 1 else [part.mul_(size) for part in update]

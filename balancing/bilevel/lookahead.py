@@ -11,7 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..compiled import checked_backwards
 from ..errors import BalancingError, NonFiniteError
-from ..measuring.graph import find_leaves
+from ..measuring.leaves import find_leaves
 from ..measuring.looped import collect
 from ..measuring.processes import average_over_processes
 from ..measuring.step_losses import StepLosses, where

@@ -11,7 +11,8 @@ from ..spans import span
 from .agreement import Agreement
 from .call import Call
 from .gradients import Direction, Gradients
-from .graph import LossGraph, is_nested
+from .graph import LossGraph
+from .leaves import is_nested
 from .looped import AtShared, Out, collect
 from .processes import several_processes
 
@@ -27,7 +28,7 @@ class AtFeatures:
         """Gradients at the features and own leaves. Raises BalancingError for shared leaves past them."""
         contested, others = graph.partition(stop=given)
         trunk = set(graph.trunk(given))
-        if graph.given_shared is None:
+        if graph.given_shared is None and graph.shards is None:
             past = [leaf for leaf in contested if leaf in trunk or graph.sharing.is_shared(leaf, graph.objectives)]
         else:
             past = contested
@@ -37,6 +38,9 @@ class AtFeatures:
                 f"{graph.owner}: one of the features is computed from another, so gradients would count twice; "
                 "give the heads copies, features = [f.view_as(f) for f in features], or use at='shared'"
             )
+        if graph.shards is not None:  # gradients of heads come with those of the trunk
+            graph.shards.require_own_samples()
+            return collect(graph.losses, given, {}, True, graph.active, out, graph.objectives)
         # heads whose outputs were merged; their gradients tell whose they are
         inputs = [*given, *contested]
         gradients = collect(graph.losses, inputs, others, True, graph.active, out, graph.objectives)
@@ -58,10 +62,11 @@ class AtFeatures:
         self, graph: LossGraph, gradients: Gradients, weights: Tensor, heads: Tensor | None, direction: Direction
     ) -> None:
         """Add the gradients of heads to ``.grad``, and pass the update on to the trunk."""
-        gradients.accumulate_heads((weights if heads is None else heads).tolist())
+        heads = weights if heads is None else heads
+        gradients.accumulate_heads(heads.tolist())
         with span("combination"):
             combined = direction()
-        graph.backward_from(gradients.inputs, combined)
+        graph.backward_from(gradients.inputs, combined, heads)
 
 
 class AtSubset:
@@ -73,6 +78,8 @@ class AtSubset:
 
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
         """Each loss's gradients at the subset alone."""
+        if graph.shards is not None:
+            return graph.shards.collect(graph.losses, given, {}, True, graph.active, graph.objectives)
         rows = collect(graph.losses, given, {}, keep_graph=True, active=graph.active, names=graph.objectives)
         return graph.complete(rows)
 
@@ -122,10 +129,13 @@ def find_place(graph: LossGraph, agreement: Agreement, at: str, call: Call, at_o
     """
     try:
         given = [] if at_once else given_tensors(graph.owner, at, call)
-        here = graph.reached_here(at, given, at_once) if several_processes() else None
+        together = several_processes() and graph.shards is None
+        here = graph.reached_here(at, given, at_once) if together else None
     except Exception as error:
         agreement.fail(error, graph.losses[0].device)
         raise
     if here is not None:
         graph.reached_anywhere(agreement.meet(here))
+    elif graph.shards is not None:
+        graph.shards.require_all_losses()
     return given

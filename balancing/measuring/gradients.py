@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .layout import aligned, alike
 from .processes import average_over_processes, several_processes
+from .writing import accumulate_grad
 
 #: Makes the combination of the rows: a tensor per input.
 Direction = Callable[[], list[Tensor]]
@@ -18,28 +20,6 @@ _CHUNK = 1 << 18
 _PIECE = 1 << 16  # the same for work that reads and writes a piece several times
 # Up to this number of rows, products of pairs are faster on the CPU than a copy into one block and a matrix product.
 _PAIRS = 12
-
-
-def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    """Average ``gradients`` over processes and add them to ``.grad`` of the ``leaves``."""
-    average_over_processes(gradients)
-    for leaf, gradient in zip(leaves, gradients, strict=True):
-        add_grad(leaf, gradient.to(leaf.dtype))  # rows of several precisions in one matrix have the widest
-
-
-def add_grad(leaf: Tensor, gradient: Tensor) -> None:
-    """Add to ``.grad`` of a leaf and call its post-accumulate hooks, as autograd does; a frozen one is left alone."""
-    if not leaf.requires_grad:
-        return
-    if leaf.grad is None:
-        leaf.grad = gradient
-    elif leaf.grad.is_sparse and not gradient.is_sparse:
-        leaf.grad = gradient + leaf.grad
-    else:
-        leaf.grad.add_(gradient)
-    if hooks := leaf._post_accumulate_grad_hooks:
-        for hook in list(hooks.values()):
-            hook(leaf)
 
 
 def gramian_of(matrix: Tensor) -> Tensor:
@@ -71,6 +51,8 @@ class Gradients:
         filled: Which rows are real zeros only because processes exchange them; ``None``: none.
     """
 
+    #: Whether gradients of heads are averaged over processes when they are written, so that all must have the same ones.
+    sends_heads: ClassVar[bool] = True
     inputs: list[Tensor]
     rows: list[list[Tensor | None]]
     heads: list[dict[Tensor, Tensor]]
@@ -105,7 +87,7 @@ class Gradients:
             k = owners.get(leaf)
             if k is not None and (active is None or k in active):
                 gradient = rows[k][p]
-                if gradient is not None or several_processes():  # which send the same heads
+                if gradient is not None or (self.sends_heads and several_processes()):
                     self.heads[k][leaf] = torch.zeros_like(leaf) if gradient is None else gradient
         self.inputs, self.rows = [inputs[p] for p in kept], [[row[p] for p in kept] for row in rows]
         if self.matrix is not None:
@@ -125,7 +107,7 @@ class Gradients:
             rows.append([total.pop(tensor, None) for tensor in inputs])
             heads.append(total)
         filled = [not self.reaches(k) and not other.reaches(k) for k in range(len(rows))]
-        return Gradients(inputs, rows, heads, filled=filled)
+        return replace(self, inputs=inputs, rows=rows, heads=heads, matrix=None, filled=filled)
 
     @classmethod
     def none(cls, size: int) -> Gradients:
@@ -142,7 +124,7 @@ class Gradients:
         """Those of the objectives with these indices."""
         rows, heads = [list(self.rows[k]) for k in indices], [self.heads[k] for k in indices]
         matrix = None if self.matrix is None else self.matrix[list(indices)]
-        chosen = Gradients(self.inputs, rows, heads, matrix)
+        chosen = replace(self, rows=rows, heads=heads, matrix=matrix)
         if matrix is not None:  # the rows are views of it
             for k, row in enumerate(rows):
                 pieces = zip(row, chosen.split(matrix[k]), strict=True)
@@ -153,7 +135,7 @@ class Gradients:
         """(K, K) inner products with the rows of ``other``, made symmetric; float64 on the CPU."""
         inputs, size = self._all_inputs(other), len(self.rows)
         rows = [part._at(inputs, k) for part in (self, other) for k in range(size)]
-        block = Gradients(inputs, rows, []).gramian()[:size, size:]
+        block = replace(self, inputs=inputs, rows=rows, heads=[], matrix=None).gramian()[:size, size:]
         return (block + block.T) / 2
 
     def _all_inputs(self, other: Gradients) -> list[Tensor]:
@@ -297,6 +279,10 @@ class Gradients:
             self.matrix = matrix
         return self.matrix
 
+    def length(self, parts: Sequence[Tensor]) -> Tensor:
+        """Euclidean norm of a tensor per input, taken together."""
+        return torch.stack([part.norm() for part in parts]).norm()
+
     def split(self, vector: Tensor) -> list[Tensor]:
         """Cut a (P,) vector into views shaped like the inputs."""
         pieces = vector.split([tensor.numel() for tensor in self.inputs])
@@ -308,7 +294,11 @@ class Gradients:
         for weight, gradients in zip(weights, self.heads, strict=True):
             for leaf, gradient in gradients.items():
                 total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
-        accumulate_grad(list(total), list(total.values()))
+        self.accumulate(list(total), list(total.values()))
+
+    def accumulate(self, leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Add to ``.grad`` of leaves among the inputs and heads."""
+        accumulate_grad(leaves, gradients)
 
 
 def _float32_tells(gramian: Tensor) -> bool:

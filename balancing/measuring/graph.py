@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,96 +12,12 @@ from ..errors import BalancingError
 from ..spans import span
 from .agreement import Local
 from .call import Call
-from .gradients import Gradients, add_grad
+from .gradients import Gradients
+from .leaves import find_leaves, raise_if_any_hides
 from .processes import average_over_processes, averaged_gradients, several_processes
+from .sharded import Shards, find_shards
 from .sharing import Sharing
-
-
-def find_leaves(roots: Sequence[Tensor], stop: Iterable[Tensor] = ()) -> dict[Tensor, int]:
-    """Map every trainable leaf below ``roots`` to a bit mask of the roots that reach it.
-
-    Bit k is set if ``roots[k]`` depends on the leaf. Paths that run through a tensor of ``stop`` are not followed.
-    The graph is walked once, whatever the number of roots. A leaf that was frozen after the forward pass is left out.
-
-    Raises:
-        BalancingError: A segment with reentrant activation checkpointing, whose parameters are not in the graph.
-    """
-    stopped = {(tensor.grad_fn, tensor.output_nr) for tensor in stop if tensor.grad_fn is not None}
-    stopped_leaves = {tensor for tensor in stop if tensor.grad_fn is None}
-    masks: dict[Any, int] = {}
-    leaves: dict[Tensor, int] = {}
-    for bit, root in enumerate(roots):
-        if (root.grad_fn, root.output_nr) in stopped:
-            continue
-        if root.grad_fn is not None:
-            masks[root.grad_fn] = masks.get(root.grad_fn, 0) | 1 << bit
-        elif root.requires_grad and root not in stopped_leaves:
-            leaves[root] = leaves.get(root, 0) | 1 << bit
-
-    order: list[Any] = []  # every node after all nodes it leads to
-    visited: set[Any] = set()
-    for first in list(masks):
-        stack: list[tuple[Any, bool]] = [(first, False)]
-        while stack:
-            node, done = stack.pop()
-            if done:
-                order.append(node)
-            elif node not in visited:
-                _raise_if_hiding(node)
-                visited.add(node)
-                stack.append((node, True))
-                stack.extend(
-                    (edge[0], False) for edge in node.next_functions if edge[0] is not None and edge not in stopped
-                )
-    for node in reversed(order):
-        mask = masks.get(node, 0)
-        edges = node.next_functions
-        if not edges:  # a function of the user's may have an attribute "variable", but it has edges
-            leaf = getattr(node, "variable", None)
-            if leaf is not None and leaf.requires_grad and leaf not in stopped_leaves:
-                leaves[leaf] = leaves.get(leaf, 0) | mask
-        for edge in edges:
-            if edge[0] is not None and edge not in stopped:
-                masks[edge[0]] = masks.get(edge[0], 0) | mask
-    return leaves
-
-
-def _raise_if_hiding(node: Any) -> None:
-    """Raise BalancingError for a node that hides parameters from the graph."""
-    if type(node).__name__ == "CheckpointFunctionBackward":
-        raise BalancingError(
-            "reentrant activation checkpointing hides the parameters of its segments from the graph, so they would get no "
-            "gradient; use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-        )
-
-
-def _raise_if_any_hides(roots: Sequence[Tensor]) -> None:
-    """Raise BalancingError if parameters are hidden from the graph of the roots."""
-    stack: list[Any] = [root.grad_fn for root in roots if root.grad_fn is not None]
-    visited: set[Any] = set(stack)
-    while stack:
-        node = stack.pop()
-        _raise_if_hiding(node)
-        for child, _ in node.next_functions:
-            if child is not None and child not in visited:
-                visited.add(child)
-                stack.append(child)
-
-
-def is_nested(tensors: Sequence[Tensor]) -> bool:
-    """True if one of the tensors is computed from another."""
-    wanted = {(tensor.grad_fn, tensor.output_nr) for tensor in tensors}
-    stack: list[Any] = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
-    visited: set[Any] = set()
-    while stack:
-        node = stack.pop()
-        if node not in visited:
-            visited.add(node)
-            edges = [edge for edge in node.next_functions if edge[0] is not None]
-            if any(edge in wanted for edge in edges):
-                return True
-            stack.extend(child for child, _ in edges)
-    return False
+from .writing import add_grad
 
 
 def _gradients_at(
@@ -153,40 +68,64 @@ class LossGraph:
         sharing: Sharing,
         remembers: bool,
     ) -> None:
-        self.owner, self.objectives, self.active, self.groups = owner, objectives, active, call.groups
+        self.owner, self.objectives, self.active = owner, objectives, active
+        self._stacked, self._call = stacked, call
         self.sharing, self._remembers = sharing, remembers
         sharing.begin()
-        self._stacked, self._given_shared, self._scaler = stacked, call.shared, call.scaler
-        self._inputs, self._call = (call.features, call.subset), call
         self._agreed: dict[Tensor, int] | None = None
         self._agreed_trunk: list[Tensor] = []
-        scaler, parameters = call.scaler, call.parameters
-        self.losses = losses if scaler is None else [scaler.scale(loss) for loss in losses]
-        if parameters is not None:
-            parameters = list(dict.fromkeys(leaf for leaf in parameters if leaf.requires_grad))
-        self._parameters = parameters
+        self.losses = losses if call.scaler is None else [call.scaler.scale(loss) for loss in losses]
         self.keeps_graph, self.creates_graph = call.keeps_graph, call.create_graph
+        scaler = call.scaler
         self.is_scaled = scaler is not None and scaler.is_enabled()
 
     @cached_property
     def given_shared(self) -> dict[Tensor, None] | None:
         """The contested leaves if they were given."""
-        given = self._given_shared
-        return None if given is None else dict.fromkeys(leaf for leaf in given if leaf.requires_grad)
+        return None if self._call.shared is None else dict.fromkeys(self._trainable(self._call.shared))
+
+    @cached_property
+    def groups(self) -> Mapping[str, Sequence[Tensor]] | None:
+        """The groups of contested leaves if they were given."""
+        given = self._call.groups
+        return None if given is None else {name: self._trainable(leaves) for name, leaves in given.items()}
+
+    @cached_property
+    def _parameters(self) -> list[Tensor] | None:
+        return None if self._call.parameters is None else list(dict.fromkeys(self._trainable(self._call.parameters)))
+
+    def _trainable(self, given: Sequence[Tensor]) -> list[Tensor]:
+        trainable = [leaf for leaf in given if leaf.requires_grad]
+        return trainable if self.shards is None else self.shards.parameters(trainable)
+
+    @cached_property
+    def shards(self) -> Shards | None:
+        """What is known about leaves that are in shards; ``None``: none is."""
+        return find_shards(self.owner, self.losses, lambda: self._masks)
+
+    @cached_property
+    def _masks(self) -> dict[Tensor, int]:
+        return find_leaves(self.losses)
+
+    def leaves(self, roots: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> dict[Tensor, int]:
+        """:func:`find_leaves`, with parameters in place of leaves that stand in for them."""
+        shards = self.shards
+        masks = self._masks if roots is self.losses and not stop else find_leaves(roots, stop)
+        return masks if shards is None else shards.renamed(masks)
 
     @cached_property
     def _given(self) -> list[Tensor]:
         """Every tensor that the caller named, whether a parameter or not."""
         given: list[Tensor] = [*(self.given_shared or ())]
-        for tensors in self._inputs:
+        for tensors in (self._call.features, self._call.subset):
             given += [tensors] if isinstance(tensors, Tensor) else tensors or ()
         return given
 
     def loss_scale(self) -> float:
         """The factor in all gradients that the scaler caused."""
-        if self._scaler is None or not self.is_scaled:
+        if self._call.scaler is None or not self.is_scaled:
             return 1.0
-        return float(self._scaler.scale(torch.ones((), device=self.losses[0].device)))
+        return float(self._call.scaler.scale(torch.ones((), device=self.losses[0].device)))
 
     def reached_here(self, at: str, given: Sequence[Tensor], at_once: bool) -> Local:
         """What this process tells the others.
@@ -212,11 +151,11 @@ class LossGraph:
 
     def masks(self, stop: Sequence[Tensor] = ()) -> dict[Tensor, int]:
         """Leaves that may receive gradients; paths through ``stop`` are not followed."""
-        return self.allowed(find_leaves(self.losses, stop)) if self._agreed is None else self._agreed
+        return self.allowed(self.leaves(self.losses, stop)) if self._agreed is None else self._agreed
 
     def trunk(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Leaves below the features that may receive gradients."""
-        return list(self.allowed(find_leaves(features))) if self._agreed is None else self._agreed_trunk
+        return list(self.allowed(self.leaves(features))) if self._agreed is None else self._agreed_trunk
 
     def complete(self, gradients: Gradients, features: int = 0) -> Gradients:
         """The gradients, with zeros for an objective that is measured in other processes alone.
@@ -255,7 +194,7 @@ class LossGraph:
 
     def shares_leaves(self, k: int) -> bool:
         """Whether loss k reaches a leaf that another one reaches."""
-        return any(mask >> k & 1 and mask.bit_count() > 1 for mask in find_leaves(self.losses).values())
+        return any(mask >> k & 1 and mask.bit_count() > 1 for mask in self.leaves(self.losses).values())
 
     def allowed(self, masks: dict[Tensor, int]) -> dict[Tensor, int]:
         """Those of the leaves that may receive gradients: the given ones, or all parameters."""
@@ -266,7 +205,7 @@ class LossGraph:
 
     def leaves_with_gradients(self) -> list[Tensor]:
         """Leaves of the losses that have a ``.grad``."""
-        return [leaf for leaf in self.allowed(find_leaves(self.losses)) if leaf.grad is not None]
+        return [leaf for leaf in self.allowed(self.leaves(self.losses)) if leaf.grad is not None]
 
     def own_leaves(self, gradients: Gradients) -> dict[Tensor, int]:
         """Inputs that no second objective uses, with the index of the first; see :class:`Sharing`."""
@@ -279,13 +218,16 @@ class LossGraph:
         unknown = self.sharing.unknown(contested) if self.given_shared is None else []
         if unknown:
             with span("backward of every loss, as nothing is known of some parameters"):
-                rows: list[list[Tensor | None]] = [
-                    list(torch.autograd.grad(loss, unknown, retain_graph=True, allow_unused=True))
-                    if loss.requires_grad
-                    else [None] * len(unknown)
-                    for loss in self.losses
-                ]
-            gradients = Gradients(unknown, rows, [{} for _ in rows])
+                if self.shards is not None:
+                    gradients: Gradients = self.shards.collect(self.losses, unknown, {}, True, None, self.objectives)
+                else:
+                    rows: list[list[Tensor | None]] = [
+                        list(torch.autograd.grad(loss, unknown, retain_graph=True, allow_unused=True))
+                        if loss.requires_grad
+                        else [None] * len(unknown)
+                        for loss in self.losses
+                    ]
+                    gradients = Gradients(unknown, rows, [{} for _ in rows])
             gradients.synchronize()
             self.sharing.learn(gradients, self.objectives, complete=True)
 
@@ -304,17 +246,23 @@ class LossGraph:
         if self._parameters is not None and not self._parameters:
             raise BalancingError(f"{self.owner}: none of the given parameters is trainable")
         if self._parameters is not None and heads is None:
-            _raise_if_any_hides(losses)
+            raise_if_any_hides(losses)
         with span("backward of the weighted sum"):
             if heads is not None:
                 contested, others = self.partition()
                 own = self._known_own_leaves(contested)
                 shared = [leaf for leaf in contested if leaf not in own]
                 rest = [*others, *own]
-                combined = _gradients_at(shared, losses, self._factors(weights), bool(rest) or self.keeps_graph)
-                # nothing is written before the graph is done with, as a hook may step the parameter
-                alone = _gradients_at(rest, losses, self._factors(heads), self.keeps_graph)
-                _write([*shared, *rest], [*combined, *alone])
+                if self.shards is not None:
+                    self.shards.backward(losses, shared, self._factors(weights), bool(rest) or self.keeps_graph)
+                    self.shards.backward(losses, rest, self._factors(heads), self.keeps_graph)
+                else:
+                    combined = _gradients_at(shared, losses, self._factors(weights), bool(rest) or self.keeps_graph)
+                    # nothing is written before the graph is done with, as a hook may step the parameter
+                    alone = _gradients_at(rest, losses, self._factors(heads), self.keeps_graph)
+                    _write([*shared, *rest], [*combined, *alone])
+            elif self.shards is not None:
+                self.shards.backward(losses, self._parameters, self._factors(weights), self.keeps_graph)
             elif several_processes():
                 leaves = list(self.masks())
                 _write(leaves, _gradients_at(leaves, losses, self._factors(weights), self.keeps_graph))
@@ -323,20 +271,32 @@ class LossGraph:
                 self._backward([self._stacked], [weights.to(self._stacked)])
             else:
                 self._backward(losses, self._factors(weights))
-        if self._parameters is not None and all(leaf.grad is None for leaf in self._parameters):
+        if self._parameters is not None and not self._reaches(self._parameters):
             raise BalancingError(f"{self.owner}: the losses reach none of the given parameters")
 
-    def backward_from(self, features: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        """Continue the backward pass from the features, with ``gradients``, to the trunk."""
+    def backward_from(self, features: Sequence[Tensor], gradients: Sequence[Tensor], heads: Tensor) -> None:
+        """Continue the backward pass from the features, with ``gradients``, to the trunk.
+
+        Leaves in shards get gradients by an ordinary backward alone: it starts at the losses, with weights ``heads``.
+        """
         leaves = self.trunk(features)
         with span("backward of the trunk"):
-            if several_processes():
+            if self.shards is not None:
+                replaced, factors = zip(features, gradients, strict=True), self._factors(heads)
+                self.shards.backward(self.losses, self._parameters, factors, self.keeps_graph, replaced)
+            elif several_processes():
                 _write(leaves, _gradients_at(leaves, features, gradients, self.keeps_graph))
             elif leaves:
                 torch.autograd.backward(features, gradients, self.keeps_graph, inputs=leaves)
 
     def _backward(self, roots: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
         torch.autograd.backward(roots, factors, self.keeps_graph, self.creates_graph, inputs=self._parameters)
+
+    def _reaches(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether a backward has reached one of the parameters."""
+        if self.shards is not None:  # which may be told to wait with their gradients
+            return any(parameter in self.leaves(self.losses) for parameter in parameters)
+        return any(leaf.grad is not None for leaf in parameters)
 
     def _factors(self, weights: Tensor) -> list[Tensor]:
         """Weights as gradients of the losses."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import BalancingError
 from ..spans import span
-from .gradients import Direction, Gradients, accumulate_grad
+from .gradients import Direction, Gradients
 from .graph import LossGraph
 from .processes import several_processes
 
@@ -84,6 +84,9 @@ class AtShared:
         if not contested and (graph.given_shared or not others):
             which = "shared parameters" if graph.given_shared else "parameters"
             raise BalancingError(f"{graph.owner}: the losses reach none of the given {which}")
+        if graph.shards is not None:
+            keep = graph.keeps_graph
+            return graph.shards.collect(graph.losses, contested, others, keep, graph.active, graph.objectives)
         gradients = collect(graph.losses, contested, others, graph.keeps_graph, graph.active, out, graph.objectives)
         return graph.complete(gradients)
 
@@ -102,4 +105,4 @@ class AtShared:
         gradients.accumulate_heads((weights if heads is None else heads).tolist())
         with span("combination"):
             combined = direction()
-        accumulate_grad(gradients.inputs, combined)
+        gradients.accumulate(gradients.inputs, combined)

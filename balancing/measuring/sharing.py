@@ -161,8 +161,9 @@ def _has_gradient(row: Sequence[Tensor | None], seen: Sequence[bool], reaches: b
 def _nonzero(rows: Sequence[Sequence[Tensor | None]]) -> tuple[list[list[bool]], bool]:
     """Which gradients have an element other than zero in some process, and whether all are finite."""
     read = [[g.coalesce().values() if g is not None and g.is_sparse else g for g in row] for row in rows]
-    flat = [gradient for row in read for gradient in row if gradient is not None and gradient.numel() > 0]
-    if not flat:
+    present = [gradient for row in read for gradient in row if gradient is not None]
+    flat = [gradient for gradient in present if gradient.numel() > 0]
+    if not present or not (flat or several_processes()):  # another process may have more of a sharded parameter
         return [[False] * len(row) for row in rows], True
     # a large gradient that is not zero is soon seen to be so; one pass over the others, one synchronization
     pieces = [g[0] if g.device.type == "cpu" and g.numel() > _LARGE else g for g in flat]
@@ -173,7 +174,7 @@ def _nonzero(rows: Sequence[Sequence[Tensor | None]]) -> tuple[list[list[bool]],
     values = iter([float(length != 0) if math.isfinite(length) else math.nan for length in lengths])
     table = [[0.0 if g is None or g.numel() == 0 else next(values) for g in row] for row in read]
     if several_processes():
-        mean = torch.tensor(table, device=flat[0].device)
+        mean = torch.tensor(table, device=present[0].device)
         average_over_processes([mean])
         table = mean.tolist()
     return [[value != 0 for value in row] for row in table], not any(math.isnan(v) for row in table for v in row)

@@ -8,7 +8,7 @@ from torch import nn
 
 from balancing import create_balancer
 from balancing.measuring.gradients import _CHUNK, Gradients
-from balancing.measuring.graph import find_leaves
+from balancing.measuring.leaves import find_leaves
 from balancing.measuring.looped import collect
 from tests.balancing.problems import GRADIENT, GRAMIAN, MANY, TURNS, Net, assert_close, inputs, make
 

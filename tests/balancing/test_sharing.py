@@ -13,7 +13,7 @@ from torch import _functorch as functorch
 from torch import nn
 
 from balancing import BalancingError, balancer_class, create_balancer
-from balancing.measuring.graph import find_leaves
+from balancing.measuring.leaves import find_leaves
 from tests.balancing.problems import ALL, GRADIENT, GRAMIAN, MANY, TURNS, Net, assert_close, core, inputs, make
 from tests.balancing.test_distributed import two_processes
 

@@ -6,7 +6,7 @@ import torch
 import balancing
 import tasks
 import zoo
-from balancing.measuring.graph import find_leaves
+from balancing.measuring.leaves import find_leaves
 from tests.zoo.tiny import build, tiny
 
 

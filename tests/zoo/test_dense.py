@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from balancing import create_balancer
-from balancing.measuring.graph import find_leaves
+from balancing.measuring.leaves import find_leaves
 from zoo.dense import Dense, dense_resnet18
 from zoo.dense_mtan import DenseMTAN
 from zoo.dense_segnet import DenseSegNet, SegNet, _unpool

@@ -5,7 +5,7 @@ import torch
 
 import balancing
 import zoo
-from balancing.measuring.graph import find_leaves
+from balancing.measuring.leaves import find_leaves
 from tasks.gaussians import RingOfGaussians
 
 

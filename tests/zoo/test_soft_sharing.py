@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import balancing
-from balancing.measuring.graph import find_leaves
+from balancing.measuring.leaves import find_leaves
 from zoo.cross_stitch import CrossStitch
 from zoo.mmoe import MMoE
 from zoo.ple import PLE

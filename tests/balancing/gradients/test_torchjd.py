@@ -12,7 +12,7 @@ import torch
 
 from balancing import BalancingError, create_balancer
 from balancing.gradients.torchjd import CoordinateAggregator, GramianAggregator, RowAggregator
-from balancing.measuring.graph import find_leaves
+from balancing.measuring.leaves import find_leaves
 from tests.balancing.problems import Net, inputs, reference_rows, train
 
 K = 3

@@ -1,0 +1,31 @@
+"""Gradients written to ``.grad``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .processes import average_over_processes
+
+
+def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Average ``gradients`` over processes and add them to ``.grad`` of the ``leaves``."""
+    average_over_processes(gradients)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        add_grad(leaf, gradient.to(leaf.dtype))  # rows of several precisions in one matrix have the widest
+
+
+def add_grad(leaf: Tensor, gradient: Tensor) -> None:
+    """Add to ``.grad`` of a leaf and call its post-accumulate hooks, as autograd does; a frozen one is left alone."""
+    if not leaf.requires_grad:
+        return
+    if leaf.grad is None:
+        leaf.grad = gradient
+    elif leaf.grad.is_sparse and not gradient.is_sparse:
+        leaf.grad = gradient + leaf.grad
+    else:
+        leaf.grad.add_(gradient)
+    if hooks := leaf._post_accumulate_grad_hooks:
+        for hook in list(hooks.values()):
+            hook(leaf)

@@ -2,7 +2,17 @@
 
 import pytest
 
-from tests.balancing.set_ups import outputs  # noqa: F401, enters its set-ups into the table
+from tests.balancing.set_ups import (  # noqa: F401, they enter their set-ups into the table
+    absence,
+    bilevel,
+    layers,
+    outputs,
+    parameters,
+    precision,
+    processes,
+    state,
+    steps,
+)
 from tests.balancing.set_ups.table import CHECKS, cells
 
 

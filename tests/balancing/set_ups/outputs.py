@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.balancing.problems import ALL, TURNS, Net
-from tests.balancing.set_ups.table import FEW, KINDS, SetUp, measures, set_up
+from tests.balancing.problems import ALL, Net
+from tests.balancing.set_ups.table import FEW, KINDS, SetUp, set_up
 
 EVERY = (*ALL, "uncertainty>pcgrad", "realtime>moco")
 
@@ -213,12 +213,7 @@ def vmapped_losses():
     return SetUp(Net(), losses, separate, merged=True)
 
 
-@set_up(*(name for name in EVERY if not measures(name) and name not in TURNS))
-def nothing_shared_weighted():
-    return nothing_shared()
-
-
-@set_up(*(name for name in EVERY if measures(name) or name in TURNS))
+@set_up(*EVERY)
 def nothing_shared():
     """A network for each objective."""
     torch.manual_seed(0)
@@ -233,7 +228,7 @@ def frozen_trunk():
     return SetUp(net, separate)
 
 
-@set_up(*(name for name in KINDS if name not in ("conflict_free_momentum",)))
+@set_up(*KINDS)
 def frozen_trunk_concatenated():
     net = Net()
     net.trunk.requires_grad_(False)

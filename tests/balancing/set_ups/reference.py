@@ -4,15 +4,15 @@ The formulas themselves are held by the tests of each method; here they are call
 gave for a model written plainly in float64.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from balancing import Composed, GramianBalancer, LossBalancer, RowBalancer, create_balancer
 from tests.balancing.problems import make
 
-#: What the tables run each method with, so that no weight hangs on the sign of a rounding error.
-OPTIONS = {"gradnorm": {"init": "equal"}, "dwa": {"window": 1}}
+#: What the tables run each method with, so that nothing hangs on the sign or the size of a rounding error.
+OPTIONS = {"gradnorm": {"init": "equal"}, "dwa": {"window": 1}, "conflict_free_momentum": {"eps": 1e-2}}
 
 
 def build(method, objectives, **options):
@@ -20,8 +20,9 @@ def build(method, objectives, **options):
     names = method.split(">")
     if len(names) > 1:
         return create_balancer(names, objectives, **options)
-    if method == "fixed":
-        options.setdefault("values", {name: 0.5 + i for i, name in enumerate(objectives)})
+    values = {name: 1.0 + ord(str(name)[0]) % 5 for name in objectives}  # those of an objective, whatever others there are
+    if method in ("fixed", "prior_loss"):
+        options.setdefault("values" if method == "fixed" else "prior_losses", values)
     return make(method, objectives, **{**OPTIONS.get(method, {}), **options})
 
 
@@ -44,12 +45,17 @@ class Wanted:
     gramian: torch.Tensor | None = None
 
 
+def real(tensor):
+    """A complex tensor as a real one."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
 def rows_of(losses, parameters):
     """Objective -> {parameter name -> gradient}, a backward per objective; what it does not reach is left out."""
     rows = {}
     for key, loss in losses.items():
         found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
-        rows[key] = {name: g.detach() for name, g in zip(parameters, found, strict=True) if g is not None}
+        rows[key] = {name: real(g).detach() for name, g in zip(parameters, found, strict=True) if g is not None}
     return rows
 
 
@@ -100,6 +106,10 @@ class Reference:
         size = max(size, float(update.norm()) if shared else 0.0)
         return Wanted(gradients, others, size, weights, gramian)
 
+    def own(self):
+        """Gradients of what the method itself learns."""
+        return [p.grad for p in self.twin.parameters()]
+
     @torch.no_grad()
     def observe(self, losses):
         """The second look at a batch."""
@@ -127,3 +137,31 @@ class Reference:
             return None, scaled.clamp(min=0).sum(0), scaled.clamp(max=0).sum(0), gramian
         update = core.combine(losses, scaled.clone())
         return None, update, update, gramian
+
+
+class ReferenceOfPresent(Reference):
+    """A method that never hears of objectives that are absent at every step."""
+
+    def __init__(self, method, objectives, present):
+        super().__init__(method, present)
+        self.places = [list(objectives).index(name) for name in present]
+        self.size = len(objectives)
+
+    def step(self, losses, rows, parameters, shared=None):
+        return replace(super().step(losses, rows, parameters, shared), weights=None, gramian=None)
+
+    def own(self):
+        """Zero for those that are absent."""
+        return [g if g is None else g.new_zeros(self.size).index_copy(0, torch.tensor(self.places), g) for g in super().own()]
+
+
+class ReferenceWithProbe(Reference):
+    """A gradient method for the objectives that share something; the last keeps its own gradient."""
+
+    def __init__(self, method, objectives):
+        super().__init__(method, objectives[:-1])
+        self.probe = objectives[-1]
+
+    def step(self, losses, rows, parameters, shared=None):
+        wanted = super().step(losses, rows, parameters, shared)
+        return replace(wanted, gradients=wanted.gradients | rows[self.probe], weights=None, gramian=None)

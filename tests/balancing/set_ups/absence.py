@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 import torch
 
-from balancing import BalancingError
 from tests.balancing.problems import MANY, TURNS, Net
 from tests.balancing.set_ups.outputs import EVERY, separate
 from tests.balancing.set_ups.reference import Reference, ReferenceOfPresent, ReferenceWithProbe, build, rows_of
@@ -21,6 +20,7 @@ from tests.balancing.set_ups.table import (
     compare,
     measures,
     move,
+    right_or_refused,
     set_up,
 )
 
@@ -54,6 +54,7 @@ def absent_from_the_start():
         lambda net, x: {key: loss for key, loss in separate(net, x).items() if key != "b"},
         reference=partial(ReferenceOfPresent, present=("a", "c")),
         after=lambda model, reference, x, report: check_report((True, False, True), report),
+        tolerance=1e-6,  # some methods keep float32 numbers of all objectives, which the reference has of the others
     )
 
 
@@ -119,13 +120,12 @@ def all_absent(method):
     """Refused by name, or a step that changes nothing."""
     net, balancer = Net(), build(method, "abc")
     before = balancer.step
-    try:
-        report = balancer.backward(dict.fromkeys("abc"))
-    except (BalancingError, ValueError) as error:
-        assert "absent" in str(error) or "None" in str(error)  # noqa: PT017, either is right
-    else:
-        assert report.present == (False, False, False)
+
+    def check():
+        assert balancer.backward(dict.fromkeys("abc")).present == (False, False, False)
         assert balancer.step == before
+
+    right_or_refused(check, "absent|None")
     assert net.gradients() == {}
 
 
@@ -165,7 +165,7 @@ def probe_head():
     def reference(method, objectives):
         return (ReferenceWithProbe if measures(method) else Reference)(method, objectives)
 
-    return SetUp(Net(), probe, reference=reference)
+    return SetUp(Net(), probe, reference=reference, tolerance=1e-6)  # as above
 
 
 @cell(*KINDS)
@@ -176,7 +176,6 @@ def zero_loss(method):
         values = separate(net, x)
         return values | {"c": 0 * values["c"]}
 
-    try:
-        check_right(lambda: SetUp(Net(), losses), method)
-    except BalancingError as error:
-        assert "objective 'c' is 0, but must be positive" in str(error)  # noqa: PT017, either is right
+    right_or_refused(
+        lambda: check_right(lambda: SetUp(Net(), losses), method), "objective 'c' is 0, but must be positive"
+    )

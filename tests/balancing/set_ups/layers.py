@@ -1,18 +1,22 @@
 """Set-ups about layers, and about what is wrapped around a model: checkpoints, compilers, scripts."""
 
 import functools
+import os
+import subprocess
+import sys
+import tempfile
 import warnings
 
 import torch
+import torch._functorch.config
 from torch import _functorch as functorch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
-import torch._functorch.config
 from tests.balancing.problems import Net
 from tests.balancing.set_ups.outputs import errors, separate
-from tests.balancing.set_ups.table import FEW, KINDS, SetUp, measures, set_up
+from tests.balancing.set_ups.table import FEW, KINDS, SetUp, cell, measures, set_up
 
 
 class Layers(nn.Module):
@@ -57,7 +61,9 @@ def batch_norm():
 @set_up(*KINDS)
 def dropout():
     torch.manual_seed(0)
-    net = Layers(nn.Linear(5, 8), Mask(0.3), nn.Tanh(), nn.Linear(8, 6), head=lambda: nn.Sequential(Mask(0.2), nn.Linear(6, 2)))
+    net = Layers(
+        nn.Linear(5, 8), Mask(0.3), nn.Tanh(), nn.Linear(8, 6), head=lambda: nn.Sequential(Mask(0.2), nn.Linear(6, 2))
+    )
     return SetUp(net, lambda net, x: net.losses(x))
 
 
@@ -321,3 +327,52 @@ def function_with_marked_output():
         return separate_by(net, pad(z, z.view(len(z), -1, 2).amax(-1)), x)
 
     return SetUp(Net(), losses, plain)
+
+
+INDUCTOR = """
+import sys, torch
+import torch._functorch.config
+from balancing import BalancingError, create_balancer
+from tests.balancing.problems import Net
+from tests.balancing.set_ups.outputs import separate
+from tests.balancing.set_ups.table import batch
+
+mode, flag = sys.argv[1:]
+if flag == "flag":
+    torch._functorch.config.donated_buffer = False
+net = Net(dtype=torch.float32)
+compiled = torch.compile(lambda x: separate(net, x))
+x = batch(0).float()
+if mode == "plain":
+    sum(compiled(x).values()).backward()
+    sys.exit()
+names = ("a", "b", "c")
+create_balancer("pcgrad", names).backward(separate(net, x))
+wanted = net.gradients()
+for _ in range(3):
+    net.zero_grad()
+    try:
+        create_balancer("pcgrad", names).backward(compiled(x), shared=net.shared())
+    except BalancingError as error:
+        assert "donated" in str(error) or "compile" in str(error), error
+        sys.exit()
+    for key, gradient in net.gradients().items():
+        torch.testing.assert_close(gradient, wanted[key], rtol=1e-5, atol=1e-5)
+"""
+
+
+def check_inductor(cache, *runs):
+    """Processes that compile the same model one after another, with one cache on disk."""
+    for run in runs:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), "TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}
+        environment |= {"TORCHINDUCTOR_AUTOGRAD_CACHE": "1"}
+        done = subprocess.run([sys.executable, "-c", INDUCTOR, *run], env=environment, capture_output=True, timeout=300)
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+
+
+@cell("pcgrad", slow=True)
+def compiled_inductor(method):
+    """A cache that a plain backward or another setting has filled does not change gradients: right, or refused."""
+    for first in (("plain", "none"), ("plain", "flag"), ("balanced", "none")):
+        with tempfile.TemporaryDirectory() as cache:
+            check_inductor(cache, first, ("balanced", "flag"), ("balanced", "none"))

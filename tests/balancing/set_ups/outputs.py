@@ -68,7 +68,8 @@ def loss_matrix():
     def losses(net, x):
         z = net.features(x)
         squares = [
-            4.0**i * (net.head[n](z) - t).square().mean(1) for i, (n, t) in enumerate(zip("abc", targets(x), strict=True))
+            4.0**i * (net.head[n](z) - t).square().mean(1)
+            for i, (n, t) in enumerate(zip("abc", targets(x), strict=True))
         ]
         return dict(zip("abc", torch.stack(squares, dim=1).mean(0).unbind(), strict=True))
 
@@ -238,5 +239,3 @@ def frozen_trunk_concatenated():
         return errors(torch.cat([net.head[name](z) for name in "abc"], dim=1).chunk(3, dim=1), x)
 
     return SetUp(net, losses, separate, merged=True)
-
-

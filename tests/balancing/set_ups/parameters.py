@@ -308,7 +308,7 @@ def superfluous_shared():
     def arguments(net, x):
         return {"shared": [*net.trunk.parameters(), *net.unused.parameters(), net.trunk[0].weight]}
 
-    return SetUp(Spare(), separate, arguments=arguments)
+    return SetUp(Spare(), separate, arguments=arguments, merged=True)
 
 
 class Experts(Net):
@@ -347,7 +347,10 @@ def parameters_subset():
         return {"parameters": [p for key, p in net.named_parameters() if key in chosen]}
 
     return SetUp(
-        Net(), separate, arguments=arguments, leaves=lambda net: {k: p for k, p in net.named_parameters() if k in chosen}
+        Net(),
+        separate,
+        arguments=arguments,
+        leaves=lambda net: {k: p for k, p in net.named_parameters() if k in chosen},
     )
 
 
@@ -357,7 +360,9 @@ def channels_last():
         def __init__(self):
             super().__init__()
             torch.manual_seed(0)
-            self.trunk = nn.Sequential(nn.Conv2d(5, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 6, 3, padding=1), nn.Tanh())
+            self.trunk = nn.Sequential(
+                nn.Conv2d(5, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 6, 3, padding=1), nn.Tanh()
+            )
             self.head = nn.ModuleDict({name: nn.Conv2d(6, 2, 1) for name in "abc"})
             self.double().to(memory_format=torch.channels_last)
 
@@ -370,4 +375,3 @@ def channels_last():
         return losses(net.to(memory_format=torch.contiguous_format), x)
 
     return SetUp(Pictures(), losses, plain)
-

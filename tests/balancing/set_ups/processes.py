@@ -29,8 +29,10 @@ from tests.balancing.set_ups.table import add, batch, check_gradient
 
 METHODS = ("sum", "uncertainty", "pcgrad", "mgda", "nash_mtl", "graddrop", "moco")
 SHARDED = ("sum", "uncertainty", "pcgrad", "mgda", "nash_mtl", "graddrop")
-#: A message between processes that nobody answers is an error after so many seconds; a cell that hangs, too.
+#: A message between processes that nobody answers is an error after so many seconds.
 PATIENCE = 15
+#: After so many seconds, cells that have not been reached are given up.
+BUDGET = 300
 STEPS = 2
 
 
@@ -73,7 +75,7 @@ def pair(function):
     """Decorator: a function () -> Pair is a set-up of its own name."""
     name = function.__name__
     PAIRS[name] = function()
-    add(name, functools.partial(check, name), PAIRS[name].methods)
+    add(name, lambda method: check(name, method), PAIRS[name].methods)
     return function
 
 
@@ -260,9 +262,7 @@ def sharded(model):
 
 @pair
 def fsdp2():
-    return Pair(
-        by_forward, lambda net, x, rank, step: separate(net, x), Called, sharded, zeros=True, methods=SHARDED
-    )
+    return Pair(by_forward, lambda net, x, rank, step: separate(net, x), Called, sharded, zeros=True, methods=SHARDED)
 
 
 @pair
@@ -356,31 +356,34 @@ def left_by(folder, name, method):
 
 @functools.cache
 def results():
-    """Results of all cells, by name and method: processes that end early are started again for the cells that remain."""
+    """Results of all cells, by name and method.
+
+    Processes that end early or hang are started again, for the set-ups after the one in which they did.
+    """
     cells = [(name, method) for name, p in PAIRS.items() for method in p.methods]
     with tempfile.TemporaryDirectory() as folder:
-        waiting = cells
-        while waiting:
+        waiting, until = cells, time.monotonic() + BUDGET
+        while waiting and time.monotonic() < until:
             context = mp.get_context("spawn")
             both = [context.Process(target=worker, args=(rank, folder, waiting), daemon=True) for rank in range(2)]
             for process in both:
                 process.start()
-            watch(folder, waiting, both)
-            # the first that has no result is the one that ended or held them up
-            done = [cell for cell in waiting if None not in left_by(folder, *cell)]
-            waiting = [cell for cell in waiting if cell not in done][1:]
+            watch(folder, both, until)
+            waiting = [cell for cell in waiting if None in left_by(folder, *cell)]
+            waiting = [cell for cell in waiting if cell[0] != waiting[0][0]]
         return {cell: left_by(folder, *cell) for cell in cells}
 
 
-def watch(folder, cells, both):
-    """Wait for both processes; end them if one has ended by itself, or if no cell comes to its end."""
+def watch(folder, both, until):
+    """Wait for both processes; end them if one was ended by an error, if no cell comes to its end, or at ``until``."""
     count, since = -1, time.monotonic()
     while any(process.is_alive() for process in both):
         finished = sum(1 for _ in Path(folder).glob("*.pt"))
         if finished != count:
             count, since = finished, time.monotonic()
         crashed = any(process.exitcode not in (None, 0) for process in both)
-        if crashed or time.monotonic() - since > 4 * PATIENCE:
+        now = time.monotonic()
+        if crashed or now - since > 4 * PATIENCE or now > until:
             for process in both:
                 process.kill()
         time.sleep(0.05)
@@ -433,7 +436,7 @@ def check(name, method):
             assert not missing, f"step {step}: no gradient for {missing}"
             for key, gradient in actual.items():
                 if key in wanted.gradients:
-                    check_gradient(f"step {step}, {key}", gradient, wanted, 1e-9)
+                    check_gradient(key, gradient, wanted, 1e-9)
         first, second = (result["gradients"][step] for result in left)
         for key in first.keys() & second.keys():
             assert torch.equal(first[key], second[key]), f"step {step}, {key}: the processes differ"

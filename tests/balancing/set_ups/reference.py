@@ -17,10 +17,13 @@ OPTIONS = {"gradnorm": {"init": "equal"}, "dwa": {"window": 1}, "conflict_free_m
 
 def build(method, objectives, **options):
     """The balancer called ``method``; ``first>second`` is a composition."""
+    objectives = tuple(objectives) if isinstance(objectives, str) else objectives
     names = method.split(">")
     if len(names) > 1:
         return create_balancer(names, objectives, **options)
-    values = {name: 1.0 + ord(str(name)[0]) % 5 for name in objectives}  # those of an objective, whatever others there are
+    values = {
+        name: 1.0 + ord(str(name)[0]) % 5 for name in objectives
+    }  # those of an objective, whatever others there are
     if method in ("fixed", "prior_loss"):
         options.setdefault("values" if method == "fixed" else "prior_losses", values)
     return make(method, objectives, **{**OPTIONS.get(method, {}), **options})
@@ -152,16 +155,19 @@ class ReferenceOfPresent(Reference):
 
     def own(self):
         """Zero for those that are absent."""
-        return [g if g is None else g.new_zeros(self.size).index_copy(0, torch.tensor(self.places), g) for g in super().own()]
+        return [
+            g if g is None else g.new_zeros(self.size).index_copy(0, torch.tensor(self.places), g)
+            for g in super().own()
+        ]
 
 
-class ReferenceWithProbe(Reference):
+class ReferenceWithProbe(ReferenceOfPresent):
     """A gradient method for the objectives that share something; the last keeps its own gradient."""
 
     def __init__(self, method, objectives):
-        super().__init__(method, objectives[:-1])
+        super().__init__(method, objectives, objectives[:-1])
         self.probe = objectives[-1]
 
     def step(self, losses, rows, parameters, shared=None):
         wanted = super().step(losses, rows, parameters, shared)
-        return replace(wanted, gradients=wanted.gradients | rows[self.probe], weights=None, gramian=None)
+        return replace(wanted, gradients=wanted.gradients | rows[self.probe])

@@ -148,7 +148,7 @@ class Tied(nn.Module):
         self.head = nn.ModuleDict({name: nn.Linear(5, 2, dtype=torch.float64) for name in "abc"})
 
 
-@set_up(*EVERY)
+@set_up(*KINDS)
 def tied_weights():
     def losses(net, x):
         y = net.again(net.encode(net.decode(net.encode(x).tanh()).tanh()).tanh()).tanh()

@@ -157,7 +157,7 @@ def saved_with_safetensors(method):
     assert same(trained(second.balancer, second.net, start=3), wanted)
 
 
-@cell(*EVERY)
+@cell(*KINDS)
 def averaged_model(method):
     """The average of a model goes on with its balancer as it was; that of the model is untouched."""
     for buffers in (False, True):

@@ -48,14 +48,14 @@ def frozen_between_and_listed():
 
 @set_up(*EVERY)
 def input_requires_grad():
-    """Adversarial training: gradients are not measured at the input, which is scaled so that they would weigh much.
+    """Adversarial training: gradients are not measured at the input, and a measuring method leaves no ``.grad`` there.
 
-    A method that takes one backward leaves ``.grad`` there, as torch does.
+    A method that takes one backward leaves one, as torch does.
     """
 
     def losses(net, x):
         x.requires_grad_()
-        return separate(net, 1000 * x / 1000)
+        return separate(net, x)
 
     def after(net, reference, x, report):
         assert x.grad is None or report.gramian is None

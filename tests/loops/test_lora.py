@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from balancing import create_balancer
-from tests.loops.pages import load
+from tests.loops.pages import after_merge_of, load
 
 
 @pytest.fixture
@@ -35,7 +35,13 @@ def build(loop, checkpointing=False):
     return model, ids
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+CHECKPOINTING = [
+    pytest.param(False, id="plain"),
+    pytest.param(True, id="checkpointing", marks=after_merge_of("measuring/sharing.py")),
+]
+
+
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 def test_the_update_is_pcgrad_of_the_adapters(loop, checkpointing):
     model, ids = build(loop, checkpointing)
     seen = []

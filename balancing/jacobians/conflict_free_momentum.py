@@ -10,6 +10,7 @@ from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
 from ..measuring.gradients import gramian_of
 from ..options import BalancerOptions
+from ..state import decode
 from ..solvers import conflict_free_weights
 
 
@@ -91,7 +92,7 @@ class ConflictFreeMomentum(JacobianBalancer):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         if f"{prefix}turns" not in state_dict and f"{prefix}_extra_state" in state_dict:  # of an earlier version
-            step, size = state_dict[f"{prefix}_extra_state"]["step"], len(self.objectives)
+            step, size = decode(state_dict[f"{prefix}_extra_state"])["step"], len(self.objectives)
             state_dict[f"{prefix}turns"] = torch.tensor([(step - 1 - k) // size + 1 for k in range(size)])
             state_dict[f"{prefix}updates"] = torch.tensor(max(step - size + 1, 0))
         super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -36,14 +36,15 @@ def collect(
     matrix = out(inputs, len(losses)) if out is not None and inputs else None
     gradients = Gradients(list(inputs), rows, heads, matrix)
     chosen = range(len(losses)) if active is None else active
+    here = [k for k in chosen if losses[k].requires_grad]  # the others are in other processes
     several = several_processes()
     for k in chosen:
         own = [leaf for leaf, mask in others.items() if mask >> k & 1]
         if several:
             heads[k] = {leaf: torch.zeros_like(leaf) for leaf in own}
-        if not losses[k].requires_grad or (not inputs and not own):
+        if k not in here or (not inputs and not own):
             continue
-        keep = keep_graph or k != chosen[-1]
+        keep = keep_graph or k != here[-1]
         with span(f"backward of {names[k] if names else k}"):
             pieces = torch.autograd.grad(losses[k], [*inputs, *own], retain_graph=keep, allow_unused=True)
         rows[k] = list(pieces[: len(inputs)])
@@ -54,7 +55,7 @@ def collect(
         if matrix is not None:
             gradients.flatten(k, matrix)
     if matrix is not None:
-        for k in set(range(len(losses))) - set(chosen):
+        for k in set(range(len(losses))) - set(here):
             matrix[k] = 0
     return gradients
 

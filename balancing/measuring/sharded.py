@@ -165,7 +165,7 @@ class Shards:
             pairs = zip(own, pieces[len(inputs) :], strict=True)
             heads[k] = {parameter: piece for parameter, piece in pairs if piece is not None}
         average_over_processes(plain)
-        return ShardedGradients(inputs, rows, heads, None, losses[0].device)
+        return ShardedGradients(inputs, rows, heads, device=losses[0].device)
 
     def backward(
         self,

@@ -4,12 +4,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .base import Balancer, LossWeights
+from .base import Balancer
 from .loss_balancer import LossBalancer
 from .measuring.call import Call
 from .micro_batches import Step
 from .report import BalanceReport
 from .state import decode
+from .step_method import LossWeights
 
 
 class Composed(Balancer):
@@ -81,9 +82,6 @@ class Composed(Balancer):
             self.loss_balancer.advance()
         self.skips, self.head_weights = second.skips, second.head_weights
         return report
-
-    def _learns(self) -> bool:
-        return self.loss_balancer._learns() or self.gradient_balancer._learns()
 
     def _observe(self, means: Tensor, factors: Tensor | None) -> None:
         self.loss_balancer._observe(means, None)

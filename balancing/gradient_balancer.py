@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Unpack
 import torch
 from torch import Tensor
 
-from .base import Balancer, LossWeights
+from .base import Balancer
 from .errors import BalancingError
 from .groups import Group, split_into_groups
 from .measuring.gradients import Direction, Gradients
@@ -20,6 +20,7 @@ from .options import BalancerOptions
 from .report import BalanceReport
 from .rescaling import shorten
 from .spans import span
+from .step_method import LossWeights
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch.utils.weak import TensorWeakRef
 
 from .errors import BalancingError
 from .gradient_balancer import GradientBalancer, Measured
-from .measuring.gradients import Direction, Gradients, flat_rows
+from .measuring.gradients import Direction, Gradients
+from .measuring.layout import flat_rows
 from .options import ABOUT_WEIGHTS, BalancerOptions, Refused
 from .rescaling import Rescaled, shorten
 

@@ -9,11 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Balancer, LossWeights
+from .base import Balancer
 from .measuring.graph import LossGraph
 from .micro_batches import Part
 from .options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
 from .report import BalanceReport
+from .step_method import LossWeights
 
 
 class LossBalancer(Balancer):

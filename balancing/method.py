@@ -95,6 +95,10 @@ class Method(nn.Module):
         Called on the copy that takes a step from which all but the objectives with these ``indices`` are absent.
         """
 
+    def check_groups(self) -> None:
+        """Raise ValueError if weights cannot be found per group."""
+        raise ValueError(f"{self.name}: groups= needs a method that finds weights from the Gramian alone")
+
     def next_epoch(self) -> None:
         """Count an epoch that has ended, for methods whose weights depend on it."""
         self.epoch += 1

@@ -10,8 +10,8 @@ from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
 from ..measuring.gradients import gramian_of
 from ..options import BalancerOptions
-from ..state import decode
 from ..solvers import conflict_free_weights
+from ..state import decode
 
 
 @register_balancer("conflict_free_momentum")

@@ -7,15 +7,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .layout import aligned, alike
+from .layout import aligned, alike, flat_rows
 from .processes import average_over_processes, several_processes
 from .writing import accumulate_grad
 
 #: Makes the combination of the rows: a tensor per input.
 Direction = Callable[[], list[Tensor]]
 
-# Elements of one row read at a time for the Gramian. K such pieces stay in the processor's cache, so that each row is
-# read from memory once; and a float32 sum of this length keeps six digits.
+# Elements of a row read at a time for the Gramian: K pieces stay in the cache, and a float32 sum keeps six digits.
 _CHUNK = 1 << 18
 _PIECE = 1 << 16  # the same for work that reads and writes a piece several times
 # Up to this number of rows, products of pairs are faster on the CPU than a copy into one block and a matrix product.
@@ -27,21 +26,11 @@ def gramian_of(matrix: Tensor) -> Tensor:
     return Gradients([matrix[0]], [[row] for row in matrix], []).gramian()
 
 
-def flat_rows(inputs: Sequence[Tensor], size: int) -> Tensor:
-    """An empty matrix for ``size`` flattened rows at ``inputs``."""
-    width = sum(tensor.numel() for tensor in inputs)
-    dtype = inputs[0].dtype
-    for tensor in inputs[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return torch.empty(size, width, dtype=dtype, device=inputs[0].device)
-
-
 @dataclass
 class Gradients:
     """Gradients of K objectives, kept as autograd returned them.
 
-    They stay K lists of tensors, are read once for the Gramian and once for the combination, and no flat (K, P) copy is
-    built unless a method needs the Jacobian itself.
+    They are read once for the Gramian and once for the combination; a method may need them as a flat (K, P) copy.
 
     Attributes:
         inputs: Where the gradients were taken: shared parameters, features, or a subset of the parameters.
@@ -182,10 +171,9 @@ class Gradients:
     def gramian(self) -> Tensor:
         """(K, K) inner products of the rows, float64 on the CPU.
 
-        They take one pass over the rows and one device synchronization.
-        On the CPU products are taken in the rows' precision over pieces of 262,144 elements, and pieces are added in
-        float64. If float32 is too coarse (squares over- or underflow, a row depends on the others but for rounding), and on
-        other devices, products are float64 (float32 on MPS).
+        One pass over the rows, one device synchronization. On the CPU products are taken in the rows' precision over pieces
+        of 262,144 elements, which are added in float64. If float32 is too coarse (squares over- or underflow, a row depends
+        on the others but for rounding), and on other devices, products are float64 (float32 on MPS).
         """
         size = len(self.rows)
         cpu = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in self.inputs)

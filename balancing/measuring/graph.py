@@ -17,7 +17,8 @@ from .leaves import find_leaves, raise_if_any_hides
 from .processes import average_over_processes, averaged_gradients, several_processes
 from .sharded import Shards, find_shards
 from .sharing import Sharing
-from .writing import add_grad
+from .step_losses import StepLosses
+from .writing import write_grads
 
 
 def _gradients_at(
@@ -34,22 +35,13 @@ def _gradients_at(
     return torch.autograd.grad(outputs, leaves, weights, retain_graph=keep_graph, allow_unused=True)
 
 
-def _write(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Add gradients to ``.grad`` of the leaves that they reach."""
-    for leaf, gradient in zip(leaves, gradients, strict=True):
-        if gradient is not None:
-            # a copy, as autograd may hand out views and aliases
-            add_grad(leaf, gradient.clone() if leaf.grad is None else gradient)
-
-
 class LossGraph:
     """The losses of one call, and the leaves that it may touch.
 
     Args:
         owner: Name of the method, for messages.
         objectives: Names of the losses, for a profiler.
-        losses: K scalars.
-        stacked: (K,) the losses as one tensor.
+        step: The losses.
         call: Holds the contested leaves, or ``None`` to find them (those that several losses reach); the only leaves that
             receive gradients, or ``None`` for all; a scaler of the losses, with which ``.grad`` ends up scaled.
         active: Indices of the losses to differentiate, or ``None`` for all.
@@ -61,22 +53,20 @@ class LossGraph:
         self,
         owner: str,
         objectives: Sequence[str],
-        losses: Sequence[Tensor],
-        stacked: Tensor,
+        step: StepLosses,
         call: Call,
         active: Sequence[int] | None,
         sharing: Sharing,
         remembers: bool,
     ) -> None:
         self.owner, self.objectives, self.active = owner, objectives, active
-        self._stacked, self._call = stacked, call
+        self._stacked, self._call, scaler = step.stacked, call, call.scaler
         self.sharing, self._remembers = sharing, remembers
         sharing.begin()
         self._agreed: dict[Tensor, int] | None = None
         self._agreed_trunk: list[Tensor] = []
-        self.losses = losses if call.scaler is None else [call.scaler.scale(loss) for loss in losses]
+        self.losses: Sequence[Tensor] = step.values if scaler is None else [scaler.scale(loss) for loss in step.values]
         self.keeps_graph, self.creates_graph = call.keeps_graph, call.create_graph
-        scaler = call.scaler
         self.is_scaled = scaler is not None and scaler.is_enabled()
 
     @cached_property
@@ -260,12 +250,12 @@ class LossGraph:
                     combined = _gradients_at(shared, losses, self._factors(weights), bool(rest) or self.keeps_graph)
                     # nothing is written before the graph is done with, as a hook may step the parameter
                     alone = _gradients_at(rest, losses, self._factors(heads), self.keeps_graph)
-                    _write([*shared, *rest], [*combined, *alone])
+                    write_grads([*shared, *rest], [*combined, *alone])
             elif self.shards is not None:
                 self.shards.backward(losses, self._parameters, self._factors(weights), self.keeps_graph)
             elif several_processes():
                 leaves = list(self.masks())
-                _write(leaves, _gradients_at(leaves, losses, self._factors(weights), self.keeps_graph))
+                write_grads(leaves, _gradients_at(leaves, losses, self._factors(weights), self.keeps_graph))
             elif self.active is None and not self.is_scaled:
                 # one root and not K, which shows in a small model's step
                 self._backward([self._stacked], [weights.to(self._stacked)])
@@ -285,7 +275,7 @@ class LossGraph:
                 replaced, factors = zip(features, gradients, strict=True), self._factors(heads)
                 self.shards.backward(self.losses, self._parameters, factors, self.keeps_graph, replaced)
             elif several_processes():
-                _write(leaves, _gradients_at(leaves, features, gradients, self.keeps_graph))
+                write_grads(leaves, _gradients_at(leaves, features, gradients, self.keeps_graph))
             elif leaves:
                 torch.autograd.backward(features, gradients, self.keeps_graph, inputs=leaves)
 

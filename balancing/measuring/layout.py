@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -31,3 +32,12 @@ def _dense(tensor: Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+def flat_rows(inputs: Sequence[Tensor], size: int) -> Tensor:
+    """An empty matrix for ``size`` flattened rows at ``inputs``."""
+    width = sum(tensor.numel() for tensor in inputs)
+    dtype = inputs[0].dtype
+    for tensor in inputs[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return torch.empty(size, width, dtype=dtype, device=inputs[0].device)

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .gradients import Gradients, flat_rows
+from .gradients import Gradients
+from .layout import flat_rows
 from .processes import average_over_processes, several_processes
 
 

@@ -29,3 +29,11 @@ def add_grad(leaf: Tensor, gradient: Tensor) -> None:
     if hooks := leaf._post_accumulate_grad_hooks:
         for hook in list(hooks.values()):
             hook(leaf)
+
+
+def write_grads(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Add gradients to ``.grad`` of the leaves that they reach."""
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        if gradient is not None:
+            # a copy, as autograd may hand out views and aliases
+            add_grad(leaf, gradient.clone() if leaf.grad is None else gradient)

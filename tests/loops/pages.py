@@ -17,11 +17,6 @@ NEEDS = {"accelerate": ["accelerate"], "lightning": ["lightning"], "lora": ["pef
 _SCRIPT = re.compile(r"<!-- loop.py: run by tests/loops -->\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-def after_merge_of(file):
-    """Skip a test of what a file of ``balancing`` brings, as long as it is not there."""
-    return pytest.mark.skipif(not (ROOT / "balancing" / file).exists(), reason=f"balancing/{file} is not merged yet")
-
-
 def script(page):
     """The script of a page; the test is skipped if a package is missing."""
     for package in NEEDS.get(page, ()):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.loops.pages import after_merge_of, assert_equal, by_process, load
+from tests.loops.pages import assert_equal, by_process, load
 
 DRIVER = """
 import os, sys
@@ -60,7 +60,6 @@ def test_ddp_with_two_processes_equals_one(tmp_path):
                 torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-6)
 
 
-@after_merge_of("surroundings.py")
 def test_gradients_are_clipped_after_unscaling():
     loop = load("lightning")
     from lightning.pytorch.plugins import MixedPrecision

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from balancing import create_balancer
-from tests.loops.pages import after_merge_of, load
+from tests.loops.pages import load
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def build(loop, checkpointing=False):
 
 CHECKPOINTING = [
     pytest.param(False, id="plain"),
-    pytest.param(True, id="checkpointing", marks=after_merge_of("measuring/sharing.py")),
+    pytest.param(True, id="checkpointing"),
 ]
 
 

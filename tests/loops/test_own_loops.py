@@ -3,7 +3,7 @@
 import torch
 
 from balancing import create_balancer
-from tests.loops.pages import after_merge_of, load
+from tests.loops.pages import load
 
 
 def combined(losses, parameters, weights):
@@ -39,7 +39,6 @@ def test_a_phase_of_the_gan_leaves_the_other_network_alone():
 # ---- PINN ------------------------------------------------------------------------------------------------------------
 
 
-@after_merge_of("measuring/sharing.py")
 def test_collocation_points_are_not_measured():
     loop = load("pinn")
     reports = []
@@ -54,7 +53,6 @@ def test_collocation_points_are_not_measured():
     torch.testing.assert_close(reports[0].gramian, reports[1].gramian)
 
 
-@after_merge_of("measuring/sharing.py")
 def test_points_may_be_drawn_anew_for_methods_with_memory():
     loop = load("pinn")
     for method in ("moco", "db_mtl"):
@@ -67,7 +65,6 @@ def test_points_may_be_drawn_anew_for_methods_with_memory():
 # ---- L-BFGS and SAM --------------------------------------------------------------------------------------------------
 
 
-@after_merge_of("surroundings.py")
 def test_lbfgs_minimizes_the_weighted_sum_of_each_step():
     loop = load("closures")
     torch.manual_seed(3)
@@ -91,7 +88,6 @@ def test_lbfgs_minimizes_the_weighted_sum_of_each_step():
     torch.testing.assert_close([*model.parameters()], [*plain.parameters()], rtol=1e-3, atol=1e-4)
 
 
-@after_merge_of("surroundings.py")
 def test_sam_is_one_step_of_the_balancer():
     loop = load("closures")
     torch.manual_seed(3)
@@ -100,7 +96,7 @@ def test_sam_is_one_step_of_the_balancer():
     balancer = create_balancer("dwa", ("kind", "size"), window=2)
     loop.sam(model, balancer, steps=3)
     assert balancer.step == 3
-    assert int(balancer.filled) == 3  # losses in its memory: one per step
+    assert balancer.filled.tolist() == [3, 3]  # losses in its memory: one per step
 
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9)
     for _ in range(3):  # fewer than the window needs: all weights are 1

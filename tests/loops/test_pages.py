@@ -6,11 +6,10 @@ import pytest
 
 from lab.check_docs import judge
 from lab.doc_commands import commands
-from tests.loops.pages import PAGES, ROOT, after_merge_of, carry_out, script
+from tests.loops.pages import PAGES, ROOT, carry_out, script
 
 COMMANDS = [(name, each) for name, page in PAGES.items() for each in commands(page.name, page.read_text("utf-8"))]
-MARKS = {"closures": [after_merge_of("surroundings.py")]}
-CASES = [pytest.param(name, each, id=f"{name}-{each.text}", marks=MARKS.get(name, ())) for name, each in COMMANDS]
+CASES = [pytest.param(name, each, id=f"{name}-{each.text}") for name, each in COMMANDS]
 
 
 @pytest.mark.parametrize(("page", "command"), CASES)

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy, mse_loss
 
 from balancing import create_balancer
-from tests.loops.pages import after_merge_of, by_process, load
+from tests.loops.pages import by_process, load
 
 METHODS = ["sum", "uncertainty", "pcgrad", "mgda", "nash_mtl", "graddrop"]
 WRAPPERS = {"plain": {}, "find_unused": {"find_unused_parameters": True}, "static_graph": {"static_graph": True}}
@@ -50,7 +50,6 @@ def ddp(tmp_path_factory):
     return [by_process("ddp", DDP, folder / str(size), size) for size in (1, 2)]
 
 
-@after_merge_of("measuring/sharing.py")
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_in_a_wrapper_equal_one(method, wrapper, ddp):
@@ -64,7 +63,6 @@ def sharded(tmp_path_factory):
     return by_process("fsdp", FSDP, tmp_path_factory.mktemp("fsdp") / "two", 2)
 
 
-@after_merge_of("measuring/sharded.py")
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("method", METHODS)
 def test_sharded_parameters_equal_whole_ones(method, steps, sharded):

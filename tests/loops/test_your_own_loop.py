@@ -2,8 +2,7 @@
 
 import re
 
-import pytest
-
+from tests.balancing.test_set_ups import CHECKS
 from tests.loops.pages import ROOT
 
 TEXT = (ROOT / "docs" / "your_own_loop.md").read_text(encoding="utf-8")
@@ -12,8 +11,7 @@ NAMES = [name for _, names, *_ in ROWS for name in names.split()]
 
 
 def test_the_page_has_one_row_for_every_set_up():
-    set_ups = pytest.importorskip("tests.balancing.test_set_ups")  # a branch of its own until it is merged
-    assert sorted(NAMES) == sorted(set_ups.CHECKS)
+    assert sorted(NAMES) == sorted(CHECKS)
 
 
 def test_every_row_says_what_happens():

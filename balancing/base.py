@@ -26,8 +26,6 @@ class Balancer(StepMethod):
     Gradient methods do their K x K arithmetic on the CPU in float64, loss methods theirs where their state lives.
     """
 
-    _present: tuple[bool, ...] | None = None  # at the last step
-
     def backward(
         self,
         losses: Mapping[str, Tensor | None],
@@ -73,9 +71,11 @@ class Balancer(StepMethod):
         """
         given = (shared, parameters, features, subset, scaler, last, groups)
         call = Call(*given, retain_graph, create_graph, advance, weights_of)
-        compiled = checked_backwards(self.name, losses if self.measures else {})
-        with surroundings(self, self.own_gradients, call), buffers_unmoved(), compiled:
-            return self._over_present(losses, call)
+        with surroundings(self, self.own_gradients, call), buffers_unmoved:
+            if not self.measures:
+                return self._over_present(losses, call)
+            with checked_backwards(self.name, losses):
+                return self._over_present(losses, call)
 
     def discard(self) -> None:
         """Forget the micro-batches of a step that was given up after ``last=False``."""
@@ -84,14 +84,16 @@ class Balancer(StepMethod):
     def _over_present(self, losses: Mapping[str, Tensor | None], call: Call) -> BalanceReport:
         """A step of the objectives that are present, by a copy for these if they are not all."""
         earlier = self.micro_batches.take(self.name)  # forgotten if this call fails
-        device = self.cache.weights.device
-        now = self._agreement.losses(lambda: ordered_losses(self.name, self.objectives, losses), device)
+        now = self._agreement.losses(lambda: ordered_losses(self.name, self.objectives, losses))
         step = earlier.step(now, call.last)
-        self._present, some = step.present, where(step.present)
-        if len(some) == len(self.objectives) or not call.last:
+        self.micro_batches.seen = step.present
+        if all(step.present):
+            return self._backward(step, None, call)
+        if not call.last:
             report = self._backward(step, None, call)
-            self.micro_batches.present = None if call.last else step.present
+            self.micro_batches.present = step.present
             return report.masked(step.present)
+        some = where(step.present)
         if not some:
             return BalanceReport.nothing(self.objectives, step.losses.means, self.skips)
         report = for_some(self, some, lambda method: method._backward(step.among(some), None, call))
@@ -105,9 +107,8 @@ class Balancer(StepMethod):
         """
         if not self.observes:
             return
-        device = self.cache.weights.device
-        now = self._agreement.losses(lambda: ordered_losses(self.name, self.objectives, losses, False), device)
-        if some := where(map(min, now.present, self._present or now.present)):
+        now = self._agreement.losses(lambda: ordered_losses(self.name, self.objectives, losses, False))
+        if some := where(map(min, now.present, self.micro_batches.seen or now.present)):
             means = now.means[some].to(self.cache.weights.device)
             with self.own_gradients.scaled_again(list(self.parameters())):
                 for_some(self, some, lambda method: method._observe(means, None))

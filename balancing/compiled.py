@@ -18,6 +18,8 @@ from .errors import BalancingError
 _TAG = "several backwards"
 #: Compiled functions whose backward has been seen to leave what it reads as it was.
 _repeatable: weakref.WeakSet[type] = weakref.WeakSet()
+#: The newest class of a function when the last look at all classes showed none that is still to be watched.
+_all_watched: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
 
 
 def allow_several_backwards() -> None:
@@ -55,8 +57,14 @@ def checked_backwards(owner: str, losses: Mapping[Any, Tensor | None]) -> Iterat
 
 
 def _unwatched_functions() -> set[type]:
-    compiled = [kind for kind in BackwardCFunction.__subclasses__() if kind.__name__ == "CompiledFunctionBackward"]
-    return {kind for kind in compiled if kind not in _repeatable}
+    kinds = BackwardCFunction.__subclasses__()
+    if kinds and kinds[-1] is _all_watched.get("newest"):  # no function of any kind has been made since
+        return set()
+    compiled = [kind for kind in kinds if kind.__name__ == "CompiledFunctionBackward"]
+    unwatched = {kind for kind in compiled if kind not in _repeatable}
+    if kinds and not unwatched:
+        _all_watched["newest"] = kinds[-1]
+    return unwatched
 
 
 def _nodes(losses: Mapping[Any, Tensor | None]) -> set[Any]:

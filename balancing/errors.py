@@ -1,3 +1,6 @@
+import sys
+
+
 class BalancingError(RuntimeError):
     """A step that cannot be balanced; the message names the objective or the method."""
 
@@ -14,3 +17,11 @@ class NonFiniteError(BalancingError):
 
 class SolverError(RuntimeError):
     """A solver stopped without a solution; a balancer reports it as a BalancingError."""
+
+
+def caller_level() -> int:
+    """The ``stacklevel`` of a warning in the function that calls this, for the line outside of this package."""
+    package, frame, level = __name__.rpartition(".")[0], sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -33,7 +33,7 @@ class GramianBalancer(GradientBalancer):
         """
         rescaled = self.rescaling.before(losses, loss_weights, gramian)
         raw = self._call(self.compute_weights, rescaled.losses, rescaled.of(gramian))
-        self.warn_if_idle(stacklevel=6)
+        self.warn_if_idle()
         return self.cache.store(self.rescaling.after(raw, rescaled), self.step)
 
     def check_groups(self) -> None:

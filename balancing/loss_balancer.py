@@ -47,7 +47,7 @@ class LossBalancer(Balancer):
         losses = losses.to(self.cache.weights.device)
         rescaled = self.rescaling.before(losses, loss_weights)
         raw = self._raw_weights(rescaled.losses)
-        self.warn_if_idle(stacklevel=6)
+        self.warn_if_idle()
         weights = self.cache.store(self.rescaling.after(raw, rescaled), self.step)
         if self.constant and loss_weights is None and not self.options.log_losses:
             self._known = weights
@@ -55,7 +55,7 @@ class LossBalancer(Balancer):
 
     def current_weights(self, losses: Tensor, first: LossWeights | None = None) -> Tensor:
         """:meth:`effective_weights`, or the last ones, between updates of ``update_every``."""
-        if self.cache.reusable(self.step):
+        if self.step % self.options.update_every != 0 and self.cache.reusable():
             return self.cache.weights
         return self.effective_weights(losses, None if first is None else first(losses))
 

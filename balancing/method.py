@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from .errors import BalancingError, SolverError
+from .errors import BalancingError, SolverError, caller_level
 from .finiteness import FiniteCheck
 from .objectives import objective_names, unknown_objective
 from .options import BalancerOptions, Refused, read_options
@@ -167,7 +167,7 @@ class Method(nn.Module):
             self.advance()
         return BalanceReport(self.objectives, losses, weights, gramian, overflow, self.skips, overflow)
 
-    def warn_if_idle(self, stacklevel: int) -> None:
+    def warn_if_idle(self) -> None:
         """Warn once if parameters of the method itself never move: it is then a plain sum."""
         own = list(self._parameters.values())
         if not own:
@@ -184,7 +184,7 @@ class Method(nn.Module):
             warnings.warn(
                 f"{self.name}: its parameters have not moved for 100 steps; "
                 f"give balancer.parameters() to an optimizer{observing}",
-                stacklevel=stacklevel + 1,
+                stacklevel=caller_level(),
             )
 
     def identity(self) -> dict[str, Any]:

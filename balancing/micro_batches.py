@@ -35,7 +35,7 @@ class Part:
         return Part(self.losses[list(indices)], self.gradients.among(indices), present, self.count)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Step:
     """What a call of ``backward`` has: its own losses, and what earlier micro-batches left.
 
@@ -55,8 +55,9 @@ class Step:
 
     def mixed(self) -> bool:
         """Whether an objective is absent from this micro-batch or an earlier one, but not from the step."""
-        each = [self.losses.present, *(part.present for part in self.parts)]
-        return self.waits or (len(each) > 1 and not all(map(all, each)))
+        if not self.parts:
+            return self.waits
+        return self.waits or not all(all(part.present) for part in (self.losses, *self.parts))
 
     def among(self, indices: Sequence[int]) -> Step:
         """Of the objectives with these indices."""
@@ -75,6 +76,7 @@ class MicroBatches:
         parts: Sums whose weights are still to be found.
         losses: (K,) sum of the losses whose weighted gradients were added to ``.grad`` at once.
         present: Whether each objective is in one of them; ``None``: all are.
+        seen: Whether each objective was in the last step.
     """
 
     apart: bool = False
@@ -82,6 +84,7 @@ class MicroBatches:
     losses: Tensor | None = None
     present: tuple[bool, ...] | None = None
     watch: Watch | None = None
+    seen: tuple[bool, ...] | None = None
 
     def take(self, owner: str) -> MicroBatches:
         """What there is, which is then forgotten; nothing if its gradients were deleted since.
@@ -89,6 +92,8 @@ class MicroBatches:
         Raises BalancingError, which begins with ``owner``, if parameters moved while gradients waited, or if it cannot be
         known whether these were given up.
         """
+        if not self.parts and self.losses is None:
+            return self
         taken, watch = MicroBatches(self.apart, self.parts, self.losses, self.present), self.watch
         self.discard()
         if watch is None:
@@ -118,9 +123,9 @@ class MicroBatches:
 
     def step(self, losses: StepLosses, last: bool) -> Step:
         """These micro-batches and one more with ``losses``."""
-        begun = bool(self.parts) or self.losses is not None
-        before = self.present or (begun,) * len(losses.present)
-        present = either(before, losses.present)
+        present = losses.present
+        if not all(present) and (self.parts or self.losses is not None):
+            present = either(self.present or (True,) * len(present), present)
         return Step(losses, self.parts, self.losses, present, not last and not all(present))
 
     def join(self, earlier: list[Part], part: Part) -> list[Part]:

@@ -3,42 +3,54 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.modules import module as _module
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .errors import BalancingError
 
+_KEY: Any = "mozoo: buffers of recomputed modules"
+_HOOKS: tuple[Any, ...] = (
+    _module._global_forward_pre_hooks,
+    _module._global_forward_hooks,
+    _module._global_forward_hooks_always_called,
+)
 
-@contextmanager
-def buffers_unmoved() -> Iterator[None]:
-    """Undo what modules do to their buffers in forwards that a backward runs in here.
+
+class _BuffersUnmoved:
+    """Context in which modules do not move their buffers in forwards that a backward runs.
 
     Activation checkpointing runs a part of the model again in each backward, which moves the statistics of its BatchNorm
     layers again. The power iterations of spectral normalization rest meanwhile, so that the part is computed with the
     vectors of the first time. Forwards of other threads, and those outside of a backward, move buffers as always.
     """
-    running: dict[int, _Recomputation] = {}  # thread -> the outermost module that it runs again
 
-    handles = (
-        register_module_forward_pre_hook(lambda module, _: _enter(running, module)),
-        # a recomputation ends in the middle of a module, by an exception, when it has what the backward needs
-        register_module_forward_hook(lambda module, *_: _leave(running, module), always_call=True),
-    )
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def __init__(self) -> None:
+        self._users, self._lock = 0, threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:  # put in place without handles, which would cost a small model a percent of its step
+                _module._global_forward_pre_hooks[_KEY] = _enter
+                # a recomputation ends in the middle of a module, by an exception, when it has what the backward needs
+                _module._global_forward_hooks[_KEY] = _leave
+                _module._global_forward_hooks_always_called[_KEY] = True
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                for hooks in _HOOKS:
+                    hooks.pop(_KEY, None)
 
 
 @torch._disable_dynamo
-def _enter(running: dict[int, _Recomputation], module: nn.Module) -> None:
+def _enter(module: nn.Module, _: object) -> None:
     if torch._C._current_graph_task_id() == -1:
         return
     if module._compiled_call_impl is not None:  # which compiles these hooks into the recomputation alone
@@ -47,15 +59,15 @@ def _enter(running: dict[int, _Recomputation], module: nn.Module) -> None:
             "torch.compile(module), or checkpoint in the compiled module"
         )
     thread = threading.get_ident()
-    if thread not in running:
-        running[thread] = _Recomputation(module)
+    if thread not in _RUNNING:
+        _RUNNING[thread] = _Recomputation(module)
 
 
 @torch._disable_dynamo
-def _leave(running: dict[int, _Recomputation], module: nn.Module) -> None:
-    recomputation = running.get(threading.get_ident())
+def _leave(module: nn.Module, *_: object) -> None:
+    recomputation = _RUNNING.get(threading.get_ident())
     if recomputation is not None and recomputation.module is module:
-        del running[threading.get_ident()]
+        del _RUNNING[threading.get_ident()]
         recomputation.undo()
 
 
@@ -82,6 +94,11 @@ class _Recomputation:
             for part, key, buffer, values in self._buffers:
                 part._buffers[key] = buffer
                 buffer.data.copy_(values)  # as data, which is no change of what autograd has saved
+
+
+#: Thread -> the outermost module that it runs again.
+_RUNNING: dict[int, _Recomputation] = {}
+buffers_unmoved = _BuffersUnmoved()
 
 
 def raise_for_reentrant(owner: str, losses: Sequence[Tensor]) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import ClassVar, Unpack
 
 import torch
@@ -69,14 +68,17 @@ class StepMethod(Method):
             self.check_groups()
         losses = step.losses
         means = losses.means if step.summed is None else step.summed + losses.means
-        known, active = known_weights(self, call, self.active(), bool(step.parts))
-        if known is None and not self.alone and self.cache.reusable(self.step, step.present, step.summed is not None):
+        known, active = None, self.active()
+        if call.weights_of is not None or call.create_graph:
+            known, active = known_weights(self, call, active, bool(step.parts))
+        between = self.step % self.options.update_every != 0
+        if known is None and between and not self.alone and self.cache.reusable(step.present, step.summed is not None):
             known = self.cache.weights.clone()
         at_once = self._weighs_at_once(first, call.last and not step.parts, step.waits or bool(step.parts))
         if step.mixed() and not at_once and call.weights_of is None:
             active = None
         if self.alone and not self.options.max_norm:
-            call = replace(call, shared=None)
+            call = call._replace(shared=None)
         chosen = losses.differentiated(active)
         graph = LossGraph(self.name, self.objectives, losses, call, chosen, self.sharing, self.remembers)
         weighs = known is not None or at_once or step.summed is not None

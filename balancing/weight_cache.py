@@ -22,18 +22,16 @@ class WeightCache(nn.Module):
 
     def __init__(self, size: int, update_every: int, weight_ema: float) -> None:
         super().__init__()
-        self.weight_ema, self.update_every, self.keeps = weight_ema, update_every, update_every > 1 or weight_ema > 0
+        self.weight_ema, self.keeps = weight_ema, update_every > 1 or weight_ema > 0
         self.register_buffer("weights", torch.ones(size))
         self.register_buffer("heads", torch.ones(size))
         self.register_buffer("known", torch.zeros(size, dtype=torch.int64))
 
-    def reusable(self, step: int, present: Sequence[bool] = (), begun: bool = False) -> bool:
-        """Whether a step takes the weights there are, of which all objectives that are ``present`` have one.
+    def reusable(self, present: Sequence[bool] = (), begun: bool = False) -> bool:
+        """Whether all objectives that are ``present`` have a weight, for a step between two updates.
 
         ``begun``: an earlier micro-batch of the step was weighed at once.
         """
-        if step % self.update_every == 0:
-            return False
         return begun or bool((self.known[list(present)] if present else self.known).all())
 
     def store(self, weights: Tensor, step: int) -> Tensor:

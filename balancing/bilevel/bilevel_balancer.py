@@ -89,7 +89,7 @@ class BilevelBalancer(Method):
         if not self.finite(ahead.means, "loss"):
             return self.skip(ahead.means)
         try:
-            with buffers_unmoved():
+            with buffers_unmoved:
                 weights, gradients, slope = self.look_ahead(ahead)
             if not bool(slope.isfinite().all()):
                 raise NonFiniteError(f"{self.name}: the gradient of its weights is not finite; is lr too large?")
@@ -99,7 +99,7 @@ class BilevelBalancer(Method):
             return self.skip(ahead.means)
         except SolverError as error:
             raise BalancingError(f"{self.name}: {error}") from error
-        self.warn_if_idle(stacklevel=3)
+        self.warn_if_idle()
         for leaf, gradient in zip([*ahead.parameters, self.alpha], [*gradients, slope.to(self.alpha)], strict=True):
             leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
         return self.finish(ahead.means, weights * self.preference.to(weights))

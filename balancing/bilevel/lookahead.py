@@ -54,9 +54,7 @@ class Lookahead:
         self._randomness = _Randomness(model)
         self._buffers = WeakTensorKeyDictionary()  # first of new leaves -> the copies of buffers that went with them
         size = len(objectives)
-        step = StepLosses.agreed(
-            owner, lambda: ordered_losses(owner, objectives, train(model)), size, preference.device
-        )
+        step = StepLosses.agreed(owner, lambda: ordered_losses(owner, objectives, train(model)), size)
         self.present, self.means = step.present, step.means
         self.indices = where(step.present)
         if not self.indices:
@@ -136,7 +134,7 @@ class Lookahead:
             every = ordered_losses(self._owner, self._all, losses, differentiable=torch.is_grad_enabled())
             return [every[k] for k in self.indices]
 
-        step = StepLosses.agreed(self._owner, given, len(self.indices), self.losses.device)
+        step = StepLosses.agreed(self._owner, given, len(self.indices))
         return step.stacked * self._preference.to(step.stacked), step.present
 
     def _at(self, parameters: Sequence[Tensor], differentiate: Callable[[], T]) -> T:

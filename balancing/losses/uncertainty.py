@@ -59,7 +59,7 @@ class Uncertainty(Scalarization):
         self.started = nn.Buffer(torch.full((len(self.objectives),), int(init != "losses")))
 
     def loss(self, losses: Tensor) -> Tensor:
-        if not bool(self.started.all()):
+        if not all(self.started.tolist()):
             self._start(losses.detach())
         noise = self.noise.to(losses)
         if self.form == "gaussian":

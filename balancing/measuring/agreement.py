@@ -68,15 +68,17 @@ class Agreement:
     def __reduce__(self) -> tuple[Any, ...]:
         return Agreement, self._about
 
-    def losses(self, make: Make, device: torch.device) -> StepLosses:
+    def losses(self, make: Make) -> StepLosses:
         """The losses of this process, with the means over all; see :meth:`StepLosses.agreed`.
 
         Raises BalancingError, in all processes, for another method, other objectives or options in one of them.
         """
-        if several_processes() and not self._met:
+        if not several_processes():
+            return StepLosses.of(make())
+        if not self._met:
             require_one_method(*self._about)
             self._met = True
-        return StepLosses.agreed(self._owner, make, len(self._about[1]), device)
+        return StepLosses.agreed(self._owner, make, len(self._about[1]))
 
     def meet(self, local: Local) -> dict[Tensor, int]:
         """The leaves that any process reaches, with masks, in the same order everywhere.

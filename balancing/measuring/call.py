@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,8 +9,7 @@ from torch import Tensor
 from ..report import BalanceReport
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """Arguments of :meth:`balancing.Balancer.backward` beside the losses, as described there."""
 
     shared: Sequence[Tensor] | None = None

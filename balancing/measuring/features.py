@@ -127,9 +127,11 @@ def find_place(graph: LossGraph, agreement: Agreement, at: str, call: Call, at_o
         call: Holds the tensors.
         at_once: Whether the weights come before the gradients, so that no tensors are needed.
     """
+    if not several_processes():
+        return [] if at_once else given_tensors(graph.owner, at, call)
     try:
         given = [] if at_once else given_tensors(graph.owner, at, call)
-        together = several_processes() and graph.shards is None
+        together = graph.shards is None
         here = graph.reached_here(at, given, at_once) if together else None
     except Exception as error:
         agreement.fail(error, graph.losses[0].device)

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .float32 import float32_tells
 from .layout import aligned, alike, flat_rows
 from .processes import average_over_processes, several_processes
 from .writing import accumulate_grad
@@ -179,7 +180,7 @@ class Gradients:
         cpu = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in self.inputs)
         total = self._products(exact=not cpu)
         present = torch.tensor([any(g is not None for g in row) for row in self.rows])
-        if cpu and size > 0 and not _float32_tells(total[present][:, present]):
+        if cpu and size > 0 and not float32_tells(total[present][:, present]):
             total = self._products(exact=True)
         return total
 
@@ -287,14 +288,3 @@ class Gradients:
     def accumulate(self, leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Add to ``.grad`` of leaves among the inputs and heads."""
         accumulate_grad(leaves, gradients)
-
-
-def _float32_tells(gramian: Tensor) -> bool:
-    """Whether products are in float32's range and no row nearly combines the others."""
-    squares = gramian.diagonal()
-    tiny, huge = 1e-30, 1e30  # half of the range of float32: the mixed products must fit as well
-    if not bool(((squares > tiny) & (squares < huge)).all()):
-        return False
-    cosines = gramian / squares.outer(squares).sqrt()
-    cosines.diagonal().sub_(1e-4)  # eigenvalues are off by about 1e-6
-    return not bool(torch.linalg.cholesky_ex(cosines).info)

@@ -14,6 +14,8 @@ def aligned(gradients: Sequence[Tensor | None], tensor: Tensor) -> list[Tensor] 
     present = [g for g in gradients if g is not None]
     if not present:
         return None
+    if len(present) == len(gradients) and all(g.is_contiguous() for g in present):
+        return [g.view(-1) for g in present]
     dense = alike(present)
     zero = present[0] if len(present) == len(gradients) else present[0].new_zeros(tensor.numel())
     return [zero if g is None else g.as_strided((g.numel(),), (1,)) if dense else g.reshape(-1) for g in gradients]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..spans import span
 
+_AVAILABLE = dist.is_available()
 _BUCKET = 1 << 23  # elements that travel together, 32 MB of float32: few messages, and no second copy of everything
 
 
@@ -22,7 +23,7 @@ _Sent = tuple[list[Tensor], Tensor, Any]
 
 def several_processes() -> bool:
     """True inside a process group of two or more."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _AVAILABLE and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def average_over_processes(tensors: Sequence[Tensor]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..errors import caller_level
 from .gradients import Gradients
 from .processes import average_over_processes, several_processes
 
@@ -136,7 +137,7 @@ class Sharing:
                     "is no nn.Parameter; it is not balanced and gets no .grad. If it is a weight, make it an "
                     "nn.Parameter or name it in parameters=; if it is an input, give parameters=model.parameters() or "
                     "ignore this",
-                    stacklevel=7,
+                    stacklevel=caller_level(),
                 )
         return {leaf: mask for leaf, mask in masks.items() if leaf not in left_out}
 

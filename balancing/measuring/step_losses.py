@@ -14,7 +14,7 @@ from .processes import gather, several_processes
 Make = Callable[[], Sequence[Tensor | None]]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class StepLosses:
     """The losses of one call, of which some may be absent.
 
@@ -22,42 +22,40 @@ class StepLosses:
         values: K scalars; a constant zero for an objective that is absent from this process.
         stacked: (K,) the same as one tensor.
         means: (K,) without graph, averaged over processes, to which a process without the objective adds zero.
-        here: Indices of the objectives that are present on this process.
         present: Whether each objective is present on any process.
     """
 
     values: list[Tensor]
     stacked: Tensor
     means: Tensor
-    here: tuple[int, ...]
     present: tuple[bool, ...]
 
     @classmethod
-    def of(cls, given: Sequence[Tensor | None], device: torch.device) -> StepLosses:
+    def of(cls, given: Sequence[Tensor | None], device: torch.device | None = None) -> StepLosses:
         """From the losses of this process alone; ``device`` is where to be without any."""
-        here = tuple(k for k, value in enumerate(given) if value is not None)
-        zero = torch.zeros((), device=device) if not here else torch.zeros_like(given[here[0]])  # type: ignore[arg-type]
-        values = [zero if value is None else value for value in given]
+        values = [value for value in given if value is not None]
+        if len(values) < len(given):
+            zero = torch.zeros_like(values[0]) if values else torch.zeros((), device=device)
+            values = [zero if value is None else value for value in given]
         stacked = torch.stack(values)
-        return cls(values, stacked, stacked.detach(), here, tuple(value is not None for value in given))
+        return cls(values, stacked, stacked.detach(), tuple(value is not None for value in given))
 
     @classmethod
-    def agreed(cls, owner: str, make: Make, size: int, device: torch.device) -> StepLosses:
+    def agreed(cls, owner: str, make: Make, size: int) -> StepLosses:
         """From the losses of all processes; an error in one of them is an error in all.
 
         Args:
             owner: What messages begin with.
             make: Its errors are raised here, and as BalancingError in the other processes.
             size: K.
-            device: Where to be without any loss.
         """
         if not several_processes():
-            return cls.of(make(), device)
+            return cls.of(make())
+        device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
         try:
             mine = cls.of(make(), device)
         except Exception as error:
-            where_to = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-            _exchange(torch.zeros(2 * size + 1, device=where_to), failed=True)
+            _exchange(torch.zeros(2 * size + 1, device=device), failed=True)
             gather(str(error))
             raise
         flags = torch.tensor(mine.present, device=mine.means.device)
@@ -71,12 +69,13 @@ class StepLosses:
     def among(self, indices: Sequence[int]) -> StepLosses:
         """Those of the objectives with these indices."""
         values = [self.values[k] for k in indices]
-        here = tuple(position for position, k in enumerate(indices) if k in self.here)
         present = tuple(self.present[k] for k in indices)
-        return StepLosses(values, torch.stack(values), self.means[list(indices)], here, present)
+        return StepLosses(values, torch.stack(values), self.means[list(indices)], present)
 
     def differentiated(self, active: Sequence[int] | None) -> tuple[int, ...] | None:
         """Those of the ``active`` objectives that are present; ``None``: all."""
+        if active is None and all(self.present):
+            return None
         present = tuple(k for k, here in enumerate(self.present) if here)
         chosen = present if active is None else tuple(k for k in active if k in present)
         return None if len(chosen) == len(self.values) else chosen

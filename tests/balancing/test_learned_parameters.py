@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+from balancing import create_balancer
 from tests.balancing.problems import LEARNED, Net, inputs, make, train
 
 
@@ -36,3 +37,12 @@ def test_optimized_parameters_raise_no_warning(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(Net(), make(name), steps=110, lr=1e-4)
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "gradnorm", ["imtl_l", "mgda"]])
+def test_the_warning_about_parameters_that_do_not_move_is_at_the_caller_s_line(name):
+    net, balancer = Net(), create_balancer(name, ("a", "b", "c"))
+    with pytest.warns(UserWarning, match="have not moved for 100 steps") as caught:
+        for _ in range(102):
+            balancer.backward(net.losses(inputs()))
+    assert [warning.filename for warning in caught] == [__file__]

@@ -57,21 +57,23 @@ class DWA(LossBalancer):
             self._average(losses)
         else:
             self._push(losses, torch.ones_like(self.filled, dtype=torch.bool))
-        weights, complete = torch.ones_like(losses), self.filled >= len(self.history)
-        if bool(complete.any()):
-            before, last = self.history[:, complete].to(losses).chunk(2)
-            ratio = last.mean(0) / before.mean(0)
-            weights[complete] = len(ratio) * torch.softmax(ratio / self.temperature, 0)
+        weights = torch.ones_like(losses)
+        complete = [count >= len(self.history) for count in self.filled.tolist()]
+        if not any(complete):
+            return weights
+        before, last = self.history[:, complete].to(losses).chunk(2)
+        ratio = last.mean(0) / before.mean(0)
+        weights[complete] = len(ratio) * torch.softmax(ratio / self.temperature, 0)
         return weights
 
     def _average(self, losses: Tensor) -> None:
         """Add ``losses`` to the means of this epoch, and close those of an earlier one."""
-        ended = (self.period != self.epoch) & (self.count > 0)
-        if bool(ended.any()):
+        if any(period != self.epoch for period in self.period.tolist()):
+            ended = (self.period != self.epoch) & (self.count > 0)
             self._push(self.mean, ended)
             self.mean.masked_fill_(ended, 0)
             self.count.masked_fill_(ended, 0)
-        self.period.fill_(self.epoch)
+            self.period.fill_(self.epoch)
         self.count += 1
         self.mean += (losses - self.mean) / self.count
 

@@ -41,12 +41,20 @@ class IGB(LossBalancer):
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses)
-        measuring = torch.full_like(self.count, self.epoch == 0) if self.window is None else self.count < self.window
-        joining = measuring.bool() | (self.count == 0)  # one that joins later takes its first loss
-        self.count += joining
-        self.base += torch.where(joining, (losses - self.base) / self.count, 0.0)
-        v, known = torch.ones_like(losses), ~measuring.bool()
-        if bool(known.any()):
-            gap = (losses / self.base.to(losses))[known]
-            v[known] = len(gap) * torch.softmax(gap, 0)
+        counts = self.count.tolist()
+        measuring = [self.epoch == 0 if self.window is None else count < self.window for count in counts]
+        if all(measuring):
+            self.count += 1
+            self.base += (losses - self.base) / self.count
+            return 1 / losses
+        if any(measuring) or 0 in counts:
+            # one that joins later takes its first loss
+            joining = torch.tensor(measuring, device=self.count.device) | (self.count == 0)
+            self.count += joining
+            self.base += torch.where(joining, (losses - self.base) / self.count, 0.0)
+        gap = losses / self.base.to(losses)
+        if not any(measuring):
+            return len(losses) * torch.softmax(gap, 0) / losses
+        v, known = torch.ones_like(losses), ~torch.tensor(measuring, device=losses.device)
+        v[known] = int(known.sum()) * torch.softmax(gap[known], 0)
         return v / losses

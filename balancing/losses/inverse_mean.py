@@ -41,9 +41,14 @@ class InverseMean(LossBalancer):
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses + self.eps)
-        self.history.scatter_(0, (self.count % len(self.history))[None], losses[None].to(self.history))
+        counts, window = self.count.tolist(), len(self.history)
         self.count += 1
-        filled = self.count.clamp(max=len(self.history))
-        rows = self.history[: int(filled.max())]
-        inverse = 1 / (rows.mean(0) * (len(rows) / filled) + self.eps)
+        if min(counts) == max(counts):
+            self.history[counts[0] % window] = losses
+            mean = self.history[: counts[0] + 1].mean(0)
+        else:
+            self.history.scatter_(0, ((self.count - 1) % window)[None], losses[None].to(self.history))
+            filled = self.count.clamp(max=window)
+            mean = self.history[: int(filled.max())].sum(0) / filled
+        inverse = 1 / (mean + self.eps)
         return inverse / inverse.sum()

@@ -5,7 +5,8 @@ from torch import Tensor
 
 #: Up to this number of variables plain floats take less time than tensors.
 SMALL = 16
-_WRONG = -1e-12  # a variable or slope below this has the wrong sign
+#: A variable or slope below this has the wrong sign.
+WRONG = -1e-12
 
 
 def solve_together(a: Tensor, b: Tensor, rounds: int = 15) -> tuple[Tensor, Tensor]:
@@ -21,9 +22,8 @@ def solve_together(a: Tensor, b: Tensor, rounds: int = 15) -> tuple[Tensor, Tens
         rounds: Of block pivoting, with and without the ridge.
     """
     problems = _Problems(a, b)
-    many = len(a) > SMALL
-    x, left = problems.pivot(torch.arange(len(b)), b > 0, 0.0, min(rounds, 5) if many else rounds)
-    if len(left) and many:
+    x, left = problems.pivot(torch.arange(len(b)), b > 0, 0.0, min(rounds, 5))
+    if len(left):
         start, _ = problems.pivot(left, b[left] > 0, 1e-2, rounds)
         x[left], unsolved = problems.descend(left, start.clamp(min=0))
         left = left[unsolved]
@@ -47,7 +47,7 @@ class _Problems:
             inside = positive[left]
             x[left] = values = self._minimum(chosen[left], inside, ridge)
             slope = values @ self.a - self.b[chosen[left]] + ridge * values
-            wrong = ~(torch.where(inside, values, slope) >= _WRONG)
+            wrong = ~(torch.where(inside, values, slope) >= WRONG)
             some = wrong.any(1)
             left, wrong = left[some], wrong[some]
             if not len(left):
@@ -75,7 +75,7 @@ class _Problems:
             slope = self.b[chosen[left]] - values @ self.a
             steepest, joining = slope.masked_fill(inside, -1.0).max(1)
             minimal = ~leaving.any(1)
-            solved = minimal & (steepest <= -_WRONG / 10)
+            solved = minimal & (steepest <= -WRONG / 10)
             x[left], unsolved[left] = values, ~solved
             inside[minimal & ~solved, joining[minimal & ~solved]] = True
             positive[left] = inside
@@ -89,11 +89,8 @@ class _Problems:
 
         Not a number where the variables depend on each other.
         """
-        if len(self.a) <= SMALL:
-            order = torch.arange(len(self.a)).expand_as(inside)
-        else:  # the variables inside, and nothing else, come first
-            size = int(inside.sum(1).max())
-            order = inside.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :size]
+        size = int(inside.sum(1).max())
+        order = inside.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :size]  # those inside come first
         mask = inside.gather(1, order)
         matrix = self.a[order[:, :, None], order[:, None, :]] * (mask[:, :, None] & mask[:, None, :])
         matrix.diagonal(dim1=1, dim2=2).fill_(float(self.a[0, 0]) + ridge)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .block_pivoting import SMALL, solve_together
+from .block_pivoting import SMALL, WRONG, solve_together
 from .quadratic import ActiveSet, minimum_of_unit_qp
 
 
@@ -25,12 +25,32 @@ def dual_cone_weights_of_each(cosines: Tensor, rounds: int = 15) -> Tensor:
     solves every problem. What has not settled after ``rounds`` of block pivoting goes to an active-set method.
     """
     unit = torch.eye(len(cosines), dtype=cosines.dtype)
-    if len(cosines) > SMALL:
+    if len(cosines) <= SMALL:
+        x, left = _solve_few(cosines, unit, rounds)
+    else:
         zero = dual_cone_weights(cosines, torch.ones_like(cosines[0]))
         if float(zero @ cosines @ zero) < 1e-10 * float(zero.sum()) ** 2 / len(zero):
             return zero.expand_as(cosines).clone()
-    x, left = solve_together(cosines, -cosines, rounds)
+        x, left = solve_together(cosines, -cosines.T, rounds)
     result = x + unit
     for i in left.tolist():
-        result[i] = unit[i] + torch.tensor(ActiveSet(cosines.tolist()).solve((-cosines[i]).tolist()), dtype=unit.dtype)
+        result[i] = unit[i] + torch.tensor(
+            ActiveSet(cosines.tolist()).solve((-cosines[:, i]).tolist()), dtype=unit.dtype
+        )
     return result
+
+
+def _solve_few(cosines: Tensor, unit: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+    """:func:`solve_together` for few variables: all systems are solved whole, in every round."""
+    positive = cosines < 0
+    for _ in range(rounds):
+        mask = positive.to(cosines.dtype)
+        matrix = cosines * mask[:, :, None] * mask[:, None, :]
+        matrix.diagonal(dim1=1, dim2=2).fill_(float(cosines[0, 0]))
+        factor, _ = torch.linalg.cholesky_ex(matrix)
+        x = torch.cholesky_solve((-cosines * mask)[:, :, None], factor).squeeze(2)
+        wrong = torch.where(positive, x, (x + unit) @ cosines) < WRONG
+        if not bool(wrong.any()):
+            break
+        positive ^= wrong
+    return x.clamp(min=0), wrong.any(1).nonzero().squeeze(1)

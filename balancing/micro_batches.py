@@ -57,7 +57,7 @@ class Step:
         """Whether an objective is absent from this micro-batch or an earlier one, but not from the step."""
         if not self.parts:
             return self.waits
-        return self.waits or not all(all(part.present) for part in (self.losses, *self.parts))
+        return self.waits or not all(self.losses.present) or not all(all(part.present) for part in self.parts)
 
     def among(self, indices: Sequence[int]) -> Step:
         """Of the objectives with these indices."""

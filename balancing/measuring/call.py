@@ -28,3 +28,10 @@ class Call(NamedTuple):
     def keeps_graph(self) -> bool:
         """Whether the graph of the losses can be differentiated again afterwards."""
         return self.retain_graph or self.create_graph
+
+
+def tensor_list(given: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | None) -> list[Tensor]:
+    """The tensors of an argument that may be one, several, or several with names."""
+    if given is None or isinstance(given, Tensor):
+        return [] if given is None else [given]
+    return [*(given.values() if isinstance(given, Mapping) else given)]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from ..errors import BalancingError
 from ..spans import span
 from .agreement import Agreement
-from .call import Call
+from .call import Call, tensor_list
 from .gradients import Direction, Gradients
 from .graph import LossGraph
 from .leaves import is_nested
@@ -108,7 +106,7 @@ def given_tensors(owner: str, at: str, call: Call) -> list[Tensor]:
         raise ValueError(f"{owner}: at={at!r} needs backward(..., {at}=...)")
     if not call.last:
         raise ValueError(f"{owner}: at={at!r} cannot collect micro-batches; use at='shared'")
-    tensors = [given] if isinstance(given, Tensor) else [*(given.values() if isinstance(given, Mapping) else given)]
+    tensors = tensor_list(given)
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
         raise ValueError(f"{owner}: {at}= must be a tensor, or a list or mapping of tensors")
     differentiable = list(dict.fromkeys(tensor for tensor in tensors if tensor.requires_grad))

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import BalancingError
 from ..spans import span
 from .agreement import Local
-from .call import Call
+from .call import Call, tensor_list
 from .gradients import Gradients
 from .leaves import find_leaves, raise_if_any_hides
 from .processes import average_over_processes, averaged_gradients, several_processes
@@ -108,7 +108,7 @@ class LossGraph:
         """Every tensor that the caller named, whether a parameter or not."""
         given: list[Tensor] = [*(self.given_shared or ())]
         for tensors in (self._call.features, self._call.subset):
-            given += [tensors] if isinstance(tensors, Tensor) else tensors or ()
+            given += tensor_list(tensors)
         return given
 
     def loss_scale(self) -> float:

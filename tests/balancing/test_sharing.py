@@ -636,3 +636,17 @@ def test_other_hooks_run_once_per_backward_through_the_trunk(name, count):
     make(name).backward(net.losses(x))
     assert calls.count("tensor") == calls.count("module") == count
     assert calls.count("head") == 1
+
+
+def test_features_in_a_mapping_are_named_by_the_caller():
+    """A raw tensor among them is balanced, and no warning is due, at the second call too."""
+    for features in (lambda z: z, lambda z: [z], lambda z: {"trunk": z}):
+        z = torch.ones(4, 3, requires_grad=True)
+        heads = torch.nn.ModuleList(torch.nn.Linear(3, 1) for _ in "ab")
+        balancer = create_balancer("mgda", ("a", "b"), at="features")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(3):
+                losses = {name: head(z).square().mean() for name, head in zip("ab", heads, strict=True)}
+                balancer.backward(losses, features=features(z))
+        assert z.grad is not None

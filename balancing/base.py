@@ -54,7 +54,8 @@ class Balancer(StepMethod):
             parameters: Only these receive gradients; every parameter of the graph if not given.
             features: The input of the heads, for ``at="features"``.
             subset: Where gradients are measured for ``at="subset"``, e.g. the last shared layer.
-            scaler: A GradScaler whose ``step`` will follow: ``.grad`` is scaled, weights follow from true gradients.
+            scaler: A GradScaler whose ``step`` will follow: ``.grad`` is scaled, weights follow from true gradients. It scales the
+                losses itself: give them unscaled.
             groups: Name -> parameters, such as ``group_parameters(model, "layer")``: weights are found for each group from its
                 part of the gradients. Contested parameters in no group form the group ``others``.
             last: False only collects the gradients of a micro-batch; the weights follow from the sum with the last.
@@ -67,12 +68,12 @@ class Balancer(StepMethod):
             Losses, weights and, if measured, the Gramian. Its tensors may still be on their way from the device.
 
         Raises:
-            ValueError: Missing or unknown objectives, missing ``features`` or ``subset``, or ``groups`` that a method or an option
-                of it excludes.
+            ValueError: Missing or unknown objectives, missing ``features`` or ``subset``, an argument of the wrong type, or one
+                that the method or an option of it excludes.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
         given = (shared, parameters, features, subset, scaler, last, groups)
-        call = Call(*given, retain_graph, create_graph, advance, weights_of)
+        call = Call(*given, retain_graph, create_graph, advance, weights_of).checked(self.name)
         compiled = checked_backwards(self.name, losses if self.measures else {})
         with surroundings(self, self.own_gradients, call), buffers_unmoved(), compiled:
             return self._over_present(losses, call)

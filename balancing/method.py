@@ -97,7 +97,9 @@ class Method(nn.Module):
 
     def check_groups(self) -> None:
         """Raise ValueError if weights cannot be found per group."""
-        raise ValueError(f"{self.name}: groups= needs a method that finds weights from the Gramian alone")
+        raise ValueError(
+            f"{self.name}: groups= needs a method that finds weights from the Gramian alone, such as pcgrad"
+        )
 
     def next_epoch(self) -> None:
         """Count an epoch that has ended, for methods whose weights depend on it."""
@@ -215,6 +217,7 @@ class Method(nn.Module):
         Raises:
             ValueError: No objective in common, another method or option, or a state without names.
         """
+        self.reject(not isinstance(state, Mapping), f"the state must be a state_dict, got {type(state).__name__}")
         converted, names = dict(state), self._names_in(state)
         own = self.state_dict()
         for path, method in self.named_modules():
@@ -230,7 +233,9 @@ class Method(nn.Module):
         Raises ValueError if it has no names, or none of this balancer's.
         """
         names = tuple(decode(state.get("_extra_state", {})).get("objectives", ()))
-        self.reject(not names, "the state has no names of objectives; it was saved by an earlier version")
+        self.reject(
+            not names, "the state has no names of objectives: it is not of a balancer, or of an earlier version"
+        )
         problem = f"the state is of the objectives {', '.join(names)}, none of which this balancer has"
         self.reject(not {*names} & {*self.objectives}, problem)
         return names

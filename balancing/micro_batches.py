@@ -97,7 +97,7 @@ class MicroBatches:
             what = "parameters" if watch.moved() else ".grad"
             raise BalancingError(
                 f"{owner}: {what} changed while {sum(part.count for part in taken.parts)} micro-batch(es) waited for the "
-                "last of their step; give last=True with it, or call discard() to forget them"
+                "last of their step; call backward(losses) without last=False for the last one, or discard() to forget them"
             )
         return MicroBatches(self.apart) if watch.deleted else taken
 

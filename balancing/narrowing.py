@@ -102,8 +102,8 @@ class Narrowed(Generic[N]):
         if tensor.dim() > 1 and size in tensor.shape:
             owner = getattr(self._original, "name", type(self._original).__name__)
             raise BalancingError(
-                f"{owner}: an objective is absent, but of {key} it is not known which axes belong to objectives; name them "
-                f"in the class: per_objective = {{{key!r}: (axis, ...)}}, or () for none"
+                f"{owner}: an objective is absent, but the class does not declare which axes of {key} have an entry per objective; "
+                f"add per_objective = {{{key!r}: (axis, ...)}}, with () for none"
             )
         return (0,) if tensor.shape == (size,) else ()
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_tensor
 
 from ..report import BalanceReport
 
@@ -29,3 +30,41 @@ class Call:
     def keeps_graph(self) -> bool:
         """Whether the graph of the losses can be differentiated again afterwards."""
         return self.retain_graph or self.create_graph
+
+    def checked(self, owner: str) -> Call:
+        """This call with lists of tensors for other iterables.
+
+        Raises ValueError, which begins with ``owner``, for an argument of another type.
+        """
+        lists: dict[str, Any] = {}
+        for name in ("shared", "parameters", "subset"):
+            given = getattr(self, name)
+            if given is not None:
+                lists[name] = _tensor_list(
+                    owner, f"{name}=", [given] if name == "subset" and is_tensor(given) else given
+                )
+        if self.groups is not None:
+            if not isinstance(self.groups, Mapping):
+                raise _wrong(owner, "groups=", 'a mapping such as group_parameters(model, "layer")', self.groups)
+            groups = self.groups.items()
+            lists["groups"] = {name: _tensor_list(owner, f"group {name!r}", group) for name, group in groups}
+        if self.scaler is not None and not hasattr(self.scaler, "is_enabled"):
+            raise _wrong(owner, "scaler=", "a torch.amp.GradScaler", self.scaler)
+        if self.weights_of is not None and not isinstance(self.weights_of, BalanceReport):
+            raise _wrong(owner, "weights_of=", "a report that backward returned", self.weights_of)
+        return replace(self, **lists) if lists else self
+
+
+def _tensor_list(owner: str, what: str, given: Iterable[Tensor]) -> list[Tensor]:
+    wanted = "a list of tensors such as list(model.parameters())"
+    if isinstance(given, (Mapping, str)) or is_tensor(given) or not isinstance(given, Iterable):
+        raise _wrong(owner, what, wanted, given)
+    tensors = list(given)
+    for tensor in tensors:
+        if not is_tensor(tensor):
+            raise _wrong(owner, what, wanted, tensor, "a list with ")
+    return tensors
+
+
+def _wrong(owner: str, what: str, wanted: str, given: Any, container: str = "") -> ValueError:
+    return ValueError(f"{owner}: {what} must be {wanted}, got {container}an object of type {type(given).__name__}")

@@ -55,7 +55,7 @@ class AtFeatures:
         if count:
             raise BalancingError(
                 f"{graph.owner}: {count} shared parameter(s) are reached without passing through the features; "
-                "use at='shared', or give shared=model.shared_parameters() if the model is compiled"
+                "give the features of the same forward pass, use at='shared', or give shared=model.shared_parameters() if the model is compiled"
             )
 
     def write(
@@ -113,7 +113,9 @@ def given_tensors(owner: str, at: str, call: Call) -> list[Tensor]:
         raise ValueError(f"{owner}: {at}= must be a tensor, or a list or mapping of tensors")
     differentiable = list(dict.fromkeys(tensor for tensor in tensors if tensor.requires_grad))
     if not differentiable:
-        raise BalancingError(f"{owner}: none of the {at} requires a gradient; is the trunk frozen?")
+        raise BalancingError(
+            f"{owner}: none of the {at} requires a gradient; is the trunk frozen, or are they detached?"
+        )
     return differentiable
 
 

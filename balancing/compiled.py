@@ -23,7 +23,7 @@ _repeatable: weakref.WeakSet[type] = weakref.WeakSet()
 def allow_several_backwards() -> None:
     """Let what ``torch.compile`` makes from now on be differentiated several times.
 
-    Gradient methods do so. A compiled backward may write over the activations that it reads, which saves memory if no other
+    Gradient methods do so. Call it once, before ``torch.compile``. A compiled backward may write over the activations that it reads, which saves memory if no other
     backward follows. This switches it off, and tags torch's caches on disk: they do not distinguish such backwards from
     others, and would supply one that an earlier process compiled.
     """

@@ -25,6 +25,9 @@ def group_parameters(model: nn.Module, by: Literal["layer", "network", "tensor"]
         model: Any module.
         by: ``layer``: a group per module that holds parameters itself, such as ``trunk.0``. ``network``: per child of the
             model. ``tensor``: per parameter.
+
+    Raises:
+        ValueError: Another value of ``by``.
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

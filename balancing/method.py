@@ -209,13 +209,18 @@ class Method(nn.Module):
     def load_objectives(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Load a ``state_dict`` by the names of the objectives.
 
-        They may have another order, and this balancer may have more or fewer of them.
+        They may have another order, and this balancer may have more or fewer of them. Counters and random generator are loaded
+        as by ``load_state_dict``.
+
+        Args:
+            state: A ``state_dict`` of the same method with the same options.
 
         Returns:
             The objectives that the state does not have. What belongs to them stays as it is.
 
         Raises:
-            ValueError: No objective in common, another method or option, or a state without names.
+            ValueError: No objective in common, another method or option, a state without names, or one that depends on the
+                order of the objectives.
         """
         self.reject(not isinstance(state, Mapping), f"the state must be a state_dict, got {type(state).__name__}")
         converted, names = dict(state), self._names_in(state)

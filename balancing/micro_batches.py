@@ -14,7 +14,7 @@ from .watch import Watch, watched_leaf
 
 @dataclass
 class Part:
-    """Losses and gradients of ``count`` micro-batches, summed; ``present``: which objectives are in one."""
+    """Losses and gradients of ``count`` micro-batches, summed; ``present``: objectives in any."""
 
     losses: Tensor
     gradients: Gradients
@@ -54,7 +54,7 @@ class Step:
     waits: bool
 
     def mixed(self) -> bool:
-        """Whether an objective is absent from this micro-batch or an earlier one, but not from the step."""
+        """Whether an objective is absent from a micro-batch so far, but not from the step."""
         each = [self.losses.present, *(part.present for part in self.parts)]
         return self.waits or (len(each) > 1 and not all(map(all, each)))
 
@@ -136,10 +136,10 @@ def either(first: Sequence[bool], second: Sequence[bool]) -> tuple[bool, ...]:
 
 
 def prepare(parts: Sequence[Part], contest: bool, active: Sequence[int] | None) -> None:
-    """Make the gradients of several micro-batches, with different objectives maybe, those of one step.
+    """Make the gradients of several micro-batches those of one step.
 
-    Only ``active`` objectives keep theirs (``None``: all). With ``contest`` leaves that different objectives reach in
-    different micro-batches move from the heads to the inputs.
+    Their objectives may differ; only ``active`` ones keep their gradients (``None``: all). With ``contest`` leaves that
+    different objectives reach in different micro-batches move from the heads to the inputs.
     """
     reached: dict[Tensor, set[int]] = {}
     for part in parts:

@@ -28,7 +28,7 @@ class WeightCache(nn.Module):
         self.register_buffer("known", torch.zeros(size, dtype=torch.int64))
 
     def reusable(self, step: int, present: Sequence[bool] = (), begun: bool = False) -> bool:
-        """Whether a step takes the weights there are, of which all objectives that are ``present`` have one.
+        """Whether a step reuses the weights, of which each ``present`` objective has one.
 
         ``begun``: an earlier micro-batch of the step was weighed at once.
         """

@@ -40,14 +40,14 @@ class Call:
         for name in ("shared", "parameters", "subset"):
             given = getattr(self, name)
             if given is not None:
-                lists[name] = _tensor_list(
+                lists[name] = tensor_list(
                     owner, f"{name}=", [given] if name == "subset" and is_tensor(given) else given
                 )
         if self.groups is not None:
             if not isinstance(self.groups, Mapping):
                 raise _wrong(owner, "groups=", 'a mapping such as group_parameters(model, "layer")', self.groups)
             groups = self.groups.items()
-            lists["groups"] = {name: _tensor_list(owner, f"group {name!r}", group) for name, group in groups}
+            lists["groups"] = {name: tensor_list(owner, f"group {name!r}", group) for name, group in groups}
         if self.scaler is not None and not hasattr(self.scaler, "is_enabled"):
             raise _wrong(owner, "scaler=", "a torch.amp.GradScaler", self.scaler)
         if self.weights_of is not None and not isinstance(self.weights_of, BalanceReport):
@@ -55,7 +55,8 @@ class Call:
         return replace(self, **lists) if lists else self
 
 
-def _tensor_list(owner: str, what: str, given: Iterable[Tensor]) -> list[Tensor]:
+def tensor_list(owner: str, what: str, given: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors of an argument. Raises ValueError, which begins with ``owner``, for others."""
     wanted = "a list of tensors such as list(model.parameters())"
     if isinstance(given, (Mapping, str)) or is_tensor(given) or not isinstance(given, Iterable):
         raise _wrong(owner, what, wanted, given)

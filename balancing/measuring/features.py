@@ -25,7 +25,10 @@ class AtFeatures:
     finds_inputs = False
 
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
-        """Gradients at the features and own leaves. Raises BalancingError for shared leaves past them."""
+        """Gradients at the features and own leaves.
+
+        Raises BalancingError for shared leaves past the features.
+        """
         contested, others = graph.partition(stop=given)
         trunk = set(graph.trunk(given))
         if graph.given_shared is None and graph.shards is None:

@@ -27,7 +27,7 @@ def _gradients_at(
     weights: Sequence[Tensor],
     keep_graph: bool = False,
 ) -> Sequence[Tensor | None]:
-    """Gradients of ``outputs`` at ``leaves``, averaged over processes; ``None`` where they do not reach."""
+    """Gradients of ``outputs`` at ``leaves``, averaged over processes; ``None``: not reached."""
     if not leaves:
         return []
     if several_processes():
@@ -108,7 +108,8 @@ class LossGraph:
         """Every tensor that the caller named, whether a parameter or not."""
         given: list[Tensor] = [*(self.given_shared or ())]
         for tensors in (self._call.features, self._call.subset):
-            given += [tensors] if isinstance(tensors, Tensor) else tensors or ()
+            values = tensors.values() if isinstance(tensors, Mapping) else tensors
+            given += [values] if isinstance(values, Tensor) else values or ()
         return given
 
     def loss_scale(self) -> float:
@@ -222,7 +223,7 @@ class LossGraph:
             self.sharing.learn(gradients, self.objectives, complete=True)
 
     def _known_own_leaves(self, contested: Sequence[Tensor]) -> dict[Tensor, None]:
-        """Those of the leaves that are known to belong to one objective; unknown ones are measured once."""
+        """Leaves that are known to belong to one objective; unknown ones are measured once."""
         if self.given_shared is not None:
             return {}
         self.measure_unknown(contested)

@@ -199,3 +199,21 @@ def test_sparse_gradients_of_shared_parameters_are_refused(name):
     losses = {key: nn.Linear(5, 1)(features).square().mean() for key in "abc"}
     with pytest.raises(BalancingError, match=rf"{name}: cannot measure sparse gradients; use nn.Embedding"):
         make(name).backward(losses)
+
+
+def test_backward_of_a_bilevel_method_names_the_other_function():
+    balancer = create_balancer("moml", ("a", "b"))
+    assert not hasattr(balancer, "backward")
+    with pytest.raises(AttributeError, match=r"moml: call meta_backward\(model, train, validation, lr=...\) instead"):
+        balancer.backward({})
+    net = Net()
+    with pytest.raises(ValueError, match=r"moml: parameters= must be a list of tensors .*, got an object of type Net"):
+        balancer.meta_backward(net, net.losses, net.losses, lr=0.1, parameters=net)
+
+
+def test_what_is_no_state_of_a_balancer_is_refused():
+    balancer = make("uncertainty")
+    with pytest.raises(ValueError, match="uncertainty: the state must be a state_dict, got Uncertainty"):
+        balancer.load_objectives(balancer)
+    with pytest.raises(ValueError, match="uncertainty: the state has no names of objectives: it is not of a balancer"):
+        balancer.load_objectives(Net().state_dict())

@@ -64,7 +64,9 @@ def known_weights(
         "the report given as weights_of= is of a step without one of the objectives",
     )
     if report.weights is None:
-        problem = "of a skipped step, or of a method without weights; use advance=False"
+        problem = (
+            "of a skipped step, a micro-batch that was only collected, or a method without weights; use advance=False"
+        )
         raise ValueError(f"{method.name}: the report given as weights_of= has no weights: it is {problem}")
     weights = report.weights[[report.objectives.index(name) for name in method.objectives]]
     return weights, None if active is None else tuple(weights.nonzero().flatten().tolist())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, is_tensor
+from torch import Tensor
 
 from ..report import BalanceReport
 
@@ -41,31 +41,31 @@ class Call:
             given = getattr(self, name)
             if given is not None:
                 lists[name] = tensor_list(
-                    owner, f"{name}=", [given] if name == "subset" and is_tensor(given) else given
+                    owner, f"{name}=", [given] if name == "subset" and isinstance(given, Tensor) else given
                 )
         if self.groups is not None:
             if not isinstance(self.groups, Mapping):
-                raise _wrong(owner, "groups=", 'a mapping such as group_parameters(model, "layer")', self.groups)
+                raise _wrong(owner, "groups=", 'a mapping such as group_parameters(model, "layer")', type(self.groups))
             groups = self.groups.items()
             lists["groups"] = {name: tensor_list(owner, f"group {name!r}", group) for name, group in groups}
         if self.scaler is not None and not hasattr(self.scaler, "is_enabled"):
-            raise _wrong(owner, "scaler=", "a torch.amp.GradScaler", self.scaler)
+            raise _wrong(owner, "scaler=", "a torch.amp.GradScaler", type(self.scaler))
         if self.weights_of is not None and not isinstance(self.weights_of, BalanceReport):
-            raise _wrong(owner, "weights_of=", "a report that backward returned", self.weights_of)
+            raise _wrong(owner, "weights_of=", "a report that backward returned", type(self.weights_of))
         return replace(self, **lists) if lists else self
 
 
 def tensor_list(owner: str, what: str, given: Iterable[Tensor]) -> list[Tensor]:
     """The tensors of an argument. Raises ValueError, which begins with ``owner``, for others."""
     wanted = "a list of tensors such as list(model.parameters())"
-    if isinstance(given, (Mapping, str)) or is_tensor(given) or not isinstance(given, Iterable):
-        raise _wrong(owner, what, wanted, given)
+    if isinstance(given, (Mapping, Tensor, str)) or not isinstance(given, Iterable):
+        raise _wrong(owner, what, wanted, type(given))
     tensors = list(given)
-    for tensor in tensors:
-        if not is_tensor(tensor):
-            raise _wrong(owner, what, wanted, tensor, "a list with ")
+    for kind in {*map(type, tensors)}:  # isinstance of each would take longer
+        if not issubclass(kind, Tensor):
+            raise _wrong(owner, what, wanted, kind, "a list with ")
     return tensors
 
 
-def _wrong(owner: str, what: str, wanted: str, given: Any, container: str = "") -> ValueError:
-    return ValueError(f"{owner}: {what} must be {wanted}, got {container}an object of type {type(given).__name__}")
+def _wrong(owner: str, what: str, wanted: str, given: type, container: str = "") -> ValueError:
+    return ValueError(f"{owner}: {what} must be {wanted}, got {container}an object of type {given.__name__}")

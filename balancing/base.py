@@ -52,10 +52,11 @@ class Balancer(StepMethod):
             parameters: Only these receive gradients; every parameter of the graph if not given.
             features: The input of the heads, for ``at="features"``.
             subset: Where gradients are measured for ``at="subset"``, e.g. the last shared layer.
-            scaler: A GradScaler whose ``step`` will follow: ``.grad`` is scaled, weights follow from true gradients.
+            scaler: A GradScaler whose ``step`` will follow: ``.grad`` is scaled, weights follow from true gradients. It scales the
+                losses itself: give them unscaled.
+            last: False only collects the gradients of a micro-batch; the weights follow from the sum with the last.
             groups: Name -> parameters, such as ``group_parameters(model, "layer")``: weights are found for each group from its
                 part of the gradients. Contested parameters in no group form the group ``others``.
-            last: False only collects the gradients of a micro-batch; the weights follow from the sum with the last.
             retain_graph: Whether the graph of the losses is kept, as by ``Tensor.backward``.
             create_graph: Whether ``.grad`` gets a graph, of the sum with constant weights (loss methods only).
             advance: False leaves the state as it is: the gradients are those of the coming step, which is not counted.
@@ -63,14 +64,17 @@ class Balancer(StepMethod):
 
         Returns:
             Losses, weights and, if measured, the Gramian. Its tensors may still be on their way from the device.
+            If it is ``skipped``, there is nothing to step with.
 
         Raises:
-            ValueError: Missing or unknown objectives, missing ``features`` or ``subset``, or ``groups`` that a method or an option
-                of it excludes.
-            BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
+            ValueError: Missing or unknown objectives, missing ``features`` or ``subset``, an argument of the wrong type, or one
+                that the method or an option of it excludes.
+            BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed; parameters that moved
+                while micro-batches waited; a graph that cannot be differentiated per objective (a reentrant checkpoint,
+                a compiled backward that runs once), or that differs between processes in an unknown way.
         """
         given = (shared, parameters, features, subset, scaler, last, groups)
-        call = Call(*given, retain_graph, create_graph, advance, weights_of)
+        call = Call(*given, retain_graph, create_graph, advance, weights_of).checked(self.name)
         with surroundings(self, self.own_gradients, call), buffers_unmoved:
             if not self.measures:
                 return self._over_present(losses, call)
@@ -78,7 +82,10 @@ class Balancer(StepMethod):
                 return self._over_present(losses, call)
 
     def discard(self) -> None:
-        """Forget the micro-batches of a step that was given up after ``last=False``."""
+        """Forget the micro-batches of a step that was given up after ``last=False``.
+
+        A method whose weights do not depend on the losses has added their gradients to ``.grad``, which ``zero_grad`` clears.
+        """
         self.micro_batches.discard()
 
     def _over_present(self, losses: Mapping[str, Tensor | None], call: Call) -> BalanceReport:
@@ -102,8 +109,14 @@ class Balancer(StepMethod):
     def observe(self, losses: Mapping[str, Tensor | None]) -> None:
         """Give a method with ``observes`` the batch's losses after the optimizer's step.
 
-        An objective that is absent here (``None``), or was from the step, rests.
-        Raises as :meth:`backward` for losses that do not fit.
+        Other methods ignore the call. An objective that is absent here (``None``), or was from the step, rests.
+
+        Args:
+            losses: Name -> scalar tensor, which needs no graph.
+
+        Raises:
+            ValueError: Missing or unknown objectives, or a loss that is no scalar.
+            BalancingError: A loss that is not finite.
         """
         if not self.observes:
             return

@@ -134,7 +134,10 @@ class GradientBalancer(Balancer):
     def _direction_among(
         self, reaching: Sequence[int], measured: Measured, loss_weights: Tensor | None
     ) -> tuple[Tensor | None, Direction]:
-        """:meth:`_direction` of the objectives that reach something shared; the others keep their own gradients."""
+        """:meth:`_direction` of the objectives that reach a shared leaf.
+
+        The others keep their own gradients.
+        """
         own = torch.ones_like(measured.losses) if loss_weights is None else loss_weights.to(measured.losses)
         if len(reaching) == 1:
             return own, measured.combination(own, self.options.max_norm)
@@ -147,7 +150,10 @@ class GradientBalancer(Balancer):
         return None if weights is None else own.index_copy(0, torch.tensor(reaching), weights), direction
 
     def _reaching(self, parts: Sequence[Part]) -> list[int]:
-        """Objectives with a gradient at the inputs, on any process; all where they are differentiated in turn."""
+        """Objectives with a gradient at the inputs, on any process.
+
+        All of them where they are differentiated in turn.
+        """
         size = len(self.objectives)
         if self.active() is not None:
             return list(range(size))

@@ -25,6 +25,9 @@ def group_parameters(model: nn.Module, by: Literal["layer", "network", "tensor"]
         model: Any module.
         by: ``layer``: a group per module that holds parameters itself, such as ``trunk.0``. ``network``: per child of the
             model. ``tensor``: per parameter.
+
+    Raises:
+        ValueError: Another value of ``by``.
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -62,7 +65,8 @@ def split_into_groups(
 ) -> list[Group]:
     """The groups that hold contested parameters, in the order given, and the rest.
 
-    ``factor`` is the scale of the gradients. Raises ValueError, which begins with ``owner``, for a parameter in two groups.
+    ``factor`` is the scale of the gradients. Raises ValueError, which begins with ``owner``, for a parameter in two groups,
+    and for groups without any of the contested parameters.
     """
     names: dict[Tensor, str] = {}
     for name, parameters in groups.items():
@@ -72,6 +76,10 @@ def split_into_groups(
                 raise ValueError(
                     f"{owner}: a parameter of shape {shape} is in the groups {names[parameter]!r} and {name!r}"
                 )
+    if gradients.inputs and not any(leaf in names for leaf in gradients.inputs):
+        raise ValueError(
+            f"{owner}: groups= holds no parameter that several losses reach; make the groups from the model that is trained"
+        )
     places: dict[str, list[int]] = {name: [] for name in (*groups, OTHERS)}
     for index, leaf in enumerate(gradients.inputs):
         places[names.get(leaf, OTHERS)].append(index)

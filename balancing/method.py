@@ -97,7 +97,9 @@ class Method(nn.Module):
 
     def check_groups(self) -> None:
         """Raise ValueError if weights cannot be found per group."""
-        raise ValueError(f"{self.name}: groups= needs a method that finds weights from the Gramian alone")
+        raise ValueError(
+            f"{self.name}: groups= needs a method that finds weights from the Gramian alone, such as pcgrad"
+        )
 
     def next_epoch(self) -> None:
         """Count an epoch that has ended, for methods whose weights depend on it."""
@@ -207,14 +209,20 @@ class Method(nn.Module):
     def load_objectives(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Load a ``state_dict`` by the names of the objectives.
 
-        They may have another order, and this balancer may have more or fewer of them.
+        They may have another order, and this balancer may have more or fewer of them. Counters and random generator are loaded
+        as by ``load_state_dict``.
+
+        Args:
+            state: A ``state_dict`` of the same method with the same options.
 
         Returns:
             The objectives that the state does not have. What belongs to them stays as it is.
 
         Raises:
-            ValueError: No objective in common, another method or option, or a state without names.
+            ValueError: No objective in common, another method or option, a state without names, or one that depends on the
+                order of the objectives.
         """
+        self.reject(not isinstance(state, Mapping), f"the state must be a state_dict, got {type(state).__name__}")
         converted, names = dict(state), self._names_in(state)
         own = self.state_dict()
         for path, method in self.named_modules():
@@ -230,7 +238,9 @@ class Method(nn.Module):
         Raises ValueError if it has no names, or none of this balancer's.
         """
         names = tuple(decode(state.get("_extra_state", {})).get("objectives", ()))
-        self.reject(not names, "the state has no names of objectives; it was saved by an earlier version")
+        self.reject(
+            not names, "the state has no names of objectives: it is not of a balancer, or of an earlier version"
+        )
         problem = f"the state is of the objectives {', '.join(names)}, none of which this balancer has"
         self.reject(not {*names} & {*self.objectives}, problem)
         return names

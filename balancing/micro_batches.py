@@ -14,7 +14,7 @@ from .watch import Watch, watched_leaf
 
 @dataclass
 class Part:
-    """Losses and gradients of ``count`` micro-batches, summed; ``present``: which objectives are in one."""
+    """Losses and gradients of ``count`` micro-batches, summed; ``present``: objectives in any."""
 
     losses: Tensor
     gradients: Gradients
@@ -54,7 +54,7 @@ class Step:
     waits: bool
 
     def mixed(self) -> bool:
-        """Whether an objective is absent from this micro-batch or an earlier one, but not from the step."""
+        """Whether an objective is absent from a micro-batch so far, but not from the step."""
         if not self.parts:
             return self.waits
         return self.waits or not all(self.losses.present) or not all(all(part.present) for part in self.parts)
@@ -102,7 +102,7 @@ class MicroBatches:
             what = "parameters" if watch.moved() else ".grad"
             raise BalancingError(
                 f"{owner}: {what} changed while {sum(part.count for part in taken.parts)} micro-batch(es) waited for the "
-                "last of their step; give last=True with it, or call discard() to forget them"
+                "last of their step; call backward(losses) without last=False for the last one, or discard() to forget them"
             )
         return MicroBatches(self.apart) if watch.deleted else taken
 
@@ -141,10 +141,10 @@ def either(first: Sequence[bool], second: Sequence[bool]) -> tuple[bool, ...]:
 
 
 def prepare(parts: Sequence[Part], contest: bool, active: Sequence[int] | None) -> None:
-    """Make the gradients of several micro-batches, with different objectives maybe, those of one step.
+    """Make the gradients of several micro-batches those of one step.
 
-    Only ``active`` objectives keep theirs (``None``: all). With ``contest`` leaves that different objectives reach in
-    different micro-batches move from the heads to the inputs.
+    Their objectives may differ; only ``active`` ones keep their gradients (``None``: all). With ``contest`` leaves that
+    different objectives reach in different micro-batches move from the heads to the inputs.
     """
     reached: dict[Tensor, set[int]] = {}
     for part in parts:

@@ -20,7 +20,7 @@ _OF_ONE_STEP = {"head_weights", "_loss_weights_now"}
 
 
 class Narrowed(Generic[N]):
-    """A copy of a method for some of its objectives, for a step from which the others are absent.
+    """Copy of a method for some of its objectives, for a step from which the others are absent.
 
     Tensors with a number per objective are cut to these objectives; all else, such as the random generator, is shared.
     A tensor of K numbers has one per objective; other axes are named in :attr:`balancing.method.Method.per_objective`.
@@ -102,8 +102,8 @@ class Narrowed(Generic[N]):
         if tensor.dim() > 1 and size in tensor.shape:
             owner = getattr(self._original, "name", type(self._original).__name__)
             raise BalancingError(
-                f"{owner}: an objective is absent, but of {key} it is not known which axes belong to objectives; name them "
-                f"in the class: per_objective = {{{key!r}: (axis, ...)}}, or () for none"
+                f"{owner}: an objective is absent, but the class does not declare which axes of {key} have an entry per objective; "
+                f"add per_objective = {{{key!r}: (axis, ...)}}, with () for none"
             )
         return (0,) if tensor.shape == (size,) else ()
 
@@ -172,7 +172,7 @@ class Narrowed(Generic[N]):
 
 
 def for_some(method: M, indices: Sequence[int], step: Callable[[M], R]) -> R:
-    """``step`` of the objectives with these indices: by a copy of the method, unless they are all."""
+    """``step`` of the objectives with these indices; by a copy of the method if some are absent."""
     if len(indices) == len(method.objectives):
         return step(method)
     narrowed = Narrowed(method, indices, len(method.objectives))

@@ -39,7 +39,9 @@ def ordered_losses(
     values: list[Tensor | None] = []
     for name in objectives:
         if name not in losses:
-            raise ValueError(f"{owner}: the loss of objective {name!r} is missing; None means absent from this step")
+            raise ValueError(
+                f"{owner}: the loss of objective {name!r} is missing; give None if it is absent from this step"
+            )
         value = losses[name]
         if value is None:
             values.append(None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -102,7 +103,9 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
             raise ValueError(f"{owner}: the option {old}= was renamed to {new}=")
     defaults = {field.name: field.default for field in fields(Options)}
     for name in given.keys() - defaults.keys():
-        raise TypeError(f"{owner} got an unexpected keyword argument {name!r}")
+        near = difflib.get_close_matches(name, defaults, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise TypeError(f"{owner} got an unexpected keyword argument {name!r}{hint}")
     options = Options(**given)
     for name, annotation in _hints(Options).items():
         raise_for_choice(owner, name, getattr(options, name), annotation)

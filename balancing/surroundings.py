@@ -25,11 +25,11 @@ def surroundings(method: Method, own_gradients: OwnGradients, call: Call) -> Abs
     """
     if torch.is_inference_mode_enabled():
         raise BalancingError(
-            f"{method.name}: backward under torch.inference_mode() would leave .grad unusable outside it"
+            f"{method.name}: backward under torch.inference_mode() would leave .grad unusable outside it; call it outside"
         )
     report = call.weights_of
     other = report is not None and report.objectives != method.objectives
-    method.reject(other, "weights_of= is a report of other objectives")
+    method.reject(other, "the report given as weights_of= is of other objectives")
     rests = not call.advance or report is not None
     if call.scaler is None and not rests and not own_gradients.waiting and torch.is_grad_enabled():
         return _NOTHING
@@ -59,9 +59,14 @@ def known_weights(
     method.reject(method.options.max_norm > 0, "weights_of= measures no gradients, so max_norm= would not hold")
     method.reject(waiting, "weights_of= cannot end an accumulation whose weights are still to be found")
     there = [name for name, present in zip(report.objectives, report.present, strict=True) if present]
-    method.reject(not {*method.objectives} <= {*there}, "weights_of= is a report of a step from which one was absent")
+    method.reject(
+        not {*method.objectives} <= {*there},
+        "the report given as weights_of= is of a step without one of the objectives",
+    )
     if report.weights is None:
-        problem = "of a skipped step, or of a method without weights; use advance=False"
+        problem = (
+            "of a skipped step, a micro-batch that was only collected, or a method without weights; use advance=False"
+        )
         raise ValueError(f"{method.name}: the report given as weights_of= has no weights: it is {problem}")
     weights = report.weights[[report.objectives.index(name) for name in method.objectives]]
     return weights, None if active is None else tuple(weights.nonzero().flatten().tolist())

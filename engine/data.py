@@ -97,7 +97,7 @@ def weigh_losses(losses: Losses, shares: Shares | None) -> Losses:
 
 
 def sparse_objectives(task: Task, train: Split) -> frozenset[str]:
-    """Objectives of which a training batch may hold no label, as far as labels are known without reading all samples."""
+    """Objectives of which a training batch may hold no label, where labels are in memory."""
     rows: Any = train.indices if isinstance(train, Subset) else range(len(train))  # type: ignore[arg-type]
     data: Any = train.dataset if isinstance(train, Subset) else train
     targets: Mapping[str, torch.Tensor] = getattr(data, "targets", {})
@@ -118,7 +118,7 @@ def _lacks_labels(criterion: Criterion, labels: torch.Tensor) -> bool:
 def present_losses(
     task: Task, batch: Batch, losses: Mapping[str, torch.Tensor], sparse: Collection[str], processes: Processes
 ) -> Losses:
-    """The losses, ``None`` for those of the ``sparse`` objectives of which no process has a label."""
+    """The losses; ``None`` for ``sparse`` objectives of which no process has a label."""
     names = [name for name in losses if name in sparse]
     if not names:
         return losses

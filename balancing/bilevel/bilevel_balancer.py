@@ -3,11 +3,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import BalancingError, NonFiniteError, SolverError
 from ..measuring.agreement import require_one_method
+from ..measuring.call import tensor_list
 from ..measuring.processes import several_processes
 from ..method import Method
 from ..narrowing import for_some
@@ -69,11 +71,14 @@ class BilevelBalancer(Method):
             parameters: Only these receive gradients and take part in the virtual step; all if not given.
 
         Raises:
-            ValueError: Missing or unknown objectives, or a learning rate that is not a finite number of at least 0.
+            ValueError: Missing or unknown objectives, parameters that are no list of tensors, or a learning rate that is not a
+                finite number of at least 0.
             BalancingError: A loss that reaches no parameter, a non-finite value, a solver that failed.
         """
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"{self.name}: lr must be finite and not negative, got {lr}")
+        if parameters is not None:
+            parameters = tensor_list(self.name, "parameters=", parameters)
         if several_processes() and not self._met:
             require_one_method(self.name, self.objectives, self.options)
             self._met = True
@@ -84,6 +89,13 @@ class BilevelBalancer(Method):
             return BalanceReport.nothing(self.objectives, ahead.means, self.skips)
         report = for_some(self, ahead.indices, lambda method: method._step(ahead))
         return report.among(self.objectives, ahead.present)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "backward":
+            raise AttributeError(
+                f"{self.name}: call meta_backward(model, train, validation, lr=...) instead of backward"
+            )
+        return super().__getattr__(name)
 
     def _step(self, ahead: Lookahead) -> BalanceReport:
         if not self.finite(ahead.means, "loss"):

@@ -126,7 +126,10 @@ class _Adapter(Method):
         self._narrowed: dict[tuple[int, ...], _Aggregator] = {}
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
-        """Take an aggregator for fewer objectives. Raises BalancingError if it remembers those of earlier steps."""
+        """Take an aggregator for fewer objectives.
+
+        Raises BalancingError if it remembers those of earlier steps.
+        """
         super().narrowed_to(indices)
         name, arguments = self._arguments
         if self.aggregator.state():

@@ -1,4 +1,4 @@
-"""What the processes agree on in each step: the leaves that their losses reach, in one order."""
+"""Agreement of the processes in each step: the leaves that their losses reach, in one order."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..errors import BalancingError
 from ..spans import span
 from .agreement import Agreement
-from .call import Call, tensor_list
+from .call import Call, named_tensors
 from .gradients import Direction, Gradients
 from .graph import LossGraph
 from .leaves import is_nested
@@ -23,7 +23,10 @@ class AtFeatures:
     finds_inputs = False
 
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
-        """Gradients at the features and own leaves. Raises BalancingError for shared leaves past them."""
+        """Gradients at the features and own leaves.
+
+        Raises BalancingError for shared leaves past the features.
+        """
         contested, others = graph.partition(stop=given)
         trunk = set(graph.trunk(given))
         if graph.given_shared is None and graph.shards is None:
@@ -53,7 +56,7 @@ class AtFeatures:
         if count:
             raise BalancingError(
                 f"{graph.owner}: {count} shared parameter(s) are reached without passing through the features; "
-                "use at='shared', or give shared=model.shared_parameters() if the model is compiled"
+                "give the features of the same forward pass, use at='shared', or give shared=model.shared_parameters() if the model is compiled"
             )
 
     def write(
@@ -106,12 +109,14 @@ def given_tensors(owner: str, at: str, call: Call) -> list[Tensor]:
         raise ValueError(f"{owner}: at={at!r} needs backward(..., {at}=...)")
     if not call.last:
         raise ValueError(f"{owner}: at={at!r} cannot collect micro-batches; use at='shared'")
-    tensors = tensor_list(given)
+    tensors = named_tensors(given)
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
         raise ValueError(f"{owner}: {at}= must be a tensor, or a list or mapping of tensors")
     differentiable = list(dict.fromkeys(tensor for tensor in tensors if tensor.requires_grad))
     if not differentiable:
-        raise BalancingError(f"{owner}: none of the {at} requires a gradient; is the trunk frozen?")
+        raise BalancingError(
+            f"{owner}: none of the {at} requires a gradient; is the trunk frozen, or are they detached?"
+        )
     return differentiable
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import BalancingError
 from ..spans import span
 from .agreement import Local
-from .call import Call, tensor_list
+from .call import Call, named_tensors
 from .gradients import Gradients
 from .leaves import find_leaves, raise_if_any_hides
 from .processes import average_over_processes, averaged_gradients, several_processes
@@ -27,7 +27,7 @@ def _gradients_at(
     weights: Sequence[Tensor],
     keep_graph: bool = False,
 ) -> Sequence[Tensor | None]:
-    """Gradients of ``outputs`` at ``leaves``, averaged over processes; ``None`` where they do not reach."""
+    """Gradients of ``outputs`` at ``leaves``, averaged over processes; ``None``: not reached."""
     if not leaves:
         return []
     if several_processes():
@@ -108,7 +108,7 @@ class LossGraph:
         """Every tensor that the caller named, whether a parameter or not."""
         given: list[Tensor] = [*(self.given_shared or ())]
         for tensors in (self._call.features, self._call.subset):
-            given += tensor_list(tensors)
+            given += named_tensors(tensors)
         return given
 
     def loss_scale(self) -> float:
@@ -222,7 +222,7 @@ class LossGraph:
             self.sharing.learn(gradients, self.objectives, complete=True)
 
     def _known_own_leaves(self, contested: Sequence[Tensor]) -> dict[Tensor, None]:
-        """Those of the leaves that are known to belong to one objective; unknown ones are measured once."""
+        """Leaves that are known to belong to one objective; unknown ones are measured once."""
         if self.given_shared is not None:
             return {}
         self.measure_unknown(contested)

@@ -1,4 +1,4 @@
-"""Which parameters are shared, where the autograd graph does not tell: outputs that were merged."""
+"""Which parameters are shared where the autograd graph is ambiguous, as with merged outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LARGE = 1 << 14  # elements beyond which the first slice is read first
 
 
 class Sharing:
-    """What a balancer has seen of the leaves of its losses; no part of its state, and never copied.
+    """What a balancer knows of the leaves of its losses; not in its state, and never copied.
 
     If outputs are concatenated, stacked or come from one compiled node, each loss reaches the heads of all objectives in the
     graph, but its gradient is exactly zero at those of the others. So a leaf with a gradient other than zero for one
@@ -160,7 +160,7 @@ def _has_gradient(row: Sequence[Tensor | None], seen: Sequence[bool], reaches: b
 
 
 def _nonzero(rows: Sequence[Sequence[Tensor | None]]) -> tuple[list[list[bool]], bool]:
-    """Which gradients have an element other than zero in some process, and whether all are finite."""
+    """Which gradients are not zero in some process, and whether all are finite."""
     read = [[g.coalesce().values() if g is not None and g.is_sparse else g for g in row] for row in rows]
     present = [gradient for row in read for gradient in row if gradient is not None]
     flat = [gradient for gradient in present if gradient.numel() > 0]

@@ -17,7 +17,10 @@ def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> No
 
 
 def add_grad(leaf: Tensor, gradient: Tensor) -> None:
-    """Add to ``.grad`` of a leaf and call its post-accumulate hooks, as autograd does; a frozen one is left alone."""
+    """Add to ``.grad`` of a leaf and call its post-accumulate hooks, as autograd does.
+
+    A frozen leaf is left alone.
+    """
     if not leaf.requires_grad:
         return
     if leaf.grad is None:

@@ -10,7 +10,7 @@ WRONG = -1e-12
 
 
 def solve_together(a: Tensor, b: Tensor, rounds: int = 15) -> tuple[Tensor, Tensor]:
-    """(N, K) ``argmin_{x >= 0} 1/2 x'Ax - b'x`` for several b, and the indices of those left open.
+    """(N, K) ``argmin_{x >= 0} 1/2 x'Ax - b'x`` for several b, and the indices of unsolved ones.
 
     Block pivoting (Judice and Pires, 1994) nearly always settles in a few rounds. Variables that depend on each other may
     make it cycle; an active-set method then goes on from the solution with a ridge on A, one variable at a time, in all

@@ -326,7 +326,7 @@ def test_only_none_means_absent():
     net, x = Net(), inputs()
     losses = net.losses(x)
     del losses["b"]
-    with pytest.raises(ValueError, match="'b' is missing; None means absent"):
+    with pytest.raises(ValueError, match="'b' is missing; give None if it is absent"):
         make("sum").backward(losses)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from balancing import BalancingError, create_balancer
+from balancing import BalancingError, create_balancer, group_parameters
 from tests.balancing.formulas import double, next_weights
 from tests.balancing.problems import ALL, GRADIENT, MANY, TURNS, Net, inputs, make
 
@@ -37,6 +37,43 @@ def test_wrong_calls_say_what_to_do():
         make("mgda", at="subset").backward(losses)
     with pytest.raises(ValueError, match="cannot collect micro-batches"):
         make("mgda", at="features").backward(losses, features=x, last=False)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (lambda net: {"parameters": net}, "parameters= must be a list of tensors .*, got an object of type Net"),
+        (lambda net: {"parameters": dict(net.named_parameters())}, "parameters= .*, got an object of type dict"),
+        (lambda net: {"parameters": net.named_parameters()}, "parameters= .*, got a list with an object of type tuple"),
+        (lambda net: {"parameters": net.trunk[0].weight}, "parameters= .*, got an object of type Parameter"),
+        (lambda net: {"shared": net.trunk}, "shared= .*, got a list with an object of type"),
+        (lambda net: {"subset": "trunk"}, "subset= .*, got an object of type str"),
+        (lambda net: {"groups": "layer"}, "groups= must be a mapping .*, got an object of type str"),
+        (lambda net: {"groups": {"one": net.trunk[0].weight}}, "group 'one' must be a list of tensors"),
+        (
+            lambda net: {"groups": group_parameters(Net(), "layer")},
+            "groups= holds no parameter that several losses reach",
+        ),
+        (lambda net: {"scaler": 65536.0}, "scaler= must be a torch.amp.GradScaler, got an object of type float"),
+        (lambda net: {"weights_of": torch.ones(3)}, "weights_of= must be a report .*, got an object of type Tensor"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(argument, message):
+    net, balancer = Net(), make("pcgrad")
+    with pytest.raises(ValueError, match=f"pcgrad: {message}"):
+        balancer.backward(net.losses(inputs()), **argument(net))
+    assert balancer.step == 0
+    assert not net.gradients()
+
+
+def test_parameters_may_come_from_a_generator():
+    gradients = []
+    for given in (lambda net: list(net.parameters()), lambda net: net.parameters()):
+        net = Net()
+        make("pcgrad").backward(net.losses(inputs()), parameters=given(net))
+        gradients.append(net.gradients())
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -162,3 +199,21 @@ def test_sparse_gradients_of_shared_parameters_are_refused(name):
     losses = {key: nn.Linear(5, 1)(features).square().mean() for key in "abc"}
     with pytest.raises(BalancingError, match=rf"{name}: cannot measure sparse gradients; use nn.Embedding"):
         make(name).backward(losses)
+
+
+def test_backward_of_a_bilevel_method_names_the_other_function():
+    balancer = create_balancer("moml", ("a", "b"))
+    assert not hasattr(balancer, "backward")
+    with pytest.raises(AttributeError, match=r"moml: call meta_backward\(model, train, validation, lr=...\) instead"):
+        balancer.backward({})
+    net = Net()
+    with pytest.raises(ValueError, match=r"moml: parameters= must be a list of tensors .*, got an object of type Net"):
+        balancer.meta_backward(net, net.losses, net.losses, lr=0.1, parameters=net)
+
+
+def test_what_is_no_state_of_a_balancer_is_refused():
+    balancer = make("uncertainty")
+    with pytest.raises(ValueError, match="uncertainty: the state must be a state_dict, got Uncertainty"):
+        balancer.load_objectives(balancer)
+    with pytest.raises(ValueError, match="uncertainty: the state has no names of objectives: it is not of a balancer"):
+        balancer.load_objectives(Net().state_dict())

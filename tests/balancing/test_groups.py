@@ -124,7 +124,7 @@ def test_micro_batches_and_a_method_before_work_per_group():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("sum", {}, "sum: groups= needs a method that finds weights from the Gramian alone"),
+        ("sum", {}, "sum: groups= needs a method that finds weights from the Gramian alone, such as pcgrad"),
         ("graddrop", {}, "graddrop: groups= needs a method"),
         ("moco", {}, "moco: groups= needs a method"),
         *((name, {}, "keeps state of the whole gradients") for name in GRAMIAN if name not in PER_GROUP),

@@ -78,7 +78,9 @@ class GradientBalancer(Balancer):
     def _arrange(self, gradients: Gradients) -> None:
         """Change the order of the inputs before they are measured."""
 
-    def _balance(self, graph: LossGraph, parts: list[Part], first: LossWeights | None) -> BalanceReport:
+    def _balance(
+        self, graph: LossGraph, parts: list[Part], first: LossWeights | None, reused: Tensor | None
+    ) -> BalanceReport:
         factor = graph.loss_scale()
         reaching = self._reaching(parts)
         if self.place.averages_rows:
@@ -86,9 +88,10 @@ class GradientBalancer(Balancer):
                 part.gradients.synchronize()
         total, samples = parts[0] if len(parts) == 1 else parts[0] + parts[1], None
         if self.place.finds_inputs:
-            owners = graph.own_leaves(total.gradients)
+            active = self.active()  # in the whole step; the graph may be of a micro-batch with fewer objectives
+            owners = graph.own_leaves(total.gradients, complete=active is None)
             for part in {id(part): part for part in (total, *parts)}.values():
-                part.gradients.release(owners, graph.active)
+                part.gradients.release(owners, active)
         # each holds a sum over some of the micro-batches; none is a sample of an objective that is in the other alone
         if len(parts) == 2 and all(map(min, parts[0].present, parts[1].present)):
             share = parts[0].count * parts[1].count / (parts[0].count + parts[1].count) ** 2
@@ -106,11 +109,14 @@ class GradientBalancer(Balancer):
         if not overflow and not (self.finite(losses, "loss") and self.finite(gramian.diagonal(), "gradient")):
             return self.skip(total.losses)
 
-        loss_weights = None if overflow or first is None else first(losses)
+        loss_weights = None if overflow or first is None or reused is not None else first(losses)
         weights: Tensor | None
         measured = Measured(losses, gramian, gramian if samples is None else samples, gradients, factor, groups)
         if overflow:  # the plain sum carries the infinity to the scaler, which skips the step and lowers its scale
             weights = torch.ones_like(losses)
+            direction = measured.combination(weights, self.options.max_norm)
+        elif reused is not None:
+            weights, loss_weights = reused.to(losses), self.cache.heads
             direction = measured.combination(weights, self.options.max_norm)
         elif not gradients.inputs or self.alone:
             # nothing is shared, so there is nothing to balance: each objective keeps its own, or its first, gradient

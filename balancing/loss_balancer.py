@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .base import Balancer
+from .measuring.gradients import Gradients
 from .measuring.graph import LossGraph
+from .measuring.processes import several_processes
 from .micro_batches import Part
 from .options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
 from .report import BalanceReport
@@ -72,13 +75,16 @@ class LossBalancer(Balancer):
     def _loss_weights(self, losses: Tensor, first: LossWeights | None) -> Tensor:
         return self.effective_weights(losses, None if first is None else first(losses))
 
-    def _balance(self, graph: LossGraph, parts: list[Part], first: LossWeights | None) -> BalanceReport:
+    def _balance(
+        self, graph: LossGraph, parts: list[Part], first: LossWeights | None, reused: Tensor | None
+    ) -> BalanceReport:
         (total,) = parts
         total.gradients.synchronize()
         if not self.finite(total.losses, "loss"):
             return self.skip(total.losses)
-        weights = self._loss_weights(total.losses, first)
-        self.place.write(graph, total.gradients, weights, None, lambda: total.gradients.combine(weights.tolist()))
+        weights = self._loss_weights(total.losses, first) if reused is None else reused
+        gradients = total.gradients if several_processes() else _reached(total.gradients)
+        self.place.write(graph, gradients, weights, None, lambda: gradients.combine(weights.tolist()))
         return self.finish(total.losses, weights)
 
 
@@ -113,4 +119,13 @@ class ScheduleBalancer(LossBalancer):
     refused = (*ABOUT_GRADIENTS, *ABOUT_WEIGHTS)
 
     def _weighs_at_once(self, first: LossWeights | None, whole: bool, waits: bool) -> bool:
-        return whole or (first is None and not self.options.log_losses and (self.constant or not waits))
+        # the priorities of those that are present have mean 1, so that they depend on which these are
+        certain = not waits or (self.constant and self.options.preference is None)
+        return whole or (first is None and not self.options.log_losses and certain)
+
+
+def _reached(gradients: Gradients) -> Gradients:
+    """The gradients at those of the inputs that an objective whose turn it is reaches: the others get no zeros."""
+    kept = [p for p in range(len(gradients.inputs)) if any(row[p] is not None for row in gradients.rows)]
+    rows = [[row[p] for p in kept] for row in gradients.rows]
+    return replace(gradients, inputs=[gradients.inputs[p] for p in kept], rows=rows, matrix=None)

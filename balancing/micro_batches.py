@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,7 @@ class Step:
         summed: (K,) losses of earlier ones whose gradients were added to ``.grad`` at once.
         present: Whether each objective is in one of them so far.
         waits: Whether an objective that is absent so far may be in a later one.
+        reached: Leaf -> mask of the objectives that reach it in those earlier ones whose gradients were added at once.
     """
 
     losses: StepLosses
@@ -52,6 +53,7 @@ class Step:
     summed: Tensor | None
     present: tuple[bool, ...]
     waits: bool
+    reached: Mapping[Tensor, int]
 
     def mixed(self) -> bool:
         """Whether an objective is absent from a micro-batch so far, but not from the step."""
@@ -64,7 +66,7 @@ class Step:
         summed = None if self.summed is None else self.summed[list(indices)]
         present = tuple(self.present[k] for k in indices)
         parts = [part.among(indices) for part in self.parts]
-        return Step(self.losses.among(indices), parts, summed, present, self.waits)
+        return Step(self.losses.among(indices), parts, summed, present, self.waits, self.reached)
 
 
 @dataclass
@@ -76,6 +78,7 @@ class MicroBatches:
         parts: Sums whose weights are still to be found.
         losses: (K,) sum of the losses whose weighted gradients were added to ``.grad`` at once.
         present: Whether each objective is in one of them; ``None``: all are.
+        reached: Leaf -> mask of the objectives that reach it, with ``losses`` of a method that gives heads other weights.
         seen: Whether each objective was in the last step.
     """
 
@@ -83,6 +86,7 @@ class MicroBatches:
     parts: list[Part] = field(default_factory=list)
     losses: Tensor | None = None
     present: tuple[bool, ...] | None = None
+    reached: dict[Tensor, int] = field(default_factory=dict)
     watch: Watch | None = None
     seen: tuple[bool, ...] | None = None
 
@@ -94,7 +98,7 @@ class MicroBatches:
         """
         if not self.parts and self.losses is None:
             return self
-        taken, watch = MicroBatches(self.apart, self.parts, self.losses, self.present), self.watch
+        taken, watch = MicroBatches(self.apart, self.parts, self.losses, self.present, self.reached), self.watch
         self.discard()
         if watch is None:
             return taken
@@ -116,7 +120,7 @@ class MicroBatches:
         """Forget what waits."""
         if self.watch is not None:
             self.watch.close()
-        self.parts, self.losses, self.present, self.watch = [], None, None, None
+        self.parts, self.losses, self.present, self.reached, self.watch = [], None, None, {}, None
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(MicroBatches(self.apart))  # a copy has no gradients of a model, and nothing waits
@@ -126,7 +130,7 @@ class MicroBatches:
         present = losses.present
         if not all(present) and (self.parts or self.losses is not None):
             present = either(self.present or (True,) * len(present), present)
-        return Step(losses, self.parts, self.losses, present, not last and not all(present))
+        return Step(losses, self.parts, self.losses, present, not last and not all(present), self.reached)
 
     def join(self, earlier: list[Part], part: Part) -> list[Part]:
         """``earlier`` with one part more."""
@@ -157,3 +161,18 @@ def prepare(parts: Sequence[Part], contest: bool, active: Sequence[int] | None) 
             part.gradients.contest(shared)
         if active is not None:
             part.gradients.keep(active)
+
+
+def united(owner: str, earlier: Mapping[Tensor, int], now: Mapping[Tensor, int]) -> dict[Tensor, int]:
+    """Leaf -> mask of the objectives that reach it in one of several micro-batches that are weighed at once.
+
+    Raises BalancingError, which begins with ``owner``, for a leaf that was one objective's before and is contested now.
+    """
+    masks = {leaf: mask | earlier.get(leaf, 0) for leaf, mask in [*earlier.items(), *now.items()]}
+    for leaf, mask in earlier.items():
+        if mask.bit_count() == 1 and masks[leaf] != mask:
+            raise BalancingError(
+                f"{owner}: a parameter of shape {tuple(leaf.shape)}, which one objective alone reached in an earlier "
+                "micro-batch, is reached by another one now; use update_every=1, or give shared=model.shared_parameters()"
+            )
+    return masks

@@ -15,7 +15,7 @@ from .measuring.looped import Out
 from .measuring.processes import several_processes
 from .measuring.sharing import Sharing
 from .method import Method
-from .micro_batches import MicroBatches, Part, Step, prepare
+from .micro_batches import MicroBatches, Part, Step, prepare, united
 from .options import BalancerOptions
 from .own_gradients import OwnGradients
 from .report import BalanceReport
@@ -68,11 +68,13 @@ class StepMethod(Method):
             self.check_groups()
         losses = step.losses
         means = losses.means if step.summed is None else step.summed + losses.means
+        reused: Tensor | None = None
         known, active = None, self.active()
         if call.weights_of is not None or call.create_graph:
             known, active = known_weights(self, call, active, bool(step.parts))
+        coming = () if step.waits else step.present  # who waits may come without a weight to take
         between = self.step % self.options.update_every != 0
-        if known is None and between and not self.alone and self.cache.reusable(step.present, step.summed is not None):
+        if known is None and between and not self.alone and self.cache.reusable(coming, step.summed is not None):
             known = self.cache.weights.clone()
         at_once = self._weighs_at_once(first, call.last and not step.parts, step.waits or bool(step.parts))
         if step.mixed() and not at_once and call.weights_of is None:
@@ -81,9 +83,15 @@ class StepMethod(Method):
             call = call._replace(shared=None)
         chosen = losses.differentiated(active)
         graph = LossGraph(self.name, self.objectives, losses, call, chosen, self.sharing, self.remembers)
+        waits = bool(step.parts) or (self.head_rule == "unit" and step.summed is None and step.mixed())
+        if known is not None and waits:
+            self.reject(call.weights_of is not None, "weights_of= needs every objective in each micro-batch")
+            reused, known = known, None  # what is contested is known with the last micro-batch alone
         weighs = known is not None or at_once or step.summed is not None
         tensors = find_place(graph, self._agreement, "shared" if self.alone else self.options.at, call, weighs)
         if weighs:
+            if step.reached and call.shared is None:
+                graph.reached_anywhere(united(self.name, step.reached, graph.masks()))
             return self._weigh(graph, means, first, known, call.last)
         self.reject(call.create_graph, "create_graph=True needs the whole batch in one call")
 
@@ -91,13 +99,15 @@ class StepMethod(Method):
         rows = Gradients.none(len(losses.values)) if graph.active == () else self.place.rows(graph, tensors, out)
         part = Part(losses.means, rows, losses.present)
         self._check(part, graph)
+        if self.measures and active is None and self.active() is not None and call.shared is None:
+            self.sharing.learn(rows, self.objectives, complete=True)  # before the others' rows are dropped
         parts = self.micro_batches.join(step.parts, part)
         if not call.last:
             self.micro_batches.keep(part.leaves(), parts)
             return BalanceReport(self.objectives, torch.stack([p.losses for p in parts]).sum(0), skips=self.skips)
         if step.parts:
             prepare(parts, call.shared is None, self.active())
-        return self._balance(graph, parts, first)
+        return self._balance(graph, parts, first, reused)
 
     def _weigh(
         self, graph: LossGraph, losses: Tensor, first: LossWeights | None, known: Tensor | None, last: bool
@@ -111,6 +121,7 @@ class StepMethod(Method):
                 graph.weighted_backward(weights, self.head_weights)
         if not last:
             self.micro_batches.keep(graph.leaves_with_gradients(), [], losses)
+            self.micro_batches.reached = dict(graph.masks()) if self.head_rule == "unit" else {}
             return BalanceReport(self.objectives, losses, skipped=not finite, skips=self.skips)
         return self.finish(losses, weights) if finite else self.skip(losses)
 
@@ -135,8 +146,10 @@ class StepMethod(Method):
     def _check(self, part: Part, graph: LossGraph) -> None:
         """Raise BalancingError for gradients that cannot be balanced."""
 
-    def _balance(self, graph: LossGraph, parts: list[Part], first: LossWeights | None) -> BalanceReport:
-        """Add the balanced sum of all micro-batches to ``.grad``."""
+    def _balance(
+        self, graph: LossGraph, parts: list[Part], first: LossWeights | None, reused: Tensor | None
+    ) -> BalanceReport:
+        """Add the balanced sum of all micro-batches to ``.grad``, with the (K,) ``reused`` weights if there are any."""
         raise TypeError(f"{self.name}: derive from a kind, such as LossBalancer or GramianBalancer, not from Balancer")
 
     def _observe(self, means: Tensor, factors: Tensor | None) -> None:

@@ -33,6 +33,7 @@ class Watch:
             leaf.grad = torch.full_like(leaf, -0.0)
         self._remember(leaf)
         self._hooks = leaf.register_hook(self._before), leaf.register_post_accumulate_grad_hook(self._after)
+        _OPEN.add(self)
 
     def moved(self) -> bool:
         """Whether the leaf itself was changed in place, as by an optimizer."""
@@ -45,8 +46,13 @@ class Watch:
         for hook in self._hooks:
             hook.remove()
         leaf = self._leaf()
+        _OPEN.discard(self)
         if self._lent and leaf is not None and leaf.grad is self._grad and not self.deleted:
-            leaf.grad = None
+            others = [watch for watch in _OPEN if watch._leaf() is leaf]
+            if others:  # of another balancer, to which the zeros look like a gradient
+                others[0]._lent = True
+            else:
+                leaf.grad = None
 
     def _remember(self, leaf: Tensor) -> None:
         assert leaf.grad is not None
@@ -71,6 +77,9 @@ class Watch:
         elif _is_positive_zero(now):
             self.replaced = self.replaced or _is_positive_zero(self._grad_value)
             self.deleted = self.deleted or not _is_positive_zero(self._grad_value)
+
+
+_OPEN: weakref.WeakSet[Watch] = weakref.WeakSet()
 
 
 def watched_leaf(leaves: Iterable[Tensor]) -> Tensor | None:

@@ -134,7 +134,7 @@ class LossGraph:
         return Local(self._stacked.device, self.allowed(masks), known, ordered, (call.last, at_once))
 
     def reached_anywhere(self, masks: dict[Tensor, int]) -> None:
-        """Take over the leaves that any process reaches, as :meth:`Agreement.meet` returned them."""
+        """Take over the leaves that any process, or micro-batch, reaches, as :meth:`Agreement.meet` returned them."""
         size = len(self.losses)
         self._agreed_trunk = [leaf for leaf, mask in masks.items() if mask >> size]
         self._agreed = {leaf: own for leaf, mask in masks.items() if (own := mask & ~(1 << size))}
@@ -193,15 +193,20 @@ class LossGraph:
         chosen = set(self._parameters)
         return {leaf: mask for leaf, mask in masks.items() if leaf in chosen}
 
+    def permitted(self, leaves: list[Tensor], gradients: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Both for the given parameters alone; a method that remembers has gradients of those of earlier steps, too."""
+        if not self._remembers or self._parameters is None:
+            return leaves, gradients
+        kept = self.allowed({leaf: i for i, leaf in enumerate(leaves)})
+        return list(kept), [gradients[i] for i in kept.values()]
+
     def leaves_with_gradients(self) -> list[Tensor]:
         """Leaves of the losses that have a ``.grad``."""
         return [leaf for leaf in self.allowed(self.leaves(self.losses)) if leaf.grad is not None]
 
-    def own_leaves(self, gradients: Gradients) -> dict[Tensor, int]:
-        """Inputs that no second objective uses, with the index of the first; see :class:`Sharing`."""
-        if self.given_shared is not None:
-            return {}
-        return self.sharing.learn(gradients, self.objectives, complete=self.active is None)
+    def own_leaves(self, gradients: Gradients, complete: bool) -> dict[Tensor, int]:
+        """Inputs that no second objective uses, with the index of the first; see :meth:`Sharing.learn`."""
+        return self.sharing.learn(gradients, self.objectives, complete) if self.given_shared is None else {}
 
     def measure_unknown(self, contested: Sequence[Tensor]) -> None:
         """See who uses the leaves of which nothing is known, at the cost of a backward per loss."""

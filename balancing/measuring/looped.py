@@ -106,4 +106,4 @@ class AtShared:
         gradients.accumulate_heads((weights if heads is None else heads).tolist())
         with span("combination"):
             combined = direction()
-        gradients.accumulate(gradients.inputs, combined)
+        gradients.accumulate(*graph.permitted(gradients.inputs, combined))

@@ -242,6 +242,63 @@ def test_an_objective_is_present_if_a_micro_batch_has_it(name, pieces):
             torch.testing.assert_close(report.weights, wanted.weights, equal_nan=True)
 
 
+#: Methods that reuse weights at every second step, with heads of either kind, and ones with constant weights.
+BETWEEN = [
+    ("mgda", {"update_every": 2, "heads": "unit"}),
+    ("pcgrad", {"update_every": 2}),
+    ("pcgrad", {"update_every": 2, "heads": "weighted"}),
+    ("realtime", {"update_every": 2, "weight_ema": 0.5}),
+    (["uncertainty", "aligned_mtl"], {"update_every": 2, "preference": {"b": 3.0}}),
+    ("sum", {"preference": {"a": 2.0, "b": 5.0}}),
+    ("single", {"objective": "b", "preference": {"a": 2.0, "b": 5.0}}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), BETWEEN)
+@pytest.mark.parametrize("pieces", [("ab", "b"), ("abc", "b"), ("b", "abc"), ("a", "b", "a"), ("abc", "b", "ac")])
+@pytest.mark.parametrize("first", ["abc", "ab"])
+def test_weights_of_an_earlier_step_are_those_of_all_micro_batches(name, options, pieces, first):
+    net, whole = Net(), create_balancer(name, ("a", "b", "c"), **options)
+    parts = copy.deepcopy(whole)
+    for balancer in (whole, parts):
+        balancer.backward({key: loss if key in first else None for key, loss in net.losses(inputs()).items()})
+    net.zero_grad()
+    batches, totals = inputs(12, seed=2).chunk(len(pieces)), {}
+    for x, piece in zip(batches, pieces, strict=True):
+        for key in piece:
+            totals[key] = totals.get(key, 0) + net.losses(x)[key]
+    wanted = whole.backward({key: totals.get(key) for key in "abc"})
+    reference = net.gradients()
+    net.zero_grad()
+    for x, piece in zip(batches, pieces, strict=True):
+        losses = {key: loss if key in piece else None for key, loss in net.losses(x).items()}
+        report = parts.backward(losses, last=x is batches[-1])
+    assert_close(net.gradients(), reference)
+    torch.testing.assert_close(report.weights, wanted.weights, equal_nan=True, check_dtype=False)
+
+
+def test_a_parameter_that_changes_hands_between_micro_batches_with_known_weights_is_an_error():
+    net, balancer = Net(), make("pcgrad", update_every=2)
+    balancer.backward(net.losses(inputs()))
+    balancer.backward(net.losses(inputs()), last=False)
+    losses = net.losses(inputs()) | {"c": None}
+    losses["a"] = losses["a"] + net.head["c"].weight.square().sum()
+    with pytest.raises(BalancingError, match="one objective alone reached in an earlier micro-batch"):
+        balancer.backward(losses)
+
+
+@pytest.mark.parametrize("log_losses", [False, True])
+def test_who_waits_for_its_turn_leaves_no_zeros_in_micro_batches(log_losses):
+    objectives = ("a", "b", "c")
+    net, balancer = Net(), create_balancer("single", objectives, objective="b", log_losses=log_losses)
+    extra = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+    losses = net.losses(inputs())
+    balancer.backward({"a": losses["a"] * extra, "b": None, "c": losses["c"] * extra}, last=False)
+    balancer.backward(net.losses(inputs()) | {"a": None})
+    assert extra.grad is None
+    assert {name.split(".")[1] for name in net.gradients() if name[0] == "h"} == {"b"}
+
+
 @pytest.mark.parametrize("name", [n for n in GRADIENT if n not in MANY and n not in TURNS])
 def test_an_objective_that_reaches_nothing_shared_keeps_its_own_gradient(name):
     net, whole, others, x = Net(), make(name), make(name, OTHERS), inputs()
@@ -404,5 +461,5 @@ def test_a_state_with_one_flag_for_all_objectives_loads(name, key):
 def test_an_axis_of_unknown_meaning_is_an_error():
     balancer = make("mgda")
     balancer.register_buffer("table", torch.zeros(2, 3))
-    with pytest.raises(BalancingError, match="mgda: an objective is absent, but of table"):
+    with pytest.raises(BalancingError, match="mgda: an objective is absent, but the class does not declare which axes of table"):
         balancer.backward(Net().losses(inputs()) | {"b": None})

@@ -172,6 +172,23 @@ def test_discarded_micro_batches_are_forgotten(name):
     assert_close(net.gradients(), wanted)
 
 
+@pytest.mark.parametrize("order", ["first", "second", "discard"])
+def test_micro_batches_of_two_balancers_wait_side_by_side(order):
+    net, (one, two), batches = Net(), (make("mgda"), make("pcgrad")), inputs(12).chunk(2)
+    for balancer in (one, two):
+        balancer.backward(net.losses(batches[0]), last=False)
+    if order == "discard":
+        one.discard()
+    for balancer in {"first": (one, two), "second": (two, one), "discard": (two,)}[order]:
+        balancer.backward(net.losses(batches[1]))
+    found = net.gradients()
+    net.zero_grad()
+    for name in ("pcgrad",) if order == "discard" else ("mgda", "pcgrad"):
+        losses = [net.losses(x) for x in batches]
+        make(name).backward({key: losses[0][key] + losses[1][key] for key in losses[0]})
+    assert_close(found, net.gradients())
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", ["mgda", "realtime"])
 def test_a_step_while_micro_batches_wait_is_an_error(name, fused):

@@ -130,6 +130,24 @@ def test_micro_batches_of_merged_outputs(name):
     assert_close(*found, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("pieces", [("abc", "b"), ("bc", "ab"), ("ab", "bc", "a")])
+@pytest.mark.parametrize("name", [name for name in REPEATABLE if not balancer_class(name).unbiased])
+def test_micro_batches_of_merged_outputs_with_different_objectives(name, pieces):
+    found = []
+    for how in ("separate", "concatenated"):
+        net, balancer = Net(), make(name)
+        batches, totals = inputs(12).chunk(len(pieces)), {}
+        for x, piece in zip(batches, pieces, strict=True):
+            losses = {key: loss if key in piece else None for key, loss in merged_losses(net, x, how).items()}
+            totals |= {key: totals.get(key, 0) + losses[key] for key in piece}
+            if how == "concatenated":
+                balancer.backward(losses, last=x is batches[-1])
+        if how == "separate":
+            balancer.backward(totals)
+        found.append(net.gradients())
+    assert_close(found[1], found[0], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", [n for n in REPEATABLE if n not in TURNS])
 def test_a_loss_without_gradient_does_not_give_the_trunk_away(name):
     net, x = Net(), inputs()

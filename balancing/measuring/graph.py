@@ -194,6 +194,10 @@ class LossGraph:
         chosen = set(self._parameters)
         return {leaf: mask for leaf, mask in masks.items() if leaf in chosen}
 
+    def named(self, leaves: Sequence[Tensor]) -> dict[Tensor, int]:
+        """Those of the leaves that ``parameters`` has; all if it was not given."""
+        return dict.fromkeys(leaves, 0) if self._parameters is None else self.allowed(dict.fromkeys(leaves, 0))
+
     def leaves_with_gradients(self) -> list[Tensor]:
         """Leaves of the losses that have a ``.grad``."""
         return [leaf for leaf in self.allowed(self.leaves(self.losses)) if leaf.grad is not None]

@@ -106,4 +106,6 @@ class AtShared:
         gradients.accumulate_heads((weights if heads is None else heads).tolist())
         with span("combination"):
             combined = direction()
-        gradients.accumulate(gradients.inputs, combined)
+        named = graph.named(gradients.inputs)  # a method may remember gradients of others
+        kept = [k for k, leaf in enumerate(gradients.inputs) if leaf in named]
+        gradients.accumulate([gradients.inputs[k] for k in kept], [combined[k] for k in kept])

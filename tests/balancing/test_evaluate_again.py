@@ -138,7 +138,7 @@ def test_weights_that_cannot_hold_are_refused():
     report = make("mgda").backward(net.losses(x))
     with pytest.raises(ValueError, match="max_norm= would not hold"):
         make("mgda", max_norm=1.0).backward(net.losses(x), weights_of=report)
-    with pytest.raises(ValueError, match="is of other objectives"):
+    with pytest.raises(ValueError, match="the report given as weights_of= is of other objectives"):
         make("mgda", ("a", "b")).backward({key: net.losses(x)[key] for key in "ab"}, weights_of=report)
     balancer = make("mgda")
     balancer.backward(net.losses(x), last=False)

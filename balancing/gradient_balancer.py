@@ -141,7 +141,10 @@ class GradientBalancer(Balancer):
     def _direction_among(
         self, reaching: Sequence[int], measured: Measured, loss_weights: Tensor | None
     ) -> tuple[Tensor | None, Direction]:
-        """:meth:`_direction` of the objectives that reach something shared; the others keep their own gradients."""
+        """:meth:`_direction` of those ``reaching`` something shared.
+
+        The other objectives keep their own gradients.
+        """
         own = torch.ones_like(measured.losses) if loss_weights is None else loss_weights.to(measured.losses)
         if len(reaching) == 1:
             return own, measured.combination(own, self.options.max_norm)

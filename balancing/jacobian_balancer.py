@@ -84,7 +84,7 @@ class _Workspace:
         gradients.reorder([*order, *new])
 
     def _forget_uncounted(self, size: int) -> None:
-        """Drop what joined in steps that failed or did not count, after which the memory still has ``size`` numbers."""
+        """Drop parameters that joined in steps which did not count: the memory has ``size`` numbers."""
         order = self._order or []
         sizes = [0 if (leaf := ref()) is None else leaf.numel() for ref in order]
         if sum(sizes) > size:

@@ -76,7 +76,7 @@ class GradientBalancer(Balancer):
         """
 
     def _arrange(self, gradients: Gradients) -> None:
-        """Change the order of the inputs before they are measured."""
+        """Change the order of the inputs in a step that counts."""
 
     def _balance(
         self, graph: LossGraph, parts: list[Part], first: LossWeights | None, reused: Tensor | None
@@ -97,7 +97,6 @@ class GradientBalancer(Balancer):
             share = parts[0].count * parts[1].count / (parts[0].count + parts[1].count) ** 2
             samples = parts[0].gradients.products(parts[1].gradients) / (share * factor**2)
         gradients = total.gradients
-        self._arrange(gradients)
         with span("Gramian"):
             losses = total.losses.cpu().double()
             groups = [] if graph.groups is None else split_into_groups(self.name, graph.groups, gradients, factor)
@@ -111,6 +110,8 @@ class GradientBalancer(Balancer):
 
         loss_weights = None if overflow or first is None or reused is not None else first(losses)
         weights: Tensor | None
+        if not overflow:
+            self._arrange(gradients)
         measured = Measured(losses, gramian, gramian if samples is None else samples, gradients, factor, groups)
         if overflow:  # the plain sum carries the infinity to the scaler, which skips the step and lowers its scale
             weights = torch.ones_like(losses)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -53,6 +54,8 @@ class _Workspace:
         Parameters that this step does not reach count as zero. New ones come last, and ``memory`` grows by zeros.
         Raises BalancingError if all are new, one no longer exists, or they do not fit a ``memory`` that was loaded.
         """
+        kept = {value.shape[-1] for value in memory.values() if value.dim() > 0}
+        self._forget_uncounted(max(kept, default=0))
         known = [ref() for ref in self._order or ()]
         if any(leaf is None for leaf in known):
             raise BalancingError(
@@ -62,7 +65,6 @@ class _Workspace:
         order: list[Tensor] = [leaf for leaf in known if leaf is not None]
         new = [leaf for leaf in gradients.inputs if leaf not in {*order}]
         size, added = (sum(leaf.numel() for leaf in leaves) for leaves in (order or new, new))
-        kept = {value.shape[-1] for value in memory.values() if value.dim() > 0}
         if kept - {size} or (order and len(new) == len(gradients.inputs)):
             raise BalancingError(
                 f"{self._owner}: remembers gradients of other parameters than the {size} numbers that the losses share "
@@ -80,6 +82,13 @@ class _Workspace:
         if new:
             self._order = [*(self._order or ()), *map(TensorWeakRef, new)]
         gradients.reorder([*order, *new])
+
+    def _forget_uncounted(self, size: int) -> None:
+        """Drop parameters that joined in steps which did not count: the memory has ``size`` numbers."""
+        order = self._order or []
+        sizes = [0 if (leaf := ref()) is None else leaf.numel() for ref in order]
+        if sum(sizes) > size:
+            self._order = [ref for ref, end in zip(order, accumulate(sizes), strict=True) if end <= size]
 
 
 class _WholeGradients(GradientBalancer):

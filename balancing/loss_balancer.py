@@ -125,7 +125,7 @@ class ScheduleBalancer(LossBalancer):
 
 
 def _reached(gradients: Gradients) -> Gradients:
-    """The gradients at those of the inputs that an objective whose turn it is reaches: the others get no zeros."""
+    """The gradients without inputs that no objective whose turn it is reaches."""
     kept = [p for p in range(len(gradients.inputs)) if any(row[p] is not None for row in gradients.rows)]
     rows = [[row[p] for p in kept] for row in gradients.rows]
     return replace(gradients, inputs=[gradients.inputs[p] for p in kept], rows=rows, matrix=None)

@@ -149,7 +149,10 @@ class StepMethod(Method):
     def _balance(
         self, graph: LossGraph, parts: list[Part], first: LossWeights | None, reused: Tensor | None
     ) -> BalanceReport:
-        """Add the balanced sum of all micro-batches to ``.grad``, with the (K,) ``reused`` weights if there are any."""
+        """Add the balanced sum of all micro-batches to ``.grad``.
+
+        ``reused`` are (K,) weights of an earlier step that this one takes; ``None``: they are to be found.
+        """
         raise TypeError(f"{self.name}: derive from a kind, such as LossBalancer or GramianBalancer, not from Balancer")
 
     def _observe(self, means: Tensor, factors: Tensor | None) -> None:

@@ -210,7 +210,7 @@ class LossGraph:
 
     def measure_unknown(self, contested: Sequence[Tensor]) -> None:
         """See who uses the leaves of which nothing is known, at the cost of a backward per loss."""
-        unknown = self.sharing.unknown(contested) if self.given_shared is None else []
+        unknown = self.sharing.unknown(contested, self.objectives) if self.given_shared is None else []
         if unknown:
             with span("backward of every loss, as nothing is known of some parameters"):
                 if self.shards is not None:

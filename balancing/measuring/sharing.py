@@ -34,6 +34,7 @@ class Sharing:
         # id of a leaf -> bits of the objectives that had a gradient there, forgotten with the leaf; a dictionary with weak
         # keys would cost a small model some percent of its step
         self._users: dict[int, int] = {}
+        self._asked: dict[int, int] = {}  # the same for the objectives that would have shown a gradient there
         self._references: dict[int, weakref.ref[Tensor]] = {}
         self._raw: Any = WeakTensorKeyDictionary()  # leaf that is no parameter -> the call that reached it first
         self._call = 0
@@ -56,9 +57,11 @@ class Sharing:
         """Whether at least two of the objectives are known to use the leaf."""
         return (self._users.get(id(leaf), 0) & sum(self._own_bits(objectives))).bit_count() > 1
 
-    def unknown(self, leaves: Iterable[Tensor]) -> list[Tensor]:
-        """Leaves of which no gradients were seen."""
-        return [leaf for leaf in leaves if id(leaf) not in self._users]
+    def unknown(self, leaves: Iterable[Tensor], objectives: Sequence[str]) -> list[Tensor]:
+        """Leaves of which it is not known whether two of the ``objectives`` use them."""
+        present = sum(self._own_bits(objectives))
+        single = [leaf for leaf in leaves if (self._users.get(id(leaf), 0) & present).bit_count() < 2]
+        return [leaf for leaf in single if present & ~self._asked.get(id(leaf), 0)]
 
     def learn(
         self, gradients: Gradients, objectives: Sequence[str], complete: bool, certain: bool = False
@@ -90,6 +93,7 @@ class Sharing:
             if finite and users and (known or evidence or users.bit_count() > 1):
                 known = users
                 self._remember(leaf, users)
+                self._asked[id(leaf)] = self._asked.get(id(leaf), 0) | (present if evidence else 0)
             mine = (known if not certain else users) & present
             if mine.bit_count() == 1:
                 owners[leaf] = bits.index(mine)
@@ -108,7 +112,7 @@ class Sharing:
         self._users[key] = users
 
     def _forget(self, key: int) -> None:
-        del self._users[key], self._references[key]
+        del self._users[key], self._references[key], self._asked[key]
 
     def _own_bits(self, objectives: Sequence[str]) -> list[int]:
         return [self._bits.setdefault(name, 1 << len(self._bits)) for name in objectives]

@@ -277,6 +277,21 @@ def test_weights_of_an_earlier_step_are_those_of_all_micro_batches(name, options
     torch.testing.assert_close(report.weights, wanted.weights, equal_nan=True, check_dtype=False)
 
 
+def test_a_copy_that_has_not_met_an_objective_yet_takes_no_trunk_for_the_head_of_another():
+    net, balancer = Net(), make("pcgrad", update_every=2)
+    balancer.backward(net.losses(inputs()))
+    balancer.backward(net.losses(inputs(seed=2)))
+    copied = copy.deepcopy(balancer)
+    found = []
+    for each in (balancer, copied):
+        each.backward(net.losses(inputs(seed=3)) | {"b": None})
+        net.zero_grad()
+        report = each.backward(net.losses(inputs(seed=4)) | {"a": None})
+        found.append(net.gradients() | {"weights": report.weights})
+        net.zero_grad()
+    assert_close(found[1], found[0], equal_nan=True)
+
+
 def test_a_parameter_that_changes_hands_between_micro_batches_with_known_weights_is_an_error():
     net, balancer = Net(), make("pcgrad", update_every=2)
     balancer.backward(net.losses(inputs()))

@@ -15,6 +15,7 @@ from tests.balancing.problems import (
     WEIGHS,
     Net,
     assert_close,
+    core,
     expected,
     inputs,
     make,
@@ -292,3 +293,26 @@ def test_weights_of_a_step_without_an_objective_serve_a_step_without_it(name):
     torch.testing.assert_close(again.weights, report.weights, equal_nan=True)
     with pytest.raises(ValueError, match="is of a step without one of the objectives"):
         balancer.backward(net.losses(x), weights_of=report)
+
+
+@pytest.mark.parametrize("name", [name for name in GRADIENT if core(make(name)).remembers])
+@pytest.mark.parametrize("how", ["advance=False", "an error"])
+def test_a_parameter_of_a_step_that_does_not_count_is_not_remembered(name, how):
+    net, balancer, extra = Net(), make(name), torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+    twin = copy.deepcopy(balancer)
+    found = []
+    for each in (balancer, twin):
+        each.backward(net.losses(inputs()))
+        net.zero_grad()
+        scaled = {key: loss * extra for key, loss in net.losses(inputs(seed=2)).items()}
+        if each is balancer and how == "advance=False":
+            each.backward(scaled, advance=False)
+        elif each is balancer:
+            with pytest.raises(BalancingError, match="not finite"):
+                each.backward({key: loss * float("nan") for key, loss in scaled.items()})
+        net.zero_grad()
+        extra.grad = None
+        each.backward(net.losses(inputs(seed=3)))
+        found.append(net.gradients())
+        assert extra.grad is None
+    assert_close(*found)

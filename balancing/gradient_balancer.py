@@ -86,9 +86,10 @@ class GradientBalancer(Balancer):
                 part.gradients.synchronize()
         total, samples = parts[0] if len(parts) == 1 else parts[0] + parts[1], None
         if self.place.finds_inputs:
-            owners = graph.own_leaves(total.gradients)
+            active = graph.active if total.count == 1 else self.active()  # some may be absent from the last micro-batch
+            owners = graph.own_leaves(total.gradients, active)
             for part in {id(part): part for part in (total, *parts)}.values():
-                part.gradients.release(owners, graph.active)
+                part.gradients.release(owners, active)
         # each holds a sum over some of the micro-batches; none is a sample of an objective that is in the other alone
         if len(parts) == 2 and all(map(min, parts[0].present, parts[1].present)):
             share = parts[0].count * parts[1].count / (parts[0].count + parts[1].count) ** 2

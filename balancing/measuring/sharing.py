@@ -58,7 +58,7 @@ class Sharing:
         return (self._users.get(id(leaf), 0) & sum(self._own_bits(objectives))).bit_count() > 1
 
     def unknown(self, leaves: Iterable[Tensor], objectives: Sequence[str]) -> list[Tensor]:
-        """Leaves that are not known to be shared, and of which some objective's gradient was not seen."""
+        """Leaves not known to be shared, of which an objective's gradient was not seen."""
         present = sum(self._own_bits(objectives))
         return [leaf for leaf in leaves if not self._is_seen(id(leaf), present)]
 

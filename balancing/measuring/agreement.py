@@ -30,6 +30,7 @@ class Local(NamedTuple):
         given: Leaves that were given in an order which all processes share.
         ordered: Those of them at which rows are taken in the given order.
         call: What else must be the same: ``last=``, and whether weights come before gradients.
+        sharded: Whether every loss is here; ``None`` without parameters in shards.
     """
 
     device: torch.device
@@ -37,6 +38,7 @@ class Local(NamedTuple):
     given: Sequence[Tensor]
     ordered: Sequence[Tensor]
     call: tuple[bool, bool]
+    sharded: bool | None = None
 
 
 class Agreement:
@@ -89,10 +91,9 @@ class Agreement:
         """
         tokens = [self._token(leaf) for leaf in local.masks]
         order = [self._token(leaf) for leaf in local.ordered]
-        unknown = bool(self._lost) or None in tokens or None in order
-        known, alike, called_alike = self._exchange(
-            hash((*tokens, *local.masks.values())), hash((*local.call, *order)), unknown, local.device
-        )
+        unknown = bool(self._lost) or None in tokens or None in order or local.sharded is False
+        call = hash((*local.call, local.sharded is not None, *order))
+        known, alike, called_alike = self._exchange(hash((*tokens, *local.masks.values())), call, unknown, local.device)
         if known and called_alike:
             return local.masks if alike else self._union(local.masks, tokens, local.device)
         return self._identify(local)
@@ -146,6 +147,7 @@ class Agreement:
         record: dict[str, Any] = {
             "error": None,
             "call": local.call,
+            "sharded": local.sharded,
             "order": order,
             "leaves": mine,
             "lost": [*self._lost],

@@ -134,13 +134,11 @@ def find_place(graph: LossGraph, agreement: Agreement, at: str, call: Call, at_o
         return [] if at_once else given_tensors(graph.owner, at, call)
     try:
         given = [] if at_once else given_tensors(graph.owner, at, call)
-        together = graph.shards is None
-        here = graph.reached_here(at, given, at_once) if together else None
+        here = graph.reached_here(at, given, at_once)
     except Exception as error:
         agreement.fail(error, graph.losses[0].device)
         raise
-    if here is not None:
-        graph.reached_anywhere(agreement.meet(here))
-    elif graph.shards is not None:
-        graph.shards.require_all_losses()
+    masks = agreement.meet(here)
+    if graph.shards is None:
+        graph.reached_anywhere(masks)
     return given

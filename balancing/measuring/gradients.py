@@ -67,7 +67,7 @@ class Gradients:
     def release(self, owners: Mapping[Tensor, int], active: Sequence[int] | None) -> None:
         """Make leaves of one objective out of inputs.
 
-        ``owners`` has its index for each. Objectives that are not ``active`` (``None``: all are) have no gradient.
+        ``owners`` has its index for each; if negative, the leaf is left out. Those not ``active`` have no gradient.
         """
         inputs, rows = self.inputs, self.rows
         kept = [p for p, leaf in enumerate(inputs) if leaf not in owners]
@@ -75,7 +75,7 @@ class Gradients:
             return
         for p, leaf in enumerate(inputs):
             k = owners.get(leaf)
-            if k is not None and (active is None or k in active):
+            if k is not None and k >= 0 and (active is None or k in active):
                 gradient = rows[k][p]
                 if gradient is not None or (self.sends_heads and several_processes()):
                     self.heads[k][leaf] = torch.zeros_like(leaf) if gradient is None else gradient

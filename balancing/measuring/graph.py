@@ -60,7 +60,7 @@ class LossGraph:
         remembers: bool,
     ) -> None:
         self.owner, self.objectives, self.active = owner, objectives, active
-        self._stacked, self._call, scaler = step.stacked, call, call.scaler
+        self._stacked, self._present, self._call, scaler = step.stacked, step.present, call, call.scaler
         self.sharing, self._remembers = sharing, remembers
         sharing.begin()
         self._agreed: dict[Tensor, int] | None = None
@@ -126,6 +126,9 @@ class LossGraph:
             at_once: Whether the weights come before the gradients.
         """
         call, stop = self._call, given if at == "features" else ()
+        if self.shards is not None:
+            here = all(loss.requires_grad for loss, there in zip(self.losses, self._present, strict=True) if there)
+            return Local(self._stacked.device, {}, (), (), (call.last, at_once), here)
         masks = find_leaves(self.losses, stop)
         for leaf in find_leaves(stop) if stop else ():  # a bit more: the features reach the leaf
             masks[leaf] = masks.get(leaf, 0) | 1 << len(self.losses)
@@ -183,8 +186,9 @@ class LossGraph:
         return reached, others
 
     def shares_leaves(self, k: int) -> bool:
-        """Whether loss k reaches a leaf that another one reaches."""
-        return any(mask >> k & 1 and mask.bit_count() > 1 for mask in self.leaves(self.losses).values())
+        """Whether loss k reaches a leaf that another one reaches, in any process."""
+        masks = self.leaves(self.losses) if self._agreed is None else self._agreed
+        return any(mask >> k & 1 and mask.bit_count() > 1 for mask in masks.values())
 
     def allowed(self, masks: dict[Tensor, int]) -> dict[Tensor, int]:
         """Those of the leaves that may receive gradients: the given ones, or all parameters."""
@@ -208,30 +212,32 @@ class LossGraph:
         """Inputs that no second objective uses, with the index of the first; see :meth:`Sharing.learn`."""
         return self.sharing.learn(gradients, self.objectives, complete) if self.given_shared is None else {}
 
-    def measure_unknown(self, contested: Sequence[Tensor]) -> None:
-        """See who uses the leaves of which nothing is known, at the cost of a backward per loss."""
-        unknown = self.sharing.unknown(contested, self.objectives) if self.given_shared is None else []
+    def measure_unknown(self, contested: Sequence[Tensor]) -> list[Tensor]:
+        """Leaves of which nothing is known even after a backward per loss, if some were unknown."""
+        unknown = [] if self.given_shared is not None else self.sharing.unknown(contested, self.objectives)
         if unknown:
+            # a leaf that all use shows which losses have a gradient in this step
+            unknown += [p for p in contested if len(self.sharing.users(p, self.objectives)) == len(self.losses)][:1]
             with span("backward of every loss, as nothing is known of some parameters"):
+                here = [k for k, loss in enumerate(self.losses) if loss.requires_grad]
                 if self.shards is not None:
-                    gradients: Gradients = self.shards.collect(self.losses, unknown, {}, True, None, self.objectives)
+                    gradients: Gradients = self.shards.collect(self.losses, unknown, {}, True, here, self.objectives)
                 else:
-                    rows: list[list[Tensor | None]] = [
-                        list(torch.autograd.grad(loss, unknown, retain_graph=True, allow_unused=True))
-                        if loss.requires_grad
-                        else [None] * len(unknown)
-                        for loss in self.losses
-                    ]
+                    rows: list[list[Tensor | None]] = [[None] * len(unknown) for _ in self.losses]
+                    for k in here:
+                        rows[k] = [*torch.autograd.grad(self.losses[k], unknown, retain_graph=True, allow_unused=True)]
                     gradients = Gradients(unknown, rows, [{} for _ in rows])
             gradients.synchronize()
             self.sharing.learn(gradients, self.objectives, complete=True)
+        return unknown and self.sharing.unknown(contested, self.objectives)
 
     def _known_own_leaves(self, contested: Sequence[Tensor]) -> dict[Tensor, None]:
         """Leaves that are known to belong to one objective; unknown ones are measured once."""
         if self.given_shared is not None:
             return {}
-        self.measure_unknown(contested)
-        return dict.fromkeys(leaf for leaf in contested if len(self.sharing.users(leaf, self.objectives)) == 1)
+        unknown = {*self.measure_unknown(contested)}
+        known = [leaf for leaf in contested if leaf not in unknown]
+        return dict.fromkeys(leaf for leaf in known if len(self.sharing.users(leaf, self.objectives)) == 1)
 
     def weighted_backward(self, weights: Tensor, heads: Tensor | None) -> None:
         """Add the weighted sum's gradient to ``.grad``, with weights ``heads`` where uncontested."""
@@ -295,6 +301,6 @@ class LossGraph:
 
     def _factors(self, weights: Tensor) -> list[Tensor]:
         """Weights as gradients of the losses."""
-        chosen = weights.to(self.losses[0]).unbind()
+        chosen = weights.to(self._stacked).unbind()
         indices = range(len(self.losses)) if self.active is None else self.active
         return [chosen[k].to(self.losses[k].dtype) for k in indices]

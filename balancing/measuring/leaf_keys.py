@@ -43,7 +43,8 @@ class Leaf(NamedTuple):
 def digest(leaf: Tensor) -> tuple[str, bool]:
     """Digest of type, shape and values, or many of them, and whether the values are all equal."""
     about = f"{leaf.dtype} {tuple(leaf.shape)}"
-    if is_traceable_wrapper_subclass(leaf):  # a shard, which differs from process to process
+    # a shard, which differs from process to process, or what it is gathered into, which is empty now
+    if is_traceable_wrapper_subclass(leaf) or leaf.untyped_storage().nbytes() == 0:
         return about, True
     values = leaf.detach().reshape(-1)
     sample = values[:: max(1, len(values) // _SAMPLE)].cpu().contiguous()
@@ -83,6 +84,12 @@ def merge(owner: str, records: Sequence[Mapping[str, Any]]) -> dict[Key, int]:
         if record["error"] is not None:
             raise BalancingError(f"{owner}: process {rank} failed: {record['error']}")
     first = records[0]
+    sharded = {record["sharded"] for record in records}
+    if False in sharded or len(sharded) > 1:
+        raise BalancingError(
+            f"{owner}: an objective is absent from some of the processes, but parameters in shards need the "
+            "backward of each objective in all of them; give None in all, or a loss of 0 * output.sum()"
+        )
     for rank, record in enumerate(records):
         if record["call"] != first["call"]:
             raise BalancingError(

@@ -119,18 +119,6 @@ class Shards:
                 "the features cannot be added up; use at='shared'"
             )
 
-    def require_all_losses(self) -> None:
-        """Raise BalancingError, in all processes, if one of them lacks a loss that another has."""
-        missing = torch.tensor(
-            float(not all(loss.requires_grad for loss in self._losses)), device=self._losses[0].device
-        )
-        average_over_processes([missing])
-        if missing.item() > 0:
-            raise BalancingError(
-                f"{self._owner}: an objective is absent from some of the processes, but parameters in shards need the "
-                "backward of each objective in all of them; give None in all, or a loss of 0 * output.sum()"
-            )
-
     def collect(
         self,
         losses: Sequence[Tensor],

@@ -16,6 +16,7 @@ from ..errors import caller_level
 from .gradients import Gradients
 from .processes import average_over_processes, several_processes
 
+ABSENT = -1  # in place of the index of an objective: the leaf is of others, which are absent from the step
 _LARGE = 1 << 14  # elements beyond which the first slice is read first
 
 
@@ -34,7 +35,7 @@ class Sharing:
         # id of a leaf -> bits of the objectives that had a gradient there, forgotten with the leaf; a dictionary with weak
         # keys would cost a small model some percent of its step
         self._users: dict[int, int] = {}
-        self._asked: dict[int, int] = {}  # the same for the objectives that would have shown a gradient there
+        self._seen: dict[int, int] = {}  # the same of objectives whose gradient there is known, be it zero
         self._references: dict[int, weakref.ref[Tensor]] = {}
         self._raw: Any = WeakTensorKeyDictionary()  # leaf that is no parameter -> the call that reached it first
         self._call = 0
@@ -58,15 +59,17 @@ class Sharing:
         return (self._users.get(id(leaf), 0) & sum(self._own_bits(objectives))).bit_count() > 1
 
     def unknown(self, leaves: Iterable[Tensor], objectives: Sequence[str]) -> list[Tensor]:
-        """Leaves of which it is not known whether two of the ``objectives`` use them."""
+        """Leaves not known to be shared, of which an objective's gradient was not seen."""
         present = sum(self._own_bits(objectives))
-        single = [leaf for leaf in leaves if (self._users.get(id(leaf), 0) & present).bit_count() < 2]
-        return [leaf for leaf in single if present & ~self._asked.get(id(leaf), 0)]
+        return [leaf for leaf in leaves if not self._is_seen(id(leaf), present)]
+
+    def _is_seen(self, key: int, present: int) -> bool:
+        return (self._users.get(key, 0) & present).bit_count() > 1 or not present & ~self._seen.get(key, 0)
 
     def learn(
         self, gradients: Gradients, objectives: Sequence[str], complete: bool, certain: bool = False
     ) -> dict[Tensor, int]:
-        """Those of the inputs that belong to one objective, with its index.
+        """Inputs that belong to one objective, with its index, or to absent ones (``ABSENT``).
 
         Inputs that are known to be shared cost a look-up, and the rows of others are read. A loss without any gradient
         (masked, satisfied) says nothing about who uses a leaf. What is not known then stays shared, as in the graph.
@@ -84,18 +87,27 @@ class Sharing:
         ]
         if not open_ones:
             return {}
-        table, finite = _nonzero([[row[p] for p, _ in open_ones] for row in gradients.rows])
-        evidence = finite and complete and all(map(_has_gradient, gradients.rows, table, _reaching(gradients)))
+        device = gradients.inputs[0].device
+        table, finite = _nonzero([[row[p] for p, _ in open_ones] for row in gradients.rows], device)
+        evidence = (
+            finite
+            and complete
+            and all(
+                _has_gradient(row, seen, reaches, device)
+                for row, seen, reaches in zip(gradients.rows, table, _reaching(gradients), strict=True)
+            )
+        )
         owners = {}
         for column, (p, leaf) in enumerate(open_ones):
             known = get(id(leaf), 0)
             users = known | sum(bit for bit, row in zip(bits, table, strict=True) if row[column])
             if finite and users and (known or evidence or users.bit_count() > 1):
                 known = users
-                self._remember(leaf, users)
-                self._asked[id(leaf)] = self._asked.get(id(leaf), 0) | (present if evidence else 0)
+                self._remember(leaf, users, present if evidence else 0)
             mine = (known if not certain else users) & present
-            if mine.bit_count() == 1:
+            if known and not users & present:
+                owners[leaf] = ABSENT
+            elif mine.bit_count() == 1:
                 owners[leaf] = bits.index(mine)
             elif certain and not mine:
                 owners[leaf] = next((k for k, row in enumerate(gradients.rows) if row[p] is not None), 0)
@@ -105,14 +117,14 @@ class Sharing:
         """Whether one objective alone is known to use the leaf."""
         return self._users.get(id(leaf), 0).bit_count() == 1
 
-    def _remember(self, leaf: Tensor, users: int) -> None:
+    def _remember(self, leaf: Tensor, users: int, seen: int) -> None:
         key = id(leaf)
         if key not in self._users:
             self._references[key] = weakref.ref(leaf, lambda _: self._forget(key))
-        self._users[key] = users
+        self._users[key], self._seen[key] = users, self._seen.get(key, 0) | seen
 
     def _forget(self, key: int) -> None:
-        del self._users[key], self._references[key], self._asked[key]
+        del self._users[key], self._seen[key], self._references[key]
 
     def _own_bits(self, objectives: Sequence[str]) -> list[int]:
         return [self._bits.setdefault(name, 1 << len(self._bits)) for name in objectives]
@@ -156,30 +168,33 @@ def _reaching(gradients: Gradients) -> list[bool]:
     return reaching
 
 
-def _has_gradient(row: Sequence[Tensor | None], seen: Sequence[bool], reaches: bool) -> bool:
+def _has_gradient(row: Sequence[Tensor | None], seen: Sequence[bool], reaches: bool, device: torch.device) -> bool:
     """Whether a loss that reaches an input has a gradient other than zero at one."""
     if any(seen) or not reaches:
         return True
-    return any(_nonzero([[gradient]])[0][0][0] for gradient in row if gradient is not None)
+    return any(_nonzero([[gradient]], device)[0][0][0] for gradient in row)
 
 
-def _nonzero(rows: Sequence[Sequence[Tensor | None]]) -> tuple[list[list[bool]], bool]:
-    """Which gradients are not zero in some process, and whether all are finite."""
+def _nonzero(rows: Sequence[Sequence[Tensor | None]], device: torch.device) -> tuple[list[list[bool]], bool]:
+    """Which gradients have an element other than zero in some process, and whether all are finite.
+
+    ``device`` is one on which processes can communicate: all of them must call this, whatever they have.
+    """
     read = [[g.coalesce().values() if g is not None and g.is_sparse else g for g in row] for row in rows]
-    present = [gradient for row in read for gradient in row if gradient is not None]
-    flat = [gradient for gradient in present if gradient.numel() > 0]
-    if not present or not (flat or several_processes()):  # another process may have more of a sharded parameter
+    flat = [gradient for row in read for gradient in row if gradient is not None and gradient.numel() > 0]
+    if not flat and not several_processes():  # another process may have more of a sharded parameter
         return [[False] * len(row) for row in rows], True
     # a large gradient that is not zero is soon seen to be so; one pass over the others, one synchronization
     pieces = [g[0] if g.device.type == "cpu" and g.numel() > _LARGE else g for g in flat]
-    lengths = torch.stack([norm.to(flat[0].device) for norm in torch._foreach_norm(pieces, math.inf)]).tolist()
+    norms = torch._foreach_norm(pieces, math.inf) if pieces else ()
+    lengths: list[float] = torch.stack([norm.to(device) for norm in norms]).tolist() if pieces else []
     for i, (gradient, piece) in enumerate(zip(flat, pieces, strict=True)):
         if piece is not gradient and lengths[i] == 0 and bool(torch.count_nonzero(gradient)):
             lengths[i] = 1.0 if bool(gradient.sum().isfinite()) else math.nan
     values = iter([float(length != 0) if math.isfinite(length) else math.nan for length in lengths])
     table = [[0.0 if g is None or g.numel() == 0 else next(values) for g in row] for row in read]
     if several_processes():
-        mean = torch.tensor(table, device=present[0].device)
+        mean = torch.tensor(table, device=device)
         average_over_processes([mean])
         table = mean.tolist()
     return [[value != 0 for value in row] for row in table], not any(math.isnan(v) for row in table for v in row)

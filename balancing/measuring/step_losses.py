@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,8 @@ from .processes import gather, several_processes
 
 #: Makes the losses of this process; ``None`` for an objective that is absent from it.
 Make = Callable[[], Sequence[Tensor | None]]
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(slots=True)
@@ -55,16 +58,20 @@ class StepLosses:
         try:
             mine = cls.of(make(), device)
         except Exception as error:
-            _exchange(torch.zeros(2 * size + 1, device=device), failed=True)
+            _exchange(torch.zeros(2 * size + len(_DTYPES) + 1, device=device), failed=True)
             gather(str(error))
             raise
-        flags = torch.tensor(mine.present, device=mine.means.device)
-        message = torch.cat([mine.means.double(), flags.double(), flags.new_zeros(1, dtype=torch.float64)])
-        means, present, failed = _exchange(message).tensor_split([size, 2 * size])
-        if failed.item() > 0:
+        dtypes = [any(mine.present) and mine.means.dtype == dtype for dtype in _DTYPES]
+        flags = torch.tensor([*mine.present, *dtypes, False], dtype=torch.float64, device=mine.means.device)
+        means, flags = _exchange(torch.cat([mine.means.double(), flags])).tensor_split([size])
+        *told, failed = (flag > 0 for flag in flags.tolist())
+        if failed:
             errors = [(rank, error) for rank, error in enumerate(gather(None)) if error is not None]
             raise BalancingError(f"{owner}: process {errors[0][0]} failed: {errors[0][1]}")
-        return replace(mine, means=means.to(mine.means.dtype), present=tuple((present > 0).tolist()))
+        # a process without losses, or with others, would round the means to another type
+        anywhere = [dtype for dtype, there in zip(_DTYPES, told[size:], strict=True) if there]
+        dtype = reduce(torch.promote_types, anywhere) if anywhere else mine.means.dtype
+        return replace(mine, means=means.to(dtype), present=tuple(told[:size]))
 
     def among(self, indices: Sequence[int]) -> StepLosses:
         """Those of the objectives with these indices."""

@@ -476,5 +476,7 @@ def test_a_state_with_one_flag_for_all_objectives_loads(name, key):
 def test_an_axis_of_unknown_meaning_is_an_error():
     balancer = make("mgda")
     balancer.register_buffer("table", torch.zeros(2, 3))
-    with pytest.raises(BalancingError, match="mgda: an objective is absent, but the class does not declare which axes of table"):
+    with pytest.raises(
+        BalancingError, match="mgda: an objective is absent, but the class does not declare which axes of table"
+    ):
         balancer.backward(Net().losses(inputs()) | {"b": None})

@@ -261,7 +261,16 @@ def refuse_other_micro_batches(rank):
     balancer.backward(losses_of(net, net(x, [0])[1], x), last=rank == 0)
 
 
+def refuse_outside_subset(rank):
+    """An objective that misses the subset, and is absent from one process."""
+    net, x = Experts(), inputs(4)
+    losses = losses_of(net, net(x, [0])[1], x)
+    losses["b"] = net.trunk.weight.square().sum() if rank == 0 else None
+    create_balancer("mgda", NAMES, at="subset").backward(losses, subset=[net.experts[0].weight])
+
+
 REFUSED = {
+    refuse_outside_subset: r"objective 'b' reaches none of the subset",
     refuse_unknown: r"parameter of shape \(6(, 6)?,?\) \(number \d+ of its graph\) that process . does not .*give parameters=list",
     refuse_equal_values: r"in another order, and several of shape \(\d,\) .*give parameters=list",
     refuse_other_objectives: r"objectives must .*process 0 has \('a', 'b', 'c'\) and process 1 has \('c', 'b', 'a'\)",
@@ -272,6 +281,31 @@ REFUSED = {
     refuse_after_another_error: "the loss of objective 'b' is missing",
     refuse_other_micro_batches: r"differ in last=",
 }
+
+
+def without_losses(rank):
+    """What a balancer has learned when a process has no loss at all: it must not round otherwise than the others."""
+    found = {}
+    for method in ("uncertainty", "moco", "dwa"):
+        net, balancer = Experts(), create_balancer(method, NAMES)
+        for step in range(2):
+            x = inputs(4, seed=step)
+            losses = losses_of(net, net(x, [0])[1], x)
+            given = dict.fromkeys(NAMES) if rank == 1 else losses
+            report = balancer.backward(given, parameters=list(net.parameters()))
+        found[method] = [report.losses, *balancer.state_dict().values(), *(p.grad for p in balancer.parameters())]
+    return found
+
+
+def masked_heads(rank):
+    """Which heads are found at the features, as one process drops layers of a head and one loss is zero."""
+    net, x = Experts(), inputs(4)
+    z, outputs = net(x, [0])
+    joined = torch.cat(outputs if rank == 0 else [*outputs[:1], 0 * x[:, :2], *outputs[2:]], 1)
+    losses = losses_of(net, joined.split(2, 1), x)
+    losses["c"] = 0 * losses["c"]
+    create_balancer("mgda", NAMES, at="features").backward(losses, features=z, parameters=list(net.parameters()))
+    return gradients_of(net)
 
 
 def copies(rank):
@@ -326,6 +360,7 @@ def worker(rank, port, size, folder):
         except (BalancingError, ValueError) as error:
             results["errors"][refused.__name__] = str(error)
     results["copies"], results["new models"], results["bilevel"] = copies(rank), new_models(rank), bilevel(rank)
+    results["without losses"], results["masked heads"] = without_losses(rank), masked_heads(rank)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -365,6 +400,21 @@ def test_all_processes_refuse(ranks, refused):
     for rank in ranks:
         assert refused.__name__ in rank["errors"]
         assert re.search(REFUSED[refused], rank["errors"][refused.__name__])
+
+
+def test_process_without_losses_learns_the_same_bits(ranks):
+    for rank in ranks[1:]:
+        for method, wanted in ranks[0]["without losses"].items():
+            for one, other in zip(rank["without losses"][method], wanted, strict=True):
+                assert one.dtype == other.dtype, method
+                assert torch.equal(one, other), method
+
+
+def test_masked_loss_and_different_heads_are_measured_together(ranks):
+    for rank in ranks[1:]:
+        assert rank["masked heads"].keys() == ranks[0]["masked heads"].keys()
+        for key, gradient in rank["masked heads"].items():
+            torch.testing.assert_close(gradient, ranks[0]["masked heads"][key])
 
 
 def test_copies_and_state_do_not_carry_the_model(ranks):

@@ -246,6 +246,14 @@ def refusals(part):
     z, losses = (net := sharded("tensor parallel"))(inputs(BATCH))
     found["tensor"] = message(lambda: make("pcgrad", at="features").backward(losses, features=z))
 
+    for given in (["b"], list(make("sum").objectives)):
+        for at in ("shared", "features"):
+            z, losses = (net := sharded())(x)
+            losses |= dict.fromkeys(given) if dist.get_rank() == 1 else {}
+            options, place = ({}, {}) if at == "shared" else ({"at": at}, {"features": z})
+            case = f"absent {len(given)} {at}"
+            found[case] = message(lambda: make("mgda", **options).backward(losses, **place))  # noqa: B023
+
     net = Whole()
     fully_shard(net, mesh=init_device_mesh("cpu", (2, 1), mesh_dim_names=("rest", "data"))["data"])
     found["some"] = message(lambda: make("sum").backward(net(x)[1]))
@@ -276,6 +284,7 @@ def refused(tmp_path_factory):
         ("hook", "post-accumulate-grad hook"),
         ("tensor", "tensor parallelism"),
         ("some", "must hold all processes"),
+        *((f"absent {count} {at}", "absent from some") for count in (1, 3) for at in ("shared", "features")),
         ("flat", "FullyShardedDataParallel"),
         ("flat parameters", "leave parameters= out"),
     ],

@@ -14,25 +14,11 @@ from .agreement import Local
 from .call import Call, named_tensors
 from .gradients import Gradients
 from .leaves import find_leaves, raise_if_any_hides
-from .processes import average_over_processes, averaged_gradients, several_processes
+from .processes import average_over_processes, several_processes
 from .sharded import Shards, find_shards
 from .sharing import Sharing
 from .step_losses import StepLosses
-from .writing import write_grads
-
-
-def _gradients_at(
-    leaves: Sequence[Tensor],
-    outputs: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    keep_graph: bool = False,
-) -> Sequence[Tensor | None]:
-    """Gradients of ``outputs`` at ``leaves``, averaged over processes; ``None``: not reached."""
-    if not leaves:
-        return []
-    if several_processes():
-        return averaged_gradients(outputs, leaves, weights, keep_graph)
-    return torch.autograd.grad(outputs, leaves, weights, retain_graph=keep_graph, allow_unused=True)
+from .writing import gradients_at, write_grads
 
 
 class LossGraph:
@@ -258,15 +244,15 @@ class LossGraph:
                     self.shards.backward(losses, shared, self._factors(weights), bool(rest) or self.keeps_graph)
                     self.shards.backward(losses, rest, self._factors(heads), self.keeps_graph)
                 else:
-                    combined = _gradients_at(shared, losses, self._factors(weights), bool(rest) or self.keeps_graph)
+                    combined = gradients_at(shared, losses, self._factors(weights), bool(rest) or self.keeps_graph)
                     # nothing is written before the graph is done with, as a hook may step the parameter
-                    alone = _gradients_at(rest, losses, self._factors(heads), self.keeps_graph)
+                    alone = gradients_at(rest, losses, self._factors(heads), self.keeps_graph)
                     write_grads([*shared, *rest], [*combined, *alone])
             elif self.shards is not None:
                 self.shards.backward(losses, self._parameters, self._factors(weights), self.keeps_graph)
             elif several_processes():
                 leaves = list(self.masks())
-                write_grads(leaves, _gradients_at(leaves, losses, self._factors(weights), self.keeps_graph))
+                write_grads(leaves, gradients_at(leaves, losses, self._factors(weights), self.keeps_graph))
             elif self.active is None and not self.is_scaled:
                 # one root and not K, which shows in a small model's step
                 self._backward([self._stacked], [weights.to(self._stacked)])
@@ -286,7 +272,7 @@ class LossGraph:
                 replaced, factors = zip(features, gradients, strict=True), self._factors(heads)
                 self.shards.backward(self.losses, self._parameters, factors, self.keeps_graph, replaced)
             elif several_processes():
-                write_grads(leaves, _gradients_at(leaves, features, gradients, self.keeps_graph))
+                write_grads(leaves, gradients_at(leaves, features, gradients, self.keeps_graph))
             elif leaves:
                 torch.autograd.backward(features, gradients, self.keeps_graph, inputs=leaves)
 

@@ -1,12 +1,13 @@
-"""Gradients written to ``.grad``."""
+"""Gradients of a weighted sum, and gradients written to ``.grad``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from .processes import average_over_processes
+from .processes import average_over_processes, averaged_gradients, several_processes
 
 
 def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
@@ -40,3 +41,17 @@ def write_grads(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) ->
         if gradient is not None:
             # a copy, as autograd may hand out views and aliases
             add_grad(leaf, gradient.clone() if leaf.grad is None else gradient)
+
+
+def gradients_at(
+    leaves: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    keep_graph: bool = False,
+) -> Sequence[Tensor | None]:
+    """Gradients of ``outputs`` at ``leaves``, averaged over processes; ``None``: not reached."""
+    if not leaves:
+        return []
+    if several_processes():
+        return averaged_gradients(outputs, leaves, weights, keep_graph)
+    return torch.autograd.grad(outputs, leaves, weights, retain_graph=keep_graph, allow_unused=True)

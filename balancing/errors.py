@@ -20,7 +20,7 @@ class SolverError(RuntimeError):
 
 
 def caller_level() -> int:
-    """The ``stacklevel`` of a warning in the function that calls this, for the line outside of this package."""
+    """``stacklevel`` of a warning in the calling function, for the line outside the package."""
     package, frame, level = __name__.rpartition(".")[0], sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
         frame, level = frame.f_back, level + 1

@@ -164,7 +164,7 @@ def prepare(parts: Sequence[Part], contest: bool, active: Sequence[int] | None) 
 
 
 def united(owner: str, earlier: Mapping[Tensor, int], now: Mapping[Tensor, int]) -> dict[Tensor, int]:
-    """Leaf -> mask of the objectives that reach it in one of several micro-batches that are weighed at once.
+    """Leaf -> mask of the objectives that reach it in a micro-batch.
 
     Raises BalancingError, which begins with ``owner``, for a leaf that was one objective's before and is contested now.
     """

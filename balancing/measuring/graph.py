@@ -123,7 +123,7 @@ class LossGraph:
         return Local(self._stacked.device, self.allowed(masks), known, ordered, (call.last, at_once))
 
     def reached_anywhere(self, masks: dict[Tensor, int]) -> None:
-        """Take over the leaves that any process, or micro-batch, reaches, as :meth:`Agreement.meet` returned them."""
+        """Take over the leaves that any process, or micro-batch, reaches."""
         size = len(self.losses)
         self._agreed_trunk = [leaf for leaf, mask in masks.items() if mask >> size]
         self._agreed = {leaf: own for leaf, mask in masks.items() if (own := mask & ~(1 << size))}
@@ -184,7 +184,7 @@ class LossGraph:
         return {leaf: mask for leaf, mask in masks.items() if leaf in chosen}
 
     def permitted(self, leaves: list[Tensor], gradients: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Both for the given parameters alone; a method that remembers has gradients of those of earlier steps, too."""
+        """Both for the given parameters alone: a method may remember gradients of others."""
         if not self._remembers or self._parameters is None:
             return leaves, gradients
         kept = self.allowed({leaf: i for i, leaf in enumerate(leaves)})
@@ -195,7 +195,7 @@ class LossGraph:
         return [leaf for leaf in self.allowed(self.leaves(self.losses)) if leaf.grad is not None]
 
     def own_leaves(self, gradients: Gradients, complete: bool) -> dict[Tensor, int]:
-        """Inputs that no second objective uses, with the index of the first; see :meth:`Sharing.learn`."""
+        """Inputs that one objective alone uses, with its index; see :meth:`Sharing.learn`."""
         return self.sharing.learn(gradients, self.objectives, complete) if self.given_shared is None else {}
 
     def measure_unknown(self, contested: Sequence[Tensor]) -> list[Tensor]:

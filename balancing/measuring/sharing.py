@@ -176,7 +176,7 @@ def _has_gradient(row: Sequence[Tensor | None], seen: Sequence[bool], reaches: b
 
 
 def _nonzero(rows: Sequence[Sequence[Tensor | None]], device: torch.device) -> tuple[list[list[bool]], bool]:
-    """Which gradients have an element other than zero in some process, and whether all are finite.
+    """Which gradients are not zero in some process, and whether all are finite.
 
     ``device`` is one on which processes can communicate: all of them must call this, whatever they have.
     """

@@ -365,7 +365,7 @@ def worker(rank, port, size, folder):
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def ranks(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as probe:

@@ -184,16 +184,41 @@ CASES += [("mgda", {"update_every": 2, "heads": "weighted"}, "layers", "")]
 CASES += [("pcgrad", {"before": "uncertainty"}, "layers", ""), ("sdmgrad", {}, "layers", "parts")]
 
 
-def all_cases(part):
-    """Results of all cases, in shards if there are several processes."""
+#: Of every kind some; the others are slow.
+QUICK = [
+    case
+    for case in CASES
+    if (case[0] in METHODS and not case[1] and (case[2] in ("layers", "root") or case[3]) and case[3] in ("", "parts"))
+    or (case[1].get("at") and case[0] in ("pcgrad", "mgda") and case[2] in ("layers", "root"))
+    or case[2] in ("merged", "tensor parallel")
+    or case[3] in ("overflow", "groups", "resumed")
+]
+REST = [case for case in CASES if case not in QUICK]
+
+
+def quick_cases(part):
+    return trained(QUICK, part)
+
+
+def other_cases(part):
+    return trained(REST, part)
+
+
+def trained(cases, part):
+    """Results of the cases, in shards if there are several processes."""
     warnings.simplefilter("ignore")
     sharded = dist.is_initialized()
-    return [train(case, part, sharded) for case in CASES]
+    return [train(case, part, sharded) for case in cases]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return all_cases(lambda x: x), two_processes(all_cases, tmp_path_factory.mktemp("ranks"))
+    return quick_cases(lambda x: x), two_processes(quick_cases, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def other_results(tmp_path_factory):
+    return other_cases(lambda x: x), two_processes(other_cases, tmp_path_factory.mktemp("ranks"))
 
 
 def label(case):
@@ -201,14 +226,24 @@ def label(case):
     return "-".join([name, *map(str, options.values()), setup, *filter(None, [how])])
 
 
-@pytest.mark.parametrize("case", range(len(CASES)), ids=map(label, CASES))
-def test_shards_equal_one_process(results, case):
+def compare(results, cases, case):
     whole, ranks = results
     for rank in ranks:
         for step, (mine, wanted) in enumerate(zip(rank[case], whole[case], strict=True)):
             assert mine.keys() == wanted.keys(), step
             for key, value in wanted.items():
                 torch.testing.assert_close(mine[key], value, msg=lambda m, at=(step, key): f"{at}: {m}")
+
+
+@pytest.mark.parametrize("case", range(len(QUICK)), ids=map(label, QUICK))
+def test_shards_equal_one_process(results, case):
+    compare(results, QUICK, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", range(len(REST)), ids=map(label, REST))
+def test_shards_of_more_set_ups_equal_one_process(other_results, case):
+    compare(other_results, REST, case)
 
 
 def message(call):

@@ -11,9 +11,10 @@ from tests.loops.pages import PAGES, ROOT, carry_out, script
 COMMANDS = [(name, each) for name, page in PAGES.items() for each in commands(page.name, page.read_text("utf-8"))]
 #: Whole commands that start two processes, each of which another test starts, too.
 SLOW = {"lightning-python loop.py 2", "fsdp-torchrun --standalone --nproc-per-node 2 loop.py"}
+LABELS = [f"{name}-{each.text}" for name, each in COMMANDS]
 CASES = [
-    pytest.param(name, each, id=at, marks=[pytest.mark.slow] if (at := f"{name}-{each.text}") in SLOW else [])
-    for name, each in COMMANDS
+    pytest.param(name, each, id=label, marks=[pytest.mark.slow] if label in SLOW else [])
+    for label, (name, each) in zip(LABELS, COMMANDS, strict=True)
 ]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from .errors import BalancingError
+from .measuring.leaves import nodes_below
 
 _TAG = "several backwards"
 #: Compiled functions whose backward has been seen to leave what it reads as it was.
@@ -48,7 +49,8 @@ def checked_backwards(owner: str, losses: Mapping[Any, Tensor | None]) -> Iterat
     if not isinstance(losses, Mapping) or not losses or not (watched := _unwatched_functions()):
         yield
         return
-    handles = [handle for node in _nodes(losses) if type(node) in watched for handle in _watch(node, owner)]
+    nodes = nodes_below(loss for loss in losses.values() if isinstance(loss, Tensor))
+    handles = [handle for node in nodes if type(node) in watched for handle in _watch(node, owner)]
     try:
         yield
     finally:
@@ -65,18 +67,6 @@ def _unwatched_functions() -> set[type]:
     if kinds and not unwatched:
         _all_watched["newest"] = kinds[-1]
     return unwatched
-
-
-def _nodes(losses: Mapping[Any, Tensor | None]) -> set[Any]:
-    """All nodes of the graph below the losses."""
-    stack: list[Any] = [loss.grad_fn for loss in losses.values() if isinstance(loss, Tensor)]
-    visited: set[Any] = {None}
-    while stack:
-        node = stack.pop()
-        if node not in visited:
-            visited.add(node)
-            stack.extend(child for child, _ in node.next_functions)
-    return visited - {None}
 
 
 def _watch(node: Any, owner: str) -> list[Any]:

@@ -164,8 +164,7 @@ class GradientBalancer(Balancer):
         size = len(self.objectives)
         if self.active() is not None:
             return list(range(size))
-        reaches = [any(g is not None for part in parts for g in part.gradients.rows[k]) for k in range(size)]
-        return [k for k in range(size) if reaches[k]]
+        return [k for k in range(size) if any(g is not None for part in parts for g in part.gradients.rows[k])]
 
     def _check(self, part: Part, graph: LossGraph) -> None:
         gradients = part.gradients

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -99,22 +98,3 @@ class _Recomputation:
 #: Thread -> the outermost module that it runs again.
 _RUNNING: dict[int, _Recomputation] = {}
 buffers_unmoved = _BuffersUnmoved()
-
-
-def raise_for_reentrant(owner: str, losses: Sequence[Tensor]) -> None:
-    """Raise BalancingError if a part of the model is checkpointed with ``use_reentrant=True``.
-
-    The parameters of such a part are not in the autograd graph.
-    """
-    stack: list[Any] = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
-    visited: set[Any] = set()
-    while stack:
-        node = stack.pop()
-        if node not in visited:
-            visited.add(node)
-            if node.name() == "CheckpointFunctionBackward":
-                raise BalancingError(
-                    f"{owner}: a part of the model is checkpointed with use_reentrant=True, which hides its parameters; "
-                    "use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-                )
-            stack.extend(child for child, _ in node.next_functions if child is not None)

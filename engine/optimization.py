@@ -121,14 +121,11 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
         remedy = "it is for a loop of your own" if at == "subset" else "use trainer.grad_accum_steps=1"
         raise ConfigError(f"balancer.at={at} is not possible here: {remedy}, or use balancer.at=shared")
     if trainer.weights_per != "model":
-        if isinstance(balancer, BilevelBalancer):
-            raise ConfigError(
-                f"balancer {balancer.name} measures no gradients per group: use trainer.weights_per=model"
-            )
         try:
             balancer.check_groups()
         except ValueError as error:
-            raise ConfigError(f"trainer.weights_per={trainer.weights_per} is not possible here: {error}") from None
+            problem = f"trainer.weights_per={trainer.weights_per} is not possible here: {error}"
+            raise ConfigError(f"{problem}; use trainer.weights_per=model") from None
     size = min(trainer.batch_size, trainer.overfit or trainer.batch_size)
     if isinstance(balancer, BilevelBalancer) and (
         trainer.grad_accum_steps > 1 or trainer.compile or trainer.precision == "fp16" or size < 2 * processes.size

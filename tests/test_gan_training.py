@@ -10,6 +10,7 @@ import engine
 import tasks
 import train
 from tasks import fashion_gan
+from tests.tiny_runs import stop_after
 from zoo.gan import GAN
 
 SMALL = (
@@ -66,15 +67,8 @@ def test_resume_is_bit_equal(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
     overrides = (*SMALL, "task.labels=true", "balancer=pcgrad", "scheduler=constant")
     train.run(engine.compose([*overrides, f"run_dir={tmp_path / 'whole'}"]))
-    request, step = engine.StopRequest(), train.train_step
-
-    def counted(run, batch):
-        request.asked = run.state.step + 1 == 5
-        return step(run, batch)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", counted)
-        patch.setattr(engine, "StopRequest", lambda processes: request)
+        stop_after(patch, 5)
         train.run(engine.compose([*overrides, f"run_dir={tmp_path / 'stopped'}"]))
     train.run(engine.compose([*overrides, f"resume={tmp_path / 'stopped'}"]))
     once, twice = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "stopped"))

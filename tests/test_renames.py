@@ -12,6 +12,7 @@ import train
 from engine.arguments import check_arguments
 from engine.renames import renamed, renamed_value, translate
 from scripts import evaluate
+from tests.tiny_runs import stop_after
 
 OLD = {
     "grad_accum_steps": "accumulate",
@@ -55,15 +56,9 @@ def rewrite(folder):
 
 @pytest.mark.parametrize("resumes", ["command", "configuration"])
 def test_run_made_before_is_resumed(words, tmp_path, monkeypatch, resumes):
-    folder, request, step = tmp_path / "run", engine.StopRequest(), train.train_step
-
-    def stopped_early(run, batch):
-        request.asked = run.state.step + 1 == 25
-        return step(run, batch)
-
+    folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", stopped_early)
-        patch.setattr(engine, "StopRequest", lambda processes: request)
+        stop_after(patch, 25)
         assert train.run(engine.compose(words))["steps"] == 25
     before = torch.load(folder / "last.pt", weights_only=True)["config"]
     rewrite(folder)

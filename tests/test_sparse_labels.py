@@ -10,6 +10,7 @@ from PIL import Image
 
 import engine
 import train
+from tests.tiny_runs import stop_after
 
 SHORT = ["trainer.batch_size=4", "trainer.max_steps=12", "trainer.log_every=1", "trainer.device=cpu", "seed=1"]
 
@@ -83,15 +84,8 @@ def test_resume_with_sparse_labels_is_exact(overrides, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
     more = ("balancer=gradnorm", "balancer.before=famo")
     whole = trained(overrides, tmp_path / "whole", *more)
-    request, step = engine.StopRequest(), train.train_step
-
-    def counted(run, batch):
-        request.asked = run.state.step + 1 == 5
-        return step(run, batch)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", counted)
-        patch.setattr(engine, "StopRequest", lambda processes: request)
+        stop_after(patch, 5)
         trained(overrides, tmp_path / "stopped", *more)
     train.run(engine.compose([*overrides, *more, f"resume={tmp_path / 'stopped'}"]))
     with (tmp_path / "stopped/balance.csv").open(newline="") as file:

@@ -16,6 +16,7 @@ import balancing
 import engine
 import tasks
 import train
+from tests.tiny_runs import stop_after
 from zoo.shared_trunk import SharedTrunk
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,18 +70,6 @@ def assert_equal(a, b):
 
 def differ(a, b):
     return [name for name in a if not torch.equal(a[name], b[name])]
-
-
-def stop_after(monkeypatch, steps):
-    """Ask the next run to stop once it has taken ``steps`` steps in all."""
-    request, step = engine.StopRequest(), train.train_step
-
-    def counted(run, batch):
-        request.asked = run.state.step + 1 == steps
-        return step(run, batch)
-
-    monkeypatch.setattr(train, "train_step", counted)
-    monkeypatch.setattr(engine, "StopRequest", lambda processes: request)
 
 
 def spoil(monkeypatch, objective, step):

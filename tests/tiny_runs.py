@@ -68,3 +68,15 @@ def finished(kind: str, make_folder: pytest.TempPathFactory) -> Path:
             train.run(engine.compose(overrides))
         _FINISHED[kind] = root / "run"
     return _FINISHED[kind]
+
+
+def stop_after(monkeypatch, steps):
+    """Ask the next run to stop once it has taken ``steps`` steps in all."""
+    request, step = engine.StopRequest(), train.train_step
+
+    def counted(run, batch):
+        request.asked = run.state.step + 1 == steps
+        return step(run, batch)
+
+    monkeypatch.setattr(train, "train_step", counted)
+    monkeypatch.setattr(engine, "StopRequest", lambda processes: request)

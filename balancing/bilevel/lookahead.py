@@ -11,12 +11,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..compiled import checked_backwards
 from ..errors import BalancingError, NonFiniteError
-from ..measuring.leaves import find_leaves
+from ..measuring.leaves import find_leaves, raise_if_any_hides
 from ..measuring.looped import collect
 from ..measuring.processes import average_over_processes
 from ..measuring.step_losses import StepLosses, where
 from ..objectives import ordered_losses
-from ..recomputation import raise_for_reentrant
 
 #: Computes the named losses of one batch with the model it is given.
 Closure = Callable[[nn.Module], Mapping[str, Tensor | None]]
@@ -63,7 +62,7 @@ class Lookahead:
         if len(self.indices) < len(objectives):
             step, preference = step.among(self.indices), preference[self.indices] / preference[self.indices].mean()
         self._objectives, self._preference, self.means = [objectives[k] for k in self.indices], preference, step.means
-        raise_for_reentrant(owner, step.values)
+        raise_if_any_hides(owner, step.values)
         reached = set(find_leaves(step.values))
         reached = reached if parameters is None else reached & set(parameters)
         every = dict(model.named_parameters())

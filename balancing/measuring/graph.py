@@ -115,7 +115,7 @@ class LossGraph:
         if self.shards is not None:
             here = all(loss.requires_grad for loss, there in zip(self.losses, self._present, strict=True) if there)
             return Local(self._stacked.device, {}, (), (), (call.last, at_once), here)
-        masks = find_leaves(self.losses, stop)
+        masks = find_leaves(self.losses, stop) if stop else self._masks
         for leaf in find_leaves(stop) if stop else ():  # a bit more: the features reach the leaf
             masks[leaf] = masks.get(leaf, 0) | 1 << len(self.losses)
         ordered = [leaf for leaf in [*(call.shared or ()), *(given if at == "subset" else ())] if leaf.is_leaf]
@@ -233,7 +233,7 @@ class LossGraph:
         if self._parameters is not None and not self._parameters:
             raise BalancingError(f"{self.owner}: none of the given parameters is trainable")
         if self._parameters is not None and heads is None:
-            raise_if_any_hides(losses)
+            raise_if_any_hides(self.owner, losses)
         with span("backward of the weighted sum"):
             if heads is not None:
                 contested, others = self.partition()

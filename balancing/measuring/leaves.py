@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -59,39 +59,35 @@ def find_leaves(roots: Sequence[Tensor], stop: Iterable[Tensor] = ()) -> dict[Te
     return leaves
 
 
-def _raise_if_hiding(node: Any) -> None:
-    """Raise BalancingError for a node that hides parameters from the graph."""
-    if type(node).__name__ == "CheckpointFunctionBackward":
-        raise BalancingError(
-            "reentrant activation checkpointing hides the parameters of its segments from the graph, so they would get no "
-            "gradient; use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-        )
-
-
-def raise_if_any_hides(roots: Sequence[Tensor]) -> None:
-    """Raise BalancingError if parameters are hidden from the graph of the roots."""
+def nodes_below(roots: Iterable[Tensor]) -> Iterator[Any]:
+    """Every node of the graph below ``roots``, once."""
     stack: list[Any] = [root.grad_fn for root in roots if root.grad_fn is not None]
-    visited: set[Any] = set(stack)
+    visited = set(stack)
     while stack:
         node = stack.pop()
-        _raise_if_hiding(node)
+        yield node
         for child, _ in node.next_functions:
             if child is not None and child not in visited:
                 visited.add(child)
                 stack.append(child)
 
 
+def _raise_if_hiding(node: Any, owner: str = "") -> None:
+    """Raise BalancingError for a node that hides parameters from the graph."""
+    if type(node).__name__ == "CheckpointFunctionBackward":
+        raise BalancingError(
+            f"{owner and owner + ': '}reentrant activation checkpointing hides the parameters of its segments from the graph, "
+            "so they would get no gradient; use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        )
+
+
+def raise_if_any_hides(owner: str, roots: Iterable[Tensor]) -> None:
+    """Raise BalancingError, naming ``owner``, if parameters are hidden from the graph."""
+    for node in nodes_below(roots):
+        _raise_if_hiding(node, owner)
+
+
 def is_nested(tensors: Sequence[Tensor]) -> bool:
     """True if one of the tensors is computed from another."""
-    wanted = {(tensor.grad_fn, tensor.output_nr) for tensor in tensors}
-    stack: list[Any] = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
-    visited: set[Any] = set()
-    while stack:
-        node = stack.pop()
-        if node not in visited:
-            visited.add(node)
-            edges = [edge for edge in node.next_functions if edge[0] is not None]
-            if any(edge in wanted for edge in edges):
-                return True
-            stack.extend(child for child, _ in edges)
-    return False
+    wanted = {(tensor.grad_fn, tensor.output_nr) for tensor in tensors if tensor.grad_fn is not None}
+    return any(edge in wanted for node in nodes_below(tensors) for edge in node.next_functions)

@@ -16,34 +16,28 @@ def freeze(net, x):
     return {}
 
 
+def thawed(net, x):
+    net.trunk[0].requires_grad_(True)
+    return separate(net, x)
+
+
+def frozen(net, x):
+    net.trunk[0].requires_grad_(False)
+    return separate(net, x)
+
+
 @set_up(*KINDS)
 def frozen_between():
-    def losses(net, x):
-        net.trunk[0].requires_grad_(True)
-        return separate(net, x)
-
-    def plain(net, x):
-        net.trunk[0].requires_grad_(False)
-        return separate(net, x)
-
-    return SetUp(Net(), losses, plain, arguments=freeze)
+    return SetUp(Net(), thawed, frozen, arguments=freeze)
 
 
 @set_up(*KINDS)
 def frozen_between_and_listed():
-    def losses(net, x):
-        net.trunk[0].requires_grad_(True)
-        return separate(net, x)
-
-    def plain(net, x):
-        net.trunk[0].requires_grad_(False)
-        return separate(net, x)
-
     def arguments(net, x):
         freeze(net, x)
         return {"parameters": list(net.parameters())}
 
-    return SetUp(Net(), losses, plain, arguments=arguments)
+    return SetUp(Net(), thawed, frozen, arguments=arguments)
 
 
 @set_up(*EVERY)

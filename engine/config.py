@@ -69,6 +69,9 @@ class OptimizerConfig:
     betas: list[float] | None = option(None, "decay of the running means; null: [0.9, 0.999]")  # noqa: RUF009
     per_network: bool = option(False, "an optimizer for each of the model's networks")
     network_lr: dict[str, float] | None = option(None, "{network: lr}, with per_network=true")  # noqa: RUF009
+    layer_decay: float | None = option(
+        None, "factor of the rate from each layer of a timm trunk to the one before", share=True
+    )
 
 
 @dataclass
@@ -152,6 +155,8 @@ class Config:
     data_dir: str = "data"
     run_dir: str | None = None
     resume: str | None = None
+    init: str | None = None
+    freeze: list[str] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
 
 

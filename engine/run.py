@@ -103,7 +103,7 @@ class Run:
         return frozen_modules(self.model, self.config.freeze)
 
     def train_mode(self) -> None:
-        """Switch the model to training; frozen parts compute as in an evaluation, and keep their statistics."""
+        """Switch the model to training, but for frozen parts, which keep their statistics."""
         self.model.train()
         for module in self.frozen:
             module.eval()

@@ -77,9 +77,10 @@ def layer_scales(module: nn.Module, decay: float) -> dict[nn.Parameter, float]:
     """
     scales: dict[nn.Parameter, float] = {}
     for trunk in module.modules():
-        if not callable(getattr(trunk, "group_matcher", None)):
+        matcher: Any = getattr(trunk, "group_matcher", None)
+        if not callable(matcher):
             continue
-        layers = group_parameters(trunk, trunk.group_matcher(coarse=False), reverse=True)
+        layers = group_parameters(trunk, matcher(coarse=False), reverse=True)
         last, named = max(layers.values()), dict(trunk.named_parameters())
         scales |= {named[name]: decay ** (last - layer) for name, layer in layers.items()}
     return scales

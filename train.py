@@ -4,6 +4,7 @@ python train.py                                              # shared_trunk on d
 python train.py balancer=pcgrad model.norm=layer             # another method, another option
 python train.py -m balancer=sum,mgda,gradnorm seed=0,1,2     # a sweep
 python train.py resume=outputs/<run>                         # go on where a run stopped, bit for bit on the CPU
+python train.py init=outputs/<run> 'freeze=[trunk]'          # begin with the weights of another run, and keep its trunk
 python train.py trainer.dry_run=true                         # configuration, shapes, parameter counts, one step
 torchrun --nproc-per-node 4 train.py balancer=pcgrad         # several processes, each with its part of every batch
 """
@@ -55,6 +56,8 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
         raise ConfigError(f"model {name} does not keep the contract of balancing.MultiObjectiveModel")
     with engine.constructing():
         task = task.restrict(model.objectives)
+    origin = engine.initialize(model, config.init) if config.init and not config.resume else ""
+    engine.freeze(model, engine.frozen_modules(model, config.freeze))
     model = engine.place_model(model, device, trainer, processes)
     ema = None if trainer.ema is None else ModelEmaV3(model, trainer.ema, use_warmup=True)
     if trainer.compile:
@@ -73,9 +76,8 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
             balancer.to(device)  # weights of losses are computed where the losses are, without waiting for the device
         phases.append(engine.build_phase_optimizer(model, phase, balancer, config, total_steps))
     precision, state = engine.Precision(trainer.precision, device), engine.State()
-    return engine.Run(
-        config, task, splits, model, arguments, phases, precision, device, per_epoch, total_steps, state, processes, ema
-    )
+    counts = device, per_epoch, total_steps, state, processes, ema, origin
+    return engine.Run(config, task, splits, model, arguments, phases, precision, *counts)
 
 
 def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
@@ -150,7 +152,7 @@ def train_epoch(
     state, trainer = run.state, run.config.trainer
     start = state.step - state.epoch * run.steps_per_epoch
     end = min((state.epoch + 1) * run.steps_per_epoch, run.total_steps)
-    run.model.train()
+    run.train_mode()
     clock, first = time.perf_counter(), state.step
     for batch in engine.epoch_batches(run, state.epoch, start):
         if state.step >= end or stop.agreed():
@@ -242,6 +244,7 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
             return engine.profile_run(job, train_step, folder)
         if saved is not None:
             engine.restore(job, saved)
+            engine.extend(job, folder, saved)
             engine.complete_folder(job, folder)
         else:
             job.state.command = engine.training_command(folder)
@@ -249,6 +252,8 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
                 engine.write_text(folder / "config.yaml", OmegaConf.to_yaml(asdict(config)))
         with engine.Display(job.total_steps, job.state.step) as display:
             display.say(f"{name} on {engine.describe_device(job.device)}: {job.total_steps} steps, writing to {folder}")
+            if job.origin:
+                display.say(job.origin)
             return fit(job, folder, selector, display, stop, saved is not None)
 
 
@@ -311,11 +316,13 @@ def _main(composed: DictConfig) -> float | None:
     with engine.reporting():  # in here, as hydra adds lines of its own to an exception that leaves a job
         resume = composed.get("resume")
         if resume:
-            others = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
-            if others:
+            length = {"trainer.epochs": composed.trainer.epochs, "trainer.max_steps": composed.trainer.max_steps}
+            words = [(word.lstrip("+").partition("=")[0], word) for word in HydraConfig.get().overrides.task]
+            if others := [word for key, word in words if key not in ("resume", *length)]:
                 raise ConfigError(f"resume keeps the configuration of {resume}; leave out {' '.join(others)}")
             composed = engine.saved_config(engine.load_checkpoint(Path(resume, "last.pt"))["config"])
-            composed.resume = resume
+            composed.merge_with({"resume": resume})
+            composed.merge_with_dotlist([f"{key}={length[key]}" for key, _ in words if key in length])
         config = engine.validate(composed)
         with engine.interruptible(), engine.own_threads(), engine.join_processes(config.trainer.device) as processes:
             summary = run(config, processes)
@@ -328,6 +335,7 @@ def main() -> None:
     """Entry point; exit code 2 with one message for bad input, 1 for a step that failed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them
     with engine.reporting():
+        engine.check_words(sys.argv[1:])
         _main()
 
 

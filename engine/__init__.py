@@ -10,6 +10,7 @@ from engine.diagnostics import describe_run, profile_run
 from engine.distributed import Processes, join_processes
 from engine.environment import training_command
 from engine.evaluation import Evaluation, Selector, evaluate
+from engine.fine_tuning import freeze, frozen_modules, initialize
 from engine.interrupts import StopRequest, interruptible
 from engine.model_card import write_model_card
 from engine.optimization import PhaseOptimizer, build_phase_optimizer, check_balancer
@@ -26,6 +27,7 @@ from engine.run import (
     complete_folder,
     epoch_batches,
     evaluation_size,
+    extend,
     locate,
     mean_losses,
     open_tracker,
@@ -36,3 +38,4 @@ from engine.run import (
 )
 from engine.seeding import seed_everything
 from engine.tracking import Tracker, make_run_dir
+from engine.words import check_words

@@ -52,7 +52,7 @@ def search(config: Config, limit: int | None, build: Callable[[Config], Run], st
     _release(device)
     before = _resident() if device.type == "cpu" else 0
     run = build(config)
-    run.model.train()
+    run.train_mode()
     samples = len(run.splits.train)  # type: ignore[arg-type]
     most = max(samples // unit * unit, unit)
     console.print(f"{config.model['name']} on {describe_device(device)}, up to {limit / GIB:.3g} GiB")

@@ -27,13 +27,22 @@ _SENDER_IS_KNOWN = hasattr(signal, "sigwaitinfo")  # of a signal: neither on mac
 
 def batches_per_epoch(split: Split, batch_size: int) -> int:
     """Number of full batches; a short last one would weigh its samples more."""
+    if (order := getattr(split, "order", None)) is not None:
+        return order.count(batch_size)
     return max(len(split) // batch_size, 1)  # type: ignore[arg-type]
 
 
 def batch_indices(split: Split, batch_size: int, seed: int, epoch: int, number: int) -> torch.Tensor:
     """(B,) indices of the samples in a training batch, the same in all processes."""
+    return _epoch(split, batch_size, seed, epoch)[number]
+
+
+def _epoch(split: Split, batch_size: int, seed: int, epoch: int) -> list[torch.Tensor]:
+    """The indices of every batch of an epoch: in an order of the data's own, or all samples shuffled."""
+    if (own := getattr(split, "order", None)) is not None:
+        return own.batches(batch_size, seed, epoch)
     order = epoch_order(len(split), seed, epoch)  # type: ignore[arg-type]
-    return order[number * batch_size : (number + 1) * batch_size]
+    return [order[i * batch_size : (i + 1) * batch_size] for i in range(batches_per_epoch(split, batch_size))]
 
 
 def training_batches(
@@ -53,8 +62,7 @@ def training_batches(
     """
     if hasattr(split, "set_epoch"):
         split.set_epoch(seed, epoch)
-    order = epoch_order(len(split), seed, epoch)  # type: ignore[arg-type]
-    chunks = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, batches_per_epoch(split, batch_size))]
+    chunks = _epoch(split, batch_size, seed, epoch)[start:]
     sizes = [len(chunk) // processes.size for chunk in chunks]
     parts = [c[processes.rank * n : (processes.rank + 1) * n] for c, n in zip(chunks, sizes, strict=True)]
     yield from _batches(split, parts, device, workers)
@@ -100,6 +108,8 @@ def sparse_objectives(task: Task, train: Split) -> frozenset[str]:
     """Objectives of which a training batch may hold no label, where labels are in memory."""
     rows: Any = train.indices if isinstance(train, Subset) else range(len(train))  # type: ignore[arg-type]
     data: Any = train.dataset if isinstance(train, Subset) else train
+    if hasattr(data, "sparse"):
+        return data.sparse
     targets: Mapping[str, torch.Tensor] = getattr(data, "targets", {})
     if hasattr(data, "reference_targets"):
         targets = data.reference_targets(rows)

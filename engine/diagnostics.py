@@ -41,7 +41,7 @@ def describe_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]]
     run.model.eval()
     with torch.no_grad():
         outputs = run.task.outputs(run.model, batch)
-    run.model.train()
+    run.train_mode()
     console.print("inputs      " + "  ".join(str(tuple(tensor.shape)) for tensor in batch.inputs))
     console.print("outputs     " + "  ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in outputs.items()))
     for optimizer, report in zip(run.phases, step(run, batch), strict=True):
@@ -64,7 +64,7 @@ def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]],
     count = run.config.trainer.profile
     assert count is not None
     cuda = run.device.type == "cuda"
-    run.model.train()
+    run.train_mode()
     batches = itertools.chain.from_iterable(epoch_batches(run, epoch) for epoch in itertools.count())
     for batch in itertools.islice(batches, _WARM_UP):
         step(run, batch)

@@ -16,6 +16,7 @@ from balancing import Balancer, BilevelBalancer, Phase, group_parameters
 from engine.arguments import ConfigError, did_you_mean
 from engine.config import SCHEDULES, Config, OptimizerConfig, SchedulerConfig, TrainerConfig
 from engine.distributed import Processes
+from engine.fine_tuning import layer_scales
 
 # torch's own, with a kernel that updates all parameters at once. Not SGD: with momentum it fails if a parameter gets its first
 # gradient later than another, and begins with uninitialized memory after a first step that a GradScaler skips (torch 2.14.1).
@@ -48,12 +49,13 @@ class PhaseOptimizer:
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 # a schedule has just set the rate; a constant one is what it was at the start
-                group["lr"] = factor * (group["lr"] if self.schedulers else self.rates[name])
+                constant = self.rates[name] * group.get("lr_scale", 1.0)
+                group["lr"] = factor * (group["lr"] if self.schedulers else constant)
 
     @property
     def lr(self) -> float:
-        """Learning rate of the first parameter group."""
-        return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
+        """Learning rate of the first network, in its last layers."""
+        return float(max(group["lr"] for group in next(iter(self.optimizers.values())).param_groups))
 
     def state_dict(self) -> dict[str, Any]:
         """State of balancer and optimizers."""
@@ -86,8 +88,10 @@ def build_phase_optimizer(
         raise ConfigError(
             "scheduler.name=none keeps the learning rate as it is; set scheduler.warmup=0, or another name"
         )
-    networks = {name: module for name, module in model.networks().items() if any(True for _ in module.parameters())}
-    chosen = networks if phase.networks is None else {name: networks[name] for name in phase.networks}
+    networks = {name: module for name, module in model.networks().items() if _trainable(module)}
+    chosen = networks if phase.networks is None else {n: networks[n] for n in phase.networks if n in networks}
+    if not chosen:
+        raise ConfigError(f"freeze: phase {phase.name} has no parameters left to train; leave a network out")
     needed = f"needs optimizer.per_network=true and one of {', '.join(networks)}"
     for name in optimizer.network_lr or {}:
         if not optimizer.per_network or name not in networks:
@@ -95,10 +99,12 @@ def build_phase_optimizer(
     whole: nn.Module = model if phase.networks is None else nn.ModuleDict(chosen)
     groups = chosen if optimizer.per_network else {"all": whole}
     rates = {name: (optimizer.network_lr or {}).get(name, optimizer.lr) for name in groups}
+    if optimizer.layer_decay is not None and not layer_scales(model, optimizer.layer_decay):
+        raise ConfigError("optimizer.layer_decay needs a timm trunk that knows its layers; use optimizer.network_lr")
     optimizers = {name: _make_optimizer(module, optimizer, rates[name]) for name, module in groups.items()}
     schedules = [_make_schedule(each, scheduler, rates[name], total_steps) for name, each in optimizers.items()]
     per: Any = config.trainer.weights_per
-    own, moved = list(balancer.parameters()), dict.fromkeys(whole.parameters())
+    own, moved = list(balancer.parameters()), dict.fromkeys(_trainable(whole))
     # given, as the graph of a compiled model does not show them
     shared = [parameter for parameter in model.shared_parameters() if parameter in moved]
     return PhaseOptimizer(
@@ -145,9 +151,24 @@ def _groups(
     return {name: group for name, group in groups.items() if group}
 
 
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _by_layer(module: nn.Module, config: OptimizerConfig, decay: float) -> list[dict[str, Any]]:
+    """Parameter groups by factor of the learning rate and by weight decay."""
+    scales = layer_scales(module, decay)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in _trainable(module):
+        key = scales.get(parameter, 1.0), 0.0 if parameter.dim() <= 1 else config.weight_decay
+        groups.setdefault(key, []).append(parameter)
+    return [{"params": group, "lr_scale": scale, "weight_decay": wd} for (scale, wd), group in groups.items()]
+
+
 def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:
     """timm's optimizer, which leaves biases and normalization parameters out of weight decay."""
-    kernel = next(module.parameters()).device.type
+    kernel = _trainable(module)[0].device.type
+    parts: Any = module if config.layer_decay is None else _by_layer(module, config, config.layer_decay)
     extra: dict[str, Any] = {"fused": True} if config.name in _FUSED and kernel in ("cpu", "cuda") else {}
     if config.betas is not None:
         if not get_optimizer_info(config.name).has_betas:
@@ -155,7 +176,7 @@ def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> to
         extra["betas"] = tuple(config.betas)
     extra |= {"weight_decay": config.weight_decay, "momentum": config.momentum}
     try:
-        return create_optimizer_v2(module, opt=config.name, lr=lr, **extra)
+        return create_optimizer_v2(parts, opt=config.name, lr=lr, **extra)
     # a package that is not installed, or a value out of range
     except (ImportError, RuntimeError, AssertionError, ValueError, IndexError) as error:
         raise ConfigError(f"optimizer {config.name!r} cannot be used here: {error}") from error

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from timm.utils import ModelEmaV3
-from torch import Tensor
+from torch import Tensor, nn
 
 from balancing import BalanceReport, BalancingError, NonFiniteError
 from engine.arguments import ConfigError
@@ -20,7 +20,8 @@ from engine.config import Config
 from engine.data import batch_indices, sparse_objectives, training_batches
 from engine.device import describe_device
 from engine.distributed import Processes, average_buffers
-from engine.environment import git_commit, versions
+from engine.environment import command, git_commit, versions
+from engine.fine_tuning import frozen_modules
 from engine.optimization import PhaseOptimizer
 from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
@@ -84,6 +85,7 @@ class Run:
     state: State
     processes: Processes
     ema: ModelEmaV3 | None
+    origin: str = ""  # of the first weights, if they are not random
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -94,6 +96,17 @@ class Run:
     def sparse(self) -> frozenset[str]:
         """Objectives of which a training batch may hold no label."""
         return sparse_objectives(self.task, self.splits.train)
+
+    @cached_property
+    def frozen(self) -> list[nn.Module]:
+        """Parts that keep their weights."""
+        return frozen_modules(self.model, self.config.freeze)
+
+    def train_mode(self) -> None:
+        """Switch the model to training, but for frozen parts, which keep their statistics."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
 
     @property
     def trained(self) -> Any:
@@ -179,6 +192,24 @@ def restore(run: Run, saved: Mapping[str, Any]) -> None:
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch names the tensor in the second
         raise ConfigError(f"resume: the checkpoint does not fit what its configuration describes ({reason})") from error
+
+
+def extend(run: Run, folder: Path, saved: Mapping[str, Any]) -> None:
+    """Give a restored run another length than the one that it was saved with.
+
+    Raises ConfigError if it is beyond its end, or ended within an epoch.
+    """
+    trainer, before, state = run.config.trainer, saved["config"]["trainer"], run.state
+    if (trainer.epochs, trainer.max_steps) == (before["epochs"], before["max_steps"]):
+        return
+    if state.step > run.total_steps:
+        behind = f"{state.step} steps of {state.epoch} epochs behind it, more than the {run.total_steps} of this length"
+        raise ConfigError(f"resume: {folder} has {behind}; give it a larger one")
+    if state.step < state.epoch * run.steps_per_epoch:
+        raise ConfigError(f"resume: {folder} ended within an epoch, by trainer.max_steps, and can only begin again")
+    state.command += f" && {command()}"
+    if run.processes.main:
+        write_text(folder / "config.yaml", OmegaConf.to_yaml({**run.settings, "resume": None}))
 
 
 def complete_folder(run: Run, folder: Path) -> None:

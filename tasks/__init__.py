@@ -16,6 +16,7 @@ from tasks import (
     office,
     rooms,
     two_view_fashion,
+    union,
 )
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.registry import create_task, list_tasks, register_task, task_arguments

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -33,12 +33,26 @@ class Batch(NamedTuple):
     targets: dict[str, Tensor]
 
 
+class Order(Protocol):
+    """Which samples make up each training batch."""
+
+    def count(self, batch_size: int) -> int:
+        """Number of batches in an epoch."""
+
+    def batches(self, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+        """The (B,) indices of every batch of an epoch, a function of seed and epoch alone."""
+
+
 @dataclass(frozen=True)
 class TensorData:
-    """A split as tensors that share their first dimension; batched by index, on any device."""
+    """A split as tensors that share their first dimension; batched by index, on any device.
+
+    ``order`` has methods ``count`` and ``batches`` like :class:`tasks.batch_order.BatchOrder`; ``None``: shuffled as a whole.
+    """
 
     inputs: tuple[Tensor, ...]
     targets: dict[str, Tensor]
+    order: Order | None = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -50,7 +64,7 @@ class TensorData:
 
     def first(self, count: int) -> TensorData:
         """The first ``count`` samples."""
-        return self._map(lambda tensor: tensor[:count])
+        return replace(self._map(lambda tensor: tensor[:count]), order=None)
 
     def to(self, device: torch.device | str) -> TensorData:
         """The same data on ``device``."""

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ class Command:
     """A script of this repository, or a file of one's own, as a command; the methods are those of :class:`subprocess.Popen`.
 
     Args:
-        script: Relative to the root.
+        script: Its name relative to the root, or its path.
         words: Of the command line.
         cwd: Where it is carried out.
         environment: Variables besides those of this process.
@@ -90,8 +91,19 @@ class Command:
 
 
 def start(script, *words, cwd, background=False, **environment):
-    """Start a script."""
+    """Start a script: its name, relative to the root, or its path."""
     return Command(script, words, cwd, environment, background)
+
+
+def start_ranks(script, *words, cwd, count=2):
+    """Start a script once for each rank, with the variables that torchrun sets."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    places = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
+    return [start(script, *words, cwd=cwd, **{key: str(value) for key, value in each.items()}) for each in places]
 
 
 def run(script, *words, cwd, **environment):
@@ -108,7 +120,8 @@ def _carry_out(script, words, cwd, environment, background, *written):
     for number, out in enumerate(written, start=1):
         os.dup2(out.fileno(), number)
         out.close()
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        setattr(sys, name, os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False))
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

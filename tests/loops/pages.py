@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import forks
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = {path.stem.removeprefix("loop_"): path for path in sorted((ROOT / "docs").glob("loop_*.md"))}
 #: Page -> packages of the extra ``loops`` that its script imports.
@@ -34,30 +36,30 @@ def load(page):
 
 def carry_out(command, folder):
     """Exit code, output and errors of a command of a page, such as ``python loop.py``."""
-    python = [sys.executable]
     program, *words = command.split()
-    words = {"python": python, "torchrun": [*python, "-m", "torch.distributed.run"]}[program] + words
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-    }
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    if program == "python":
+        script, *words = words
+        done = forks.run(folder / script, *words, cwd=folder, **environment)
+    else:
+        assert program == "torchrun"
+        words = [sys.executable, "-m", "torch.distributed.run", *words]
+        environment = {**os.environ, **environment}
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 
 def by_process(page, driver, folder, processes):
     """What a driver of the page's script saves in ``<rank>.pt``, by process.
 
-    The driver imports the script as ``loop``; ``torchrun`` starts it in ``folder``.
+    The driver imports the script as ``loop``; it is started in ``folder``, as by torchrun.
     """
     folder.mkdir()
     (folder / "loop.py").write_text(script(page), encoding="utf-8")
     (folder / "driver.py").write_text(driver, encoding="utf-8")
-    code, _, errors = carry_out(f"torchrun --standalone --nproc-per-node {processes} driver.py", folder)
-    assert code == 0, errors[-3000:]
+    for each in forks.start_ranks(folder / "driver.py", cwd=folder, count=processes):
+        _, errors = each.communicate(timeout=600)
+        assert each.returncode == 0, errors[-3000:]
     return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
 
 

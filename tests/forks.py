@@ -106,10 +106,10 @@ def start_ranks(script, *words, cwd, count=2):
     return [start(script, *words, cwd=cwd, **{key: str(value) for key, value in each.items()}) for each in places]
 
 
-def run(script, *words, cwd, **environment):
+def run(script, *words, cwd, timeout=300, **environment):
     """Carry a script out; exit code, output and errors."""
     process = start(script, *words, cwd=cwd, **environment)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout)
     return subprocess.CompletedProcess([script, *words], process.returncode, out, err)
 
 

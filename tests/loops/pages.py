@@ -40,7 +40,7 @@ def carry_out(command, folder):
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     if program == "python":
         script, *words = words
-        done = forks.run(folder / script, *words, cwd=folder, **environment)
+        done = forks.run(folder / script, *words, cwd=folder, timeout=600, **environment)
     else:
         assert program == "torchrun"
         words = [sys.executable, "-m", "torch.distributed.run", *words]

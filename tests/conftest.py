@@ -55,6 +55,15 @@ def no_network():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_seeds():
+    """Without a GPU, torch.manual_seed would keep a trace of every call, a millisecond each, for the day there is one."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            patch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)
+        yield
+
+
 @pytest.fixture(scope="session")
 def stones(tmp_path_factory):
     """A CSV file with every 27th diamond: 1,398 to train on, 300 to validate and 300 to test."""

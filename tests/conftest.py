@@ -1,5 +1,6 @@
 """What all tests share: options and markers, a small table of diamonds, and no way to the network."""
 
+import gc
 import lzma
 import os
 import socket
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish(session):
+    """What is there now stays: gc.collect, of which some tests and scripts need many, looks at what came later alone."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

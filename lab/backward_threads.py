@@ -1,4 +1,4 @@
-"""K backward passes side by side on the CPU: what a thread per pass gains over the threads of each operation.
+"""K backward passes side by side on the CPU: a thread each, against threads per operation.
 
 A part of ``lab/benchmark_balancers.py``. All variants take turns, and only the backward passes are timed.
 """

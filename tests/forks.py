@@ -95,15 +95,15 @@ def start(script, *words, cwd, background=False, **environment):
     return Command(script, words, cwd, environment, background)
 
 
-def start_ranks(script, *words, cwd, count=2):
+def start_ranks(script, *words, cwd, count=2, **environment):
     """Start a script once for each rank, with the variables that torchrun sets."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    places = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
-    return [start(script, *words, cwd=cwd, **{key: str(value) for key, value in each.items()}) for each in places]
+    environment |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
+    places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return [start(script, *words, cwd=cwd, **environment, **place) for place in places]
 
 
 def run(script, *words, cwd, timeout=300, **environment):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,13 +57,16 @@ def _measure(name: str, count: int, rounds: int, threads: int, pool: ThreadPoolE
     def backward(loss: Tensor) -> Sequence[Tensor]:
         return torch.autograd.grad(loss, shared, retain_graph=True)
 
+    def passes(run: Any, losses: list[Tensor]) -> list[Sequence[Tensor]]:
+        return list(run(backward, losses))
+
     seconds: dict[str, list[float]] = {ONE: [], OPERATIONS: [], PASSES: [], APART: []}
     for turn in track(range(2 + max(3, int(share * rounds))), description=f"{name}, K = {count}"):
         for variant, spent in seconds.items():
             torch.set_num_threads(threads if variant == OPERATIONS else 1)
             losses = [forward()[k] for k in range(count)] if variant == APART else forward()
-            one_by_one = variant in (ONE, OPERATIONS)
-            wall, _ = timed(lambda losses=losses, run=map if one_by_one else pool.map: list(run(backward, losses)))
+            run: Any = map if variant in (ONE, OPERATIONS) else pool.map
+            wall, _ = timed(partial(passes, run, losses))
             if turn >= 2:
                 spent.append(wall)
     times = {variant: statistics.median(spent) for variant, spent in seconds.items()}

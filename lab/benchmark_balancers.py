@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balancing import balancer_class, create_balancer, list_balancers
-from lab import command, documents, results
+from lab import backward_threads, command, documents, results
 from lab.timing import medians, peak_bytes, take_turns, timed
 
 FILE = "balancer_cost.csv"
@@ -265,6 +265,7 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "sizes": measure_sizes,
     "solvers": measure_solvers,
     "memory": measure_memory,
+    "threads": backward_threads.measure,
 }
 
 
@@ -312,6 +313,11 @@ def memory_table() -> str:
     return documents.table(("step, K = 3", "buffers beyond a plain step"), lines)
 
 
+def threads_table() -> str:
+    """Backward passes side by side, relative to the bare passes."""
+    return backward_threads.table(read("threads"))
+
+
 def draw() -> Figure:
     """Cost against the number of objectives and of parameters."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
@@ -337,6 +343,7 @@ BLOCKS: documents.Blocks = {
         "cost_steps": steps_table,
         "cost_solvers": solvers_table,
         "cost_memory": memory_table,
+        "cost_threads": threads_table,
     }
 }
 FIGURES: results.Figures = {"balancer_cost.svg": partial(results.save_figure, salt="cost", draw=draw)}

@@ -1,5 +1,6 @@
 """What all tests share: options and markers, a small table of diamonds, and no way to the network."""
 
+import gc
 import lzma
 import os
 import socket
@@ -32,6 +33,12 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+def pytest_collection_finish(session):
+    """What is there now stays: gc.collect, of which some tests and scripts need many, looks at what came later alone."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
     """Only loopback addresses and Unix sockets can be connected to, and no name can be looked up."""
@@ -52,6 +59,15 @@ def no_network():
             position = -1 if method == "sendto" else 1
             patch.setattr(socket.socket, method, guard(getattr(socket.socket, method), position))
         patch.setattr(socket, "getaddrinfo", guard(socket.getaddrinfo, 0))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_seeds():
+    """Without a GPU, torch.manual_seed would keep a trace of every call, a millisecond each, for the day there is one."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            patch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)
         yield
 
 

@@ -1,12 +1,11 @@
 """docs/adding.md: the files that it shows, copied into a folder outside the repository, train as it says."""
 
 import json
-import os
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
 from lab.doc_commands import commands, files
+from tests import forks
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "adding.md"
@@ -23,17 +22,10 @@ def test_the_package_of_the_page_trains(tmp_path):
         path.write_text(content, encoding="utf-8")
 
     (line,) = [each.text for each in commands("docs/adding.md", text) if "--config-dir" in each.text]
-    line = line.replace("../", f"{tmp_path}/").replace("python train.py", f"{sys.executable} {ROOT / 'train.py'}")
-    words = " ".join((*TINY, "logger.tensorboard=false", "run_dir=run"))
-    done = subprocess.run(
-        ["bash", "-c", f"{line} {words}"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-    )
+    path, python, script, *words = shlex.split(line.replace("../", f"{tmp_path}/"))
+    assert (python, script) == ("python", "train.py")
+    words += [*TINY, "logger.tensorboard=false", "run_dir=run"]
+    done = forks.run(script, *words, cwd=tmp_path, PYTHONPATH=path.removeprefix("PYTHONPATH="))
     assert (done.returncode, done.stderr) == (0, "")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert [summary[key] for key in ("model", "task", "balancer")] == ["pump_net", "pumps", "laggard"]

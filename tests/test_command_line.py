@@ -2,7 +2,6 @@
 
 import json
 import lzma
-import os
 import re
 import shlex
 import signal
@@ -15,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import train
 from engine.words import quoted
+from tests.forks import start
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ("trainer.device=cpu", "trainer.batch_size=64", "logger.tensorboard=false")
@@ -46,19 +46,6 @@ def assert_one_line(code, out, err):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert "Traceback" not in out + err
-
-
-def start(folder, *arguments, **environment):
-    """The command as a process of its own, in ``folder``."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
 
 
 def finish(process):
@@ -264,7 +251,9 @@ def test_missing_table_is_one_line_that_names_it(fails):
 
 
 def test_misspelt_key_ends_the_process_with_one_line(tmp_path):
-    code, out, err = finish(start(tmp_path, "trainer.epoch=3"))
+    """The whole command, from the start of Python on; the processes of other tests are forks."""
+    pipe, command = subprocess.PIPE, [sys.executable, str(ROOT / "train.py"), "trainer.epoch=3"]
+    code, out, err = finish(subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True))
     assert_one_line(code, out, err)
     assert "trainer.epochs" in err
     assert list(tmp_path.iterdir()) == []
@@ -272,7 +261,7 @@ def test_misspelt_key_ends_the_process_with_one_line(tmp_path):
 
 def test_damaged_table_ends_the_process_with_one_line(tmp_path):
     (tmp_path / "stones.csv.xz").write_bytes(b"garbage")
-    code, out, err = finish(start(tmp_path, "task.csv=stones.csv.xz"))
+    code, out, err = finish(start("train.py", "task.csv=stones.csv.xz", cwd=tmp_path))
     assert_one_line(code, out, err)
     assert "stones.csv.xz" in err
     assert not (tmp_path / "outputs").exists()
@@ -291,8 +280,8 @@ def test_model_and_task_that_do_not_fit_end_the_process_with_one_line(tmp_path):
     )
     (tmp_path / "extra" / "task").mkdir(parents=True)
     (tmp_path / "extra" / "task" / "toy.yaml").write_text("name: toy\n")
-    process = start(tmp_path, "--config-dir", "extra", "imports=[toy]", "task=toy", PYTHONPATH=str(tmp_path))
-    code, out, err = finish(process)
+    words = ("--config-dir", "extra", "imports=[toy]", "task=toy")
+    code, out, err = finish(start("train.py", *words, cwd=tmp_path, PYTHONPATH=str(tmp_path)))
     assert_one_line(code, out, err)
     assert "'shared_trunk'" in err
     assert "'toy'" in err
@@ -300,7 +289,7 @@ def test_model_and_task_that_do_not_fit_end_the_process_with_one_line(tmp_path):
 
 
 def test_sigterm_saves_and_the_run_can_be_resumed(tmp_path, stones):
-    process = start(tmp_path, f"task.csv={stones}", "run_dir=run", "trainer.epochs=20", *SHORT)
+    process = start("train.py", f"task.csv={stones}", "run_dir=run", "trainer.epochs=20", *SHORT, cwd=tmp_path)
     for line in process.stdout:
         if line.startswith("epoch 2/20"):
             break
@@ -313,7 +302,7 @@ def test_sigterm_saves_and_the_run_can_be_resumed(tmp_path, stones):
     assert stopped["metrics"] == {}
     assert (tmp_path / "run" / "report.html").is_file()
 
-    code, out, err = finish(start(tmp_path, "resume=run"))
+    code, out, err = finish(start("train.py", "resume=run", cwd=tmp_path))
     assert (code, err) == (0, "")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["status"], summary["epochs"], summary["steps"]) == ("finished", 20, 20 * (1398 // 64))
@@ -323,8 +312,7 @@ def test_sigterm_saves_and_the_run_can_be_resumed(tmp_path, stones):
 def test_sweep_over_seeds_makes_a_folder_each_and_prints_plain_lines(tmp_path, stones):
     (tmp_path / "extra").mkdir()
     words = [f"task.csv={stones}", "trainer.max_steps=20", *SHORT]
-    process = start(tmp_path, "-m", "--config-dir", "extra", "seed=0,1", *words)
-    code, out, err = finish(process)
+    code, out, err = finish(start("train.py", "-m", "--config-dir", "extra", "seed=0,1", *words, cwd=tmp_path))
     assert (code, err) == (0, "")
     assert not set("\x1b\r") & set(out)
     assert out.count("epoch 1/1") == 2

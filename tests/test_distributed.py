@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from PIL import Image
 
 import engine
 import train
+from tests import forks
 from tests.conftest import ROOT
 
 EXACT = ("trainer.device=cpu", "logger.tensorboard=false", "optimizer=sgd", "optimizer.lr=0.01", "trainer.max_steps=6")
@@ -92,7 +92,7 @@ def folders(tmp_path_factory, stones):
         patch.setattr(engine, "write_report", lambda *arguments: None)
         for name, overrides in CASES.items():
             train_in(one / name, stones, overrides)
-    mp.spawn(worker, args=(free_port(), str(two), stones, CASES | OWN_HALVES), nprocs=2)
+    forks.spawn(worker, (free_port(), str(two), stones, CASES | OWN_HALVES), 2)
     return one, two
 
 
@@ -177,10 +177,11 @@ def test_torchrun_speaks_once_stops_together_and_resumes(tmp_path, stones):
         (("seed=0,1", "-m"), "a sweep (-m) cannot run under torchrun"),
     ],
 )
-def test_mistake_under_torchrun_ends_both_processes_with_its_message(tmp_path, overrides, message):
-    running = launch(*overrides, log=tmp_path / "log.txt")
-    assert running.wait(timeout=120) != 0
-    said = (tmp_path / "log.txt").read_text()
+def test_mistake_ends_both_processes_with_its_message(tmp_path, overrides, message):
+    words = ("trainer.device=cpu", "logger.tensorboard=false", *overrides)
+    ranks = forks.start_ranks("train.py", *words, cwd=tmp_path)
+    said = "".join(err for each in ranks for _, err in [each.communicate(timeout=120)])
+    assert all(each.returncode for each in ranks)
     assert "error: " in said
     assert message in said
     assert "main_first" not in said  # nor a traceback of the other process

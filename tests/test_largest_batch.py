@@ -62,7 +62,7 @@ def test_every_sample_fits_into_enough_memory(small, capsys):
 
 
 def test_memory_grows_with_the_batch_and_stops_the_search(small, capsys):
-    wide = [*small, "model.width=2048", "model.depth=3"]
+    wide = [*small, "model.width=256", "model.depth=24"]
     few, many = (take_two_steps(train.build(engine.compose(wide)), train.train_step, n, GIB, 0) for n in (8, 1392))
     assert many.memory - few.memory > 20e6
     limit = (few.memory + many.memory) / 2
@@ -71,7 +71,7 @@ def test_memory_grows_with_the_batch_and_stops_the_search(small, capsys):
 
 def test_too_little_memory_is_one_line(small, capsys):
     with pytest.raises(SystemExit) as stop:
-        largest_batch.main([*small, "model.width=3000", "model.depth=3", "memory=0.01"])
+        largest_batch.main([*small, "model.width=2000", "model.depth=3", "memory=0.01"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: not even trainer.batch_size=8 fits")

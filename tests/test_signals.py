@@ -1,10 +1,7 @@
 """SIGTERM and SIGINT to the command: it stops at once, leaves nothing half-done and says how to go on."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +13,8 @@ import pytest
 import tasks
 from engine import load_checkpoint
 from tasks.room_renderer import KINDS
+from tests import forks
 
-ROOT = Path(__file__).resolve().parent.parent
 SHORT = ("trainer.device=cpu", "trainer.batch_size=64", "logger.tensorboard=false", "run_dir=run")
 LOST_NOTHING = "interrupted before the first step; nothing is lost, start again\n"
 
@@ -29,16 +26,8 @@ def start(tmp_path):
 
     def call(module, *words):
         (tmp_path / "mine.py").write_text(module)
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *words, *(("imports=[mine]",) if module else ())],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        )
+        words += ("imports=[mine]",) if module else ()
+        process = forks.start("train.py", *words, cwd=tmp_path, background=True, PYTHONPATH=str(tmp_path))
         started.append(process)
         return process
 

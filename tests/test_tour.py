@@ -7,15 +7,14 @@ jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record
 import base64
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
+
+from tests import forks
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "tour.ipynb"
@@ -48,9 +47,10 @@ def tour(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tour")
     sources = {name: "".join(cell["source"]) for name, cell in CODE.items()}
     (folder / "cells.json").write_text(json.dumps(sources), encoding="utf-8")
-    command = [sys.executable, "-c", RUNNER, "cells.json", str(folder / "found.json")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1200)
+    runner = tmp_path_factory.mktemp("runner") / "runner.py"
+    runner.write_text(RUNNER, encoding="utf-8")
+    words = ("cells.json", str(folder / "found.json"))
+    done = forks.run(runner, *words, cwd=folder, timeout=1200, PYTHONPATH=str(ROOT), MPLBACKEND="Agg")
     assert done.returncode == 0, done.stderr[-3000:]
     # all else went to a temporary folder
     assert {path.name for path in folder.iterdir()} == {"cells.json", "found.json"}

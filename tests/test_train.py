@@ -5,9 +5,6 @@ import json
 import math
 import shlex
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +13,10 @@ import balancing
 import engine
 import tasks
 import train
+from tests import forks
 from tests.tiny_runs import stop_after
 from zoo.shared_trunk import SharedTrunk
 
-ROOT = Path(__file__).resolve().parent.parent
 PER_EPOCH = 1398 // 64  # full batches of the training split
 
 
@@ -379,8 +376,7 @@ def test_run_that_python_started_says_what_repeats_it(train_in, tmp_path):
     run = train_in("run", "model.width=8", "balancer=mgda")
     words = shlex.split(json.loads((run / "summary.json").read_text())["command"])
     assert words[:2] == ["python", "train.py"]
-    command = [sys.executable, str(ROOT / "train.py"), *words[2:]]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    forks.run("train.py", *words[2:], cwd=tmp_path).check_returncode()
     (again,) = tmp_path.glob("outputs/shared_trunk-diamonds-mgda/*")
     assert differ(saved(run)["model"], saved(again)["model"]) == []
     assert list((tmp_path / "outputs").iterdir()) == [again.parent]

@@ -10,12 +10,12 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from balancing import BalancingError, create_balancer
 from balancing.measuring import processes
+from tests import forks
 from tests.balancing.problems import inputs
 
 NAMES = ("a", "b", "c")
@@ -371,7 +371,7 @@ def ranks(request, tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(worker, args=(port, request.param, str(folder)), nprocs=request.param)
+    forks.spawn(worker, (port, request.param, str(folder)), request.param)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(request.param)]
 
 

@@ -6,10 +6,10 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from balancing import create_balancer
 from balancing.measuring import processes
+from tests import forks
 from tests.balancing.bilevel.problems import closure
 from tests.balancing.problems import ALL, BILEVEL, GRAMIAN, Net, inputs, make
 
@@ -80,7 +80,7 @@ def two_processes(run, folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(worker, args=(port, str(folder), run), nprocs=2)
+    forks.spawn(worker, (port, str(folder), run), 2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

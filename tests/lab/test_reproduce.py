@@ -4,8 +4,6 @@ import csv
 import json
 import math
 import pickle
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -32,6 +30,7 @@ from tasks import DataError, Splits
 from tasks.fashion import PixelData
 from tasks.multi_fashion import MultiFashion
 from tasks.scores import mean_rank
+from tests import forks
 
 KNOWN = reproduce.experiments()
 TRAININGS = [each.name for each in KNOWN.values() if each.recipe and not each.family]
@@ -183,13 +182,7 @@ def test_the_command_runs_in_processes_of_its_own(tmp_path):
         "    reproduce.main(['published_tables', '--processes', '2'])\n"
     )
     (tmp_path / "run.py").write_text(script)
-    done = subprocess.run(
-        [sys.executable, tmp_path / "run.py"],
-        env={"PYTHONPATH": str(results.ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = forks.run(tmp_path / "run.py", cwd=tmp_path, PYTHONPATH=str(results.ROOT))
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "reproduced.csv").read_text().splitlines()) == 1 + len(KNOWN["published_tables"].expected)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import forks
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = {path.stem.removeprefix("loop_"): path for path in sorted((ROOT / "docs").glob("loop_*.md"))}
 #: Page -> packages of the extra ``loops`` that its script imports.
@@ -32,18 +34,28 @@ def load(page):
     return module
 
 
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+
+
 def carry_out(command, folder):
-    """Exit code, output and errors of a command of a page, such as ``python loop.py``."""
-    python = [sys.executable]
+    """Exit code, output and errors of a command of a page, such as ``python loop.py``; its processes are forks."""
     program, *words = command.split()
-    words = {"python": python, "torchrun": [*python, "-m", "torch.distributed.run"]}[program] + words
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-    }
+    if program == "torchrun":
+        option, switch, count, script, *words = words
+        assert (option, switch) == ("--standalone", "--nproc-per-node")
+        started = forks.start_ranks(folder / script, *words, cwd=folder, count=int(count), **ENVIRONMENT)
+    else:
+        assert program == "python"
+        started = [forks.start(folder / words[0], *words[1:], cwd=folder, **ENVIRONMENT)]
+    printed = [each.communicate(timeout=600) for each in started]
+    return max(abs(each.returncode) for each in started), *("".join(texts) for texts in zip(*printed, strict=True))
+
+
+def carry_out_whole(command, folder):
+    """The same, with all that a shell would start."""
+    program, *words = command.split()
+    words = [sys.executable, *{"python": [], "torchrun": ["-m", "torch.distributed.run"]}[program], *words]
+    environment = {**os.environ, **ENVIRONMENT}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
@@ -51,13 +63,14 @@ def carry_out(command, folder):
 def by_process(page, driver, folder, processes):
     """What a driver of the page's script saves in ``<rank>.pt``, by process.
 
-    The driver imports the script as ``loop``; ``torchrun`` starts it in ``folder``.
+    The driver imports the script as ``loop``; it is started in ``folder``, as by torchrun.
     """
     folder.mkdir()
     (folder / "loop.py").write_text(script(page), encoding="utf-8")
     (folder / "driver.py").write_text(driver, encoding="utf-8")
-    code, _, errors = carry_out(f"torchrun --standalone --nproc-per-node {processes} driver.py", folder)
-    assert code == 0, errors[-3000:]
+    for each in forks.start_ranks(folder / "driver.py", cwd=folder, count=processes, **ENVIRONMENT):
+        _, errors = each.communicate(timeout=600)
+        assert each.returncode == 0, errors[-3000:]
     return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
 
 

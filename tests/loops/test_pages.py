@@ -6,14 +6,14 @@ import pytest
 
 from lab.check_docs import judge
 from lab.doc_commands import commands
-from tests.loops.pages import PAGES, ROOT, carry_out, script
+from tests.loops.pages import PAGES, ROOT, carry_out, carry_out_whole, script
 
 COMMANDS = [(name, each) for name, page in PAGES.items() for each in commands(page.name, page.read_text("utf-8"))]
-#: Whole commands that start two processes, each of which another test starts, too.
-SLOW = {"lightning-python loop.py 2", "fsdp-torchrun --standalone --nproc-per-node 2 loop.py"}
 LABELS = [f"{name}-{each.text}" for name, each in COMMANDS]
+#: Commands whose script starts processes itself, as another test does, too.
+STARTING = {"lightning-python loop.py 2"}
 CASES = [
-    pytest.param(name, each, id=label, marks=[pytest.mark.slow] if label in SLOW else [])
+    pytest.param(name, each, id=label, marks=[pytest.mark.slow] if label in STARTING else [])
     for label, (name, each) in zip(LABELS, COMMANDS, strict=True)
 ]
 
@@ -22,6 +22,14 @@ CASES = [
 def test_the_script_runs_and_prints_what_the_page_shows(page, command, tmp_path):
     (tmp_path / "loop.py").write_text(script(page), encoding="utf-8")
     code, output, errors = carry_out(command.text, tmp_path)
+    assert judge(command.shown, code, output) == "", errors[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=LABELS)
+def test_the_whole_command_prints_what_the_page_shows(page, command, tmp_path):
+    (tmp_path / "loop.py").write_text(script(page), encoding="utf-8")
+    code, output, errors = carry_out_whole(command.text, tmp_path)
     assert judge(command.shown, code, output) == "", errors[-3000:]
 
 

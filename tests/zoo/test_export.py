@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zoo
-from tests.zoo.tiny import build, tiny
+from tests.zoo.tiny import MODELS, build, tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -92,6 +92,7 @@ def run_onnx(path, inputs):
     return {name: torch.from_numpy(array) for name, array in zip(names, session.run(None, feed), strict=True)}
 
 
+@pytest.mark.parametrize("name", MODELS, indirect=True, scope="module")
 def test_onnx_gives_the_same_outputs_for_any_batch(name, exported, tmp_path):
     pytest.importorskip("onnxscript")
     model, program = exported

@@ -9,9 +9,8 @@ from functools import partial
 import pytest
 import torch
 
-import zoo
 from balancing import BilevelBalancer, create_balancer, list_balancers
-from tests.zoo.tiny import build, tiny
+from tests.zoo.tiny import MODELS, build, tiny
 
 LR = 1e-3
 KINDS = ("sum", "uncertainty", "famo", "alternating", "mgda", "graddrop", "moco", "auto_lambda")
@@ -33,7 +32,7 @@ def takes_turns(balancer):
     return not isinstance(balancer, BilevelBalancer) and balancer.active() is not None
 
 
-@pytest.fixture(params=zoo.list_models(), scope="module")
+@pytest.fixture(params=MODELS, scope="module")
 def subject(request):
     model = build(request.param)
     return tiny(request.param), model, copy.deepcopy(model.state_dict())

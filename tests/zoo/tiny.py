@@ -107,6 +107,11 @@ TINY = {
 }
 
 
+#: Classes that stand under another name as well, with millions of parameters: what takes long is shown with the other alone.
+VARIANTS = ("dense_resnet18", "shared_trunk_resnet18")
+MODELS = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in zoo.list_models()]
+
+
 def tiny(name: str) -> Tiny:
     """The entry of ``TINY``; the test is skipped if there is none."""
     if name not in TINY:

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
+from tests import forks
 from tests.balancing.problems import Net
 from tests.balancing.set_ups.outputs import errors, separate
 from tests.balancing.set_ups.parameters import Experts, Spare
@@ -364,8 +364,9 @@ def results():
     with tempfile.TemporaryDirectory() as folder:
         waiting, until = cells, time.monotonic() + BUDGET
         while waiting and time.monotonic() < until:
-            context = mp.get_context("spawn")
-            both = [context.Process(target=worker, args=(rank, folder, waiting), daemon=True) for rank in range(2)]
+            both = [
+                forks.context().Process(target=worker, args=(rank, folder, waiting), daemon=True) for rank in range(2)
+            ]
             for process in both:
                 process.start()
             watch(folder, both, until)

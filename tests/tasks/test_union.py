@@ -3,10 +3,7 @@
 import csv
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from engine.inference import predict
 from tasks import DataError, TensorData, create_task
 from tasks.batch_order import BatchOrder
 from tasks.union import UnionData, _joined
+from tests.forks import run
 from tests.tiny_runs import stop_after
 
 CPU = torch.device("cpu")
@@ -56,9 +54,9 @@ def sources(folder, size=12):
     }
 
 
-def trained(folder, run, *more):
+def trained(folder, target, *more):
     given = re.sub(r'"(\w+)":', r"\1:", json.dumps(sources(folder)))
-    words = ["task=union", f"task.sources={given}", *MODEL, *SHORT, f"run_dir={run}", *more]
+    words = ["task=union", f"task.sources={given}", *MODEL, *SHORT, f"run_dir={target}", *more]
     return train.run(engine.compose(words))
 
 
@@ -148,15 +146,8 @@ def test_page_leads_from_two_folders_to_a_report(tmp_path):
     (settings,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/your_own_sources.md").read_text(), re.DOTALL)
     (tmp_path / "settings/experiment/sources.yaml").write_text(settings)
     (line,) = re.findall(r"```bash\npython (.*?)\n```", (ROOT / "docs/your_own_sources.md").read_text())
-    words = line.replace("train.py", str(ROOT / "train.py")).split()
-    done = subprocess.run(
-        [sys.executable, *words, "run_dir=run", "trainer.batch_size=8", "trainer.max_steps=2", "trainer.device=cpu"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    words = [*line.split()[1:], "run_dir=run", "trainer.batch_size=8", "trainer.max_steps=2", "trainer.device=cpu"]
+    done = run("train.py", *words, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert {"test/species/accuracy", "test/age/mae"} <= set(summary["metrics"])

@@ -28,6 +28,7 @@ from engine.run import (
     evaluation_size,
     locate,
     mean_losses,
+    mean_weights,
     open_tracker,
     restore,
     roll_back,

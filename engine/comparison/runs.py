@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import OmegaConf
-
-from engine.config import compose, flatten, saved_config
+from engine.config import compose, flatten, read_yaml, saved_content
 from tasks.results import ResultKey, without_split
 
 #: Options that do not change what is learned: dotted keys, or how they start.
@@ -123,8 +121,7 @@ def is_training_of(run: Path, overrides: Sequence[str]) -> bool:
 
 
 def _saved(run: Path) -> dict[str, Any]:
-    content: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    return cast(dict[str, Any], OmegaConf.to_container(saved_config(content)))
+    return saved_content(read_yaml(run / "config.yaml"))
 
 
 @cache

@@ -177,8 +177,9 @@ def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]
 
     Biases, parameters of normalizations and those that the module names, such as position embeddings, have none.
     """
-    exempt = getattr(module, "no_weight_decay", set)()
-    plain, decayed = [], []
+    exempt: Any = getattr(module, "no_weight_decay", set)()
+    plain: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             free = parameter.ndim <= 1 or name.endswith(".bias") or any(fnmatch(name, pattern) for pattern in exempt)

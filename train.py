@@ -11,6 +11,7 @@ torchrun --nproc-per-node 4 train.py balancer=pcgrad         # several processes
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -22,7 +23,6 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from timm.utils import ModelEmaV3
 from torch import Tensor
 
 import engine
@@ -59,7 +59,7 @@ def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
     origin = engine.initialize(model, config.init) if config.init and not config.resume else ""
     engine.freeze(model, engine.frozen_modules(model, config.freeze))
     model = engine.place_model(model, device, trainer, processes)
-    ema = None if trainer.ema is None else ModelEmaV3(model, trainer.ema, use_warmup=True)
+    ema = None if trainer.ema is None else engine.mean_weights(model, trainer.ema)
     if trainer.compile:
         engine.compile_model(model)
     per_epoch = engine.batches_per_epoch(splits.train, trainer.batch_size)
@@ -334,6 +334,7 @@ def _main(composed: DictConfig) -> float | None:
 def main() -> None:
     """Entry point; exit code 2 with one message for bad input, 1 for a step that failed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them
+    gc.freeze()  # what was imported stays: without this, every full collection looks through it for a tenth of a second
     with engine.reporting():
         engine.check_words(sys.argv[1:])
         _main()

@@ -30,6 +30,7 @@ from engine.run import (
     extend,
     locate,
     mean_losses,
+    mean_weights,
     open_tracker,
     restore,
     roll_back,

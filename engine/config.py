@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -32,6 +35,10 @@ PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 BATCHNORM = ("local", "averaged", "synchronized")
 ON_NONFINITE = ("stop", "skip", "rollback")
 WEIGHTS_PER = ("model", "network", "layer", "tensor")
+_FLOAT = re.compile(
+    r"[-+]?[0-9]+(?:_[0-9]+)*(?:\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+|(?::[0-5]?[0-9])+\.[0-9_]*)$"
+    r"|\.[0-9]+(?:_[0-9]+)*(?:[eE][-+][0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+)
 SCHEDULES = ("cosine", "tanh", "step", "poly", "none")
 
 #: What other libraries call a key -> the key.
@@ -168,9 +175,50 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 def saved_config(content: Mapping[str, Any]) -> DictConfig:
     """The configuration of a run folder, in today's words if an earlier version wrote it."""
+    return OmegaConf.create(saved_content(content))
+
+
+def saved_content(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in plain containers."""
+    return translate(content, _known_options())
+
+
+@cache
+def _known_options() -> dict[str, set[str]]:
     groups = {"": Config, "trainer": TrainerConfig}
     known = {name: {item.name for item in fields(group)} for name, group in groups.items()}
-    return OmegaConf.create(translate(content, {**known, "balancer": {*balancing.balancer_arguments("sum")}}))
+    return {**known, "balancer": {*balancing.balancer_arguments("sum")}}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Content of a configuration file as ``OmegaConf.load`` reads it, many times as fast. Raises ValueError."""
+    with path.open(encoding="utf-8") as file:
+        try:
+            content = yaml.load(file, _yaml_loader())
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no mapping")
+    return content
+
+
+@cache
+def _yaml_loader() -> Any:
+    """Of libyaml where there is one, with OmegaConf's numbers: 1e-3 is one, and dates are strings."""
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value]
+            if len(set(keys)) < len(keys):
+                raise yaml.YAMLError(f"a key occurs twice in {keys}")
+            return super().construct_mapping(node, deep)
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in forms if not tag.endswith((":timestamp", ":float"))]
+        for first, forms in Loader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+    return Loader
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import group_parameters
 from torch import Tensor, nn
 
 from engine.arguments import ConfigError, did_you_mean
@@ -75,6 +74,8 @@ def layer_scales(module: nn.Module, decay: float) -> dict[nn.Parameter, float]:
     Layers are those of timm's trunks (``group_matcher``); parameters outside of a trunk are missing and have factor 1.
     H. Bao et al., "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022, arXiv 2106.08254.
     """
+    from timm.models import group_parameters  # timm takes most of a second to import
+
     scales: dict[nn.Parameter, float] = {}
     for trunk in module.modules():
         matcher: Any = getattr(trunk, "group_matcher", None)

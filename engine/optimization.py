@@ -1,15 +1,13 @@
-"""Optimizers and schedules of each phase, by their timm names."""
+"""Optimizers and schedules of each phase, by the names that timm has for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any, Literal
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
-from timm.scheduler import create_scheduler_v2
-from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from balancing import Balancer, BilevelBalancer, Phase, group_parameters
@@ -17,10 +15,11 @@ from engine.arguments import ConfigError, did_you_mean
 from engine.config import SCHEDULES, Config, OptimizerConfig, SchedulerConfig, TrainerConfig
 from engine.distributed import Processes
 from engine.fine_tuning import layer_scales
+from engine.schedules import learning_rate
 
 # torch's own, with a kernel that updates all parameters at once. Not SGD: with momentum it fails if a parameter gets its first
 # gradient later than another, and begins with uninitialized memory after a first step that a GradScaler skips (torch 2.14.1).
-_FUSED = ("adam", "adamw")
+_FUSED = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 @dataclass
@@ -32,8 +31,9 @@ class PhaseOptimizer:
     parameters: list[nn.Parameter]
     shared: list[nn.Parameter]
     optimizers: dict[str, torch.optim.Optimizer]
-    schedulers: list[Scheduler]
+    scheduler: SchedulerConfig
     rates: dict[str, float]  # of the optimizers, before any schedule
+    total_steps: int
     balancer_optimizer: torch.optim.Optimizer | None
     groups: dict[str, list[nn.Parameter]] | None = None  # that weights are found for one by one
 
@@ -44,13 +44,10 @@ class PhaseOptimizer:
 
     def schedule(self, step: int, factor: float = 1.0) -> None:
         """Set the learning rates after ``step`` updates to ``factor`` times the schedule's."""
-        for scheduler in self.schedulers:
-            scheduler.step_update(step)
         for name, optimizer in self.optimizers.items():
+            rate = factor * learning_rate(self.scheduler, self.rates[name], step, self.total_steps)
             for group in optimizer.param_groups:
-                # a schedule has just set the rate; a constant one is what it was at the start
-                constant = self.rates[name] * group.get("lr_scale", 1.0)
-                group["lr"] = factor * (group["lr"] if self.schedulers else constant)
+                group["lr"] = rate * group.get("lr_scale", 1.0)
 
     @property
     def lr(self) -> float:
@@ -79,9 +76,7 @@ def build_phase_optimizer(
 ) -> PhaseOptimizer:
     """Optimizers and schedules over the networks of ``phase``. Raises ConfigError."""
     optimizer, scheduler = config.optimizer, config.scheduler
-    known = [str(name) for name in list_optimizers() if name != "adahessian"]  # it needs second derivatives
-    if optimizer.name not in known:
-        raise ConfigError(f"unknown optimizer {optimizer.name!r}; {did_you_mean(optimizer.name, known)}")
+    _check_optimizer(optimizer)
     if scheduler.name not in SCHEDULES:
         raise ConfigError(f"unknown schedule {scheduler.name!r}; {did_you_mean(scheduler.name, SCHEDULES)}")
     if scheduler.name == "none" and scheduler.warmup > 0:
@@ -102,22 +97,24 @@ def build_phase_optimizer(
     if optimizer.layer_decay is not None and not layer_scales(model, optimizer.layer_decay):
         raise ConfigError("optimizer.layer_decay needs a timm trunk that knows its layers; use optimizer.network_lr")
     optimizers = {name: _make_optimizer(module, optimizer, rates[name]) for name, module in groups.items()}
-    schedules = [_make_schedule(each, scheduler, rates[name], total_steps) for name, each in optimizers.items()]
     per: Any = config.trainer.weights_per
     own, moved = list(balancer.parameters()), dict.fromkeys(_trainable(whole))
     # given, as the graph of a compiled model does not show them
     shared = [parameter for parameter in model.shared_parameters() if parameter in moved]
-    return PhaseOptimizer(
+    made = PhaseOptimizer(
         phase=phase,
         balancer=balancer,
         parameters=list(moved),
         shared=shared,
         optimizers=optimizers,
-        schedulers=[schedule for schedule in schedules if schedule is not None],
+        scheduler=scheduler,
         rates=rates,
+        total_steps=total_steps,
         balancer_optimizer=torch.optim.Adam(own, lr=config.trainer.balancer_lr) if own else None,
         groups=None if per == "model" else _groups(whole, per, shared),
     )
+    made.schedule(0)
+    return made
 
 
 def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Processes) -> None:
@@ -155,49 +152,50 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def _by_layer(module: nn.Module, config: OptimizerConfig, decay: float) -> list[dict[str, Any]]:
-    """Parameter groups by factor of the learning rate and by weight decay."""
-    scales = layer_scales(module, decay)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in _trainable(module):
-        key = scales.get(parameter, 1.0), 0.0 if parameter.dim() <= 1 else config.weight_decay
-        groups.setdefault(key, []).append(parameter)
-    return [{"params": group, "lr_scale": scale, "weight_decay": wd} for (scale, wd), group in groups.items()]
+def _check_optimizer(config: OptimizerConfig) -> None:
+    """Raise ConfigError for an unknown name, or for ``betas`` where there are none."""
+    if config.name in _FUSED:
+        return
+    from timm.optim import get_optimizer_info, list_optimizers  # timm takes most of a second to import
+
+    known = [str(name) for name in list_optimizers() if name != "adahessian"]  # it needs second derivatives
+    if config.name not in known:
+        raise ConfigError(f"unknown optimizer {config.name!r}; {did_you_mean(config.name, known)}")
+    if config.betas is not None and not get_optimizer_info(config.name).has_betas:
+        raise ConfigError(f"optimizer.betas: optimizer {config.name!r} has none; set optimizer.betas=null")
 
 
 def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:
-    """timm's optimizer, which leaves biases and normalization parameters out of weight decay."""
-    kernel = _trainable(module)[0].device.type
-    parts: Any = module if config.layer_decay is None else _by_layer(module, config, config.layer_decay)
-    extra: dict[str, Any] = {"fused": True} if config.name in _FUSED and kernel in ("cpu", "cuda") else {}
-    if config.betas is not None:
-        if not get_optimizer_info(config.name).has_betas:
-            raise ConfigError(f"optimizer.betas: optimizer {config.name!r} has none; set optimizer.betas=null")
-        extra["betas"] = tuple(config.betas)
-    extra |= {"weight_decay": config.weight_decay, "momentum": config.momentum}
+    """Torch's Adam or AdamW, or another optimizer of timm."""
+    groups = _parameter_groups(module, config)
+    extra: dict[str, Any] = {} if config.betas is None else {"betas": tuple(config.betas)}
     try:
-        return create_optimizer_v2(parts, opt=config.name, lr=lr, **extra)
+        if config.name in _FUSED:
+            fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
+            return _FUSED[config.name](groups, lr=lr, weight_decay=0.0, fused=fused or None, **extra)
+        from timm.optim import create_optimizer_v2
+
+        return create_optimizer_v2(groups, opt=config.name, lr=lr, momentum=config.momentum, **extra)
     # a package that is not installed, or a value out of range
     except (ImportError, RuntimeError, AssertionError, ValueError, IndexError) as error:
         raise ConfigError(f"optimizer {config.name!r} cannot be used here: {error}") from error
 
 
-def _make_schedule(
-    optimizer: torch.optim.Optimizer, config: SchedulerConfig, lr: float, total_steps: int
-) -> Scheduler | None:
-    """timm's schedule, counted in steps; ``None`` for a constant rate."""
-    warmup = round(config.warmup * total_steps)
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched=config.name,
-        num_epochs=max(total_steps - warmup, 1),  # in steps; timm counts the warm-up on top
-        warmup_epochs=warmup,
-        warmup_prefix=True,
-        warmup_lr=config.start * lr,
-        min_lr=config.end * lr,
-        decay_epochs=max(config.decay_every * total_steps, 1),
-        decay_rate=config.decay_rate,
-        step_on_epochs=False,
-        updates_per_epoch=1,
-    )
-    return schedule
+def _parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Parameters without weight decay, and the others; with ``layer_decay`` those of each layer.
+
+    Biases, parameters of normalizations and those that the module names, such as position embeddings, have none.
+    """
+    exempt: Any = getattr(module, "no_weight_decay", set)()
+    scales = {} if config.layer_decay is None else layer_scales(module, config.layer_decay)
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            free = parameter.ndim <= 1 or name.endswith(".bias") or any(fnmatch(name, pattern) for pattern in exempt)
+            decayed = bool(config.weight_decay) and not free
+            groups.setdefault((decayed, scales.get(parameter, 1.0)), []).append(parameter)
+    return [
+        {"params": groups[key], "weight_decay": config.weight_decay if key[0] else 0.0}
+        | ({} if config.layer_decay is None else {"lr_scale": key[1]})
+        for key in sorted(groups)
+    ]

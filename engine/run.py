@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from balancing import BalanceReport, BalancingError, NonFiniteError
@@ -29,6 +28,9 @@ from engine.tracking import Tracker
 from tasks import Batch, Splits, Task
 from tasks.results import with_split
 from tasks.task import Pictures
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
 
 _HOPELESS = 50  # steps in a row that are skipped
 _TRIES = 5  # returns to a checkpoint
@@ -112,6 +114,13 @@ class Run:
     def trained(self) -> Any:
         """The network to evaluate and keep: the running mean of the weights, or else the model."""
         return self.model if self.ema is None else self.ema.module
+
+
+def mean_weights(model: Any, decay: float) -> ModelEmaV3:
+    """A running mean of the weights of ``model``."""
+    from timm.utils import ModelEmaV3  # timm takes most of a second to import
+
+    return ModelEmaV3(model, decay, use_warmup=True)
 
 
 def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -48,14 +48,19 @@ class Table:
     def __init__(self, path: Path, columns: Sequence[str], keep: Callable[[dict[str, str]], bool]) -> None:
         self.path = path
         rows = [row for row in read_rows(path) if keep(row)]
-        start = io.StringIO(newline="")
-        writer = csv.DictWriter(start, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(path, start.getvalue())  # a run that is killed now has the rows that its checkpoint counts on
+        if rows:
+            start = io.StringIO(newline="")
+            writer = csv.DictWriter(start, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+            write_text(path, start.getvalue())  # a run that is killed now has the rows that its checkpoint counts on
         with saving(path):
-            self._file: TextIO = path.open("a", newline="", encoding="utf-8")
+            self._file: TextIO = path.open("a" if rows else "w", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, columns, restval="")
+        if not rows:
+            with saving(path):
+                self._writer.writeheader()
+            self.flush()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row."""

@@ -268,8 +268,6 @@ sys.path.insert(0, sys.argv.pop(1))
 lap("Python")
 import torch
 lap("torch")
-import torch._dynamo
-lap("torch._dynamo, which every optimizer of torch imports")
 if sys.argv.pop(1) == "bare":
     from torch.nn.functional import cross_entropy, mse_loss
     x, cut, price = torch.randn(256, 21), torch.randint(5, (256,)), torch.randn(256, 1)
@@ -283,20 +281,20 @@ if sys.argv.pop(1) == "bare":
     lap("model, data, first step")
     print(json.dumps({"laps": laps, "time": time.time()}))
     sys.exit()
-import timm
-lap("timm, with torchvision")
-import hydra, rich.live, rich.progress
-lap("hydra and rich")
+import hydra, huggingface_hub.hub_mixin, rich.live, rich.progress
+lap("hydra, huggingface_hub and rich")
 import train
 lap("everything else that is imported")
 step, build = train.train_step, train.build
 def timed_build(*arguments):
     lap("configuration")
+    import torch._dynamo
+    lap("torch._dynamo, which every optimizer of torch imports")
     built = build(*arguments)
     lap("data, model, optimizer")
     return built
 def timed_step(run, batch):
-    lap("run folder, TensorBoard, first batch")
+    lap("run folder, first batch")
     step(run, batch)
     lap("first step")
     print(json.dumps({"laps": laps, "time": time.time()}), flush=True)
@@ -330,7 +328,7 @@ def start_once(variant: str, device: str) -> tuple[float, dict[str, float]]:
         done = subprocess.run(
             [sys.executable, "-c", START, str(results.ROOT), variant, *overrides],
             cwd=folder,
-            env={**os.environ, "HYDRA_FULL_ERROR": "1"},
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},  # as in use: modules are compiled by the first start
             capture_output=True,
             text=True,
             check=False,

@@ -210,8 +210,9 @@ def _clean(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     good = (sides > 0).all(1) & ~(sides[:, None] == _MISTYPED).all(2).any(1)
     table = {name: column[good] for name, column in table.items()}
     features = np.stack([table[name] for name in (*_NUMBERS, *_GRADES)], axis=1)
-    _, first = np.unique(features, axis=0, return_index=True)
-    keep = np.sort(first)
+    order = np.lexsort(features.T)  # of equal ones, the first comes first
+    repeats = (features[order[1:]] == features[order[:-1]]).all(1)
+    keep = np.sort(order[np.concatenate([[True], ~repeats])])
     return {name: column[keep] for name, column in table.items()}
 
 

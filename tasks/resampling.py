@@ -6,7 +6,6 @@ where unknown, ``normals`` (3, H, W) float32 with 0 where unknown.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 Sample = dict[str, np.ndarray]
@@ -14,6 +13,8 @@ Sample = dict[str, np.ndarray]
 
 def planes(array: np.ndarray) -> np.ndarray:
     """(H, W, 3) float32 -> (3, H, W), faster than a transposed copy."""
+    import cv2  # takes a moment, and tasks without pictures need none
+
     out = np.empty((3, *array.shape[:2]), np.float32)
     cv2.split(array, list(out))
     return out
@@ -23,6 +24,8 @@ def resize_sample(sample: Sample, height: int, width: int) -> Sample:
     """All maps at another size: the image averaged, labels and depth nearest, normals unit."""
     if sample["image"].shape[:2] == (height, width):
         return sample
+    import cv2
+
     methods = {
         "image": lambda image: cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA),
         "segmentation": lambda labels: nearest(labels, height, width),
@@ -41,6 +44,8 @@ def nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def unit_normals(normals: np.ndarray, height: int, width: int) -> np.ndarray:
     """Normals interpolated to length 1; 0 where the nearest is unknown or opposites cancel."""
+    import cv2
+
     smooth = np.empty((3, height, width), np.float32)
     for plane, out in zip(normals, smooth, strict=True):
         cv2.resize(plane, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)

@@ -59,8 +59,8 @@ class TensorData:
 
     def batch(self, index: Tensor) -> Batch:
         """The rows of ``index`` (B,)."""
-        rows = self._map(lambda tensor: tensor.index_select(0, index))
-        return Batch(rows.inputs, rows.targets)
+        targets = {name: labels.index_select(0, index) for name, labels in self.targets.items()}
+        return Batch(tuple(tensor.index_select(0, index) for tensor in self.inputs), targets)
 
     def first(self, count: int) -> TensorData:
         """The first ``count`` samples."""

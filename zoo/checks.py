@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from numbers import Real
 
-import timm
-
 from balancing.registry import suggestion
 
 
@@ -25,6 +23,8 @@ def check_dropout(model: str, dropout: float) -> None:
 
 def check_timm_name(model: str, kind: str, name: str) -> None:
     """Raise ValueError with the nearest names if timm has no model of that name."""
+    import timm  # takes most of a second, and models for tables need none
+
     if not timm.is_model(name):
         hint = suggestion(name, timm.list_models(), "timm.list_models() names them all")
         raise ValueError(f"{model}: timm has no {kind} {name!r}; {hint}")

@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,6 +35,8 @@ _ORIGIN = "Shelhamer et al., CVPR 2015; Lin et al., CVPR 2017"
 
 
 def _encoder(name: str, in_channels: int, pretrained: bool = False) -> nn.Module:
+    import timm
+
     return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels)
 
 

@@ -22,10 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from zoo.checks import check_at_least, check_timm_name
 from zoo.maps import MAPS, MapModel, map_info, map_sizes
@@ -36,6 +34,8 @@ _STRIDE = 8
 
 def _encoder(name: str, in_channels: int, pretrained: bool = False) -> nn.Module:
     """timm's model, dilated, without its classifier. Raises ValueError if there is none."""
+    import timm
+
     check_timm_name("dense_deeplab", "encoder", name)
     try:
         return timm.create_model(
@@ -60,6 +60,8 @@ class _Head(nn.Module):
     """The pyramid of one map, interpolated to the size of the image."""
 
     def __init__(self, channels: int, outputs: int) -> None:
+        from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+
         super().__init__()
         self.pyramid = DeepLabHead(channels, outputs)
 

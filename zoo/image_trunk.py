@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 
 from zoo.base import TrunkModel
@@ -84,6 +83,8 @@ def _hidden(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 def _backbone(name: str, in_channels: int, image_size: int | None, pretrained: bool = False) -> nn.Module:
     """timm's backbone without its classifier."""
+    import timm
+
     if image_size is not None:
         try:  # transformers are made for one size; convolutions take any, and no such argument
             return timm.create_model(name, pretrained, in_chans=in_channels, num_classes=0, img_size=image_size)

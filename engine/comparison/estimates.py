@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values)))
 
 
+@cache
 def student_t(freedom: int, probability: float = 0.95) -> float:
     """The t for which ``probability`` of Student's distribution lies between -t and t.
 

@@ -55,15 +55,21 @@ def _sets(runs: Sequence[FinishedRun]) -> list[RunSet]:
     """Sets of one task, by the options that differ between runs of a model, or of a balancer."""
     models = {run.summary["model"] for run in runs}
     members: dict[tuple[str, str, str], tuple[dict[str, Any], list[FinishedRun]]] = {}
+    peers = {model: [run for run in runs if run.summary["model"] == model] for model in models}
+    general = {
+        model: _differing(each, lambda key: not key.startswith(("task.", "balancer."))) for model, each in peers.items()
+    }
+    own: dict[tuple[str, str], list[FinishedRun]] = {}
+    for run in runs:
+        own.setdefault((run.summary["model"], run.summary["balancer"]), []).append(run)
+    special_keys = {pair: _differing(each, lambda key: key.startswith("balancer.")) for pair, each in own.items()}
     for run in runs:
         model, balancer = run.summary["model"], run.summary["balancer"]
-        peers = [other for other in runs if other.summary["model"] == model]
-        own = [other for other in peers if other.summary["balancer"] == balancer]
-        keys = _differing(peers, lambda key: not key.startswith(("task.", "balancer.")))
-        keys += _differing(own, lambda key: key.startswith("balancer."))
         name = balancer if len(models) == 1 else f"{model}, {balancer}"
-        options = {key: run.config.get(key) for key in keys}
-        usual = _defaults(model, run.summary["task"], balancer)
+        own_keys = special_keys[model, balancer]
+        options = {key: run.config.get(key) for key in [*general[model], *own_keys]}
+        # what is not the balancer's has the same defaults with all of them
+        usual = _defaults(model, run.summary["task"], balancer if own_keys else "sum") if options else {}
         special = {key: value for key, value in options.items() if key not in usual or usual[key] != value}
         key = (model, balancer, _named(name, special))
         members.setdefault(key, (options, []))[1].append(run)

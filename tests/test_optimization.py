@@ -1,0 +1,88 @@
+"""Optimizers and schedules that train.py makes without timm are the ones that timm makes."""
+
+import pytest
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+
+import zoo
+from engine.config import OptimizerConfig, SchedulerConfig
+from engine.optimization import _make_optimizer
+from engine.schedules import learning_rate
+
+
+def timm_rates(config, highest, total):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=highest)
+    warmup = round(config.warmup * total)
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched=config.name,
+        num_epochs=max(total - warmup, 1),
+        warmup_epochs=warmup,
+        warmup_prefix=True,
+        warmup_lr=config.start * highest,
+        min_lr=config.end * highest,
+        decay_epochs=max(config.decay_every * total, 1),
+        decay_rate=config.decay_rate,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    rates = []
+    for step in range(total):
+        if schedule is not None:
+            schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+@pytest.mark.parametrize("total", [1, 7, 100])
+@pytest.mark.parametrize("warmup", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("name", ["cosine", "tanh", "step", "poly"])
+def test_rates_are_those_of_timm_to_the_bit(name, warmup, total):
+    config = SchedulerConfig(name=name, warmup=warmup, start=0.05, end=0.1, decay_rate=0.7, decay_every=0.23)
+    assert [learning_rate(config, 0.013, step, total) for step in range(total)] == timm_rates(config, 0.013, total)
+
+
+def test_constant_rate_is_that_of_timm():
+    config = SchedulerConfig(name="none", warmup=0.0)
+    assert [learning_rate(config, 0.013, step, 3) for step in range(3)] == timm_rates(config, 0.013, 3)
+
+
+class _Position(torch.nn.Module):
+    """A module that takes a weight out of weight decay."""
+
+    def __init__(self):
+        super().__init__()
+        self.pos_embed = torch.nn.Parameter(torch.ones(2, 3))
+        self.layer = torch.nn.Linear(3, 2)
+        self.frozen = torch.nn.Linear(3, 2).requires_grad_(False)
+
+    def no_weight_decay(self):
+        return {"pos_*"}
+
+
+MODULES = {
+    "table": lambda: zoo.create_model(
+        "shared_trunk", in_features=3, classifiers={"a": 2}, regressors={"b": 1}, width=4, norm="batch"
+    ),
+    "exempt": _Position,
+}
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.02])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "lamb", "lion", "rmsprop"])
+@pytest.mark.parametrize("module", MODULES)
+def test_optimizer_is_that_of_timm(module, name, weight_decay):
+    model = MODULES[module]()
+    betas = [0.8, 0.95] if name in ("adam", "adamw", "lion") else None
+    config = OptimizerConfig(name=name, weight_decay=weight_decay, momentum=0.8, betas=betas)
+    made = _make_optimizer(model, config, 0.013)
+    extra = {} if betas is None else {"betas": tuple(betas)}
+    if name in ("adam", "adamw"):
+        extra["fused"] = True
+    timm = create_optimizer_v2(model, opt=name, lr=0.013, weight_decay=weight_decay, momentum=0.8, **extra)
+    assert type(made) is type(timm)
+    assert made.state_dict() == timm.state_dict()
+    for ours, theirs in zip(made.param_groups, timm.param_groups, strict=True):
+        assert list(map(id, ours["params"])) == list(map(id, theirs["params"]))

@@ -7,9 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..spans import without_autocast
 from .float32 import float32_tells
-from .layout import aligned, alike, flat_rows
+from .layout import aligned, alike, cut, flat_rows
 from .processes import average_over_processes, several_processes
+from .small import gramian_of_few, holds_few
 from .writing import accumulate_grad
 
 #: Makes the combination of the rows: a tensor per input.
@@ -55,14 +57,18 @@ class Gradients:
             return not self.filled[k]
         return any(gradient is not None for gradient in self.rows[k])
 
-    def flatten(self, k: int, matrix: Tensor) -> None:
-        """Move row k into ``matrix``. A gradient that is missing stays so, and is zero there."""
-        pieces = self.split(matrix[k])
-        for p, (gradient, piece) in enumerate(zip(self.rows[k], pieces, strict=True)):
+    def flatten(self, k: int, pieces: Sequence[Tensor]) -> None:
+        """Move row k into these ``pieces``. A gradient that is missing stays so, and is zero there."""
+        row = self.rows[k]
+        if not any(gradient is None or gradient.is_sparse for gradient in row):
+            torch._foreach_copy_(pieces, row)
+            self.rows[k] = [*pieces]
+            return
+        for p, (gradient, piece) in enumerate(zip(row, pieces, strict=True)):
             if gradient is None:
                 piece.zero_()
             elif not gradient.is_sparse:  # which balancers refuse
-                self.rows[k][p] = piece.copy_(gradient)
+                row[p] = piece.copy_(gradient)
 
     def release(self, owners: Mapping[Tensor, int], active: Sequence[int] | None) -> None:
         """Make leaves of one objective out of inputs.
@@ -177,10 +183,13 @@ class Gradients:
         on the others but for rounding), and on other devices, products are float64 (float32 on MPS).
         """
         size = len(self.rows)
+        present = [any(g is not None for g in row) for row in self.rows]
+        if size > 0 and self.matrix is not None and holds_few(self.matrix):
+            few = gramian_of_few(self.matrix, present)
+            return self._products(exact=True) if few is None else few
         cpu = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in self.inputs)
         total = self._products(exact=not cpu)
-        present = torch.tensor([any(g is not None for g in row) for row in self.rows])
-        if cpu and size > 0 and not float32_tells(total[present][:, present]):
+        if cpu and size > 0 and not float32_tells(total if all(present) else total[present][:, present]):
             total = self._products(exact=True)
         return total
 
@@ -198,7 +207,7 @@ class Gradients:
                 block = block.float()
             elif exact or torch.get_float32_matmul_precision() != "highest":
                 block = block.double()
-            with torch.autocast(block.device.type, enabled=False):
+            with without_autocast(block.device.type):
                 parts.append((block @ block.T)[first.to(block.device), second.to(block.device)])
         total = torch.zeros(size, size, dtype=torch.float64)
         if parts:
@@ -229,6 +238,12 @@ class Gradients:
 
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         """``sum_k weights[k] rows[k]``, one for each input. The rows are dropped as they are read."""
+        if self.matrix is not None and holds_few(self.matrix):
+            first, *others = self.matrix.unbind()
+            whole = first * weights[0]
+            for row, weight in zip(others, weights[1:], strict=True):
+                whole.add_(row, alpha=weight)
+            return self.split(whole)
         total: list[Tensor] = []
         for p, tensor in enumerate(self.inputs):
             mine: Tensor | None = None
@@ -262,10 +277,10 @@ class Gradients:
     def jacobian(self) -> Tensor:
         """(K, P) matrix of the flattened rows, which the caller may overwrite."""
         if self.matrix is None:
-            matrix = flat_rows(self.inputs, len(self.rows))
-            for k in range(len(self.rows)):
-                self.flatten(k, matrix)
-            self.matrix = matrix
+            flat = flat_rows(self.inputs, len(self.rows))
+            for k, pieces in enumerate(flat.pieces):
+                self.flatten(k, pieces)
+            self.matrix = flat.matrix
         return self.matrix
 
     def length(self, parts: Sequence[Tensor]) -> Tensor:
@@ -274,15 +289,20 @@ class Gradients:
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Cut a (P,) vector into views shaped like the inputs."""
-        pieces = vector.split([tensor.numel() for tensor in self.inputs])
-        return [piece.view(tensor.shape) for piece, tensor in zip(pieces, self.inputs, strict=True)]
+        return cut(vector, self.inputs)
 
     def accumulate_heads(self, weights: Sequence[float]) -> None:
         """Add ``weights[k]`` times objective k's gradient to the leaves outside the inputs."""
+        pairs = [(leaf, gradient, weight) for weight, own in zip(weights, self.heads, strict=True) for leaf, gradient in own.items()]
+        if not pairs:
+            return
+        leaves, gradients, factors = zip(*pairs, strict=True)
+        if len({*leaves}) == len(leaves) and not any(gradient.is_sparse for gradient in gradients):
+            self.accumulate(leaves, torch._foreach_mul(gradients, factors))
+            return
         total: dict[Tensor, Tensor] = {}
-        for weight, gradients in zip(weights, self.heads, strict=True):
-            for leaf, gradient in gradients.items():
-                total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
+        for leaf, gradient, weight in pairs:
+            total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
         self.accumulate(list(total), list(total.values()))
 
     def accumulate(self, leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:

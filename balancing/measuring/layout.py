@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,10 +37,37 @@ def _dense(tensor: Tensor) -> bool:
     return True
 
 
-def flat_rows(inputs: Sequence[Tensor], size: int) -> Tensor:
-    """An empty matrix for ``size`` flattened rows at ``inputs``."""
+class FlatRows(NamedTuple):
+    """A (K, P) matrix for rows, and the views of it at the inputs.
+
+    Attributes:
+        matrix: The rows, flattened.
+        pieces: ``pieces[k][p]`` is row k at input p.
+        shapes: Of the inputs.
+    """
+
+    matrix: Tensor
+    pieces: list[list[Tensor]]
+    shapes: list[torch.Size]
+
+    def fits(self, inputs: Sequence[Tensor], size: int) -> bool:
+        """Whether it is for ``size`` rows at inputs like these."""
+        kinds = {(tensor.dtype, tensor.device) for tensor in inputs}
+        alike = kinds == {(self.matrix.dtype, self.matrix.device)}
+        return alike and len(self.pieces) == size and self.shapes == [tensor.shape for tensor in inputs]
+
+
+def flat_rows(inputs: Sequence[Tensor], size: int, padded: int = 1) -> FlatRows:
+    """Empty space for ``size`` rows at ``inputs``, which begin at multiples of ``padded`` elements."""
     width = sum(tensor.numel() for tensor in inputs)
     dtype = inputs[0].dtype
     for tensor in inputs[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    return torch.empty(size, width, dtype=dtype, device=inputs[0].device)
+    full = -(-width // padded) * padded
+    matrix = torch.empty(size, full, dtype=dtype, device=inputs[0].device)[:, :width]
+    return FlatRows(matrix, [cut(row, inputs) for row in matrix], [tensor.shape for tensor in inputs])
+
+
+def cut(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The pieces of a flat vector, as views with the shapes of ``tensors``."""
+    return list(torch._utils._unflatten_dense_tensors(vector, tensors))

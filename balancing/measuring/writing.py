@@ -14,7 +14,8 @@ def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> No
     """Average ``gradients`` over processes and add them to ``.grad`` of the ``leaves``."""
     average_over_processes(gradients)
     for leaf, gradient in zip(leaves, gradients, strict=True):
-        add_grad(leaf, gradient.to(leaf.dtype))  # rows of several precisions in one matrix have the widest
+        # rows of several precisions in one matrix have the widest
+        add_grad(leaf, gradient if gradient.dtype is leaf.dtype else gradient.to(leaf.dtype))
 
 
 def add_grad(leaf: Tensor, gradient: Tensor) -> None:

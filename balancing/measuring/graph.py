@@ -262,9 +262,9 @@ class LossGraph:
             elif several_processes():
                 leaves = list(self.masks())
                 write_grads(leaves, gradients_at(leaves, losses, self._factors(weights), self.keeps_graph))
-            elif self.active is None and not self.is_scaled:
+            elif self.active is None and self.root is not None:
                 # one root and not K, which shows in a small model's step
-                self._backward([self._stacked], [weights.to(self._stacked)])
+                self._backward([self.root], [weights.to(self.root)])
             else:
                 self._backward(losses, self._factors(weights))
         if self._parameters is not None and not self._reaches(self._parameters):
@@ -284,6 +284,11 @@ class LossGraph:
                 write_grads(leaves, gradients_at(leaves, features, gradients, self.keeps_graph))
             elif leaves:
                 torch.autograd.backward(features, gradients, self.keeps_graph, inputs=leaves)
+
+    @property
+    def root(self) -> Tensor | None:
+        """(K,) the losses as one tensor; ``None`` if a scaler has scaled them one by one."""
+        return None if self.is_scaled else self._stacked
 
     def _backward(self, roots: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
         torch.autograd.backward(roots, factors, self.keeps_graph, self.creates_graph, inputs=self._parameters)

@@ -39,9 +39,10 @@ def collect_together(
         ``None`` if a node or leaf is of two losses, or hooks of others on the features would see the sum of the losses.
     """
     masks = [*entering.values(), *others.values()]
-    if not entering or any(mask & (mask - 1) for mask in masks) or not all(map(_is_plain, features)):
+    if not entering or any(mask.bit_count() > 1 for mask in masks) or not all(map(_is_plain, features)):
         return None
-    if not all(loss.requires_grad for loss in losses):
+    place_of = {(tensor.grad_fn, tensor.output_nr): place for place, tensor in enumerate(features)}
+    if not all(loss.requires_grad and (loss.grad_fn, loss.output_nr) not in place_of for loss in losses):
         return None
     noted: list[tuple[Any, Sequence[Tensor | None]]] = []
     handles = [node.register_hook(partial(_note, noted, node)) for node in entering]
@@ -53,7 +54,6 @@ def collect_together(
     finally:
         for handle in handles:
             handle.remove()
-    place_of = {(tensor.grad_fn, tensor.output_nr): place for place, tensor in enumerate(features)}
     rows: list[list[Tensor | None]] = [[None] * len(features) for _ in losses]
     for node, gradients in noted:  # in the order in which autograd adds them
         row = rows[entering[node].bit_length() - 1]

@@ -11,7 +11,7 @@ from ..spans import without_autocast
 from .float32 import float32_tells
 from .layout import aligned, alike, cut, flat_rows
 from .processes import average_over_processes, several_processes
-from .small import gramian_of_few, holds_few
+from .small import gramian_of_few
 from .writing import accumulate_grad
 
 #: Makes the combination of the rows: a tensor per input.
@@ -40,6 +40,7 @@ class Gradients:
         rows: ``rows[k][p]`` is the gradient of objective k at ``inputs[p]``; ``None`` stands for zero.
         heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
         matrix: (K, P) the rows flattened, if they were collected into one; ``rows`` are then views of it.
+        few: Whether ``matrix`` is one of :class:`SmallRows`, so that it is read as a whole.
         filled: Which rows are real zeros only because processes exchange them; ``None``: none.
     """
 
@@ -49,6 +50,7 @@ class Gradients:
     rows: list[list[Tensor | None]]
     heads: list[dict[Tensor, Tensor]]
     matrix: Tensor | None = None
+    few: bool = False
     filled: list[bool] | None = None
 
     def reaches(self, k: int) -> bool:
@@ -120,7 +122,7 @@ class Gradients:
         """Those of the objectives with these indices."""
         rows, heads = [list(self.rows[k]) for k in indices], [self.heads[k] for k in indices]
         matrix = None if self.matrix is None else self.matrix[list(indices)]
-        chosen = replace(self, rows=rows, heads=heads, matrix=matrix)
+        chosen = replace(self, rows=rows, heads=heads, matrix=matrix, few=False)
         if matrix is not None:  # the rows are views of it
             for k, row in enumerate(rows):
                 pieces = zip(row, chosen.split(matrix[k]), strict=True)
@@ -184,7 +186,7 @@ class Gradients:
         """
         size = len(self.rows)
         present = [any(g is not None for g in row) for row in self.rows]
-        if size > 0 and self.matrix is not None and holds_few(self.matrix):
+        if size > 0 and self.few and self.matrix is not None:
             few = gramian_of_few(self.matrix, present)
             return self._products(exact=True) if few is None else few
         cpu = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in self.inputs)
@@ -238,7 +240,7 @@ class Gradients:
 
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         """``sum_k weights[k] rows[k]``, one for each input. The rows are dropped as they are read."""
-        if self.matrix is not None and holds_few(self.matrix):
+        if self.few and self.matrix is not None:
             first, *others = self.matrix.unbind()
             whole = first * weights[0]
             for row, weight in zip(others, weights[1:], strict=True):

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_LINE = 16  # elements: 64 bytes of float32
+
 
 def aligned(gradients: Sequence[Tensor | None], tensor: Tensor) -> list[Tensor] | None:
     """The gradients as vectors with the same order of elements; ``None`` if all are zero.
@@ -44,11 +46,13 @@ class FlatRows(NamedTuple):
         matrix: The rows, flattened.
         pieces: ``pieces[k][p]`` is row k at input p.
         shapes: Of the inputs.
+        few: Whether the rows are of a small network; see :class:`SmallRows`.
     """
 
     matrix: Tensor
     pieces: list[list[Tensor]]
     shapes: list[torch.Size]
+    few: bool
 
     def fits(self, inputs: Sequence[Tensor], size: int) -> bool:
         """Whether it is for ``size`` rows at inputs like these."""
@@ -57,15 +61,18 @@ class FlatRows(NamedTuple):
         return alike and len(self.pieces) == size and self.shapes == [tensor.shape for tensor in inputs]
 
 
-def flat_rows(inputs: Sequence[Tensor], size: int, padded: int = 1) -> FlatRows:
-    """Empty space for ``size`` rows at ``inputs``, which begin at multiples of ``padded`` elements."""
+def flat_rows(inputs: Sequence[Tensor], size: int, few: bool = False) -> FlatRows:
+    """Empty space for ``size`` rows at ``inputs``.
+
+    ``few`` rows begin where a vector of their own would, as products depend on that in the last bit.
+    """
     width = sum(tensor.numel() for tensor in inputs)
     dtype = inputs[0].dtype
     for tensor in inputs[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    full = -(-width // padded) * padded
+    full = -(-width // _LINE) * _LINE if few else width
     matrix = torch.empty(size, full, dtype=dtype, device=inputs[0].device)[:, :width]
-    return FlatRows(matrix, [cut(row, inputs) for row in matrix], [tensor.shape for tensor in inputs])
+    return FlatRows(matrix, [cut(row, inputs) for row in matrix], [tensor.shape for tensor in inputs], few)
 
 
 def cut(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -35,7 +35,7 @@ def collect(
     rows: list[list[Tensor | None]] = [[None] * len(inputs) for _ in losses]
     heads: list[dict[Tensor, Tensor]] = [{} for _ in losses]
     flat = out(inputs, len(losses)) if out is not None and inputs else None
-    gradients = Gradients(list(inputs), rows, heads, None if flat is None else flat.matrix)
+    gradients = Gradients(list(inputs), rows, heads, *(() if flat is None else (flat.matrix, flat.few)))
     chosen = range(len(losses)) if active is None else active
     here = [k for k in chosen if losses[k].requires_grad]  # the others are in other processes
     several = several_processes()

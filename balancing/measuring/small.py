@@ -14,7 +14,6 @@ from .layout import FlatRows, flat_rows
 #: Coordinates up to which a row is copied into a matrix; the same number limits a sum in single precision.
 FEW = 1 << 18
 _DTYPES = ({torch.float32}, {torch.float64})
-_LINE = 64  # bytes: rows begin where a vector of their own would, as products depend on that in the last bit
 _BLOCK = 2048  # coordinates of a product in a batch
 _DOTS = 3  # rows up to which products of pairs are faster
 _BLOCKS = 12  # rows up to which batches are faster than one product
@@ -40,15 +39,10 @@ class SmallRows:
         if self._kept is None or not self._kept.fits(inputs, size):
             self._kept = None
             dense = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in inputs)
-            if dense and {t.dtype for t in inputs} in _DTYPES and sum(t.numel() for t in inputs) <= FEW:
-                self._kept = flat_rows(inputs, size, padded=_LINE // inputs[0].element_size())
+            width = sum(tensor.numel() for tensor in inputs)
+            if dense and {tensor.dtype for tensor in inputs} in _DTYPES and 0 < width <= FEW:
+                self._kept = flat_rows(inputs, size, few=True)
         return self._kept
-
-
-def holds_few(matrix: Tensor) -> bool:
-    """Whether a matrix of rows is such as :meth:`SmallRows.out` makes."""
-    few = 0 < matrix.shape[1] <= FEW and matrix.dtype in (torch.float32, torch.float64)
-    return few and matrix.device.type == "cpu" and matrix.stride(0) * matrix.element_size() % _LINE == 0
 
 
 def gramian_of_few(matrix: Tensor, present: Sequence[bool]) -> Tensor | None:
@@ -57,7 +51,7 @@ def gramian_of_few(matrix: Tensor, present: Sequence[bool]) -> Tensor | None:
     They are sums in the rows' precision over pieces of a row, which are added in float64.
 
     Args:
-        matrix: As :func:`holds_few` has it.
+        matrix: As :meth:`SmallRows.out` makes it.
         present: Which rows have a gradient; the others are zero.
     """
     size = len(matrix)

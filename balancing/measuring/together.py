@@ -67,7 +67,7 @@ def collect_together(
         if gradient is not None:
             heads[others[leaf].bit_length() - 1][leaf] = gradient
     flat = None if out is None else out(features, len(losses))
-    result = Gradients(list(features), rows, heads, None if flat is None else flat.matrix)
+    result = Gradients(list(features), rows, heads, *(() if flat is None else (flat.matrix, flat.few)))
     for k in range(len(losses)) if flat is not None else ():
         result.flatten(k, flat.pieces[k])
     return result

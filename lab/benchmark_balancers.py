@@ -123,7 +123,7 @@ class SmallProblem(Problem):
     """A small model of the zoo, with one random batch: steps of which operations take most, not arithmetic.
 
     ``mlp`` is the model of the default run with a batch of 256 rows of 21 numbers. Every second objective is a classifier of
-    five classes, the others are one number each. ``lenet`` has 256 images of 36 x 36 pixels and classifiers of ten classes.
+    five classes, the others are one number each. ``lenet`` has 64 images of 36 x 36 pixels and classifiers of ten classes.
     """
 
     def __init__(self, objectives: int, network: str) -> None:
@@ -135,7 +135,7 @@ class SmallProblem(Problem):
         else:
             sizes = dict.fromkeys(self.names, 10)
             entry, facts = "shared_trunk_lenet", {"in_channels": 1, "image_size": 36}
-            self.images = torch.randn(256, 1, 36, 36)
+            self.images = torch.randn(64, 1, 36, 36)
         classes = {name: size for name, size in sizes.items() if size > 1}
         self.model = create_model(
             entry, **facts, classifiers=classes, regressors={name: 1 for name in self.names if name not in classes}
@@ -297,15 +297,20 @@ def measure_small(rounds: int, network: str = "mlp") -> list[Row]:
             names = [name for name in methods() if not measures_gradients(name)]
             variants |= {name: problem.balanced(name, **needed.get(name, {})) for name in names}
         if count < 40:
-            variants |= {name: problem.balanced(name) for name in methods() if balancer_class(name).needs == "gramian"
-                         and (name != "krum" or count > 2)}
+            variants |= {
+                name: problem.balanced(name)
+                for name in methods()
+                if balancer_class(name).needs == "gramian" and (name != "krum" or count > 2)
+            }
             variants |= {
                 f"torchjd {aggregator}, {mode}": problem.torchjd(aggregator, *MODES[mode])
                 for aggregator in RIVALS.values()
                 for mode in MODES
             }
-        variants |= {f"{name}, features": problem.balanced(name, at="features") for name in ("mgda", "pcgrad", "upgrad")}
-        rows += compare(problem, variants, max(rounds * 6 // count, 5), f"{network}, K = {count}")
+        variants |= {
+            f"{name}, features": problem.balanced(name, at="features") for name in ("mgda", "pcgrad", "upgrad")
+        }
+        rows += compare(problem, variants, max(rounds * (6 if network == "mlp" else 2) // count, 5), f"{network}, K = {count}")
     torch.set_num_threads(threads)
     return rows
 
@@ -391,7 +396,11 @@ def small_table(part: str) -> str:
             return ""
         dear = name in methods() and measures_gradients(name)
         text = f"{float(row['to_bare' if dear else 'to_plain']):.2f}" + (" of bare" if dear else "")
-        modes = [other for key, other in cost.items() if key[0].startswith(f"torchjd {RIVALS.get(name)},") and key[1] == count]
+        modes = [
+            other
+            for key, other in cost.items()
+            if key[0].startswith(f"torchjd {RIVALS.get(name)},") and key[1] == count
+        ]
         if modes:
             ahead = min(float(other["milliseconds"]) for other in modes) / float(row["milliseconds"])
             text += f", {ahead:.2f}x"

@@ -11,8 +11,8 @@ from ..spans import without_autocast
 from .float32 import float32_tells
 from .layout import aligned, alike, cut, flat_rows
 from .processes import average_over_processes, several_processes
-from .small import gramian_of_few
-from .writing import accumulate_grad
+from .small import combination_of_few, gramian_of_few
+from .writing import accumulate_grad, weighted_sum
 
 #: Makes the combination of the rows: a tensor per input.
 Direction = Callable[[], list[Tensor]]
@@ -241,11 +241,7 @@ class Gradients:
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         """``sum_k weights[k] rows[k]``, one for each input. The rows are dropped as they are read."""
         if self.few and self.matrix is not None:
-            first, *others = self.matrix.unbind()
-            whole = first * weights[0]
-            for row, weight in zip(others, weights[1:], strict=True):
-                whole.add_(row, alpha=weight)
-            return self.split(whole)
+            return self.split(combination_of_few(self.matrix, weights))
         total: list[Tensor] = []
         for p, tensor in enumerate(self.inputs):
             mine: Tensor | None = None
@@ -295,16 +291,7 @@ class Gradients:
 
     def accumulate_heads(self, weights: Sequence[float]) -> None:
         """Add ``weights[k]`` times objective k's gradient to the leaves outside the inputs."""
-        pairs = [(leaf, gradient, weight) for weight, own in zip(weights, self.heads, strict=True) for leaf, gradient in own.items()]
-        if not pairs:
-            return
-        leaves, gradients, factors = zip(*pairs, strict=True)
-        if len({*leaves}) == len(leaves) and not any(gradient.is_sparse for gradient in gradients):
-            self.accumulate(leaves, torch._foreach_mul(gradients, factors))
-            return
-        total: dict[Tensor, Tensor] = {}
-        for leaf, gradient, weight in pairs:
-            total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
+        total = weighted_sum(self.heads, weights)
         self.accumulate(list(total), list(total.values()))
 
     def accumulate(self, leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:

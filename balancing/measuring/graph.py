@@ -53,11 +53,11 @@ class LossGraph:
         self._agreed: dict[Tensor, int] | None = None
         self._agreed_trunk: list[Tensor] = []
         self._trunk: tuple[list[Tensor], list[Tensor]] = [], []  # features, and the leaves below them
-        #: Node that leads to the tensors at which the last walk stopped -> mask of the losses that reach it.
-        self.entering: dict[Any, int] = {}
+        self.entering: dict[Any, int] = {}  # node that leads to where the last walk stopped -> mask of the losses
         self.losses: Sequence[Tensor] = step.values if scaler is None else [scaler.scale(loss) for loss in step.values]
         self.keeps_graph, self.creates_graph = call.keeps_graph, call.create_graph
         self.is_scaled = scaler is not None and scaler.is_enabled()
+        self.root = None if self.is_scaled else step.stacked  # of one traversal of the whole graph
 
     @cached_property
     def given_shared(self) -> dict[Tensor, None] | None:
@@ -139,11 +139,9 @@ class LossGraph:
 
     def trunk(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Leaves below the features that may receive gradients."""
-        if self._agreed is not None:
-            return self._agreed_trunk
-        if not features or [*map(id, self._trunk[0])] != [*map(id, features)]:
+        if self._agreed is None and [*map(id, self._trunk[0])] != [*map(id, features)]:
             self._trunk = [*features], list(self.allowed(self.leaves(features)))
-        return self._trunk[1]
+        return self._trunk[1] if self._agreed is None else self._agreed_trunk
 
     def complete(self, gradients: Gradients, features: int = 0) -> Gradients:
         """The gradients, with zeros for an objective that is measured in other processes alone.
@@ -284,11 +282,6 @@ class LossGraph:
                 write_grads(leaves, gradients_at(leaves, features, gradients, self.keeps_graph))
             elif leaves:
                 torch.autograd.backward(features, gradients, self.keeps_graph, inputs=leaves)
-
-    @property
-    def root(self) -> Tensor | None:
-        """(K,) the losses as one tensor; ``None`` if a scaler has scaled them one by one."""
-        return None if self.is_scaled else self._stacked
 
     def _backward(self, roots: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
         torch.autograd.backward(roots, factors, self.keeps_graph, self.creates_graph, inputs=self._parameters)

@@ -79,3 +79,12 @@ def _products(matrix: Tensor) -> Tensor:
         if ends < width:
             total += rest @ rest.T
     return total.triu() + total.triu(1).T
+
+
+def combination_of_few(matrix: Tensor, weights: Sequence[float]) -> Tensor:
+    """(K, P) rows -> (P,) their sum with these weights."""
+    first, *others = matrix.unbind()
+    total = first * weights[0]
+    for row, weight in zip(others, weights[1:], strict=True):
+        total.add_(row, alpha=weight)
+    return total

@@ -143,7 +143,9 @@ def test_one_traversal_of_the_heads_gives_the_bits_of_one_per_loss(kind, given, 
 
 def merged(net, z, x):
     outputs = torch.cat([net.head[name](z) for name in net.objectives], dim=1).chunk(len(net.objectives), dim=1)
-    return z, {name: (out - k).square().mean() for k, (name, out) in enumerate(zip(net.objectives, outputs, strict=True))}
+    return z, {
+        name: (out - k).square().mean() for k, (name, out) in enumerate(zip(net.objectives, outputs, strict=True))
+    }
 
 
 def common_node(net, z, x):

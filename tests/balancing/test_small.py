@@ -175,6 +175,6 @@ def test_a_loss_that_is_one_of_the_features_counts():
     torch.manual_seed(0)
     layer = nn.Linear(5, 1)
     z = layer(inputs(dtype=torch.float32)).mean()
-    report = create_balancer("mgda", ("a", "b"), at="features").backward({"a": z, "b": (z * 3).square()}, features=z)
+    report = create_balancer("mgda", ("a", "b"), at="features").backward({"a": z, "b": (z * 3).square()}, features=[z])
     slope = float(18 * z.detach())
     assert report.gramian.flatten().tolist() == pytest.approx([1, slope, slope, slope**2], rel=1e-5)

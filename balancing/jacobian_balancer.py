@@ -14,7 +14,7 @@ from torch.utils.weak import TensorWeakRef
 from .errors import BalancingError
 from .gradient_balancer import GradientBalancer, Measured
 from .measuring.gradients import Direction, Gradients
-from .measuring.layout import FlatRows, flat_rows
+from .measuring.layout import flat_rows
 from .options import ABOUT_WEIGHTS, BalancerOptions, Refused
 from .rescaling import Rescaled, shorten
 
@@ -33,7 +33,7 @@ class _Workspace:
 
     def __init__(self, owner: str, grown: bool = False) -> None:
         self._owner, self.grown = owner, grown
-        self._flat: FlatRows | None = None
+        self._matrix: Tensor | None = None
         self._order: list[TensorWeakRef] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Workspace:
@@ -42,11 +42,11 @@ class _Workspace:
     def __reduce__(self) -> tuple[type[_Workspace], tuple[str, bool]]:
         return _Workspace, (self._owner, self.grown)
 
-    def out(self, inputs: Sequence[Tensor], size: int) -> FlatRows:
+    def out(self, inputs: Sequence[Tensor], size: int) -> Tensor:
         """A (K, P) matrix for the rows. It is kept, as new memory costs more time than filling it."""
-        if self._flat is None or not self._flat.fits(inputs, size):
-            self._flat = flat_rows(inputs, size)
-        return self._flat
+        if self._matrix is None or self._matrix.shape != (size, sum(tensor.numel() for tensor in inputs)):
+            self._matrix = flat_rows(inputs, size)
+        return self._matrix
 
     def restore_order(self, memory: dict[str, Tensor], gradients: Gradients) -> None:
         """Put the coordinates in the order of the earlier steps.

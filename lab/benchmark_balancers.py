@@ -310,7 +310,9 @@ def measure_small(rounds: int, network: str = "mlp") -> list[Row]:
         variants |= {
             f"{name}, features": problem.balanced(name, at="features") for name in ("mgda", "pcgrad", "upgrad")
         }
-        rows += compare(problem, variants, max(rounds * (6 if network == "mlp" else 2) // count, 5), f"{network}, K = {count}")
+        rows += compare(
+            problem, variants, max(rounds * (6 if network == "mlp" else 2) // count, 5), f"{network}, K = {count}"
+        )
     torch.set_num_threads(threads)
     return rows
 

@@ -241,7 +241,7 @@ class Gradients:
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         """``sum_k weights[k] rows[k]``, one for each input. The rows are dropped as they are read."""
         if self.few and self.matrix is not None:
-            return self.split(combination_of_few(self.matrix, weights))
+            return cut(combination_of_few(self.matrix, weights), self.inputs)
         total: list[Tensor] = []
         for p, tensor in enumerate(self.inputs):
             mine: Tensor | None = None
@@ -275,10 +275,10 @@ class Gradients:
     def jacobian(self) -> Tensor:
         """(K, P) matrix of the flattened rows, which the caller may overwrite."""
         if self.matrix is None:
-            flat = flat_rows(self.inputs, len(self.rows))
-            for k, pieces in enumerate(flat.pieces):
-                self.flatten(k, pieces)
-            self.matrix = flat.matrix
+            matrix = flat_rows(self.inputs, len(self.rows))
+            for k in range(len(self.rows)):
+                self.flatten(k, self.split(matrix[k]))
+            self.matrix = matrix
         return self.matrix
 
     def length(self, parts: Sequence[Tensor]) -> Tensor:
@@ -287,7 +287,8 @@ class Gradients:
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Cut a (P,) vector into views shaped like the inputs."""
-        return cut(vector, self.inputs)
+        pieces = vector.split([tensor.numel() for tensor in self.inputs])
+        return [piece.view(tensor.shape) for piece, tensor in zip(pieces, self.inputs, strict=True)]
 
     def accumulate_heads(self, weights: Sequence[float]) -> None:
         """Add ``weights[k]`` times objective k's gradient to the leaves outside the inputs."""

@@ -6,8 +6,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_LINE = 16  # elements: 64 bytes of float32
-
 
 def aligned(gradients: Sequence[Tensor | None], tensor: Tensor) -> list[Tensor] | None:
     """The gradients as vectors with the same order of elements; ``None`` if all are zero.
@@ -39,6 +37,15 @@ def _dense(tensor: Tensor) -> bool:
     return True
 
 
+def flat_rows(inputs: Sequence[Tensor], size: int) -> Tensor:
+    """An empty matrix for ``size`` flattened rows at ``inputs``."""
+    width = sum(tensor.numel() for tensor in inputs)
+    dtype = inputs[0].dtype
+    for tensor in inputs[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return torch.empty(size, width, dtype=dtype, device=inputs[0].device)
+
+
 class FlatRows(NamedTuple):
     """A (K, P) matrix for rows, and the views of it at the inputs.
 
@@ -54,25 +61,16 @@ class FlatRows(NamedTuple):
     shapes: list[torch.Size]
     few: bool
 
+    @classmethod
+    def of(cls, matrix: Tensor, inputs: Sequence[Tensor], few: bool = False) -> FlatRows:
+        """The views of ``matrix`` at the inputs."""
+        return cls(matrix, [cut(row, inputs) for row in matrix], [tensor.shape for tensor in inputs], few)
+
     def fits(self, inputs: Sequence[Tensor], size: int) -> bool:
         """Whether it is for ``size`` rows at inputs like these."""
         kinds = {(tensor.dtype, tensor.device) for tensor in inputs}
         alike = kinds == {(self.matrix.dtype, self.matrix.device)}
         return alike and len(self.pieces) == size and self.shapes == [tensor.shape for tensor in inputs]
-
-
-def flat_rows(inputs: Sequence[Tensor], size: int, few: bool = False) -> FlatRows:
-    """Empty space for ``size`` rows at ``inputs``.
-
-    ``few`` rows begin where a vector of their own would, as products depend on that in the last bit.
-    """
-    width = sum(tensor.numel() for tensor in inputs)
-    dtype = inputs[0].dtype
-    for tensor in inputs[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    full = -(-width // _LINE) * _LINE if few else width
-    matrix = torch.empty(size, full, dtype=dtype, device=inputs[0].device)[:, :width]
-    return FlatRows(matrix, [cut(row, inputs) for row in matrix], [tensor.shape for tensor in inputs], few)
 
 
 def cut(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -13,7 +13,7 @@ from .layout import FlatRows
 from .processes import several_processes
 
 #: Inputs and K -> where the rows go; ``None``: they stay as they come.
-Out = Callable[[Sequence[Tensor], int], FlatRows | None]
+Out = Callable[[Sequence[Tensor], int], Tensor | FlatRows | None]
 
 
 def collect(
@@ -34,7 +34,8 @@ def collect(
     """
     rows: list[list[Tensor | None]] = [[None] * len(inputs) for _ in losses]
     heads: list[dict[Tensor, Tensor]] = [{} for _ in losses]
-    flat = out(inputs, len(losses)) if out is not None and inputs else None
+    space = out(inputs, len(losses)) if out is not None and inputs else None
+    flat = FlatRows.of(space, inputs) if isinstance(space, Tensor) else space
     gradients = Gradients(list(inputs), rows, heads, *(() if flat is None else (flat.matrix, flat.few)))
     chosen = range(len(losses)) if active is None else active
     here = [k for k in chosen if losses[k].requires_grad]  # the others are in other processes

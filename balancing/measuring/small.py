@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..spans import without_autocast
 from .float32 import few_tell, float32_tells
-from .layout import FlatRows, flat_rows
+from .layout import FlatRows
 
 #: Coordinates up to which a row is copied into a matrix; the same number limits a sum in single precision.
 FEW = 1 << 18
 _DTYPES = ({torch.float32}, {torch.float64})
+_LINE = 16  # elements: rows begin where a vector of their own would, as products depend on that in the last bit
 _BLOCK = 2048  # coordinates of a product in a batch
 _DOTS = 3  # rows up to which products of pairs are faster
 _BLOCKS = 12  # rows up to which batches are faster than one product
@@ -39,9 +40,15 @@ class SmallRows:
         if self._kept is None or not self._kept.fits(inputs, size):
             self._kept = None
             dense = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in inputs)
+            dense = dense and {type(tensor) for tensor in inputs} <= {
+                Tensor,
+                nn.Parameter,
+            }  # subclasses have ways of their own
             width = sum(tensor.numel() for tensor in inputs)
             if dense and {tensor.dtype for tensor in inputs} in _DTYPES and 0 < width <= FEW:
-                self._kept = flat_rows(inputs, size, few=True)
+                full = -(-width // _LINE) * _LINE
+                matrix = torch.empty(size, full, dtype=inputs[0].dtype, device="cpu")[:, :width]
+                self._kept = FlatRows.of(matrix, inputs, few=True)
         return self._kept
 
 

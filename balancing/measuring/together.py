@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..spans import span
 from .gradients import Gradients
+from .layout import FlatRows
 from .looped import Out
 
 
@@ -66,10 +67,12 @@ def collect_together(
     for leaf, gradient in zip(leaves, found[len(features) :], strict=True):
         if gradient is not None:
             heads[others[leaf].bit_length() - 1][leaf] = gradient
-    flat = None if out is None else out(features, len(losses))
-    result = Gradients(list(features), rows, heads, *(() if flat is None else (flat.matrix, flat.few)))
-    for k in range(len(losses)) if flat is not None else ():
-        result.flatten(k, flat.pieces[k])
+    result = Gradients(list(features), rows, heads)
+    space = None if out is None else out(features, len(losses))
+    if isinstance(space, FlatRows):
+        result.matrix, result.few = space.matrix, space.few
+        for k, pieces in enumerate(space.pieces):
+            result.flatten(k, pieces)
     return result
 
 

@@ -62,14 +62,14 @@ class Gradients:
     def flatten(self, k: int, pieces: Sequence[Tensor]) -> None:
         """Move row k into these ``pieces``. A gradient that is missing stays so, and is zero there."""
         row = self.rows[k]
-        if not any(gradient is None or gradient.is_sparse for gradient in row):
-            torch._foreach_copy_(pieces, row)
-            self.rows[k] = [*pieces]
-            return
+        dense = [gradient for gradient in row if gradient is not None and not gradient.is_sparse]
+        if len(dense) == len(row):
+            torch._foreach_copy_([*pieces], dense)
+            row[:] = pieces
         for p, (gradient, piece) in enumerate(zip(row, pieces, strict=True)):
             if gradient is None:
                 piece.zero_()
-            elif not gradient.is_sparse:  # which balancers refuse
+            elif not gradient.is_sparse and gradient is not piece:  # balancers refuse sparse ones
                 row[p] = piece.copy_(gradient)
 
     def release(self, owners: Mapping[Tensor, int], active: Sequence[int] | None) -> None:

@@ -169,8 +169,8 @@ class LossGraph:
         """Contested leaves, and others with masks; paths through ``stop`` are not followed."""
         masks = self.masks(stop)
         if self.given_shared is None:
-            contested = [leaf for leaf, mask in masks.items() if mask.bit_count() > 1]
-            return contested, {leaf: mask for leaf, mask in masks.items() if mask.bit_count() < 2}
+            several = [leaf for leaf, mask in masks.items() if mask.bit_count() > 1]
+            return several, {leaf: mask for leaf, mask in masks.items() if mask.bit_count() < 2}
         contested = self.given_shared
         others = {leaf: mask for leaf, mask in masks.items() if leaf not in contested}
         reached = [leaf for leaf in contested if leaf in masks]

@@ -39,11 +39,8 @@ class SmallRows:
         """
         if self._kept is None or not self._kept.fits(inputs, size):
             self._kept = None
-            dense = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in inputs)
-            dense = dense and {type(tensor) for tensor in inputs} <= {
-                Tensor,
-                nn.Parameter,
-            }  # subclasses have ways of their own
+            plain = {type(tensor) for tensor in inputs} <= {Tensor, nn.Parameter}
+            dense = plain and all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in inputs)
             width = sum(tensor.numel() for tensor in inputs)
             if dense and {tensor.dtype for tensor in inputs} in _DTYPES and 0 < width <= FEW:
                 full = -(-width // _LINE) * _LINE

@@ -17,5 +17,5 @@ def span(name: str) -> AbstractContextManager[Any]:
 
 
 def without_autocast(device: str) -> AbstractContextManager[Any]:
-    """Context in which autocast is off for a type of device; it costs nothing where it is off anyway."""
+    """Context in which autocast is off on a type of device; free where it is off anyway."""
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING

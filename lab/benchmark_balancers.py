@@ -120,7 +120,7 @@ class Problem:
 
 
 class SmallProblem(Problem):
-    """A small model of the zoo, with one random batch: steps of which operations take most, not arithmetic.
+    """A small model of the zoo, with one random batch.
 
     ``mlp`` is the model of the default run with a batch of 256 rows of 21 numbers. Every second objective is a classifier of
     five classes, the others are one number each. ``lenet`` has 64 images of 36 x 36 pixels and classifiers of ten classes.
@@ -386,7 +386,7 @@ def solvers_table() -> str:
 
 
 def small_table(part: str) -> str:
-    """Cost of a step of a small model: to a plain step for methods of one trunk pass, to the bare passes for others."""
+    """Cost of a step of a small model, to a plain step or to the bare passes."""
     rows = read(part)
     cost = {(row["variant"], row["objectives"]): row for row in rows}
     counts = list(dict.fromkeys(row["objectives"] for row in rows))

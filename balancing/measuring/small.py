@@ -1,4 +1,4 @@
-"""Gradients of small networks in one matrix: there the number of operations costs more than a copy."""
+"""Gradients of small networks in one matrix: operations cost more than a copy there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCKS = 12  # rows up to which batches are faster than one product
 
 
 class SmallRows:
-    """The matrix into which a method collects the rows, kept as new memory costs more time than filling it."""
+    """The matrix that a method collects rows in, kept as new memory takes time."""
 
     def __init__(self) -> None:
         self._kept: FlatRows | None = None
@@ -33,7 +33,7 @@ class SmallRows:
         return SmallRows, ()
 
     def out(self, inputs: Sequence[Tensor], size: int) -> FlatRows | None:
-        """A (K, P) matrix for rows at these inputs; ``None`` where rows had better stay as they come.
+        """A (K, P) matrix for rows at these inputs; ``None``: they stay as they come.
 
         That is for more than ``FEW`` coordinates, inputs of several types or layouts, and on a device other than the CPU.
         """

@@ -23,9 +23,9 @@ def collect_together(
     entering: Mapping[Any, int],
     out: Out | None,
 ) -> Gradients | None:
-    """What :func:`collect` finds with a traversal per loss, to the bit, where no node of the heads is of two losses.
+    """What :func:`collect` finds with a traversal per loss, to the bit, by one of all.
 
-    The nodes that lead to the features then belong to one loss each, as do the leaves. Hooks on these nodes keep what each
+    No node of the heads may be of two losses. The nodes that lead to the features then belong to one loss each, as do the leaves. Hooks on these nodes keep what each
     of them adds to the gradient of the features. The graph is kept.
 
     Args:

@@ -37,7 +37,7 @@ def add_grad(leaf: Tensor, gradient: Tensor) -> None:
 
 
 def weighted_sum(parts: Sequence[Mapping[Tensor, Tensor]], weights: Sequence[float]) -> dict[Tensor, Tensor]:
-    """Leaf -> the sum of its gradients in the K ``parts``, each times the part's weight; nothing is changed in place."""
+    """Leaf -> the sum of its gradients in K ``parts``, each times the weight of its part."""
     leaves = [leaf for part in parts for leaf in part]
     if leaves and len({*leaves}) == len(leaves):  # one operation, as each of them shows in a small model's step
         factors = [weight for part, weight in zip(parts, weights, strict=True) for _ in part]

@@ -137,7 +137,7 @@ class SmallProblem(Problem):
             entry, facts = "shared_trunk_lenet", {"in_channels": 1, "image_size": 36}
             self.images = torch.randn(64, 1, 36, 36)
         classes = {name: size for name, size in sizes.items() if size > 1}
-        self.model = create_model(
+        self.model: Any = create_model(
             entry, **facts, classifiers=classes, regressors={name: 1 for name in self.names if name not in classes}
         )
         rows = len(self.images)

@@ -137,14 +137,14 @@ class SmallProblem(Problem):
             entry, facts = "shared_trunk_lenet", {"in_channels": 1, "image_size": 36}
             self.images = torch.randn(64, 1, 36, 36)
         classes = {name: size for name, size in sizes.items() if size > 1}
-        self.model: Any = create_model(
+        model: Any = create_model(
             entry, **facts, classifiers=classes, regressors={name: 1 for name in self.names if name not in classes}
         )
-        rows = len(self.images)
+        self.model, rows = model, len(self.images)
         self.targets = {
             name: torch.randint(size, (rows,)) if size > 1 else torch.randn(rows, 1) for name, size in sizes.items()
         }
-        self.shared = list(self.model.shared_parameters())
+        self.shared = list(model.shared_parameters())
         self.size = sum(p.numel() for p in self.shared)
 
     def forward(self) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch._functorch.config
@@ -16,6 +16,7 @@ from torch.autograd.function import BackwardCFunction
 from .errors import BalancingError
 from .measuring.leaves import nodes_below
 
+_NOTHING = nullcontext()
 _TAG = "several backwards"
 #: Compiled functions whose backward has been seen to leave what it reads as it was.
 _repeatable: weakref.WeakSet[type] = weakref.WeakSet()
@@ -39,16 +40,19 @@ def allow_several_backwards() -> None:
         tags.cache_key_tag = f"{tags.cache_key_tag} {_TAG}".strip()
 
 
-@contextmanager
-def checked_backwards(owner: str, losses: Mapping[Any, Tensor | None]) -> Iterator[None]:
+def checked_backwards(owner: str, losses: Mapping[Any, Tensor | None]) -> AbstractContextManager[None]:
     """Raise BalancingError if a compiled backward destroys what the next one needs.
 
     Each compiled function is watched the first time that its backward runs with others to follow; after that, and in a
     process without compiled functions, this costs nothing.
     """
     if not isinstance(losses, Mapping) or not losses or not (watched := _unwatched_functions()):
-        yield
-        return
+        return _NOTHING
+    return _watched(owner, losses, watched)
+
+
+@contextmanager
+def _watched(owner: str, losses: Mapping[Any, Tensor | None], watched: set[type]) -> Iterator[None]:
     nodes = nodes_below(loss for loss in losses.values() if isinstance(loss, Tensor))
     handles = [handle for node in nodes if type(node) in watched for handle in _watch(node, owner)]
     try:

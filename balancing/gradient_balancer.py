@@ -100,7 +100,8 @@ class GradientBalancer(Balancer):
         with span("Gramian"):
             losses = total.losses.cpu().double()
             groups = [] if graph.groups is None else split_into_groups(self.name, graph.groups, gradients, factor)
-            gramian = torch.stack([g.gramian for g in groups]).sum(0) if groups else gradients.gramian() / factor**2
+            gramian = torch.stack([g.gramian for g in groups]).sum(0) if groups else gradients.gramian()
+            gramian = gramian if groups or factor == 1 else gramian / factor**2
         if not self.place.averages_rows:
             gramian = sum_over_samples(gramian, total.losses.device)
         # a smaller scale cannot mend a loss

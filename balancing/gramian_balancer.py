@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from .gradient_balancer import GradientBalancer, Measured
 from .measuring.gradients import Direction
+from .measuring.small import SmallRows
+from .options import BalancerOptions
 
 
 class GramianBalancer(GradientBalancer):
@@ -14,6 +18,10 @@ class GramianBalancer(GradientBalancer):
 
     needs = "gramian"
     per_group = True
+
+    def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
+        super().__init__(objectives, **options)
+        self._out = SmallRows().out
 
     @abstractmethod
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from .finiteness import FiniteCheck
 from .objectives import objective_names, unknown_objective
 from .options import BalancerOptions, Refused, read_options
 from .report import BalanceReport
-from .spans import span
+from .spans import span, without_autocast
 from .state import by_objective, check_identity, decode, encode
 
 
@@ -132,7 +132,7 @@ class Method(nn.Module):
     def _call(self, method: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
         """Result without gradients and autocast. Raises BalancingError if a solver failed."""
         try:
-            with span("weights"), torch.no_grad(), torch.autocast(arguments[0].device.type, enabled=False):
+            with span("weights"), torch.no_grad(), without_autocast(arguments[0].device.type):
                 return method(*arguments)
         except SolverError as error:
             raise BalancingError(f"{self.name}: {error}") from error

@@ -19,14 +19,18 @@ class Rescaled:
         losses: (K,) rescaled losses.
         rows: (K,) factors between the true and the rescaled gradients.
         chain: (K,) the part of ``rows`` due to the losses: weights of a loss method before, derivatives of logarithms.
+        changes: Whether a factor may differ from 1.
     """
 
     losses: Tensor
     rows: Tensor
     chain: Tensor
+    changes: bool = True
 
     def of(self, gramian: Tensor) -> Tensor:
         """Gramian of the rescaled gradients, from that of the true gradients."""
+        if not self.changes:
+            return gramian
         return gramian * self.rows[:, None] * self.rows
 
     def undone(self, weights: Tensor) -> Tensor:
@@ -79,6 +83,8 @@ class Rescaling:
         ``loss_weights`` are those of a loss method that comes first. Raises BalancingError for a loss that must be positive and is not.
         """
         chain = torch.ones_like(losses)
+        if loss_weights is None and not (self.log_losses or self.by_length or self.by_loss) and self.preference is None:
+            return Rescaled(losses, chain, chain, changes=False)  # most steps: every operation shows in a small model's
         if loss_weights is not None:
             chain = loss_weights.to(losses)
             losses = losses * chain
@@ -103,6 +109,9 @@ class Rescaling:
 
     def after(self, raw: Tensor, rescaled: Rescaled) -> Tensor:
         """Weights of the true gradients from the ``raw`` weights of a method."""
+        if not rescaled.changes:
+            weights = raw.to(torch.promote_types(raw.dtype, rescaled.rows.dtype), copy=True)  # may be a method's state
+            return weights if self.size == 1 else weights * self.size
         weights = raw * rescaled.rows
         if self.by_length or self.by_loss or self.preference_on == "target":
             # the update keeps the scale of the gradients; absolute values, so that its sign cannot change

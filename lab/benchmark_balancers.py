@@ -22,13 +22,14 @@ import torch
 import torchvision
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balancing import balancer_class, create_balancer, list_balancers
 from lab import backward_threads, command, documents, results
 from lab.timing import medians, peak_bytes, take_turns, timed
+from zoo import create_model
 
 FILE = "balancer_cost.csv"
 FIELDS = ("variant", "objectives", "parameters", "milliseconds", "to_plain", "to_bare", "buffers")
@@ -37,6 +38,9 @@ TRUNKS = ("mobilenet_v3_small", "resnet18", "resnet34", "resnet50")
 BATCH, SIZE = 16, 64
 #: Mode of torchjd -> size of a chunk of gradients, and `optimize_gramian_computation`.
 MODES = {"looped": (1, False), "vmapped": (None, False), "looped, summed Gramians": (1, True)}
+
+#: Method -> the aggregator of torchjd that is the same method.
+RIVALS = {"aligned_mtl": "AlignedMTL", "imtl_g": "IMTLG", "mgda": "MGDA", "pcgrad": "PCGrad", "upgrad": "UPGrad"}
 
 Row = dict[str, Any]
 Losses = Callable[[], tuple[Tensor, dict[str, Tensor]]]
@@ -113,6 +117,46 @@ class Problem:
             jac_to_grad(self.shared, method, optimize_gramian_computation=optimize)
 
         return step
+
+
+class SmallProblem(Problem):
+    """A small model of the zoo, with one random batch.
+
+    ``mlp`` is the model of the default run with a batch of 256 rows of 21 numbers. Every second objective is a classifier of
+    five classes, the others are one number each. ``lenet`` has 64 images of 36 x 36 pixels and classifiers of ten classes.
+    """
+
+    def __init__(self, objectives: int, network: str) -> None:
+        torch.manual_seed(0)
+        self.names = [f"objective{k}" for k in range(objectives)]
+        if network == "mlp":
+            sizes = {name: (5, 1)[k % 2] for k, name in enumerate(self.names)}
+            self.images, entry, facts = torch.randn(256, 21), "shared_trunk", {"in_features": 21}
+        else:
+            sizes = dict.fromkeys(self.names, 10)
+            entry, facts = "shared_trunk_lenet", {"in_channels": 1, "image_size": 36}
+            self.images = torch.randn(64, 1, 36, 36)
+        classes = {name: size for name, size in sizes.items() if size > 1}
+        model: Any = create_model(
+            entry, **facts, classifiers=classes, regressors={name: 1 for name in self.names if name not in classes}
+        )
+        self.model, rows = model, len(self.images)
+        self.targets = {
+            name: torch.randint(size, (rows,)) if size > 1 else torch.randn(rows, 1) for name, size in sizes.items()
+        }
+        self.shared = list(model.shared_parameters())
+        self.size = sum(p.numel() for p in self.shared)
+
+    def forward(self) -> tuple[Tensor, dict[str, Tensor]]:
+        z = self.model.features(self.images)
+        outputs = self.model.heads(z)
+        return z, {
+            name: cross_entropy(outputs[name], target) if target.dim() == 1 else mse_loss(outputs[name], target)
+            for name, target in self.targets.items()
+        }
+
+    def clear(self) -> None:
+        self.model.zero_grad()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -240,6 +284,39 @@ def measure_solvers(rounds: int) -> list[Row]:
     return rows
 
 
+def measure_small(rounds: int, network: str = "mlp") -> list[Row]:
+    """Every method on a small model, on one thread; those of torchjd in the best of its modes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rows = []
+    for count in (2, 10, 40):
+        problem = SmallProblem(count, network)
+        variants = {"plain": problem.plain, "bare": problem.bare}
+        if count == 2:
+            needed: dict[str, dict[str, Any]] = {"prior_loss": {"prior_losses": dict.fromkeys(problem.names, 1.0)}}
+            names = [name for name in methods() if not measures_gradients(name)]
+            variants |= {name: problem.balanced(name, **needed.get(name, {})) for name in names}
+        if count < 40:
+            variants |= {
+                name: problem.balanced(name)
+                for name in methods()
+                if balancer_class(name).needs == "gramian" and (name != "krum" or count > 2)
+            }
+            variants |= {
+                f"torchjd {aggregator}, {mode}": problem.torchjd(aggregator, *MODES[mode])
+                for aggregator in RIVALS.values()
+                for mode in MODES
+            }
+        variants |= {
+            f"{name}, features": problem.balanced(name, at="features") for name in ("mgda", "pcgrad", "upgrad")
+        }
+        rows += compare(
+            problem, variants, max(rounds * (6 if network == "mlp" else 2) // count, 5), f"{network}, K = {count}"
+        )
+    torch.set_num_threads(threads)
+    return rows
+
+
 def measure_memory(rounds: int) -> list[Row]:
     """Peak memory of a step beyond a plain one, in buffers of the size of the shared gradient."""
     problem = Problem(3)
@@ -266,6 +343,8 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "solvers": measure_solvers,
     "memory": measure_memory,
     "threads": backward_threads.measure,
+    "small": measure_small,
+    "lenet": partial(measure_small, network="lenet"),
 }
 
 
@@ -307,6 +386,33 @@ def solvers_table() -> str:
     return documents.table(("method", *(f"K = {count}" for count in COUNTS)), lines)
 
 
+def small_table(part: str) -> str:
+    """Cost of a step of a small model, to a plain step or to the bare passes."""
+    rows = read(part)
+    cost = {(row["variant"], row["objectives"]): row for row in rows}
+    counts = list(dict.fromkeys(row["objectives"] for row in rows))
+    names = [name for name in dict.fromkeys(row["variant"] for row in rows) if not name.startswith("torchjd")]
+
+    def cell(name: str, count: str) -> str:
+        row = cost.get((name, count))
+        if row is None:
+            return ""
+        dear = name in methods() and measures_gradients(name)
+        text = f"{float(row['to_bare' if dear else 'to_plain']):.2f}" + (" of bare" if dear else "")
+        modes = [
+            other
+            for key, other in cost.items()
+            if key[0].startswith(f"torchjd {RIVALS.get(name)},") and key[1] == count
+        ]
+        if modes:
+            ahead = min(float(other["milliseconds"]) for other in modes) / float(row["milliseconds"])
+            text += f", {ahead:.2f}x"
+        return text
+
+    lines = [[name, *(cell(name, count) for count in counts)] for name in names]
+    return documents.table(("step", *(f"K = {count}" for count in counts)), lines)
+
+
 def memory_table() -> str:
     """Peak memory beyond a plain step."""
     lines = ([row["variant"], f"{float(row['buffers']):.1f}"] for row in read("memory"))
@@ -344,6 +450,8 @@ BLOCKS: documents.Blocks = {
         "cost_solvers": solvers_table,
         "cost_memory": memory_table,
         "cost_threads": threads_table,
+        "cost_small": partial(small_table, "small"),
+        "cost_lenet": partial(small_table, "lenet"),
     }
 }
 FIGURES: results.Figures = {"balancer_cost.svg": partial(results.save_figure, salt="cost", draw=draw)}

@@ -58,6 +58,20 @@ class Uncertainty(Scalarization):
         self.noise = nn.Parameter(torch.full((len(self.objectives),), 1.0 if init == "losses" else float(init)))
         self.started = nn.Buffer(torch.full((len(self.objectives),), int(init != "losses")))
 
+    def compute_weights(self, losses: Tensor) -> Tensor:
+        if self.form != "gaussian":
+            return super().compute_weights(losses)
+        # the derivatives of the loss below, as its graph of eight numbers takes longer than their arithmetic
+        if not all(self.started.tolist()):
+            self._start(losses)
+        with torch.no_grad():
+            likelihood, decay = self.likelihood.to(losses), torch.exp(-self.noise.to(losses))
+            weights = likelihood * decay
+            if self.noise.requires_grad:
+                gradient = (0.5 - losses * likelihood * decay).to(self.noise)
+                self.noise.grad = gradient if self.noise.grad is None else self.noise.grad.add_(gradient)
+        return weights
+
     def loss(self, losses: Tensor) -> Tensor:
         if not all(self.started.tolist()):
             self._start(losses.detach())

@@ -34,6 +34,8 @@ class Call(NamedTuple):
 
         Raises ValueError, which begins with ``owner``, for an argument of another type.
         """
+        if self.shared is self.parameters is self.subset is self.groups is self.scaler is self.weights_of is None:
+            return self
         lists: dict[str, Any] = {}
         for name in ("shared", "parameters", "subset"):
             given = getattr(self, name)

@@ -13,6 +13,7 @@ from .graph import LossGraph
 from .leaves import is_nested
 from .looped import AtShared, Out, collect
 from .processes import several_processes
+from .together import collect_together
 
 
 class AtFeatures:
@@ -28,6 +29,7 @@ class AtFeatures:
         Raises BalancingError for shared leaves past the features.
         """
         contested, others = graph.partition(stop=given)
+        entering = graph.entering
         trunk = set(graph.trunk(given))
         if graph.given_shared is None and graph.shards is None:
             past = [leaf for leaf in contested if leaf in trunk or graph.sharing.is_shared(leaf, graph.objectives)]
@@ -42,6 +44,10 @@ class AtFeatures:
         if graph.shards is not None:  # gradients of heads come with those of the trunk
             graph.shards.require_own_samples()
             return collect(graph.losses, given, {}, True, graph.active, out, graph.objectives)
+        if not contested and graph.active is None and not several_processes():
+            found = collect_together(graph.losses, graph.root, given, others, entering, out)
+            if found is not None:
+                return found
         # heads whose outputs were merged; their gradients tell whose they are
         inputs = [*given, *contested]
         gradients = collect(graph.losses, inputs, others, True, graph.active, out, graph.objectives)

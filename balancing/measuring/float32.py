@@ -10,23 +10,28 @@ from torch import Tensor
 
 _SLACK = 1e-4  # below which an eigenvalue of the cosines counts as zero; they are off by about 1e-6
 _FEW = 12  # rows
+_TINY, _HUGE = 1e-30, 1e30  # half of the range of float32: the mixed products must fit as well
 
 
 def float32_tells(gramian: Tensor) -> bool:
     """Whether products are in float32's range and no row nearly combines the others."""
+    if len(gramian) <= _FEW:
+        return few_tell(gramian.tolist())
     squares = gramian.diagonal()
-    tiny, huge = 1e-30, 1e30  # half of the range of float32: the mixed products must fit as well
-    if not all(tiny < square < huge for square in squares.tolist()):
+    if not all(_TINY < square < _HUGE for square in squares.tolist()):
         return False
-    if len(gramian) > _FEW:
-        cosines = gramian / squares.outer(squares).sqrt()
-        cosines.diagonal().sub_(_SLACK)
-        return not bool(torch.linalg.cholesky_ex(cosines).info)
-    return _is_definite(gramian.tolist())
+    cosines = gramian / squares.outer(squares).sqrt()
+    cosines.diagonal().sub_(_SLACK)
+    return not bool(torch.linalg.cholesky_ex(cosines).info)
+
+
+def few_tell(rows: list[list[float]]) -> bool:
+    """:func:`float32_tells` in plain floats, which take less time than tensors for a few rows."""
+    return all(_TINY < row[k] < _HUGE for k, row in enumerate(rows)) and _is_definite(rows)
 
 
 def _is_definite(rows: list[list[float]]) -> bool:
-    """The same in plain floats, which take less time than tensors for a few rows."""
+    """Whether the cosines without the slack on their diagonal are positive definite."""
     lengths = [math.sqrt(row[k]) for k, row in enumerate(rows)]
     factor: list[list[float]] = []  # of Cholesky, for the cosines
     for i, row in enumerate(rows):

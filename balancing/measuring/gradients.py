@@ -7,10 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..spans import without_autocast
 from .float32 import float32_tells
-from .layout import aligned, alike, flat_rows
+from .layout import aligned, alike, cut, flat_rows
 from .processes import average_over_processes, several_processes
-from .writing import accumulate_grad
+from .small import combination_of_few, gramian_of_few
+from .writing import accumulate_grad, weighted_sum
 
 #: Makes the combination of the rows: a tensor per input.
 Direction = Callable[[], list[Tensor]]
@@ -38,6 +40,7 @@ class Gradients:
         rows: ``rows[k][p]`` is the gradient of objective k at ``inputs[p]``; ``None`` stands for zero.
         heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
         matrix: (K, P) the rows flattened, if they were collected into one; ``rows`` are then views of it.
+        few: Whether ``matrix`` is one of :class:`SmallRows`, so that it is read as a whole.
         filled: Which rows are real zeros only because processes exchange them; ``None``: none.
     """
 
@@ -47,6 +50,7 @@ class Gradients:
     rows: list[list[Tensor | None]]
     heads: list[dict[Tensor, Tensor]]
     matrix: Tensor | None = None
+    few: bool = False
     filled: list[bool] | None = None
 
     def reaches(self, k: int) -> bool:
@@ -55,14 +59,18 @@ class Gradients:
             return not self.filled[k]
         return any(gradient is not None for gradient in self.rows[k])
 
-    def flatten(self, k: int, matrix: Tensor) -> None:
-        """Move row k into ``matrix``. A gradient that is missing stays so, and is zero there."""
-        pieces = self.split(matrix[k])
-        for p, (gradient, piece) in enumerate(zip(self.rows[k], pieces, strict=True)):
+    def flatten(self, k: int, pieces: Sequence[Tensor]) -> None:
+        """Move row k into these ``pieces``. A gradient that is missing stays so, and is zero there."""
+        row = self.rows[k]
+        dense = [gradient for gradient in row if gradient is not None and not gradient.is_sparse]
+        if len(dense) == len(row):
+            torch._foreach_copy_([*pieces], dense)
+            row[:] = pieces
+        for p, (gradient, piece) in enumerate(zip(row, pieces, strict=True)):
             if gradient is None:
                 piece.zero_()
-            elif not gradient.is_sparse:  # which balancers refuse
-                self.rows[k][p] = piece.copy_(gradient)
+            elif not gradient.is_sparse and gradient is not piece:  # balancers refuse sparse ones
+                row[p] = piece.copy_(gradient)
 
     def release(self, owners: Mapping[Tensor, int], active: Sequence[int] | None) -> None:
         """Make leaves of one objective out of inputs.
@@ -114,7 +122,7 @@ class Gradients:
         """Those of the objectives with these indices."""
         rows, heads = [list(self.rows[k]) for k in indices], [self.heads[k] for k in indices]
         matrix = None if self.matrix is None else self.matrix[list(indices)]
-        chosen = replace(self, rows=rows, heads=heads, matrix=matrix)
+        chosen = replace(self, rows=rows, heads=heads, matrix=matrix, few=False)
         if matrix is not None:  # the rows are views of it
             for k, row in enumerate(rows):
                 pieces = zip(row, chosen.split(matrix[k]), strict=True)
@@ -177,10 +185,13 @@ class Gradients:
         on the others but for rounding), and on other devices, products are float64 (float32 on MPS).
         """
         size = len(self.rows)
+        present = [any(g is not None for g in row) for row in self.rows]
+        if size > 0 and self.few and self.matrix is not None:
+            few = gramian_of_few(self.matrix, present)
+            return self._products(exact=True) if few is None else few
         cpu = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in self.inputs)
         total = self._products(exact=not cpu)
-        present = torch.tensor([any(g is not None for g in row) for row in self.rows])
-        if cpu and size > 0 and not float32_tells(total[present][:, present]):
+        if cpu and size > 0 and not float32_tells(total if all(present) else total[present][:, present]):
             total = self._products(exact=True)
         return total
 
@@ -198,7 +209,7 @@ class Gradients:
                 block = block.float()
             elif exact or torch.get_float32_matmul_precision() != "highest":
                 block = block.double()
-            with torch.autocast(block.device.type, enabled=False):
+            with without_autocast(block.device.type):
                 parts.append((block @ block.T)[first.to(block.device), second.to(block.device)])
         total = torch.zeros(size, size, dtype=torch.float64)
         if parts:
@@ -229,6 +240,8 @@ class Gradients:
 
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         """``sum_k weights[k] rows[k]``, one for each input. The rows are dropped as they are read."""
+        if self.few and self.matrix is not None:
+            return cut(combination_of_few(self.matrix, weights), self.inputs)
         total: list[Tensor] = []
         for p, tensor in enumerate(self.inputs):
             mine: Tensor | None = None
@@ -264,7 +277,7 @@ class Gradients:
         if self.matrix is None:
             matrix = flat_rows(self.inputs, len(self.rows))
             for k in range(len(self.rows)):
-                self.flatten(k, matrix)
+                self.flatten(k, self.split(matrix[k]))
             self.matrix = matrix
         return self.matrix
 
@@ -279,10 +292,7 @@ class Gradients:
 
     def accumulate_heads(self, weights: Sequence[float]) -> None:
         """Add ``weights[k]`` times objective k's gradient to the leaves outside the inputs."""
-        total: dict[Tensor, Tensor] = {}
-        for weight, gradients in zip(weights, self.heads, strict=True):
-            for leaf, gradient in gradients.items():
-                total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
+        total = weighted_sum(self.heads, weights)
         self.accumulate(list(total), list(total.values()))
 
     def accumulate(self, leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:

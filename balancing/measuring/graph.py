@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,9 +52,12 @@ class LossGraph:
         sharing.begin()
         self._agreed: dict[Tensor, int] | None = None
         self._agreed_trunk: list[Tensor] = []
+        self._trunk: tuple[list[Tensor], list[Tensor]] = [], []  # features, and the leaves below them
+        self.entering: dict[Any, int] = {}  # node that leads to where the last walk stopped -> mask of the losses
         self.losses: Sequence[Tensor] = step.values if scaler is None else [scaler.scale(loss) for loss in step.values]
         self.keeps_graph, self.creates_graph = call.keeps_graph, call.create_graph
         self.is_scaled = scaler is not None and scaler.is_enabled()
+        self.root = None if self.is_scaled else step.stacked  # of one traversal of the whole graph
 
     @cached_property
     def given_shared(self) -> dict[Tensor, None] | None:
@@ -86,7 +90,8 @@ class LossGraph:
     def leaves(self, roots: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> dict[Tensor, int]:
         """:func:`find_leaves`, with parameters in place of leaves that stand in for them."""
         shards = self.shards
-        masks = self._masks if roots is self.losses and not stop else find_leaves(roots, stop)
+        self.entering = {}
+        masks = self._masks if roots is self.losses and not stop else find_leaves(roots, stop, self.entering)
         return masks if shards is None else shards.renamed(masks)
 
     @cached_property
@@ -134,7 +139,9 @@ class LossGraph:
 
     def trunk(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Leaves below the features that may receive gradients."""
-        return list(self.allowed(self.leaves(features))) if self._agreed is None else self._agreed_trunk
+        if self._agreed is None and [*map(id, self._trunk[0])] != [*map(id, features)]:
+            self._trunk = [*features], list(self.allowed(self.leaves(features)))
+        return self._trunk[1] if self._agreed is None else self._agreed_trunk
 
     def complete(self, gradients: Gradients, features: int = 0) -> Gradients:
         """The gradients, with zeros for an objective that is measured in other processes alone.
@@ -162,12 +169,12 @@ class LossGraph:
         """Contested leaves, and others with masks; paths through ``stop`` are not followed."""
         masks = self.masks(stop)
         if self.given_shared is None:
-            contested = dict.fromkeys(leaf for leaf, mask in masks.items() if mask.bit_count() > 1)
-        else:
-            contested = self.given_shared
+            several = [leaf for leaf, mask in masks.items() if mask.bit_count() > 1]
+            return several, {leaf: mask for leaf, mask in masks.items() if mask.bit_count() < 2}
+        contested = self.given_shared
         others = {leaf: mask for leaf, mask in masks.items() if leaf not in contested}
         reached = [leaf for leaf in contested if leaf in masks]
-        if reached and self._remembers and self.given_shared is not None:
+        if reached and self._remembers:
             reached = list(self.allowed(dict.fromkeys(self.given_shared, 0)))
         return reached, others
 
@@ -253,9 +260,9 @@ class LossGraph:
             elif several_processes():
                 leaves = list(self.masks())
                 write_grads(leaves, gradients_at(leaves, losses, self._factors(weights), self.keeps_graph))
-            elif self.active is None and not self.is_scaled:
+            elif self.active is None and self.root is not None:
                 # one root and not K, which shows in a small model's step
-                self._backward([self._stacked], [weights.to(self._stacked)])
+                self._backward([self.root], [weights.to(self.root)])
             else:
                 self._backward(losses, self._factors(weights))
         if self._parameters is not None and not self._reaches(self._parameters):

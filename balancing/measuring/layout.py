@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,3 +44,35 @@ def flat_rows(inputs: Sequence[Tensor], size: int) -> Tensor:
     for tensor in inputs[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return torch.empty(size, width, dtype=dtype, device=inputs[0].device)
+
+
+class FlatRows(NamedTuple):
+    """A (K, P) matrix for rows, and the views of it at the inputs.
+
+    Attributes:
+        matrix: The rows, flattened.
+        pieces: ``pieces[k][p]`` is row k at input p.
+        shapes: Of the inputs.
+        few: Whether the rows are of a small network; see :class:`SmallRows`.
+    """
+
+    matrix: Tensor
+    pieces: list[list[Tensor]]
+    shapes: list[torch.Size]
+    few: bool
+
+    @classmethod
+    def of(cls, matrix: Tensor, inputs: Sequence[Tensor], few: bool = False) -> FlatRows:
+        """The views of ``matrix`` at the inputs."""
+        return cls(matrix, [cut(row, inputs) for row in matrix], [tensor.shape for tensor in inputs], few)
+
+    def fits(self, inputs: Sequence[Tensor], size: int) -> bool:
+        """Whether it is for ``size`` rows at inputs like these."""
+        kinds = {(tensor.dtype, tensor.device) for tensor in inputs}
+        alike = kinds == {(self.matrix.dtype, self.matrix.device)}
+        return alike and len(self.pieces) == size and self.shapes == [tensor.shape for tensor in inputs]
+
+
+def cut(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The pieces of a flat vector, as views with the shapes of ``tensors``."""
+    return list(torch._utils._unflatten_dense_tensors(vector, tensors))

@@ -10,11 +10,14 @@ from torch import Tensor
 from ..errors import BalancingError
 
 
-def find_leaves(roots: Sequence[Tensor], stop: Iterable[Tensor] = ()) -> dict[Tensor, int]:
+def find_leaves(
+    roots: Sequence[Tensor], stop: Iterable[Tensor] = (), entering: dict[Any, int] | None = None
+) -> dict[Tensor, int]:
     """Map every trainable leaf below ``roots`` to a bit mask of the roots that reach it.
 
     Bit k is set if ``roots[k]`` depends on the leaf. Paths that run through a tensor of ``stop`` are not followed.
     The graph is walked once, whatever the number of roots. A leaf that was frozen after the forward pass is left out.
+    ``entering`` is filled with the nodes that lead to a tensor of ``stop``, and masks of the roots that reach them.
 
     Raises:
         BalancingError: A segment with reentrant activation checkpointing, whose parameters are not in the graph.
@@ -31,31 +34,40 @@ def find_leaves(roots: Sequence[Tensor], stop: Iterable[Tensor] = ()) -> dict[Te
         elif root.requires_grad and root not in stopped_leaves:
             leaves[root] = leaves.get(root, 0) | 1 << bit
 
+    below: dict[Any, list[Any]] = {}  # node -> those that it leads to
     order: list[Any] = []  # every node after all nodes it leads to
-    visited: set[Any] = set()
+    stack: list[Any] = []
     for first in list(masks):
-        stack: list[tuple[Any, bool]] = [(first, False)]
+        stack.append(first)
         while stack:
-            node, done = stack.pop()
-            if done:
-                order.append(node)
-            elif node not in visited:
-                _raise_if_hiding(node)
-                visited.add(node)
-                stack.append((node, True))
-                stack.extend(
-                    (edge[0], False) for edge in node.next_functions if edge[0] is not None and edge not in stopped
-                )
+            node = stack.pop()
+            if node is None:  # marks a node below which all is done
+                order.append(stack.pop())
+            elif node not in below:
+                edges = node.next_functions
+                if not edges:
+                    below[node] = []
+                    order.append(node)
+                    continue
+                if stopped:
+                    children = [edge[0] for edge in edges if edge[0] is not None and edge not in stopped]
+                else:
+                    children = [child for child, _ in edges if child is not None]
+                below[node] = children
+                stack += (node, None, *children)
+    for kind in {*map(type, order)}:
+        _raise_if_hiding(kind)
     for node in reversed(order):
-        mask = masks.get(node, 0)
-        edges = node.next_functions
-        if not edges:  # a function of the user's may have an attribute "variable", but it has edges
+        mask, children = masks[node], below[node]
+        for child in children:
+            masks[child] = masks.get(child, 0) | mask
+        # a function of the user's may have an attribute "variable", but it has edges
+        if not children and not node.next_functions:
             leaf = getattr(node, "variable", None)
             if leaf is not None and leaf.requires_grad and leaf not in stopped_leaves:
                 leaves[leaf] = leaves.get(leaf, 0) | mask
-        for edge in edges:
-            if edge[0] is not None and edge not in stopped:
-                masks[edge[0]] = masks.get(edge[0], 0) | mask
+    if entering is not None:
+        entering |= {node: masks[node] for node in order if not stopped.isdisjoint(node.next_functions)}
     return leaves
 
 
@@ -72,9 +84,9 @@ def nodes_below(roots: Iterable[Tensor]) -> Iterator[Any]:
                 stack.append(child)
 
 
-def _raise_if_hiding(node: Any, owner: str = "") -> None:
-    """Raise BalancingError for a node that hides parameters from the graph."""
-    if type(node).__name__ == "CheckpointFunctionBackward":
+def _raise_if_hiding(kind: type, owner: str = "") -> None:
+    """Raise BalancingError for a kind of node that hides parameters from the graph."""
+    if kind.__name__ == "CheckpointFunctionBackward":
         raise BalancingError(
             f"{owner and owner + ': '}reentrant activation checkpointing hides the parameters of its segments from the graph, "
             "so they would get no gradient; use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
@@ -84,10 +96,12 @@ def _raise_if_hiding(node: Any, owner: str = "") -> None:
 def raise_if_any_hides(owner: str, roots: Iterable[Tensor]) -> None:
     """Raise BalancingError, naming ``owner``, if parameters are hidden from the graph."""
     for node in nodes_below(roots):
-        _raise_if_hiding(node, owner)
+        _raise_if_hiding(type(node), owner)
 
 
 def is_nested(tensors: Sequence[Tensor]) -> bool:
     """True if one of the tensors is computed from another."""
+    if len(tensors) < 2:
+        return False
     wanted = {(tensor.grad_fn, tensor.output_nr) for tensor in tensors if tensor.grad_fn is not None}
     return any(edge in wanted for node in nodes_below(tensors) for edge in node.next_functions)

@@ -9,10 +9,11 @@ from ..errors import BalancingError
 from ..spans import span
 from .gradients import Direction, Gradients
 from .graph import LossGraph
+from .layout import FlatRows
 from .processes import several_processes
 
-#: Inputs and K -> a (K, P) matrix for the rows.
-Out = Callable[[Sequence[Tensor], int], Tensor]
+#: Inputs and K -> where the rows go; ``None``: they stay as they come.
+Out = Callable[[Sequence[Tensor], int], Tensor | FlatRows | None]
 
 
 def collect(
@@ -29,12 +30,13 @@ def collect(
     For masks see :func:`find_leaves`.
     In several processes an objective has zeros at the others' leaves that it does not reach in this one.
     A traversal of the graph for each ``active`` loss (``None``: all); it is freed with the last unless ``keep_graph``.
-    With ``out`` the rows are moved, as they come, into the (K, P) matrix that it returns for the inputs.
+    With ``out`` the rows are moved, as they come, into the (K, P) matrix that it may return for the inputs.
     """
     rows: list[list[Tensor | None]] = [[None] * len(inputs) for _ in losses]
     heads: list[dict[Tensor, Tensor]] = [{} for _ in losses]
-    matrix = out(inputs, len(losses)) if out is not None and inputs else None
-    gradients = Gradients(list(inputs), rows, heads, matrix)
+    space = out(inputs, len(losses)) if out is not None and inputs else None
+    flat = FlatRows.of(space, inputs) if isinstance(space, Tensor) else space
+    gradients = Gradients(list(inputs), rows, heads, *(() if flat is None else (flat.matrix, flat.few)))
     chosen = range(len(losses)) if active is None else active
     here = [k for k in chosen if losses[k].requires_grad]  # the others are in other processes
     several = several_processes()
@@ -50,13 +52,13 @@ def collect(
         rows[k] = list(pieces[: len(inputs)])
         heads[k] |= {leaf: g for leaf, g in zip(own, pieces[len(inputs) :], strict=True) if g is not None}
         del pieces
-        if matrix is not None and any(gradient is not None and gradient.is_sparse for gradient in rows[k]):
-            matrix = gradients.matrix = None  # they cannot be flattened, nor measured
-        if matrix is not None:
-            gradients.flatten(k, matrix)
-    if matrix is not None:
+        if flat is not None and any(gradient is not None and gradient.is_sparse for gradient in rows[k]):
+            flat = gradients.matrix = None  # they cannot be flattened, nor measured
+        if flat is not None:
+            gradients.flatten(k, flat.pieces[k])
+    if flat is not None:
         for k in set(range(len(losses))) - set(here):
-            matrix[k] = 0
+            flat.matrix[k] = 0
     return gradients
 
 

@@ -141,7 +141,7 @@ class Sharing:
         These are the leaves that are neither parameters nor ``given``; if no leaf is a parameter, all are weights. A
         leaf left out in two calls may be a weight after all, which a warning says once.
         """
-        raw = [leaf for leaf in masks if not isinstance(leaf, nn.Parameter)]
+        raw = [leaf for leaf in masks if type(leaf) is not nn.Parameter and not isinstance(leaf, nn.Parameter)]
         if not raw or len(raw) == len(masks):
             return masks
         left_out = set(raw).difference(given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> No
     """Average ``gradients`` over processes and add them to ``.grad`` of the ``leaves``."""
     average_over_processes(gradients)
     for leaf, gradient in zip(leaves, gradients, strict=True):
-        add_grad(leaf, gradient.to(leaf.dtype))  # rows of several precisions in one matrix have the widest
+        # rows of several precisions in one matrix have the widest
+        add_grad(leaf, gradient if gradient.dtype is leaf.dtype else gradient.to(leaf.dtype))
 
 
 def add_grad(leaf: Tensor, gradient: Tensor) -> None:
@@ -33,6 +34,20 @@ def add_grad(leaf: Tensor, gradient: Tensor) -> None:
     if hooks := leaf._post_accumulate_grad_hooks:
         for hook in list(hooks.values()):
             hook(leaf)
+
+
+def weighted_sum(parts: Sequence[Mapping[Tensor, Tensor]], weights: Sequence[float]) -> dict[Tensor, Tensor]:
+    """Leaf -> the sum of its gradients in K ``parts``, each times the weight of its part."""
+    leaves = [leaf for part in parts for leaf in part]
+    if leaves and len({*leaves}) == len(leaves):  # one operation, as each of them shows in a small model's step
+        factors = [weight for part, weight in zip(parts, weights, strict=True) for _ in part]
+        gradients = [gradient for part in parts for gradient in part.values()]
+        return dict(zip(leaves, torch._foreach_mul(gradients, factors), strict=True))
+    total: dict[Tensor, Tensor] = {}
+    for weight, part in zip(weights, parts, strict=True):
+        for leaf, gradient in part.items():
+            total[leaf] = total[leaf].add_(gradient, alpha=weight) if leaf in total else gradient * weight
+    return total
 
 
 def write_grads(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:

@@ -14,15 +14,16 @@ def min_norm_weights(gramian: Tensor) -> Tensor:
     for any c > 0. A zero gradient is itself the answer.
     """
     size = len(gramian)
+    if size == 2:
+        (aa, ab), (_, bb) = gramian.tolist()
+        if min(aa, bb) > 0:
+            gap = aa + bb - 2 * ab
+            first = 0.5 if gap <= 0 else min(max((bb - ab) / gap, 0.0), 1.0)
+            return gramian.new_tensor([first, 1 - first])
     diagonal = gramian.diagonal()
     least = int(diagonal.argmin())
     if size == 1 or float(diagonal[least]) <= 0.0:
         return torch.zeros(size, dtype=gramian.dtype).index_fill(0, torch.tensor(least), 1.0)
-    if size == 2:
-        (aa, ab), (_, bb) = gramian.tolist()
-        gap = aa + bb - 2 * ab
-        first = 0.5 if gap <= 0 else min(max((bb - ab) / gap, 0.0), 1.0)
-        return gramian.new_tensor([first, 1 - first])
     x = nonnegative_qp(gramian / diagonal[least] + 1.0, torch.ones(size, dtype=gramian.dtype))
     return x / x.sum()
 

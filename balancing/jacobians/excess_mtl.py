@@ -50,11 +50,13 @@ class ExcessMTL(RowBalancer):
         first = "squares" not in self.memory
         squares = self.memory["squares"] = rows.memory(self.memory.get("squares"))
         excess = []
+        scratch = squares.new_empty(2, rows.width)  # kept from piece to piece, so that all stays in the cache
         for at, vectors in rows.pieces():
+            square, root = scratch[:, : at.stop - at.start]
             for total, vector, factor in zip(squares[:, at], vectors, rows.factors, strict=True):
-                square = vector * vector if factor == 1 else (vector * factor).square_()
+                torch.mul(vector, vector if factor == 1 else vector * factor**2, out=square)
                 total += square
-                excess.append(torch.dot(square, (total + 1e-7).rsqrt_()))
+                excess.append(torch.dot(square, torch.add(total, 1e-7, out=root).rsqrt_()))
         risks = torch.stack(excess).view(-1, len(squares)).double().sum(0).to(self.initial)
         self.initial.copy_(torch.where(self.initial > 0, self.initial, risks))
         if not first:

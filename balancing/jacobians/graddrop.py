@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
+from ..measuring.pieces import Rows
 from ..options import BalancerOptions
 
 
@@ -27,7 +28,7 @@ class GradDrop(JacobianBalancer):
         leak: Objective -> l_i in [0, 1], the part of its gradient that is never dropped; 0 where not named.
     """
 
-    coordinatewise = True
+    piecewise = True
     preference_on = "rows"
 
     def __init__(
@@ -39,28 +40,37 @@ class GradDrop(JacobianBalancer):
         self.reject(wrong, f"leak must be between 0 and 1, got {dict(leak or {})}")
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
-        rows = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))
-        positive, negative = torch.zeros_like(rows[0]), torch.zeros_like(rows[0])
-        leaks = torch.zeros_like(positive), torch.zeros_like(positive)
-        for row, leak in zip(rows, self.leak.tolist(), strict=True):
-            part, rest = row.clamp(min=0), row.clamp(max=0)
-            positive += part
-            negative += rest
-            if leak > 0:
-                leaks[0].add_(rest, alpha=leak)
-                leaks[1].add_(part, alpha=leak)
-        # 1 for positive and 0 for negative: whether the draw is below sum_i g_i / sum_i |g_i|
-        keep = torch.addcmul(positive + negative, self._draws(rows), positive - negative, value=-1 / (1 << 15)).gt_(0)
-        if bool(self.leak.any()):
-            positive, negative = positive + leaks[0], negative + leaks[1]
-        return torch.lerp(negative, positive, keep)
+        return self.combine_rows(losses, Rows.of(jacobian))[0]
 
-    def _draws(self, rows: Tensor) -> Tensor:
+    def combine_rows(self, losses: Tensor, rows: Rows) -> list[Tensor]:
+        dtype = torch.promote_types(rows.dtype, torch.float32)
+        # kept from piece to piece, so that all stays in the cache
+        scratch = [torch.empty(rows.width, dtype=dtype, device=rows.device) for _ in range(4)]
+        leaks = self.leak.tolist()
+
+        def write(vectors: list[Tensor], out: Tensor) -> None:
+            positive, negative, part, draw = (tensor[: len(out)] for tensor in scratch)
+            first, *others = (vector.to(dtype) for vector in vectors)
+            torch.sub(first, torch.clamp(first, min=0, out=positive), out=negative)
+            for vector in others:
+                positive += torch.clamp(vector, min=0, out=part)
+                negative += torch.sub(vector, part, out=part)
+            draw.copy_(self._draws(len(out))).mul_(torch.sub(positive, negative, out=part))
+            # 1 for positive and 0 for negative: whether the draw is below sum_i g_i / sum_i |g_i|
+            keep = torch.add(positive, negative, out=part).sub_(draw, alpha=1 / (1 << 15)).gt_(0)
+            result = torch.lerp(negative, positive, keep, out=draw if any(leaks) or out.dtype != dtype else out)
+            for vector, leak in zip(vectors, leaks, strict=True):
+                if leak > 0:  # of the other sign
+                    result += leak * torch.lerp(vector.clamp(min=0).to(dtype), vector.clamp(max=0).to(dtype), keep)
+            if result is not out:
+                out.copy_(result)
+
+        return rows.write_coordinates(write)
+
+    def _draws(self, size: int) -> Tensor:
         """For each coordinate one of the 2^15 odd numbers between -2^15 and 2^15.
 
         They are equally likely, and four come from 64 random bits.
         """
-        size = rows.shape[1]
         bits = torch.empty((size + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None, generator=self.generator)
-        odd = bits.bitwise_or_(0x0001_0001_0001_0001).to(rows.device)
-        return odd.view(torch.int16)[:size].to(rows.dtype)
+        return bits.bitwise_or_(0x0001_0001_0001_0001).view(torch.int16)[:size]

@@ -12,6 +12,7 @@ from .layout import aligned, alike, common_dtype
 
 #: Coordinates of a piece; a multiple of four, as ``graddrop`` draws for four coordinates at once.
 PIECE = 1 << 16
+_LARGE = 1 << 24  # on other devices, where an operation has a price whatever its size
 
 
 class Rows:
@@ -21,11 +22,13 @@ class Rows:
         factors: (K,) factors of the rows, as floats.
         gramian: (K, K) inner products of the rows times their factors, float64 on the CPU.
         dtype: The precision of the rows, the widest if they have several.
+        width: Coordinates of a piece, of which the last may have fewer.
     """
 
     def __init__(self, gradients: Gradients, factors: Sequence[float], gramian: Tensor) -> None:
         self._gradients, self.factors, self.gramian = gradients, list(factors), gramian
         self.dtype, self.device = common_dtype(gradients.inputs), gradients.inputs[0].device
+        self.width = PIECE if self.device.type == "cpu" else _LARGE
 
     @classmethod
     def of(cls, jacobian: Tensor) -> Rows:
@@ -50,11 +53,16 @@ class Rows:
 
         It returns a tensor for each input. No coordinate may depend on another.
         """
+        return self.write_coordinates(lambda vectors, out: out.copy_(combine(torch.stack(vectors))))
+
+    def write_coordinates(self, write: Callable[[list[Tensor], Tensor], object]) -> list[Tensor]:
+        """The same for a function that writes a piece of the result, given the K vectors there.
+
+        It must not change the vectors, and there is no room for more than :attr:`width` numbers in one.
+        """
         inputs = self._gradients.inputs
         results = [torch.empty(0)] * len(inputs)
         ends: dict[int, int] = {}  # the input -> the coordinates up to its end
-        scaled = any(factor != 1 for factor in self.factors)
-        column = torch.tensor(self.factors, dtype=torch.float64).to(self.device, self.dtype)[:, None]
 
         def vectors_of_inputs() -> Iterator[list[Tensor]]:
             end = 0
@@ -71,13 +79,17 @@ class Rows:
                 yield [*vectors, results[p].as_strided((len(vectors[0]),), (1,))]
 
         done = 0
-        for parts in _cut(vectors_of_inputs()):
+        for parts in _cut(vectors_of_inputs(), self.width):
             targets = [part.pop() for part in parts]
-            block = torch.stack(_joined(parts))
-            update = combine(block.mul_(column) if scaled else block)
-            for target, values in zip(targets, update.split([len(target) for target in targets]), strict=True):
-                target.copy_(values)
-            done += len(update)
+            vectors = _joined(parts)
+            scaled = zip(vectors, self.factors, strict=True)
+            vectors = [vector if factor == 1 else vector * factor for vector, factor in scaled]
+            out = targets[0] if len(targets) == 1 else torch.empty_like(vectors[0])
+            write(vectors, out)
+            if len(targets) > 1:
+                for target, values in zip(targets, out.split([len(target) for target in targets]), strict=True):
+                    target.copy_(values)
+            done += len(out)
             for p in [p for p, end in ends.items() if end <= done]:
                 results[p] = self._gradients.placed(p, results[p])
                 del ends[p]
@@ -90,7 +102,7 @@ class Rows:
         With ``drop`` the rows are dropped as they are read.
         """
         start = 0
-        for parts in _cut(self._columns(drop)):
+        for parts in _cut(self._columns(drop), self.width):
             vectors = _joined(parts)
             stop = start + len(vectors[0])
             yield slice(start, stop), vectors
@@ -115,22 +127,23 @@ class Rows:
     def _columns(self, drop: bool) -> Iterator[list[Tensor]]:
         for p, tensor in enumerate(self._gradients.inputs):
             column = self._gradients.column(p, drop)
-            zero = _zeros(tensor).view(-1) if any(gradient is None for gradient in column) else tensor
-            yield [zero if gradient is None else gradient.reshape(-1) for gradient in column]
+            zero = _zeros(tensor) if any(gradient is None for gradient in column) else tensor
+            filled = [zero if gradient is None else gradient for gradient in column]
+            yield [gradient.reshape(-1).to(self.dtype) for gradient in filled]
 
 
 def _zeros(tensor: Tensor) -> Tensor:
     return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
 
-def _cut(columns: Iterable[Sequence[Tensor]]) -> Iterator[list[list[Tensor]]]:
-    """Yield all coordinates, ``PIECE`` at a time; the last piece may be shorter.
+def _cut(columns: Iterable[Sequence[Tensor]], size: int) -> Iterator[list[list[Tensor]]]:
+    """Yield all coordinates, ``size`` at a time; the last piece may be shorter.
 
     ``columns`` has the vectors of one input after the other. A piece has a part, a slice of each vector, for every input that
     it reaches into.
     """
     parts: list[list[Tensor]] = []
-    room = PIECE
+    room = size
     for vectors in columns:
         start, length = 0, len(vectors[0])
         while start < length:
@@ -140,7 +153,7 @@ def _cut(columns: Iterable[Sequence[Tensor]]) -> Iterator[list[list[Tensor]]]:
             start = stop
             if room == 0:
                 yield parts
-                parts, room = [], PIECE
+                parts, room = [], size
     if parts:
         yield parts
 

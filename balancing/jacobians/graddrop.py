@@ -22,7 +22,8 @@ class GradDrop(JacobianBalancer):
 
     needs: jacobian     scale: sum-like     heads: unit     preference: scales the gradients beforehand
     Acts on parameters, a draw per coordinate; with ``at="features"`` on the features, there too a draw per coordinate and
-    sample, where the paper draws once for all samples. A coordinate without any gradient stays zero.
+    sample, where the paper draws once for all samples. A coordinate without any gradient stays zero. A draw has 16 random
+    bits, so that probabilities are right to 2^-16.
 
     Args:
         leak: Objective -> l_i in [0, 1], the part of its gradient that is never dropped; 0 where not named.

@@ -28,7 +28,8 @@ class Rows:
     def __init__(self, gradients: Gradients, factors: Sequence[float], gramian: Tensor) -> None:
         self._gradients, self.factors, self.gramian = gradients, list(factors), gramian
         self.dtype, self.device = common_dtype(gradients.inputs), gradients.inputs[0].device
-        self.width = PIECE if self.device.type == "cpu" else _LARGE
+        limit = PIECE if self.device.type == "cpu" else _LARGE
+        self.width = min(limit, max(sum(tensor.numel() for tensor in gradients.inputs), 1))
 
     @classmethod
     def of(cls, jacobian: Tensor) -> Rows:
@@ -58,7 +59,7 @@ class Rows:
     def write_coordinates(self, write: Callable[[list[Tensor], Tensor], object]) -> list[Tensor]:
         """The same for a function that writes a piece of the result, given the K vectors there.
 
-        It must not change the vectors, and there is no room for more than :attr:`width` numbers in one.
+        It must not change the vectors, none of which has more than :attr:`width` numbers.
         """
         inputs = self._gradients.inputs
         results = [torch.empty(0)] * len(inputs)

@@ -66,7 +66,7 @@ class GradDrop(JacobianBalancer):
             if result is not out:
                 out.copy_(result)
 
-        return rows.write_coordinates(write)
+        return rows.write_coordinates(write, rows.width)
 
     def _draws(self, size: int) -> Tensor:
         """For each coordinate one of the 2^15 odd numbers between -2^15 and 2^15.

@@ -54,12 +54,13 @@ class Rows:
 
         It returns a tensor for each input. No coordinate may depend on another.
         """
-        return self.write_coordinates(lambda vectors, out: out.copy_(combine(torch.stack(vectors))))
+        width = self.width // 2 if self.width == PIECE else self.width  # its own tensors must fit the cache, too
+        return self.write_coordinates(lambda vectors, out: out.copy_(combine(torch.stack(vectors))), width)
 
-    def write_coordinates(self, write: Callable[[list[Tensor], Tensor], object]) -> list[Tensor]:
+    def write_coordinates(self, write: Callable[[list[Tensor], Tensor], object], width: int) -> list[Tensor]:
         """The same for a function that writes a piece of the result, given the K vectors there.
 
-        It must not change the vectors, none of which has more than :attr:`width` numbers.
+        It must not change the vectors, none of which has more than ``width`` numbers.
         """
         inputs = self._gradients.inputs
         results = [torch.empty(0)] * len(inputs)
@@ -80,7 +81,7 @@ class Rows:
                 yield [*vectors, results[p].as_strided((len(vectors[0]),), (1,))]
 
         done = 0
-        for parts in _cut(vectors_of_inputs(), self.width):
+        for parts in _cut(vectors_of_inputs(), width):
             targets = [part.pop() for part in parts]
             vectors = _joined(parts)
             scaled = zip(vectors, self.factors, strict=True)

@@ -139,7 +139,7 @@ class RowBalancer(_WholeGradients):
         """
 
     def weights_of_rows(self, losses: Tensor, rows: Rows) -> Tensor:
-        """:meth:`compute_weights` of rows that lie in pieces; a method that is ``piecewise`` overrides it."""
+        """:meth:`compute_weights` of rows in pieces; ``piecewise`` methods override it."""
         return self.compute_weights(losses, rows.jacobian())
 
     def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:

@@ -240,7 +240,7 @@ def measure_sizes(rounds: int) -> list[Row]:
 
 
 def measure_solvers(rounds: int) -> list[Row]:
-    """Processor time of the weights alone, on Gramians of random gradients, on one thread, with torchjd's."""
+    """Processor time of the weights alone, for random Gramians, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     names = [name for name in methods() if balancer_class(name).needs == "gramian"]
@@ -251,7 +251,7 @@ def measure_solvers(rounds: int) -> list[Row]:
 
 
 def solver_rows(name: str, rank: str, count: int, rounds: int) -> list[Row]:
-    """The solvers of ours and torchjd take turns on the same Gramians; those of slow ones are fewer."""
+    """Solvers of ours and torchjd take turns on the same Gramians, slow ones on fewer."""
     size = RANKS[rank](count)
     if (name == "krum" and count < 3) or (rank != "full" and (size >= count or count < 5)):
         return []
@@ -278,7 +278,7 @@ def solver_rows(name: str, rank: str, count: int, rounds: int) -> list[Row]:
 
 
 def torchjd_solver(name: str, count: int) -> dict[str, Solver]:
-    """torchjd's function of the Gramian for one of our methods, or of the gradients where it has none.
+    """torchjd's function of the Gramian for one of our methods, or its aggregator.
 
     Empty where it does not have the method, or a package that it needs is not installed.
     """

@@ -38,7 +38,7 @@ class Rows:
         return cls(gradients, [1.0] * len(jacobian), gramian_of(jacobian))
 
     def jacobian(self, drop: bool = False) -> Tensor:
-        """All in one (K, P) matrix. With ``drop`` it may be overwritten, and no row is read again."""
+        """All in one (K, P) matrix; with ``drop`` it is overwritten, and no row is read again."""
         matrix = self._gradients.jacobian()
         if all(factor == 1 for factor in self.factors):
             return matrix
@@ -98,9 +98,9 @@ class Rows:
         return results
 
     def pieces(self, drop: bool = False) -> Iterator[tuple[slice, list[Tensor]]]:
-        """Yield coordinates and the K vectors there, without their factors; they must not be changed.
+        """Yield coordinates and the K vectors there, without their factors.
 
-        Coordinates are those of the inputs one after the other, each in the order of its dimensions.
+        The vectors must not be changed. Coordinates are those of the inputs one after the other, each in the order of its dimensions.
         With ``drop`` the rows are dropped as they are read.
         """
         start = 0
@@ -118,7 +118,7 @@ class Rows:
         return torch.zeros(len(self.factors), width, dtype=self.dtype, device=self.device)
 
     def combination(self, weights: Tensor, memory: Tensor) -> list[Tensor]:
-        """The sum of the rows of a (K, P) ``memory`` with these weights, a tensor for each input."""
+        """The sum of the rows of ``memory`` with these weights, a tensor for each input."""
         result, start = [], 0
         for p, tensor in enumerate(self._gradients.inputs):
             stop = start + tensor.numel()

@@ -10,7 +10,7 @@ WRONG = -1e-12
 
 
 def solve_together(a: Tensor, b: Tensor, rounds: int = 30) -> tuple[Tensor, Tensor]:
-    """(N, K) ``argmin_{x >= 0} 1/2 x'Ax - b'x`` for several b, and the indices of unsolved ones.
+    """(N, K) ``argmin_{x >= 0} 1/2 x'Ax - b'x`` for several b, and which are unsolved.
 
     Block pivoting (Judice and Pires, 1994) settles in a few rounds where the variables are independent. Where they depend
     on each other it may cycle, so problems that are left get a penalty on the distance from where they are, which falls as
@@ -61,7 +61,7 @@ class _Problems:
         return x
 
     def pivot(self, chosen: Tensor, start: Tensor, penalty: float, rounds: int) -> tuple[Tensor, Tensor]:
-        """(N, K) solutions of the (N,) ``chosen`` problems from ``start``, and those that have not settled.
+        """(N, K) solutions of the (N,) ``chosen`` problems, and those that have not settled.
 
         Each problem guesses which variables are positive, solves for them, and moves every variable of the wrong sign and
         every one with a negative slope to the other side. ``penalty / 2 |x - last|^2`` is added, where ``last`` is the
@@ -88,7 +88,7 @@ class _Problems:
         return x, chosen[left]
 
     def descend(self, chosen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Solutions of the (N,) ``chosen`` problems from (N, K) ``x`` >= 0, and a mask of those without one.
+        """Solutions of the (N,) ``chosen`` problems from (N, K) ``x`` >= 0, and which have none.
 
         In each round a problem moves to the minimum over its positive variables. If some are negative there, they are left
         out at once where that is a descent; otherwise it moves as far as all stay positive. At the minimum the variable with
@@ -122,15 +122,15 @@ class _Problems:
         return x, unsolved
 
     def _scaled(self, x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """The multiples of (N, K) ``x`` with the lowest values of what is minimized, and these (N, 1) values."""
+        """The multiples of (N, K) ``x`` where what is minimized is lowest, and its values."""
         along, across = (x * b).sum(1, keepdim=True).clamp(min=0), (x * (x @ self.a)).sum(1, keepdim=True)
         size = torch.where(across > 0, along / across, 0.0)
         return size * x, -size * along / 2
 
     def _minimum(self, b: Tensor, inside: Tensor, penalty: Tensor, last: Tensor) -> Tensor:
-        """(N, K) minima over the variables ``inside``, with ``penalty / 2 |x - last|^2``; the others are 0.
+        """(N, K) minima over the variables ``inside``; the others are 0.
 
-        Not a number where the variables depend on each other.
+        ``penalty / 2 |x - last|^2`` is added. Not a number where the variables depend on each other.
         """
         mask, matrix = inside, self.a
         right = torch.addcmul(b, penalty, last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, ClassVar, Unpack
 
@@ -15,11 +15,9 @@ from .errors import BalancingError
 from .gradient_balancer import GradientBalancer, Measured
 from .measuring.gradients import Direction, Gradients
 from .measuring.layout import flat_rows
+from .measuring.pieces import Rows
 from .options import ABOUT_WEIGHTS, BalancerOptions, Refused
-from .rescaling import Rescaled, shorten
-
-#: A method's function of losses and rows.
-Formula = Callable[[Tensor, Tensor], Tensor]
+from .rescaling import Rescaled
 
 
 class _Workspace:
@@ -95,6 +93,8 @@ class _WholeGradients(GradientBalancer):
     """Base class of the two kinds that need whole gradients."""
 
     needs = "jacobian"
+    #: Whether the rows are read piece by piece, so that they are not copied into one matrix.
+    piecewise: ClassVar[bool] = False
     refused: ClassVar[tuple[Refused, ...]] = (
         Refused("at", "combines whole gradients, so at='subset' has no meaning", "subset"),
     )
@@ -102,7 +102,7 @@ class _WholeGradients(GradientBalancer):
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self._workspace = _Workspace(self.name)
-        if self.remembers:
+        if self.remembers and not self.piecewise:
             self._out = self._workspace.out
 
     def _refused(self) -> list[Refused]:
@@ -121,17 +121,11 @@ class _WholeGradients(GradientBalancer):
         if self.remembers and gradients.inputs:
             self._workspace.restore_order(self.memory, gradients)
 
-    def _rescaled(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Rescaled, Tensor | None]:
-        """Losses and Gramian for the method, and the (K,) factors of its rows; ``None``: 1."""
-        rescaled = self.rescaling.before(measured.losses, loss_weights, measured.gramian)
-        factors = rescaled.rows / measured.factor
-        return rescaled, factors if bool(factors.ne(1).any()) else None
-
-    def _evaluate(self, formula: Formula, rescaled: Rescaled, factors: Tensor | None, rows: Tensor) -> Tensor:
-        losses = rescaled.losses.to(torch.promote_types(rows.dtype, torch.float32)).to(rows.device)
-        if factors is not None:
-            rows *= factors.to(rows)[:, None]
-        return self._call(formula, losses, rows)
+    def _rows(self, measured: Measured, rescaled: Rescaled) -> tuple[Tensor, Rows]:
+        """Losses and rows for the method."""
+        factors = (rescaled.rows / measured.factor).tolist()
+        rows = Rows(measured.gradients, factors, rescaled.of(measured.gramian))
+        return rescaled.losses.to(rows.device, torch.promote_types(rows.dtype, torch.float32)), rows
 
 
 class RowBalancer(_WholeGradients):
@@ -144,12 +138,15 @@ class RowBalancer(_WholeGradients):
         Called under ``torch.no_grad()``. A call advances the state of methods that have one, as a step does.
         """
 
+    def weights_of_rows(self, losses: Tensor, rows: Rows) -> Tensor:
+        """:meth:`compute_weights` of rows in pieces; ``piecewise`` methods override it."""
+        return self.compute_weights(losses, rows.jacobian())
+
     def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
-        rescaled, factors = self._rescaled(measured, loss_weights)
-        raw = self._evaluate(self.compute_weights, rescaled, factors, measured.gradients.jacobian())
+        rescaled = self.rescaling.before(measured.losses, loss_weights, measured.gramian)
+        raw = self._call(self.weights_of_rows, *self._rows(measured, rescaled))
         weights = self.cache.store(self.rescaling.after(raw.to(rescaled.rows), rescaled), self.step)
-        short = shorten(rescaled.undone(weights), rescaled.of(measured.gramian), self.options.max_norm)
-        return weights, lambda: measured.gradients.combine((short * measured.factor).tolist())
+        return weights, measured.combination(weights, self.options.max_norm)
 
 
 class JacobianBalancer(_WholeGradients):
@@ -173,15 +170,21 @@ class JacobianBalancer(_WholeGradients):
         Called under ``torch.no_grad()``. A call advances the state of methods that have one, as a step does.
         """
 
-    def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
-        rescaled, factors = self._rescaled(measured, loss_weights)
-        gradients, limit, size = measured.gradients, self.options.max_norm, self.rescaling.size
+    def combine_rows(self, losses: Tensor, rows: Rows) -> list[Tensor]:
+        """:meth:`combine` of rows that lie in pieces, a tensor for each input.
+
+        A method that is ``piecewise`` overrides it.
+        """
         if self.coordinatewise:
-            update = gradients.combine_coordinates(lambda rows: self._evaluate(self.combine, rescaled, factors, rows))
-        else:
-            update = gradients.split(self._evaluate(self.combine, rescaled, factors, gradients.jacobian()))
+            return rows.combine_coordinates(lambda piece: self.combine(losses, piece))
+        return rows.split(self.combine(losses, rows.jacobian(drop=True)))
+
+    def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
+        rescaled = self.rescaling.before(measured.losses, loss_weights, measured.gramian)
+        update = self._call(self.combine_rows, *self._rows(measured, rescaled))
+        limit, size = self.options.max_norm, self.rescaling.size
         if limit > 0:
-            length = size * gradients.length(update)
+            length = size * measured.gradients.length(update)
             size *= float((limit / length).clamp(max=1.0))
         size *= measured.factor
         return None, lambda: update if size == 1 else [part.mul_(size) for part in update]

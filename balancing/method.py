@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from .options import BalancerOptions, Refused, read_options
 from .report import BalanceReport
 from .spans import span, without_autocast
 from .state import by_objective, check_identity, decode, encode
+
+R = TypeVar("R")
 
 
 class Method(nn.Module):
@@ -129,11 +131,11 @@ class Method(nn.Module):
         if wrong:
             raise ValueError(f"{self.name}: {problem}")
 
-    def _call(self, method: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    def _call(self, method: Callable[..., R], losses: Tensor, *arguments: Any) -> R:
         """Result without gradients and autocast. Raises BalancingError if a solver failed."""
         try:
-            with span("weights"), torch.no_grad(), without_autocast(arguments[0].device.type):
-                return method(*arguments)
+            with span("weights"), torch.no_grad(), without_autocast(losses.device.type):
+                return method(losses, *arguments)
         except SolverError as error:
             raise BalancingError(f"{self.name}: {error}") from error
 

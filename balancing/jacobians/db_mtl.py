@@ -10,6 +10,7 @@ from ..composed import Composed
 from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
 from ..losses.realtime import Realtime
+from ..measuring.pieces import Rows
 from ..options import BalancerOptions
 
 
@@ -21,6 +22,7 @@ class _EqualLengths(JacobianBalancer):
     positive = True
     preference_on = "method"
     remembers = True
+    piecewise = True
     per_objective = {"m": (0,)}
 
     def __init__(
@@ -33,12 +35,19 @@ class _EqualLengths(JacobianBalancer):
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         """(P,) sum of the averages of the rows, which are gradients of log losses, at equal lengths."""
-        m = self.memory["m"].to(jacobian) if "m" in self.memory else torch.zeros_like(jacobian)
-        m.lerp_(jacobian, 1 - self.beta / (self.step + 1) ** self.decay)
-        self.memory["m"] = m
-        lengths = torch.linalg.vector_norm(m, dim=1)
+        return self.combine_rows(losses, Rows.of(jacobian))[0]
+
+    def combine_rows(self, losses: Tensor, rows: Rows) -> list[Tensor]:
+        past = self.beta / (self.step + 1) ** self.decay
+        m = self.memory["m"] = rows.memory(self.memory.get("m"))
+        norms = []
+        for at, vectors in rows.pieces(drop=True):
+            for average, vector, factor in zip(m[:, at], vectors, rows.factors, strict=True):
+                average.mul_(past).add_(vector, alpha=(1 - past) * factor)
+            norms.append(torch.linalg.vector_norm(m[:, at], dim=1))
+        lengths = torch.stack(norms).double().norm(dim=0)
         alpha = torch.where(lengths > 0, lengths.max() / lengths, 0.0)
-        return (alpha * self.preference.to(alpha)) @ m
+        return rows.combination(alpha * self.preference.to(alpha), m)
 
 
 @register_balancer("db_mtl")

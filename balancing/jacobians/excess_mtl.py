@@ -8,10 +8,8 @@ from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..jacobian_balancer import RowBalancer
+from ..measuring.pieces import Rows
 from ..options import BalancerOptions
-
-# Coordinates read at a time: they stay in the processor's cache.
-_CHUNK = 1 << 16
 
 
 @register_balancer("excess_mtl")
@@ -34,6 +32,7 @@ class ExcessMTL(RowBalancer):
 
     head_convention = "weighted"
     remembers = True
+    piecewise = True
     per_objective = {"squares": (0,)}
     proportions = {"log_weights": "log"}
 
@@ -45,16 +44,20 @@ class ExcessMTL(RowBalancer):
         self.log_weights: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
 
     def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+        return self.weights_of_rows(losses, Rows.of(jacobian))
+
+    def weights_of_rows(self, losses: Tensor, rows: Rows) -> Tensor:
         first = "squares" not in self.memory
-        squares = torch.zeros_like(jacobian) if first else self.memory["squares"].to(jacobian)
+        squares = self.memory["squares"] = rows.memory(self.memory.get("squares"))
         excess = []
-        for totals, rows in zip(squares.split(_CHUNK, dim=1), jacobian.split(_CHUNK, dim=1), strict=True):
-            for total, row in zip(totals, rows, strict=True):
-                square = row * row
+        scratch = squares.new_empty(2, rows.width)  # kept from piece to piece, so that all stays in the cache
+        for at, vectors in rows.pieces():
+            square, root = scratch[:, : at.stop - at.start]
+            for total, vector, factor in zip(squares[:, at], vectors, rows.factors, strict=True):
+                torch.mul(vector, vector if factor == 1 else vector * factor**2, out=square)
                 total += square
-                excess.append(torch.dot(square, (total + 1e-7).rsqrt_()))
-        self.memory["squares"] = squares
-        risks = torch.stack(excess).view(-1, len(jacobian)).double().sum(0).to(self.initial)
+                excess.append(torch.dot(square, torch.add(total, 1e-7, out=root).rsqrt_()))
+        risks = torch.stack(excess).view(-1, len(squares)).double().sum(0).to(self.initial)
         self.initial.copy_(torch.where(self.initial > 0, self.initial, risks))
         if not first:
             self.log_weights += self.eta * torch.where(self.initial > 0, risks / self.initial, 0.0)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..factory import register_balancer
 from ..jacobian_balancer import JacobianBalancer
 from ..measuring.gradients import gramian_of
+from ..measuring.pieces import Rows
 from ..options import BalancerOptions
 from ..solvers import project_to_simplex
 
@@ -40,6 +41,7 @@ class MoCo(JacobianBalancer):
     positive = True
     preference_on = "method"
     remembers = True
+    piecewise = True
     state_options = ("rescale",)
     per_objective = {"y": (0,)}
     proportions = {"mixture": "one"}
@@ -66,16 +68,23 @@ class MoCo(JacobianBalancer):
         self.mixture = nn.Buffer(torch.full((len(self.objectives),), 1 / len(self.objectives)))
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
+        return self.combine_rows(losses, Rows.of(jacobian))[0]
+
+    def combine_rows(self, losses: Tensor, rows: Rows) -> list[Tensor]:
+        factors = rows.factors
         if self.rescale:
             self.require_positive(losses)
-            lengths = torch.linalg.vector_norm(jacobian, dim=1)
-            jacobian *= torch.where(lengths > 0, losses.to(jacobian) / lengths, 0.0)[:, None]
-        y = self.memory["y"].to(jacobian) if "y" in self.memory else torch.zeros_like(jacobian)
-        y.lerp_(jacobian, self.beta / (self.step + 1) ** self.beta_decay)
-        self.memory["y"] = y
+            lengths = rows.gramian.diagonal().clamp(min=0).sqrt().tolist()
+            targets = zip(factors, losses.tolist(), lengths, strict=True)
+            factors = [factor * loss / length if length > 0 else 0.0 for factor, loss, length in targets]
+        beta = self.beta / (self.step + 1) ** self.beta_decay
+        y = self.memory["y"] = rows.memory(self.memory.get("y"))
+        for at, vectors in rows.pieces(drop=True):
+            for average, vector, factor in zip(y[:, at], vectors, factors, strict=True):
+                average.mul_(1 - beta).add_(vector, alpha=beta * factor)
         products = gramian_of(y)
         w = self.mixture.to(products)
         gamma = self.gamma / (self.step + 1) ** self.gamma_decay
         w = project_to_simplex(w - gamma * (products @ w + self.rho * w))
         self.mixture.copy_(w)
-        return (w * self.preference).to(y) @ y
+        return rows.combination(w * self.preference, y)

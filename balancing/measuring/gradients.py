@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..spans import without_autocast
 from .float32 import float32_tells
-from .layout import aligned, alike, cut, flat_rows
+from .layout import aligned, cut, flat_rows
 from .processes import average_over_processes, several_processes
 from .small import combination_of_few, gramian_of_few
 from .writing import accumulate_grad, weighted_sum
@@ -19,7 +19,6 @@ Direction = Callable[[], list[Tensor]]
 
 # Elements of a row read at a time for the Gramian: K pieces stay in the cache, and a float32 sum keeps six digits.
 _CHUNK = 1 << 18
-_PIECE = 1 << 16  # the same for work that reads and writes a piece several times
 # Up to this number of rows, products of pairs are faster on the CPU than a copy into one block and a matrix product.
 _PAIRS = 12
 
@@ -253,24 +252,17 @@ class Gradients:
             total.append(torch.zeros_like(tensor) if mine is None else mine)
         return total
 
-    def combine_coordinates(self, combine: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Apply ``combine`` ((K, n) -> (n,)) to pieces that stay in the cache. Drops the rows."""
-        total = []
-        for p, tensor in enumerate(self.inputs):
-            vectors = aligned([row[p] for row in self.rows], tensor)
-            if vectors is None:
-                total.append(torch.zeros_like(tensor))
-                continue
-            present = [g for row in self.rows if (g := row[p]) is not None]
-            layout = torch.preserve_format if alike(present) else torch.contiguous_format
-            result = torch.empty_like(present[0], memory_format=layout)
-            flat = result.as_strided((result.numel(),), (1,))
-            for start in range(0, len(flat), _PIECE):
-                flat[start : start + _PIECE] = combine(torch.stack([v[start : start + _PIECE] for v in vectors]))
-            total.append(result)
+    def column(self, p: int, drop: bool) -> list[Tensor | None]:
+        """The rows at input p, as whole tensors; with ``drop`` they are kept no longer."""
+        column = [row[p] for row in self.rows]
+        if drop:
             for row in self.rows:
                 row[p] = None
-        return total
+        return column
+
+    def placed(self, p: int, whole: Tensor) -> Tensor:
+        """What this process has of a tensor like input p."""
+        return whole
 
     def jacobian(self) -> Tensor:
         """(K, P) matrix of the flattened rows, which the caller may overwrite."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,10 +41,7 @@ def _dense(tensor: Tensor) -> bool:
 def flat_rows(inputs: Sequence[Tensor], size: int) -> Tensor:
     """An empty matrix for ``size`` flattened rows at ``inputs``."""
     width = sum(tensor.numel() for tensor in inputs)
-    dtype = inputs[0].dtype
-    for tensor in inputs[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return torch.empty(size, width, dtype=dtype, device=inputs[0].device)
+    return torch.empty(size, width, dtype=common_dtype(inputs), device=inputs[0].device)
 
 
 class FlatRows(NamedTuple):
@@ -76,3 +74,8 @@ class FlatRows(NamedTuple):
 def cut(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     """The pieces of a flat vector, as views with the shapes of ``tensors``."""
     return list(torch._utils._unflatten_dense_tensors(vector, tensors))
+
+
+def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The narrowest type that holds the numbers of all."""
+    return functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -65,20 +65,12 @@ class ShardedGradients(Gradients):
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         return Gradients([local(tensor) for tensor in self.inputs], self.rows, []).combine(weights)
 
-    def combine_coordinates(self, combine: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """As for whole gradients, which are gathered one parameter at a time."""
-        total = []
-        for p, parameter in enumerate(self.inputs):
-            pieces = [None if (shard := row[p]) is None else _whole(parameter, shard) for row in self.rows]
-            for row in self.rows:
-                row[p] = None
-            present = [piece for piece in pieces if piece is not None]
-            if present:
-                (whole,) = Gradients(present[:1], [[piece] for piece in pieces], []).combine_coordinates(combine)
-                total.append(_shard(parameter, whole))
-            else:
-                total.append(torch.zeros_like(local(parameter)))
-        return total
+    def column(self, p: int, drop: bool) -> list[Tensor | None]:
+        shards = super().column(p, drop)
+        return [None if shard is None else _whole(self.inputs[p], shard) for shard in shards]
+
+    def placed(self, p: int, whole: Tensor) -> Tensor:
+        return _shard(self.inputs[p], whole)
 
     def jacobian(self) -> Tensor:
         """(K, P) matrix of the whole rows, which the caller may overwrite."""
@@ -92,7 +84,7 @@ class ShardedGradients(Gradients):
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """The shards, one for each input, of a whole (P,) vector."""
-        return [_shard(parameter, piece) for parameter, piece in zip(self.inputs, super().split(vector), strict=True)]
+        return [self.placed(p, piece) for p, piece in enumerate(super().split(vector))]
 
     def accumulate(self, leaves: Sequence[Any], gradients: Sequence[Tensor]) -> None:
         for parameter, gradient in zip(leaves, gradients, strict=True):

@@ -34,7 +34,7 @@ def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
 def minimum_of_unit_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
     """:func:`nonnegative_qp` for a matrix with a unit diagonal; raises as that."""
     size = float(b.abs().max())
-    if len(a) > SMALL and size > 0:
+    if size > 0 and (len(a) > SMALL or int((b > 0).sum()) > SMALL // 2):
         (x,), left = solve_together(a, b[None] / size)
         if not len(left):
             return x * size
@@ -43,7 +43,13 @@ def minimum_of_unit_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor
 
 def _definite(a: Tensor, ridge: float) -> Tensor:
     """``a`` with ``ridge`` on its unit diagonal, or more if rounding has made it indefinite."""
-    a.diagonal().fill_(1 + max(ridge, -2 * float(torch.linalg.eigvalsh(a)[0])))
+    a.diagonal().fill_(1 + ridge / 2)
+    if not int(torch.linalg.cholesky_ex(a).info):  # no eigenvalue of a is below -ridge / 2
+        least = 0.0
+    else:
+        a.diagonal().fill_(1)
+        least = float(torch.linalg.eigvalsh(a)[0])
+    a.diagonal().fill_(1 + max(ridge, -2 * least))
     return a
 
 

@@ -17,6 +17,7 @@ from balancing.solvers import (
     min_norm_weights,
     nonnegative_qp,
 )
+from balancing.solvers.block_pivoting import _Problems
 from tests.balancing.formulas import KINDS, rows
 
 SIZES = (2, 3, 5, 10, 20, 40)
@@ -132,6 +133,37 @@ def test_dual_cone_weights_of_many_dependent_gradients_satisfy_the_kkt_condition
     assert (
         counted.calls <= 2
     )  # whether all directions conflict, once per matrix; the problems themselves are solved together
+
+
+@pytest.mark.parametrize(("size", "rank"), [(50, 25), (60, 3), (100, 50), (100, 75), (200, 100)])
+def test_weights_of_many_dependent_gradients_are_found_for_all_variables_at_once(size, rank, monkeypatch):
+    """One problem alone: the min-norm point, and a projection onto the dual cone."""
+    monkeypatch.setattr("balancing.solvers.quadratic.ActiveSet", counted := CountedActiveSet())
+    for seed in range(4):
+        gramian = (j := dependent_rows("one", size, rank, seed)) @ j.T
+        norms, w = j.norm(dim=1), min_norm_weights(gramian)
+        assert w.min() >= 0
+        assert (gramian @ w - w @ gramian @ w >= -1e-8 * norms * norms.min()).all(), (size, rank, seed)
+        lengths, cosines = cosine_matrix(gramian)
+        v = dual_cone_weights(cosines, lengths / size)
+        excess, slope = v - lengths / size, cosines @ v
+        assert excess.min() >= 0
+        assert slope.min() >= -1e-11 * float(lengths.max())
+        assert (slope * excess).abs().max() <= 1e-8
+    assert counted.calls == 0
+
+
+@pytest.mark.parametrize("kind", ["random", "scaled", "low_rank", "duplicated", "opposed", "aligned"])
+def test_active_set_of_many_variables_goes_on_from_any_point(kind):
+    """What block pivoting leaves open is solved from zero, too."""
+    _, cosines = cosine_matrix(rows(kind, 70) @ rows(kind, 70).T)
+    b = torch.cat([-cosines[:3], cosines.mean(0, keepdim=True)])
+    x, unsolved = _Problems(cosines, b).descend(torch.arange(4), torch.zeros_like(b))
+    assert not unsolved.any()
+    slope = x @ cosines - b
+    assert x.min() >= 0
+    assert slope.min() >= -1e-11
+    assert (slope * x).abs().max() <= 1e-8
 
 
 class CountedActiveSet:

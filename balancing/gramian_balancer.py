@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from .gradient_balancer import GradientBalancer, Measured
 from .measuring.gradients import Direction
+from .measuring.lean import Lean
+from .measuring.looped import AtShared
+from .options import BalancerOptions
 
 
 class GramianBalancer(GradientBalancer):
@@ -14,6 +19,11 @@ class GramianBalancer(GradientBalancer):
 
     needs = "gramian"
     per_group = True
+
+    def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
+        super().__init__(objectives, **options)
+        if self.options.at == "shared" and self.options.memory != "full":
+            self.place = AtShared(Lean(self.name, self.options.memory))
 
     @abstractmethod
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:

@@ -55,6 +55,10 @@ class Gradients:
             return not self.filled[k]
         return any(gradient is not None for gradient in self.rows[k])
 
+    def zeros(self) -> list[Tensor | None]:
+        """A row of an objective that other processes alone measure."""
+        return [torch.zeros_like(tensor) for tensor in self.inputs]
+
     def flatten(self, k: int, matrix: Tensor) -> None:
         """Move row k into ``matrix``. A gradient that is missing stays so, and is zero there."""
         pieces = self.split(matrix[k])

@@ -9,7 +9,9 @@ from ..errors import BalancingError
 from ..spans import span
 from .gradients import Direction, Gradients
 from .graph import LossGraph
+from .lean import Lean
 from .processes import several_processes
+from .segments import collect as collect_by_segments
 
 #: Inputs and K -> a (K, P) matrix for the rows.
 Out = Callable[[Sequence[Tensor], int], Tensor]
@@ -63,6 +65,9 @@ def collect(
 class AtShared:
     """Gradients at the parameters that several losses reach, one backward per loss.
 
+    Args:
+        lean: Chooses segments, one after another of which is measured; ``None``: none.
+
     Attributes:
         title: Name of the place in messages.
         averages_rows: Whether the rows of several processes are averaged; their Gramians are added otherwise.
@@ -72,6 +77,9 @@ class AtShared:
     title = "shared parameters"
     averages_rows = True
     finds_inputs = True
+
+    def __init__(self, lean: Lean | None = None) -> None:
+        self._lean = lean
 
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
         """Each loss's gradients at the shared parameters and at its other leaves."""
@@ -85,6 +93,8 @@ class AtShared:
         if not contested and (graph.given_shared or not others):
             which = "shared parameters" if graph.given_shared else "parameters"
             raise BalancingError(f"{graph.owner}: the losses reach none of the given {which}")
+        if self._lean is not None and (segments := self._lean.segments(graph, contested)) is not None:
+            return graph.complete(collect_by_segments(graph, contested, others, segments))
         if graph.shards is not None:
             keep = graph.keeps_graph
             return graph.shards.collect(graph.losses, contested, others, keep, graph.active, graph.objectives)

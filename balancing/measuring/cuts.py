@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
+from .leaves import nodes_below
+
 #: A node, and the number of the input at which a gradient arrives.
 Edge = tuple[Any, int]
 
 # What running parts of segments again may cost, as a share of a backward through the whole trunk per objective.
 _AGAIN = 1.0
+# The node of a module with a full backward hook, which keeps gradients at the output for the hook at the input.
+_HOOKED = "BackwardHookFunctionBackward"
 _GAIN = 0.75  # of the K gradients, above which segments save too little
 
 
@@ -23,28 +28,35 @@ class Segment:
     """A part of the graph between two cuts.
 
     Attributes:
-        chunks: Leaves whose gradients are measured together, each with whether they are complete then, and not used below
-            the segment, too. Each chunk starts at the upper border; the last one goes on to the lower border.
+        chunks: Leaves whose gradients are measured together, from the upper border down to their last use, wherever that is.
+            The last chunk goes on to the lower border.
         border: Edges of the lower border, none of which is below another one.
     """
 
-    chunks: list[dict[Tensor, bool]]
+    chunks: list[list[Tensor]]
     border: Sequence[Edge]
 
 
 @dataclass(slots=True)
 class _Item:
-    """Leaves right below a node, and the cut below it; ``None``: there is none.
+    """Leaves right below a node which no earlier node leads to, and the cut below it; ``None``: there is none.
 
     Attributes:
-        leaves: Leaf -> whether no use of it is still to come.
+        number: Place of the node in the walk.
+        leaves: In the order of the node.
         cut: Edges.
         width: Number of elements of a gradient at the cut.
+        depth: Largest number of a node that leads to one of the leaves.
     """
 
-    leaves: dict[Tensor, bool]
+    number: int
+    leaves: list[Tensor]
     cut: Sequence[Edge] | None = None
     width: int = 0
+    depth: int = 0
+
+    def size(self) -> int:
+        return sum(leaf.numel() for leaf in self.leaves)
 
 
 def find_segments(roots: Sequence[Tensor], leaves: Iterable[Tensor], rows: int) -> list[Segment] | None:
@@ -55,21 +67,26 @@ def find_segments(roots: Sequence[Tensor], leaves: Iterable[Tensor], rows: int) 
     ``None``: segments would save too little memory for their time, as in a compiled graph, which is one node.
     """
     items = list(_items(roots, dict.fromkeys(leaves)))
-    whole = _elements({leaf for item in items for leaf in item.leaves})
-    size = max([math.ceil(whole / rows), *(_elements(item.leaves) for item in items)])
+    whole = sum(item.size() for item in items)
+    size = max([math.ceil(whole / rows), *(item.size() for item in items)])
     while items and size <= _GAIN * whole:
         parts = list(_partition(items, size))
         chunks = [_split(part, size) for part in parts]
-        if sum(map(_again, parts, chunks)) <= _AGAIN * whole:
-            return [_segment(part, split) for part, split in zip(parts, chunks, strict=True)]
+        if _again(items, parts, chunks) <= _AGAIN * whole:
+            return [
+                Segment([[leaf for item in chunk for leaf in item.leaves] for chunk in split], part[-1].cut or ())
+                for part, split in zip(parts, chunks, strict=True)
+            ]
         size = math.ceil(1.25 * size)
     return None
 
 
 def _items(roots: Sequence[Tensor], wanted: dict[Tensor, None]) -> Iterator[_Item]:
     """Walk the nodes that lead to wanted leaves from the last of the forward pass to the first."""
+    if any(type(node).__name__ == _HOOKED for node in nodes_below(roots)):
+        return
     ways: dict[Any, list[Edge]] = {}  # node -> nodes, or leaves, that it leads to
-    missing: dict[Any, int] = {}  # node or leaf -> nodes still to come that lead to it
+    missing: dict[Any, int] = {}  # node -> edges to it that are still to come
     for node in _children_first(roots):
         edges = [(_leaf(child), child, number) for child, number in node.next_functions if child is not None]
         targets = [(leaf if leaf in wanted else child, number) for leaf, child, number in edges]
@@ -78,43 +95,44 @@ def _items(roots: Sequence[Tensor], wanted: dict[Tensor, None]) -> Iterator[_Ite
             for way, _ in targets:
                 missing[way] = missing.get(way, 0) + 1
     border: dict[Any, dict[int, None]] = {}
-    partial: set[Any] = set()  # what has a part of its gradient alone
+    partial: set[Any] = set()  # nodes that have a part of their gradient alone
     heap: list[tuple[int, int, Any]] = []
+    order = itertools.count()  # of nodes of several threads with the same number
 
     def touch(node: Any, number: int) -> None:
         border.setdefault(node, {})[number] = None
-        if not missing.get(node, 0):
-            heapq.heappush(heap, (-node._sequence_nr(), id(node), node))
+        if missing.get(node, 0):
+            partial.add(node)
+        else:
+            partial.discard(node)
+            heapq.heappush(heap, (-node._sequence_nr(), next(order), node))
 
-    for root in roots:
-        if root.grad_fn in ways:
-            if root.grad_fn not in border:
-                touch(root.grad_fn, root.output_nr)
-            border[root.grad_fn][root.output_nr] = None
-            partial.update({root.grad_fn} if missing.get(root.grad_fn, 0) else ())
-    found = False
+    for node, number in dict.fromkeys((root.grad_fn, root.output_nr) for root in roots):
+        if node in ways and node not in border:
+            touch(node, number)
+        elif node in ways:
+            border[node][number] = None
+    first: dict[Tensor, _Item] = {}
+    count = 0
     while heap:
         node = heapq.heappop(heap)[-1]
         del border[node]
-        leaves: dict[Tensor, bool] = {}
+        item = _Item(count, [])
         for way, number in ways[node]:
-            missing[way] -= 1
             if isinstance(way, Tensor):
-                leaves[way] = missing[way] == 0
+                if way not in first:
+                    first[way] = item
+                    item.leaves.append(way)
+                first[way].depth = count
             else:
+                missing[way] -= 1
                 touch(way, number)
-            # gradients at a leaf may come in parts, but for hooks, which see the whole
-            if missing[way] and (not isinstance(way, Tensor) or way._backward_hooks):
-                partial.add(way)
-            else:
-                partial.discard(way)
-        found = found or bool(leaves)
-        item = _Item(leaves)
-        if found and border and not partial:
+        if first and border and not partial:
             item.cut = [(below, number) for below, numbers in border.items() for number in numbers]
             item.width = sum(math.prod(below._input_metadata[number].shape) for below, number in item.cut)
-        if leaves or item.cut:
+        if item.leaves or item.cut:
             yield item
+        count += 1
 
 
 def _children_first(roots: Sequence[Tensor]) -> Iterator[Any]:
@@ -147,13 +165,11 @@ def _partition(items: Sequence[_Item], size: int) -> Iterator[list[_Item]]:
 
 def _end(items: Sequence[_Item], start: int, size: int) -> int:
     """The place of the cut below a segment that starts at ``start``: a narrow one, if it is not too early."""
-    inside: set[Tensor] = set()
     filled = filled_at_best = 0
     best: int | None = None
     for index in range(start, len(items)):
         item = items[index]
-        filled += _elements(item.leaves.keys() - inside)
-        inside.update(item.leaves)
+        filled += item.size()
         if filled > size and best is not None:
             return best
         if item.cut and (best is None or 2 * filled_at_best < size or item.width <= items[best].width):
@@ -161,38 +177,31 @@ def _end(items: Sequence[_Item], start: int, size: int) -> int:
     return len(items) - 1
 
 
-def _split(part: Sequence[_Item], size: int) -> list[list[int]]:
-    """Places of items of about ``size`` elements together: as many as fit with the last ones, and so on."""
+def _split(part: Sequence[_Item], size: int) -> list[list[_Item]]:
+    """Items of about ``size`` elements together: as many as fit with the deepest, and so on."""
     chunks = []
-    left = list(reversed(range(len(part))))
+    left = sorted((item for item in part if item.leaves), key=lambda item: -item.depth)
     while left:
         chunk, rest, filled = [], [], 0
-        for index in left:
-            here = _elements(part[index].leaves)
-            if chunk and filled + here > size:
-                rest.append(index)
+        for item in left:
+            if chunk and filled + item.size() > size:
+                rest.append(item)
             else:
-                chunk.append(index)
-                filled += here
+                chunk.append(item)
+                filled += item.size()
         chunks.append(chunk)
         left = rest
-    return chunks[::-1]
+    return chunks[::-1] or [[]]
 
 
-def _again(part: Sequence[_Item], chunks: Sequence[Sequence[int]]) -> float:
+def _again(
+    items: Sequence[_Item], parts: Sequence[Sequence[_Item]], chunks: Sequence[Sequence[Sequence[_Item]]]
+) -> float:
     """Elements of leaves above which nodes run again, times half: for gradients of their inputs alone."""
-    sizes = [_elements(item.leaves) for item in part]
-    return sum(sum(sizes[: max(chunk) + 1]) - sum(sizes[index] for index in chunk) for chunk in chunks) / 2
-
-
-def _segment(part: Sequence[_Item], chunks: Sequence[Sequence[int]]) -> Segment:
-    last = {leaf: index for index, item in enumerate(part) for leaf in item.leaves}
-    leaves = [
-        {leaf: part[i].leaves[leaf] for i in sorted(chunk) for leaf in part[i].leaves if last[leaf] == i}
-        for chunk in chunks
-    ]
-    return Segment(leaves, part[-1].cut or ())
-
-
-def _elements(leaves: Iterable[Tensor]) -> int:
-    return sum(leaf.numel() for leaf in leaves)
+    again = 0
+    for part, split in zip(parts, chunks, strict=True):
+        for chunk in split:
+            depth = max([part[-1].number] * (chunk is split[-1]) + [item.depth for item in chunk])
+            run = sum(item.size() for item in items if part[0].number <= item.number <= depth)
+            again += run - sum(item.size() for item in chunk)
+    return again / 2

@@ -59,7 +59,9 @@ class Lean:
             segments = None
             self._tell("the graphs of the processes are not cut in the same way")
         elif segments is None:
-            self._tell("the graph cannot be cut, as with torch.compile, which makes one node of a model")
+            self._tell(
+                "the graph cannot be cut, as that of a compiled model, which is one node, or of modules with full backward hooks"
+            )
         return segments
 
     def _is_needed(self, rows: int, inputs: Sequence[Tensor]) -> bool:
@@ -110,7 +112,7 @@ def _alike(segments: Sequence[Segment] | None, inputs: Sequence[Tensor]) -> bool
         return True
     places = {leaf: p for p, leaf in enumerate(inputs)}
     chunks = [chunk for segment in segments or () for chunk in segment.chunks]
-    number = hash(tuple(tuple((places[leaf], done) for leaf, done in chunk.items()) for chunk in chunks)) >> 2
+    number = hash(tuple(tuple(places[leaf] for leaf in chunk) for chunk in chunks)) >> 2
     message = torch.tensor([number, -number], device=inputs[0].device)
     dist.all_reduce(message, dist.ReduceOp.MAX)
     return bool(message.sum() == 0)

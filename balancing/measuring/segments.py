@@ -16,9 +16,6 @@ from .gradients import Gradients
 from .graph import LossGraph
 from .processes import several_processes
 
-#: Leaves, and the (K, K) inner products of the gradients there.
-Block = tuple[list[Tensor], Tensor]
-
 
 @dataclass
 class SegmentGradients(Gradients):
@@ -30,13 +27,13 @@ class SegmentGradients(Gradients):
     Attributes:
         graph: The losses, in ``objectives`` of which the rows are.
         own: Leaves outside the inputs.
-        blocks: The Gramian in parts, each of leaves that stay inputs together.
+        blocks: Leaf -> (K, K) inner products of the gradients there.
     """
 
     graph: LossGraph = field(kw_only=True)
     objectives: Sequence[int] = field(kw_only=True)
     own: list[Tensor] = field(kw_only=True)
-    blocks: list[Block] = field(default_factory=list)
+    blocks: dict[Tensor, Tensor] = field(default_factory=dict)
     _at_own: list[Tensor | None] = field(default_factory=list)
 
     def zeros(self) -> list[Tensor | None]:
@@ -55,14 +52,13 @@ class SegmentGradients(Gradients):
     def among(self, indices: Sequence[int]) -> Gradients:
         chosen = list(indices)
         rows, heads = [list(self.rows[k]) for k in chosen], [self.heads[k] for k in chosen]
-        blocks = [(leaves, block[chosen][:, chosen]) for leaves, block in self.blocks]
+        blocks = {leaf: block[chosen][:, chosen] for leaf, block in self.blocks.items()}
         return replace(self, rows=rows, heads=heads, blocks=blocks, objectives=[self.objectives[k] for k in chosen])
 
     def gramian(self) -> Tensor:
         """(K, K) inner products of the rows, float64 on the CPU."""
-        size, inputs = len(self.rows), set(self.inputs)
-        total = torch.zeros(size, size, dtype=torch.float64)
-        return sum((block for leaves, block in self.blocks if leaves[0] in inputs), total)
+        total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64)
+        return sum((self.blocks[leaf] for leaf in self.inputs if leaf in self.blocks), total)
 
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         """``sum_k weights[k] rows[k]`` of this process, one for each input, by one backward."""
@@ -110,14 +106,13 @@ def collect(
     own = [leaf for leaf, mask in others.items() if any(mask >> k & 1 for k in chosen)]
     gradients = SegmentGradients(list(inputs), rows, [{} for _ in rows], graph=graph, objectives=range(size), own=own)
     places = {leaf: p for p, leaf in enumerate(inputs)}
-    names = {leaf: name for name, leaves in (graph.groups or {}).items() for leaf in leaves}
     walk = _Walk(graph, chosen)
     for number, segment in enumerate(segments):
         for chunk in segment.chunks:
             with span(f"backwards of segment {number}"):
                 found = walk.differentiate(chunk, segment.border if chunk is segment.chunks[-1] else None)
-            for leaves in _parts(graph, chunk, names).values():
-                _measure(gradients, places, leaves, [[row.get(leaf) for leaf in leaves] for row in found])
+            for leaf in chunk:
+                _measure(gradients, places, leaf, [row.pop(leaf, None) for row in found])
     return gradients
 
 
@@ -135,17 +130,14 @@ class _Walk:
             loss = graph.losses[k]
             if loss.grad_fn is not None:
                 self._upper[k] = {(loss.grad_fn, loss.output_nr): torch.ones_like(loss)}
-        self._partial: list[dict[Tensor, Tensor]] = [{} for _ in graph.losses]
         self._hooked: dict[Edge, None] = {}
 
-    def differentiate(self, chunk: Mapping[Tensor, bool], border: Sequence[Edge] | None) -> list[dict[Tensor, Tensor]]:
-        """Gradients at the complete leaves of a chunk, by objective; go on to ``border``, if there is one."""
-        rows: list[dict[Tensor, Tensor]] = []
-        for upper, partial in zip(self._upper, self._partial, strict=True):
-            found, lower = self._backward(upper, list(chunk), border or ())
-            for leaf, gradient in found.items():
-                partial[leaf] = partial[leaf] + gradient if leaf in partial else gradient
-            rows.append({leaf: partial.pop(leaf) for leaf, complete in chunk.items() if complete and leaf in partial})
+    def differentiate(self, leaves: Sequence[Tensor], border: Sequence[Edge] | None) -> list[dict[Tensor, Tensor]]:
+        """Gradients at ``leaves``, by objective; go on to ``border``, if there is one."""
+        rows = []
+        for upper in self._upper:
+            found, lower = self._backward(upper, leaves, border or ())
+            rows.append(found)
             if border is not None:
                 upper.clear()
                 upper.update(lower)
@@ -183,28 +175,15 @@ def _first(edge: Edge) -> Edge:
     return next((node, number) for node, number in edge[0].next_functions if node is not None)
 
 
-def _parts(graph: LossGraph, chunk: Mapping[Tensor, bool], names: Mapping[Tensor, str]) -> dict[Any, list[Tensor]]:
-    """Complete leaves of a chunk that stay inputs together: those of a group, and each of which too little is known."""
-    parts: dict[Any, list[Tensor]] = {}
-    for leaf, complete in chunk.items():
-        if complete:
-            known = graph.given_shared is not None or graph.sharing.is_shared(leaf, graph.objectives)
-            parts.setdefault(names.get(leaf, "") if known else leaf, []).append(leaf)
-    return parts
-
-
 def _measure(
-    gradients: SegmentGradients, places: Mapping[Tensor, int], leaves: list[Tensor], rows: list[list[Tensor | None]]
+    gradients: SegmentGradients, places: Mapping[Tensor, int], leaf: Tensor, column: Sequence[Tensor | None]
 ) -> None:
-    """Add the inner products of rows at some of the inputs."""
-    part = Gradients(leaves, rows, [])
-    there = [[gradient is not None for gradient in row] for row in rows]
-    odd = any(leaf.is_complex() for leaf in leaves) or any(g is not None and g.is_sparse for row in rows for g in row)
-    if not odd:  # which balancers refuse
+    """Take the inner products of the gradients at one of the inputs."""
+    row_is_there = [gradient is not None for gradient in column]
+    part = Gradients([leaf], [[gradient] for gradient in column], [])
+    if not leaf.is_complex() and not any(gradient is not None and gradient.is_sparse for gradient in column):
         part.synchronize()
-        block = part.gramian()
-        gradients.blocks.append((leaves, block))
-    for k, row in enumerate(rows):
-        for i, leaf in enumerate(leaves):
-            if there[k][i]:
-                gradients.rows[k][places[leaf]] = row[i] if odd else block[k, k]
+        gradients.blocks[leaf] = part.gramian()
+        column = list(gradients.blocks[leaf].diagonal())
+    for row, is_there, number in zip(gradients.rows, row_is_there, column, strict=True):
+        row[places[leaf]] = number if is_there else None

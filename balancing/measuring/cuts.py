@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from .leaves import nodes_below
-
 #: A node, and the number of the input at which a gradient arrives.
 Edge = tuple[Any, int]
 
@@ -83,11 +81,11 @@ def find_segments(roots: Sequence[Tensor], leaves: Iterable[Tensor], rows: int) 
 
 def _items(roots: Sequence[Tensor], wanted: dict[Tensor, None]) -> Iterator[_Item]:
     """Walk the nodes that lead to wanted leaves from the last of the forward pass to the first."""
-    if any(type(node).__name__ == _HOOKED for node in nodes_below(roots)):
-        return
     ways: dict[Any, list[Edge]] = {}  # node -> nodes, or leaves, that it leads to
     missing: dict[Any, int] = {}  # node -> edges to it that are still to come
     for node in _children_first(roots):
+        if type(node).__name__ == _HOOKED:
+            return
         edges = [(_leaf(child), child, number) for child, number in node.next_functions if child is not None]
         targets = [(leaf if leaf in wanted else child, number) for leaf, child, number in edges]
         if targets := [(way, number) for way, number in targets if way in ways or way in wanted]:

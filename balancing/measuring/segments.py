@@ -14,7 +14,11 @@ from ..spans import span
 from .cuts import Edge, Segment
 from .gradients import Gradients
 from .graph import LossGraph
+from .layout import aligned
 from .processes import several_processes
+
+# Up to so many elements of a leaf, float64 products take less time than a look at whether those of float32 are enough.
+_SMALL = 1 << 13
 
 
 @dataclass
@@ -106,13 +110,25 @@ def collect(
     own = [leaf for leaf, mask in others.items() if any(mask >> k & 1 for k in chosen)]
     gradients = SegmentGradients(list(inputs), rows, [{} for _ in rows], graph=graph, objectives=range(size), own=own)
     places = {leaf: p for p, leaf in enumerate(inputs)}
+    present: dict[Tensor, list[bool]] = {}
     walk = _Walk(graph, chosen)
     for number, segment in enumerate(segments):
         for chunk in segment.chunks:
             with span(f"backwards of segment {number}"):
                 found = walk.differentiate(chunk, segment.border if chunk is segment.chunks[-1] else None)
             for leaf in chunk:
-                _measure(gradients, places, leaf, [row.pop(leaf, None) for row in found])
+                column = [row.pop(leaf, None) for row in found]
+                odd = leaf.is_complex() or any(gradient is not None and gradient.is_sparse for gradient in column)
+                present[leaf] = [gradient is not None for gradient in column]
+                if odd:  # which balancers refuse
+                    for row, gradient in zip(rows, column, strict=True):
+                        row[places[leaf]] = gradient
+                else:
+                    gradients.blocks[leaf] = _products(leaf, column)
+    for leaf, block in gradients.blocks.items():
+        gradients.blocks[leaf] = block = block.cpu()
+        for row, square, here in zip(rows, block.diagonal(), present[leaf], strict=True):
+            row[places[leaf]] = square if here else None
     return gradients
 
 
@@ -175,15 +191,12 @@ def _first(edge: Edge) -> Edge:
     return next((node, number) for node, number in edge[0].next_functions if node is not None)
 
 
-def _measure(
-    gradients: SegmentGradients, places: Mapping[Tensor, int], leaf: Tensor, column: Sequence[Tensor | None]
-) -> None:
-    """Take the inner products of the gradients at one of the inputs."""
-    row_is_there = [gradient is not None for gradient in column]
+def _products(leaf: Tensor, column: list[Tensor | None]) -> Tensor:
+    """(K, K) inner products of the gradients at a leaf, averaged over processes; float64, but on MPS."""
     part = Gradients([leaf], [[gradient] for gradient in column], [])
-    if not leaf.is_complex() and not any(gradient is not None and gradient.is_sparse for gradient in column):
-        part.synchronize()
-        gradients.blocks[leaf] = part.gramian()
-        column = list(gradients.blocks[leaf].diagonal())
-    for row, is_there, number in zip(gradients.rows, row_is_there, column, strict=True):
-        row[places[leaf]] = number if is_there else None
+    part.synchronize()
+    vectors = aligned([gradient for (gradient,) in part.rows], leaf) if leaf.numel() <= _SMALL else None
+    if vectors is None or leaf.device.type == "mps":
+        return part.gramian()
+    block = torch.stack(vectors).double()
+    return block @ block.T

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import torchvision
 from matplotlib.figure import Figure
@@ -35,6 +36,8 @@ FIELDS = ("variant", "objectives", "parameters", "milliseconds", "to_plain", "to
 COUNTS = (2, 3, 5, 10, 20, 40)
 TRUNKS = ("mobilenet_v3_small", "resnet18", "resnet34", "resnet50")
 BATCH, SIZE = 16, 64
+#: Trunk -> batch and size of the images with which ``memory="lean"`` is measured.
+LARGE = {"vit_small_patch16_224": (2, 224), "resnet50": (BATCH, SIZE)}
 #: Mode of torchjd -> size of a chunk of gradients, and `optimize_gramian_computation`.
 MODES = {"looped": (1, False), "vmapped": (None, False), "looped, summed Gramians": (1, True)}
 
@@ -43,17 +46,18 @@ Losses = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 
 
 class Problem:
-    """A torchvision trunk with a linear classifier per objective, and one random batch."""
+    """A trunk of torchvision or timm with a linear classifier per objective, and one random batch."""
 
-    def __init__(self, objectives: int, trunk: str = "resnet18") -> None:
+    def __init__(self, objectives: int, trunk: str = "resnet18", batch: int = BATCH, size: int = SIZE) -> None:
         torch.manual_seed(0)
         self.names = [f"objective{k}" for k in range(objectives)]
-        self.trunk = torchvision.models.get_model(trunk)
+        known = trunk in torchvision.models.list_models()
+        self.trunk = torchvision.models.get_model(trunk) if known else timm.create_model(trunk, num_classes=0)
         for last in ("fc", "classifier"):
             if hasattr(self.trunk, last):
                 setattr(self.trunk, last, nn.Identity())
-        self.images = torch.randn(BATCH, 3, SIZE, SIZE)
-        self.labels = torch.randint(4, (objectives, BATCH))
+        self.images = torch.randn(batch, 3, size, size)
+        self.labels = torch.randint(4, (objectives, batch))
         with torch.no_grad():
             width = self.trunk(self.images).shape[1]
         self.heads = nn.ModuleList(nn.Linear(width, 4) for _ in self.names)
@@ -247,14 +251,34 @@ def measure_memory(rounds: int) -> list[Row]:
     variants |= {name: problem.balanced(name) for name in ("realtime", "mgda", "upgrad", "graddrop", "moco")}
     variants["upgrad, features"] = problem.balanced("upgrad", at="features")
     variants |= {f"torchjd UPGrad, {mode}": problem.torchjd("UPGrad", *MODES[mode]) for mode in MODES}
+    facts = {"objectives": 3, "parameters": problem.size}
+    buffers = buffers_beyond_plain(problem, variants)
+    return [{"variant": name, **facts, "buffers": f"{value:.2f}"} for name, value in buffers.items()]
+
+
+def buffers_beyond_plain(problem: Problem, variants: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+    """Peak memory of each step beyond that of the plain one, in buffers of the size of the shared gradient."""
     peaks = {}
     for name, step in variants.items():
         for _ in range(2):  # state is made in the first step
             problem.clear()
             peaks[name] = peak_bytes(step)
-    facts = {"objectives": 3, "parameters": problem.size}
-    buffers = {name: (peak - peaks["plain"]) / (4 * problem.size) for name, peak in peaks.items()}
-    return [{"variant": name, **facts, "buffers": f"{value:.2f}"} for name, value in buffers.items()]
+    return {name: (peak - peaks["plain"]) / (4 * problem.size) for name, peak in peaks.items()}
+
+
+def measure_lean(rounds: int) -> list[Row]:
+    """Time and memory with the gradients of ten objectives in memory, and segment by segment."""
+    rows = []
+    for trunk, (batch, size) in LARGE.items():
+        problem = Problem(10, trunk, batch, size)
+        variants = {"plain": problem.plain, "bare": problem.bare}
+        variants |= {f"mgda, `memory={memory}`": problem.balanced("mgda", memory=memory) for memory in ("full", "lean")}
+        variants["torchjd MGDA, looped, summed Gramians"] = problem.torchjd("MGDA", *MODES["looped, summed Gramians"])
+        buffers = buffers_beyond_plain(problem, variants)
+        for row in compare(problem, variants, max(rounds // 5, 3), trunk):
+            beyond = f"{buffers[row['variant']]:.2f}"
+            rows.append(row | {"variant": f"{trunk}: {row['variant']}", "buffers": beyond})
+    return rows
 
 
 PARTS: dict[str, Callable[[int], list[Row]]] = {
@@ -265,6 +289,7 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "sizes": measure_sizes,
     "solvers": measure_solvers,
     "memory": measure_memory,
+    "lean": measure_lean,
 }
 
 
@@ -312,6 +337,15 @@ def memory_table() -> str:
     return documents.table(("step, K = 3", "buffers beyond a plain step"), lines)
 
 
+def lean_table() -> str:
+    """Time and memory of whole gradients and of segments."""
+    columns = "to_plain", "to_bare", "buffers"
+    lines = ([row["variant"], *(f"{float(row[column]):.2f}" for column in columns)] for row in read("lean"))
+    return documents.table(
+        ("step, K = 10", "to a plain step", "to the bare passes", "buffers beyond a plain step"), lines
+    )
+
+
 def draw() -> Figure:
     """Cost against the number of objectives and of parameters."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
@@ -337,6 +371,7 @@ BLOCKS: documents.Blocks = {
         "cost_steps": steps_table,
         "cost_solvers": solvers_table,
         "cost_memory": memory_table,
+        "cost_lean": lean_table,
     }
 }
 FIGURES: results.Figures = {"balancer_cost.svg": partial(results.save_figure, salt="cost", draw=draw)}

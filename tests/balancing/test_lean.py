@@ -11,7 +11,19 @@ from torch.profiler import ProfilerActivity, profile
 
 from balancing import BalancingError, create_balancer, group_parameters
 from balancing.measuring import cuts, lean
+from tests.balancing import test_set_ups  # noqa: F401, it enters the set-ups into the table
 from tests.balancing.problems import GRAMIAN, make
+from tests.balancing.set_ups.processes import PAIRS
+from tests.balancing.set_ups.table import CHECKS, METHODS, SLOW
+
+#: Set-ups in which segments are most likely to go wrong.
+FEW = (
+    *("tied_weights", "lstm", "transformer", "checkpoint_batch_norm", "function_with_variable", "spectral_norm"),
+    *("concatenated_outputs", "layer_of_two_concatenated", "outputs_written_in_place", "experts", "shared_tail"),
+    *("absent_from_the_start", "probe_head", "superfluous_shared", "grad_scaler", "full_backward_hook", "loss_matrix"),
+)
+#: Half precision rounds a weighted sum in another way than its parts.
+ROUNDED = ("autocast_bfloat16", "autocast_float16")
 
 
 @pytest.fixture
@@ -21,6 +33,21 @@ def fine(monkeypatch):
     monkeypatch.setattr(cuts, "_AGAIN", 1e9)
     find = cuts.find_segments
     monkeypatch.setattr(lean, "find_segments", lambda roots, leaves, rows: find(roots, leaves, 10**9))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
+        for name, methods in METHODS.items()
+        if "mgda" in methods and name not in {*PAIRS, *SLOW, *ROUNDED}
+    ],
+)
+def test_set_up_is_right_or_refused_by_name(name, fine, monkeypatch):
+    make_lean = lean.Lean.__init__
+    monkeypatch.setattr(lean.Lean, "__init__", lambda self, owner, memory: make_lean(self, owner, "lean"))
+    monkeypatch.setattr(lean.Lean, "_tell", lambda self, reason: None)
+    CHECKS[name]("mgda")
 
 
 class Block(nn.Module):

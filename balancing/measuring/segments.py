@@ -125,6 +125,7 @@ def collect(
                         row[places[leaf]] = gradient
                 else:
                     gradients.blocks[leaf] = _products(leaf, column)
+                del column
     for leaf, block in gradients.blocks.items():
         gradients.blocks[leaf] = block = block.cpu()
         for row, square, here in zip(rows, block.diagonal(), present[leaf], strict=True):

@@ -46,7 +46,7 @@ Losses = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 
 
 class Problem:
-    """A trunk of torchvision or timm with a linear classifier per objective, and one random batch."""
+    """A trunk with a linear classifier per objective, and one random batch."""
 
     def __init__(self, objectives: int, trunk: str = "resnet18", batch: int = BATCH, size: int = SIZE) -> None:
         torch.manual_seed(0)
@@ -257,7 +257,7 @@ def measure_memory(rounds: int) -> list[Row]:
 
 
 def buffers_beyond_plain(problem: Problem, variants: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """Peak memory of each step beyond that of the plain one, in buffers of the size of the shared gradient."""
+    """Peak memory of each step beyond the plain one, in buffers of the shared gradient's size."""
     peaks = {}
     for name, step in variants.items():
         for _ in range(2):  # state is made in the first step
@@ -267,7 +267,7 @@ def buffers_beyond_plain(problem: Problem, variants: Mapping[str, Callable[[], N
 
 
 def measure_lean(rounds: int) -> list[Row]:
-    """Time and memory with the gradients of ten objectives in memory, and segment by segment."""
+    """Time and memory with ten gradients in memory, and segment by segment."""
     rows = []
     for trunk, (batch, size) in LARGE.items():
         problem = Problem(10, trunk, batch, size)

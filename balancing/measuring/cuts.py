@@ -37,12 +37,12 @@ class Segment:
 
 @dataclass(slots=True)
 class _Item:
-    """Leaves right below a node which no earlier node leads to, and the cut below it; ``None``: there is none.
+    """Leaves right below a node which no earlier node leads to, and the cut below it.
 
     Attributes:
         number: Place of the node in the walk.
         leaves: In the order of the node.
-        cut: Edges.
+        cut: Edges; ``None``: there is no cut.
         width: Number of elements of a gradient at the cut.
         depth: Largest number of a node that leads to one of the leaves.
     """
@@ -58,9 +58,9 @@ class _Item:
 
 
 def find_segments(roots: Sequence[Tensor], leaves: Iterable[Tensor], rows: int) -> list[Segment] | None:
-    """Cut the graph below ``roots`` so that ``rows`` gradients at a chunk are about as large as one at all leaves.
+    """Cut the graph so that ``rows`` gradients at a chunk are about as large as one at all leaves.
 
-    A cut is a set of edges through which every path to the leaves below runs once, so that gradients at these edges are
+    A cut is a set of edges through which every path from ``roots`` to the leaves below runs once, so that gradients at these edges are
     complete when all above them has been differentiated. Where cuts are far from each other, a segment has several chunks.
     ``None``: segments would save too little memory for their time, as in a compiled graph, which is one node.
     """
@@ -162,7 +162,7 @@ def _partition(items: Sequence[_Item], size: int) -> Iterator[list[_Item]]:
 
 
 def _end(items: Sequence[_Item], start: int, size: int) -> int:
-    """The place of the cut below a segment that starts at ``start``: a narrow one, if it is not too early."""
+    """The last item of the segment from ``start`` on, below which is a narrow cut."""
     filled = filled_at_best = 0
     best: int | None = None
     for index in range(start, len(items)):
@@ -195,7 +195,7 @@ def _split(part: Sequence[_Item], size: int) -> list[list[_Item]]:
 def _again(
     items: Sequence[_Item], parts: Sequence[Sequence[_Item]], chunks: Sequence[Sequence[Sequence[_Item]]]
 ) -> float:
-    """Elements of leaves above which nodes run again, times half: for gradients of their inputs alone."""
+    """Elements of leaves whose nodes run again, times half: for gradients of their inputs."""
     again = 0
     for part, split in zip(parts, chunks, strict=True):
         for chunk in split:

@@ -21,7 +21,7 @@ SHARE = 0.5
 
 
 class Lean:
-    """Chooses segments for the shared parameters, or none where the gradients of all objectives are kept.
+    """Chooses segments for the shared parameters, or whole gradients of all objectives.
 
     Args:
         owner: Name of the method, for messages.
@@ -35,7 +35,7 @@ class Lean:
         self._told: set[str] = set()
 
     def segments(self, graph: LossGraph, inputs: Sequence[Tensor]) -> list[Segment] | None:
-        """Segments that are the same in all processes; ``None``: keep the gradients of all objectives.
+        """Segments, the same in all processes; ``None``: whole gradients of all objectives.
 
         Raises BalancingError if segments were asked for, and parameters are in shards.
         """

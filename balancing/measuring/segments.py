@@ -44,7 +44,7 @@ class SegmentGradients(Gradients):
         return [torch.zeros(()) for _ in self.inputs]
 
     def synchronize(self) -> None:
-        """Nothing but a note of what this process reaches, as blocks are of averages over the processes."""
+        """Note what this process reaches; blocks are of averages over processes already."""
         if several_processes():
             self.filled = [not self.reaches(k) for k in range(len(self.rows))]
 
@@ -193,7 +193,7 @@ def _first(edge: Edge) -> Edge:
 
 
 def _products(leaf: Tensor, column: list[Tensor | None]) -> Tensor:
-    """(K, K) inner products of the gradients at a leaf, averaged over processes; float64, but on MPS."""
+    """(K, K) inner products of the gradients at a leaf, averaged over processes; float64."""
     part = Gradients([leaf], [[gradient] for gradient in column], [])
     part.synchronize()
     vectors = aligned([gradient for (gradient,) in part.rows], leaf) if leaf.numel() <= _SMALL else None

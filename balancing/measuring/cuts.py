@@ -58,11 +58,11 @@ class _Item:
 
 
 def find_segments(roots: Sequence[Tensor], leaves: Iterable[Tensor], rows: int) -> list[Segment] | None:
-    """Cut the graph so that ``rows`` gradients at a chunk are about as large as one at all leaves.
+    """Cut the graph so that ``rows`` gradients at a chunk are about as large as one in all.
 
-    A cut is a set of edges through which every path from ``roots`` to the leaves below runs once, so that gradients at these edges are
-    complete when all above them has been differentiated. Where cuts are far from each other, a segment has several chunks.
-    ``None``: segments would save too little memory for their time, as in a compiled graph, which is one node.
+    A cut is a set of edges through which every path from ``roots`` to the leaves below runs once, so that gradients at these
+    edges are complete when all above them has been differentiated. Where cuts are far from each other, a segment has several
+    chunks. ``None``: segments would save too little memory for their time, as in a compiled graph, which is one node.
     """
     items = list(_items(roots, dict.fromkeys(leaves)))
     whole = sum(item.size() for item in items)

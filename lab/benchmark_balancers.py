@@ -260,25 +260,22 @@ def buffers_beyond_plain(problem: Problem, variants: Mapping[str, Callable[[], N
     """Peak memory of each step beyond the plain one, in buffers of the shared gradient's size."""
     peaks = {}
     for name, step in variants.items():
-        for _ in range(2):  # state is made in the first step
-            problem.clear()
-            peaks[name] = peak_bytes(step)
+        problem.clear()
+        step()  # the first step makes state
+        problem.clear()
+        peaks[name] = peak_bytes(step)
     return {name: (peak - peaks["plain"]) / (4 * problem.size) for name, peak in peaks.items()}
 
 
-def measure_lean(rounds: int) -> list[Row]:
+def measure_lean(rounds: int, trunk: str) -> list[Row]:
     """Time and memory with ten gradients in memory, and segment by segment."""
-    rows = []
-    for trunk, (batch, size) in LARGE.items():
-        problem = Problem(10, trunk, batch, size)
-        variants = {"plain": problem.plain, "bare": problem.bare}
-        variants |= {f"mgda, `memory={memory}`": problem.balanced("mgda", memory=memory) for memory in ("full", "lean")}
-        variants["torchjd MGDA, looped, summed Gramians"] = problem.torchjd("MGDA", *MODES["looped, summed Gramians"])
-        buffers = buffers_beyond_plain(problem, variants)
-        for row in compare(problem, variants, max(rounds // 5, 3), trunk):
-            beyond = f"{buffers[row['variant']]:.2f}"
-            rows.append(row | {"variant": f"{trunk}: {row['variant']}", "buffers": beyond})
-    return rows
+    problem = Problem(10, trunk, *LARGE[trunk])
+    variants = {"plain": problem.plain, "bare": problem.bare}
+    variants |= {f"mgda, `memory={memory}`": problem.balanced("mgda", memory=memory) for memory in ("full", "lean")}
+    variants["torchjd MGDA, looped, summed Gramians"] = problem.torchjd("MGDA", *MODES["looped, summed Gramians"])
+    buffers = buffers_beyond_plain(problem, variants)
+    rows = compare(problem, variants, max(rounds // 5, 3), trunk)
+    return [row | {"buffers": f"{buffers[row['variant']]:.2f}"} for row in rows]
 
 
 PARTS: dict[str, Callable[[int], list[Row]]] = {
@@ -289,7 +286,8 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "sizes": measure_sizes,
     "solvers": measure_solvers,
     "memory": measure_memory,
-    "lean": measure_lean,
+    "lean_vit": partial(measure_lean, trunk="vit_small_patch16_224"),
+    "lean_resnet": partial(measure_lean, trunk="resnet50"),
 }
 
 
@@ -337,13 +335,12 @@ def memory_table() -> str:
     return documents.table(("step, K = 3", "buffers beyond a plain step"), lines)
 
 
-def lean_table() -> str:
+def lean_table(part: str) -> str:
     """Time and memory of whole gradients and of segments."""
-    columns = "to_plain", "to_bare", "buffers"
-    lines = ([row["variant"], *(f"{float(row[column]):.2f}" for column in columns)] for row in read("lean"))
-    return documents.table(
-        ("step, K = 10", "to a plain step", "to the bare passes", "buffers beyond a plain step"), lines
-    )
+    rows = read(part)
+    lines = zip(cells(rows, "to_plain", "to_bare"), cells(rows, "buffers"), strict=True)
+    head = "step, K = 10", "to a plain step", "to the bare passes", "buffers beyond a plain step"
+    return documents.table(head, ([*times, buffers] for times, (_, buffers) in lines))
 
 
 def draw() -> Figure:
@@ -371,7 +368,8 @@ BLOCKS: documents.Blocks = {
         "cost_steps": steps_table,
         "cost_solvers": solvers_table,
         "cost_memory": memory_table,
-        "cost_lean": lean_table,
+        "cost_lean_vit": partial(lean_table, "lean_vit"),
+        "cost_lean_resnet": partial(lean_table, "lean_resnet"),
     }
 }
 FIGURES: results.Figures = {"balancer_cost.svg": partial(results.save_figure, salt="cost", draw=draw)}

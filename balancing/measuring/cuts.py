@@ -180,7 +180,9 @@ def _split(part: Sequence[_Item], size: int) -> list[list[_Item]]:
     chunks = []
     left = sorted((item for item in part if item.leaves), key=lambda item: -item.depth)
     while left:
-        chunk, rest, filled = [], [], 0
+        chunk: list[_Item] = []
+        rest: list[_Item] = []
+        filled = 0
         for item in left:
             if chunk and filled + item.size() > size:
                 rest.append(item)

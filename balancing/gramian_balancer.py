@@ -23,7 +23,7 @@ class GramianBalancer(GradientBalancer):
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         if self.options.at == "shared" and self.options.memory != "full":
-            self.place = AtShared(Lean(self.name, self.options.memory))
+            self.place = AtShared(Lean(self.name, asked=self.options.memory == "lean"))
 
     @abstractmethod
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class BalancerOptions(TypedDict, total=False):
     log_losses: bool
     weight_ema: float
     max_norm: float
-    memory: Literal["auto", "full", "lean"]
+    memory: Literal["full", "lean"] | None
     on_nonfinite: Literal["raise", "skip"]
     seed: int
 
@@ -50,7 +50,7 @@ class Options:
         max_norm: Shorten the combined gradient of the shared parameters to this length, and no head's; 0 is off.
         memory: ``full``: the gradients of all objectives at the shared parameters are in memory at once. ``lean``: they are
             measured segment by segment of the graph, for about one backward more; about one gradient is in memory at a
-            time. ``auto``: ``lean`` where the gradients would take more than half of the free memory.
+            time. ``None``: ``lean`` where the gradients would take more than half of the free memory.
         on_nonfinite: ``raise`` on a non-finite loss, or gradient where the method measures it, or ``skip`` the step and
             count it in the report.
         seed: Seed of the balancer's own random generator.
@@ -65,7 +65,7 @@ class Options:
     log_losses: bool = False
     weight_ema: float = 0.0
     max_norm: float = 0.0
-    memory: Literal["auto", "full", "lean"] = "auto"
+    memory: Literal["full", "lean"] | None = None
     on_nonfinite: Literal["raise", "skip"] = "raise"
     seed: int = 0
 

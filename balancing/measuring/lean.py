@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -25,12 +24,12 @@ class Lean:
 
     Args:
         owner: Name of the method, for messages.
-        memory: ``lean``: segments, where the graph can be cut. ``auto``: only where the gradients of all objectives would
-            take more than half of the free memory.
+        asked: Whether to choose segments wherever the graph can be cut, and not only where the gradients of all objectives
+            would take more than half of the free memory.
     """
 
-    def __init__(self, owner: str, memory: Literal["auto", "lean"]) -> None:
-        self._owner, self._asked = owner, memory == "lean"
+    def __init__(self, owner: str, asked: bool) -> None:
+        self._owner, self._asked = owner, asked
         self._needed: dict[tuple[int, int], bool] = {}  # numbers of parameters and of objectives -> whether to be lean
         self._told: set[str] = set()
 

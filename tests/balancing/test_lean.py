@@ -45,7 +45,7 @@ def fine(monkeypatch):
 )
 def test_set_up_is_right_or_refused_by_name(name, fine, monkeypatch):
     make_lean = lean.Lean.__init__
-    monkeypatch.setattr(lean.Lean, "__init__", lambda self, owner, memory: make_lean(self, owner, "lean"))
+    monkeypatch.setattr(lean.Lean, "__init__", lambda self, owner, asked: make_lean(self, owner, True))
     monkeypatch.setattr(lean.Lean, "_tell", lambda self, reason: None)
     CHECKS[name]("mgda")
 
@@ -302,14 +302,14 @@ def test_where_lean_has_no_meaning_it_is_refused(method, options, message):
         make(method, memory="lean", **options)
 
 
-def test_micro_batches_are_refused_and_auto_keeps_the_gradients(monkeypatch, fine):
+def test_micro_batches_are_refused_or_keep_the_gradients(monkeypatch, fine):
     net = Deep()
     with pytest.raises(ValueError, match=r"micro-batches.*memory='full'"):
         make("mgda", memory="lean").backward(net.losses(batch()), last=False)
     assert not net.gradients()
     monkeypatch.setattr(lean, "free_bytes", lambda device: 0)
     gradients = []
-    for memory in ("full", "auto"):
+    for memory in ("full", None):
         net.zero_grad()
         balancer = make("mgda", memory=memory)
         balancer.backward(net.losses(batch(1)), last=False)
@@ -319,7 +319,7 @@ def test_micro_batches_are_refused_and_auto_keeps_the_gradients(monkeypatch, fin
         assert torch.equal(gradients[1][name], gradient)
 
 
-def test_auto_is_lean_where_the_gradients_do_not_fit_and_says_so_once(monkeypatch, fine):
+def test_it_is_lean_where_the_gradients_do_not_fit_and_says_so_once(monkeypatch, fine):
     net, used = Deep(), []
     find = lean.find_segments
     monkeypatch.setattr(lean, "find_segments", lambda *given: used.append(1) or find(*given))
@@ -358,7 +358,7 @@ def test_parameters_in_shards_are_refused_by_name(monkeypatch):
     net = Deep()
     monkeypatch.setattr("balancing.measuring.graph.LossGraph.shards", object())
     with pytest.raises(BalancingError, match=r"shards.*memory='full'"):
-        lean.Lean("mgda", "lean").segments(graph_of(net), list(net.trunk.parameters()))
+        lean.Lean("mgda", asked=True).segments(graph_of(net), list(net.trunk.parameters()))
 
 
 def graph_of(net):

@@ -166,7 +166,7 @@ class _Walk:
         if not upper or not (leaves or border):
             return {}, {}
         edges = [GradientEdge(*edge) for edge in border]
-        # what runs a node gives its gradient before hooks; otherwise it is one after them, to which they are applied again
+        # where a node runs, its gradient is that before hooks; else that after them, to which they would be applied again
         below = [GradientEdge(*_first(edge)) for edge in self._hooked if edge in border]
         found = _grad(upper, [*leaves, *edges, *below])
         pairs = zip(leaves, found, strict=False)

@@ -133,10 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(
-    problem: Problem, variants: Mapping[str, Callable[[], None]], rounds: int, title: str, steps: int = 1
+    problem: Problem,
+    variants: Mapping[str, Callable[[], None]],
+    rounds: int,
+    title: str,
+    steps: int = 1,
+    processor: bool = False,
 ) -> list[Row]:
     """Times of a step and their ratios; each variant makes ``steps`` of them at once."""
-    times = medians(take_turns(variants, rounds, title, before=problem.clear))
+    times = medians(take_turns(variants, rounds, title, before=problem.clear), processor)
     return [
         {
             "variant": name,
@@ -268,13 +273,16 @@ def buffers_beyond_plain(problem: Problem, variants: Mapping[str, Callable[[], N
 
 
 def measure_lean(rounds: int, trunk: str) -> list[Row]:
-    """Time and memory with ten gradients in memory, and segment by segment."""
+    """Time of the processor, on one thread, and memory: ten gradients at once, or segments."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     problem = Problem(10, trunk, *LARGE[trunk])
     variants = {"plain": problem.plain, "bare": problem.bare}
     variants |= {f"mgda, `memory={memory}`": problem.balanced("mgda", memory=memory) for memory in ("full", "lean")}
     variants["torchjd MGDA, looped, summed Gramians"] = problem.torchjd("MGDA", *MODES["looped, summed Gramians"])
     buffers = buffers_beyond_plain(problem, variants)
-    rows = compare(problem, variants, max(rounds // 5, 3), trunk)
+    rows = compare(problem, variants, max(rounds // 5, 3), trunk, processor=True)
+    torch.set_num_threads(threads)
     return [row | {"buffers": f"{buffers[row['variant']]:.2f}"} for row in rows]
 
 

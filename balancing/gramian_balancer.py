@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .gradient_balancer import GradientBalancer, Measured
 from .measuring.gradients import Direction
+from .measuring.lean import Lean
+from .measuring.looped import AtShared
 from .measuring.small import SmallRows
 from .options import BalancerOptions
 
@@ -22,6 +24,8 @@ class GramianBalancer(GradientBalancer):
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self._out = SmallRows().out
+        if self.options.at == "shared" and self.options.memory != "full":
+            self.place = AtShared(Lean(self.name, asked=self.options.memory == "lean"))
 
     @abstractmethod
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:

@@ -97,6 +97,7 @@ class _WholeGradients(GradientBalancer):
     piecewise: ClassVar[bool] = False
     refused: ClassVar[tuple[Refused, ...]] = (
         Refused("at", "combines whole gradients, so at='subset' has no meaning", "subset"),
+        Refused("memory", "combines whole gradients, so memory='lean' has no meaning", "lean"),
     )
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:

@@ -25,6 +25,7 @@ class BalancerOptions(TypedDict, total=False):
     log_losses: bool
     weight_ema: float
     max_norm: float
+    memory: Literal["full", "lean"] | None
     on_nonfinite: Literal["raise", "skip"]
     seed: int
 
@@ -47,6 +48,9 @@ class Options:
         log_losses: Balance the logarithms of the losses, which must be positive.
         weight_ema: Smooth the weights over steps, ``w <- weight_ema w_previous + (1 - weight_ema) w``; 0 is off.
         max_norm: Shorten the combined gradient of the shared parameters to this length, and no head's; 0 is off.
+        memory: ``full``: the gradients of all objectives at the shared parameters are in memory at once. ``lean``: they are
+            measured segment by segment of the graph, for about one backward more; about one gradient is in memory at a
+            time. ``None``: ``lean`` where the gradients would take more than half of the free memory.
         on_nonfinite: ``raise`` on a non-finite loss, or gradient where the method measures it, or ``skip`` the step and
             count it in the report.
         seed: Seed of the balancer's own random generator.
@@ -61,6 +65,7 @@ class Options:
     log_losses: bool = False
     weight_ema: float = 0.0
     max_norm: float = 0.0
+    memory: Literal["full", "lean"] | None = None
     on_nonfinite: Literal["raise", "skip"] = "raise"
     seed: int = 0
 
@@ -85,6 +90,7 @@ ABOUT_GRADIENTS = (
     Refused("heads", "weighs losses, so heads='unit' has no meaning", "unit"),
     Refused("normalize", "looks at no gradients, so normalize= has no meaning"),
     Refused("max_norm", "max_norm= needs a gradient method with at='shared'"),
+    Refused("memory", "measures no gradients, so memory= has no meaning"),
 )
 #: Options that need weights.
 ABOUT_WEIGHTS = (
@@ -117,6 +123,7 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
         (limit >= 0, f"max_norm must not be negative, got {limit}"),
         (limit == 0 or options.at == "shared", "max_norm= needs a gradient method with at='shared'"),
         (limit == 0 or every == 1, unmeasured),
+        (options.memory != "lean" or options.at == "shared", "memory='lean' needs a Gramian method with at='shared'"),
     ]
     for holds, problem in rules:
         if not holds:

@@ -66,6 +66,10 @@ class StepMethod(Method):
         """:meth:`backward` of the losses times the weights that ``first`` gives to them."""
         if call.groups is not None:
             self.check_groups()
+        problem = (
+            "memory='lean' cannot collect micro-batches, of whose gradients the sum is balanced; use memory='full'"
+        )
+        self.reject(not call.last and self.options.memory == "lean", problem)
         losses = step.losses
         means = losses.means if step.summed is None else step.summed + losses.means
         reused: Tensor | None = None
@@ -96,7 +100,9 @@ class StepMethod(Method):
         self.reject(call.create_graph, "create_graph=True needs the whole batch in one call")
 
         out = self._out if call.last and not step.parts else None
-        rows = Gradients.none(len(losses.values)) if graph.active == () else self.place.rows(graph, tensors, out)
+        # a sum over micro-batches has no Gramian before it is known
+        place = self.place if call.last and not step.parts else PLACES["shared"]
+        rows = Gradients.none(len(losses.values)) if graph.active == () else place.rows(graph, tensors, out)
         part = Part(losses.means, rows, losses.present)
         self._check(part, graph)
         if self.measures and active is None and self.active() is not None and call.shared is None:

@@ -123,6 +123,11 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
     if at == "subset" or (at == "features" and trainer.grad_accum_steps > 1):
         remedy = "it is for a loop of your own" if at == "subset" else "use trainer.grad_accum_steps=1"
         raise ConfigError(f"balancer.at={at} is not possible here: {remedy}, or use balancer.at=shared")
+    if balancer.options.memory == "lean" and trainer.grad_accum_steps > 1:
+        raise ConfigError(
+            "balancer.memory=lean is not possible here: gradients of micro-batches are added before they are measured; "
+            "use trainer.grad_accum_steps=1, or balancer.memory=full"
+        )
     if trainer.weights_per != "model":
         try:
             balancer.check_groups()

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import torchvision
 from matplotlib.figure import Figure
@@ -38,6 +39,8 @@ FIELDS = ("variant", "objectives", "parameters", "milliseconds", "to_plain", "to
 COUNTS = (2, 3, 5, 10, 20, 40)
 TRUNKS = ("mobilenet_v3_small", "resnet18", "resnet34", "resnet50")
 BATCH, SIZE = 16, 64
+#: Trunk -> batch and size of the images with which ``memory="lean"`` is measured.
+LARGE = {"vit_small_patch16_224": (2, 224), "resnet50": (BATCH, SIZE)}
 #: Mode of torchjd -> size of a chunk of gradients, and `optimize_gramian_computation`.
 MODES = {"looped": (1, False), "vmapped": (None, False), "looped, summed Gramians": (1, True)}
 
@@ -70,17 +73,18 @@ Losses = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 
 
 class Problem:
-    """A torchvision trunk with a linear classifier per objective, and one random batch."""
+    """A trunk with a linear classifier per objective, and one random batch."""
 
-    def __init__(self, objectives: int, trunk: str = "resnet18") -> None:
+    def __init__(self, objectives: int, trunk: str = "resnet18", batch: int = BATCH, size: int = SIZE) -> None:
         torch.manual_seed(0)
         self.names = [f"objective{k}" for k in range(objectives)]
-        self.trunk = torchvision.models.get_model(trunk)
+        known = trunk in torchvision.models.list_models()
+        self.trunk = torchvision.models.get_model(trunk) if known else timm.create_model(trunk, num_classes=0)
         for last in ("fc", "classifier"):
             if hasattr(self.trunk, last):
                 setattr(self.trunk, last, nn.Identity())
-        self.images = torch.randn(BATCH, 3, SIZE, SIZE)
-        self.labels = torch.randint(4, (objectives, BATCH))
+        self.images = torch.randn(batch, 3, size, size)
+        self.labels = torch.randint(4, (objectives, batch))
         with torch.no_grad():
             width = self.trunk(self.images).shape[1]
         self.heads = nn.ModuleList(nn.Linear(width, 4) for _ in self.names)
@@ -196,10 +200,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(
-    problem: Problem, variants: Mapping[str, Callable[[], None]], rounds: int, title: str, steps: int = 1
+    problem: Problem,
+    variants: Mapping[str, Callable[[], None]],
+    rounds: int,
+    title: str,
+    steps: int = 1,
+    processor: bool = False,
 ) -> list[Row]:
     """Times of a step and their ratios; each variant makes ``steps`` of them at once."""
-    times = medians(take_turns(variants, rounds, title, before=problem.clear))
+    times = medians(take_turns(variants, rounds, title, before=problem.clear), processor)
     return [
         {
             "variant": name,
@@ -378,14 +387,34 @@ def measure_memory(rounds: int) -> list[Row]:
     variants |= {name: problem.balanced(name) for name in ("realtime", "mgda", "upgrad", "graddrop", "moco")}
     variants["upgrad, features"] = problem.balanced("upgrad", at="features")
     variants |= {f"torchjd UPGrad, {mode}": problem.torchjd("UPGrad", *MODES[mode]) for mode in MODES}
+    facts = {"objectives": 3, "parameters": problem.size}
+    buffers = buffers_beyond_plain(problem, variants)
+    return [{"variant": name, **facts, "buffers": f"{value:.2f}"} for name, value in buffers.items()]
+
+
+def buffers_beyond_plain(problem: Problem, variants: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+    """Peak memory of each step beyond the plain one, in buffers of the shared gradient's size."""
     peaks = {}
     for name, step in variants.items():
-        for _ in range(2):  # state is made in the first step
-            problem.clear()
-            peaks[name] = peak_bytes(step)
-    facts = {"objectives": 3, "parameters": problem.size}
-    buffers = {name: (peak - peaks["plain"]) / (4 * problem.size) for name, peak in peaks.items()}
-    return [{"variant": name, **facts, "buffers": f"{value:.2f}"} for name, value in buffers.items()]
+        problem.clear()
+        step()  # the first step makes state
+        problem.clear()
+        peaks[name] = peak_bytes(step)
+    return {name: (peak - peaks["plain"]) / (4 * problem.size) for name, peak in peaks.items()}
+
+
+def measure_lean(rounds: int, trunk: str) -> list[Row]:
+    """Time of the processor, on one thread, and memory: ten gradients at once, or segments."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    problem = Problem(10, trunk, *LARGE[trunk])
+    variants = {"plain": problem.plain, "bare": problem.bare}
+    variants |= {f"mgda, `memory={memory}`": problem.balanced("mgda", memory=memory) for memory in ("full", "lean")}
+    variants["torchjd MGDA, looped, summed Gramians"] = problem.torchjd("MGDA", *MODES["looped, summed Gramians"])
+    buffers = buffers_beyond_plain(problem, variants)
+    rows = compare(problem, variants, max(rounds // 5, 3), trunk, processor=True)
+    torch.set_num_threads(threads)
+    return [row | {"buffers": f"{buffers[row['variant']]:.2f}"} for row in rows]
 
 
 PARTS: dict[str, Callable[[int], list[Row]]] = {
@@ -399,6 +428,8 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "threads": backward_threads.measure,
     "small": measure_small,
     "lenet": partial(measure_small, network="lenet"),
+    "lean_vit": partial(measure_lean, trunk="vit_small_patch16_224"),
+    "lean_resnet": partial(measure_lean, trunk="resnet50"),
 }
 
 
@@ -484,6 +515,14 @@ def threads_table() -> str:
     return backward_threads.table(read("threads"))
 
 
+def lean_table(part: str) -> str:
+    """Time and memory of whole gradients and of segments."""
+    rows = read(part)
+    lines = zip(cells(rows, "to_plain", "to_bare"), cells(rows, "buffers"), strict=True)
+    head = "step, K = 10", "to a plain step", "to the bare passes", "buffers beyond a plain step"
+    return documents.table(head, ([*times, buffers] for times, (_, buffers) in lines))
+
+
 def draw() -> Figure:
     """Cost against the number of objectives and of parameters."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
@@ -512,6 +551,8 @@ BLOCKS: documents.Blocks = {
         "cost_threads": threads_table,
         "cost_small": partial(small_table, "small"),
         "cost_lenet": partial(small_table, "lenet"),
+        "cost_lean_vit": partial(lean_table, "lean_vit"),
+        "cost_lean_resnet": partial(lean_table, "lean_resnet"),
     }
 }
 FIGURES: results.Figures = {"balancer_cost.svg": partial(results.save_figure, salt="cost", draw=draw)}

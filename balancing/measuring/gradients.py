@@ -58,6 +58,10 @@ class Gradients:
             return not self.filled[k]
         return any(gradient is not None for gradient in self.rows[k])
 
+    def zeros(self) -> list[Tensor | None]:
+        """A row of an objective that other processes alone measure."""
+        return [torch.zeros_like(tensor) for tensor in self.inputs]
+
     def flatten(self, k: int, pieces: Sequence[Tensor]) -> None:
         """Move row k into these ``pieces``. A gradient that is missing stays so, and is zero there."""
         row = self.rows[k]

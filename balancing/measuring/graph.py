@@ -162,7 +162,7 @@ class LossGraph:
             reached = [bool(union >> k & 1) for k in range(len(gradients.rows))]
         for k, row in enumerate(gradients.rows):
             if reached[k] and all(gradient is None for gradient in row):
-                gradients.rows[k] = [torch.zeros_like(tensor) for tensor in gradients.inputs]
+                gradients.rows[k] = gradients.zeros()
         return gradients
 
     def partition(self, stop: Sequence[Tensor] = ()) -> tuple[list[Tensor], dict[Tensor, int]]:
@@ -267,6 +267,12 @@ class LossGraph:
                 self._backward(losses, self._factors(weights))
         if self._parameters is not None and not self._reaches(self._parameters):
             raise BalancingError(f"{self.owner}: the losses reach none of the given parameters")
+
+    def weighted(self, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The losses that are differentiated in this process, and their weights as gradients."""
+        losses = self.losses if self.active is None else [self.losses[k] for k in self.active]
+        pairs = [pair for pair in zip(losses, self._factors(weights), strict=True) if pair[0].requires_grad]
+        return [loss for loss, _ in pairs], [factor for _, factor in pairs]
 
     def backward_from(self, features: Sequence[Tensor], gradients: Sequence[Tensor], heads: Tensor) -> None:
         """Continue the backward pass from the features, with ``gradients``, to the trunk.

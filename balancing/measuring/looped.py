@@ -10,7 +10,9 @@ from ..spans import span
 from .gradients import Direction, Gradients
 from .graph import LossGraph
 from .layout import FlatRows
+from .lean import Lean
 from .processes import several_processes
+from .segments import collect as collect_by_segments
 
 #: Inputs and K -> where the rows go; ``None``: they stay as they come.
 Out = Callable[[Sequence[Tensor], int], Tensor | FlatRows | None]
@@ -65,6 +67,9 @@ def collect(
 class AtShared:
     """Gradients at the parameters that several losses reach, one backward per loss.
 
+    Args:
+        lean: Chooses segments, one after another of which is measured; ``None``: none.
+
     Attributes:
         title: Name of the place in messages.
         averages_rows: Whether the rows of several processes are averaged; their Gramians are added otherwise.
@@ -74,6 +79,9 @@ class AtShared:
     title = "shared parameters"
     averages_rows = True
     finds_inputs = True
+
+    def __init__(self, lean: Lean | None = None) -> None:
+        self._lean = lean
 
     def rows(self, graph: LossGraph, given: list[Tensor], out: Out | None) -> Gradients:
         """Each loss's gradients at the shared parameters and at its other leaves."""
@@ -87,6 +95,8 @@ class AtShared:
         if not contested and (graph.given_shared or not others):
             which = "shared parameters" if graph.given_shared else "parameters"
             raise BalancingError(f"{graph.owner}: the losses reach none of the given {which}")
+        if self._lean is not None and (segments := self._lean.segments(graph, contested)) is not None:
+            return graph.complete(collect_by_segments(graph, contested, others, segments))
         if graph.shards is not None:
             keep = graph.keeps_graph
             return graph.shards.collect(graph.losses, contested, others, keep, graph.active, graph.objectives)

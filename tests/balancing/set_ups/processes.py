@@ -28,6 +28,7 @@ from tests.balancing.set_ups.reference import Reference, build, rows_of
 from tests.balancing.set_ups.table import add, batch, check_gradient
 
 METHODS = ("sum", "uncertainty", "pcgrad", "mgda", "nash_mtl", "graddrop", "moco")
+LEAN = (*METHODS, "mgda lean")
 SHARDED = ("sum", "uncertainty", "pcgrad", "mgda", "nash_mtl", "graddrop")
 #: A message between processes that nobody answers is an error after so many seconds.
 PATIENCE = 15
@@ -97,7 +98,7 @@ def everything(model, rank, step):
 
 @pair
 def equal_graphs():
-    return Pair(lambda net, x, rank, step: separate(net, x))
+    return Pair(lambda net, x, rank, step: separate(net, x), methods=LEAN)
 
 
 @pair
@@ -106,7 +107,7 @@ def concatenated_on_each_rank():
         z = net.features(x)
         return errors(torch.cat([net.head[name](z) for name in "abc"], 1).chunk(3, 1), x)
 
-    return Pair(losses, lambda net, x, rank, step: separate(net, x), zeros=True)
+    return Pair(losses, lambda net, x, rank, step: separate(net, x), zeros=True, methods=LEAN)
 
 
 def dropping(net, x, rank, step):
@@ -119,7 +120,7 @@ def dropping(net, x, rank, step):
 
 @pair
 def layer_drop_on_a_rank():
-    return Pair(dropping, model=Spare, arguments=everything)
+    return Pair(dropping, model=Spare, arguments=everything, methods=LEAN)
 
 
 @pair
@@ -135,7 +136,7 @@ def routed(net, x, rank, step):
 
 @pair
 def experts_by_rank():
-    return Pair(routed, model=Experts, arguments=everything)
+    return Pair(routed, model=Experts, arguments=everything, methods=LEAN)
 
 
 @pair
@@ -169,7 +170,7 @@ def unlabelled(net, x, rank, step):
 
 @pair
 def rank_without_labels():
-    return Pair(unlabelled, arguments=everything)
+    return Pair(unlabelled, arguments=everything, methods=LEAN)
 
 
 @pair
@@ -184,7 +185,7 @@ def absent_on_another_rank(net, x, rank, step):
 
 @pair
 def ranks_without_other_labels():
-    return Pair(absent_on_another_rank, arguments=everything)
+    return Pair(absent_on_another_rank, arguments=everything, methods=LEAN)
 
 
 def zeroed(net, x, rank, step):

@@ -16,8 +16,10 @@ OPTIONS = {"gradnorm": {"init": "equal"}, "dwa": {"window": 1}, "conflict_free_m
 
 
 def build(method, objectives, **options):
-    """The balancer called ``method``; ``first>second`` is a composition."""
+    """The balancer called ``method``; ``first>second`` is a composition, and `` lean`` comes after a method so measured."""
     objectives = tuple(objectives) if isinstance(objectives, str) else objectives
+    if method.endswith(" lean"):
+        return build(method.removesuffix(" lean"), objectives, memory="lean", **options)
     names = method.split(">")
     if len(names) > 1:
         return create_balancer(names, objectives, **options)

@@ -97,10 +97,8 @@ class LossGraph:
     @cached_property
     def _given(self) -> list[Tensor]:
         """Every tensor that the caller named, whether a parameter or not."""
-        given: list[Tensor] = [*(self.given_shared or ())]
-        for tensors in (self._call.features, self._call.subset):
-            given += named_tensors(tensors)
-        return given
+        features, subset = named_tensors(self._call.features), named_tensors(self._call.subset)
+        return [*(self.given_shared or ()), *features, *subset]
 
     def loss_scale(self) -> float:
         """The factor in all gradients that the scaler caused."""
@@ -216,10 +214,12 @@ class LossGraph:
                 if self.shards is not None:
                     gradients: Gradients = self.shards.collect(self.losses, unknown, {}, True, here, self.objectives)
                 else:
-                    rows: list[list[Tensor | None]] = [[None] * len(unknown) for _ in self.losses]
+                    gradients = Gradients(
+                        unknown, [[None] * len(unknown) for _ in self.losses], [{} for _ in self.losses]
+                    )
                     for k in here:
-                        rows[k] = [*torch.autograd.grad(self.losses[k], unknown, retain_graph=True, allow_unused=True)]
-                    gradients = Gradients(unknown, rows, [{} for _ in rows])
+                        found = torch.autograd.grad(self.losses[k], unknown, retain_graph=True, allow_unused=True)
+                        gradients.rows[k] = [*found]
             gradients.synchronize()
             self.sharing.learn(gradients, self.objectives, complete=True)
         return unknown and self.sharing.unknown(contested, self.objectives)
@@ -261,18 +261,11 @@ class LossGraph:
                 leaves = list(self.masks())
                 write_grads(leaves, gradients_at(leaves, losses, self._factors(weights), self.keeps_graph))
             elif self.active is None and self.root is not None:
-                # one root and not K, which shows in a small model's step
-                self._backward([self.root], [weights.to(self.root)])
+                self._backward([self.root], [weights.to(self.root)])  # not K roots, which take longer
             else:
                 self._backward(losses, self._factors(weights))
         if self._parameters is not None and not self._reaches(self._parameters):
             raise BalancingError(f"{self.owner}: the losses reach none of the given parameters")
-
-    def weighted(self, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The losses that are differentiated in this process, and their weights as gradients."""
-        losses = self.losses if self.active is None else [self.losses[k] for k in self.active]
-        pairs = [pair for pair in zip(losses, self._factors(weights), strict=True) if pair[0].requires_grad]
-        return [loss for loss, _ in pairs], [factor for _, factor in pairs]
 
     def backward_from(self, features: Sequence[Tensor], gradients: Sequence[Tensor], heads: Tensor) -> None:
         """Continue the backward pass from the features, with ``gradients``, to the trunk.

@@ -86,13 +86,13 @@ class SegmentGradients(Gradients):
         super().accumulate([*reached, *leaves], [*reached.values(), *gradients])
 
     def _weighted(self, leaves: Sequence[Tensor], weights: Sequence[float], keep_graph: bool) -> list[Tensor | None]:
-        factors = torch.zeros(len(self.graph.losses), dtype=torch.float64)
-        factors[list(self.objectives)] = torch.tensor(weights, dtype=torch.float64)
-        losses, ways = self.graph.weighted(factors)
-        if not losses or not leaves:
+        pairs = [(self.graph.losses[k], weight) for k, weight in zip(self.objectives, weights, strict=True)]
+        pairs = [(loss, weight) for loss, weight in pairs if loss.requires_grad]  # others are in other processes
+        if not pairs or not leaves:
             return [None] * len(leaves)
+        losses, factors = [loss for loss, _ in pairs], [torch.full_like(loss, weight) for loss, weight in pairs]
         with span("backward of the weighted sum"):
-            return [*torch.autograd.grad(losses, leaves, ways, retain_graph=keep_graph, allow_unused=True)]
+            return [*torch.autograd.grad(losses, leaves, factors, retain_graph=keep_graph, allow_unused=True)]
 
 
 def collect(

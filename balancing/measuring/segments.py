@@ -86,7 +86,9 @@ class SegmentGradients(Gradients):
         super().accumulate([*reached, *leaves], [*reached.values(), *gradients])
 
     def _weighted(self, leaves: Sequence[Tensor], weights: Sequence[float], keep_graph: bool) -> list[Tensor | None]:
-        pairs = [(self.graph.losses[k], weight) for k, weight in zip(self.objectives, weights, strict=True)]
+        graph, weight_of = self.graph, dict(zip(self.objectives, weights, strict=True))
+        active = range(len(graph.losses)) if graph.active is None else graph.active
+        pairs = [(graph.losses[k], weight_of[k]) for k in active if k in weight_of]
         pairs = [(loss, weight) for loss, weight in pairs if loss.requires_grad]  # others are in other processes
         if not pairs or not leaves:
             return [None] * len(leaves)

@@ -36,6 +36,8 @@ def resolve_arguments(
     Raises ConfigError if the task has no such value, which means that the two do not fit together.
     """
     arguments = {}
+    if group == "model":
+        task = task.for_model(section)
     known = {objective.name for objective in task.objectives}
     for key, value in section.items():
         if key == "name":

@@ -66,6 +66,9 @@ def write_predictions(
             for key, legend in prediction.legends.items():
                 _write_table(folder / f"{key}.csv", _rows(legend))
             table = path.suffix.lower() not in {*_PICTURES, ".npy"}
+            if prediction.own:
+                rows += _rows({**prediction.own, **prediction.cells})
+                continue
             for number, row in enumerate(_rows(prediction.cells), start=1):
                 rows.append({"row": number, **row} if table else {"file": str(name), **row})
         if rows:

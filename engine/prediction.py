@@ -70,20 +70,21 @@ class Predictor:
     device: torch.device
 
     @torch.no_grad()
-    def predict(self, path: Path, batch_size: int = 256) -> Prediction:
-        """Prediction for a file. Raises DataError if the task cannot read it."""
+    def predict(self, path: Any, batch_size: int = 256) -> Prediction:
+        """Prediction for a file, or what else ``task.preprocess`` reads. Raises DataError if it cannot be read."""
         data = self.task.preprocess(path)
         parts = []
         for batch in evaluation_batches(data.to(self.device), batch_size, self.device, workers=0):
             outputs = self.task.outputs(self.model, batch)
             parts.append(self.task.decode({name: values.float().cpu() for name, values in outputs.items()}))
         first = parts[0]
-        return Prediction(
+        whole = Prediction(
             {name: [cell for part in parts for cell in part.cells[name]] for name in first.cells},
             {name: np.concatenate([part.maps[name] for part in parts]) for name in first.maps},
             {name: np.concatenate([part.pictures[name] for part in parts]) for name in first.pictures},
             first.legends,
         )
+        return self.task.annotate(data, whole)
 
     def sample(self, count: int, seed: int = 0) -> tuple[Tensor, list[str]]:
         """Samples of a GAN, and their classes. Raises ConfigError for any other model."""

@@ -74,12 +74,14 @@ class Splits:
         val: To select the best epoch on.
         test: Evaluated once, with the weights of that epoch.
         state: Preprocessing state from the training data, which JSON can hold; see :meth:`Task.load_state_dict`.
+        notes: How the data were understood, lines to be shown before the training.
     """
 
     train: Split
     val: Split
     test: Split
     state: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    notes: Sequence[str] = field(default=(), kw_only=True)
 
     def __iter__(self) -> Iterator[Split]:
         return iter((self.train, self.val, self.test))
@@ -138,12 +140,14 @@ class Prediction:
         maps: Name -> numbers (N, H, W) or (N, H, W, 3).
         pictures: Rendering of some of the maps: bytes of the same shape, gray or colored.
         legends: Name of a map -> the table that explains it, column -> values.
+        own: Columns of the user's table, which come before the cells.
     """
 
     cells: Mapping[str, Sequence[str | float]] = field(default_factory=dict)
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
     legends: Mapping[str, Mapping[str, Sequence[str | int]]] = field(default_factory=dict)
+    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def sample_seed(*key: int) -> int:
@@ -202,7 +206,13 @@ class Task:
             return self.prior_losses(splits)
         if name == "classification":
             return tuple(o.name for o in self.objectives if o.criterion.kind == "classification")
+        if name == "categories":  # which few tasks have
+            return self.info.get(name, ())
         return self.info[name]
+
+    def for_model(self, arguments: Collection[str]) -> Self:
+        """The task as :meth:`auto_value` describes it to a model with these arguments."""
+        return self
 
     # ---- data --------------------------------------------------------------------------------------------------------
 
@@ -313,6 +323,10 @@ class Task:
             if o.name in outputs:
                 cells |= decode_output(o.criterion, o.name, outputs[o.name], o.inverse_transform)
         return Prediction(cells)
+
+    def annotate(self, data: TensorData, prediction: Prediction) -> Prediction:
+        """The prediction for what :meth:`preprocess` read, with columns of the file itself."""
+        return prediction
 
     def pictures(self, model: Any, split: Split) -> Pictures:
         """Sample predictions for the report. ``model`` is in eval mode."""

@@ -67,8 +67,8 @@ def write_predictions(
                 _write_table(folder / f"{key}.csv", _rows(legend))
             table = path.suffix.lower() not in {*_PICTURES, ".npy"}
             if prediction.own:
-                rows += _rows({**prediction.own, **prediction.cells})
-                continue
+                _write_columns(folder / "predictions.csv", {**prediction.own, **prediction.cells})
+                return _rows(prediction.cells)
             for number, row in enumerate(_rows(prediction.cells), start=1):
                 rows.append({"row": number, **row} if table else {"file": str(name), **row})
         if rows:
@@ -118,6 +118,14 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow({key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+def _write_columns(path: Path, columns: Mapping[str, Sequence[str | float]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            writer.writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row])
 
 
 _SHOWN = 10  # rows that are printed

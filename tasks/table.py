@@ -107,8 +107,8 @@ class Table(Task):
         self.settings = Settings(missing_spellings(missing), impute, min_count)
         self.split, self.split_by, self.split_seed = split, split_by, split_seed
         self.labels = choose_labels("table", objectives)
-        self.criteria = choose_criteria("task.criteria", criteria or {}, self.labels)
-        for name, chosen in self.criteria.items():
+        self.chosen = choose_criteria("task.criteria", criteria or {}, self.labels)
+        for name, chosen in self.chosen.items():
             kind = self.labels[name].kind
             if kind is not None:
                 chosen.build(kind, classes=())
@@ -132,6 +132,8 @@ class Table(Task):
         for name in types:
             if name not in columns:
                 raise DataError(f"table: task.types names {name!r}, which is no input; leave it out")
+        if not columns:
+            raise DataError(f"table: {table.source} has no column left as an input; look at task.ignore")
         parts = split_rows(
             table, row_keys(table, columns), self.split, self._split_column(table, reader), self.shares, self.split_seed
         )
@@ -149,11 +151,12 @@ class Table(Task):
             else:
                 left_out[name] = reason or "the same in all training rows"
         if not inputs:
-            raise DataError(f"table: {table.source} has no column left as an input; look at task.ignore and task.types")
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+            raise DataError(f"table: {table.source} has no input to learn from ({reasons}); see task.types")
         fitted = []
         targets: dict[str, Tensor] = {}
         for name, choice in self.labels.items():
-            label = fit_label(reader, name, choice, self.criteria.get(name), train, self.similar_classes)
+            label = fit_label(reader, name, choice, self.chosen.get(name), train, self.similar_classes)
             targets[name] = label.targets(reader, self.similar_classes)
             self._check_parts(table, label, targets[name], parts)
             fitted.append(label)
@@ -276,7 +279,13 @@ class Table(Task):
         if table is None:
             return prediction
         own = {name: table.cells(name) for name in table.names}
-        return Prediction({f"predicted_{name}": cells for name, cells in prediction.cells.items()}, own=own)
+        cells = {}
+        for name, column in prediction.cells.items():
+            free = f"predicted_{name}"
+            while free in own:
+                free = f"{free}_"
+            cells[free] = column
+        return Prediction(cells, own=own)
 
     def pictures(self, model: Any, split: Split) -> Pictures:
         """Distributions of the inputs in the training rows, and shares of missing cells."""

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ Impute = Literal["median", "mean"]
 _BINS = 24  # of a stored distribution
 _SHOWN = 30  # categories in it
 _EPOCH = date(2000, 1, 1).toordinal()
-_LEADING_ZERO = re.compile(r"(?:^|\0)\s*[+-]?0\d")  # of a cell
+_LEADING_ZERO = re.compile(r"(?:^|\0)0\d")
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,11 @@ class Reader:
 
     def is_number(self, name: str) -> bool:
         """Whether all known cells are numbers, and not all are missing."""
+        first = (cell for (cell,) in islice(self.table.rows([name]), 1000))
+        if any(
+            c.isalpha() and c not in "eE" for cell in first if not is_missing(cell, self.settings.missing) for c in cell
+        ):
+            return False  # as most texts, without looking at all of them
         try:
             return bool(np.isfinite(self.numbers(name)).any())
         except DataError:
@@ -195,7 +201,7 @@ def infer_type(reader: Reader, name: str) -> tuple[InputType | None, str]:
         dense = (known == np.floor(known)).all() and known.max() - known.min() < len(known)
         if dense and len(known) > 20 and len(np.unique(known)) == len(known):
             return None, "a different whole number in each row, without gaps: a row number?"
-        if not isinstance(stored, np.ndarray) and any(_LEADING_ZERO.search(text) for text in stored):
+        if not isinstance(stored, np.ndarray) and any(map(_has_leading_zero, stored)):
             return "category", ""  # such as postal codes
         return "number", ""
     counts = Counter(table.cells(name))
@@ -208,6 +214,11 @@ def infer_type(reader: Reader, name: str) -> tuple[InputType | None, str]:
     if 2 * len(known_texts) > rows and len(known_texts) > 2:
         return None, f"{len(known_texts):,} different texts in {rows:,} rows: a name or free text?"
     return "category", ""
+
+
+def _has_leading_zero(text: str) -> bool:
+    """Whether one of the cells of a text of :class:`TextTable` begins with a zero and another digit."""
+    return (text.startswith("0") or "\x000" in text) and _LEADING_ZERO.search(text) is not None
 
 
 def fit_input(reader: Reader, name: str, kind: InputType, train: np.ndarray) -> Input | None:

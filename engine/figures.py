@@ -182,7 +182,10 @@ def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Se
 
 
 def tags(title: str, predicted: np.ndarray, actual: np.ndarray, names: Sequence[str]) -> Figure:
-    """Share of samples (N, C) that have each tag, and that are predicted to; dark: both. Of many, the 20 most frequent."""
+    """Share of samples (N, C) with each tag, true and predicted; dark: both.
+
+    Of many, the 20 most frequent.
+    """
     order = np.argsort(-actual.mean(0), kind="stable")[:20]
     both = (predicted & actual).mean(0)[order]
     figure, axes = new_axes(title, height=min(max(2.7, 0.36 * len(order) + 1), 7.0), grid=False)

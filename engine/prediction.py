@@ -71,7 +71,7 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, path: Any, batch_size: int = 256) -> Prediction:
-        """Prediction for a file, or what else ``task.preprocess`` reads. Raises DataError if it cannot be read."""
+        """Prediction for what ``task.preprocess`` reads. Raises DataError if it cannot be read."""
         data = self.task.preprocess(path)
         parts = []
         for batch in evaluation_batches(data.to(self.device), batch_size, self.device, workers=0):

@@ -1,4 +1,4 @@
-"""Your own table: a CSV or Parquet file, or a data frame, with any of its columns as objectives.
+"""Your own table: a CSV or Parquet file, or a data frame, with any columns as objectives.
 
     customer,age,city,joined,churn,spend,tags
     C1,31,Oslo,2024-03-01,no,120.5,vip;mail
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,8 +40,17 @@ from tasks.table_inputs import (
     input_state,
     restore_input,
 )
-from tasks.table_labels import Label, choose_labels, fit_label, known_rows
-from tasks.table_splits import PARTS, Shares, SplitRule, check_shares, row_keys, split_rows
+from tasks.table_labels import Label, choose_labels, fit_label, infer_kind, known_rows
+from tasks.table_splits import (
+    PARTS,
+    Shares,
+    SplitRule,
+    check_shares,
+    difference,
+    fingerprint,
+    row_keys,
+    split_rows,
+)
 from tasks.task import Batch, DataError, Pictures, Prediction, Split, Splits, Task, TensorData
 
 
@@ -125,26 +135,93 @@ class Table(Task):
         """Read the table, fit inputs and labels to its training rows; ``data_dir`` is not needed."""
         table = self._read()
         reader = Reader(table, self.settings)
-        labels = {table.column(choice.column): name for name, choice in self.labels.items()}
-        kept_out = {table.column(name) for name in self.ignore}
+        columns = self._input_columns(table)
+        if self._state:
+            change = difference(table, self._fingerprinted(table, columns), self._state["table"])
+            if change:
+                raise DataError(
+                    f"table: {table.source} has changed since training ({change}); restore it, or train anew; "
+                    "scripts/evaluate.py run=... task.csv=... tests on another table"
+                )
+        parts = self._parts(reader, columns)
+        if self._state:
+            return self._splits(reader, self._inputs, self._labels, parts)
+        inputs, left_out = self._fit_inputs(reader, columns, parts["train"])
+        labels = [
+            fit_label(reader, name, choice, self.chosen.get(name), parts["train"], self.similar_classes)
+            for name, choice in self.labels.items()
+        ]
+        return self._splits(
+            reader, inputs, labels, parts, left_out, fingerprint(table, self._fingerprinted(table, columns))
+        )
+
+    def labelled(self, path: Path) -> Splits:
+        """The rows of another table, prepared as in training, as all three parts.
+
+        The parts of training, if it is the same table in another place.
+        """
+        table = self._table(str(path))
+        reader = Reader(table, self.settings)
+        for column in self._inputs:
+            table.column(column.name)
+        columns = self._input_columns(table)
+        if not difference(table, self._fingerprinted(table, columns), self._state["table"]):
+            return self._splits(reader, self._inputs, self._labels, self._parts(reader, columns))
+        rows = np.arange(len(table))
+        return self._splits(reader, self._inputs, self._labels, dict.fromkeys(PARTS, rows))
+
+    def _splits(
+        self,
+        reader: Reader,
+        inputs: Sequence[Input],
+        labels: Sequence[Label],
+        parts: Mapping[str, np.ndarray],
+        left_out: Mapping[str, str] | None = None,
+        seen: Mapping[str, Any] | None = None,
+    ) -> Splits:
+        """Tensors of the parts; ``left_out``: columns with reasons, ``seen``: a fingerprint."""
+        table = reader.table
+        targets = {label.name: label.targets(reader, self.similar_classes) for label in labels}
+        for label in labels:
+            known = known_rows(targets[label.name])
+            for part, rows in parts.items():
+                count = int(known[torch.from_numpy(rows)].sum())
+                if count < 2:
+                    raise DataError(
+                        f"table: {table.source} has {count} labels of {label.column!r} in the split {part!r}, and needs at least 2; "
+                        "label more rows, or leave the objective out"
+                    )
+        tensors = self._tensors(reader, inputs)
+
+        def part_of(part: str) -> TensorData:
+            rows = torch.from_numpy(parts[part])
+            own = {name: values.index_select(0, rows) for name, values in targets.items()}
+            return TensorData(tuple(tensor.index_select(0, rows) for tensor in tensors), own)
+
+        state = {
+            "inputs": [input_state(column) for column in inputs],
+            "labels": [label.state() for label in labels],
+            "table": seen or self._state["table"],
+        }
+        notes = _notes(table, inputs, labels, left_out or {}, targets, parts)
+        return Splits(*map(part_of, PARTS), state=state, notes=tuple(notes))
+
+    def _fit_inputs(
+        self, reader: Reader, columns: Sequence[str], train: np.ndarray
+    ) -> tuple[list[Input], dict[str, str]]:
+        """Inputs, and the reasons for which other columns are none."""
+        table = reader.table
         types = {table.column(name): kind for name, kind in self.types.items()}
-        columns = self._input_columns(table, {*labels, *kept_out})
         for name in types:
             if name not in columns:
                 raise DataError(f"table: task.types names {name!r}, which is no input; leave it out")
-        if not columns:
-            raise DataError(f"table: {table.source} has no column left as an input; look at task.ignore")
-        parts = split_rows(
-            table, row_keys(table, columns), self.split, self._split_column(table, reader), self.shares, self.split_seed
-        )
-        train = parts["train"]
         inputs, left_out = [], {}
         for name in columns:
             kind, reason = (types[name], "") if name in types else infer_type(reader, name)
             column = None if kind is None else fit_input(reader, name, kind, train)
             if column is not None:
                 inputs.append(column)
-            elif name in types and kind is not None:
+            elif name in types:
                 raise DataError(
                     f"table: {table.source}: {name!r} is the same in all training rows; leave it out of task.types"
                 )
@@ -153,23 +230,7 @@ class Table(Task):
         if not inputs:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
             raise DataError(f"table: {table.source} has no input to learn from ({reasons}); see task.types")
-        fitted = []
-        targets: dict[str, Tensor] = {}
-        for name, choice in self.labels.items():
-            label = fit_label(reader, name, choice, self.chosen.get(name), train, self.similar_classes)
-            targets[name] = label.targets(reader, self.similar_classes)
-            self._check_parts(table, label, targets[name], parts)
-            fitted.append(label)
-        tensors = self._tensors(reader, inputs)
-
-        def part_of(part: str) -> TensorData:
-            rows = torch.from_numpy(parts[part])
-            own = {name: values.index_select(0, rows) for name, values in targets.items()}
-            return TensorData(tuple(tensor.index_select(0, rows) for tensor in tensors), own)
-
-        state = {"inputs": [input_state(column) for column in inputs], "labels": [label.state() for label in fitted]}
-        notes = _notes(table, inputs, fitted, left_out, targets, parts)
-        return Splits(*map(part_of, PARTS), state=state, notes=notes)
+        return inputs, left_out
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over how inputs are prepared, and what labels mean."""
@@ -206,41 +267,46 @@ class Table(Task):
             )
         if self.csv is None and self.frame is None:
             raise DataError("table: say which table to read: task.csv=customers.csv; see docs/your_own_table.md")
-        return self._table(self.csv if self.frame is None else self.frame)
+        table = self._table(self.csv if self.frame is None else self.frame)
+        for name in (*(choice.column for choice in self.labels.values()), *self.ignore, *self.types):
+            table.column(name)
+        return table
 
     def _table(self, source: Any) -> TextTable:
         separators = [choice.separator for choice in self.labels.values() if choice.kind in ("tags", None)]
         return read_any(source, "table", (separators or [";"])[0])
 
-    def _input_columns(self, table: TextTable, others: Collection[str]) -> list[str]:
+    def _input_columns(self, table: TextTable) -> list[str]:
         """All columns but the objectives, those to ignore, and those that say where rows belong."""
-        places = {table.find("split")}
+        others = {table.find(choice.column) for choice in self.labels.values()} | set(map(table.find, self.ignore))
+        others.add(table.find("split"))
         if self.split == "group" and self.split_by is not None:
-            places.add(table.column(self.split_by))
-        return [name for name in table.names if name not in others and name not in places]
+            others.add(table.find(self.split_by))
+        columns = [name for name in table.names if name not in others]
+        if not columns:
+            raise DataError(f"table: {table.source} has no column left as an input; look at task.ignore")
+        return columns
 
-    def _split_column(self, table: TextTable, reader: Reader) -> str | None:
-        if self.split != "stratified" or self.split_by is not None:
-            return self.split_by
-        for choice in self.labels.values():
-            if choice.kind in ("classes", "ordered"):
-                return table.column(choice.column)
-        return None
+    def _fingerprinted(self, table: TextTable, columns: Sequence[str]) -> list[str]:
+        """Names of the columns that training depends on."""
+        places = [table.find(name) for name in ("split", *([self.split_by] if self.split_by else ()))]
+        labels = [table.column(choice.column) for choice in self.labels.values()]
+        return list(dict.fromkeys([*columns, *labels, *filter(None, places)]))
+
+    def _parts(self, reader: Reader, columns: Sequence[str]) -> dict[str, np.ndarray]:
+        """Row numbers of train, val and test, drawn by the cells of the inputs."""
+        table, by = reader.table, self.split_by
+        if self.split == "stratified" and by is None:
+            kinds = (
+                (c, c.kind or infer_kind(reader, table.column(c.column), c.separator)) for c in self.labels.values()
+            )
+            by = next((choice.column for choice, kind in kinds if kind in ("classes", "ordered")), None)
+        return split_rows(table, row_keys(table, columns), self.split, by, self.shares, self.split_seed)
 
     def _tensors(self, reader: Reader, inputs: Sequence[Input]) -> tuple[Tensor, ...]:
         """Numbers, and codes if there are categories."""
         x, codes = encode_inputs(reader, inputs)
         return (torch.from_numpy(x), torch.from_numpy(codes)) if codes.shape[1] else (torch.from_numpy(x),)
-
-    def _check_parts(self, table: TextTable, label: Label, targets: Tensor, parts: Mapping[str, Any]) -> None:
-        known = known_rows(targets)
-        for part, rows in parts.items():
-            count = int(known[torch.from_numpy(rows)].sum())
-            if count < 2:
-                raise DataError(
-                    f"table: {table.source} has {count} labels of {label.column!r} in the split {part!r}, and needs at least 2; "
-                    "label more rows, or leave the objective out"
-                )
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -265,7 +331,7 @@ class Table(Task):
     # ---- presentation ------------------------------------------------------------------------------------------------
 
     def preprocess(self, path: Path | Any) -> TableRows:
-        """Rows of a CSV or Parquet file, or of a data frame, with the input columns of training; labels are not read."""
+        """Rows of a CSV or Parquet file, or of a data frame; their labels are not read."""
         table = self._table(path)
         if not len(table):
             raise DataError(f"table: {table.source} has no rows after the header; it needs one for each prediction")

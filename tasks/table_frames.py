@@ -38,7 +38,7 @@ def read_any(source: Any, owner: str, separator: str = ";") -> TextTable:
 
 
 def frame_table(frame: Any, owner: str, source: str, separator: str = ";") -> TextTable:
-    """A data frame as a table. Raises DataError for what is no data frame, or has a column twice."""
+    """A data frame as a table. Raises DataError for anything else, or for a column twice."""
     names = [str(name) for name in getattr(frame, "columns", ())]
     if not names or not hasattr(frame, "__getitem__"):
         raise DataError(

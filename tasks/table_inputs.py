@@ -1,4 +1,4 @@
-"""Inputs of a table: columns of numbers, dates and categories, prepared like those of the training rows.
+"""Inputs of a table: numbers, dates and categories, prepared like those of training.
 
 number, date   missing -> median or mean of training; standardized; with an indicator if some were missing in training
 category       a code for each text that is frequent enough in training; code 0 for any other
@@ -159,7 +159,7 @@ class Reader:
         return self._numbers[name]
 
     def dates(self, name: str) -> np.ndarray:
-        """(N,) days since 2000, NaN where missing. Raises DataError naming the first cell that is no date."""
+        """(N,) days since 2000, NaN where missing. Raises DataError for a cell that is no date."""
         cells = self.table.cells(name)
         days = {cell: _days(cell, self.settings.missing) for cell in set(cells)}
         values = np.fromiter(map(days.__getitem__, cells), np.float64, len(cells))
@@ -217,7 +217,7 @@ def infer_type(reader: Reader, name: str) -> tuple[InputType | None, str]:
 
 
 def _has_leading_zero(text: str) -> bool:
-    """Whether one of the cells of a text of :class:`TextTable` begins with a zero and another digit."""
+    """Whether a cell in a text of :class:`TextTable` begins with a zero and a digit."""
     return (text.startswith("0") or "\x000" in text) and _LEADING_ZERO.search(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""Labels of a table: columns of classes, ordered classes, tags, numbers and counts as targets with a criterion each."""
+"""Labels of a table: columns as targets, and what the cells of each mean."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def objective_name(column: str) -> str:
 
 
 def choose_labels(owner: str, objectives: Mapping[str, Any] | Sequence[str] | None) -> dict[str, LabelChoice]:
-    """Objective -> choice. Raises ValueError for an unknown kind or option, or two objectives of one name."""
+    """Objective -> choice. Raises ValueError for an unknown kind or option, or a name twice."""
     chosen = objectives if isinstance(objectives, Mapping) else {str(column): None for column in objectives or ()}
     choices = {objective_name(str(column)): _choice(owner, str(column), said) for column, said in chosen.items()}
     if len(choices) < len(chosen if isinstance(objectives, Mapping) else objectives or ()):
@@ -141,7 +141,7 @@ class Label:
         return Objective(self.name, criterion, criterion.metrics(inverse), inverse, unit)
 
     def targets(self, reader: Reader, similar: SimilarClasses) -> Tensor:
-        """(N,) classes, (N, C) tags or (N, 1) numbers of all rows. Raises DataError for labels that do not fit."""
+        """(N,) classes, (N, C) tags or (N, 1) numbers. Raises DataError for labels that do not fit."""
         table, missing = reader.table, reader.settings.missing
         column = table.column(self.column)
         if self.kind in ("classes", "ordered"):
@@ -173,7 +173,7 @@ def split_tags(cell: str, separator: str) -> list[str]:
 
 
 def label_numbers(reader: Reader, column: str, kind: str, log: bool = False) -> np.ndarray:
-    """(N,) numbers, or their logarithms; NaN where missing. Raises DataError naming a cell that cannot be one."""
+    """(N,) numbers or logarithms, NaN where missing. Raises DataError for a cell that is none."""
     table = reader.table
     values = reader.numbers(column, ", or make it an objective of classes")
     known = np.where(np.isnan(values), 1.0, values)

@@ -74,14 +74,14 @@ class Splits:
         val: To select the best epoch on.
         test: Evaluated once, with the weights of that epoch.
         state: Preprocessing state from the training data, which JSON can hold; see :meth:`Task.load_state_dict`.
-        notes: How the data were understood, lines to be shown before the training.
+        notes: What is in the data, in lines for the start of a run.
     """
 
     train: Split
     val: Split
     test: Split
     state: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    notes: Sequence[str] = field(default=(), kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __iter__(self) -> Iterator[Split]:
         return iter((self.train, self.val, self.test))

@@ -88,7 +88,7 @@ class MMoE(BaseModel):
         return self.heads(self.features(x, codes))
 
     def features(self, x: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, in_features) -> outputs of the experts (B, experts, width), and their input for the gates."""
+        """(B, in_features) -> outputs of the experts (B, experts, width), and x for the gates."""
         x = embed(self.embedding, x, codes)
         return self.experts(x), x
 

@@ -1,4 +1,4 @@
-"""Common parts of models for tables: description, embeddings of categories, MLPs and towers of objectives."""
+"""Common parts of models for tables: description, embedding, MLPs and towers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def table_info(summary: str, origin: str) -> ModelInfo:
 
 
 class CategoryEmbedding(nn.Module):
-    """Numbers x (B, F) and codes (B, C) -> (B, F + 8 C): eight learned numbers stand for each code.
+    """Numbers x (B, F), codes (B, C) -> (B, F + 8 C): eight learned numbers for each code.
 
     Code 0, for what was not seen in training, starts with zeros; the others have a variance of 1 / 8, so that a column starts
     with the variance of a standardized number.
@@ -47,7 +47,9 @@ class CategoryEmbedding(nn.Module):
 
 
 def category_embedding(model: str, in_features: int, categories: Sequence[int]) -> tuple[CategoryEmbedding | None, int]:
-    """What precedes a model of numbers and categories, ``None`` without the latter; and how many numbers come out.
+    """What precedes a model of numbers and categories; and how many numbers come out.
+
+    Without categories that is ``None``.
 
     Raises ValueError for a size out of range.
     """

@@ -418,6 +418,60 @@ def test_a_table_to_predict_needs_the_inputs_of_training(csv, tmp_path):
         task.preprocess(write(tmp_path / "odd.csv", columns))
 
 
+# ---- a trained run's table ---------------------------------------------------------------------------------------------
+
+
+def trained(csv, **options):
+    """The task of a run, with what the run knows."""
+    task = table_of(csv, **options)
+    task.splits()
+    other = table_of(csv, **options)
+    other.load_state_dict(json.loads(json.dumps(task.state_dict())))
+    return task, other
+
+
+def test_a_run_reads_its_table_with_what_it_knows(csv):
+    task, other = trained(csv)
+    for mine, theirs in zip(task.splits(), other.splits(), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine.inputs, theirs.inputs, strict=True))
+        assert all(mine.targets[name].equal(theirs.targets[name]) for name in ("churn", "tags", "visits", "size"))
+    assert other.state_dict() == task.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (cell("spend", 100, "1"), r"the first difference in 'spend' is in line 10[12]"),
+        (cell("city", 0, "Paris"), r"in 'city'"),
+        (lambda columns: [cells.pop() for cells in columns.values()], "120 rows then, 119 now"),
+        (lambda columns: columns.pop("zip"), "without the column 'zip'"),
+        (lambda columns: columns.update(new=["1"] * 120), "with the column 'new'"),
+    ],
+)
+def test_a_table_that_has_changed_since_training_is_refused(csv, change, difference):
+    _, other = trained(csv)
+    columns = customers()
+    change(columns)
+    write(csv, columns)
+    with pytest.raises(DataError, match=rf"has changed since training \(.*{difference}.*\); restore it, or train anew"):
+        other.splits()
+
+
+def test_another_labelled_table_is_prepared_as_in_training(csv, tmp_path):
+    task, other = trained(csv)
+    columns = {name: cells[:30] for name, cells in customers().items()}
+    columns["city"][0] = "Paris"
+    splits = other.labelled(write(tmp_path / "other.csv", columns))
+    assert [len(part) for part in splits] == [30, 30, 30]
+    assert splits.test.inputs[1][0, 0] == 0
+    assert splits.state["labels"] == task.state_dict()["labels"]
+    same = other.labelled(write(tmp_path / "copy.csv", customers()))
+    assert [len(part) for part in same] == [len(part) for part in task.splits()]
+    columns["churn"][3] = "perhaps"
+    with pytest.raises(DataError, match=r"other.csv, line 5: churn is 'perhaps', which is none of the classes"):
+        other.labelled(write(tmp_path / "other.csv", columns))
+
+
 # ---- training --------------------------------------------------------------------------------------------------------
 
 

@@ -196,7 +196,8 @@ def tags(title: str, predicted: np.ndarray, actual: np.ndarray, names: Sequence[
     axes.set_yticks(places, labels=[names[i] for i in order], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("share of samples")
-    axes.legend(fontsize=9, frameon=False)
+    axes.set_xlim(right=1.35 * axes.get_xlim()[1])  # room for the legend
+    axes.legend(fontsize=9, frameon=False, loc="center right")
     return figure
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.table_inputs import CategoryInput, Input
+from tasks.table_inputs import CategoryInput, Input, day
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +20,7 @@ _COLUMNS = 4
 def distributions(inputs: Sequence[Input]) -> Figure:
     """A small picture for each of the first 24 inputs, from the distribution that it keeps."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     shown = inputs[:_SHOWN]
     lines = -(-len(shown) // _COLUMNS)
@@ -39,6 +40,9 @@ def distributions(inputs: Sequence[Input]) -> Figure:
             edges = np.linspace(*column.edges, len(column.counts) + 1)
             axes.bar(edges[:-1], column.counts, np.diff(edges), align="edge", color="#2563eb")
             axes.tick_params(labelsize=6)
+            if column.type == "date":
+                axes.xaxis.set_major_locator(MaxNLocator(3))
+                axes.xaxis.set_major_formatter(lambda days, _: f"{day(days):%Y-%m}")
         axes.set_title(_short(column.name, 28), fontsize=8, loc="left")
         axes.set_yticks([])
     return figure

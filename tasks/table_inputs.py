@@ -189,6 +189,11 @@ def _days(cell: str, missing: Collection[str]) -> float:
     return moment.toordinal() - _EPOCH + (seconds - (offset.total_seconds() if offset else 0)) / 86400
 
 
+def day(days: float) -> date:
+    """The date of so many days since 2000, of those that a calendar has."""
+    return date.fromordinal(min(max(_EPOCH + round(days), 1), date.max.toordinal()))
+
+
 def infer_type(reader: Reader, name: str) -> tuple[InputType | None, str]:
     """What a column holds; ``None`` and the reason, if it is not worth an input."""
     table, missing = reader.table, reader.settings.missing

@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 
+from lab.check_docs import write_customers
 from scripts import evaluate, predict
+from tasks import create_task
 from tests.tasks.test_table import customers, write
 from tests.tiny_runs import ROOT
 
@@ -60,3 +62,11 @@ def test_from_a_raw_file_to_predictions(tmp_path, capsys):
     assert {row["predicted_churn"] for row in rows} <= {"no", "yes"}
     assert all(20 < float(row["predicted_spend"]) < 300 for row in rows)
     assert all(0 <= float(row["predicted_tags_vip"]) <= 1 for row in rows)
+
+
+def test_the_page_shows_what_a_run_says(tmp_path, monkeypatch):
+    write_customers(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    task = create_task("table", csv="customers.csv", objectives={"churn": "classes", "spend": "number", "tags": "tags"})
+    said = "".join(f"  {note}\n" for note in task.splits().notes)
+    assert f"```text\n{said}```" in (ROOT / "docs/your_own_table.md").read_text(encoding="utf-8")

@@ -223,11 +223,13 @@ class Task:
     def splits(self, data_dir: str | Path | None = None) -> Splits:
         """The data, read once; the task takes over their preprocessing state.
 
+        A task that has the state of a trained model prepares the data with that.
+
         Args:
             data_dir: Folder of data sets; ``None``: that of the first call, or else ``data``.
 
         Raises:
-            DataError: Data are missing or damaged, or this task has read those of another folder.
+            DataError: Data are missing or damaged, contradict the state, or this task has read those of another folder.
         """
         if self._loaded is None:
             folder = Path("data" if data_dir is None else data_dir)
@@ -243,12 +245,26 @@ class Task:
             )
         return splits
 
+    def labelled(self, path: Path) -> Splits:
+        """Another file with labels, prepared with the state of a trained model, as all three parts.
+
+        Raises DataError if it is damaged, or has what the state does not know.
+        """
+        raise DataError(f"task {self.name} has no table to change for another; leave task.csv out")
+
+    def use_labelled(self, path: Path, data_dir: str | Path) -> None:
+        """Make :meth:`splits` return another file with labels; see :meth:`labelled`."""
+        self._loaded = Path(data_dir), self.labelled(path)
+
     def state_dict(self) -> dict[str, Any]:
-        """Preprocessing state for :meth:`preprocess` and :meth:`decode`, as JSON can hold it."""
+        """What a trained model knows of its data, as JSON can hold it.
+
+        :meth:`preprocess` and :meth:`decode` need no more.
+        """
         return dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the preprocessing state of a task whose training data are not there."""
+        """Take over the state of a trained model's task, whose training data may not be there."""
         self._state = state
 
     def initial_losses(self, splits: Splits) -> dict[str, float]:

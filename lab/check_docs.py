@@ -131,7 +131,7 @@ def write_photos(folder: Path) -> None:
 
 
 def write_customers(folder: Path) -> None:
-    """Write customers.csv with the columns that docs/your_own_table.md shows, and new_customers.csv without labels."""
+    """Write the tables of docs/your_own_table.md, one of them without labels."""
     random = np.random.RandomState(0)
     rows = []
     for i in range(440):

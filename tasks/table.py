@@ -46,6 +46,7 @@ from tasks.table_splits import (
     Shares,
     SplitRule,
     check_shares,
+    check_unchanged,
     difference,
     fingerprint,
     row_keys,
@@ -137,12 +138,7 @@ class Table(Task):
         reader = Reader(table, self.settings)
         columns = self._input_columns(table)
         if self._state:
-            change = difference(table, self._fingerprinted(table, columns), self._state["table"])
-            if change:
-                raise DataError(
-                    f"table: {table.source} has changed since training ({change}); restore it, or train anew; "
-                    "scripts/evaluate.py run=... task.csv=... tests on another table"
-                )
+            check_unchanged(table, self._fingerprinted(table, columns), self._state["table"])
         parts = self._parts(reader, columns)
         if self._state:
             return self._splits(reader, self._inputs, self._labels, parts)

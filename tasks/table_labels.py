@@ -217,7 +217,7 @@ def fit_label(
     kind = choice.kind or infer_kind(reader, column, choice.separator)
     chosen = criterion or default_criterion(f"task.criteria.{name}", kind)
     start = f"{table.owner}: {table.source}"
-    facts: dict[str, Any] = {"unit": f"{choice.column}, standardised"}
+    facts: dict[str, Any] = {"unit": f"{choice.column}, standardised" if chosen.standardized else choice.column}
     numbers: dict[str, Any] = {}
     if kind in ("classes", "ordered"):
         if choice.order:

@@ -70,6 +70,11 @@ class CriterionChoice:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def standardized(self) -> bool:
+        """Whether numbers are to be standardized for it."""
+        return _CRITERIA.get(self.name).standardized
+
     def build(self, labels: Labels, **facts: Any) -> NamedCriterion:
         """The criterion for labels of this kind.
 

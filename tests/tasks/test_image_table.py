@@ -1,5 +1,6 @@
 """Images of one's own: what the table says, what the pictures become, and what is said about mistakes in either."""
 
+import json
 import math
 import pickle
 
@@ -469,3 +470,25 @@ def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="8 bits"):
         View(8).pixels(tmp_path / "a.png")
+
+
+def test_criteria_are_chosen_by_column_and_kept(folder):
+    criteria = {"species": {"name": "focal", "weights": "balanced"}, "weight": "poisson"}
+    task = task_in(folder, criteria=criteria)
+    splits = task.splits()
+    species, weight = (objective.criterion for objective in task.objectives)
+    assert (species.name, weight.name) == ("focal", "poisson")
+    assert len(species.weights) == 3
+    known = [10 + i for i in range(20) if i % 5]
+    assert weight.mean == pytest.approx(np.mean(known))
+    assert splits.train.targets["weight"][1].item() == 11  # counts are not standardised
+    other = task_in(folder, criteria=criteria)
+    other.load_state_dict(json.loads(json.dumps(task.state_dict())))
+    assert other.decode({"weight": torch.zeros(1, 1)}).cells["weight"] == pytest.approx([np.mean(known)])
+
+
+def test_a_criterion_for_other_labels_is_refused(folder):
+    with pytest.raises(
+        ValueError, match=r"task\.criteria\.species: huber is for number or count, and these labels are classes"
+    ):
+        task_in(folder, criteria={"species": "huber"})

@@ -343,7 +343,7 @@ MISTAKES = {
     "no tags": (column("tags", ""), {}, r"'tags' has 0 tags in its training rows.*separator"),
     "criterion": (None, {"objectives": ["spend"], "criteria": {"spend": "focal"}}, r"task.criteria.spend: focal is for classes, and these labels are number"),
     "poisson": (cell("spend", 1, "-5"), {"objectives": ["spend"], "criteria": {"spend": "poisson"}}, r"poisson needs counts of 0 or more"),
-    "cells": (cell("city", 3, "Oslo,Norway"), {}, r"line 5: 11 cells, more than the 10 of the header; a cell with commas in it"),
+    "cells": (cell("city", 3, "Oslo,Norway"), {}, r"line 5: 11 cells here and 10 in the header; a cell with commas in it"),
     "part": (lambda columns: columns.update(split=["train"] * 119 + ["tests"]), {}, r"line 121: split must be train, val or test, got 'tests'"),
     "parts": (lambda columns: columns.update(split=["train"] * 60 + ["val"] * 60), {}, r"no rows in the split 'test'"),
     "nothing left": (None, {"ignore": ["id", "age", "city", "joined", "zip"]}, r"no column left as an input; look at task.ignore"),

@@ -120,4 +120,6 @@ def _describe(wanted: Any) -> str:
         return f"a mapping of {_describe(arguments[0])} to {_describe(arguments[1])}"
     if origin is not None and issubclass(origin, Sequence):
         return f"a list of {_describe(arguments[0])}"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "a string"}.get(wanted, str(wanted))
+    return {int: "an integer", float: "a number", bool: "true or false", str: "a string", Any: "anything"}.get(
+        wanted, str(wanted)
+    )

@@ -15,7 +15,7 @@ import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -69,8 +69,8 @@ class Table(Task):
     Args:
         csv: A CSV or Parquet file.
         objectives: Column -> what its cells mean: ``classes``, ``ordered``, ``tags``, ``number`` or ``count``, or a mapping with
-            this ``kind`` and options (``log`` of a number; ``order``; ``separator`` and ``empty`` of tags). A list of columns: as
-            their cells suggest.
+            this ``kind`` and options (``log`` of a number; ``order``; ``separator`` and ``empty`` of tags). One column or a list:
+            as their cells suggest, or ``column: kind``.
         types: Input column -> ``number``, ``category`` or ``date``, where the cells suggest another one.
         ignore: Columns that are neither inputs nor objectives.
         criteria: Objective -> criterion, a name or a mapping with a name and options; see docs/adding.md.
@@ -92,7 +92,7 @@ class Table(Task):
     def __init__(
         self,
         csv: str | None = None,
-        objectives: Mapping[str, str | Mapping[str, Any]] | Sequence[str] | None = None,
+        objectives: Mapping[str, str | Mapping[str, Any]] | Sequence[str] | str | None = None,
         types: Mapping[str, InputType] | None = None,
         ignore: Sequence[str] = (),
         criteria: Mapping[str, str | Mapping[str, Any]] | None = None,
@@ -123,6 +123,9 @@ class Table(Task):
             kind = self.labels[name].kind
             if kind is not None:
                 chosen.build(kind, classes=())
+        for column, wanted in self.types.items():
+            if wanted not in get_args(InputType):
+                raise ValueError(f"table: types.{column} must be number, category or date, got {wanted!r}")
         label_columns = [choice.column for choice in self.labels.values()]
         for column in (*self.ignore, *self.types):
             if column in label_columns or (column in self.ignore and column in self.types):

@@ -54,13 +54,22 @@ def objective_name(column: str) -> str:
 
 def choose_labels(owner: str, objectives: Mapping[str, Any] | Sequence[str] | None) -> dict[str, LabelChoice]:
     """Objective -> choice. Raises ValueError for an unknown kind or option, or a name twice."""
-    chosen = objectives if isinstance(objectives, Mapping) else {str(column): None for column in objectives or ()}
-    choices = {objective_name(str(column)): _choice(owner, str(column), said) for column, said in chosen.items()}
-    if len(choices) < len(chosen if isinstance(objectives, Mapping) else objectives or ()):
+    if isinstance(objectives, Mapping):
+        chosen = [(str(column), said) for column, said in objectives.items()]
+    else:
+        chosen = list(map(_with_kind, [objectives] if isinstance(objectives, str) else objectives or ()))
+    choices = {objective_name(column): _choice(owner, column, said) for column, said in chosen}
+    if len(choices) < len(chosen):
         raise ValueError(
             f"{owner}: two objectives have the same name; every column can be one objective, and names differ"
         )
     return choices
+
+
+def _with_kind(text: str) -> tuple[str, str | None]:
+    """Column and kind of ``column: kind``; a column alone has no kind."""
+    column, _, kind = str(text).rpartition(": ")
+    return (column, kind) if column and kind in LABELS else (str(text), None)
 
 
 def _choice(owner: str, column: str, said: Any) -> LabelChoice:

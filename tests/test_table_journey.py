@@ -12,7 +12,8 @@ from tests.tasks.test_table import customers, write
 from tests.tiny_runs import ROOT
 
 
-def test_from_a_raw_file_to_predictions(tmp_path, capsys):
+def test_from_a_raw_file_to_predictions(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     columns = customers(240)
     write(tmp_path / "customers.csv", columns)
     new = {
@@ -46,11 +47,13 @@ def test_from_a_raw_file_to_predictions(tmp_path, capsys):
     assert summary["metrics"]["test/spend/mae"] < 40  # of 54 to 260, in the unit of the column
     assert summary["metrics"]["test/tags/f1"] > 0.8
 
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace("csv: customers.csv", f"csv: {tmp_path / 'customers.csv'}"))
     evaluate.main([f"run={run}"])
     again = json.loads((run / "evaluation-test.json").read_text())["metrics"]
     assert again == summary["metrics"]
+
+    write(tmp_path / "later.csv", {name: cells[:60] for name, cells in columns.items()})
+    evaluate.main([f"run={run}", "task.csv=later.csv"])
+    assert json.loads((run / "evaluation-later.json").read_text())["metrics"]["test/churn/accuracy"] > 0.8
 
     capsys.readouterr()
     predict.main([f"run={run}", f"input={tmp_path / 'new.csv'}", f"output={tmp_path / 'out'}"])

@@ -196,6 +196,13 @@ def test_labels_are_masked_where_they_are_missing_and_in_the_unit_of_the_user(cs
     assert all(min(abs(value - s) for s in spend) < 1e-3 for value in found.tolist())
 
 
+@pytest.mark.parametrize("said", ["spend", ["spend"], ["spend: number"], {"spend": "number"}])
+def test_an_objective_is_named_in_several_ways(csv, said):
+    task = table_of(csv, said)
+    task.splits()
+    assert [(o.name, o.criterion.name) for o in task.objectives] == [("spend", "squared_error")]
+
+
 def test_kinds_of_listed_objectives_are_those_of_their_cells(csv):
     task = table_of(csv, ["churn", "spend", "tags", "visits"])
     notes = " ".join(task.splits().notes)
@@ -379,6 +386,7 @@ def test_mistakes_in_a_table_are_named_with_their_place_and_remedy(name, tmp_pat
         ({"ignore": ["churn"]}, "'churn' is named in two of objectives, types and ignore"),
         ({"min_count": 0}, "min_count must be at least 1"),
         ({"val_share": 0.7, "test_share": 0.4}, "val_share and test_share"),
+        ({"types": {"zip": "categorical"}}, "types.zip must be number, category or date, got 'categorical'"),
         ({"impute": "zero"}, "impute must be median or mean, got 'zero'"),
         ({"frame": Frame({})}, "either csv or frame"),
         ({"criteria": {"spend": "focal"}}, "task.criteria.spend: focal is for classes"),

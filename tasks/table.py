@@ -236,9 +236,11 @@ class Table(Task):
         super().load_state_dict(state)
         self._inputs = tuple(map(restore_input, state["inputs"]))
         self._labels = tuple(map(Label.restored, state["labels"]))
-        self.objectives = tuple(label.objective() for label in self._labels)
+        kept = {objective.name for objective in self.objectives}  # of a restricted task
+        objectives = tuple(label.objective() for label in self._labels)
+        self.objectives = tuple(each for each in objectives if not kept or each.name in kept)
         heads: dict[str, dict[str, int]] = {"classification": {}, "regression": {}}
-        for objective in self.objectives:
+        for objective in objectives:
             criterion: Any = objective.criterion
             heads[criterion.kind][objective.name] = criterion.outputs
         numbers = sum(column.width for column in self._inputs if isinstance(column, NumberInput))

@@ -255,6 +255,15 @@ def test_what_a_run_keeps_is_enough_to_read_and_decode(csv):
     assert cells["tags"] == ["mail;vip", "mail;vip"]
 
 
+def test_a_restricted_task_stays_restricted(csv):
+    task = table_of(csv)
+    task.splits()
+    restricted = task.restrict(["spend"])
+    restricted.load_state_dict(task.state_dict())
+    assert [o.name for o in restricted.objectives] == ["spend"]
+    assert len(task.objectives) == 5
+
+
 def test_rows_with_the_same_inputs_are_in_one_part(tmp_path):
     columns = customers()
     twice = {name: cells + cells for name, cells in columns.items()}

@@ -129,7 +129,7 @@ def input_state(column: Input) -> dict[str, Any]:
 
 def restore_input(state: Mapping[str, Any]) -> Input:
     """Inverse of :func:`input_state`."""
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in state.items()}
+    arguments: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in state.items()}
     return CategoryInput(**arguments) if "values" in arguments else NumberInput(**arguments)
 
 

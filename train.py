@@ -336,6 +336,7 @@ def main() -> None:
     """Entry point; exit code 2 with one message for bad input, 1 for a step that failed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them
     with engine.reporting():
+        engine.check_words(sys.argv[1:])
         _main()
 
 

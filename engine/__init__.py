@@ -38,3 +38,4 @@ from engine.run import (
 )
 from engine.seeding import seed_everything
 from engine.tracking import Tracker, make_run_dir
+from engine.words import check_words

@@ -17,6 +17,10 @@ class ConfigError(ValueError):
     """A configuration that cannot run; the message names the key and the fix."""
 
 
+class PartialError(RuntimeError):
+    """Some files could not be used; the message names them, and where the results of the others are."""
+
+
 @contextmanager
 def constructing() -> Iterator[None]:
     """Errors of a constructor about its arguments become ConfigErrors."""

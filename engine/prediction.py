@@ -25,6 +25,7 @@ from engine.checkpoint import load_weights
 from engine.data import evaluation_batches
 from engine.device import resolve_device
 from engine.run import Run
+from engine.words import shell_word
 from tasks import Prediction, Task, create_task
 from tasks.gan_task import GanTask
 from zoo import create_model, model_arguments
@@ -54,7 +55,7 @@ def best_folder(run: Path) -> Path:
         raise ConfigError(f"run: there is no folder {run}; it is the one that train.py said it was writing to")
     if (run / "config.yaml").is_file():
         raise ConfigError(
-            f"run: {run} has no weights in best/ yet, as no epoch is finished; go on with: python train.py resume={run}"
+            f"run: {run} has no weights in best/ yet, as no epoch is finished; go on with: python train.py {shell_word('resume', run)}"
         )
     inside = sorted(str(path.parent) for path in run.glob("**/best"))
     hint = f"; did you mean {', '.join(inside[-3:])}?" if inside else ", which has a config.yaml and a folder best/"

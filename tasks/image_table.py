@@ -286,9 +286,10 @@ class ImageTable(Task):
 
     def _fingerprinted(self, table: TextTable) -> list[str]:
         """Names of the columns that training depends on."""
-        split = table.find("split") or (self.split_by and self.split not in ("random", "position") and self.split_by)
-        wanted = ["path", *([split] if split else []), *self.columns.values()]
-        return list(dict.fromkeys(map(table.column, wanted)))
+        by = self.split_by if self.split not in ("random", "position") else None
+        wanted = ["path", "split" if table.find("split") else by, *self.columns.values()]
+        found = [table.find(name) for name in wanted if name is not None]
+        return list(dict.fromkeys(name for name in found if name is not None))
 
     def _root(self, table: TextTable) -> Path:
         """Where the paths start."""
@@ -308,7 +309,7 @@ class ImageTable(Task):
                 path = os.path.normpath(os.path.join(root, cell.replace("\\", "/")))
             if os.path.basename(path).startswith("._"):
                 raise table.error(row, f"{cell} has attributes of macOS, and no picture; remove the line")
-            inside = os.path.relpath(path, root) if path.startswith(os.path.join(root, "")) else path
+            inside = path.removeprefix(os.path.join(root, ""))
             first = rows.setdefault(_identity(path), row)
             if first != row:
                 line = first + 1 if table.lines is None else table.lines[first]

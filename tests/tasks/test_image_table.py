@@ -136,6 +136,31 @@ def test_a_line_more_moves_no_image_to_another_part(folder):
         assert set(part.paths) == set(grown.paths) - {str(folder / "photos/new.png")}
 
 
+def test_groups_stay_together_and_another_table_needs_none(folder):
+    rewrite(
+        folder,
+        lambda lines: [
+            "path,animal,species,weight",
+            *(line.replace("train", f"a{i % 9}") for i, line in enumerate(lines[1:])),
+        ],
+    )
+    rewrite(folder, lambda lines: [line.replace("val", "v").replace("test", "t") for line in lines])
+    task = task_in(folder, split="group", split_by="Animal")
+    groups = [
+        {
+            line.split(",")[1]
+            for line in (folder / "labels.csv").read_text().splitlines()[1:]
+            if line.split(",")[0] in "".join(part.paths)
+        }
+        for part in task.splits()
+    ]
+    assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+    assert "split_by" not in task.splits().notes[-1]
+    assert "drawn (task.split=group by 'Animal', task.split_seed=0)" in task.splits().notes[-1]
+    rewrite(folder, lambda lines: [",".join(line.split(",")[i] for i in (0, 2, 3)) for line in lines])
+    assert len(task.labelled(folder / "labels.csv").test) == 40
+
+
 def test_the_split_of_earlier_versions_is_drawn_by_position(folder):
     rewrite(folder, lambda lines: [",".join(line.split(",")[i] for i in (0, 2, 3)) for line in lines])
     parts = [

@@ -29,22 +29,21 @@ import engine
 from balancing import BalanceReport, BalancingError, BilevelBalancer, MultiObjectiveModel, create_balancer
 from balancing.spans import span
 from engine import Config, ConfigError
-from tasks import Batch, create_task
+from tasks import Batch, Task
 from tasks.results import ResultKey
 from zoo import create_model
 
 ALONE = engine.Processes()
 
 
-def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
-    """Make task, model, balancers and optimizers, in this order: each may need those before it."""
+def build(config: Config, processes: engine.Processes = ALONE, known: Task | None = None) -> engine.Run:
+    """Make task (or ``known``, of a trained run), model, balancers, optimizers: each may need those before it."""
     trainer = config.trainer
     device = engine.resolve_device(trainer.device, processes)
     if trainer.num_threads is not None:
         torch.set_num_threads(trainer.num_threads)
     engine.seed_everything(config.seed, trainer.deterministic)
-    with engine.constructing():
-        task = create_task(**config.task)
+    task = known or engine.make_task(config, {})
     splits = processes.main_first(lambda: task.splits(config.data_dir))
     if trainer.overfit is not None:
         splits = splits.truncate(trainer.overfit)
@@ -232,14 +231,15 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
     Raises ConfigError or DataError before anything is written if the run cannot start.
     """
     saved = engine.load_checkpoint(Path(config.resume, "last.pt")) if config.resume else None
-    job = build(config, processes)
+    known = (
+        engine.make_task(config, engine.saved_state(Path(config.resume), saved)) if config.resume and saved else None
+    )
+    job = build(config, processes, known)
     selector = engine.Selector(config.trainer.monitor, job.task, job.splits)
     if config.trainer.dry_run:
         return engine.describe_run(job, train_step)
     name = f"{config.model['name']}-{config.task['name']}-{config.balancer['name']}"
-    with engine.StopRequest(processes) as stop:
-        fresh = engine.make_run_dir(name, config.seed, config.run_dir) if processes.main and not config.resume else None
-        folder = Path(config.resume) if config.resume else processes.broadcast(fresh)
+    with engine.StopRequest(processes) as stop, engine.run_folder(job, name) as folder:
         if config.trainer.profile is not None:
             return engine.profile_run(job, train_step, folder)
         if saved is not None:
@@ -252,8 +252,7 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
                 engine.write_text(folder / "config.yaml", OmegaConf.to_yaml(asdict(config)))
         with engine.Display(job.total_steps, job.state.step) as display:
             display.say(f"{name} on {engine.describe_device(job.device)}: {job.total_steps} steps, writing to {folder}")
-            if job.origin:
-                display.say(job.origin)
+            display.say("".join(f"  {note}\n" for note in (*job.splits.notes, job.origin) if note), end="")
             return fit(job, folder, selector, display, stop, saved is not None)
 
 
@@ -307,7 +306,9 @@ def fit(
     else:
         if tracker is not None:
             engine.write_report(folder, job.task, {})
-        display.say(f"stopped at step {state.step} of {job.total_steps}; go on with: python train.py resume={folder}")
+        display.say(
+            f"stopped at step {state.step} of {job.total_steps}; go on with: python train.py {engine.shell_word('resume', folder)}"
+        )
     return summary
 
 

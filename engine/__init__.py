@@ -29,14 +29,17 @@ from engine.run import (
     evaluation_size,
     extend,
     locate,
+    make_task,
     mean_losses,
     mean_weights,
     open_tracker,
     restore,
     roll_back,
+    run_folder,
     sample_pictures,
+    saved_state,
     summarize,
 )
 from engine.seeding import seed_everything
-from engine.tracking import Tracker, make_run_dir
-from engine.words import check_words
+from engine.tracking import Tracker
+from engine.words import check_words, shell_word

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import balancing
 import tasks
-from engine.arguments import ConfigError, did_you_mean
+from engine.arguments import ConfigError, PartialError, did_you_mean
 from engine.checkpoint import SaveError
 from engine.config import REGISTRIES, places_of, unknown_key
 from engine.renames import renamed
@@ -30,7 +30,7 @@ from engine.words import quoted, unreadable, values_of_name
 def reporting() -> Iterator[None]:
     """End the process with one line instead of a traceback.
 
-    Exit code 2 for bad input, 1 for a step or a file that failed, 0 for an interrupt before there was anything to save.
+    Exit code 2 for bad input, 1 for a step or some files that failed, 0 for an interrupt before there was anything to save.
     """
     try:
         yield
@@ -38,7 +38,7 @@ def reporting() -> Iterator[None]:
         message, code = str(error), 2
     except (HydraException, OmegaConfBaseException) as error:
         message, code = explain(error), 2
-    except (balancing.BalancingError, SaveError) as error:
+    except (balancing.BalancingError, SaveError, PartialError) as error:
         message, code = str(error), 1
     except torch.distributed.DistError as error:
         message, code = f"another process ended ({str(error).splitlines()[0]})", 1
@@ -105,9 +105,11 @@ def run_command(function: Callable[..., None], words: Sequence[str] | None, usag
 def _arguments(known: Mapping[str, inspect.Parameter], words: Sequence[str]) -> dict[str, Any]:
     values = {}
     for word in words:
-        key, _, values[key] = word.partition("=")
+        key, _, value = word.partition("=")
         if word.startswith("-"):
             raise ConfigError(f"{word} is no key=value; write {key.strip('-').replace('-', '_')}=...; --help says more")
+        key = key.replace("task.", "task_")  # an option of the task, by the name of a parameter
+        values[key] = value
         if key not in known:
             raise ConfigError(f"there is no key {key!r}; {did_you_mean(key, known)}")
         if not values[key]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from balancing import BalanceReport, BalancingError, NonFiniteError
-from engine.arguments import ConfigError
+from engine.arguments import ConfigError, constructing
 from engine.checkpoint import load_checkpoint, write_text
 from engine.config import Config
 from engine.data import batch_indices, sparse_objectives, training_batches
@@ -24,8 +27,8 @@ from engine.fine_tuning import frozen_modules
 from engine.optimization import PhaseOptimizer
 from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
-from engine.tracking import Tracker
-from tasks import Batch, Splits, Task
+from engine.tracking import Tracker, make_run_dir
+from tasks import Batch, Splits, Task, create_task
 from tasks.results import with_split
 from tasks.task import Pictures
 
@@ -123,6 +126,48 @@ def mean_weights(model: Any, decay: float) -> ModelEmaV3:
     return ModelEmaV3(model, decay, use_warmup=True)
 
 
+def make_task(config: Config, state: Mapping[str, Any]) -> Task:
+    """The task of a run, with what the run knows of its data. Raises ConfigError."""
+    with constructing():
+        task = create_task(**config.task)
+    if state:
+        task.load_state_dict(state)
+    return task
+
+
+def saved_state(folder: Path, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run knows of its data; earlier versions wrote it beside the best weights only."""
+    described = folder / "best" / "config.json"
+    if "task" in saved or not described.is_file():
+        return saved.get("task", {})
+    return json.loads(described.read_text(encoding="utf-8"))["learnt"]
+
+
+@contextmanager
+def run_folder(run: Run, name: str) -> Iterator[Path]:
+    """Folder of a run, a new one unless it is resumed; empty again if an error comes before its first step is done.
+
+    Raises ConfigError if it cannot be made, or is not empty.
+    """
+    config, main = run.config, run.processes.main
+    if config.resume:
+        yield Path(config.resume)
+        return
+    chosen = None if config.run_dir is None else Path(config.run_dir)
+    before = chosen is not None and chosen.is_dir()
+    fresh = make_run_dir(name, config.seed, config.run_dir) if main else None
+    folder = run.processes.broadcast(fresh)
+    try:
+        yield folder
+    except BaseException:
+        if main and run.state.step == 0:
+            for path in folder.iterdir():
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            with suppress(OSError):
+                None if before else folder.rmdir()
+        raise
+
+
 def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:
     """This process's parts of the training batches of ``epoch``, from batch number ``start`` on."""
     trainer, seed = run.config.trainer, run.config.seed
@@ -182,6 +227,7 @@ def checkpoint_state(run: Run) -> dict[str, Any]:
         "scaler": run.precision.scaler.state_dict() if run.precision.scaler else None,
         "rng": rng_state(),
         "state": dict(vars(run.state)),
+        "task": run.task.state_dict(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import is_dataclass
@@ -77,6 +78,12 @@ def quoted(word: str) -> str:
     end = len(value) - len(value.rstrip("\\"))
     escaped = value.replace('"', '\\"') + "\\" * end  # before a quotation mark alone does a backslash mean something
     return shlex.quote(f'{key}="{escaped}"')
+
+
+def shell_word(key: str, value: object) -> str:
+    """``key=value`` for the command line, with quotes if there must be some."""
+    word = f"{key}={value}"
+    return word if re.fullmatch(r"[\w./:@%+=-]+", word, re.ASCII) and word.count("=") == 1 else quoted(word)
 
 
 def values_of_name(group: str) -> Sequence[str]:

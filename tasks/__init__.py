@@ -15,6 +15,7 @@ from tasks import (
     multi_fashion,
     office,
     rooms,
+    table,
     two_view_fashion,
     union,
 )

@@ -8,16 +8,14 @@ NormalCosine   directions (B, 3, H, W), normals (B, 3, H, W)   normal (0, 0, 0) 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from balancing.choices import check_choices
-from tasks.criteria import CrossEntropy, Kind, check_shapes
+from tasks.criteria import CrossEntropy, Kind, Weights, check_shapes
 
 
 @dataclass(frozen=True)
@@ -32,32 +30,14 @@ class Segmentation(CrossEntropy):
         ValueError: Weights that are not positive, or not one per class.
     """
 
-    weights: Sequence[float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.weights is not None and (len(self.weights) != len(self.classes) or min(self.weights) <= 0):
-            raise ValueError(f"Segmentation needs a positive weight for each of {len(self.classes)} classes")
+    weights: Weights | None = None
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """Weighted mean of the negative log-likelihood in nats."""
-        count, logits = self.num_labels(target), output.float()  # 16 bits cannot hold a sum over pixels
+        logits = output.float()  # 16 bits cannot hold a sum over pixels
         if output.is_cuda and torch.are_deterministic_algorithms_enabled():  # there is no such kernel for maps
             logits, target = logits.movedim(1, -1).flatten(0, -2), target.flatten()
-        total = F.cross_entropy(logits, target, self._table(output), ignore_index=-1, reduction="sum")
-        return total / torch.where(count > 0, count, 1)
-
-    def num_labels(self, target: Tensor) -> Tensor:
-        """Sum of the weights of the labels that are not -1; without weights, their number."""
-        table = self._table(target)
-        known = target != -1
-        return known.sum() if table is None else torch.where(known, table[target.clamp(min=0)], 0.0).sum()
-
-    def _class_counts(self, target: Tensor) -> Tensor:
-        counts, table = super()._class_counts(target), self._table(target)
-        return counts if table is None else counts * table.double()
-
-    def _table(self, like: Tensor) -> Tensor | None:
-        return None if self.weights is None else torch.tensor(self.weights, dtype=torch.float32, device=like.device)
+        return super().__call__(logits, target)
 
 
 def rarity_weights(labels: Tensor, classes: int, power: float = 0.5) -> list[float]:

@@ -232,7 +232,7 @@ TOLD = {
     "empty": "has no column 'carat'",
     "a header alone": "too few",
     "too few stones": "49",
-    "not text": "damaged",
+    "not text": "has zero bytes and is no text",
     "garbage as xz": "damaged",
     "half an xz": "damaged",
     "an open quote": "stones.csv",

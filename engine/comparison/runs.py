@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import compose, flatten, read_yaml, saved_content
+from engine.words import shell_word
 from tasks.results import ResultKey, without_split
 
 #: Options that do not change what is learned: dotted keys, or how they start.
@@ -111,7 +112,9 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
         else:
             others.append(folder)
     if not finished:
-        raise ComparisonError(f"none of {len(others)} runs is finished; go on with: python train.py resume={others[0]}")
+        raise ComparisonError(
+            f"none of {len(others)} runs is finished; go on with: python train.py {shell_word('resume', others[0])}"
+        )
     return finished, others
 
 

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.checks import check_at_least, check_timm_name
-from zoo.maps import MAPS, MapModel, conv_block, map_info, map_sizes
+from zoo.maps import MAPS, MapModel, Maps, conv_block, map_info, map_sizes
 from zoo.registry import register_model, register_variant
 
 _DETAIL = 16  # channels at the size of the image
@@ -87,7 +87,7 @@ class Dense(MapModel):
 
     Args:
         in_channels: Channels of the image.
-        maps: Which of segmentation, depth and normals.
+        maps: Which of segmentation, depth and normals; or any names with what they are, see :func:`zoo.maps.map_sizes`.
         segmentation_classes: Number of classes, if there is a segmentation.
         encoder: Any model of timm that gives feature maps. A few, such as swin, take one size of image only.
         width: Channels of every layer of the decoders, before the last.
@@ -97,18 +97,18 @@ class Dense(MapModel):
     def __init__(
         self,
         in_channels: int = 3,
-        maps: Sequence[str] = MAPS,
+        maps: Maps = MAPS,
         segmentation_classes: int | None = 13,
         encoder: str = "resnet18",
         width: int = 32,
         pretrained: bool = False,
     ) -> None:
-        sizes = map_sizes("dense", maps, segmentation_classes)
+        sizes, kinds = map_sizes("dense", maps, segmentation_classes)
         check_at_least("dense", 1, in_channels=in_channels, width=width)
         check_timm_name("dense", "encoder", encoder)
         trunk = _Trunk(encoder, in_channels)
         head = {name: _Decoder(trunk.channels, trunk.strides[0], width, size) for name, size in sizes.items()}
-        super().__init__(trunk, head)
+        super().__init__(trunk, head, kinds)
         if pretrained:
             trunk.encoder.load_state_dict(_encoder(encoder, in_channels, pretrained=True).state_dict())
 

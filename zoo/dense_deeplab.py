@@ -20,15 +20,13 @@ et al., "Multi-Task Learning for Dense Prediction Tasks: A Survey", TPAMI 2022. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from zoo.checks import check_at_least, check_timm_name
-from zoo.maps import MAPS, MapModel, map_info, map_sizes
+from zoo.maps import MAPS, MapModel, Maps, map_info, map_sizes
 from zoo.registry import register_model
 
 _STRIDE = 8
@@ -77,7 +75,7 @@ class DenseDeepLab(MapModel):
 
     Args:
         in_channels: Channels of the image.
-        maps: Which of segmentation, depth and normals.
+        maps: Which of segmentation, depth and normals; or any names with what they are, see :func:`zoo.maps.map_sizes`.
         segmentation_classes: Number of classes, if there is a segmentation.
         encoder: A model of timm that can be dilated, such as a ResNet.
         pretrained: Start the encoder from the weights that timm has for it.
@@ -89,15 +87,17 @@ class DenseDeepLab(MapModel):
     def __init__(
         self,
         in_channels: int = 3,
-        maps: Sequence[str] = MAPS,
+        maps: Maps = MAPS,
         segmentation_classes: int | None = 13,
         encoder: str = "resnet50",
         pretrained: bool = False,
     ) -> None:
-        sizes = map_sizes("dense_deeplab", maps, segmentation_classes)
+        sizes, kinds = map_sizes("dense_deeplab", maps, segmentation_classes)
         check_at_least("dense_deeplab", 1, in_channels=in_channels)
         trunk = _Trunk(encoder, in_channels)
         channels = int(trunk.encoder.num_features)  # type: ignore[arg-type]
-        super().__init__(trunk, {name: _Head(channels, size) for name, size in sizes.items()}, positive_depth=False)
+        super().__init__(
+            trunk, {name: _Head(channels, size) for name, size in sizes.items()}, kinds, positive_depth=False
+        )
         if pretrained:
             trunk.encoder.load_state_dict(_encoder(encoder, in_channels, pretrained=True).state_dict())

@@ -1,4 +1,4 @@
-"""Common parts of models for maps: what each map is, and how the outputs of the heads become maps.
+"""Common parts of models for maps: kinds of maps, and outputs of heads as maps.
 
 kind                channels   output
 classes             classes    logits

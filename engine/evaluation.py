@@ -74,7 +74,7 @@ def evaluate(
                     metrics[o.name][key].update(spec.transform(prediction), spec.transform(label))
                 # maps have pictures of their own
                 if output.dim() <= 2 and sum(len(p) for p, _ in kept[o.name]) < 10_000:
-                    kept[o.name].append((prediction.flatten().cpu(), label.flatten().cpu()))
+                    kept[o.name].append((prediction.cpu(), label.cpu()))
     except _Stopped:
         return None
     finally:

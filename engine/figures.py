@@ -181,6 +181,22 @@ def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Se
     return figure
 
 
+def tags(title: str, predicted: np.ndarray, actual: np.ndarray, names: Sequence[str]) -> Figure:
+    """Share of samples (N, C) that have each tag, and that are predicted to; dark: both. Of many, the 20 most frequent."""
+    order = np.argsort(-actual.mean(0), kind="stable")[:20]
+    both = (predicted & actual).mean(0)[order]
+    figure, axes = new_axes(title, height=min(max(2.7, 0.36 * len(order) + 1), 7.0), grid=False)
+    places = np.arange(len(order))
+    for offset, values, color, label in ((-0.2, actual, "#d97706", "true"), (0.2, predicted, "#2563eb", "predicted")):
+        axes.barh(places + offset, values.mean(0)[order], 0.36, color=color, alpha=0.45, label=label)
+        axes.barh(places + offset, both, 0.36, color=color)
+    axes.set_yticks(places, labels=[names[i] for i in order], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("share of samples")
+    axes.legend(fontsize=9, frameon=False)
+    return figure
+
+
 def scatter(title: str, predicted: np.ndarray, actual: np.ndarray, unit: str) -> Figure:
     """Prediction against truth, with the diagonal."""
     figure, axes = new_axes(title, left=0.2)

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
 from engine.checkpoint import write_text
-from tasks import CrossEntropy, Objective, Task
+from tasks import Objective, Task
 from tasks.gan_task import GanTask
 from tasks.results import ResultKey
 from zoo import model_info
@@ -102,10 +102,14 @@ def _usage(summary: Mapping[str, Any], model: Any, task: Task) -> str:
 
 
 def _meaning(objective: Objective) -> str:
-    criterion = objective.criterion
-    if isinstance(criterion, CrossEntropy):
+    criterion: Any = objective.criterion
+    if {"classes", "ordered", "tags"} & {*getattr(criterion, "fits", ())}:
         names = criterion.classes if len(criterion.classes) <= 20 else [*criterion.classes[:19], "..."]
-        return f"logits of {len(criterion.classes)} classes: {', '.join(names)}"
+        what = "tags" if "tags" in criterion.fits else "classes"
+        if criterion.outputs == len(criterion.classes):
+            return f"logits of {len(criterion.classes)} {what}: {', '.join(names)}"
+        steps = "the second of two" if "classes" in criterion.fits else "going on from each to the next of"
+        return f"logits of {steps} classes: {', '.join(names)}"
     return getattr(criterion, "unit", "") or "directions"
 
 

@@ -16,7 +16,7 @@ from engine.checkpoint import write_text
 from engine.page import cards, details, page, section, table
 from engine.panels import MANY, Pictures, Rows, balancing, learning, result_keys
 from engine.tracking import read_rows
-from tasks import CrossEntropy, SquaredError, Task
+from tasks import Task
 from tasks.results import ResultKey, objectives_of, without_split
 
 if TYPE_CHECKING:
@@ -99,18 +99,28 @@ def _predictions(
 ) -> Pictures:
     from engine import figures
 
-    kinds, rest = CrossEntropy | SquaredError, ""
-    shown = [o for o in task.objectives if o.name in predictions and isinstance(o.criterion, kinds)]
+    rest = ""
+    shown = [o for o in task.objectives if o.name in predictions and getattr(o.criterion, "fits", ())]
     if len(shown) > MANY:
         rest = f" The {MANY} objectives of {len(shown)} with the largest loss are shown."
         shown = sorted(shown, key=lambda o: -(tested.get(str(ResultKey(o.name, "loss", "test"))) or math.inf))[:MANY]
     for objective in shown:
-        predicted, actual = (tensor.numpy() for tensor in predictions[objective.name])
-        if isinstance(objective.criterion, CrossEntropy):
-            figure = figures.confusion(objective.name, predicted, actual, objective.criterion.classes)
+        criterion: Any = objective.criterion
+        predicted, actual = predictions[objective.name]
+        if {"classes", "ordered"} & {*criterion.fits}:
+            labels = (
+                predicted >= 0.5 if predicted.is_floating_point() else predicted
+            )  # probabilities of the second of two
+            figure = figures.confusion(objective.name, labels.long().numpy(), actual.numpy(), criterion.classes)
             yield figures.data_uri(figure), "Each row: where the samples of one true class went, in percent." + rest
-        elif isinstance(objective.criterion, SquaredError):
-            figure = figures.scatter(objective.name, predicted, actual, objective.criterion.unit)
+        elif "tags" in criterion.fits:
+            figure = figures.tags(objective.name, predicted.numpy() >= 0.5, actual.numpy() > 0, criterion.classes)
+            yield figures.data_uri(figure), "How many samples have each tag, and how many are predicted to." + rest
+        else:
+            if objective.unit:
+                predicted, actual = objective.inverse_transform(predicted), objective.inverse_transform(actual)
+            unit = objective.unit or criterion.unit
+            figure = figures.scatter(objective.name, predicted.numpy(), actual.numpy(), unit)
             yield figures.data_uri(figure), "Darker: more samples; the line is a perfect prediction." + rest
 
 

@@ -1,15 +1,16 @@
 """Losses of maps: every pixel is a sample, and pixels without a label are masked.
 
-Segmentation, Dice, Focal   logits (B, C, H, W), labels (B, H, W)           label -1 is unknown
-DepthError                  depths (B, 1, H, W), depths (B, 1, H, W)        depth 0 is unknown
-NormalCosine                directions (B, 3, H, W), normals (B, 3, H, W)   normal (0, 0, 0) is unknown
-BinaryMap, ShareError       logits (B, 1, H, W), numbers in [0, 1]          NaN is unknown
+Segmentation            logits (B, C, H, W), labels (B, H, W)           label -1 is unknown
+DepthError              depths (B, 1, H, W), depths (B, 1, H, W)        depth 0 is unknown
+NormalCosine            directions (B, 3, H, W), normals (B, 3, H, W)   normal (0, 0, 0) is unknown
+BinaryMap, ShareError   logits (B, 1, H, W), numbers in [0, 1]          NaN is unknown
+
+All but the first are registered for configurations; of classes, those of :mod:`tasks.criteria.classes` are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balancing.choices import check_choices
-from tasks.criteria import CrossEntropy, Kind, check_shapes
+from tasks.criteria import CrossEntropy, Kind, Weights, check_shapes, register_criterion
+from tasks.criteria.base import check_option, masked_mean
+from tasks.criteria.classes import binary_entropy
 
 
 @dataclass(frozen=True)
@@ -33,121 +36,14 @@ class Segmentation(CrossEntropy):
         ValueError: Weights that are not positive, or not one per class.
     """
 
-    weights: Sequence[float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.weights is not None and (len(self.weights) != len(self.classes) or min(self.weights) <= 0):
-            raise ValueError(f"Segmentation needs a positive weight for each of {len(self.classes)} classes")
+    weights: Weights | None = None
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """Weighted mean of the negative log-likelihood in nats."""
-        count, logits = self.num_labels(target), output.float()  # 16 bits cannot hold a sum over pixels
+        logits = output.float()  # 16 bits cannot hold a sum over pixels
         if output.is_cuda and torch.are_deterministic_algorithms_enabled():  # there is no such kernel for maps
             logits, target = logits.movedim(1, -1).flatten(0, -2), target.flatten()
-        total = F.cross_entropy(logits, target, self._table(output), ignore_index=-1, reduction="sum")
-        return total / torch.where(count > 0, count, 1)
-
-    def num_labels(self, target: Tensor) -> Tensor:
-        """Sum of the weights of the labels that are not -1; without weights, their number."""
-        table = self._table(target)
-        known = target != -1
-        return known.sum() if table is None else torch.where(known, table[target.clamp(min=0)], 0.0).sum()
-
-    def _class_counts(self, target: Tensor) -> Tensor:
-        counts, table = super()._class_counts(target), self._table(target)
-        return counts if table is None else counts * table.double()
-
-    def _table(self, like: Tensor) -> Tensor | None:
-        return None if self.weights is None else torch.tensor(self.weights, dtype=torch.float32, device=like.device)
-
-
-@dataclass(frozen=True)
-class Dice(Segmentation):
-    """Cross-entropy plus the mean over classes of 1 - Dice.
-
-    ``Dice_c = 2 |P_c Y_c| / (|P_c| + |Y_c|)``. P are probabilities and Y labels, summed over all known pixels of the batch: F. Milletari et al., "V-Net", 3DV 2016; with
-    cross-entropy as in F. Isensee et al., "nnU-Net", Nature Methods 2021. A class without a pixel in the batch is left out.
-    The second term is no mean over pixels, so micro-batches and processes give other gradients than one large batch.
-
-    Args:
-        share: Factor of the second term.
-    """
-
-    share: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.share > 0:
-            raise ValueError(f"Dice: share must be greater than 0, got {self.share}")
-
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        """Both terms, the first in nats."""
-        known = (target != -1).unsqueeze(1)
-        probabilities = torch.where(known, output.float().softmax(1), 0.0)
-        truth = F.one_hot(target.clamp(min=0), output.shape[1]).movedim(-1, 1) * known
-        return super().__call__(output, target) + self.share * self._overlap(probabilities, truth)
-
-    def untrained_loss(self, target: Tensor) -> float:
-        """That of equal probabilities."""
-        return super().untrained_loss(target) + self._of_constant(
-            target, lambda share: torch.full_like(share, 1 / len(share))
-        )
-
-    def constant_loss(self, target: Tensor) -> float:
-        """That of the label frequencies, which are best for the first term."""
-        return super().constant_loss(target) + self._of_constant(target, lambda share: share)
-
-    def _of_constant(self, target: Tensor, guess: Callable[[Tensor], Tensor]) -> float:
-        counts = torch.bincount(target[target != -1].flatten(), minlength=len(self.classes)).double()
-        prediction = guess(counts / counts.sum())
-        here = counts > 0
-        dice = 2 * prediction * counts / (prediction * counts.sum() + counts)
-        return self.share * float(1 - dice[here].mean())
-
-    def _overlap(self, probabilities: Tensor, truth: Tensor) -> Tensor:
-        axes = (0, *range(2, truth.dim()))
-        both, counts = (probabilities * truth).sum(axes), truth.sum(axes)
-        dice = 2 * both / (probabilities.sum(axes) + counts).clamp(min=1e-6)
-        here = counts > 0
-        return torch.where(here, 1 - dice, 0.0).sum() / here.sum().clamp(min=1)
-
-
-@dataclass(frozen=True)
-class Focal(Segmentation):
-    """Cross-entropy times ``(1 - p) ** gamma``, with p the probability of the label.
-
-    T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
-
-    Args:
-        gamma: 0 is the cross-entropy; the larger, the less pixels count that are predicted well.
-    """
-
-    gamma: float = 2.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.gamma >= 0:
-            raise ValueError(f"Focal: gamma must be at least 0, got {self.gamma}")
-
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean over the known pixels, weighted as in :class:`Segmentation`."""
-        known, table = target != -1, self._table(output)
-        logs = output.float().log_softmax(1).gather(1, target.clamp(min=0).unsqueeze(1)).squeeze(1)
-        losses = -((1 - logs.exp()).clamp(min=0) ** self.gamma) * logs
-        if table is not None:
-            losses = losses * table[target.clamp(min=0)]
-        count = self.num_labels(target)
-        return torch.where(known, losses, 0.0).sum() / torch.where(count > 0, count, 1)
-
-    def untrained_loss(self, target: Tensor) -> float:
-        """That of equal probabilities."""
-        return super().untrained_loss(target) * (1 - 1 / len(self.classes)) ** self.gamma
-
-    def constant_loss(self, target: Tensor) -> float:
-        """That of the label frequencies."""
-        counts = self._class_counts(target)
-        share = counts[counts > 0] / counts.sum()
-        return float(-(share * (1 - share) ** self.gamma * share.log()).sum())
+        return super().__call__(logits, target)
 
 
 def rarity_weights(labels: Tensor, classes: int, power: float = 0.5) -> list[float]:
@@ -163,6 +59,7 @@ def rarity_weights(labels: Tensor, classes: int, power: float = 0.5) -> list[flo
     return (weights / (weights * share).sum()).tolist()
 
 
+@register_criterion("depth_error", fits=("depth", "disparity"))
 @check_choices()
 @dataclass(frozen=True)
 class DepthError:
@@ -179,6 +76,9 @@ class DepthError:
     unit: str = "m"
     delta: float = 1.0
     kind: ClassVar[Kind] = "regression"
+
+    def __post_init__(self) -> None:
+        check_option("depth_error", "delta", self.delta, above=0)
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean over the pixels whose depth is known."""
@@ -215,45 +115,44 @@ class DepthError:
         return (values - truth).square() if self.error == "l2" else (values - truth).abs()
 
 
+@register_criterion("binary_map", fits=("binary",))
 @dataclass(frozen=True)
 class BinaryMap:
     """Cross-entropy of a yes or no per pixel, with its logit; NaN in the target is unknown.
 
     Args:
-        positive_weight: Weight of a pixel that is a yes; edges, which are few, often have 20.
+        pos_weight: Weight of a pixel that is a yes; edges, which are few, often have 20.
         unit: Of the output, for model cards.
     """
 
-    positive_weight: float = 1.0
+    pos_weight: float = 1.0
     unit: str = "logit, greater than 0 for yes"
     kind: ClassVar[Kind] = "classification"
 
     def __post_init__(self) -> None:
-        if not self.positive_weight > 0:
-            raise ValueError(f"BinaryMap: positive_weight must be greater than 0, got {self.positive_weight}")
+        check_option("binary_map", "pos_weight", self.pos_weight, above=0)
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        """Weighted mean in nats over the pixels that are known."""
+        """Mean in nats over the pixels that are known."""
         check_shapes(output, target)
         known, truth = ~target.isnan(), target.nan_to_num(0.0)
-        losses = F.binary_cross_entropy_with_logits(output.float(), truth, reduction="none")
-        weights = torch.where(known, self._weights(truth), 0.0)
-        return (losses * weights).sum() / weights.sum().clamp(min=1e-6)
+        weight = torch.tensor(self.pos_weight, device=output.device)
+        losses = F.binary_cross_entropy_with_logits(output.float(), truth, reduction="none", pos_weight=weight)
+        return masked_mean(losses, known)
 
     def num_labels(self, target: Tensor) -> Tensor:
-        """Sum of the weights of the pixels that are known; without a weight, their number."""
-        return torch.where(target.isnan(), 0.0, self._weights(target.nan_to_num(0.0))).sum()
+        """Number of pixels that are known."""
+        return (~target.isnan()).sum()
 
     def untrained_loss(self, target: Tensor) -> float:
-        """log 2: both are equally likely."""
-        return math.log(2)
+        """Loss of both equally likely."""
+        share = self._share(target)
+        return math.log(2) * (self.pos_weight * share + 1 - share)
 
     def constant_loss(self, target: Tensor) -> float:
-        """Entropy of the weighted share of yes."""
-        truth = target[~target.isnan()].double()
-        weights = self._weights(truth)
-        share = (weights * truth).sum() / weights.sum()
-        return float(F.binary_cross_entropy(share, share))
+        """Loss of the best constant: the entropy of the labels, if both weigh the same."""
+        share = self._share(target)
+        return binary_entropy(self.pos_weight * share, 1 - share)
 
     def labelled_pairs(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Probability of a yes, and 0 or 1, where it is known."""
@@ -261,10 +160,11 @@ class BinaryMap:
         known = ~target.isnan()
         return output[known].sigmoid(), target[known].long()
 
-    def _weights(self, truth: Tensor) -> Tensor:
-        return 1 + (self.positive_weight - 1) * truth
+    def _share(self, target: Tensor) -> float:
+        return float(target[~target.isnan()].double().mean())
 
 
+@register_criterion("share_error", fits=("share",))
 @check_choices()
 @dataclass(frozen=True)
 class ShareError:
@@ -283,7 +183,7 @@ class ShareError:
         """Mean over the pixels that are known."""
         check_shapes(output, target)
         known, truth = ~target.isnan(), target.nan_to_num(0.0)
-        return torch.where(known, self._errors(output.float(), truth), 0.0).sum() / known.sum().clamp(min=1)
+        return masked_mean(self._errors(output.float(), truth), known)
 
     def num_labels(self, target: Tensor) -> Tensor:
         """Number of pixels that are known."""
@@ -313,6 +213,7 @@ class ShareError:
         return errors.square() if self.error == "l2" else errors.abs()
 
 
+@register_criterion("cosine", fits=("normals",))
 @dataclass(frozen=True)
 class NormalCosine:
     """1 - cosine of the angle between directions and normals, both of length 1.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from balancing.registry import suggestion
 from tasks.dense_criteria import rarity_weights
 from tasks.image_reading import read_pixels
 from tasks.map_files import Folder, check_image
@@ -102,6 +103,8 @@ class DenseTask(Task):
 
     Args:
         maps: What each map holds; the names are those of the objectives.
+        mirror: Probability of mirroring a training picture.
+        criteria: Map -> criterion, a name or a mapping with a name and options, where it is not the usual one.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class DenseTask(Task):
         rarity: float = 0.0,
         zoom: bool = True,
         mirror: float = 0.5,
+        criteria: Mapping[str, Any] | None = None,
     ) -> None:
         from tasks.joint_transforms import JointTransform  # albumentations takes a while to import
 
@@ -120,7 +124,13 @@ class DenseTask(Task):
             raise ValueError(f"{self.name}: rarity must be in [0, 1], got {rarity}")
         self.protocol, self.maps, self.rarity = protocol, dict(maps), rarity
         self.info = model_info(self.maps)
-        self.objectives = tuple(kind.objective(name, protocol) for name, kind in self.maps.items())
+        for name in criteria or {}:
+            if name not in self.maps:
+                raise ValueError(
+                    f"task.criteria names {name!r}, which is no map; {suggestion(name, self.maps, 'these are {}')}"
+                )
+        chosen = criteria or {}
+        self.objectives = tuple(kind.objective(name, protocol, chosen.get(name)) for name, kind in self.maps.items())
         try:
             zooms = (1.0, 1.2, 1.5) if zoom else (1.0,)
             kinds = {name: kind.kind for name, kind in self.maps.items()}
@@ -131,14 +141,17 @@ class DenseTask(Task):
 
     def make_splits(self, train: DenseData, val: DenseData, test: DenseData) -> Splits:
         """Splits whose state is the size of the pictures, and the class weights by rarity."""
-        state: dict[str, Any] = {"size": list(val[0].inputs[0].shape[-2:])}
-        if self.rarity > 0:
-            labels = train.reference_targets(range(len(train)))
-            state["class_weights"] = {
-                name: rarity_weights(labels[name], len(kind.classes), self.rarity)
-                for name, kind in self.maps.items()
-                if kind.kind == "classes"
-            }
+        state: dict[str, Any] = {"size": list(val[0].inputs[0].shape[-2:]), "class_weights": {}}
+        for o in self.objectives:
+            criterion: Any = o.criterion
+            if self.maps[o.name].kind != "classes":
+                continue
+            if criterion.weights == "balanced":
+                labels = train.reference_targets(range(len(train)))[o.name]
+                state["class_weights"][o.name] = list(criterion.fitted(labels).weights)
+            elif self.rarity > 0 and criterion.weights is None:
+                labels = train.reference_targets(range(len(train)))[o.name]
+                state["class_weights"][o.name] = rarity_weights(labels, len(criterion.classes), self.rarity)
         return Splits(train, val, test, state=state)
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,7 +163,7 @@ class DenseTask(Task):
         super().load_state_dict(state)
         weights = state.get("class_weights", {})
         self._update_objectives(
-            replace(o, criterion=self.maps[o.name].criterion(tuple(weights[o.name])))
+            replace(o, criterion=replace(o.criterion, weights=tuple(weights[o.name])))  # type: ignore[type-var]
             for o in self.objectives
             if o.name in weights
         )

@@ -17,13 +17,21 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from tasks.criteria import Criterion
-from tasks.dense_criteria import BinaryMap, DepthError, NormalCosine, Segmentation, ShareError
+from tasks.criteria import CrossEntropy, NamedCriterion, choose_criterion
+from tasks.dense_criteria import Segmentation
 from tasks.task import MetricSpec, Objective
 
 Kind = Literal["classes", "binary", "share", "depth", "disparity", "normals"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Protocol = Literal["pooled", "mtan"]
+_CRITERIA: Mapping[Kind, tuple[str, tuple[str, ...]]] = {  # the usual one, and errors that can be named instead
+    "classes": ("cross_entropy", ()),
+    "binary": ("binary_map", ()),
+    "share": ("share_error", ("l1", "l2", "cross_entropy")),
+    "depth": ("depth_error", ("l1", "l2", "log_l1", "huber")),
+    "disparity": ("depth_error", ("l1", "l2", "log_l1", "huber")),
+    "normals": ("cosine", ()),
+}
 
 
 @dataclass(frozen=True)
@@ -34,13 +42,21 @@ class MapKind:
     classes: Sequence[str] = ()
     unit: str = "m"
 
-    def criterion(self, weights: Sequence[float] | None = None) -> Criterion:
-        """The loss unless the configuration has another; ``weights`` are those of the classes."""
-        if self.kind == "classes":
-            return Segmentation(self.classes, weights)
-        if self.kind in ("depth", "disparity"):
-            return DepthError(unit=self.unit)
-        return {"binary": BinaryMap, "share": ShareError, "normals": NormalCosine}[self.kind]()
+    def criterion(self, key: str = "task.criteria", chosen: Any = None) -> NamedCriterion:
+        """The loss that a configuration chooses by a name, or a name with options; ``None``: the usual one.
+
+        Raises ValueError, whose message begins with ``key``, for one that is not for this kind.
+        """
+        usual, short = _CRITERIA[self.kind]
+        section = {"name": chosen} if isinstance(chosen, str) else dict(chosen or {"name": usual})
+        if section.get("name") in short:  # another spelling of an option
+            section = {**section, "name": usual, "error": section["name"]}
+        if self.kind == "binary" and section.get("name") == "binary_cross_entropy":
+            section["name"] = usual
+        criterion: Any = choose_criterion(key, section).build(self.kind, classes=tuple(self.classes), unit=self.unit)
+        if isinstance(criterion, CrossEntropy):  # as it is for maps
+            return Segmentation(criterion.classes, weights=criterion.weights, label_smoothing=criterion.label_smoothing)
+        return criterion
 
     def metrics(self, protocol: Protocol) -> dict[str, MetricSpec]:
         """Metrics over the pixels that are known."""
@@ -54,9 +70,9 @@ class MapKind:
             return dense_metrics.normal_metrics(protocol)
         return dense_metrics.binary_metrics() if self.kind == "binary" else dense_metrics.share_metrics()
 
-    def objective(self, name: str, protocol: Protocol) -> Objective:
-        """The objective that predicts this map."""
-        return Objective(name, self.criterion(), self.metrics(protocol))
+    def objective(self, name: str, protocol: Protocol, criterion: Any = None) -> Objective:
+        """The objective that predicts this map, with the criterion that a configuration chooses."""
+        return Objective(name, self.criterion(f"task.criteria.{name}", criterion), self.metrics(protocol))
 
     def unknown(self, height: int, width: int) -> np.ndarray:
         """A map of which no pixel is known."""

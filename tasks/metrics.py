@@ -6,14 +6,41 @@ torchmetrics, which is slow to import, is imported when the first metric is made
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from tasks.task import MetricSpec, identity
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 Transform = Callable[[Tensor], Tensor]
+
+
+def identity(values: Tensor) -> Tensor:
+    """The same values."""
+    return values
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A metric of one objective.
+
+    Args:
+        make: Makes a fresh torchmetrics Metric.
+        transform: Applied to predictions and to labels first, e.g. to convert them to another unit.
+        higher_is_better: The direction, if it is to be known without making a metric; ``None``: that of the metric.
+    """
+
+    make: Callable[[], Metric]
+    transform: Callable[[Tensor], Tensor] = identity
+    higher_is_better: bool | None = None
+
+    @property
+    def direction(self) -> bool:
+        """Whether higher is better."""
+        return bool(self.make().higher_is_better if self.higher_is_better is None else self.higher_is_better)
 
 
 def metric(name: str, higher_is_better: bool = True, transform: Transform = identity, **options: Any) -> MetricSpec:

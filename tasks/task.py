@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from tasks.criteria import Criterion, CrossEntropy
+from tasks.criteria import Criterion, decode_output
+from tasks.metrics import MetricSpec, identity
 from tasks.results import ResultKey
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torchmetrics import Metric
 
 
 class DataError(RuntimeError):
@@ -110,31 +110,6 @@ class Splits:
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
-def identity(values: Tensor) -> Tensor:
-    """The same values."""
-    return values
-
-
-@dataclass(frozen=True)
-class MetricSpec:
-    """A metric of one objective.
-
-    Args:
-        make: Makes a fresh torchmetrics Metric.
-        transform: Applied to predictions and to labels first, e.g. to convert them to another unit.
-        higher_is_better: The direction, if it is to be known without making a metric; ``None``: that of the metric.
-    """
-
-    make: Callable[[], Metric]
-    transform: Callable[[Tensor], Tensor] = identity
-    higher_is_better: bool | None = None
-
-    @property
-    def direction(self) -> bool:
-        """Whether higher is better."""
-        return bool(self.make().higher_is_better if self.higher_is_better is None else self.higher_is_better)
-
-
 @dataclass(frozen=True)
 class Objective:
     """One named scalar loss with its metrics.
@@ -143,13 +118,15 @@ class Objective:
         name: Names the loss, and the model's output.
         criterion: The loss.
         metrics: Metrics by name.
-        inverse_transform: Converts outputs from the unit of the training targets to that of the data.
+        inverse_transform: Converts numbers from the unit of the training targets to that of the data.
+        unit: That of the data, for figures; they show the training targets if it is empty.
     """
 
     name: str
     criterion: Criterion
     metrics: Mapping[str, MetricSpec]
     inverse_transform: Callable[[Tensor], Tensor] = identity
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -333,14 +310,8 @@ class Task:
         """Outputs of a batch, on the CPU, as classes with their probabilities, and as numbers."""
         cells: dict[str, Sequence[str | float]] = {}
         for o in self.objectives:
-            if o.name not in outputs:
-                continue
-            if isinstance(o.criterion, CrossEntropy):
-                probabilities, labels = outputs[o.name].softmax(1).max(1)
-                cells[o.name] = [o.criterion.classes[label] for label in labels.tolist()]
-                cells[f"{o.name}_probability"] = probabilities.tolist()
-            else:
-                cells[o.name] = o.inverse_transform(outputs[o.name]).flatten().tolist()
+            if o.name in outputs:
+                cells |= decode_output(o.criterion, o.name, outputs[o.name], o.inverse_transform)
         return Prediction(cells)
 
     def pictures(self, model: Any, split: Split) -> Pictures:

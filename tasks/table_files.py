@@ -1,0 +1,541 @@
+"""Tables of text cells from CSV files of any program, and what their cells mean.
+
+    file -> encoding, delimiter -> columns of cells, with line numbers -> numbers (NaN: missing) or codes of classes (-1)
+
+Found, not asked for: UTF-8, UTF-16 or Windows-1252 text; commas, semicolons, tabs, bars or spaces between cells; Excel's
+first line ``sep=;``; a comma as decimal sign, where it does not separate cells; columns without a name, and empty ones at the
+end of lines (left out). ``.xz`` and ``.gz`` files are decompressed. All errors are DataErrors that name the file, the line and
+the remedy.
+
+A column is kept as one text, as long as in the file, and is cut into cells when it is asked for: 300,000 lines of 40 numbers
+take as much memory as their file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import lzma
+import math
+import os
+import re
+import stat
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from balancing.registry import suggestion
+from tasks.task import DataError
+
+#: Spellings of a missing cell, without case; an empty cell is always missing.
+MISSING = ("", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "none", "null", "nil", "?", "-", "--")
+SimilarClasses = Literal["refuse", "join", "keep"]
+
+_END = "\0"  # between the cells in a text; a table with this character is refused
+_BLOCK = 4096  # rows in a text
+_HEAD = 1 << 16  # characters from which the delimiter is found
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, with whose mark it begins
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_FOREIGN = {
+    b"PK\x03\x04": "a spreadsheet or an archive",
+    b"\xd0\xcf\x11\xe0": "an old spreadsheet",
+    b"PAR1": "a Parquet file",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+}
+_NAMES = {"cp1252": "Windows-1252", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
+_PLAIN = re.compile(r"[+-]?\d+(\.\d*)?")
+_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)?,\d+([eE][+-]?\d+)?")
+_WHOLE = re.compile(r"[+-]?\d+([eE][+-]?\d+)?")
+_GROUPED = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
+_DAMAGE = (lzma.LZMAError, EOFError, zlib.error, gzip.BadGzipFile)
+
+
+@dataclass(frozen=True, eq=False)
+class TextTable:
+    """Columns of cells, without white space around them.
+
+    Args:
+        owner: What reads the table, e.g. the name of a task: the first word of messages.
+        source: The file, as messages name it.
+        columns: Name -> cells, as texts of 4096 of them each with zero bytes between, or as an array of numbers (NaN: missing).
+        lines: (N,) the line of the file in which each row begins; ``None``: rows are counted from 1.
+        delimiter: What is between the cells.
+        encoding: Of the file, by Python's name.
+        notes: What a reader should know, e.g. that the file is in Windows-1252; none if there is nothing special.
+    """
+
+    owner: str
+    source: str
+    columns: Mapping[str, Sequence[str] | np.ndarray]
+    lines: np.ndarray | None = None
+    delimiter: str = ","
+    encoding: str = "utf-8"
+    notes: tuple[str, ...] = ()
+    _count: int = field(default=-1, repr=False)
+
+    @classmethod
+    def of_columns(cls, owner: str, source: str, columns: Mapping[str, Sequence[str] | np.ndarray]) -> TextTable:
+        """A table in memory: texts, or float arrays, all of the same length."""
+        stored: dict[str, Sequence[str] | np.ndarray] = {}
+        for name, cells in columns.items():
+            if isinstance(cells, np.ndarray) and cells.dtype.kind == "f":
+                stored[name] = cells
+            else:
+                starts = range(0, len(cells), _BLOCK)
+                stored[name] = [_END.join(map(str, cells[start : start + _BLOCK])) for start in starts]
+        return cls(owner, source, stored, _count=len(next(iter(columns.values()), ())))
+
+    def __len__(self) -> int:
+        return self._count if self.lines is None else len(self.lines)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns, in the order of the file."""
+        return tuple(self.columns)
+
+    def error(self, row: int, message: str) -> DataError:
+        """DataError about a row, which counts from 0."""
+        where = f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
+        return DataError(f"{self.owner}: {self.source}, {where}: {message}")
+
+    def find(self, name: str) -> str | None:
+        """The column of this name, in which case is ignored unless two columns differ in nothing else.
+
+        ``None`` if there is none. Raises DataError if there are several.
+        """
+        if name in self.columns:
+            return name
+        alike = [column for column in self.columns if _fold(column) == _fold(name)]
+        if len(alike) > 1:
+            raise DataError(
+                f"{self.owner}: {self.source} has columns {' and '.join(map(repr, alike))}; write {name!r} like one of them"
+            )
+        return alike[0] if alike else None
+
+    def column(self, name: str) -> str:
+        """Like :meth:`find`. Raises DataError with the nearest names if there is none."""
+        column = self.find(name)
+        if column is None:
+            near = suggestion(name, self.names, "it has {}")
+            raise DataError(f"{self.owner}: {self.source} has no column {name!r}; {near}")
+        return column
+
+    def cells(self, name: str) -> list[str]:
+        """The cells of a column; "" for a number that is missing."""
+        return [cell for start in range(0, len(self), _BLOCK) for cell in self._block(name, start)]
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """The cells of each row in these columns, with a few thousand rows at a time in memory."""
+        for start in range(0, len(self), _BLOCK):
+            yield from zip(*(self._block(name, start) for name in names), strict=True)
+
+    def _block(self, name: str, start: int) -> list[str]:
+        stored = self.columns[name]
+        if isinstance(stored, np.ndarray):
+            numbers = stored[start : start + _BLOCK].tolist()
+            return ["" if number != number else f"{number:.17g}" for number in numbers]
+        return list(map(str.strip, stored[start // _BLOCK].split(_END)))
+
+    @cached_property
+    def decimal_comma(self) -> bool:
+        """Whether a comma is the decimal sign: some column has nothing but such numbers and missing cells.
+
+        ``1,234`` alone does not show it unless semicolons are between the cells, as programs write them for this reason.
+        """
+        return self.delimiter != "," and any(self._has_commas(name) for name in self.columns)
+
+    def _has_commas(self, name: str) -> bool:
+        stored = self.columns[name]
+        if isinstance(stored, np.ndarray) or not any("," in text for text in stored):
+            return False
+        cells = {cell for cell in self.cells(name) if cell.lower() not in MISSING}
+        with_comma = [cell for cell in cells if _COMMA.fullmatch(cell)]
+        clear = self.delimiter == ";" or any(not re.fullmatch(r"[+-]?\d{1,3},\d{3}", cell) for cell in with_comma)
+        return bool(with_comma) and clear and all("," in cell or _WHOLE.fullmatch(cell) for cell in cells)
+
+    def numbers(self, name: str, missing: Collection[str] = MISSING, remedy: str = "") -> np.ndarray:
+        """(N,) numbers, NaN where they are missing.
+
+        Raises DataError naming the first cell that is none, or one that can be read in two ways. ``remedy`` is what else to do
+        about the former.
+        """
+        stored = self.columns[name]
+        if isinstance(stored, np.ndarray):
+            numbers = np.asarray(stored, np.float64)
+            if np.isinf(numbers).any():
+                raise self.error(int(np.isinf(numbers).argmax()), f"{name} is infinite; leave the cell empty")
+            return numbers
+        cells = self.cells(name)
+        plain = self._with_points(name, cells)
+        # an underscore separates digits in Python only; a number may stand for a missing cell
+        if not any("_" in text for text in stored) and not any(math.isfinite(_number(text)) for text in missing):
+            try:
+                numbers = np.fromiter(map(float, plain), np.float64, len(plain))
+                if np.isfinite(numbers).all():
+                    return numbers
+            except ValueError:
+                pass
+        absent = {cell for cell in set(cells) if is_missing(cell, missing)}
+        numbers = np.fromiter(
+            (math.nan if cell in absent else _number(text) for cell, text in zip(cells, plain, strict=True)),
+            np.float64,
+            len(cells),
+        )
+        wrong = np.flatnonzero(np.isinf(numbers))
+        if len(wrong):
+            row = int(wrong[0])
+            remedy = f"leave the cell empty if it is missing, or add its spelling to task.missing{remedy}"
+            if re.fullmatch(r"[+-]?\d{1,3}([ ,']\d{3})+(\.\d*)?", cells[row]):
+                remedy = "write it without a thousands separator"
+            raise self.error(row, f"{cells[row]!r} is no {name}, which must be a number; {remedy}")
+        return numbers
+
+    def are_numbers(self, name: str, missing: Collection[str] = MISSING) -> bool:
+        """Whether :meth:`numbers` can read the column, and finds at least one."""
+        try:
+            return bool(np.isfinite(self.numbers(name, missing)).any())
+        except DataError:
+            return False
+
+    def _with_points(self, name: str, cells: list[str]) -> list[str]:
+        """Cells with a point as decimal sign."""
+        stored = self.columns[name]
+        if not self.decimal_comma or isinstance(stored, np.ndarray):
+            return cells
+        if any("," in text for text in stored):
+            if any("." in text for text in stored):
+                points = (
+                    i
+                    for i, cell in enumerate(cells)
+                    if "." in cell and "," not in cell and math.isfinite(_number(cell))
+                )
+                row = next(points, None)
+                if row is not None:
+                    raise self.error(
+                        row, f"{cells[row]!r} has a point, and other cells of {name!r} a comma; write all alike"
+                    )
+                cells = [cell.replace(".", "") if "," in cell else cell for cell in cells]
+            return [cell.replace(",", ".") for cell in cells]
+        pointed = [cell for cell in set(cells) if "." in cell]
+        if pointed and all(_GROUPED.fullmatch(cell) for cell in pointed):
+            row = cells.index(min(pointed, key=cells.index))
+            message = (
+                f"{cells[row]!r} of {name!r} is one number with a decimal point and another with a thousands point"
+            )
+            raise self.error(row, f"{message}, and other columns have decimal commas; write all numbers alike")
+        return cells
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A column of classes.
+
+    Args:
+        classes: Their names, sorted; numbers by value.
+        codes: (N,) places in ``classes``, -1 where the label is missing.
+        missing: Spelling of a missing label -> how often it occurs.
+    """
+
+    classes: tuple[str, ...]
+    codes: np.ndarray
+    missing: Mapping[str, int]
+
+
+def class_labels(
+    table: TextTable,
+    name: str,
+    known: Sequence[str] | None = None,
+    missing: Collection[str] = MISSING,
+    similar: SimilarClasses = "refuse",
+) -> Labels:
+    """The classes of a column, and each row's.
+
+    Args:
+        table: Where the column is.
+        name: Of the column.
+        known: Classes of a trained model, which are taken as they are; ``None``: those of the column.
+        missing: Spellings of a missing label. A known class of such a name is a class.
+        similar: Classes whose names are one number in two spellings, or differ in case or spaces only: ``refuse``, ``join``
+            under the more frequent name, or ``keep`` apart.
+
+    Raises:
+        DataError: Similar classes, or a class that is not known.
+    """
+    cells = table.cells(name)
+    counts = Counter(cells)
+    absent = {cell: count for cell, count in counts.items() if is_missing(cell, missing) and cell not in (known or ())}
+    present = [cell for cell in counts if cell not in absent]
+    same: dict[object, list[str]] = {}
+    for cell in present if known is None else known:
+        same.setdefault(cell if similar == "keep" else _class_key(cell), []).append(cell)
+    codes = dict.fromkeys(absent, -1)
+    if known is None:
+        for names in same.values():
+            names.sort(key=lambda cell: (-counts[cell], cell))
+        twins = next((names for names in same.values() if len(names) > 1), None)
+        if twins is not None and similar == "refuse":
+            first, second = sorted(twins[:2])
+            raise table.error(
+                cells.index(twins[1]),
+                f"{name} is {twins[1]!r} ({counts[twins[1]]} rows) here and {twins[0]!r} ({counts[twins[0]]} rows) elsewhere; "
+                f"write {first!r} and {second!r} alike, or set task.similar_classes to join, or to keep if they are two classes",
+            )
+        classes = _sorted([names[0] for names in same.values()])
+        places = {cell: place for place, cell in enumerate(classes)}
+        codes |= {cell: places[names[0]] for names in same.values() for cell in names}
+    else:
+        classes = tuple(known)
+        places = {cell: place for place, cell in enumerate(classes)}
+        for cell in present:
+            alike = [cell] if cell in places else same.get(_class_key(cell), [])
+            if len(alike) != 1:
+                message = f"{name} is {cell!r}, which is none of the classes that the model has learnt"
+                raise table.error(cells.index(cell), f"{message}: {', '.join(classes)}")
+            codes[cell] = places[alike[0]]
+    return Labels(classes, np.fromiter(map(codes.__getitem__, cells), np.int64, len(cells)), absent)
+
+
+def is_missing(cell: str, missing: Collection[str] = MISSING) -> bool:
+    """Whether a cell is empty, or one of the spellings ``missing``, which are in lower case or match exactly."""
+    return not cell or cell in missing or cell.lower() in missing
+
+
+def missing_spellings(missing: Sequence[str]) -> tuple[str, ...]:
+    """The spellings in lower case, with the empty one."""
+    return tuple(dict.fromkeys(["", *(text.strip().lower() for text in missing)]))
+
+
+def read_table(path: str | Path, owner: str, content: bytes | None = None) -> TextTable:
+    """Read a table of text.
+
+    Args:
+        path: The file, as messages name it.
+        owner: First word of messages.
+        content: What is in the file, if it does not have to be opened.
+
+    Raises:
+        DataError: The file cannot be read, is no table, or has a line of another length than the header.
+    """
+    if content is None:
+        _check_file(path, owner)
+    with _data_errors(path, owner):
+        encoding = _encoding(path, owner, content)
+        with _text(path, content, encoding) as file:
+            head = file.read(_HEAD)
+        sep = re.match(r'"?sep=([^\r\n])"?\r?\n', head, re.IGNORECASE)
+        delimiter = sep[1] if sep else _delimiter(head)
+        with _text(path, content, encoding) as file:
+            if sep:
+                file.readline()
+            return _parse(file, str(path), owner, delimiter, encoding, start=1 if sep else 0)
+
+
+def _parse(file: io.TextIOBase, source: str, owner: str, delimiter: str, encoding: str, start: int) -> TextTable:
+    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=delimiter == " ")
+    lines: list[int] = []
+
+    def error(line: int, message: str) -> DataError:
+        return DataError(f"{owner}: {source}, line {start + line}: {message}")
+
+    try:
+        header = [cell.strip() for cell in next((row for row in reader if any(map(str.strip, row))), [])]
+        while header and not header[-1]:
+            header.pop()
+        width, names = len(header), [name for name in header if name]
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise DataError(f"{owner}: {source} has two columns {twice!r}; rename one")
+        columns: dict[int, list[str]] = {place: [] for place, name in enumerate(header) if name}
+        cells: list[
+            str
+        ] = []  # of many rows in one list, as the garbage collector would look through rows again and again
+        count, before = 0, reader.line_num
+
+        def store() -> None:
+            for place, texts in columns.items():
+                texts.append(_END.join(cells[place::width]))
+                if texts[-1].count(_END) != count - 1:
+                    raise DataError(f"{owner}: {source} has zero bytes in its cells; save it as CSV again")
+            cells.clear()
+
+        for row in reader:
+            first, before = before + 1, reader.line_num
+            if len(row) != width or not row[0]:
+                if not any(map(str.strip, row)):
+                    continue
+                if not any(map(str.strip, row[width:])):
+                    del row[width:]
+                if len(row) != width:
+                    few = "fewer" if len(row) < width else "more"
+                    quotes = f"; a cell with {_DELIMITERS.get(delimiter, repr(delimiter))} in it needs quotes"
+                    raise error(first, f"{len(row)} cells, {few} than the {width} of the header{quotes}")
+            lines.append(start + first)
+            cells += row
+            count += 1
+            if count == _BLOCK:
+                store()
+                count = 0
+        if count:
+            store()
+    except csv.Error as problem:
+        raise error(reader.line_num, f"{problem}; is it a CSV file, and is every quote closed?") from None
+    named = {header[place]: texts for place, texts in columns.items()}
+    notes = _notes(named, header, delimiter, encoding)
+    return TextTable(owner, source, named, np.array(lines, np.int64), delimiter, encoding, notes)
+
+
+def _notes(columns: Collection[str], header: Sequence[str], delimiter: str, encoding: str) -> tuple[str, ...]:
+    notes = []
+    if not encoding.startswith("utf-8"):
+        notes.append(f"read as {_NAMES.get(encoding, encoding.upper())} text")
+    if delimiter not in (",", ";", "\t"):
+        notes.append(f"cells between {_DELIMITERS.get(delimiter, repr(delimiter))}")
+    nameless = [str(place + 1) for place, name in enumerate(header) if not name]
+    if nameless:
+        plural = "s" if len(nameless) > 1 else ""
+        notes.append(f"column{plural} {', '.join(nameless)} without a name left out")
+    return tuple(notes)
+
+
+# ---- files -------------------------------------------------------------------------------------------------------------
+
+
+def _check_file(path: str | Path, owner: str) -> None:
+    """Raise DataError for what is no regular file: opening a pipe would wait for its writer."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise DataError(f"{owner}: there is no file {path}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{owner}: cannot read {path} ({getattr(error, 'strerror', None) or error})") from None
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{owner}: {path} is a folder; name the table in it")
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{owner}: {path} is a pipe or a device, and is read more than once; write it to a file first")
+
+
+@contextmanager
+def _data_errors(path: str | Path, owner: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeError as error:
+        raise DataError(f"{owner}: {path} is damaged ({error}); save it as CSV UTF-8") from None
+    except _DAMAGE as error:
+        raise DataError(f"{owner}: {path} is damaged ({error}); copy or download it again") from None
+    except OSError as error:
+        raise DataError(f"{owner}: cannot read {path} ({error.strerror or error})") from None
+
+
+def _open(path: str | Path, content: bytes | None) -> BinaryIO:
+    opener: Callable[..., BinaryIO] = {".xz": lzma.open, ".gz": gzip.open}.get(Path(path).suffix.lower(), open)  # type: ignore[assignment]
+    if content is None:
+        return opener(path, "rb")
+    return io.BytesIO(content) if opener is open else opener(io.BytesIO(content), "rb")  # type: ignore[comparison-overlap]
+
+
+def _text(path: str | Path, content: bytes | None, encoding: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(_open(path, content), encoding=encoding, newline="")
+
+
+def _encoding(path: str | Path, owner: str, content: bytes | None) -> str:
+    """The file's encoding: by its mark, or else UTF-8 if all of it is, or else Windows-1252.
+
+    A file with letters in valid UTF-8 and others that are not is damaged, rather than Windows-1252.
+    """
+    with _open(path, content) as file:
+        start = file.read(_HEAD)
+        for mark, encoding in _MARKS.items():
+            if start.startswith(mark):
+                return encoding
+        for mark, kind in _FOREIGN.items():
+            if start.startswith(mark):
+                raise DataError(f"{owner}: {path} is {kind}, no text; save the table as CSV UTF-8")
+        zeros = [start[place::2].count(0) for place in (0, 1)]
+        if max(zeros) > 0.4 * len(start) / 2 and min(zeros) < 0.1 * max(zeros):
+            return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+        if max(zeros):
+            raise DataError(f"{owner}: {path} has zero bytes and is no text; save the table as CSV UTF-8")
+        decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+        try:
+            while start:
+                line += decoder.decode(start).count("\n")
+                start = file.read(1 << 20)
+            decoder.decode(b"", final=True)
+            return "utf-8"
+        except UnicodeDecodeError as error:
+            line += error.object[: error.start].count(b"\n")
+            reason = error.reason
+    with _open(path, content) as file:
+        ignoring = codecs.getincrementaldecoder("utf-8")("ignore")
+        if not all(ignoring.decode(block).isascii() for block in iter(lambda: file.read(1 << 20), b"")):
+            raise DataError(
+                f"{owner}: {path}, line {line}: damaged ({reason} of UTF-8, in which other lines are); save it as CSV UTF-8"
+            )
+    return "cp1252"
+
+
+def _delimiter(head: str) -> str:
+    """The delimiter with which most lines have as many cells as the header, and more than one."""
+    whole = len(head) < _HEAD
+
+    def fit(delimiter: str) -> tuple[bool, float, int]:
+        reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, skipinitialspace=delimiter == " ")
+        try:
+            rows = [row for row in islice(reader, 60) if any(map(str.strip, row))]
+        except csv.Error:
+            rows = []
+        rows = rows if whole or len(rows) < 2 else rows[:-1]
+        width = len(rows[0]) if rows else 1
+        return width > 1, sum(len(row) == width for row in rows) / max(len(rows), 1), width
+
+    fits = {delimiter: fit(delimiter) for delimiter in _DELIMITERS}
+    if fits[" "][1] < 1 or any(fits[delimiter][0] for delimiter in ",;\t|"):
+        del fits[" "]  # spaces in texts are no delimiters
+    return max(fits, key=fits.__getitem__)
+
+
+# ---- cells -------------------------------------------------------------------------------------------------------------
+
+
+def _number(text: str) -> float:
+    """The number, or infinity if it is none."""
+    try:
+        number = math.inf if "_" in text else float(text)
+    except ValueError:
+        return math.inf
+    return number if math.isfinite(number) else math.inf
+
+
+def _fold(name: str) -> str:
+    """A name without case, composed, with single spaces."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def _class_key(name: str) -> object:
+    """What similar names of classes have in common: the number, or the name without case."""
+    return float(name) if _PLAIN.fullmatch(name) else _fold(name)
+
+
+def _sorted(names: Sequence[str]) -> tuple[str, ...]:
+    if all(_PLAIN.fullmatch(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (float(name), name)))
+    return tuple(sorted(names))

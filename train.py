@@ -249,6 +249,8 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
                 engine.write_text(folder / "config.yaml", OmegaConf.to_yaml(asdict(config)))
         with engine.Display(job.total_steps, job.state.step) as display:
             display.say(f"{name} on {engine.describe_device(job.device)}: {job.total_steps} steps, writing to {folder}")
+            for note in job.splits.notes:
+                display.say(note)
             return fit(job, folder, selector, display, stop, saved is not None)
 
 

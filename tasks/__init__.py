@@ -12,6 +12,7 @@ from tasks import (
     fashion_gan,
     gaussians,
     image_table,
+    maps,
     multi_fashion,
     office,
     rooms,

@@ -139,7 +139,7 @@ class DenseTask(Task):
             raise ValueError(f"{self.name}: {error}") from None
         self.transform = transform if augment else None
 
-    def make_splits(self, train: DenseData, val: DenseData, test: DenseData) -> Splits:
+    def make_splits(self, train: DenseData, val: DenseData, test: DenseData, notes: Sequence[str] = ()) -> Splits:
         """Splits whose state is the size of the pictures, and the class weights by rarity."""
         state: dict[str, Any] = {"size": list(val[0].inputs[0].shape[-2:]), "class_weights": {}}
         for o in self.objectives:
@@ -152,7 +152,7 @@ class DenseTask(Task):
             elif self.rarity > 0 and criterion.weights is None:
                 labels = train.reference_targets(range(len(train)))[o.name]
                 state["class_weights"][o.name] = rarity_weights(labels, len(criterion.classes), self.rarity)
-        return Splits(train, val, test, state=state)
+        return Splits(train, val, test, state=state, notes=tuple(notes))
 
     def state_dict(self) -> dict[str, Any]:
         """Height and width of the pictures."""
@@ -175,8 +175,11 @@ class DenseTask(Task):
             image = check_image(pixels)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"cannot read {path} ({error})") from None
-        sample = resize_sample({"image": image}, *self._state.get("size", image.shape[:2]))
-        return TensorData((_tensor(planes(sample["image"]))[None],), {})
+        return self.as_input(resize_sample({"image": image}, *self._state.get("size", image.shape[:2]))["image"])
+
+    def as_input(self, image: np.ndarray) -> TensorData:
+        """An image (H, W, 3) in [0, 1] as the only sample."""
+        return TensorData((_tensor(planes(image))[None],), {})
 
     def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
         """Labels, shares, depths in the unit of the set, normals; and their colors."""

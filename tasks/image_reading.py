@@ -125,6 +125,22 @@ def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
     return np.array(image).reshape(image.height, image.width, channels)
 
 
+def read_photo(path: str | Path) -> np.ndarray:
+    """Bytes (H, W, 3) of a picture of any kind with 8 bits, upright. Raises ValueError for more bits."""
+    with Image.open(path) as file:
+        return np.array(_upright(file))
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    """The picture as its camera was held, in RGB."""
+    image = ImageOps.exif_transpose(file)
+    if image.mode.startswith(("I", "F")):
+        raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
 @contextmanager
 def _data_errors(what: str, missing: str = "", damaged: str = "") -> Iterator[None]:
     """Convert errors of Pillow to DataErrors that name the file, with a remedy for each kind."""
@@ -141,12 +157,7 @@ def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:
     remedies = "; was it moved since the run began?", "; replace it, or take it out of the list"
     with _data_errors(f"image {path}", *remedies), Image.open(path) as file:
         file.draft(None, (2 * short, 2 * short))  # JPEG: decode no more than is needed; other formats ignore it
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith(("I", "F")):
-            raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
-        if "transparency" in image.info:
-            image = image.convert("RGBA")
-        image = image.convert("RGB")
+        image = _upright(file)
     width, height = image.size
     if fit == "stretch":
         return np.array(image.resize((short, short), Image.Resampling.BILINEAR))

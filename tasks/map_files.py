@@ -46,6 +46,7 @@ class MapFiles:
         reads: Name -> function that reads such a file and checks it; it raises ValueError with what is wrong.
         kinds: Name -> kind, of the maps; those that may lack a file need one.
         remedy: What to do about a damaged file, for error messages.
+        problem: What these begin with, with ``{}`` for the file.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class MapFiles:
         reads: Mapping[str, Read],
         kinds: Mapping[str, MapKind] | None = None,
         remedy: str = "unpack the set again",
+        problem: str = "{} is damaged",
     ) -> None:
-        self.rows, self.reads, self.kinds, self.remedy = rows, dict(reads), dict(kinds or {}), remedy
+        self.rows, self.reads, self.kinds = rows, dict(reads), dict(kinds or {})
+        self.remedy, self.problem = remedy, problem
         # a large block that was freed: from now on glibc keeps memory for the next sample, which halves the time to read one
         np.empty(31 << 20, np.uint8)
 
@@ -76,7 +79,7 @@ class MapFiles:
                 if shape != sample["image"].shape[:2]:
                     raise ValueError(f"it is {pixels(shape)} pixels, its image {pixels(sample['image'].shape)}")
             except DAMAGE as error:
-                raise DataError(f"{path} is damaged ({error}); {self.remedy}") from None
+                raise DataError(f"{self.problem.format(path)} ({error}); {self.remedy}") from None
         return sample
 
     def inspect(self, index: int) -> dict[str, Any]:
@@ -87,7 +90,7 @@ class MapFiles:
             try:
                 check_plausible(sample[name], kind)
             except ValueError as error:
-                raise DataError(f"{self.rows[index][name]} is damaged ({error}); {self.remedy}") from None
+                raise DataError(f"{self.problem.format(self.rows[index][name])} ({error}); {self.remedy}") from None
             values, known = sample[name], kind.known(sample[name])
             about: dict[str, Any] = {"known": int(known.sum())}
             if kind.kind in ("classes", "binary"):

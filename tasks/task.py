@@ -74,12 +74,14 @@ class Splits:
         val: To select the best epoch on.
         test: Evaluated once, with the weights of that epoch.
         state: Preprocessing state from the training data, which JSON can hold; see :meth:`Task.load_state_dict`.
+        notes: What a user should know before the training begins, a line each.
     """
 
     train: Split
     val: Split
     test: Split
     state: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    notes: Sequence[str] = field(default=(), kw_only=True)
 
     def __iter__(self) -> Iterator[Split]:
         return iter((self.train, self.val, self.test))

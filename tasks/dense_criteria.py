@@ -99,7 +99,8 @@ class DepthError:
     def constant_loss(self, target: Tensor) -> float:
         """Loss of the best constant, nearly for ``huber``: the median; the mean for ``l2``."""
         truth = target[target > 0].double()
-        return float(self._errors(truth.mean() if self.error == "l2" else truth.median(), truth).mean())
+        best = truth.mean() if self.error == "l2" else truth.median()
+        return float(self._errors(best.expand_as(truth), truth).mean())
 
     def labelled_pairs(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Depths where they are known."""

@@ -139,7 +139,7 @@ class DenseTask(Task):
             raise ValueError(f"{self.name}: {error}") from None
         self.transform = transform if augment else None
 
-    def make_splits(self, train: DenseData, val: DenseData, test: DenseData, notes: Sequence[str] = ()) -> Splits:
+    def make_splits(self, train: DenseData, val: DenseData, test: DenseData) -> Splits:
         """Splits whose state is the size of the pictures, and the class weights by rarity."""
         state: dict[str, Any] = {"size": list(val[0].inputs[0].shape[-2:]), "class_weights": {}}
         for o in self.objectives:
@@ -152,7 +152,7 @@ class DenseTask(Task):
             elif self.rarity > 0 and criterion.weights is None:
                 labels = train.reference_targets(range(len(train)))[o.name]
                 state["class_weights"][o.name] = rarity_weights(labels, len(criterion.classes), self.rarity)
-        return Splits(train, val, test, state=state, notes=tuple(notes))
+        return Splits(train, val, test, state=state)
 
     def state_dict(self) -> dict[str, Any]:
         """Height and width of the pictures."""

@@ -97,6 +97,7 @@ class MapFiles:
                 about["classes"] = np.unique(values[known]).astype(int).tolist()
             elif kind.kind != "normals" and known.any():
                 about["range"] = [float(values[known].min()), float(values[known].max())]
+                about["mean"] = float(values[known].mean(dtype=np.float64))
             found["maps"][name] = about
         return found
 

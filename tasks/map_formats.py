@@ -55,6 +55,7 @@ class MapFormat:
         scale: Factor of the numbers in the files.
         span: Numbers that stand for -1 and 1 in normals; ``None``: all of an integer type, or -1 and 1.
         normalize: Bring normals to length 1.
+        unit_depth: Depth that is 1 in samples.
         threshold: A binary map is a yes above it; ``None``: there are two numbers only.
     """
 
@@ -69,6 +70,7 @@ class MapFormat:
     span: tuple[float, float] | None = None
     normalize: bool = False
     threshold: float | None = None
+    unit_depth: float = 1.0
 
     def read(self, path: Path) -> np.ndarray:
         """A map as in samples, see :mod:`tasks.map_kinds`. Raises ValueError with what is wrong."""
@@ -131,7 +133,7 @@ class MapFormat:
             raise ValueError(f"{span(left)}; {self.kind.kind} must be greater than 0 and finite: {_SAY}")
         if left.size and left.max() >= _TOPS.get(array.dtype.name, np.inf):
             raise ValueError(f"it has {left.max():.8g}, the largest number that such a file holds: {_SAY}")
-        return np.where(unknown, np.float32(0), values)
+        return np.where(unknown, np.float32(0), values / np.float32(self.unit_depth))
 
     def _binary(self, array: np.ndarray) -> np.ndarray:
         raw = real(array.astype(np.uint8) if array.dtype == bool else array)

@@ -10,10 +10,14 @@ the files are. All of them are read once before a run begins. A sample may lack 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tasks.dense_task import DenseData, DenseTask
 from tasks.file_checks import check_all
@@ -24,7 +28,7 @@ from tasks.map_sources import MapRows, rows_of_folders, rows_of_table
 from tasks.registry import register_task
 from tasks.resampling import crop_sample, resize_sample
 from tasks.table_splits import PARTS, Shares, check_shares
-from tasks.task import DataError, Splits, TensorData
+from tasks.task import DataError, Objective, Prediction, Splits, TensorData
 
 
 @register_task("maps")
@@ -98,6 +102,8 @@ class Maps(DenseTask):
         )
         paths = [list(row.values()) for row in found.rows]
         about = check_all(paths, files.inspect, data_dir / ".checked", repr(self.formats), "images and maps")
+        depths = self._mean_depths(found, about)
+        files.reads |= {name: replace(self.formats[name], unit_depth=depth).read for name, depth in depths.items()}
         size = self.size or self._common_size(found, about)
         self._check_parts(found, about)
         notes = [*notes, *self._notes(found, about, size)]
@@ -112,7 +118,23 @@ class Maps(DenseTask):
             unlabelled = [row for row in lacking if row >= 0] if train else ()
             return DenseData(files, rows, self.transform if train else None, size, self.crop, unlabelled)
 
-        return self.make_splits(*map(part_of, PARTS), notes=notes)
+        splits = self.make_splits(*map(part_of, PARTS))
+        return replace(splits, state={**splits.state, "depths": depths}, notes=tuple(notes))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Height and width of the pictures, and the depths that are 1 for the model."""
+        return {key: value for key, value in self._state.items() if key in ("size", "depths")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the size, and the depths that are 1 for the model."""
+        super().load_state_dict(state)
+        self._update_objectives(
+            _in_units(o, state["depths"][o.name]) for o in self.objectives if o.name in state["depths"]
+        )
+
+    def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
+        """Labels, shares, depths in the unit of the files times ``scale``, normals; and their colors."""
+        return super().decode({o.name: o.inverse_transform(outputs[o.name]) for o in self.objectives})
 
     def preprocess(self, path: Path) -> TensorData:
         """A picture, or an .npy file like those of the set."""
@@ -132,6 +154,15 @@ class Maps(DenseTask):
             )
         folder = None if self.folder is None else Path(self.folder)
         return rows_of_table(Path(self.csv), folder, self.images, self.formats, self.shares, self.split_seed)
+
+    def _mean_depths(self, found: MapRows, about: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Mean depth of the training maps, that of a model's first outputs, whatever the unit."""
+        depths = {}
+        for name, kind in self.maps.items():
+            if kind.kind in ("depth", "disparity"):
+                means = [about[row]["maps"][name].get("mean") for row in found.parts["train"]]
+                depths[name] = float(np.mean([mean for mean in means if mean is not None] or [1.0]))
+        return depths
 
     def _common_size(self, found: MapRows, about: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
         sizes = {tuple(each["size"]): row["image"] for each, row in zip(about, found.rows, strict=True)}
@@ -162,11 +193,9 @@ class Maps(DenseTask):
         sizes = sorted({tuple(each["size"]) for each in about})
         notes = [f"{len(found.rows)} images ({counts}) of {pixels(sizes[0])} pixels"]
         if sizes != [size]:
-            way = "cut to its shape and resized" if self.crop else "stretched"
             until = f" to {pixels(sizes[-1])}" if len(sizes) > 1 else ""
-            notes = [
-                f"{len(found.rows)} images ({counts}) of {pixels(sizes[0])}{until} pixels, {way} to {pixels(size)}"
-            ]
+            way = "resized after their middle is cut out" if self.crop else "stretched"
+            notes = [f"{len(found.rows)} images ({counts}) of {pixels(sizes[0])}{until} pixels, {way}: {pixels(size)}"]
         for name, kind in self.maps.items():
             maps = [each["maps"][name] for each in about]
             words = [kind.kind if kind.kind != "classes" else f"{len(kind.classes)} classes"]
@@ -176,8 +205,8 @@ class Maps(DenseTask):
                 words.append(f"{low:.4g} to {high:.4g} {kind.unit}".rstrip())
             missing = sum(name not in row for row in found.rows)
             empty = sum(not each["known"] for each in maps) - missing
-            words += [f"{missing} images without"] if missing else []
-            words += [f"{empty} maps without a known pixel"] if empty else []
+            words += [f"none for {missing} of the images"] if missing else []
+            words += [f"no known pixel in {empty} of the maps"] if empty else []
             notes.append(f"{name}: {', '.join(words)}")
             if kind.kind in ("classes", "binary"):
                 names = kind.classes if kind.kind == "classes" else ("0", "1")
@@ -191,6 +220,13 @@ class Maps(DenseTask):
                         told = f"only in {' and '.join(where)}, and cannot be learnt" if where else "nowhere"
                         notes.append(f"{name}: the class {word!r} occurs {told}")
         return notes
+
+
+def _in_units(objective: Objective, depth: float) -> Objective:
+    """The objective with metrics and predictions in the unit of the files."""
+    inverse = partial(torch.mul, other=depth)
+    metrics = {key: replace(metric, transform=inverse) for key, metric in objective.metrics.items()}
+    return replace(objective, metrics=metrics, inverse_transform=inverse)
 
 
 def _read_image(path: Path) -> np.ndarray:

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,25 @@ import engine
 from balancing import BalanceReport, BalancingError, BilevelBalancer, MultiObjectiveModel, create_balancer
 from balancing.spans import span
 from engine import Config, ConfigError
-from tasks import Batch, create_task
+from tasks import Batch, Task
 from tasks.results import ResultKey
 from zoo import create_model
 
 ALONE = engine.Processes()
 
 
-def build(config: Config, processes: engine.Processes = ALONE) -> engine.Run:
-    """Make task, model, balancers and optimizers, in this order: each may need those before it."""
+def build(config: Config, processes: engine.Processes = ALONE, task: Task | None = None) -> engine.Run:
+    """Make task, model, balancers and optimizers, in this order: each may need those before it.
+
+    ``task`` is the task of a trained run, with what it knows of its data.
+    """
     trainer = config.trainer
     device = engine.resolve_device(trainer.device, processes)
     if trainer.num_threads is not None:
         torch.set_num_threads(trainer.num_threads)
     engine.seed_everything(config.seed, trainer.deterministic)
-    with engine.constructing():
-        task = create_task(**config.task)
-    splits = processes.main_first(lambda: task.splits(config.data_dir))
+    task = task or engine.make_task(config, {})
+    splits = processes.main_first(partial(task.splits, config.data_dir))
     if trainer.overfit is not None:
         splits = splits.truncate(trainer.overfit)
     splits = splits.to(device)
@@ -230,7 +233,10 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
     Raises ConfigError or DataError before anything is written if the run cannot start.
     """
     saved = engine.load_checkpoint(Path(config.resume, "last.pt")) if config.resume else None
-    job = build(config, processes)
+    known = (
+        engine.make_task(config, engine.saved_state(Path(config.resume), saved)) if config.resume and saved else None
+    )
+    job = build(config, processes, known)
     selector = engine.Selector(config.trainer.monitor, job.task, job.splits)
     if config.trainer.dry_run:
         return engine.describe_run(job, train_step)
@@ -250,7 +256,7 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
         with engine.Display(job.total_steps, job.state.step) as display:
             display.say(f"{name} on {engine.describe_device(job.device)}: {job.total_steps} steps, writing to {folder}")
             for note in job.splits.notes:
-                display.say(note)
+                display.say(f"  {note}")
             return fit(job, folder, selector, display, stop, saved is not None)
 
 

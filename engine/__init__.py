@@ -27,11 +27,13 @@ from engine.run import (
     epoch_batches,
     evaluation_size,
     locate,
+    make_task,
     mean_losses,
     open_tracker,
     restore,
     roll_back,
     sample_pictures,
+    saved_state,
     summarize,
 )
 from engine.seeding import seed_everything

@@ -97,7 +97,9 @@ def run_command(function: Callable[..., None], words: Sequence[str] | None, usag
 def _arguments(known: Mapping[str, inspect.Parameter], words: Sequence[str]) -> dict[str, Any]:
     values = {}
     for word in words:
-        key, _, values[key] = word.partition("=")
+        key, _, value = word.partition("=")
+        key = key.replace("task.", "task_")  # an option of the task, by the name of a parameter
+        values[key] = value
         if key not in known:
             raise ConfigError(f"there is no key {key!r}; {did_you_mean(key, known)}")
         if not values[key]:

@@ -20,6 +20,10 @@ _KEYS = {
 }
 #: (group, old value) -> new one, of every option of the group.
 _VALUES = {("trainer", "synchronised"): "synchronized", ("model", "task"): "auto", ("balancer", "task"): "auto"}
+#: Task -> options that earlier versions did not have -> what those did.
+_ABSENT: dict[str, dict[str, Any]] = {
+    "image_table": {"split": "position", "missing": [], "similar_classes": "keep"},
+}
 _REMOVED = ("seeds", "tier", "source", "expected", "published")  # keys of recipes
 
 
@@ -43,11 +47,17 @@ def translate(config: Mapping[str, Any], known: Mapping[str, Collection[str]]) -
         config: In plain containers.
         known: Group -> today's names of its options; of ``""``, the groups.
     """
-    return {
+    translated = {
         key: _section(key, value, known.get(key, ())) if isinstance(value, Mapping) else value
         for key, value in config.items()
         if key in known[""] or key not in _REMOVED
     }
+    task = translated.get("task")
+    if isinstance(task, dict):
+        translated["task"] = task | {
+            key: value for key, value in _ABSENT.get(task.get("name"), {}).items() if key not in task
+        }
+    return translated
 
 
 def _section(group: str, section: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:

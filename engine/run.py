@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -14,7 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from balancing import BalanceReport, BalancingError, NonFiniteError
-from engine.arguments import ConfigError
+from engine.arguments import ConfigError, constructing
 from engine.checkpoint import load_checkpoint, write_text
 from engine.config import Config
 from engine.data import batch_indices, sparse_objectives, training_batches
@@ -25,7 +26,7 @@ from engine.optimization import PhaseOptimizer
 from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
 from engine.tracking import Tracker
-from tasks import Batch, Splits, Task
+from tasks import Batch, Splits, Task, create_task
 from tasks.results import with_split
 from tasks.task import Pictures
 
@@ -101,6 +102,23 @@ class Run:
         return self.model if self.ema is None else self.ema.module
 
 
+def make_task(config: Config, state: Mapping[str, Any]) -> Task:
+    """The task of a run, with what the run knows of its data. Raises ConfigError."""
+    with constructing():
+        task = create_task(**config.task)
+    if state:
+        task.load_state_dict(state)
+    return task
+
+
+def saved_state(folder: Path, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run knows of its data; earlier versions wrote it beside the best weights only."""
+    described = folder / "best" / "config.json"
+    if "task" in saved or not described.is_file():
+        return saved.get("task", {})
+    return json.loads(described.read_text(encoding="utf-8"))["learnt"]
+
+
 def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:
     """This process's parts of the training batches of ``epoch``, from batch number ``start`` on."""
     trainer, seed = run.config.trainer, run.config.seed
@@ -160,6 +178,7 @@ def checkpoint_state(run: Run) -> dict[str, Any]:
         "scaler": run.precision.scaler.state_dict() if run.precision.scaler else None,
         "rng": rng_state(),
         "state": dict(vars(run.state)),
+        "task": run.task.state_dict(),
     }
 
 

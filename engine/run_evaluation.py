@@ -14,25 +14,30 @@ from engine.arguments import ConfigError
 from engine.checkpoint import write_json
 from engine.config import Config, saved_config, validate
 from engine.device import describe_device
+from engine.distributed import Processes
 from engine.environment import command, git_commit, versions
 from engine.evaluation import evaluate
 from engine.prediction import best_folder, load_best
 from engine.progress import Display
-from engine.run import Run, evaluation_size
-from tasks import task_arguments
+from engine.run import Run, evaluation_size, make_task, saved_state
+from tasks import Task, task_arguments
 from tasks.results import with_split
 
 
 def evaluate_run(
-    build: Callable[[Config], Run],
+    build: Callable[[Config, Processes, Task], Run],
     run: str,
     split: str = "test",
     protocol: str | None = None,
     batch_size: int | None = None,
     data_dir: str | None = None,
     device: str | None = None,
+    task_csv: str | None = None,
 ) -> None:
     """Evaluate what ``build`` makes, print a table, write ``<run>/evaluation-<split>.json``.
+
+    With another labelled table as ``task_csv``, all of its rows are evaluated, prepared as in training, and the file has the name
+    of the table instead of a split.
 
     Raises ConfigError or DataError for what the user can mend.
     """
@@ -42,16 +47,22 @@ def evaluate_run(
     best = best_folder(folder)
     changes = {"trainer.device": device, "trainer.eval_batch_size": batch_size, "data_dir": data_dir}
     config = evaluation_config(folder, changes, protocol)
-    job = build(config)
+    task = make_task(config, saved_state(folder, {}))
+    if task_csv is not None:
+        task.use_labelled(Path(task_csv), config.data_dir)
+        config.trainer.overfit = None
+    job = build(config, Processes(), task)
     load_best(best, job.trained)
     size, workers = evaluation_size(config), config.trainer.num_workers
     evaluation = evaluate(job.trained, job.task, job.splits, size, job.precision, workers, name=split)
     assert evaluation is not None  # there is no request to stop
     shown = f", protocol {protocol}" if protocol else ""
-    Display(0).results(f"{split}{shown}, best weights of {folder}", evaluation.values)
+    title = split if task_csv is None else f"{task_csv}, {len(job.splits.test):,} rows"  # type: ignore[arg-type]
+    Display(0).results(f"{title}{shown}, best weights of {folder}", evaluation.values)
     result = {
         "run": str(folder),
         "split": split,
+        "table": task_csv,
         "protocol": protocol,
         "batch_size": size,
         "metrics": with_split(evaluation.values, split),
@@ -61,7 +72,8 @@ def evaluate_run(
         "git": git_commit(),
         "command": command(),
     }
-    path = folder / f"{'-'.join(filter(None, ('evaluation', split, protocol)))}.json"
+    name = split if task_csv is None else Path(task_csv).stem
+    path = folder / f"{'-'.join(filter(None, ('evaluation', name, protocol)))}.json"
     write_json(path, result)
     print(f"written to {path}")
 

@@ -12,9 +12,7 @@ standardized logarithm, or raw dollars, whose squared error starts ten million t
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import lzma
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -29,16 +27,18 @@ from torch import Tensor
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.metrics import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
+from tasks.table_files import TextTable, read_table
+from tasks.table_splits import check_unchanged, difference, fingerprint
 from tasks.task import DataError, Objective, Splits, Task, TensorData
 
 _SHA256 = "9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4"
 _NUMBERS = ("carat", "depth", "table", "x", "y", "z")
 _CUTS = ("Fair", "Good", "Very Good", "Premium", "Ideal")
 _GRADES = {"color": "DEFGHIJ", "clarity": ("I1", "SI2", "SI1", "VS2", "VS1", "VVS2", "VVS1", "IF")}
-_CODES = {
-    name: {value: code for code, value in enumerate(values)} for name, values in {"cut": _CUTS, **_GRADES}.items()
-}
-_DAMAGE = (lzma.LZMAError, EOFError, UnicodeDecodeError)
+_CHOICES = {"cut": _CUTS, **_GRADES}
+_COLUMNS = (*_NUMBERS, "price", *_CHOICES)
+_SHIPPED = "tasks/data/diamonds.csv.xz"
+_DAMAGE = (lzma.LZMAError, EOFError)
 _MISTYPED = ((8.09, 58.9, 8.06), (5.12, 5.15, 31.8), (5.15, 31.8, 5.12))  # x, y, z
 
 
@@ -69,23 +69,43 @@ class Diamonds(Task):
 
     def load(self, data_dir: Path) -> Splits:
         """Read, clean and split the stones of the package; ``data_dir`` is not needed."""
-        source = self.csv or "tasks/data/diamonds.csv.xz"
-        table = _clean(_parse(self._text(), source, (*_NUMBERS, "price", "cut", *_GRADES)))
-        if len(table["cut"]) < 100:
+        if self.csv is None:
+            return self._splits(read_table(_SHIPPED.removesuffix(".xz"), self.name, _shipped()))
+        table = read_table(self.csv, self.name)
+        if "table" in self._state:
+            check_unchanged(table, _found(table, _COLUMNS), self._state["table"])
+        return self._splits(table)
+
+    def labelled(self, path: Path) -> Splits:
+        """Stones of another file, scaled as in training, as all three parts.
+
+        The parts of training, if it is the same file in another place.
+        """
+        table = read_table(path, self.name)
+        known = self._state.get("table")
+        return self._splits(table, split=known is not None and not difference(table, _found(table, _COLUMNS), known))
+
+    def _splits(self, text: TextTable, split: bool = True) -> Splits:
+        source = text.source
+        table = _clean(_parse(text, _COLUMNS))
+        if split and len(table["cut"]) < 100:
             raise DataError(
                 f"diamonds: {source} has {len(table['cut'])} different stones, too few; is the file complete?"
             )
+        if not len(table["cut"]):
+            raise DataError(f"diamonds: {source} has no stones")
         constant = [name for name, column in table.items() if (column == column[0]).all()]
-        if constant:
+        if split and constant:
             raise DataError(f"diamonds: {source} has the same {constant[0]} in every row, so there is nothing to learn")
-        parts = _split(table["cut"])
+        parts = _split(table["cut"]) if split else (np.arange(len(table["cut"])),) * 3
         train = parts[0]
         sizes, log_price = np.stack([table[name] for name in _NUMBERS], axis=1)[train], np.log(table["price"])
-        state = {
+        state = self._state or {
             "mean": sizes.mean(0).tolist(),
             "std": sizes.std(0).tolist(),
             "log_mean": float(log_price[train].mean()),
             "log_std": float(log_price[train].std()),
+            **({} if self.csv is None else {"table": fingerprint(text, _found(text, _COLUMNS))}),
         }
         prices = (log_price - state["log_mean"]) / state["log_std"] if self.target == "log_price" else table["price"]
         inputs = _features(table, state)
@@ -95,7 +115,7 @@ class Diamonds(Task):
             rows = torch.from_numpy(index)
             return TensorData((inputs[rows],), {name: values[rows] for name, values in targets.items()})
 
-        return Splits(*map(part, parts), state=state)
+        return Splits(*map(part, parts), state=state, notes=tuple(f"{source}: {note}" for note in text.notes))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over mean and deviation of the training sizes, and of the logarithms of the prices."""
@@ -104,33 +124,22 @@ class Diamonds(Task):
 
     def preprocess(self, path: Path) -> TensorData:
         """Stones of a CSV file with the columns of the data set; cut and price are not read."""
-        try:
-            text = _decode(path.read_bytes(), str(path))
-        except (*_DAMAGE, OSError) as error:
-            raise DataError(f"diamonds: cannot read {path} ({error}); it must be a CSV file, plain or .xz") from None
-        table = _parse(text, str(path), (*_NUMBERS, *_GRADES))
+        table = _parse(read_table(path, self.name), (*_NUMBERS, *_GRADES))
         if not len(table["carat"]):
             raise DataError(f"diamonds: {path} has no lines after the header; it needs one for each stone")
         return TensorData((_features(table, self.state_dict()),), {})
 
-    def _text(self) -> str:
-        if self.csv is None:
-            packed = resources.files("tasks").joinpath("data/diamonds.csv.xz").read_bytes()
-            source, remedy = "tasks/data/diamonds.csv.xz", "reinstall mozoo, or restore the file from version control"
-        else:
-            path = Path(self.csv)
-            if not path.is_file():
-                raise DataError(
-                    f"diamonds: no file {path}; task.csv must name a CSV file, or be null for the one in the package"
-                )
-            packed, source, remedy = path.read_bytes(), str(path), "check the file"
-        try:
-            text = _decode(packed, source)
-        except _DAMAGE as error:
-            raise DataError(f"diamonds: {source} is damaged ({error}); {remedy}") from error
-        if self.csv is None and hashlib.sha256(text.encode("utf-8")).hexdigest() != _SHA256:
-            raise DataError(f"diamonds: {source} is damaged (its checksum differs); {remedy}")
-        return text
+
+def _shipped() -> bytes:
+    """The file in the package, unpacked."""
+    remedy = "reinstall mozoo, or restore the file from version control"
+    try:
+        text = lzma.decompress(resources.files("tasks").joinpath("data/diamonds.csv.xz").read_bytes())
+    except _DAMAGE as error:
+        raise DataError(f"diamonds: {_SHIPPED} is damaged ({error}); {remedy}") from error
+    if hashlib.sha256(text).hexdigest() != _SHA256:
+        raise DataError(f"diamonds: {_SHIPPED} is damaged (its checksum differs); {remedy}")
+    return text
 
 
 def _features(table: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Tensor:
@@ -146,59 +155,41 @@ def _dollars(values: Tensor, log_mean: float, log_std: float) -> Tensor:
     return torch.exp((values * log_std + log_mean).clamp(max=11.0))
 
 
-def _decode(packed: bytes, source: str) -> str:
-    return (lzma.decompress(packed) if source.endswith(".xz") else packed).decode("utf-8-sig")
+def _found(table: TextTable, wanted: Sequence[str]) -> list[str]:
+    """The table's names of the columns ``wanted``. Raises DataError if one is missing."""
+    for name in wanted:
+        if table.find(name) is None:
+            raise DataError(f"diamonds: {table.source} has no column {name!r}; it needs {', '.join(wanted)}")
+    return [table.column(name) for name in wanted]
 
 
-def _parse(text: str, source: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+def _parse(table: TextTable, wanted: Sequence[str]) -> dict[str, np.ndarray]:
     """The columns ``wanted``; cut and grades as indices.
 
     Raises DataError naming the file, the line and the column.
     """
-    reader = csv.reader(io.StringIO(text))
-    header = next(reader, [])
-    places, width = {name: place for place, name in enumerate(header)}, len(header)
-    missing = [name for name in wanted if name not in places]
-    if missing:
-        raise DataError(f"diamonds: {source} has no column {missing[0]!r}; it needs {', '.join(wanted)}")
-    cells: list[str] = []  # of all rows in one list, as the garbage collector would look through many again and again
-    try:
-        for row in reader:
-            cells += row if len(row) in (0, width) else (row + [""] * width)[:width]
-        return {name: _column(name, cells[places[name] :: width]) for name in wanted}
-    except (csv.Error, KeyError, ValueError):  # columns are fast to read; cells show what is wrong
-        _find_fault(text, source, wanted)
-        raise
+    columns = zip(wanted, _found(table, wanted), strict=True)
+    return {name: (_codes if name in _CHOICES else _numbers)(table, name, column) for name, column in columns}
 
 
-def _column(name: str, cells: Sequence[str]) -> np.ndarray:
-    """Cells as numbers. Raises KeyError or ValueError if one of them is none."""
-    if name in _CODES:
-        codes = _CODES[name]
-        return np.fromiter(map(codes.__getitem__, cells), np.int64, len(cells))
-    numbers = np.fromiter(map(float, cells), np.float64, len(cells))
-    if not (np.isfinite(numbers) & ((numbers > 0) | (name in "xyz"))).all():
-        raise ValueError(name)
+def _codes(table: TextTable, name: str, column: str) -> np.ndarray:
+    cells = table.cells(column)
+    codes = {value.casefold(): code for code, value in enumerate(_CHOICES[name])}
+    found = {cell: codes.get(cell.casefold(), -1) for cell in set(cells)}
+    numbers = np.fromiter(map(found.__getitem__, cells), np.int64, len(cells))
+    if len(numbers) and numbers.min() < 0:
+        row = int(numbers.argmin())
+        raise table.error(row, f"{cells[row]!r} is no {name}; choose from {', '.join(_CHOICES[name])}")
     return numbers
 
 
-def _find_fault(text: str, source: str, wanted: Sequence[str]) -> None:
-    """Raise DataError naming the first cell that is no number or grade, and its line."""
-    reader = csv.DictReader(io.StringIO(text))
-    name, row = "", {}
-    try:
-        for row in reader:
-            for name in wanted:
-                _column(name, [row[name] or ""])
-        return
-    except csv.Error as error:
-        reason = str(error)
-    except KeyError:
-        reason = f"{row[name]!r} is no {name}; choose from {', '.join(_CODES[name])}"
-    except ValueError as error:
-        positive = f"{name} must be a positive number, got {row[name]}"
-        reason = positive if error.args == (name,) else f"{row[name]!r} is no {name}"
-    raise DataError(f"diamonds: {source}, line {reader.line_num}: {reason}")
+def _numbers(table: TextTable, name: str, column: str) -> np.ndarray:
+    numbers = table.numbers(column)
+    wrong = ~((numbers > 0) | ((name in "xyz") & np.isfinite(numbers)))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise table.error(row, f"{name} must be a positive number, got {table.cells(column)[row]!r}")
+    return numbers
 
 
 def _clean(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,17 +5,19 @@
     cats/002.jpg,train,lynx,
     cats/003.jpg,val,ocelot,11.0
 
-``path`` counts from the folder of the CSV file. ``split`` (train, val or test) is optional; without it the split is
-drawn at random. Any other column can be a label, an objective of its own. An empty cell is a missing label: the
-image still trains the other objectives. Class names are sorted, numbers by value. Numbers to predict are standardized
-with the training mean and deviation; errors are reported in their own unit.
+``path`` counts from the folder of the CSV file. ``split`` (train, val or test) is optional; without it the split is drawn, by
+the paths and not by the lines they are on, so that a longer table leaves each image in its part. Runs of versions before that
+keep their own draw, ``split=position``. Any other column can be a label, an objective of its own. An empty cell is a missing
+label: the image still trains the other objectives. Class names are sorted, numbers by value. Numbers to predict are
+standardized with the training mean and deviation; errors are reported in their own unit.
+
+A run keeps classes, scales and a fingerprint of the table. It is resumed and evaluated with these, and refuses a table that
+has changed. The pixels of the images are not part of the fingerprint.
 """
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
-import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -26,14 +28,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from balancing.registry import suggestion
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.image_reading import ImageFiles, View, check_image
 from tasks.metrics import absolute_error, accuracy, macro_f1, r2
 from tasks.registry import register_task
+from tasks.table_files import (
+    MISSING,
+    Labels,
+    SimilarClasses,
+    TextTable,
+    class_labels,
+    describe_labels,
+    describe_numbers,
+    missing_spellings,
+    read_table,
+)
+from tasks.table_splits import PARTS, Shares, check_shares, check_unchanged, difference, fingerprint, split_rows
 from tasks.task import DataError, Objective, Pictures, Split, Splits, Task, TensorData
-
-_SPLITS = ("train", "val", "test")
 
 
 @register_task("image_table")
@@ -50,9 +61,16 @@ class ImageTable(Task):
         flip: Probability of mirroring a training image. Set it to 0 if left and right have a meaning.
         crop: Smallest share of a training image's area that a random crop keeps. Set it to 1, for no random crops, if the size or
             the number of things is a label.
-        val_share: Share of the images to validate on, for a table without a column ``split``.
-        test_share: Share of the images to test on, likewise.
-        split_seed: Seed of that split.
+        missing: Spellings of a missing label besides the empty cell, without case.
+        similar_classes: Classes whose names are one number in two spellings, or differ in case or spaces only: ``refuse`` them,
+            ``join`` them under the more frequent name, or ``keep`` them apart.
+        split: How the split of a table without a column ``split`` is drawn: ``random``; ``stratified``, random within each class
+            of the column ``split_by``; ``group``, images of the same ``split_by`` on one side; ``time``, the latest ones test;
+            ``position``, at random by the number of the line.
+        split_by: Column of classes, groups or times (numbers, or dates in ISO 8601).
+        val_share: Share of the images to validate on.
+        test_share: Share of the images to test on.
+        split_seed: Seed of the draw.
 
     Raises:
         ValueError: A value out of range, or a column named twice.
@@ -68,63 +86,95 @@ class ImageTable(Task):
         fit: Literal["crop", "stretch"] = "crop",
         flip: float = 0.5,
         crop: float = 0.8,
+        missing: Sequence[str] = MISSING,
+        similar_classes: SimilarClasses = "refuse",
+        split: Literal["random", "stratified", "group", "time", "position"] = "random",
+        split_by: str | None = None,
         val_share: float = 0.15,
         test_share: float = 0.15,
         split_seed: int = 0,
     ) -> None:
-        if not (val_share > 0 and test_share > 0 and val_share + test_share < 1):
-            raise ValueError(
-                f"image_table: val_share and test_share must be positive and leave some for training, got {val_share} and {test_share}"
-            )
+        self.shares = Shares(val_share, test_share)
+        check_shares(self.name, self.shares)
+        self.missing, self.similar_classes = missing_spellings(missing), similar_classes
+        self.split, self.split_by, self.split_seed = split, split_by, split_seed
         self.csv, self.folder, self.view = csv, folder, View(image_size, fit, flip, crop)
-        self.shares, self.split_seed = (val_share, test_share), split_seed
         self.classification = {_objective_name(column): column for column in classification}
         self.regression = {_objective_name(column): column for column in regression}
         self.columns = {**self.classification, **self.regression}
         if len(self.columns) < len(classification) + len(regression):
             raise ValueError("image_table: two label columns have the same name; every objective needs one of its own")
-        if {"path", "split"} & set(self.columns.values()):
+        if {"path", "split"} & {column.casefold() for column in self.columns.values()}:
             raise ValueError("image_table: the columns path and split cannot be label columns")
         classes: dict[str, tuple[str, ...]] = dict.fromkeys(self.classification, ())
         self.objectives = self._describe(classes, dict.fromkeys(self.regression, (0.0, 1.0)))
 
     def load(self, data_dir: Path) -> Splits:
         """Read the table, look at both ends of every image, and split; ``data_dir`` is not needed."""
-        rows = self._rows()
-        parts = self._parts(rows)
-        train = parts["train"]
+        table = self._table(self.csv)
+        if "table" in self._state:
+            check_unchanged(table, self._fingerprinted(table), self._state["table"])
+        return self._splits(table, self._parts(table))
+
+    def labelled(self, path: Path) -> Splits:
+        """The images of another table, with the classes and scales of training, as all three parts.
+
+        The parts of training, if it is the same table in another place.
+        """
+        table = self._table(str(path))
+        known = self._state.get("table")
+        if known is not None and not difference(table, self._fingerprinted(table), known):
+            return self._splits(table, self._parts(table))
+        return self._splits(table, dict.fromkeys(PARTS, np.arange(len(table))))
+
+    def _splits(self, table: TextTable, parts: Mapping[str, np.ndarray]) -> Splits:
+        known = self._state or {"classes": {}, "scales": {}}
+        images, train = self._images(table), parts["train"]
         classes: dict[str, Sequence[str]] = {}
-        scales: dict[str, tuple[float, float]] = {}
+        scales: dict[str, Sequence[float]] = {}
         targets: dict[str, Tensor] = {}
+        notes = [f"{table.source}: {note}" for note in table.notes]
         for name, column in self.columns.items():
-            cells = [row.cells[column] for row in rows]
-            for part, index in parts.items():
-                self._check_labels(column, part, [cells[i] for i in index])
+            column = table.column(column)
             if name in self.classification:
-                classes[name] = self._classes(column, cells)
-                codes = {text: code for code, text in enumerate(classes[name])} | {"": -1}
-                targets[name] = torch.tensor([codes[text] for text in cells])
+                labels = self._labels(table, column, known["classes"].get(name))
+                self._check_labels(table, column, labels.codes >= 0, parts)
+                classes[name], targets[name] = labels.classes, torch.from_numpy(labels.codes)
+                notes += describe_labels(column, labels, parts)
+                trained = labels.codes[train][labels.codes[train] >= 0]
+                constant, value = len(np.unique(trained)) < 2, labels.classes[trained[0]]
             else:
-                numbers = np.array([self._number(row, column) for row in rows])
-                scales[name] = (float(np.nanmean(numbers[train])), float(np.nanstd(numbers[train])))
-                mean, std = scales[name]
-                if std == 0:
-                    raise DataError(self._constant(column, mean))
-                targets[name] = torch.tensor((numbers - mean) / std, dtype=torch.float32)[:, None]
-        root = Path(self.folder) if self.folder is not None else Path(str(self.csv)).parent
-        for row in rows:
+                numbers = table.numbers(column, self.missing, ", or name the column in task.classification")
+                self._check_labels(table, column, ~np.isnan(numbers), parts)
+                measured = float(np.nanmean(numbers[train])), float(np.nanstd(numbers[train]))
+                mean, std = scales[name] = known["scales"].get(name, measured)
+                targets[name] = torch.tensor((numbers - mean) / (std or 1), dtype=torch.float32)[:, None]
+                notes.append(describe_numbers(column, numbers))
+                constant, value = std == 0, f"{mean:g}"
+            if constant and not self._state:
+                raise DataError(
+                    f"image_table: in {table.source} every training image has {column} {value}, so there is nothing to learn; "
+                    "leave the column out, or add images that differ"
+                )
+        if train is not parts["test"]:
+            counts = ", ".join(f"{len(index):,} {part}" for part, index in parts.items())
+            notes.append(f"split: {counts}; {self._origin(table)}")
+        paths = [image.path for image in images]
+        for row, path in enumerate(paths):
             try:
-                check_image(root / row.path)
+                check_image(path)
             except DataError as error:
-                start = f"(paths count from {root.resolve()}, or from task.folder)"
-                raise self._error(row.line, f"{error}; mend it or remove the line {start}") from None
+                start = f"(paths count from {self._root(table).resolve()}, or from task.folder)"
+                raise table.error(row, f"{error}; mend it or remove the line {start}") from None
 
         def part_of(part: str) -> ImageFiles:
             index = parts[part]
             labels = {name: values[torch.from_numpy(index)] for name, values in targets.items()}
-            return ImageFiles([str(root / rows[i].path) for i in index], labels, self.view, augment=part == "train")
+            return ImageFiles([paths[i] for i in index], labels, self.view, augment=part == "train")
 
-        return Splits(*map(part_of, _SPLITS), state={"classes": classes, "scales": scales})
+        seen = known.get("table") or fingerprint(table, self._fingerprinted(table))
+        state = {"classes": classes, "scales": scales, "table": seen}
+        return Splits(*map(part_of, PARTS), state=state, notes=tuple(notes))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the names of the classes, and mean and deviation of the numbers."""
@@ -177,141 +227,123 @@ class ImageTable(Task):
 
     # ---- the table -------------------------------------------------------------------------------------------------
 
-    def _rows(self) -> list[_Row]:
-        """Lines of the table, checked for everything but the labels themselves."""
-        if self.csv is None:
+    def _table(self, path: str | None) -> TextTable:
+        """The table, checked for its columns."""
+        if path is None:
             raise DataError(
                 "image_table: say which table to read: task.csv=photos/labels.csv; see docs/your_own_images.md"
             )
-        path = Path(self.csv)
-        if not path.is_file():
-            raise DataError(f"image_table: there is no file {path}; task.csv must name a CSV file with a column path")
-        try:
-            text = path.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise DataError(f"image_table: {path} is not UTF-8 text ({error}); save it as CSV UTF-8") from None
-        header = text.partition("\n")[0]
-        reader = csv_module.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-        names = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = names
-        self._check_columns(names)
-        rows: list[_Row] = []
-        lines: dict[str, int] = {}
-        try:
-            for cells in reader:
-                if None in cells or None in cells.values():
-                    message = "not as many cells as the header has; a cell with a comma in it needs quotes"
-                    raise self._error(reader.line_num, message)
-                row = _Row(reader.line_num, {name: cell.strip() for name, cell in cells.items()})
-                if not row.path:
-                    raise self._error(row.line, "the path is empty; remove the line")
-                if row.path in lines:
-                    message = f"{row.path} is on line {lines[row.path]} already; keep one line for each image, with all its labels"
-                    raise self._error(row.line, message)
-                lines[row.path] = row.line
-                rows.append(row)
-        except csv_module.Error as error:
-            raise self._error(reader.line_num, f"{error}; is it a CSV file?") from None
-        if not rows:
-            raise DataError(f"image_table: {path} has no lines after the header; it needs one for each image")
-        return rows
-
-    def _error(self, line: int, message: str) -> DataError:
-        return DataError(f"image_table: {self.csv}, line {line}: {message}")
-
-    def _check_columns(self, names: Sequence[str]) -> None:
-        known = ", ".join(name for name in names if name not in ("path", "split"))
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise DataError(f"image_table: {self.csv} has two columns {twice[0]!r}; rename one")
-        if "path" not in names:
+        table = read_table(path, self.name)
+        if table.find("path") is None:
             raise DataError(
-                f"image_table: {self.csv} has no column 'path'; rename the one that names the image files, "
-                f"or add a header line (its columns: {', '.join(names)})"
+                f"image_table: {path} has no column 'path'; rename the one that names the image files, "
+                f"or add a header line (its columns: {', '.join(table.names)})"
             )
         if not self.columns:
+            known = ", ".join(name for name in table.names if name.casefold() not in ("path", "split"))
             raise DataError(
                 "image_table: say which columns to learn: 'task.classification=[...]' for classes, "
-                f"'task.regression=[...]' for numbers ({self.csv} has {known})"
+                f"'task.regression=[...]' for numbers ({path} has {known})"
             )
         for column in self.columns.values():
-            if column not in names:
-                near = suggestion(column, names, "it has {}")
-                raise DataError(f"image_table: {self.csv} has no column {column!r}; {near}")
+            table.column(column)
+        if not len(table):
+            raise DataError(f"image_table: {path} has no lines after the header; it needs one for each image")
+        return table
 
-    def _parts(self, rows: Sequence[_Row]) -> dict[str, np.ndarray]:
+    def _fingerprinted(self, table: TextTable) -> list[str]:
+        """Names of the columns that training depends on."""
+        split = table.find("split") or (self.split_by and self.split not in ("random", "position") and self.split_by)
+        wanted = ["path", *([split] if split else []), *self.columns.values()]
+        return list(dict.fromkeys(map(table.column, wanted)))
+
+    def _root(self, table: TextTable) -> Path:
+        """Where the paths start."""
+        return Path(self.folder) if self.folder is not None else Path(table.source).parent
+
+    def _images(self, table: TextTable) -> list[_Image]:
+        """The file of each row; no file is in two rows, however its path is written."""
+        root = os.path.abspath(self._root(table))
+        images: list[_Image] = []
+        rows: dict[object, int] = {}
+        cells = table.cells(table.column("path"))
+        for row, cell in enumerate(cells):
+            if not cell:
+                raise table.error(row, "the path is empty; remove the line")
+            path = os.path.normpath(os.path.join(root, cell))
+            if "\\" in cell and not os.path.exists(path):  # written by Windows
+                path = os.path.normpath(os.path.join(root, cell.replace("\\", "/")))
+            if os.path.basename(path).startswith("._"):
+                raise table.error(row, f"{cell} has attributes of macOS, and no picture; remove the line")
+            inside = os.path.relpath(path, root) if path.startswith(os.path.join(root, "")) else path
+            first = rows.setdefault(_identity(path), row)
+            if first != row:
+                line = first + 1 if table.lines is None else table.lines[first]
+                start = f"{cell} is" if cells[first] == cell else f"{cell} is the file {cells[first]}, which is"
+                raise table.error(
+                    row, f"{start} on line {line} already; keep one line for each image, with all its labels"
+                )
+            images.append(_Image(path, inside.replace(os.sep, "/")))
+        return images
+
+    def _parts(self, table: TextTable) -> dict[str, np.ndarray]:
         """Row numbers of train, val and test."""
-        if rows[0].split is None:
+        if self.split == "position" and table.find("split") is None:
             # RandomState, unlike Generator, draws the same numbers in every NumPy version
-            order = np.random.RandomState(self.split_seed).permutation(len(rows))
-            val, test = (round(share * len(rows)) for share in self.shares)
+            order = np.random.RandomState(self.split_seed).permutation(len(table))
+            val, test = (round(share * len(table)) for share in self.shares)
             drawn = (order[val + test :], order[:val], order[val : val + test])
-            parts = {name: np.sort(index) for name, index in zip(_SPLITS, drawn, strict=True)}
-            remedy = f"{len(rows)} images are too few to split; add more, or change task.val_share and task.test_share"
-        else:
-            for row in rows:
-                if row.split not in _SPLITS:
-                    raise self._error(row.line, f"split must be train, val or test, got {row.split!r}")
-            parts = {n: np.array([i for i, row in enumerate(rows) if row.split == n], int) for n in _SPLITS}
-            remedy = "write it on some lines, or remove the column split to have the split drawn at random"
-        for name, index in parts.items():
-            if len(index) == 0:
-                raise DataError(f"image_table: {self.csv} has no images in the split {name!r}; {remedy}")
-        return parts
+            return {name: np.sort(index) for name, index in zip(PARTS, drawn, strict=True)}
+        rule = "random" if self.split == "position" else self.split
+        keys = [image.key for image in self._images(table)]
+        return split_rows(table, keys, rule, self.split_by, self.shares, self.split_seed)
 
-    def _check_labels(self, column: str, part: str, cells: Sequence[str]) -> None:
-        """Raise DataError unless there are two labels in each part, and in training different ones."""
-        known = [cell for cell in cells if cell]
-        if len(known) < 2:
+    def _origin(self, table: TextTable) -> str:
+        """How the split came about."""
+        named = table.find("split")
+        if named is not None:
+            return f"from the column {named!r}"
+        by = f" by {self.split_by!r}" if self.split in ("stratified", "group", "time") else ""
+        return f"drawn (task.split={self.split}{by}, task.split_seed={self.split_seed})"
+
+    def _labels(self, table: TextTable, column: str, known: Sequence[str] | None) -> Labels:
+        labels = class_labels(table, column, known, self.missing, self.similar_classes)
+        count = int((labels.codes >= 0).sum())
+        if known is None and len(labels.classes) > 2 and 2 * len(labels.classes) > count:
             raise DataError(
-                f"image_table: {self.csv} has {len(known)} labels of {column!r} in the split {part!r}, and needs at least 2; "
-                "label more images, or leave the column out"
+                f"image_table: column {column!r} of {table.source} has {len(labels.classes)} classes in {count} labels, fewer "
+                f"than two images for each; if it holds numbers, name it in task.regression"
             )
-        if part == "train" and len(set(known)) < 2:
-            raise DataError(self._constant(column, known[0]))
+        return labels
 
-    def _constant(self, column: str, value: object) -> str:
-        return (
-            f"image_table: in {self.csv} every training image has {column} {value}, so there is nothing to learn; "
-            "leave the column out, or add images that differ"
-        )
-
-    def _classes(self, column: str, cells: Sequence[str]) -> tuple[str, ...]:
-        known = [cell for cell in cells if cell]
-        names = set(known)
-        if len(names) > 2 and 2 * len(names) > len(known):
-            raise DataError(
-                f"image_table: column {column!r} of {self.csv} has {len(names)} classes in {len(known)} labels, fewer than two "
-                f"images for each; if it holds numbers, name it in task.regression"
-            )
-        numbers = all(re.fullmatch(r"-?\d+(\.\d*)?", name) for name in names)
-        return tuple(sorted(names, key=lambda name: (float(name), name)) if numbers else sorted(names))
-
-    def _number(self, row: _Row, column: str) -> float:
-        text = row.cells[column]
-        try:
-            number = float(text) if text else math.nan
-        except ValueError:
-            number = math.inf
-        if math.isinf(number) or (text and math.isnan(number)):
-            remedy = "leave the cell empty if the label is missing, or name the column in task.classification"
-            raise self._error(row.line, f"{text!r} is no {column}, which must be a number; {remedy}")
-        return number
+    def _check_labels(
+        self, table: TextTable, column: str, present: np.ndarray, parts: Mapping[str, np.ndarray]
+    ) -> None:
+        """Raise DataError unless there are two labels in each part."""
+        for part, index in parts.items():
+            count = int(present[index].sum())
+            if count < 2:
+                drawn = "" if table.find("split") else ", or choose another task.split_seed"
+                raise DataError(
+                    f"image_table: {table.source} has {count} labels of {column!r} in the split {part!r}, and needs at least 2; "
+                    f"label more images, or leave the column out{drawn}"
+                )
 
 
-class _Row(NamedTuple):
-    """One line of the table."""
+class _Image(NamedTuple):
+    """The file of a row, and its path from the folder, by which the split is drawn."""
 
-    line: int
-    cells: dict[str, str]
+    path: str
+    key: str
 
-    @property
-    def path(self) -> str:
-        return self.cells["path"]
 
-    @property
-    def split(self) -> str | None:
-        return self.cells["split"].lower() if "split" in self.cells else None
+def _identity(path: str) -> object:
+    """What two spellings of the path of one file have in common."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return path
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
 
 
 def _objective_name(column: str) -> str:

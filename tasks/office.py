@@ -124,7 +124,13 @@ class Office(Task):
                 for domain in _DOMAINS[self.data]
             }
             splits.append(Domains(parts, repeat=split == "train"))
-        return Splits(*splits, state={"classes": [names.get(n, f"class {n}") for n in range(self.classes)]})
+        classes = [names.get(n, f"class {n}") for n in range(self.classes)]
+        for number, (then, now) in enumerate(zip(self._state.get("classes", classes), classes, strict=True)):
+            if then != now:
+                raise DataError(
+                    f"office: {images} has changed since training: class {number} was {then}, and is {now}; restore the images"
+                )
+        return Splits(*splits, state={"classes": classes})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the names of the classes, which are those of the folders."""

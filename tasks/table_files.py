@@ -43,6 +43,7 @@ MISSING = ("", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "none", "null", "nil"
 SimilarClasses = Literal["refuse", "join", "keep"]
 
 _END = "\0"  # between the cells in a text; a table with this character is refused
+_SHOWN = 12  # classes in a message
 _BLOCK = 4096  # rows in a text
 _HEAD = 1 << 16  # characters from which the delimiter is found
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
@@ -118,7 +119,7 @@ class TextTable:
         return DataError(f"{self.owner}: {self.source}, {where}: {message}")
 
     def find(self, name: str) -> str | None:
-        """The column of this name, in which case is ignored unless two columns differ in nothing else.
+        """The column of this name; case is ignored unless two columns differ in nothing else.
 
         ``None`` if there is none. Raises DataError if there are several.
         """
@@ -157,7 +158,7 @@ class TextTable:
 
     @cached_property
     def decimal_comma(self) -> bool:
-        """Whether a comma is the decimal sign: some column has nothing but such numbers and missing cells.
+        """Whether a comma is the decimal sign: a column has nothing else but missing cells.
 
         ``1,234`` alone does not show it unless semicolons are between the cells, as programs write them for this reason.
         """
@@ -315,8 +316,33 @@ def class_labels(
 
 
 def is_missing(cell: str, missing: Collection[str] = MISSING) -> bool:
-    """Whether a cell is empty, or one of the spellings ``missing``, which are in lower case or match exactly."""
+    """Whether a cell is empty, or one of the spellings ``missing``: in lower case, or exactly."""
     return not cell or cell in missing or cell.lower() in missing
+
+
+def describe_labels(name: str, labels: Labels, parts: Mapping[str, np.ndarray]) -> list[str]:
+    """How often each class occurs, and which have no training data, in words."""
+    counts = np.bincount(labels.codes[labels.codes >= 0], minlength=len(labels.classes)).tolist()
+    shown = [f"{text} {count:,}" for text, count in list(zip(labels.classes, counts, strict=True))[:_SHOWN]]
+    more = f", ... ({len(labels.classes)} classes)" if len(labels.classes) > _SHOWN else ""
+    absent = [f"{count:,} {text!r}" if text else f"{count:,} empty" for text, count in labels.missing.items()]
+    notes = [f"{name}: {', '.join(shown)}{more}{'; missing: ' if absent else ''}{', '.join(absent)}"]
+    trained = set(labels.codes[parts["train"]].tolist())
+    unseen = [text for code, text in enumerate(labels.classes) if code not in trained and counts[code]]
+    if unseen:
+        notes.append(f"{name}: no training data for {', '.join(unseen[:_SHOWN])}")
+    return notes
+
+
+def describe_numbers(name: str, numbers: np.ndarray) -> str:
+    """Range and mean of a column of numbers, in words."""
+    known = numbers[~np.isnan(numbers)]
+    absent = f"; {len(numbers) - len(known):,} missing" if len(known) < len(numbers) else ""
+    return (
+        f"{name}: {known.min():.6g} to {known.max():.6g}, mean {known.mean():.6g}{absent}"
+        if len(known)
+        else f"{name}: all missing"
+    )
 
 
 def missing_spellings(missing: Sequence[str]) -> tuple[str, ...]:
@@ -385,9 +411,8 @@ def _parse(file: io.TextIOBase, source: str, owner: str, delimiter: str, encodin
                 if not any(map(str.strip, row[width:])):
                     del row[width:]
                 if len(row) != width:
-                    few = "fewer" if len(row) < width else "more"
-                    quotes = f"; a cell with {_DELIMITERS.get(delimiter, repr(delimiter))} in it needs quotes"
-                    raise error(first, f"{len(row)} cells, {few} than the {width} of the header{quotes}")
+                    quotes = f"a cell with {_DELIMITERS.get(delimiter, repr(delimiter))} in it needs quotes"
+                    raise error(first, f"{len(row)} cells here and {width} in the header; {quotes}")
             lines.append(start + first)
             cells += row
             count += 1

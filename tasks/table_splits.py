@@ -1,4 +1,4 @@
-"""Training, validation and test rows of a table, and a fingerprint by which a change of the table is seen.
+"""Training, validation and test rows of a table, and a fingerprint that shows a change.
 
 A split is drawn by what is in a row, not by where it is: each key (a path, or the cells of a row) has a number in [0, 1) that
 follows from it and the seed, and the smallest numbers validate. Rows that are added, removed or moved leave the others where
@@ -112,7 +112,7 @@ def _drawn_parts(
 
 
 def _by_place(places: np.ndarray, shares: Shares) -> dict[str, np.ndarray]:
-    """Parts by thresholds of ``places``; at least half of what is expected in each, however few rows there are."""
+    """Parts by thresholds of ``places``; at least half of what is expected in each."""
     own, inverse = np.unique(places, return_inverse=True)
     least = [math.ceil(share * len(own) / 2) for share in shares]
     val = max(int((own < shares.val).sum()), least[0])
@@ -230,6 +230,16 @@ def difference(table: TextTable, names: Sequence[str], known: Mapping[str, Any])
     changed = [name for name, digest in now["columns"].items() if digest != known["columns"][name]]
     columns = f" in {', '.join(map(repr, changed))}" if len(changed) < len(names) else ""
     return f"{counted}: the first difference{columns} is in {where}"
+
+
+def check_unchanged(table: TextTable, names: Sequence[str], known: Mapping[str, Any]) -> None:
+    """Raise DataError with the difference if these columns have changed."""
+    change = difference(table, names, known)
+    if change:
+        raise DataError(
+            f"{table.owner}: {table.source} has changed since training ({change}); restore it, or train anew; "
+            "scripts/evaluate.py run=... task.csv=... tests on another table"
+        )
 
 
 def _place(table: TextTable, row: int) -> str:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from tasks.criteria import Criterion, decode_output
-from tasks.metrics import MetricSpec, identity
+from tasks.criteria import Criterion, CrossEntropy
 from tasks.results import ResultKey
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torchmetrics import Metric
 
 
 class DataError(RuntimeError):
@@ -74,14 +74,14 @@ class Splits:
         val: To select the best epoch on.
         test: Evaluated once, with the weights of that epoch.
         state: Preprocessing state from the training data, which JSON can hold; see :meth:`Task.load_state_dict`.
-        notes: What a user should know before the training begins, a line each.
+        notes: What is in the data, in lines for the start of a run.
     """
 
     train: Split
     val: Split
     test: Split
     state: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    notes: Sequence[str] = field(default=(), kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __iter__(self) -> Iterator[Split]:
         return iter((self.train, self.val, self.test))
@@ -112,6 +112,31 @@ class Splits:
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
+def identity(values: Tensor) -> Tensor:
+    """The same values."""
+    return values
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A metric of one objective.
+
+    Args:
+        make: Makes a fresh torchmetrics Metric.
+        transform: Applied to predictions and to labels first, e.g. to convert them to another unit.
+        higher_is_better: The direction, if it is to be known without making a metric; ``None``: that of the metric.
+    """
+
+    make: Callable[[], Metric]
+    transform: Callable[[Tensor], Tensor] = identity
+    higher_is_better: bool | None = None
+
+    @property
+    def direction(self) -> bool:
+        """Whether higher is better."""
+        return bool(self.make().higher_is_better if self.higher_is_better is None else self.higher_is_better)
+
+
 @dataclass(frozen=True)
 class Objective:
     """One named scalar loss with its metrics.
@@ -120,15 +145,13 @@ class Objective:
         name: Names the loss, and the model's output.
         criterion: The loss.
         metrics: Metrics by name.
-        inverse_transform: Converts numbers from the unit of the training targets to that of the data.
-        unit: That of the data, for figures; they show the training targets if it is empty.
+        inverse_transform: Converts outputs from the unit of the training targets to that of the data.
     """
 
     name: str
     criterion: Criterion
     metrics: Mapping[str, MetricSpec]
     inverse_transform: Callable[[Tensor], Tensor] = identity
-    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,11 +238,13 @@ class Task:
     def splits(self, data_dir: str | Path | None = None) -> Splits:
         """The data, read once; the task takes over their preprocessing state.
 
+        A task that has the state of a trained model prepares the data with that.
+
         Args:
             data_dir: Folder of data sets; ``None``: that of the first call, or else ``data``.
 
         Raises:
-            DataError: Data are missing or damaged, or this task has read those of another folder.
+            DataError: Data are missing or damaged, contradict the state, or this task has read those of another folder.
         """
         if self._loaded is None:
             folder = Path("data" if data_dir is None else data_dir)
@@ -235,12 +260,26 @@ class Task:
             )
         return splits
 
+    def labelled(self, path: Path) -> Splits:
+        """Another file with labels, prepared with the state of a trained model, as all three parts.
+
+        Raises DataError if it is damaged, or has what the state does not know.
+        """
+        raise DataError(f"task {self.name} has no table to change for another; leave task.csv out")
+
+    def use_labelled(self, path: Path, data_dir: str | Path) -> None:
+        """Make :meth:`splits` return another file with labels; see :meth:`labelled`."""
+        self._loaded = Path(data_dir), self.labelled(path)
+
     def state_dict(self) -> dict[str, Any]:
-        """Preprocessing state for :meth:`preprocess` and :meth:`decode`, as JSON can hold it."""
+        """What a trained model knows of its data, as JSON can hold it.
+
+        :meth:`preprocess` and :meth:`decode` need no more.
+        """
         return dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the preprocessing state of a task whose training data are not there."""
+        """Take over the state of a trained model's task, whose training data may not be there."""
         self._state = state
 
     def initial_losses(self, splits: Splits) -> dict[str, float]:
@@ -312,8 +351,14 @@ class Task:
         """Outputs of a batch, on the CPU, as classes with their probabilities, and as numbers."""
         cells: dict[str, Sequence[str | float]] = {}
         for o in self.objectives:
-            if o.name in outputs:
-                cells |= decode_output(o.criterion, o.name, outputs[o.name], o.inverse_transform)
+            if o.name not in outputs:
+                continue
+            if isinstance(o.criterion, CrossEntropy):
+                probabilities, labels = outputs[o.name].softmax(1).max(1)
+                cells[o.name] = [o.criterion.classes[label] for label in labels.tolist()]
+                cells[f"{o.name}_probability"] = probabilities.tolist()
+            else:
+                cells[o.name] = o.inverse_transform(outputs[o.name]).flatten().tolist()
         return Prediction(cells)
 
     def pictures(self, model: Any, split: Split) -> Pictures:

@@ -92,12 +92,13 @@ def lines():
     ("damage", "message"),
     [
         (lambda rows: [row.rpartition(",")[0] for row in rows], "has no column 'z'"),
-        (lambda rows: [*rows[:500], rows[500][:12]], "line 501: None is no"),
+        (lambda rows: [*rows[:500], rows[500][:12]], "line 501: 3 cells here and 10 in the header"),
         (
             lambda rows: [*rows[:300], '0.3,"Ideal","E","SI2",61.5,55,nan,3.95,3.98,2.43'],
             "line 301: price must be a positive",
         ),
         (lambda rows: [*rows[:300], '0.3,"Fine","E","SI2",61.5,55,326,3.95,3.98,2.43'], "line 301: 'Fine' is no cut"),
+        (lambda rows: [*rows[:300], rows[300] + ",7"], "line 301: 11 cells here and 10 in the header"),
         (lambda rows: rows[:50], "too few"),
         (lambda rows: [], "has no column"),
     ],
@@ -111,11 +112,11 @@ def test_a_damaged_table_names_the_file_and_the_line(tmp_path, damage, message):
     assert message in str(caught.value)
 
 
-def test_blank_lines_cells_without_a_column_and_a_byte_order_mark_make_no_difference(tmp_path):
+def test_blank_lines_empty_cells_without_a_column_and_a_byte_order_mark_make_no_difference(tmp_path):
     plain, odd = tmp_path / "plain.csv", tmp_path / "odd.csv"
     rows = lines()[:400]
     plain.write_text("\n".join(rows))
-    odd.write_text("\ufeff" + "\n\n".join([rows[0], *(row + ",7,more" for row in rows[1:200]), *rows[200:]]) + "\n\n")
+    odd.write_text("\ufeff" + "\n\n".join([rows[0], *(row + ",," for row in rows[1:200]), *rows[200:]]) + "\n\n")
     first, second = (create_task("diamonds", csv=str(path)).splits() for path in (plain, odd))
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.inputs[0], b.inputs[0])

@@ -114,14 +114,61 @@ def test_labels_cannot_be_asked_for_before_the_table_is_read(folder):
 def test_without_a_split_column_one_is_drawn_from_the_seed(folder):
     rewrite(folder, lambda lines: [",".join(line.split(",")[i] for i in (0, 2, 3)) for line in lines])
     first, again, other = (task_in(folder, split_seed=seed).splits() for seed in (0, 0, 1))
-    assert [len(part) for part in first] == [28, 6, 6]
+    assert [len(part) for part in first] == [27, 7, 6]
     assert len({path for part in first for path in part.paths}) == 40
     assert first.val.paths == again.val.paths
     assert first.val.paths != other.val.paths
 
 
+def test_a_line_more_moves_no_image_to_another_part(folder):
+    rewrite(folder, lambda lines: [",".join(line.split(",")[i] for i in (0, 2, 3)) for line in lines])
+    before = task_in(folder).splits()
+    draw(folder / "photos/new.png")
+    absolute = folder / "photos/9.png"
+    rewrite(folder, lambda lines: [lines[0], "./photos/new.png,red,7", *lines[1:9], *reversed(lines[9:])])
+    rewrite(
+        folder,
+        lambda lines: [line.replace("photos/9.png", str(absolute)).replace("photos/8", "photos\\8") for line in lines],
+    )
+    after = task_in(folder).splits()
+    for part, grown in zip(before, after, strict=True):
+        assert set(part.paths) == set(grown.paths) - {str(folder / "photos/new.png")}
+
+
+def test_the_split_of_earlier_versions_is_drawn_by_position(folder):
+    rewrite(folder, lambda lines: [",".join(line.split(",")[i] for i in (0, 2, 3)) for line in lines])
+    parts = [
+        [int(path.split("/")[-1][:-4]) for path in part.paths] for part in task_in(folder, split="position").splits()
+    ]
+    assert [len(part) for part in parts] == [28, 6, 6]
+    assert parts[1:] == [[4, 10, 15, 20, 22, 25], [11, 18, 27, 28, 29, 35]]
+
+
+def test_what_is_in_the_table_is_said(folder):
+    rewrite(
+        folder,
+        lambda lines: [lines[0], lines[1].replace(",,", ",NA,"), *lines[2:-1], lines[-1].replace("blue", "grey")],
+    )
+    rewrite(
+        folder,
+        lambda lines: [lines[0], lines[1], lines[2].replace("green", "grey").replace("train", "val"), *lines[3:]],
+    )
+    assert task_in(folder).splits().notes == (
+        "species: blue 12, green 12, grey 2, red 13; missing: 1 'NA'",
+        "species: no training data for grey",
+        "weight: 11 to 49, mean 30; 8 missing",
+        "split: 19 train, 11 val, 10 test; from the column 'split'",
+    )
+
+
 def test_tables_from_a_spreadsheet_are_read(folder):
-    text = (folder / "labels.csv").read_text().replace(",", ";").replace("train", " Train ")
+    text = (
+        (folder / "labels.csv")
+        .read_text()
+        .replace(",", ";")
+        .replace("train", " Train ")
+        .replace("path;split", "Path;SPLIT")
+    )
     (folder / "labels.csv").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
     assert len(task_in(folder).splits().train) == 20
 
@@ -299,15 +346,15 @@ def test_one_command_leads_from_a_folder_to_a_report(folder):
         (lambda rows: [rows[0].replace("species", "specie"), *rows[1:]], "no column 'species'; did you mean specie"),
         (lambda rows: [rows[0].replace("species", "weight"), *rows[1:]], "has two columns 'weight'"),
         (lambda rows: [*rows[:4], rows[4].replace("13", "heavy"), *rows[5:]], "line 5: 'heavy' is no weight"),
-        (lambda rows: [*rows[:4], rows[4].replace("13", "nan"), *rows[5:]], "line 5: 'nan' is no weight"),
+        (lambda rows: [*rows[:4], rows[4].replace("13", "1_3"), *rows[5:]], "line 5: '1_3' is no weight"),
         (lambda rows: [*rows[:4], rows[4].replace("13", "inf"), *rows[5:]], "line 5: 'inf' is no weight"),
-        (lambda rows: [*rows[:4], rows[4] + ",5", *rows[5:]], "line 5: not as many cells"),
-        (lambda rows: [*rows[:4], "photos/3.png", *rows[5:]], "line 5: not as many cells"),
+        (lambda rows: [*rows[:4], rows[4] + ",5", *rows[5:]], "line 5: 5 cells here and 4 in the header"),
+        (lambda rows: [*rows[:4], "photos/3.png", *rows[5:]], "line 5: 1 cells here and 4 in the header"),
         (lambda rows: [*rows[:4], rows[3], *rows[5:]], "line 5: photos/2.png is on line 4 already"),
         (lambda rows: [*rows[:4], rows[4].replace("photos/3.png", ""), *rows[5:]], "line 5: the path is empty"),
         (lambda rows: [*rows[:4], rows[4].replace("3.png", "x.png"), *rows[5:]], "line 5: there is no image"),
         (lambda rows: [*rows[:4], rows[4].replace("train", "training"), *rows[5:]], "split must be train, val or test"),
-        (lambda rows: [row.replace("val", "train") for row in rows], "no images in the split 'val'; write it"),
+        (lambda rows: [row.replace("val", "train") for row in rows], "no rows in the split 'val'; write it"),
         (
             lambda rows: [row.replace("green", "red").replace("blue", "red") for row in rows],
             "has species red, so there",
@@ -324,6 +371,22 @@ def test_one_command_leads_from_a_folder_to_a_report(folder):
             ],
             "fewer than two images for each",
         ),
+        (
+            lambda rows: [*rows[:4], "./" + rows[3], *rows[5:]],
+            "./photos/2.png is the file photos/2.png, which is on line 4",
+        ),
+        (
+            lambda rows: [*rows[:4], rows[3].replace("/", "\\"), *rows[5:]],
+            "is the file photos/2.png, which is on line 4",
+        ),
+        (
+            lambda rows: [*rows[:4], rows[4].replace("photos/", "photos/._"), *rows[5:]],
+            "line 5: photos/._3.png has attr",
+        ),
+        (
+            lambda rows: [*rows[:4], rows[4].replace("blue", "Blue"), *rows[5:]],
+            "line 5: species is 'Blue' (1 rows) here",
+        ),
         (lambda rows: rows[:1], "has no lines after the header"),
         (lambda rows: [], "has no column 'path'"),
     ],
@@ -337,7 +400,7 @@ def test_a_mistake_in_the_table_is_named_with_its_line_and_its_remedy(folder, da
 
 def test_too_few_images_to_split(folder):
     rewrite(folder, lambda lines: ["path,species,weight", "photos/1.png,red,1", "photos/2.png,blue,2"])
-    with pytest.raises(DataError, match="2 images are too few to split"):
+    with pytest.raises(DataError, match="2 rows are too few to split"):
         task_in(folder).splits()
 
 
@@ -364,7 +427,8 @@ def test_what_is_missing_from_the_command_is_said(folder, options, message):
         ({"flip": 1.5}, r"flip must be in \[0, 1\]"),
         ({"val_share": 0.6, "test_share": 0.4}, "leave some for training"),
         ({"regression": ["species"]}, "the same name"),
-        ({"regression": ["path"]}, "cannot be label columns"),
+        ({"regression": ["Path"]}, "cannot be label columns"),
+        ({"split": "groups"}, "random, stratified, group, time or position"),
     ],
 )
 def test_values_out_of_range_are_refused(options, message):

@@ -22,19 +22,25 @@ MANY = 500  # samples from which on results are kept, and progress is shown
 
 
 def check_all(
-    samples: Sequence[Sequence[Path]], check: Callable[[int], Any], memory: Path, recipe: str, what: str = "files"
+    samples: Sequence[Sequence[Path]],
+    check: Callable[[int], Any],
+    memory: Path | None,
+    recipe: str,
+    what: str = "files",
 ) -> list[Any]:
     """Result of ``check`` for the number of every sample, which is remembered in ``memory``.
 
     Args:
         samples: The files of each sample.
         check: Reads a sample, raises DataError if one of its files cannot be used, and returns what JSON can hold.
-        memory: Folder of the memory.
+        memory: Folder of the memory; ``None`` for none.
         recipe: Everything else that results depend on.
         what: Is checked, in the line that shows progress.
     """
-    keys = [_key(files, recipe) for files in samples] if len(samples) >= MANY else []
-    file = memory / f"{hashlib.sha256(repr([str(samples[0][0].parent), recipe]).encode()).hexdigest()[:16]}.json"
+    keys = [_key(files, recipe) for files in samples] if memory and len(samples) >= MANY else []
+    file = (
+        memory or Path()
+    ) / f"{hashlib.sha256(repr([str(samples[0][0].parent), recipe]).encode()).hexdigest()[:16]}.json"
     known = _remembered(file) if keys else {}
     results = [known.get(key) for key in keys] or [None] * len(samples)
     missing = [index for index, result in enumerate(results) if result is None]

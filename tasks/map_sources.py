@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +46,26 @@ class MapRows:
     Args:
         rows: Name -> file; ``image``, and the maps that the sample has.
         parts: train, val and test -> numbers of rows.
+        table: The names of the files, where they are, and the part of each row.
     """
 
     rows: Sequence[Mapping[str, Path]]
     parts: Mapping[str, np.ndarray]
+    table: TextTable
+
+    @classmethod
+    def of(
+        cls, source: TextTable, root: Path, rows: Sequence[Mapping[str, Path]], parts: Mapping[str, np.ndarray]
+    ) -> MapRows:
+        """With the table of the files in ``root``, whose lines are those of ``source``."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        columns: dict[str, list[str]] = {
+            name: [os.path.relpath(row[name], root).replace(os.sep, "/") if name in row else "" for row in rows]
+            for name in names
+        }
+        part_of = {int(row): part for part, chosen in parts.items() for row in chosen}
+        columns["split"] = [part_of[row] for row in range(len(rows))]
+        return cls(rows, parts, replace(TextTable.of_columns("maps", source.source, columns), lines=source.lines))
 
 
 def rows_of_folders(root: Path, images: str, formats: Mapping[str, MapFormat], shares: Shares, seed: int) -> MapRows:
@@ -69,7 +85,7 @@ def rows_of_folders(root: Path, images: str, formats: Mapping[str, MapFormat], s
     named = set(heads.values())
     table = TextTable.of_columns("maps", str(root), {"image": keys})
     if None in named:
-        return MapRows(list(rows.values()), split_rows(table, keys, shares=shares, seed=seed))
+        return MapRows.of(table, root, list(rows.values()), split_rows(table, keys, shares=shares, seed=seed))
     if "train" not in named or "test" not in named:
         absent = ", ".join(sorted({"train", "test"} - named))
         raise DataError(
@@ -79,10 +95,10 @@ def rows_of_folders(root: Path, images: str, formats: Mapping[str, MapFormat], s
     parts = {part: np.array([i for i, key in enumerate(keys) if heads[key] == part], np.int64) for part in PARTS}
     if "val" not in named:
         inside = [keys[i] for i in parts["train"]]
-        table = TextTable.of_columns("maps", str(root), {"image": inside})
-        drawn = split_rows(table, inside, shares=Shares(shares.val, min(shares.test, 0.01)), seed=seed)
+        trained = TextTable.of_columns("maps", str(root), {"image": inside})
+        drawn = split_rows(trained, inside, shares=Shares(shares.val, min(shares.test, 0.01)), seed=seed)
         parts["val"], parts["train"] = parts["train"][drawn["val"]], np.delete(parts["train"], drawn["val"])
-    return MapRows(list(rows.values()), parts)
+    return MapRows.of(table, root, list(rows.values()), parts)
 
 
 def _paired(root: Path, images: str, formats: Mapping[str, MapFormat]) -> dict[str, dict[str, Path]]:
@@ -131,11 +147,11 @@ def _files(folder: Path, endings: Collection[str], what: str) -> dict[str, Path]
 
 
 def rows_of_table(
-    path: Path, folder: Path | None, images: str, formats: Mapping[str, MapFormat], shares: Shares, seed: int
+    path: Path, folder: Path | None, images: str, formats: Mapping[str, MapFormat], shares: Shares | None, seed: int
 ) -> tuple[MapRows, tuple[str, ...]]:
     """Samples in the lines of a table, and what is to be said of how it was read.
 
-    Raises DataError for a file that is missing or named twice.
+    Without ``shares``, all of them are train, val and test. Raises DataError for a file that is missing or named twice.
     """
     table = read_table(path, "maps")
     if not len(table):
@@ -175,4 +191,6 @@ def rows_of_table(
                 f"maps: {path} names no file in the column {columns[name]!r}; leave the map out, or fill it in"
             )
     keys = [os.path.relpath(row["image"], root).replace(os.sep, "/") for row in rows]
-    return MapRows(rows, split_rows(table, keys, shares=shares, seed=seed)), table.notes
+    if shares is None:
+        return MapRows.of(table, root, rows, dict.fromkeys(PARTS, np.arange(len(rows)))), table.notes
+    return MapRows.of(table, root, rows, split_rows(table, keys, shares=shares, seed=seed)), table.notes

@@ -27,7 +27,7 @@ from tasks.map_formats import map_format
 from tasks.map_sources import MapRows, rows_of_folders, rows_of_table
 from tasks.registry import register_task
 from tasks.resampling import crop_sample, resize_sample
-from tasks.table_splits import PARTS, Shares, check_shares
+from tasks.table_splits import PARTS, Shares, check_shares, check_unchanged, fingerprint
 from tasks.task import DataError, Objective, Prediction, Splits, TensorData
 
 
@@ -96,15 +96,29 @@ class Maps(DenseTask):
                 "maps: say which maps there are: 'task.maps={ground: {kind: classes, classes: [road, grass]}, height: {kind: depth}}'; "
                 "see docs/your_own_maps.md"
             )
+        names = sorted(found.table.columns)
+        if "table" in self._state:
+            check_unchanged(found.table, names, self._state["table"])
+        return self._splits(data_dir, found, notes, fingerprint(found.table, names))
+
+    def labelled(self, path: Path) -> Splits:
+        """The samples of another table of paths, as all three parts."""
+        folder = None if self.folder is None else Path(self.folder)
+        found, notes = rows_of_table(path, folder, self.images, self.formats, None, 0)
+        return self._splits(None, found, notes, self._state.get("table", {}))
+
+    def _splits(self, data_dir: Path | None, found: MapRows, notes: Sequence[str], seen: Mapping[str, Any]) -> Splits:
         reads = {"image": _read_image, **{name: form.read for name, form in self.formats.items()}}
         files = MapFiles(
             found.rows, reads, self.maps, "mend or replace it, or remove the sample", "maps: {} cannot be used"
         )
         paths = [list(row.values()) for row in found.rows]
-        about = check_all(paths, files.inspect, data_dir / ".checked", repr(self.formats), "images and maps")
-        depths = self._mean_depths(found, about)
+        memory = None if data_dir is None else data_dir / ".checked"
+        about = check_all(paths, files.inspect, memory, repr(self.formats), "images and maps")
+        depths = self._state.get("depths") or self._mean_depths(found, about)
         files.reads |= {name: replace(self.formats[name], unit_depth=depth).read for name, depth in depths.items()}
-        size = self.size or self._common_size(found, about)
+        known = self._state.get("size")
+        size = self.size or (known and (known[0], known[1])) or self._common_size(found, about)
         self._check_parts(found, about)
         notes = [*notes, *self._notes(found, about, size)]
         lacking = [
@@ -119,11 +133,13 @@ class Maps(DenseTask):
             return DenseData(files, rows, self.transform if train else None, size, self.crop, unlabelled)
 
         splits = self.make_splits(*map(part_of, PARTS))
-        return replace(splits, state={**splits.state, "depths": depths}, notes=tuple(notes))
+        weights = self._state.get("class_weights") or splits.state["class_weights"]
+        state = {"size": list(size), "depths": depths, "class_weights": weights, "table": seen}
+        return replace(splits, state=state, notes=tuple(notes))
 
     def state_dict(self) -> dict[str, Any]:
-        """Height and width of the pictures, and the depths that are 1 for the model."""
-        return {key: value for key, value in self._state.items() if key in ("size", "depths")}
+        """Height and width of the pictures, depths that are 1 for the model, class weights, and the names of the files."""
+        return dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the size, and the depths that are 1 for the model."""

@@ -53,7 +53,8 @@ class MapKind:
             section = {**section, "name": usual, "error": section["name"]}
         if self.kind == "binary" and section.get("name") == "binary_cross_entropy":
             section["name"] = usual
-        criterion: Any = choose_criterion(key, section).build(self.kind, classes=tuple(self.classes), unit=self.unit)
+        facts = {"unit": self.unit} if self.kind in ("depth", "disparity") else {"classes": tuple(self.classes)}
+        criterion: Any = choose_criterion(key, section).build(self.kind, **facts)
         if isinstance(criterion, CrossEntropy):  # as it is for maps
             return Segmentation(criterion.classes, weights=criterion.weights, label_smoothing=criterion.label_smoothing)
         return criterion

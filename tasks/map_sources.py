@@ -75,7 +75,7 @@ def rows_of_folders(root: Path, images: str, formats: Mapping[str, MapFormat], s
             f"maps: there is no folder {root}; task.root names the one with the folders {images} and {', '.join(formats)}"
         )
     halves = {name: part for name, part in _FOLDERS.items() if (root / name / images).is_dir()}
-    if halves and (root / images).is_dir():
+    if halves and (root / images).is_dir() and any((root / images).iterdir()):
         raise DataError(f"maps: {root} has both {images} and {min(halves)}/{images}; keep one of them")
     rows: dict[str, dict[str, Path]] = {}
     for prefix in halves or {"": ""}:

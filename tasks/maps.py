@@ -81,7 +81,7 @@ class Maps(DenseTask):
         super().__init__("pooled", True, jitter, kinds, zoom=zoom, mirror=mirror, criteria=criteria)
         self.shares = Shares(val_share, test_share)
         check_shares("maps", self.shares)
-        if (height is None) != (width is None) or min(height or 1, width or 1) < 1:
+        if (height is None) != (width is None) or any(side is not None and side < 1 for side in (height, width)):
             raise ValueError(f"maps: height and width must both be at least 1, or both null, got {height} and {width}")
         if root is not None and csv is not None:
             raise ValueError("maps: give task.root or task.csv, not both")
@@ -145,7 +145,9 @@ class Maps(DenseTask):
         """Take over the size, and the depths that are 1 for the model."""
         super().load_state_dict(state)
         self._update_objectives(
-            _in_units(o, state["depths"][o.name]) for o in self.objectives if o.name in state["depths"]
+            _in_units(o, self.maps[o.name].unit, state["depths"][o.name])
+            for o in self.objectives
+            if o.name in state["depths"]
         )
 
     def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
@@ -238,11 +240,13 @@ class Maps(DenseTask):
         return notes
 
 
-def _in_units(objective: Objective, depth: float) -> Objective:
+def _in_units(objective: Objective, unit: str, depth: float) -> Objective:
     """The objective with metrics and predictions in the unit of the files."""
     inverse = partial(torch.mul, other=depth)
     metrics = {key: replace(metric, transform=inverse) for key, metric in objective.metrics.items()}
-    return replace(objective, metrics=metrics, inverse_transform=inverse)
+    criterion: Any = objective.criterion
+    criterion = replace(criterion, unit=f"in {unit or 'units'}, divided by {depth:.6g}")
+    return replace(objective, criterion=criterion, metrics=metrics, inverse_transform=inverse)
 
 
 def _read_image(path: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -147,6 +148,10 @@ def _groups(
 
 def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> torch.optim.Optimizer:
     """timm's optimizer, which leaves biases and normalization parameters out of weight decay."""
+    if config.name == "kron" and importlib.util.find_spec("opt_einsum") is None:
+        raise ConfigError(
+            "optimizer.name=kron needs a package, without which it asks for tens of gigabytes: pip install opt_einsum"
+        )
     kernel = next(module.parameters()).device.type
     extra: dict[str, Any] = {"fused": True} if config.name in _FUSED and kernel in ("cpu", "cuda") else {}
     if config.betas is not None:

@@ -139,6 +139,10 @@ class DenseTask(Task):
             raise ValueError(f"{self.name}: {error}") from None
         self.transform = transform if augment else None
 
+    def auto_value(self, name: str, splits: Splits) -> Any:
+        """As for all tasks; ``image_size`` is height and width."""
+        return tuple(splits.state["size"]) if name == "image_size" else super().auto_value(name, splits)
+
     def make_splits(self, train: DenseData, val: DenseData, test: DenseData) -> Splits:
         """Splits whose state is the size of the pictures, and the class weights by rarity."""
         state: dict[str, Any] = {"size": list(val[0].inputs[0].shape[-2:]), "class_weights": {}}

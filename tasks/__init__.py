@@ -8,6 +8,7 @@ from tasks import (
     celeba,
     compressed_fashion,
     dense_folders,
+    dense_lists,
     diamonds,
     fashion_gan,
     gaussians,

@@ -56,12 +56,12 @@ class NYUv2(DenseTask):
             "normals": MapKind("normals"),
         }
         super().__init__(protocol, augment, jitter, maps, rarity)
-        self.root, self.validation = root, _share(validation)
+        self.root, self.validation = root, check_validation(validation)
 
     def load(self, data_dir: Path) -> Splits:
         """Find the set and check its files."""
         places = [Path(self.root)] if self.root else [data_dir / "nyuv2", data_dir / "NYUv2", data_dir]
-        root = _find(self.name, places, ("train/image",), "https://github.com/lorenmt/mtan (NYUv2, 8.5 GB)")
+        root = find_set(self.name, places, ("train/image",), "https://github.com/lorenmt/mtan (NYUv2, 8.5 GB)")
         maps = {"image": "image", "segmentation": "label", "depth": "depth", "normals": "normal"}
         train, test = (npy_folder(root / split, maps, self.maps) for split in ("train", "val"))
         return held_out_splits(self, train, test, self.validation, data_dir)
@@ -99,13 +99,13 @@ class Cityscapes(DenseTask):
         disparity = MapKind("disparity", unit="disparity / 65535")
         maps = {"segmentation": MapKind("classes", names), "depth": disparity}
         super().__init__(protocol, augment, jitter, maps, rarity)
-        self.root, self.size, self.validation = root, (height, width), _share(validation)
+        self.root, self.size, self.validation = root, (height, width), check_validation(validation)
 
     def load(self, data_dir: Path) -> Splits:
         """Find the set, in either layout, and check its files."""
         places = [Path(self.root)] if self.root else [data_dir / "cityscapes", data_dir / "Cityscapes", data_dir]
         where = "https://github.com/lorenmt/mtan (pre-processed) or https://www.cityscapes-dataset.com (leftImg8bit, gtFine, disparity)"
-        root = _find(self.name, places, ("leftImg8bit/train", "train/image"), where)
+        root = find_set(self.name, places, ("leftImg8bit/train", "train/image"), where)
         if (root / "leftImg8bit").is_dir():
             train, test = (cityscapes_folder(root, split, self.maps) for split in ("train", "val"))
         else:
@@ -151,13 +151,15 @@ def held_out_splits(
     return task.make_splits(DenseData(train, rows[: len(train) - count], task.transform, size), val, last)
 
 
-def _share(validation: float) -> float:
+def check_validation(validation: float) -> float:
+    """The share. Raises ValueError if it is out of range."""
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be in [0, 1), got {validation}")
     return validation
 
 
-def _find(task: str, places: Sequence[Path], marks: Sequence[str], where: str) -> Path:
+def find_set(task: str, places: Sequence[Path], marks: Sequence[str], where: str) -> Path:
+    """The first of ``places`` with a folder ``marks``. Raises DataError that says where to get the set."""
     for place in places:
         if any((place / mark).is_dir() for mark in marks):
             return place

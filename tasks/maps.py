@@ -108,7 +108,7 @@ class Maps(DenseTask):
         return self._splits(None, found, notes, self._state.get("table", {}))
 
     def _splits(self, data_dir: Path | None, found: MapRows, notes: Sequence[str], seen: Mapping[str, Any]) -> Splits:
-        reads = {"image": _read_image, **{name: form.read for name, form in self.formats.items()}}
+        reads = {"image": read_image, **{name: form.read for name, form in self.formats.items()}}
         files = MapFiles(
             found.rows, reads, self.maps, "mend or replace it, or remove the sample", "maps: {} cannot be used"
         )
@@ -157,7 +157,7 @@ class Maps(DenseTask):
     def preprocess(self, path: Path) -> TensorData:
         """A picture, or an .npy file like those of the set."""
         try:
-            image = _read_image(path)
+            image = read_image(path)
         except DAMAGE as error:
             raise DataError(f"cannot read {path} ({error})") from None
         fit = crop_sample if self.crop else resize_sample
@@ -249,7 +249,8 @@ def _in_units(objective: Objective, unit: str, depth: float) -> Objective:
     return replace(objective, criterion=criterion, metrics=metrics, inverse_transform=inverse)
 
 
-def _read_image(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, 3) in [0, 1]. Raises what damaged files raise, see ``tasks.map_files.DAMAGE``."""
     return check_image(load_npy(path) if path.suffix.lower() == ".npy" else read_photo(path))
 
 

@@ -338,9 +338,9 @@ def _load_exr(path: Path) -> np.ndarray:
         raise ValueError("EXR files need a package: pip install OpenEXR; or save it as .npy") from None
     with OpenEXR.File(str(path)) as file:
         channels = {name: channel.pixels for name, channel in file.channels().items()}
+    if {"X", "Y", "Z"} <= set(channels):
+        return np.stack([channels[name] for name in "XYZ"], axis=-1)
     array = next((channels[name] for name in ("Z", "Y", "RGB", "RGBA", "R", "V") if name in channels), None)
-    if array is None and {"X", "Y", "Z"} <= set(channels):
-        array = np.stack([channels[name] for name in "XYZ"], axis=-1)
     if array is None:
         raise ValueError(f"it has the channels {', '.join(channels)}; one of Z, Y, R, RGB is needed")
     return np.asarray(array)

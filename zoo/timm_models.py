@@ -27,6 +27,13 @@ def timm_name(owner: str, kind: str, name: str) -> str:
             f"weights, name the architecture as {kind}, and set pretrained=true and pretrained_file=model.safetensors"
         )
     check_timm_name(owner, kind, plain)
+    try:
+        timm.get_pretrained_cfg(plain)
+    except RuntimeError:
+        base, _, tag = plain.partition(".")
+        known = [each.removeprefix(f"{base}.") for each in timm.list_pretrained(f"{base}.*")]
+        had = f"it has {', '.join(known)}" if known else "it has none"
+        raise ValueError(f"{owner}: {kind} {base!r} has no weights {tag!r}; {had}") from None
     return plain
 
 
@@ -53,7 +60,7 @@ def create_timm(
             raise ValueError(f"{owner}: pretrained_file: there is no file {pretrained_file}")
         options["pretrained_cfg_overlay"] = {"file": pretrained_file}
     try:
-        return timm.create_model(name, pretrained=True, **options)
+        model = timm.create_model(name, pretrained=True, **options)
     except TypeError:  # an argument that this architecture does not have
         raise
     except Exception as error:  # of timm, the hub, its cache, the network
@@ -61,18 +68,25 @@ def create_timm(
         if pretrained_file is not None:
             raise ValueError(f"{owner}: {pretrained_file} has no weights of {kind} {name!r} ({reason})") from error
         local = "or give a file: pretrained_file=model.safetensors"
-        base = name.partition(".")[0]
-        known = [each.removeprefix(base + ".") for each in timm.list_pretrained(f"{base}.*")]
-        if not known:
-            raise ValueError(
-                f"{owner}: timm has no weights for {kind} {name!r}; set pretrained=false, {local}"
-            ) from error
-        tag = name.partition(".")[2]
-        if tag and tag not in known:
-            raise ValueError(f"{owner}: {kind} {base!r} has no weights {tag!r}; it has {', '.join(known)}") from error
+        if not timm.list_pretrained(f"{name.partition('.')[0]}.*"):
+            message = f"timm has no weights for {kind} {name!r}; set pretrained=false"
+        else:
+            why = f"{type(error).__name__}: {reason}"
+            message = f"the weights of {kind} {name!r} cannot be fetched ({why}); check the network"
+        raise ValueError(f"{owner}: {message}, {local}") from error
+    if pretrained_file is not None:
+        _check_loaded(owner, kind, name, pretrained_file, model, timm.create_model(name, pretrained=True, **options))
+    return model
+
+
+def _check_loaded(owner: str, kind: str, name: str, file: str, model: nn.Module, twin: nn.Module) -> None:
+    """Raise ValueError if weights of both, which come from the same file, differ: timm loads what it finds."""
+    pairs = zip(model.named_parameters(), twin.parameters(), strict=True)
+    absent = [key for (key, mine), other in pairs if mine.dim() > 1 and not torch.equal(mine, other)]
+    if absent:
         raise ValueError(
-            f"{owner}: the weights of {kind} {name!r} cannot be fetched ({type(error).__name__}: {reason}); check the network, {local}"
-        ) from error
+            f"{owner}: {file} has no weights of {kind} {name!r}, or not all: {len(absent)} are missing, such as {absent[0]}"
+        )
 
 
 @torch.no_grad()

@@ -159,7 +159,10 @@ def check_validation(validation: float) -> float:
 
 
 def find_set(task: str, places: Sequence[Path], marks: Sequence[str], where: str) -> Path:
-    """The first of ``places`` with a folder ``marks``. Raises DataError that says where to get the set."""
+    """The first of ``places`` with one of the folders ``marks``.
+
+    Raises DataError that says where to get the set.
+    """
     for place in places:
         if any((place / mark).is_dir() for mark in marks):
             return place

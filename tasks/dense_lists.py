@@ -1,4 +1,4 @@
-"""NYUD-MT and PASCAL-Context as multi-task code stores them: a folder per map, and lists of names.
+"""NYUD-MT and PASCAL-Context in a folder per map, with lists of names.
 
     <root>/{images,segmentation,depth,normals,edge}/<name>.{jpg,png,npy}, gt_sets/{train,val}.txt              NYUD-MT
     <root>/{JPEGImages,semseg/...,sal_distill,normals_distill}/<name>.{jpg,png}, ImageSets/Context/*.txt       PASCAL-Context

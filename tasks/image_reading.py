@@ -116,7 +116,7 @@ def check_image(path: str | Path) -> None:
 
 
 def check_images(task: str, paths: Sequence[str], memory: Path, remedy: str) -> None:
-    """:func:`check_image` for the files of a set, by all processors; remembered in the folder ``memory``."""
+    """:func:`check_image` for all files of a set; results are kept in the folder ``memory``."""
 
     def check(index: int) -> int:
         try:
@@ -143,7 +143,7 @@ def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
 
 
 def read_photo(path: str | Path) -> np.ndarray:
-    """Bytes (H, W, 3) of a picture of any kind with 8 bits, upright. Raises ValueError for more bits."""
+    """Bytes (H, W, 3) of an upright picture of 8 bits. Raises ValueError for more bits."""
     with Image.open(path) as file:
         return np.array(_upright(file))
 

@@ -189,7 +189,7 @@ _TOPS = {"uint16": 65535, "uint32": 2**32 - 1, "int32": 65535, "float32": 1e30, 
 
 
 def map_format(name: str, options: Mapping[str, Any]) -> MapFormat:
-    """The format that ``task.maps.<name>`` describes. Raises ValueError that begins with this key."""
+    """The format that ``task.maps.<name>`` describes. Raises ValueError with this key."""
     key = f"task.maps.{name}"
     if not isinstance(options, Mapping) or options.get("kind") not in KINDS:
         got = options.get("kind") if isinstance(options, Mapping) else options
@@ -303,7 +303,10 @@ def _pair(key: str, value: Any) -> tuple[float, float] | None:
 
 
 def load_map(path: Path, colored: bool = False) -> np.ndarray:
-    """Numbers (H, W) or (H, W, C) of a picture, .npy or EXR file, upright; ``colored``: those of a palette as colors."""
+    """Numbers (H, W) or (H, W, C) of an upright picture, .npy or EXR file.
+
+    With ``colored``, those of a palette are colors.
+    """
     ending = path.suffix.lower()
     if ending == ".npy":
         return load_npy(path)
@@ -347,7 +350,7 @@ def _load_exr(path: Path) -> np.ndarray:
 
 
 def one_channel(array: np.ndarray, otherwise: str = "it has colors, and should be gray") -> np.ndarray:
-    """(H, W) of a map with one channel, or with three that are the same; an alpha channel is left out."""
+    """(H, W) of a map with one channel, or with three that are the same, without alpha."""
     if array.ndim == 3 and array.shape[2] in (2, 3, 4):
         shown = array[..., : 1 if array.shape[2] == 2 else 3]
         if not (shown == shown[..., :1]).all():

@@ -43,9 +43,9 @@ class MapKind:
     unit: str = "m"
 
     def criterion(self, key: str = "task.criteria", chosen: Any = None) -> NamedCriterion:
-        """The loss that a configuration chooses by a name, or a name with options; ``None``: the usual one.
+        """The loss that a configuration chooses: a name, or a name with options.
 
-        Raises ValueError, whose message begins with ``key``, for one that is not for this kind.
+        ``None`` is the usual one. Raises ValueError, whose message begins with ``key``, for one that is not for this kind.
         """
         usual, short = _CRITERIA[self.kind]
         section = {"name": chosen} if isinstance(chosen, str) else dict(chosen or {"name": usual})

@@ -1,4 +1,4 @@
-"""Where a user's images and maps are: folders with files of the same names, or a table of paths.
+"""Where a user's images and maps are: in folders, or in a table of paths.
 
 photos/images/a.jpg, photos/ground/a.png, photos/height/a.tif             the split is drawn
 photos/train/images/a.jpg, photos/train/ground/a.png, photos/val/...      or photos/images/train/a.jpg, ...

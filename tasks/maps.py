@@ -138,7 +138,7 @@ class Maps(DenseTask):
         return replace(splits, state=state, notes=tuple(notes))
 
     def state_dict(self) -> dict[str, Any]:
-        """Height and width of the pictures, depths that are 1 for the model, class weights, and the names of the files."""
+        """Size of the pictures, depths that are 1 for the model, class weights, names of files."""
         return dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -151,7 +151,7 @@ class Maps(DenseTask):
         )
 
     def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
-        """Labels, shares, depths in the unit of the files times ``scale``, normals; and their colors."""
+        """Maps with depths in the unit of the files times ``scale``, and their colors."""
         return super().decode({o.name: o.inverse_transform(outputs[o.name]) for o in self.objectives})
 
     def preprocess(self, path: Path) -> TensorData:

@@ -1,4 +1,4 @@
-"""Encoders and backbones of timm: their names, sizes and weights, with one message for what cannot be."""
+"""Encoders and backbones of timm: their names, sizes and weights."""
 
 from __future__ import annotations
 
@@ -80,7 +80,10 @@ def create_timm(
 
 
 def _check_loaded(owner: str, kind: str, name: str, file: str, model: nn.Module, twin: nn.Module) -> None:
-    """Raise ValueError if weights of both, which come from the same file, differ: timm loads what it finds."""
+    """Raise ValueError if weights of both differ.
+
+    Both come from the same file, of which timm loads what it finds.
+    """
     pairs = zip(model.named_parameters(), twin.parameters(), strict=True)
     absent = [key for (key, mine), other in pairs if mine.dim() > 1 and not torch.equal(mine, other)]
     if absent:

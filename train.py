@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +35,15 @@ from zoo import create_model
 ALONE = engine.Processes()
 
 
-def build(config: Config, processes: engine.Processes = ALONE, task: Task | None = None) -> engine.Run:
-    """Make task, model, balancers and optimizers, in this order: each may need those before it.
-
-    ``task`` is the task of a trained run, with what it knows of its data.
-    """
+def build(config: Config, processes: engine.Processes = ALONE, known: Task | None = None) -> engine.Run:
+    """Make task (or ``known``, of a trained run), model, balancers, optimizers: each may need those before it."""
     trainer = config.trainer
     device = engine.resolve_device(trainer.device, processes)
     if trainer.num_threads is not None:
         torch.set_num_threads(trainer.num_threads)
     engine.seed_everything(config.seed, trainer.deterministic)
-    task = task or engine.make_task(config, {})
-    splits = processes.main_first(partial(task.splits, config.data_dir))
+    task = known or engine.make_task(config, {})
+    splits = processes.main_first(lambda: task.splits(config.data_dir))
     if trainer.overfit is not None:
         splits = splits.truncate(trainer.overfit)
     splits = splits.to(device)
@@ -241,9 +237,7 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
     if config.trainer.dry_run:
         return engine.describe_run(job, train_step)
     name = f"{config.model['name']}-{config.task['name']}-{config.balancer['name']}"
-    with engine.StopRequest(processes) as stop:
-        fresh = engine.make_run_dir(name, config.seed, config.run_dir) if processes.main and not config.resume else None
-        folder = Path(config.resume) if config.resume else processes.broadcast(fresh)
+    with engine.StopRequest(processes) as stop, engine.run_folder(job, name) as folder:
         if config.trainer.profile is not None:
             return engine.profile_run(job, train_step, folder)
         if saved is not None:
@@ -255,8 +249,7 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
                 engine.write_text(folder / "config.yaml", OmegaConf.to_yaml(asdict(config)))
         with engine.Display(job.total_steps, job.state.step) as display:
             display.say(f"{name} on {engine.describe_device(job.device)}: {job.total_steps} steps, writing to {folder}")
-            for note in job.splits.notes:
-                display.say(f"  {note}")
+            display.say("".join(f"  {note}\n" for note in job.splits.notes), end="")
             return fit(job, folder, selector, display, stop, saved is not None)
 
 
@@ -310,7 +303,9 @@ def fit(
     else:
         if tracker is not None:
             engine.write_report(folder, job.task, {})
-        display.say(f"stopped at step {state.step} of {job.total_steps}; go on with: python train.py resume={folder}")
+        display.say(
+            f"stopped at step {state.step} of {job.total_steps}; go on with: python train.py {engine.shell_word('resume', folder)}"
+        )
     return summary
 
 
@@ -336,6 +331,7 @@ def main() -> None:
     """Entry point; exit code 2 with one message for bad input, 1 for a step that failed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them
     with engine.reporting():
+        engine.check_words(sys.argv[1:])
         _main()
 
 

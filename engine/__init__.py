@@ -32,9 +32,11 @@ from engine.run import (
     open_tracker,
     restore,
     roll_back,
+    run_folder,
     sample_pictures,
     saved_state,
     summarize,
 )
 from engine.seeding import seed_everything
-from engine.tracking import Tracker, make_run_dir
+from engine.tracking import Tracker
+from engine.words import check_words, shell_word

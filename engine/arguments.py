@@ -17,6 +17,10 @@ class ConfigError(ValueError):
     """A configuration that cannot run; the message names the key and the fix."""
 
 
+class PartialError(RuntimeError):
+    """Some files could not be used; the message names them, and where the results of the others are."""
+
+
 @contextmanager
 def constructing() -> Iterator[None]:
     """Errors of a constructor about its arguments become ConfigErrors."""
@@ -36,6 +40,8 @@ def resolve_arguments(
     Raises ConfigError if the task has no such value, which means that the two do not fit together.
     """
     arguments = {}
+    if group == "model":
+        task = task.for_model(section)
     known = {objective.name for objective in task.objectives}
     for key, value in section.items():
         if key == "name":
@@ -118,4 +124,6 @@ def _describe(wanted: Any) -> str:
         return f"a mapping of {_describe(arguments[0])} to {_describe(arguments[1])}"
     if origin is not None and issubclass(origin, Sequence):
         return f"a list of {_describe(arguments[0])}"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "a string"}.get(wanted, str(wanted))
+    return {int: "an integer", float: "a number", bool: "true or false", str: "a string", Any: "anything"}.get(
+        wanted, str(wanted)
+    )

@@ -97,7 +97,10 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU. Raises ConfigError if it is missing or not one of ours."""
     if not path.is_file():
-        raise ConfigError(f"resume: there is no {path}; name a run folder that holds last.pt")
+        raise ConfigError(
+            f"resume: there is no {path}; name a run folder that holds last.pt; a run that ended before "
+            "its first epoch has none, and starts again"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file

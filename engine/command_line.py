@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,17 +19,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 import balancing
 import tasks
-from engine.arguments import ConfigError, did_you_mean
+from engine.arguments import ConfigError, PartialError, did_you_mean
 from engine.checkpoint import SaveError
-from engine.config import REGISTRIES, unknown_key
+from engine.config import REGISTRIES, places_of, unknown_key
 from engine.renames import renamed
+from engine.words import quoted, unreadable, values_of_name
 
 
 @contextmanager
 def reporting() -> Iterator[None]:
     """End the process with one line instead of a traceback.
 
-    Exit code 2 for bad input, 1 for a step or a file that failed, 0 for an interrupt before there was anything to save.
+    Exit code 2 for bad input, 1 for a step or some files that failed, 0 for an interrupt before there was anything to save.
     """
     try:
         yield
@@ -36,7 +38,7 @@ def reporting() -> Iterator[None]:
         message, code = str(error), 2
     except (HydraException, OmegaConfBaseException) as error:
         message, code = explain(error), 2
-    except (balancing.BalancingError, SaveError) as error:
+    except (balancing.BalancingError, SaveError, PartialError) as error:
         message, code = str(error), 1
     except torch.distributed.DistError as error:
         message, code = f"another process ended ({str(error).splitlines()[0]})", 1
@@ -54,13 +56,17 @@ def explain(error: Exception) -> str:
     """Message about an error in the command line, with the nearest valid names."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if name in values_of_name(group):
+            return f"{group}={name} names a file of configs/{group}, and there is none; write {group}.name={name}"
         options = [option for option in error.options if not option.startswith("_")]
         return f"unknown {group} {name!r}; {did_you_mean(name, options)}"
     if isinstance(error, OverrideParseException):
-        return (
-            f"cannot read {error.override!r}: {str(error).splitlines()[0]}; quote special characters, like 'key=[1, 2]'"
-        )
+        return unreadable(str(error.override), str(error).splitlines()[0])
     text = "\n".join(str(part) for part in (error, error.__cause__) if part is not None)
+    if several := re.search(r"Ambiguous value for argument '(?P<word>.+)'", text):
+        word = several["word"]
+        whole = "" if word.partition("=")[0] in REGISTRIES else f"; if it is one value, write {quoted(word)}"
+        return f"{word} has several values, for a sweep: python train.py -m {shlex.quote(word)}{whole}"
     deleted = re.search(r"Could not delete from config. '(?P<key>[^']+)' does not exist", text)
     if deleted:
         return unknown_key(deleted["key"])
@@ -75,6 +81,8 @@ def explain(error: Exception) -> str:
             owners = [name for name, options in known.items() if option in options]
             if owners:
                 return f"this {section} has no option {option!r}; it is one of {', '.join(owners)}"
+            if places_of(option):
+                return unknown_key(key)
             return f"{section} has no option {option!r}; {did_you_mean(option, set().union(*known.values()))}"
         return unknown_key(key)
     return text.splitlines()[0]
@@ -98,6 +106,8 @@ def _arguments(known: Mapping[str, inspect.Parameter], words: Sequence[str]) -> 
     values = {}
     for word in words:
         key, _, value = word.partition("=")
+        if word.startswith("-"):
+            raise ConfigError(f"{word} is no key=value; write {key.strip('-').replace('-', '_')}=...; --help says more")
         key = key.replace("task.", "task_")  # an option of the task, by the name of a parameter
         values[key] = value
         if key not in known:

@@ -34,6 +34,29 @@ ON_NONFINITE = ("stop", "skip", "rollback")
 WEIGHTS_PER = ("model", "network", "layer", "tensor")
 SCHEDULES = ("cosine", "tanh", "step", "poly", "none")
 
+#: What other libraries call a key -> the key.
+_OTHER_WORDS = {
+    **dict.fromkeys(("learning_rate", "base_lr", "max_lr"), "optimizer.lr"),
+    **dict.fromkeys(("wd", "decay"), "optimizer.weight_decay"),
+    **dict.fromkeys(("max_epochs", "num_epochs", "n_epochs", "num_train_epochs"), "trainer.epochs"),
+    **dict.fromkeys(("steps", "num_steps", "max_iter"), "trainer.max_steps"),
+    **dict.fromkeys(("batch", "bs", "train_batch_size", "per_device_train_batch_size"), "trainer.batch_size"),
+    **dict.fromkeys(("gpu", "gpus", "cuda", "accelerator"), "trainer.device"),
+    "threads": "trainer.num_threads",
+    "workers": "trainer.num_workers",
+    **dict.fromkeys(("amp", "fp16", "bf16", "mixed_precision"), "trainer.precision"),
+    **dict.fromkeys(("accumulate_grad_batches", "gradient_accumulation_steps"), "trainer.grad_accum_steps"),
+    **dict.fromkeys(("clip", "clip_grad", "gradient_clip_val"), "trainer.max_grad_norm"),
+    **dict.fromkeys(("output", "output_dir", "out_dir", "save_dir"), "run_dir"),
+    **dict.fromkeys(("checkpoint", "ckpt", "ckpt_path", "resume_from"), "resume"),
+    **dict.fromkeys(("data", "data_root", "root_dir"), "data_dir"),
+    **dict.fromkeys(("sched", "schedule", "lr_scheduler"), "scheduler"),
+    **dict.fromkeys(("opt", "optim"), "optimizer"),
+    **dict.fromkeys(("method", "weighting", "aggregator"), "balancer"),
+    **dict.fromkeys(("dataset", "problem"), "task"),
+    **dict.fromkeys(("arch", "architecture", "net", "network"), "model"),
+}
+
 
 @dataclass
 class OptimizerConfig:
@@ -155,11 +178,27 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unknown_key(key: str) -> str:
-    """Message about an unknown key, with the nearest names of the same section."""
-    groups = {name: vars(group) for name, group in vars(Config()).items() if is_dataclass(group)}
-    known = [*vars(Config()), *(f"{name}.{option}" for name, group in groups.items() for option in group)]
+    """Message about an unknown key, with its section, or with the nearest names of its own."""
+    known = [*vars(Config()), *(f"{group}.{option}" for group, options in _sections().items() for option in options)]
     siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    return renamed(key) or f"there is no key {key!r}; {did_you_mean(key, siblings or known)}"
+    places = places_of(key.rpartition(".")[2])
+    near = f"did you mean {', '.join(places)}?" if places else did_you_mean(key, siblings or known)
+    return renamed(key) or f"there is no key {key!r}; {near}"
+
+
+def places_of(name: str) -> list[str]:
+    """Keys of the configuration that are called ``name``, or by another library so."""
+    if name in vars(Config()):
+        return [name]
+    places = [f"{group}.{option}" for group, options in _sections().items() for option in options if option == name]
+    if not places and name in _OTHER_WORDS:
+        return [_OTHER_WORDS[name]]
+    registered = {group: set().union(*map(arguments, names())) for group, (names, arguments) in REGISTRIES.items()}
+    return places or [f"{group}.{name}" for group, options in registered.items() if name in options]
+
+
+def _sections() -> dict[str, dict[str, Any]]:
+    return {name: vars(group) for name, group in vars(Config()).items() if is_dataclass(group)}
 
 
 def validate(composed: DictConfig) -> Config:

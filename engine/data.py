@@ -110,9 +110,13 @@ def sparse_objectives(task: Task, train: Split) -> frozenset[str]:
 def _lacks_labels(criterion: Criterion, labels: torch.Tensor) -> bool:
     if getattr(criterion, "complete", False):
         return False
+    if labels.numel() == len(labels) and not labels.is_floating_point():  # of classes, whose counts may be weighted
+        return any(float(criterion.num_labels(value[None])) == 0 for value in labels.unique())
+    if labels.is_floating_point() and int(criterion.num_labels(labels)) == labels.numel():
+        return False
     if labels.numel() == len(labels):
-        return int(criterion.num_labels(labels)) < len(labels)
-    return any(int(criterion.num_labels(sample)) == 0 for sample in labels.split(1))
+        return True
+    return any(float(criterion.num_labels(sample)) == 0 for sample in labels.split(1))
 
 
 def present_losses(

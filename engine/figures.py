@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,9 @@ Series = tuple[Sequence[float], Sequence[float]]
 def data_uri(figure: Figure, crop: bool = False) -> str:
     """The figure as a self-contained SVG image; ``crop`` removes margins in twice the time."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # letters that matplotlib has no font for: a browser has
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight" if crop else None)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
@@ -81,7 +84,7 @@ def curves(
             axes.plot(x, y, color=color, alpha=0.2, linewidth=0.8)
             x, y = _smooth(x, False), _smooth(y, logarithmic)
         dot: Any = {"marker": "o", "markerfacecolor": "white" if style == "--" else color} if len(x) < 3 else {}
-        axes.plot(x, y, style, color=color, label=label, linewidth=1.6, **dot)
+        axes.plot(x, y, style, color=color, label=_short(label), linewidth=1.6, **dot)
     if logarithmic:
         axes.set_yscale("log")
         _plain(axes.yaxis)
@@ -115,7 +118,7 @@ def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str) -> Fig
             _plain(axis)
         else:
             axis.set_major_locator(MaxNLocator(4))
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel=_short(xlabel, 45), ylabel=_short(ylabel))
     return figure
 
 
@@ -142,7 +145,7 @@ def heat_map(title: str, x: Sequence[float], rows: Mapping[str, Sequence[float]]
     image = axes.imshow(
         smooth, aspect="auto", extent=extent, interpolation="nearest", norm="log" if logarithmic else None, **colors
     )
-    axes.set_yticks(range(len(rows)), labels=list(rows), fontsize=8)
+    axes.set_yticks(range(len(rows)), labels=list(map(_short, rows)), fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     axes.set_xlabel(xlabel)
     bar = figure.colorbar(image, ax=axes, label=label, aspect=max(6, 2 * len(rows)), pad=0.02)
@@ -156,8 +159,9 @@ def matrix(title: str, names: Sequence[str], table: np.ndarray, label: str) -> F
     figure, axes = new_axes(title, height=4.2, grid=False)
     image = axes.imshow(table, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     size = 8 if len(names) < 20 else 5
-    axes.set_xticks(range(len(names)), labels=list(names), rotation=90, fontsize=size)
-    axes.set_yticks(range(len(names)), labels=list(names), fontsize=size)
+    shown = list(map(_short, names))
+    axes.set_xticks(range(len(names)), labels=shown, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), labels=shown, fontsize=size)
     figure.colorbar(image, ax=axes, label=label, aspect=30, pad=0.02)
     return figure
 
@@ -175,14 +179,18 @@ def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Se
             color = "white" if share[i, j] > 0.5 else "#334155"
             axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=9, color=color)
     if size <= 30:
-        axes.set_xticks(range(size), labels=list(classes), rotation=30, ha="right", fontsize=8)
-        axes.set_yticks(range(size), labels=list(classes), fontsize=8)
+        shown = list(map(_short, classes))
+        axes.set_xticks(range(size), labels=shown, rotation=30, ha="right", fontsize=8)
+        axes.set_yticks(range(size), labels=shown, fontsize=8)
     axes.set(xlabel="predicted", ylabel="true")
     return figure
 
 
 def tags(title: str, predicted: np.ndarray, actual: np.ndarray, names: Sequence[str]) -> Figure:
-    """Share of samples (N, C) that have each tag, and that are predicted to; dark: both. Of many, the 20 most frequent."""
+    """Share of samples (N, C) with each tag, true and predicted; dark: both.
+
+    Of many, the 20 most frequent.
+    """
     order = np.argsort(-actual.mean(0), kind="stable")[:20]
     both = (predicted & actual).mean(0)[order]
     figure, axes = new_axes(title, height=min(max(2.7, 0.36 * len(order) + 1), 7.0), grid=False)
@@ -193,7 +201,8 @@ def tags(title: str, predicted: np.ndarray, actual: np.ndarray, names: Sequence[
     axes.set_yticks(places, labels=[names[i] for i in order], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("share of samples")
-    axes.legend(fontsize=9, frameon=False)
+    axes.set_xlim(right=1.35 * axes.get_xlim()[1])  # room for the legend
+    axes.legend(fontsize=9, frameon=False, loc="center right")
     return figure
 
 
@@ -207,7 +216,7 @@ def scatter(title: str, predicted: np.ndarray, actual: np.ndarray, unit: str) ->
         axes.pcolormesh(*edges, shade, cmap="Blues", vmin=-1, rasterized=True)
         ends = [float(actual[finite].min()), float(actual[finite].max())]
         axes.plot(ends, ends, color="#d97706", linewidth=1)
-    axes.set(xlabel=f"true ({unit})" if unit else "true", ylabel="predicted")
+    axes.set(xlabel=f"true ({_short(unit, 40)})" if unit else "true", ylabel="predicted")
     return figure
 
 
@@ -220,6 +229,13 @@ def _smooth(values: Sequence[float], logarithmic: bool) -> list[float]:
     """Means over 60 consecutive pieces; geometric means for a logarithmic axis."""
     pieces = np.array_split(np.log(values) if logarithmic else np.asarray(values), 60)
     return [float(np.exp(piece.mean()) if logarithmic else piece.mean()) for piece in pieces]
+
+
+def _short(name: str, longest: int = 28) -> str:
+    """A name that fits: without its middle if it is long, indented if matplotlib would hide it."""
+    if len(name) > longest:
+        name = f"{name[: longest // 2]}\N{HORIZONTAL ELLIPSIS}{name[-(longest - longest // 2 - 1) :]}"
+    return f" {name}" if name.startswith("_") else name
 
 
 def _plain(axis: Axis) -> None:
@@ -237,7 +253,7 @@ def new_axes(title: str, height: float = 2.7, left: float = 0.16, grid: bool = T
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, height), layout=None if grid else "constrained")
         axes = figure.add_subplot()
-        axes.set_title(title, fontsize=11 if len(title) < 36 else 8)
+        axes.set_title(_short(title, 64), fontsize=11 if len(title) < 36 else 8)
         if grid:
             figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
         else:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,24 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.utils import save_image
 
-from engine.arguments import ConfigError
+from engine.arguments import ConfigError, PartialError
 from engine.prediction import load_predictor
-from tasks import Prediction
+from tasks import DataError, Prediction
 
-_PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# fmt: off
+_PICTURES = {
+    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+}
+# fmt: on
 
 
-def input_files(path: Path) -> list[Path]:
-    """A file, or the pictures in and below a folder. Raises ConfigError if there are none."""
+def input_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """A file, or the pictures in and below a folder, and the files there that are none.
+
+    Hidden files do not count. Raises ConfigError if there are no pictures.
+    """
     if path.is_file():
-        return [path]
+        return [path], []
     if not path.is_dir():
         raise ConfigError(f"input: there is no {path}")
     files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
@@ -43,7 +51,7 @@ def input_files(path: Path) -> list[Path]:
         other = stems.setdefault(file.with_suffix(""), file)
         if other != file:
             raise ConfigError(f"input: {other} and {file} would be written to the same files; rename one")
-    return pictures
+    return pictures, [file for file in files if file not in stems.values()]
 
 
 def write_predictions(
@@ -51,11 +59,13 @@ def write_predictions(
 ) -> list[dict[str, str | float]]:
     """Write the predictions of files of ``source``; returns the rows of ``predictions.csv``.
 
-    Raises ConfigError if ``folder`` cannot be written.
+    Nothing is written before the first prediction. Raises ConfigError if ``folder`` cannot be written.
     """
     rows: list[dict[str, str | float]] = []
+    remaining = iter(predictions)
+    first = next(remaining)
     with _writing(folder):
-        for path, prediction in predictions:
+        for path, prediction in chain([first], remaining):
             name = path.relative_to(source) if source.is_dir() else Path(path.name)
             for key, array in prediction.maps.items():
                 target = folder / name.with_name(f"{name.stem}-{key}.npy")
@@ -66,6 +76,9 @@ def write_predictions(
             for key, legend in prediction.legends.items():
                 _write_table(folder / f"{key}.csv", _rows(legend))
             table = path.suffix.lower() not in {*_PICTURES, ".npy"}
+            if prediction.own:
+                _write_columns(folder / "predictions.csv", {**prediction.own, **prediction.cells})
+                return _rows(prediction.cells)
             for number, row in enumerate(_rows(prediction.cells), start=1):
                 rows.append({"row": number, **row} if table else {"file": str(name), **row})
         if rows:
@@ -117,6 +130,14 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None:
             writer.writerow({key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()})
 
 
+def _write_columns(path: Path, columns: Mapping[str, Sequence[str | float]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            writer.writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row])
+
+
 _SHOWN = 10  # rows that are printed
 
 
@@ -128,7 +149,10 @@ def predict(
     seed: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Predict or sample, write files and print the first rows. Raises ConfigError or DataError."""
+    """Predict or sample, write files and print the first rows.
+
+    Raises ConfigError or DataError before anything is written, and PartialError if some files of a folder cannot be read.
+    """
     console = Console(soft_wrap=True, highlight=False)
     predictor = load_predictor(Path(run), device)
     if input is None:
@@ -140,9 +164,20 @@ def predict(
     if samples is not None or seed is not None:
         raise ConfigError("samples and seed are for a model that generates, without input; leave them out")
     source = Path(input)
-    files = input_files(source)
+    files, others = input_files(source)
     folder = Path(output or Path(run, "predictions", source.resolve().stem))
-    rows = write_predictions(folder, source, ((file, predictor.predict(file)) for file in files))
+    problems: list[DataError] = []
+
+    def predictions() -> Iterator[tuple[Path, Prediction]]:
+        for file in files:
+            try:
+                yield file, predictor.predict(file)
+            except DataError as error:
+                problems.append(error)
+        if len(problems) == len(files):
+            raise problems[0]
+
+    rows = write_predictions(folder, source, predictions())
     if rows:
         table = Table(*rows[0])
         for row in rows[:_SHOWN]:
@@ -150,3 +185,18 @@ def predict(
         console.print(table)
     more = f" ({len(rows) - _SHOWN} more rows)" if len(rows) > _SHOWN else ""
     console.print(f"predictions{more} in {folder}", markup=False)
+    if others:
+        console.print(
+            f"left out, as they are no pictures: {_some([str(path.relative_to(source)) for path in others])}",
+            markup=False,
+        )
+    if problems:
+        raise PartialError(
+            f"{len(problems)} of {len(files)} files have no prediction: {_some(list(map(str, problems)), '; ')}"
+        )
+
+
+def _some(names: Sequence[str], separator: str = ", ") -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - _SHOWN
+    return separator.join(names[:_SHOWN]) + (f"{separator}and {more} more" if more > 0 else "")

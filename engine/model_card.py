@@ -90,7 +90,9 @@ def _usage(summary: Mapping[str, Any], model: Any, task: Task) -> str:
         imports = f"import torch\n\n{imports}" if labels else imports
         call, words = f"samples = model.generate(model.noise(64){labels})", "samples=64"
     else:
-        names = [name for name in inspect.signature(kind.forward).parameters if name != "self"]
+        given = inspect.signature(kind.forward).parameters.items()
+        every = bool(getattr(model, "categories", ()))  # of numbers alone, no codes have to be given
+        names = [name for name, p in given if name != "self" and (every or p.default is p.empty)]
         call = f"outputs = model({', '.join(names)})  # {model_info(summary['model']).inputs}"
         rows = "\n".join(f"| `{o.name}` | {_meaning(o)} |" for o in task.objectives)
         outputs = f"\n\n| output | meaning |\n|---|---|\n{rows}"

@@ -25,6 +25,7 @@ from engine.checkpoint import load_weights
 from engine.data import evaluation_batches
 from engine.device import resolve_device
 from engine.run import Run
+from engine.words import shell_word
 from tasks import Prediction, Task, create_task
 from tasks.gan_task import GanTask
 from zoo import create_model, model_arguments
@@ -54,7 +55,7 @@ def best_folder(run: Path) -> Path:
         raise ConfigError(f"run: there is no folder {run}; it is the one that train.py said it was writing to")
     if (run / "config.yaml").is_file():
         raise ConfigError(
-            f"run: {run} has no weights in best/ yet, as no epoch is finished; go on with: python train.py resume={run}"
+            f"run: {run} has no weights in best/ yet, as no epoch is finished; go on with: python train.py {shell_word('resume', run)}"
         )
     inside = sorted(str(path.parent) for path in run.glob("**/best"))
     hint = f"; did you mean {', '.join(inside[-3:])}?" if inside else ", which has a config.yaml and a folder best/"
@@ -70,20 +71,21 @@ class Predictor:
     device: torch.device
 
     @torch.no_grad()
-    def predict(self, path: Path, batch_size: int = 256) -> Prediction:
-        """Prediction for a file. Raises DataError if the task cannot read it."""
+    def predict(self, path: Any, batch_size: int = 256) -> Prediction:
+        """Prediction for what ``task.preprocess`` reads. Raises DataError if it cannot be read."""
         data = self.task.preprocess(path)
         parts = []
         for batch in evaluation_batches(data.to(self.device), batch_size, self.device, workers=0):
             outputs = self.task.outputs(self.model, batch)
             parts.append(self.task.decode({name: values.float().cpu() for name, values in outputs.items()}))
         first = parts[0]
-        return Prediction(
+        whole = Prediction(
             {name: [cell for part in parts for cell in part.cells[name]] for name in first.cells},
             {name: np.concatenate([part.maps[name] for part in parts]) for name in first.maps},
             {name: np.concatenate([part.pictures[name] for part in parts]) for name in first.pictures},
             first.legends,
         )
+        return self.task.annotate(data, whole)
 
     def sample(self, count: int, seed: int = 0) -> tuple[Tensor, list[str]]:
         """Samples of a GAN, and their classes. Raises ConfigError for any other model."""

@@ -81,9 +81,9 @@ class Display:
         note = "  (best so far)" if best else ""
         self.say(f"epoch {number}/{total}  train {_brief(train)}  |  val {_brief(val)}{note}")
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, end: str = "\n") -> None:
         """Print a line."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, end=end)
 
     def results(self, title: str, values: Mapping[str, float]) -> None:
         """Print a table of final results, a row per objective."""

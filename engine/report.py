@@ -100,7 +100,7 @@ def _predictions(
     from engine import figures
 
     rest = ""
-    shown = [o for o in task.objectives if o.name in predictions and getattr(o.criterion, "fits", ())]
+    shown = [o for o in task.objectives if o.name in predictions and hasattr(o.criterion, "fits")]
     if len(shown) > MANY:
         rest = f" The {MANY} objectives of {len(shown)} with the largest loss are shown."
         shown = sorted(shown, key=lambda o: -(tested.get(str(ResultKey(o.name, "loss", "test"))) or math.inf))[:MANY]

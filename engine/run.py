@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +27,7 @@ from engine.environment import git_commit, versions
 from engine.optimization import PhaseOptimizer
 from engine.precision import Precision
 from engine.seeding import load_rng_state, rng_state
-from engine.tracking import Tracker
+from engine.tracking import Tracker, make_run_dir
 from tasks import Batch, Splits, Task, create_task
 from tasks.results import with_split
 from tasks.task import Pictures
@@ -117,6 +119,31 @@ def saved_state(folder: Path, saved: Mapping[str, Any]) -> Mapping[str, Any]:
     if "task" in saved or not described.is_file():
         return saved.get("task", {})
     return json.loads(described.read_text(encoding="utf-8"))["learnt"]
+
+
+@contextmanager
+def run_folder(run: Run, name: str) -> Iterator[Path]:
+    """Folder of a run, a new one unless it is resumed; empty again if an error comes before its first step is done.
+
+    Raises ConfigError if it cannot be made, or is not empty.
+    """
+    config, main = run.config, run.processes.main
+    if config.resume:
+        yield Path(config.resume)
+        return
+    chosen = None if config.run_dir is None else Path(config.run_dir)
+    before = chosen is not None and chosen.is_dir()
+    fresh = make_run_dir(name, config.seed, config.run_dir) if main else None
+    folder = run.processes.broadcast(fresh)
+    try:
+        yield folder
+    except BaseException:
+        if main and run.state.step == 0:
+            for path in folder.iterdir():
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            with suppress(OSError):
+                None if before else folder.rmdir()
+        raise
 
 
 def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:

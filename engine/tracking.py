@@ -14,6 +14,7 @@ from engine.arguments import ConfigError
 from engine.checkpoint import saving, write_json, write_text
 from engine.config import LoggerConfig
 from engine.services import start_services
+from engine.words import shell_word
 from tasks.results import with_split
 
 
@@ -24,7 +25,9 @@ def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
     if chosen is not None:
         candidates = [folder := Path(chosen)]
         if folder.is_dir() and any(folder.iterdir()):
-            remedy = f"choose another folder, or continue its run with resume={folder}"
+            remedy = "choose another folder"
+            if (folder / "last.pt").is_file():
+                remedy += f", or continue its run with: python train.py {shell_word('resume', folder)}"
             raise ConfigError(f"run_dir: {folder} is not empty; {remedy}")
     for folder in candidates:
         try:

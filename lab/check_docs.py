@@ -115,6 +115,7 @@ def prepare(copy: Path, written: Mapping[str, str]) -> None:
     write_photos(copy)
     write_fields(copy / "fields")
     write_stones(copy / "stones.csv")
+    write_customers(copy)
 
 
 def write_photos(folder: Path) -> None:
@@ -143,6 +144,22 @@ def write_fields(folder: Path) -> None:
         for name, pixels in pictures.items():
             (folder / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / name / f"{i:03}.{'jpg' if name == 'images' else 'png'}")
+
+
+def write_customers(folder: Path) -> None:
+    """Write the tables of docs/your_own_table.md, one of them without labels."""
+    random = np.random.RandomState(0)
+    rows = []
+    for i in range(440):
+        age, city, year = random.randint(18, 80), random.randint(4), 2019 + random.randint(7)
+        tags = ";".join(tag for tag, least in (("mail", 40), ("vip", 60)) if age > least)
+        churn = "" if random.rand() < 0.08 else ("no", "yes")[int(age + 5 * city > 55)]
+        inputs = [f"C{i:04}", "" if random.rand() < 0.1 else str(age), ("Oslo", "Bergen", "Bodø", "Narvik")[city]]
+        rows.append([*inputs, f"{year}-{1 + i % 12:02}-{1 + i % 28:02}", churn, f"{20 + 2 * age - 5 * city}", tags])
+    names = ["customer", "age", "city", "joined", "churn", "spend", "tags"]
+    for name, part, width in (("customers", rows[:400], 7), ("new_customers", rows[400:], 4)):
+        lines = [",".join(row[:width]) for row in [names, *part]]
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 # ---- the commands ----------------------------------------------------------------------------------------------------

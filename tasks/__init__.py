@@ -17,6 +17,7 @@ from tasks import (
     multi_fashion,
     office,
     rooms,
+    table,
     two_view_fashion,
 )
 from tasks.criteria import CrossEntropy, SquaredError

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -28,6 +28,7 @@ from tasks.file_checks import check_all
 from tasks.task import Batch, DataError, sample_seed
 
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet
+_TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx", ".xls", ".ods", ".parquet")
 _DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 
 
@@ -166,7 +167,10 @@ def _data_errors(what: str, missing: str = "", damaged: str = "") -> Iterator[No
     except FileNotFoundError:
         raise DataError(f"there is no {what}{missing}") from None
     except _DAMAGE as error:
-        raise DataError(f"cannot read {what} ({error}){damaged}") from None
+        reason = str(error)
+        if isinstance(error, UnidentifiedImageError) and what.lower().endswith(_TABLES):
+            reason = "a table or a text, no picture; name a picture, or a folder of pictures"
+        raise DataError(f"cannot read {what} ({reason}){damaged}") from None
 
 
 def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:

@@ -18,7 +18,6 @@ has changed. The pixels of the images are not part of the fingerprint.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,11 +25,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tasks.criteria import CrossEntropy, SquaredError
+from tasks.criteria import Labels as LabelKind
+from tasks.criteria import choose_criteria, create_criterion, criterion_state, default_criterion
 from tasks.image_reading import ImageFiles, View, check_image
-from tasks.metrics import absolute_error, accuracy, macro_f1, r2
+from tasks.metrics import identity
 from tasks.registry import register_task
 from tasks.table_files import (
     MISSING,
@@ -43,6 +43,7 @@ from tasks.table_files import (
     missing_spellings,
     read_table,
 )
+from tasks.table_labels import objective_name
 from tasks.table_splits import PARTS, Shares, check_shares, check_unchanged, difference, fingerprint, split_rows
 from tasks.task import DataError, Objective, Pictures, Split, Splits, Task, TensorData
 
@@ -71,6 +72,7 @@ class ImageTable(Task):
         val_share: Share of the images to validate on.
         test_share: Share of the images to test on.
         split_seed: Seed of the draw.
+        criteria: Label column -> criterion, a name or a mapping with a name and options; see docs/adding.md.
 
     Raises:
         ValueError: A value out of range, or a column named twice.
@@ -93,21 +95,23 @@ class ImageTable(Task):
         val_share: float = 0.15,
         test_share: float = 0.15,
         split_seed: int = 0,
+        criteria: Mapping[str, str | Mapping[str, Any]] | None = None,
     ) -> None:
         self.shares = Shares(val_share, test_share)
         check_shares(self.name, self.shares)
         self.missing, self.similar_classes = missing_spellings(missing), similar_classes
         self.split, self.split_by, self.split_seed = split, split_by, split_seed
         self.csv, self.folder, self.view = csv, folder, View(image_size, fit, flip, crop)
-        self.classification = {_objective_name(column): column for column in classification}
-        self.regression = {_objective_name(column): column for column in regression}
+        self.classification = {objective_name(column): column for column in classification}
+        self.regression = {objective_name(column): column for column in regression}
         self.columns = {**self.classification, **self.regression}
         if len(self.columns) < len(classification) + len(regression):
             raise ValueError("image_table: two label columns have the same name; every objective needs one of its own")
         if {"path", "split"} & {column.casefold() for column in self.columns.values()}:
             raise ValueError("image_table: the columns path and split cannot be label columns")
+        self.chosen = choose_criteria("task.criteria", criteria or {}, self.columns)
         classes: dict[str, tuple[str, ...]] = dict.fromkeys(self.classification, ())
-        self.objectives = self._describe(classes, dict.fromkeys(self.regression, (0.0, 1.0)))
+        self.objectives = self._describe(classes, dict.fromkeys(self.regression, (0.0, 1.0)), {})
 
     def load(self, data_dir: Path) -> Splits:
         """Read the table, look at both ends of every image, and split; ``data_dir`` is not needed."""
@@ -147,10 +151,11 @@ class ImageTable(Task):
                 numbers = table.numbers(column, self.missing, ", or name the column in task.classification")
                 self._check_labels(table, column, ~np.isnan(numbers), parts)
                 measured = float(np.nanmean(numbers[train])), float(np.nanstd(numbers[train]))
-                mean, std = scales[name] = known["scales"].get(name, measured)
+                own = measured if self._criterion(name).standardized else (0.0, 1.0)
+                mean, std = scales[name] = known["scales"].get(name, own)
                 targets[name] = torch.tensor((numbers - mean) / (std or 1), dtype=torch.float32)[:, None]
                 notes.append(describe_numbers(column, numbers))
-                constant, value = std == 0, f"{mean:g}"
+                constant, value = measured[1] == 0, f"{measured[0]:g}"
             if constant and not self._state:
                 raise DataError(
                     f"image_table: in {table.source} every training image has {column} {value}, so there is nothing to learn; "
@@ -174,12 +179,14 @@ class ImageTable(Task):
 
         seen = known.get("table") or fingerprint(table, self._fingerprinted(table))
         state = {"classes": classes, "scales": scales, "table": seen}
+        if self.chosen:
+            state["criteria"] = known.get("criteria") or self._fitted(table, classes, targets, train)
         return Splits(*map(part_of, PARTS), state=state, notes=tuple(notes))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the names of the classes, and mean and deviation of the numbers."""
         super().load_state_dict(state)
-        self._update_objectives(self._describe(state["classes"], state["scales"]))
+        self._update_objectives(self._describe(state["classes"], state["scales"], state.get("criteria", {})))
 
     def preprocess(self, path: Path) -> TensorData:
         """One image."""
@@ -208,22 +215,48 @@ class ImageTable(Task):
         return {"Images of the test split: prediction, and the true label in brackets.": figure}
 
     def _describe(
-        self, classes: Mapping[str, Sequence[str]], scales: Mapping[str, Sequence[float]]
+        self,
+        classes: Mapping[str, Sequence[str]],
+        scales: Mapping[str, Sequence[float]],
+        criteria: Mapping[str, Mapping[str, Any]],
     ) -> tuple[Objective, ...]:
-        """Set ``info``; an objective per class list and per (mean, deviation) of numbers."""
-        heads = {"classifiers": {name: len(names) for name, names in classes.items()}}
-        regressors = dict.fromkeys(self.regression, 1)
-        self.info = {"in_channels": 3, "image_size": self.view.size, **heads, "regressors": regressors}
+        """Set ``info``; an objective per class list and per (mean, deviation) of numbers.
+
+        ``criteria`` are those fitted to the labels of training, by name and arguments.
+        """
+        heads: dict[str, dict[str, int]] = {"classifiers": {}, "regressors": {}}
         objectives = []
-        for name, names in classes.items():
-            count = max(len(names), 2)  # their names are only known once the table is read
-            metrics = {"accuracy": accuracy(count), "macro_f1": macro_f1(count)}
-            objectives.append(Objective(name, CrossEntropy(tuple(names)), metrics))
-        for name, (mean, std) in scales.items():
-            inverse = partial(_destandardize, mean=mean, std=std)
-            metrics, unit = {"r2": r2(), "mae": absolute_error(inverse)}, f"{self.regression[name]}, standardised"
-            objectives.append(Objective(name, SquaredError(unit), metrics, inverse))
+        for name in (*classes, *scales):
+            criterion = (
+                create_criterion(**criteria[name]) if name in criteria else self._criterion(name, classes.get(name, ()))
+            )
+            mean, std = scales.get(name, (0.0, 1.0))
+            inverse = identity if name in classes else partial(_destandardize, mean=mean, std=std)
+            heads["classifiers" if name in classes else "regressors"][name] = criterion.outputs
+            objectives.append(Objective(name, criterion, criterion.metrics(inverse), inverse))
+        self.info = {"in_channels": 3, "image_size": self.view.size, **heads}
         return tuple(objectives)
+
+    def _criterion(self, name: str, classes: Sequence[str] = ()) -> Any:
+        """The criterion of an objective, not yet fitted. Raises ValueError if it does not fit it."""
+        labels: LabelKind = "classes" if name in self.classification else "number"
+        choice = self.chosen.get(name) or default_criterion(f"task.criteria.{name}", labels)
+        unit = f"{self.columns[name]}, standardised" if choice.standardized else self.columns[name]
+        return choice.build(labels, classes=tuple(classes), unit=unit)
+
+    def _fitted(
+        self, table: TextTable, classes: Mapping[str, Sequence[str]], targets: Mapping[str, Tensor], train: np.ndarray
+    ) -> dict[str, Any]:
+        """Name and arguments of the chosen criteria, with what they take from the training labels."""
+        try:
+            return {
+                name: criterion_state(
+                    choice.fit(self._criterion(name, classes.get(name, ())), targets[name][torch.from_numpy(train)])
+                )
+                for name, choice in self.chosen.items()
+            }
+        except ValueError as error:
+            raise DataError(f"image_table: {table.source}: {error}") from None
 
     # ---- the table -------------------------------------------------------------------------------------------------
 
@@ -253,9 +286,10 @@ class ImageTable(Task):
 
     def _fingerprinted(self, table: TextTable) -> list[str]:
         """Names of the columns that training depends on."""
-        split = table.find("split") or (self.split_by and self.split not in ("random", "position") and self.split_by)
-        wanted = ["path", *([split] if split else []), *self.columns.values()]
-        return list(dict.fromkeys(map(table.column, wanted)))
+        by = self.split_by if self.split not in ("random", "position") else None
+        wanted = ["path", "split" if table.find("split") else by, *self.columns.values()]
+        found = [table.find(name) for name in wanted if name is not None]
+        return list(dict.fromkeys(name for name in found if name is not None))
 
     def _root(self, table: TextTable) -> Path:
         """Where the paths start."""
@@ -275,7 +309,7 @@ class ImageTable(Task):
                 path = os.path.normpath(os.path.join(root, cell.replace("\\", "/")))
             if os.path.basename(path).startswith("._"):
                 raise table.error(row, f"{cell} has attributes of macOS, and no picture; remove the line")
-            inside = os.path.relpath(path, root) if path.startswith(os.path.join(root, "")) else path
+            inside = path.removeprefix(os.path.join(root, ""))
             first = rows.setdefault(_identity(path), row)
             if first != row:
                 line = first + 1 if table.lines is None else table.lines[first]
@@ -346,23 +380,18 @@ def _identity(path: str) -> object:
     return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
 
 
-def _objective_name(column: str) -> str:
-    """The column's name as a key: results are <objective>/<metric>, and heads are modules."""
-    name = re.sub(r"\W", "_", column)
-    return f"{name}_" if hasattr(nn.ModuleDict(), name) else name
-
-
 def _destandardize(values: Tensor, mean: float, std: float) -> Tensor:
     return values * std + mean
 
 
 def _caption(objective: Objective, output: Tensor, label: Tensor) -> str:
     """``objective: prediction (label)``."""
-    if isinstance(objective.criterion, CrossEntropy):
-        classes = objective.criterion.classes
-        predicted, actual = classes[int(output.argmax())], classes[int(label)] if label >= 0 else "unknown"
+    criterion: Any = objective.criterion
+    cell = criterion.decode("", output[None], objective.inverse_transform)[""][0]
+    predicted = f"{cell:.3g}" if isinstance(cell, float) else cell
+    if criterion.kind == "classification":
+        actual = criterion.classes[int(label)] if label >= 0 else "unknown"
     else:
-        predicted = f"{objective.inverse_transform(output).item():.3g}"
         actual = "unknown" if label.isnan() else f"{objective.inverse_transform(label).item():.3g}"
     # a dollar sign would begin a formula
     return f"{objective.name}: {predicted} ({actual})".replace("$", r"\$")

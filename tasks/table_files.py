@@ -449,7 +449,7 @@ def _check_file(path: str | Path, owner: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        raise DataError(f"{owner}: there is no file {path}") from None
+        raise DataError(f"{owner}: there is no file {path}; check its name, and where it counts from") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{owner}: cannot read {path} ({getattr(error, 'strerror', None) or error})") from None
     if stat.S_ISDIR(mode):

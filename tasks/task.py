@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from tasks.criteria import Criterion, CrossEntropy
+from tasks.criteria import Criterion, decode_output
+from tasks.metrics import MetricSpec, identity
 from tasks.results import ResultKey
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torchmetrics import Metric
 
 
 class DataError(RuntimeError):
@@ -112,31 +112,6 @@ class Splits:
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
-def identity(values: Tensor) -> Tensor:
-    """The same values."""
-    return values
-
-
-@dataclass(frozen=True)
-class MetricSpec:
-    """A metric of one objective.
-
-    Args:
-        make: Makes a fresh torchmetrics Metric.
-        transform: Applied to predictions and to labels first, e.g. to convert them to another unit.
-        higher_is_better: The direction, if it is to be known without making a metric; ``None``: that of the metric.
-    """
-
-    make: Callable[[], Metric]
-    transform: Callable[[Tensor], Tensor] = identity
-    higher_is_better: bool | None = None
-
-    @property
-    def direction(self) -> bool:
-        """Whether higher is better."""
-        return bool(self.make().higher_is_better if self.higher_is_better is None else self.higher_is_better)
-
-
 @dataclass(frozen=True)
 class Objective:
     """One named scalar loss with its metrics.
@@ -145,13 +120,15 @@ class Objective:
         name: Names the loss, and the model's output.
         criterion: The loss.
         metrics: Metrics by name.
-        inverse_transform: Converts outputs from the unit of the training targets to that of the data.
+        inverse_transform: Converts numbers from the unit of the training targets to that of the data.
+        unit: That of the data, for figures; they show the training targets if it is empty.
     """
 
     name: str
     criterion: Criterion
     metrics: Mapping[str, MetricSpec]
     inverse_transform: Callable[[Tensor], Tensor] = identity
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,12 +140,14 @@ class Prediction:
         maps: Name -> numbers (N, H, W) or (N, H, W, 3).
         pictures: Rendering of some of the maps: bytes of the same shape, gray or colored.
         legends: Name of a map -> the table that explains it, column -> values.
+        own: Columns of the user's table, which come before the cells.
     """
 
     cells: Mapping[str, Sequence[str | float]] = field(default_factory=dict)
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
     legends: Mapping[str, Mapping[str, Sequence[str | int]]] = field(default_factory=dict)
+    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def sample_seed(*key: int) -> int:
@@ -227,7 +206,13 @@ class Task:
             return self.prior_losses(splits)
         if name == "classification":
             return tuple(o.name for o in self.objectives if o.criterion.kind == "classification")
+        if name == "categories":  # which few tasks have
+            return self.info.get(name, ())
         return self.info[name]
+
+    def for_model(self, arguments: Collection[str]) -> Self:
+        """The task as :meth:`auto_value` describes it to a model with these arguments."""
+        return self
 
     # ---- data --------------------------------------------------------------------------------------------------------
 
@@ -351,15 +336,13 @@ class Task:
         """Outputs of a batch, on the CPU, as classes with their probabilities, and as numbers."""
         cells: dict[str, Sequence[str | float]] = {}
         for o in self.objectives:
-            if o.name not in outputs:
-                continue
-            if isinstance(o.criterion, CrossEntropy):
-                probabilities, labels = outputs[o.name].softmax(1).max(1)
-                cells[o.name] = [o.criterion.classes[label] for label in labels.tolist()]
-                cells[f"{o.name}_probability"] = probabilities.tolist()
-            else:
-                cells[o.name] = o.inverse_transform(outputs[o.name]).flatten().tolist()
+            if o.name in outputs:
+                cells |= decode_output(o.criterion, o.name, outputs[o.name], o.inverse_transform)
         return Prediction(cells)
+
+    def annotate(self, data: TensorData, prediction: Prediction) -> Prediction:
+        """The prediction for what :meth:`preprocess` read, with columns of the file itself."""
+        return prediction
 
     def pictures(self, model: Any, split: Split) -> Pictures:
         """Sample predictions for the report. ``model`` is in eval mode."""

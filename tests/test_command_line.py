@@ -14,6 +14,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import train
+from engine.words import quoted
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ("trainer.device=cpu", "trainer.batch_size=64", "logger.tensorboard=false")
@@ -109,6 +110,26 @@ MISTAKES = {
     "model.classifiers={colour: 5}": "but task diamonds has ('cut', 'price')",
     "resume=nowhere": "there is no nowhere/last.pt",
     "trainer.epochs=[1": "cannot read",
+    "lr=0.1": "did you mean optimizer.lr?",
+    "epochs=3": "did you mean trainer.epochs?",
+    "batch_size=8": "did you mean trainer.batch_size?",
+    "trainer.lr=1": "did you mean optimizer.lr?",
+    "model.lr=1": "did you mean optimizer.lr?",
+    "+trainer.optimizer=adam": "did you mean optimizer?",
+    "learning_rate=1": "did you mean optimizer.lr?",
+    "gradient_clip_val=1": "did you mean trainer.max_grad_norm?",
+    "csv=stones.csv": "did you mean task.csv?",
+    "scheduler=cosine": "write scheduler.name=cosine",
+    "optimizer=lamb": "write optimizer.name=lamb",
+    "trainer=3": "trainer is a section",
+    "model=null": "model is a section",
+    "diamonds": "such as task=diamonds",
+    "epochs": "such as epochs=...",
+    "balancer=pcgrad,mgda": "python train.py -m balancer=pcgrad,mgda",
+    "--epochs": "write trainer.epochs=..., without dashes",
+    "--trainer.epochs": "write trainer.epochs=..., without dashes",
+    "--learning-rate=0.1": "write optimizer.lr=0.1, without dashes",
+    "--verbose": "settings are key=value words, without dashes",
     "trainer.accumulate=4": "trainer.accumulate was renamed to trainer.grad_accum_steps",
     "+trainer.accumulate=4": "trainer.accumulate was renamed to trainer.grad_accum_steps",
     "trainer.clip_norm=1": "trainer.clip_norm was renamed to trainer.max_grad_norm",
@@ -128,6 +149,31 @@ MISTAKES = {
 def test_mistake_is_one_line_that_helps(fails, stones, override):
     data = () if override.startswith("resume") else (f"task.csv={stones}",)
     assert MISTAKES[override] in fails(*data, override)
+
+
+def test_option_of_other_programs_names_the_key_and_the_value(fails):
+    assert "write trainer.epochs=3, without dashes" in fails("--epochs", "3")
+
+
+def test_option_between_keys_is_one_line_that_names_its_place(fails):
+    assert "train.py --config-dir ..." in fails("seed=1", "--config-dir", "extra", "trainer.epochs=1")
+
+
+NAMES = ("a,b.csv", "a=b.csv", "a#b.csv", "a[1].csv", "a{b}.csv", "(1).csv", "~a.csv", "größe.csv", "山.csv")
+NAMES += ("it's, too.csv", 'a "b", c.csv', "a:b\\c,d.csv", "ends\\")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_advice_about_a_name_with_special_characters_works(fails, name):
+    given = f"task.csv={name}"
+    try:
+        (word,) = shlex.split(quoted(given))
+        told = fails(given)
+        if "no file" not in told:  # some names need no quotes
+            assert f" {quoted(given)}" in told
+        assert f"no file {name};" in fails(word)
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def test_seed_too_large_for_the_generators_is_one_line(fails, stones):
@@ -192,7 +238,7 @@ TOLD = {
     "empty": "has no column 'carat'",
     "a header alone": "too few",
     "too few stones": "49",
-    "not text": "damaged",
+    "not text": "has zero bytes and is no text",
     "garbage as xz": "damaged",
     "half an xz": "damaged",
     "an open quote": "stones.csv",

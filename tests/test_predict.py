@@ -343,6 +343,42 @@ def test_pictures_that_would_overwrite_each_other_are_refused(run_of, tmp_path, 
     assert "would be written to the same files" in told(capsys, f"run={run_of('images')}", f"input={tmp_path}")
 
 
+def test_pictures_that_cannot_be_read_are_listed_and_the_others_predicted(run_of, tmp_path, capsys):
+    for name in ("a.png", "b.gif", "c.ppm", "d.tiff", "below/e.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 12), (200, 0, 0)).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "labels.csv").write_text("path\n")
+    (tmp_path / "._a.png").write_bytes(b"attributes of macOS")
+    with pytest.raises(SystemExit) as ended:
+        predict.main([f"run={run_of('images')}", f"input={tmp_path}", f"output={tmp_path / 'out'}"])
+    assert ended.value.code == 1
+    out, error = capsys.readouterr()
+    found = {row["file"] for row in rows(tmp_path / "out/predictions.csv")}
+    assert found == {"a.png", "b.gif", "c.ppm", "d.tiff", "below/e.jpg"}
+    assert "left out, as they are no pictures: labels.csv\n" in out
+    assert error.startswith("error: 2 of 7 files have no prediction: cannot read image ")
+    assert "broken.png" in error
+    assert "empty.jpg" in error
+    for path in (*tmp_path.glob("?.*"), tmp_path / "below/e.jpg"):
+        path.unlink()
+    assert "cannot read image" in told(
+        capsys, f"run={run_of('images')}", f"input={tmp_path}", f"output={tmp_path / 'none'}"
+    )
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_table_given_to_a_model_of_pictures_and_the_reverse(run_of, tmp_path, capsys):
+    (tmp_path / "stones.csv").write_text("carat\n1\n")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    message = told(capsys, f"run={run_of('images')}", f"input={tmp_path / 'stones.csv'}")
+    assert "stones.csv (a table or a text, no picture; name a picture, or a folder of pictures)" in message
+    assert "photo.png is a picture, no text" in told(
+        capsys, f"run={run_of('table')}", f"input={tmp_path / 'photo.png'}"
+    )
+
+
 def test_help_shows_the_commands(capsys):
     with pytest.raises(SystemExit) as ended:
         predict.main(["--help"])

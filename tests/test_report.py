@@ -42,6 +42,25 @@ def run_briefly(path, stones, *overrides):
     train.run(engine.compose([f"task.csv={stones}", f"run_dir={path}", *short, *overrides]))
 
 
+def test_names_of_any_letters_and_length_are_shown(recwarn):
+    names = ["_minus", "\N{CJK UNIFIED IDEOGRAPH-732B}", "x" * 45 + "y" * 45, "plain"]
+    lines = figures.curves("loss", {name: ([1, 2, 3], [1.0, i, 2.0]) for i, name in enumerate(names)}, "epoch")
+    (axes,) = lines.axes
+    shown = [text.get_text().strip() for text in axes.get_legend().get_texts()]
+    assert shown == [
+        "_minus",
+        "\N{CJK UNIFIED IDEOGRAPH-732B}",
+        "x" * 14 + "\N{HORIZONTAL ELLIPSIS}" + "y" * 13,
+        "plain",
+    ]
+    table = figures.confusion("n" * 90, np.array([0, 1, 2, 3]), np.array([0, 1, 2, 3]), names)
+    assert max(len(text.get_text()) for text in table.axes[0].get_xticklabels()) == 28
+    assert len(table.axes[0].get_title("left")) == 64
+    for figure in (lines, table):
+        figures.data_uri(figure, crop=True)
+    assert not recwarn.list
+
+
 @pytest.fixture(scope="module")
 def page(folder):
     return (folder / "report.html").read_text(encoding="utf-8")

@@ -10,6 +10,8 @@ from PIL import Image
 
 import engine
 import train
+from tasks import CrossEntropy, Objective, SquaredError, Task, TensorData
+from tasks.criteria import MultiLabel
 from tests.tiny_runs import stop_after
 
 SHORT = ["trainer.batch_size=4", "trainer.max_steps=12", "trainer.log_every=1", "trainer.device=cpu", "seed=1"]
@@ -95,3 +97,25 @@ def test_resume_with_sparse_labels_is_exact(overrides, tmp_path, monkeypatch):
 def test_a_run_with_sparse_labels_has_a_report(overrides, tmp_path):
     trained(overrides, tmp_path / "run", "balancer=pcgrad")
     assert (tmp_path / "run/report.html").is_file()
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_objectives_that_may_be_absent_are_found_whatever_their_criterion_counts(missing):
+    class Labelled(Task):
+        objectives = tuple(
+            Objective(name, criterion, {})
+            for name, criterion in {
+                "weighted": CrossEntropy(("a", "b"), weights=(5.0, 3.0)),
+                "light": CrossEntropy(("a", "b"), weights=(0.1, 0.2)),
+                "tags": MultiLabel(("x", "y")),
+                "number": SquaredError(),
+            }.items()
+        )
+
+    targets = {"weighted": torch.tensor([0, 1, 1]), "tags": torch.ones(3, 2), "number": torch.ones(3, 1)}
+    targets["light"] = targets["weighted"].clone()
+    if missing:
+        for name, values in targets.items():
+            values[1] = -1 if name in ("weighted", "light") else torch.nan
+    found = engine.data.sparse_objectives(Labelled(), TensorData((torch.zeros(3, 1),), targets))
+    assert found == (set(targets) if missing else set())

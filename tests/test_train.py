@@ -211,6 +211,38 @@ def test_folder_with_files_in_it_is_refused_and_left_alone(train_in, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_that_could_not_start_leaves_nothing(train_in, tmp_path, monkeypatch, before):
+    if before:
+        (tmp_path / "run").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", lambda *_: (_ for _ in ()).throw(balancing.BalancingError("too large")))
+        with pytest.raises(balancing.BalancingError, match="step 1: too large"):
+            train_in("run")
+    assert (tmp_path / "run").exists() == before
+    train_in("run", "trainer.max_steps=1")
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_not_to_be_resumed(train_in, tmp_path, monkeypatch):
+    step, done = train.train_step, []
+
+    def fail_later(*arguments):
+        done.append(1)
+        if len(done) == 3:
+            raise balancing.BalancingError("too large")
+        return step(*arguments)
+
+    monkeypatch.setattr(train, "train_step", fail_later)
+    with pytest.raises(balancing.BalancingError, match="step 3: too large"):
+        train_in("a b")
+    with pytest.raises(engine.ConfigError, match=r"a b is not empty; choose another folder$"):
+        train_in("a b")
+    (tmp_path / "a b/last.pt").touch()
+    with pytest.raises(engine.ConfigError) as caught:
+        train_in("a b")
+    assert str(caught.value).endswith(f"""or continue its run with: python train.py 'resume="{tmp_path}/a b"'""")
+
+
 def test_dry_run_writes_nothing(configure, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert train.run(configure("run", "trainer.dry_run=true", "balancer=pcgrad")) == {"status": "dry_run"}

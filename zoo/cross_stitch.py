@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from zoo.base import BaseModel
 from zoo.checks import check_at_least, check_dropout, head_sizes
 from zoo.registry import register_model
-from zoo.tables import mlp, table_info
+from zoo.tables import category_embedding, embed, embedding_network, mlp, table_info
 
 
 def _mix(names: Sequence[str], width: int, own: float) -> nn.ParameterDict:
@@ -67,6 +67,7 @@ class CrossStitch(BaseModel):
         depth: Number of hidden layers, at least 1.
         own: Share in [0, 1] of an objective's own tower in its mix at the start; the others share the rest equally.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
+        categories: For each column of codes, how many codes it has; empty: the model takes numbers alone.
     """
 
     def __init__(
@@ -78,23 +79,30 @@ class CrossStitch(BaseModel):
         depth: int = 4,
         own: float = 0.9,
         dropout: float = 0.0,
+        categories: Sequence[int] = (),
     ) -> None:
         super().__init__()
         sizes = head_sizes("cross_stitch", classifiers, regressors)
-        check_at_least("cross_stitch", 1, in_features=in_features, width=width, depth=depth)
+        check_at_least("cross_stitch", 1, width=width, depth=depth)
         check_dropout("cross_stitch", dropout)
         if not 0 <= own <= 1:
             raise ValueError(f"cross_stitch: own must be in [0, 1], got {own}")
         self.objectives = tuple(sizes)
-        widths = [in_features] + [width] * depth
+        self.categories = tuple(categories)
+        self.embedding, inputs = category_embedding("cross_stitch", in_features, categories)
+        widths = [inputs] + [width] * depth
         self.layers = nn.ModuleList(_Layer(self.objectives, a, b, dropout) for a, b in pairwise(widths))
         # a single tower has nothing to exchange
         self.mixes = nn.ModuleList(_mix(self.objectives, width, own) for _ in range(depth if len(sizes) > 1 else 0))
         self.head = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
 
-    def features(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, codes: Tensor | None = None) -> dict[str, Tensor]:
+        """(B, in_features), and (B, columns) with categories -> one output per objective."""
+        return self.heads(self.features(x, codes))
+
+    def features(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
         """(B, in_features) -> (B, objectives, width), before the last mix."""
-        inputs = dict.fromkeys(self.objectives, x)
+        inputs = dict.fromkeys(self.objectives, embed(self.embedding, x, codes))
         for index, layer in enumerate(self.layers):
             towers = layer(inputs)
             if index + 1 < len(self.layers):
@@ -111,7 +119,8 @@ class CrossStitch(BaseModel):
 
     def networks(self) -> dict[str, nn.Module]:
         """The towers, the mixes (which may need a higher learning rate) and the heads."""
-        return {"towers": self.layers, "mixes": self.mixes, "heads": self.head}
+        own = {"towers": self.layers, "mixes": self.mixes, "heads": self.head}
+        return {**own, **embedding_network(self.embedding)}
 
     def _mixed(self, index: int, name: str, towers: Tensor) -> Tensor:
         return (self._row(index, name) * towers).sum(dim=1) if len(self.mixes) else towers[:, 0]

@@ -19,7 +19,7 @@ Origin: J. Ma et al., "Modeling Task Relationships in Multi-task Learning with M
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from zoo.base import BaseModel
 from zoo.checks import check_at_least, check_dropout, head_sizes
 from zoo.registry import register_model
-from zoo.tables import mlp, table_info, towers
+from zoo.tables import category_embedding, embed, embedding_network, mlp, table_info, towers
 
 
 class Experts(nn.ModuleList):
@@ -56,6 +56,7 @@ class MMoE(BaseModel):
         depth: Number of hidden layers of an expert, at least 1.
         tower_depth: Number of hidden layers between an objective's mixture and its linear output; may be 0.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
+        categories: For each column of codes, how many codes it has; empty: the model takes numbers alone.
     """
 
     def __init__(
@@ -68,19 +69,27 @@ class MMoE(BaseModel):
         depth: int = 3,
         tower_depth: int = 1,
         dropout: float = 0.0,
+        categories: Sequence[int] = (),
     ) -> None:
         super().__init__()
         sizes = head_sizes("mmoe", classifiers, regressors)
-        check_at_least("mmoe", 1, in_features=in_features, experts=experts, width=width, depth=depth)
+        check_at_least("mmoe", 1, experts=experts, width=width, depth=depth)
         check_at_least("mmoe", 0, tower_depth=tower_depth)
         check_dropout("mmoe", dropout)
         self.objectives = tuple(sizes)
-        self.experts = Experts(mlp(in_features, width, depth, dropout) for _ in range(experts))
-        self.gate = nn.ModuleDict({name: nn.Linear(in_features, experts) for name in sizes})
+        self.categories = tuple(categories)
+        self.embedding, inputs = category_embedding("mmoe", in_features, categories)
+        self.experts = Experts(mlp(inputs, width, depth, dropout) for _ in range(experts))
+        self.gate = nn.ModuleDict({name: nn.Linear(inputs, experts) for name in sizes})
         self.head = towers(sizes, width, tower_depth, dropout)
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, codes: Tensor | None = None) -> dict[str, Tensor]:
+        """(B, in_features), and (B, columns) with categories -> one output per objective."""
+        return self.heads(self.features(x, codes))
+
+    def features(self, x: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, in_features) -> outputs of the experts (B, experts, width), and x for the gates."""
+        x = embed(self.embedding, x, codes)
         return self.experts(x), x
 
     def heads(self, features: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -94,4 +103,5 @@ class MMoE(BaseModel):
 
     def networks(self) -> dict[str, nn.Module]:
         """The experts, the gates and the towers, for an optimizer each."""
-        return {"experts": self.experts, "gates": self.gate, "heads": self.head}
+        own = {"experts": self.experts, "gates": self.gate, "heads": self.head}
+        return {**own, **embedding_network(self.embedding)}

@@ -38,7 +38,7 @@ from zoo.base import BaseModel
 from zoo.checks import check_at_least, check_dropout, head_sizes
 from zoo.mmoe import Experts, mixture
 from zoo.registry import register_model
-from zoo.tables import mlp, table_info, towers
+from zoo.tables import category_embedding, embed, embedding_network, mlp, table_info, towers
 
 
 class _Level(nn.Module):
@@ -86,6 +86,7 @@ class PLE(BaseModel):
         depth: Number of hidden layers of an expert, at least 1.
         tower_depth: Number of hidden layers between an objective's last mixture and its linear output; may be 0.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
+        categories: For each column of codes, how many codes it has; empty: the model takes numbers alone.
     """
 
     def __init__(
@@ -100,24 +101,32 @@ class PLE(BaseModel):
         depth: int = 2,
         tower_depth: int = 1,
         dropout: float = 0.0,
+        categories: Sequence[int] = (),
     ) -> None:
         super().__init__()
         sizes = head_sizes("ple", classifiers, regressors)
-        check_at_least("ple", 1, in_features=in_features, levels=levels, width=width, depth=depth)
+        check_at_least("ple", 1, levels=levels, width=width, depth=depth)
         check_at_least("ple", 1, shared_experts=shared_experts, own_experts=own_experts)
         check_at_least("ple", 0, tower_depth=tower_depth)
         check_dropout("ple", dropout)
+        self.categories = tuple(categories)
+        self.embedding, numbers = category_embedding("ple", in_features, categories)
         self.objectives = names = tuple(sizes)
         self.levels = nn.ModuleList(
             _Level(
                 names, inputs, partial(mlp, inputs, width, depth, dropout), own_experts, shared_experts, k == levels - 1
             )
-            for k, inputs in enumerate([in_features] + [width] * (levels - 1))
+            for k, inputs in enumerate([numbers] + [width] * (levels - 1))
         )
         self.head = towers(sizes, width, tower_depth, dropout)
 
-    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, codes: Tensor | None = None) -> dict[str, Tensor]:
+        """(B, in_features), and (B, columns) with categories -> one output per objective."""
+        return self.heads(self.features(x, codes))
+
+    def features(self, x: Tensor, codes: Tensor | None = None) -> tuple[Tensor, ...]:
         """(B, in_features) -> last shared experts (B, shared_experts, width), states of objectives."""
+        x = embed(self.embedding, x, codes)
         common, states = x, [x] * len(self.objectives)
         for level in self.levels[:-1]:
             common, states = level(common, states)
@@ -140,7 +149,7 @@ class PLE(BaseModel):
 
     def networks(self) -> dict[str, nn.Module]:
         """The levels and the towers, for an optimizer each."""
-        return {"levels": self.levels, "heads": self.head}
+        return {"levels": self.levels, "heads": self.head, **embedding_network(self.embedding)}
 
     @property
     def _last(self) -> _Level:

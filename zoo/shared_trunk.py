@@ -17,16 +17,16 @@ Origin: R. Caruana, "Multitask Learning", Machine Learning 1997.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.base import TrunkModel
 from zoo.checks import check_at_least, check_dropout, head_sizes
 from zoo.registry import register_model
-from zoo.tables import table_info
+from zoo.tables import category_embedding, embed, embedding_network, table_info
 
 _NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
 
@@ -53,6 +53,7 @@ class SharedTrunk(TrunkModel):
         depth: Number of hidden layers, at least 1.
         norm: Normalization after each hidden layer.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
+        categories: For each column of codes, how many codes it has; empty: the model takes numbers alone.
     """
 
     def __init__(
@@ -64,10 +65,25 @@ class SharedTrunk(TrunkModel):
         depth: int = 4,
         norm: Literal["batch", "layer", "none"] = "none",
         dropout: float = 0.0,
+        categories: Sequence[int] = (),
     ) -> None:
         sizes = head_sizes("shared_trunk", classifiers, regressors)
-        check_at_least("shared_trunk", 1, in_features=in_features, width=width, depth=depth)
+        check_at_least("shared_trunk", 1, width=width, depth=depth)
         check_dropout("shared_trunk", dropout)
-        widths = [in_features] + [width] * depth
+        embedding, inputs = category_embedding("shared_trunk", in_features, categories)
+        widths = [inputs] + [width] * depth
         trunk = nn.Sequential(*(_block(a, b, norm, dropout) for a, b in pairwise(widths)))
         super().__init__(trunk, {name: nn.Linear(width, size) for name, size in sizes.items()})
+        self.categories, self.embedding = tuple(categories), embedding
+
+    def forward(self, x: Tensor, codes: Tensor | None = None) -> dict[str, Tensor]:
+        """(B, in_features), and (B, columns) with categories -> one output per objective."""
+        return self.heads(self.features(x, codes))
+
+    def features(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
+        """Inputs -> output of the trunk."""
+        return self.trunk(embed(self.embedding, x, codes))
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The trunk, the heads and the embedding, for an optimizer each."""
+        return {**super().networks(), **embedding_network(self.embedding)}

@@ -14,6 +14,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from engine.config import compose, flatten, saved_config
+from engine.words import shell_word
 from tasks.results import ResultKey, without_split
 
 #: Options that do not change what is learned: dotted keys, or how they start.
@@ -111,7 +112,9 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
         else:
             others.append(folder)
     if not finished:
-        raise ComparisonError(f"none of {len(others)} runs is finished; go on with: python train.py resume={others[0]}")
+        raise ComparisonError(
+            f"none of {len(others)} runs is finished; go on with: python train.py {shell_word('resume', others[0])}"
+        )
     return finished, others
 
 

@@ -1,4 +1,4 @@
-"""Losses that mask missing labels, with what goes with them: values for trivial predictions, metrics, heads, cells.
+"""Losses that mask missing labels, with their trivial values, metrics, heads and cells.
 
 >>> create_criterion("huber", delta=0.5)(output, target)
 """

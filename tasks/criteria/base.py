@@ -56,7 +56,7 @@ class NamedCriterion(Criterion, Protocol):
         """Number of outputs of the head, the second dimension of ``output``."""
 
     def fitted(self, target: Tensor) -> NamedCriterion:
-        """The same criterion with what it takes from the training labels (class weights, the mean of counts).
+        """The same with what it takes from the training labels: class weights, the mean of counts.
 
         Raises ValueError for labels that it cannot be used with.
         """
@@ -65,7 +65,10 @@ class NamedCriterion(Criterion, Protocol):
         """Metrics by name; those with a unit are in that of ``inverse_transform``."""
 
     def decode(self, name: str, output: Tensor, inverse_transform: Transform) -> Columns:
-        """Columns of a table for the outputs of objective ``name``; the first has its name, numbers are in user's units."""
+        """Columns of a table for the outputs of objective ``name``, in the unit of the data.
+
+        The first column has the objective's name.
+        """
 
 
 def check_shapes(output: Tensor, target: Tensor) -> None:
@@ -75,7 +78,7 @@ def check_shapes(output: Tensor, target: Tensor) -> None:
 
 
 def check_option(criterion: str, name: str, value: Any, above: float | None = None, least: float = 0.0) -> None:
-    """Raise ValueError unless ``value`` is a number of at least ``least``, or greater than ``above`` if given."""
+    """Raise ValueError unless ``value`` is a number from ``least`` on, or above ``above``."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not (value >= least if above is None else value > above):
         bound = f"of at least {least:g}" if above is None else f"greater than {above:g}"
@@ -116,7 +119,7 @@ def least_loss(loss: Callable[[Tensor], Tensor], start: Tensor) -> float:
 
 
 def decode_output(criterion: Criterion, name: str, output: Tensor, inverse_transform: Transform) -> Columns:
-    """Columns of a table for the outputs of objective ``name``; numbers, if the criterion does not say what they are."""
+    """Columns of a table for outputs; numbers, unless the criterion says what they are."""
     decode = getattr(criterion, "decode", None)
     if decode is not None:
         return decode(name, output, inverse_transform)

@@ -1,4 +1,4 @@
-"""Losses of one class per sample: logits (B, C, ...), integer labels (B, ...); label -1 is missing."""
+"""Losses of one class per sample: logits (B, C, ...), labels (B, ...); -1 is missing."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class CrossEntropy(ClassCriterion):
         return float(-(shares * shares.log()).sum()) * mass
 
     def _smoothed(self, target: Tensor) -> tuple[Tensor, float]:
-        """Shares of the classes that occur in the smoothed labels, and the sum of these relative to the labels."""
+        """Shares of classes that occur in smoothed labels, and their sum relative to the labels."""
         counts, part = self._class_counts(target), self.label_smoothing
         smoothed = counts
         if part:
@@ -169,7 +169,7 @@ class CrossEntropy(ClassCriterion):
 @register_criterion("focal", fits=("classes",))
 @dataclass(frozen=True)
 class Focal(ClassCriterion):
-    """Cross-entropy in which labels count less the surer they are: ``-(1 - p) ** gamma * log p``.
+    """Cross-entropy in which sure labels count less: ``-(1 - p) ** gamma * log p``.
 
     T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, for any number of classes; their alpha are ``weights``.
 
@@ -275,7 +275,7 @@ class DiceCrossEntropy(ClassCriterion):
 @register_criterion("binary_cross_entropy", fits=("classes",))
 @dataclass(frozen=True)
 class BinaryCrossEntropy:
-    """Cross-entropy of one logit (B, 1, ...), that of the second of two classes; label -1 is missing.
+    """Cross-entropy of one logit (B, 1, ...), of the second of two classes; -1 is missing.
 
     Args:
         classes: Names of both classes, in the order of the labels.

@@ -1,4 +1,4 @@
-"""Names of criteria, and their choice by configuration: ``{age: huber}``, ``{age: {name: huber, delta: 1}}``."""
+"""Names of criteria, and their choice by configuration, such as ``{age: huber}``."""
 
 from __future__ import annotations
 
@@ -70,6 +70,11 @@ class CriterionChoice:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def standardized(self) -> bool:
+        """Whether numbers are to be standardized for it."""
+        return _CRITERIA.get(self.name).standardized
+
     def build(self, labels: str, **facts: Any) -> NamedCriterion:
         """The criterion for labels of this kind.
 
@@ -91,7 +96,7 @@ class CriterionChoice:
         return self._made(lambda: criterion(**arguments))
 
     def fit(self, criterion: NamedCriterion, target: Any) -> NamedCriterion:
-        """``criterion`` with what it takes from the training labels. Raises ValueError if it cannot be used with them."""
+        """``criterion`` fitted to the training labels. Raises ValueError if it cannot be."""
         return self._made(lambda: criterion.fitted(target))
 
     def _made(self, make: Callable[[], NamedCriterion]) -> NamedCriterion:
@@ -144,6 +149,6 @@ def default_criterion(key: str, labels: Labels) -> CriterionChoice:
 
 
 def criterion_state(criterion: NamedCriterion) -> dict[str, Any]:
-    """Name and arguments, as JSON can hold them; :func:`create_criterion` makes the criterion from them."""
+    """Name and arguments for :func:`create_criterion`, as JSON can hold them."""
     arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(criterion).items()}  # type: ignore[call-overload]
     return {"name": criterion.name, **arguments}

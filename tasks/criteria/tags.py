@@ -20,7 +20,7 @@ from tasks.metrics import MetricSpec, metric
 @register_criterion("multi_label", fits=("tags",))
 @dataclass(frozen=True)
 class MultiLabel:
-    """Mean binary cross-entropy of logits (B, C, ...) with indicators (B, C, ...) of C tags; NaN is missing.
+    """Binary cross-entropy of logits (B, C, ...) with indicators of C tags; NaN is missing.
 
     Args:
         classes: Names of the tags.
@@ -92,7 +92,7 @@ class MultiLabel:
         return output.sigmoid().movedim(1, -1)[known], target.movedim(1, -1)[known].long()
 
     def metrics(self, inverse_transform: Transform) -> dict[str, MetricSpec]:
-        """F1 over all tags, its mean over tags, and the share of samples of which every tag is right."""
+        """F1 over all tags, its mean over tags, and the share of samples without an error."""
         count = self.outputs
         return {
             "f1": metric("classification.MultilabelF1Score", num_labels=count, average="micro"),

@@ -1,4 +1,4 @@
-"""Losses of numbers: values and targets (B, ...) of the same shape; NaN in the target is missing."""
+"""Losses of numbers: values and targets (B, ...) of the same shape; NaN is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from tasks.metrics import MetricSpec, absolute_error, metric, r2
 
 @dataclass(frozen=True)
 class ValueCriterion:
-    """Base of losses of numbers: masks, metrics and units. A subclass defines :meth:`errors` and :meth:`best_value`.
+    """Base of losses of numbers: masks, metrics and units.
+
+    A subclass defines :meth:`errors` and :meth:`best_value`.
 
     Args:
         unit: What the numbers mean, for axis labels.
@@ -142,7 +144,7 @@ class L1(ValueCriterion):
 @register_criterion("huber", fits=("number", "count"))
 @dataclass(frozen=True)
 class Huber(ValueCriterion):
-    """Half the squared error up to ``delta``, from there on linear: ``delta * (|error| - delta / 2)``.
+    """Half the squared error up to ``delta``, then ``delta * (|error| - delta / 2)``.
 
     P. Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 1964.
 
@@ -259,7 +261,7 @@ class Poisson(ValueCriterion):
     standardized: ClassVar[bool] = False
 
     def fitted(self, target: Tensor) -> Self:
-        """The same with the mean of the counts. Raises ValueError for negative ones, or if all are 0."""
+        """The same with the mean of the counts. Raises ValueError if some are negative or all 0."""
         counts = self._known(target)
         if (counts < 0).any():
             raise ValueError(

@@ -1,5 +1,6 @@
 """Images of one's own: what the table says, what the pictures become, and what is said about mistakes in either."""
 
+import json
 import math
 import pickle
 
@@ -133,6 +134,31 @@ def test_a_line_more_moves_no_image_to_another_part(folder):
     after = task_in(folder).splits()
     for part, grown in zip(before, after, strict=True):
         assert set(part.paths) == set(grown.paths) - {str(folder / "photos/new.png")}
+
+
+def test_groups_stay_together_and_another_table_needs_none(folder):
+    rewrite(
+        folder,
+        lambda lines: [
+            "path,animal,species,weight",
+            *(line.replace("train", f"a{i % 9}") for i, line in enumerate(lines[1:])),
+        ],
+    )
+    rewrite(folder, lambda lines: [line.replace("val", "v").replace("test", "t") for line in lines])
+    task = task_in(folder, split="group", split_by="Animal")
+    groups = [
+        {
+            line.split(",")[1]
+            for line in (folder / "labels.csv").read_text().splitlines()[1:]
+            if line.split(",")[0] in "".join(part.paths)
+        }
+        for part in task.splits()
+    ]
+    assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+    assert "split_by" not in task.splits().notes[-1]
+    assert "drawn (task.split=group by 'Animal', task.split_seed=0)" in task.splits().notes[-1]
+    rewrite(folder, lambda lines: [",".join(line.split(",")[i] for i in (0, 2, 3)) for line in lines])
+    assert len(task.labelled(folder / "labels.csv").test) == 40
 
 
 def test_the_split_of_earlier_versions_is_drawn_by_position(folder):
@@ -469,3 +495,25 @@ def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="8 bits"):
         View(8).pixels(tmp_path / "a.png")
+
+
+def test_criteria_are_chosen_by_column_and_kept(folder):
+    criteria = {"species": {"name": "focal", "weights": "balanced"}, "weight": "poisson"}
+    task = task_in(folder, criteria=criteria)
+    splits = task.splits()
+    species, weight = (objective.criterion for objective in task.objectives)
+    assert (species.name, weight.name) == ("focal", "poisson")
+    assert len(species.weights) == 3
+    known = [10 + i for i in range(20) if i % 5]
+    assert weight.mean == pytest.approx(np.mean(known))
+    assert splits.train.targets["weight"][1].item() == 11  # counts are not standardised
+    other = task_in(folder, criteria=criteria)
+    other.load_state_dict(json.loads(json.dumps(task.state_dict())))
+    assert other.decode({"weight": torch.zeros(1, 1)}).cells["weight"] == pytest.approx([np.mean(known)])
+
+
+def test_a_criterion_for_other_labels_is_refused(folder):
+    with pytest.raises(
+        ValueError, match=r"task\.criteria\.species: huber is for number or count, and these labels are classes"
+    ):
+        task_in(folder, criteria={"species": "huber"})

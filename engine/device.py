@@ -85,7 +85,12 @@ def place_model(model: Any, device: torch.device, trainer: TrainerConfig, proces
         if not able:
             raise ConfigError("trainer.grad_checkpointing=true needs a timm trunk, which this model does not have")
         for module in able:
-            module.set_grad_checkpointing(True)
+            try:
+                module.set_grad_checkpointing(True)
+            except (AssertionError, NotImplementedError, AttributeError):
+                raise ConfigError(
+                    f"trainer.grad_checkpointing=true: {type(module).__name__} of timm cannot do it; leave it out, or choose another trunk"
+                ) from None
     if trainer.batch_size == trainer.grad_accum_steps * processes.size and any(
         isinstance(module, nn.BatchNorm1d) for module in model.modules()
     ):

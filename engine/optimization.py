@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -174,6 +175,10 @@ def _make_optimizer(module: nn.Module, config: OptimizerConfig, lr: float) -> to
     """Torch's Adam or AdamW, or another optimizer of timm."""
     groups = _parameter_groups(module, config)
     extra: dict[str, Any] = {} if config.betas is None else {"betas": tuple(config.betas)}
+    if config.name == "kron" and importlib.util.find_spec("opt_einsum") is None:
+        raise ConfigError(
+            "optimizer.name=kron needs a package, without which it asks for tens of gigabytes: pip install opt_einsum"
+        )
     try:
         if config.name in _FUSED:
             fused = groups[0]["params"][0].device.type in ("cpu", "cuda")

@@ -113,6 +113,7 @@ def prepare(copy: Path, written: Mapping[str, str]) -> None:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_text(content, encoding="utf-8")
     write_photos(copy)
+    write_fields(copy / "fields")
     write_stones(copy / "stones.csv")
     write_customers(copy)
 
@@ -128,6 +129,21 @@ def write_photos(folder: Path) -> None:
         rows.append(f"cats/{i:03}.jpg,{('lynx', 'ocelot')[i % 2]},{sex},{weight}")
     (folder / "photos" / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     shutil.copy(folder / "photos/cats/000.jpg", folder / "photo.jpg")
+
+
+def write_fields(folder: Path) -> None:
+    """Write fields/ with the maps that docs/your_own_maps.md shows."""
+    for i in range(24):
+        random = np.random.RandomState(i)
+        pictures = {
+            "images": random.randint(0, 256, (24, 32, 3), dtype=np.uint8),
+            "ground": random.choice(np.uint8([0, 1, 2, 255]), (24, 32)),
+            "height": random.randint(0, 30000, (24, 32)).astype(np.uint16),
+            "edges": random.choice(np.uint8([0, 255]), (24, 32)),
+        }
+        for name, pixels in pictures.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / name / f"{i:03}.{'jpg' if name == 'images' else 'png'}")
 
 
 def write_customers(folder: Path) -> None:

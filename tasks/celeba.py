@@ -18,7 +18,7 @@ import torch
 
 from balancing.registry import suggestion
 from tasks.criteria import CrossEntropy
-from tasks.image_reading import ImageFiles, View
+from tasks.image_reading import ImageFiles, View, check_images
 from tasks.metrics import metric
 from tasks.registry import register_task
 from tasks.task import DataError, Objective, Splits, Task, TensorData
@@ -85,6 +85,13 @@ class CelebA(Task):
         for name, column in columns.items():
             if column[parts == 0].unique().numel() < 2:
                 raise DataError(f"celeba: {name} is the same for every training image of {attributes}; is it complete?")
+
+        check_images(
+            "celeba",
+            [str(folder / file) for file in files],
+            data_dir / ".checked",
+            "unpack the archive of images again",
+        )
 
         def part(number: int) -> ImageFiles:
             index = torch.from_numpy(parts == number).nonzero().flatten()

@@ -7,14 +7,15 @@ Ids in the label pictures stand for 35 classes, of which public code keeps 19, o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from tasks.map_files import check_depth, check_image, pixels
-from tasks.resampling import Sample
+from tasks.map_files import MapFiles, check_depth, check_image
+from tasks.map_kinds import MapKind
 from tasks.task import DataError
 
 # fmt: off
@@ -33,7 +34,7 @@ CLASSES = tuple(_CLASS_IDS.values())
 CATEGORIES = tuple(_CATEGORY_IDS)
 
 
-class CityscapesFolder:
+def cityscapes_folder(root: Path, split: str, kinds: Mapping[str, MapKind]) -> MapFiles:
     """One split of Cityscapes as it is published.
 
     Depth is the disparity picture / 65535, as in MTAN's files.
@@ -41,59 +42,52 @@ class CityscapesFolder:
     Args:
         root: Holds ``leftImg8bit``, ``gtFine`` and ``disparity``.
         split: ``train`` or ``val``.
-        classes: 19 classes, or 7 categories.
+        kinds: Those of ``segmentation``, 19 classes or 7 categories, and ``depth``.
 
     Raises:
         DataError: A folder has no pictures, or a picture has no labels or no disparity.
     """
-
-    def __init__(self, root: Path, split: str, classes: int) -> None:
-        self.classes = classes
-        self.images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
-        if not self.images:
-            raise DataError(f"{root / 'leftImg8bit' / split} has no <city>/*_leftImg8bit.png; unpack the set again")
-        self._table = np.full(256, -1, np.int16)
-        for index, (first, last) in enumerate(_CATEGORY_IDS.values() if classes == 7 else [(i, i) for i in _CLASS_IDS]):
-            self._table[first : last + 1] = index
-        for image in self.images:
-            for path in self._others(image):
-                if not path.is_file():
-                    raise DataError(f"{path} is missing, but {image} is there; unpack the set again")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, index: int) -> Sample:
-        """Sample number ``index``. Raises DataError naming the file that is damaged."""
-        image = self.images[index]
-        labels, disparity = self._others(image)
-        return {
-            "image": _picture(image, lambda a: check_image(a, 0)),
-            "segmentation": _picture(labels, self._labels, image),
-            "depth": _picture(disparity, lambda a: check_depth(a / np.float32(65535), 0), image),
-        }
-
-    def _labels(self, array: np.ndarray) -> np.ndarray:
-        if array.ndim != 2 or array.dtype != np.uint8 or array.max() > 33:
-            raise ValueError("label ids must be one channel of bytes up to 33")
-        return self._table[array]
-
-    @staticmethod
-    def _others(image: Path) -> list[Path]:
-        """Files of the labels and of the disparity of an image."""
-        root, split, city = image.parents[3], image.parent.parent.name, image.parent.name
-        kinds = {"gtFine": "gtFine_labelIds", "disparity": "disparity"}
-        return [root / key / split / city / image.name.replace("leftImg8bit", kind) for key, kind in kinds.items()]
+    images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
+    if not images:
+        raise DataError(f"{root / 'leftImg8bit' / split} has no <city>/*_leftImg8bit.png; unpack the set again")
+    table = np.full(256, -1, np.int16)
+    categories = len(kinds["segmentation"].classes) == len(CATEGORIES)
+    for index, (first, last) in enumerate(_CATEGORY_IDS.values() if categories else [(i, i) for i in _CLASS_IDS]):
+        table[first : last + 1] = index
+    rows = [{"image": image, **_others(image)} for image in images]
+    for row in rows:
+        for path in row.values():
+            if not path.is_file():
+                raise DataError(f"{path} is missing, but {row['image']} is there; unpack the set again")
+    reads = {"image": _read_image, "segmentation": partial(_read_labels, table=table), "depth": _read_disparity}
+    return MapFiles(rows, reads, kinds)
 
 
-def _picture(path: Path, check: Callable[[np.ndarray], np.ndarray], like: Path | None = None) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            array = check(np.asarray(picture))
-        if like is not None:
-            with Image.open(like) as other:
-                if array.shape[1::-1] != other.size:
-                    raise ValueError(f"it is {pixels(array)} pixels, its image {other.size[1]} x {other.size[0]}")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} is damaged ({error}); unpack the set again") from None
-    return array
+def _read_image(path: Path) -> np.ndarray:
+    return check_image(_picture(path))
+
+
+def _read_labels(path: Path, table: np.ndarray) -> np.ndarray:
+    array = _picture(path)
+    if array.ndim != 2 or array.dtype != np.uint8 or array.max() > 33:
+        raise ValueError("label ids must be one channel of bytes up to 33")
+    return table[array]
+
+
+def _read_disparity(path: Path) -> np.ndarray:
+    return check_depth(_picture(path) / np.float32(65535))
+
+
+def _picture(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def _others(image: Path) -> dict[str, Path]:
+    """Files of the labels and of the disparity of an image."""
+    root, split, city = image.parents[3], image.parent.parent.name, image.parent.name
+    places = {"segmentation": ("gtFine", "gtFine_labelIds"), "depth": ("disparity", "disparity")}
+    return {
+        name: root / folder / split / city / image.name.replace("leftImg8bit", ending)
+        for name, (folder, ending) in places.items()
+    }

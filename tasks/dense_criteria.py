@@ -1,8 +1,11 @@
 """Losses of maps: every pixel is a sample, and pixels without a label are masked.
 
-Segmentation   logits (B, C, H, W), labels (B, H, W)           label -1 is unknown
-DepthError     depths (B, 1, H, W), depths (B, 1, H, W)        depth 0 is unknown
-NormalCosine   directions (B, 3, H, W), normals (B, 3, H, W)   normal (0, 0, 0) is unknown
+Segmentation            logits (B, C, H, W), labels (B, H, W)           label -1 is unknown
+DepthError              depths (B, 1, H, W), depths (B, 1, H, W)        depth 0 is unknown
+NormalCosine            directions (B, 3, H, W), normals (B, 3, H, W)   normal (0, 0, 0) is unknown
+BinaryMap, ShareError   logits (B, 1, H, W), numbers in [0, 1]          NaN is unknown
+
+All but the first are registered for configurations; of classes, those of :mod:`tasks.criteria.classes` are.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from balancing.choices import check_choices
-from tasks.criteria import CrossEntropy, Kind, Weights, check_shapes
+from tasks.criteria import CrossEntropy, Kind, Weights, check_shapes, register_criterion
+from tasks.criteria.base import check_option, masked_mean
+from tasks.criteria.classes import binary_entropy
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ def rarity_weights(labels: Tensor, classes: int, power: float = 0.5) -> list[flo
     return (weights / (weights * share).sum()).tolist()
 
 
+@register_criterion("depth_error", fits=("depth", "disparity"))
 @check_choices()
 @dataclass(frozen=True)
 class DepthError:
@@ -60,13 +67,18 @@ class DepthError:
 
     Args:
         error: ``l1``: absolute error. ``l2``: squared error. ``log_l1``: absolute error of the logarithm, a relative one,
-            for predictions greater than 0.
+            for predictions greater than 0. ``huber``: half the squared error up to ``delta``, from there on linear.
         unit: Of the depths, for axis labels.
+        delta: Of ``huber``, in this unit.
     """
 
-    error: Literal["l1", "l2", "log_l1"] = "l1"
+    error: Literal["l1", "l2", "log_l1", "huber"] = "l1"
     unit: str = "m"
+    delta: float = 1.0
     kind: ClassVar[Kind] = "regression"
+
+    def __post_init__(self) -> None:
+        check_option("depth_error", "delta", self.delta, above=0)
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean over the pixels whose depth is known."""
@@ -85,9 +97,10 @@ class DepthError:
         return float(self._errors(torch.full_like(truth, self.error == "log_l1"), truth).mean())
 
     def constant_loss(self, target: Tensor) -> float:
-        """Loss of the best constant: the median, or the mean for squared errors."""
+        """Loss of the best constant, nearly for ``huber``: the median; the mean for ``l2``."""
         truth = target[target > 0].double()
-        return float(self._errors(truth.mean() if self.error == "l2" else truth.median(), truth).mean())
+        best = truth.mean() if self.error == "l2" else truth.median()
+        return float(self._errors(best.expand_as(truth), truth).mean())
 
     def labelled_pairs(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Depths where they are known."""
@@ -98,9 +111,110 @@ class DepthError:
     def _errors(self, values: Tensor, truth: Tensor) -> Tensor:
         if self.error == "log_l1":
             return (values.log() - truth.log()).abs()
+        if self.error == "huber":
+            return F.huber_loss(values, truth, reduction="none", delta=self.delta)
         return (values - truth).square() if self.error == "l2" else (values - truth).abs()
 
 
+@register_criterion("binary_map", fits=("binary",))
+@dataclass(frozen=True)
+class BinaryMap:
+    """Cross-entropy of a yes or no per pixel, with its logit; NaN in the target is unknown.
+
+    Args:
+        pos_weight: Weight of a pixel that is a yes; edges, which are few, often have 20.
+        unit: Of the output, for model cards.
+    """
+
+    pos_weight: float = 1.0
+    unit: str = "logit, greater than 0 for yes"
+    kind: ClassVar[Kind] = "classification"
+
+    def __post_init__(self) -> None:
+        check_option("binary_map", "pos_weight", self.pos_weight, above=0)
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean in nats over the pixels that are known."""
+        check_shapes(output, target)
+        known, truth = ~target.isnan(), target.nan_to_num(0.0)
+        weight = torch.tensor(self.pos_weight, device=output.device)
+        losses = F.binary_cross_entropy_with_logits(output.float(), truth, reduction="none", pos_weight=weight)
+        return masked_mean(losses, known)
+
+    def num_labels(self, target: Tensor) -> Tensor:
+        """Number of pixels that are known."""
+        return (~target.isnan()).sum()
+
+    def untrained_loss(self, target: Tensor) -> float:
+        """Loss of both equally likely."""
+        share = self._share(target)
+        return math.log(2) * (self.pos_weight * share + 1 - share)
+
+    def constant_loss(self, target: Tensor) -> float:
+        """Loss of the best constant: the entropy of the labels, if both weigh the same."""
+        share = self._share(target)
+        return binary_entropy(self.pos_weight * share, 1 - share)
+
+    def labelled_pairs(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Probability of a yes, and 0 or 1, where it is known."""
+        check_shapes(output, target)
+        known = ~target.isnan()
+        return output[known].sigmoid(), target[known].long()
+
+    def _share(self, target: Tensor) -> float:
+        return float(target[~target.isnan()].double().mean())
+
+
+@register_criterion("share_error", fits=("share",))
+@check_choices()
+@dataclass(frozen=True)
+class ShareError:
+    """Error of a number in [0, 1] per pixel, with its logit; NaN in the target is unknown.
+
+    Args:
+        error: ``l1`` or ``l2``, of the sigmoid of the logit; ``cross_entropy``: that of the number.
+        unit: Of the output, for model cards.
+    """
+
+    error: Literal["l1", "l2", "cross_entropy"] = "l1"
+    unit: str = "logit of a number in [0, 1]"
+    kind: ClassVar[Kind] = "regression"
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean over the pixels that are known."""
+        check_shapes(output, target)
+        known, truth = ~target.isnan(), target.nan_to_num(0.0)
+        return masked_mean(self._errors(output.float(), truth), known)
+
+    def num_labels(self, target: Tensor) -> Tensor:
+        """Number of pixels that are known."""
+        return (~target.isnan()).sum()
+
+    def untrained_loss(self, target: Tensor) -> float:
+        """That of 0.5."""
+        truth = target[~target.isnan()].double()
+        return float(self._errors(torch.zeros_like(truth), truth).mean())
+
+    def constant_loss(self, target: Tensor) -> float:
+        """That of the median, or of the mean if errors are not absolute."""
+        truth = target[~target.isnan()].double()
+        best = truth.median() if self.error == "l1" else truth.mean()
+        return float(self._errors(best.logit(1e-9).expand_as(truth), truth).mean())
+
+    def labelled_pairs(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers in [0, 1] where they are known."""
+        check_shapes(output, target)
+        known = ~target.isnan()
+        return output[known].sigmoid(), target[known]
+
+    def _errors(self, logits: Tensor, truth: Tensor) -> Tensor:
+        if self.error == "cross_entropy":
+            return F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        errors = logits.sigmoid() - truth
+        return errors.square() if self.error == "l2" else errors.abs()
+
+
+@register_criterion("cosine", fits=("normals",))
 @dataclass(frozen=True)
 class NormalCosine:
     """1 - cosine of the angle between directions and normals, both of length 1.

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tasks.cityscapes_files import CATEGORIES, CLASSES, CityscapesFolder
+from tasks.cityscapes_files import CATEGORIES, CLASSES, cityscapes_folder
 from tasks.dense_task import DenseData, DenseTask
-from tasks.map_files import Folder, NpyFolder
+from tasks.file_checks import check_all
+from tasks.map_files import MapFiles, npy_folder, pixels
+from tasks.map_kinds import MapKind
 from tasks.registry import register_task
 from tasks.task import DataError, Splits
 
@@ -48,16 +50,21 @@ class NYUv2(DenseTask):
         rarity: float = 0.0,
         validation: float = 0.1,
     ) -> None:
-        super().__init__(protocol, augment, jitter, NYU_CLASSES, ("segmentation", "depth", "normals"), rarity)
-        self.root, self.validation = root, _share(validation)
+        maps = {
+            "segmentation": MapKind("classes", NYU_CLASSES),
+            "depth": MapKind("depth"),
+            "normals": MapKind("normals"),
+        }
+        super().__init__(protocol, augment, jitter, maps, rarity)
+        self.root, self.validation = root, check_validation(validation)
 
     def load(self, data_dir: Path) -> Splits:
-        """Find the set and count its files."""
+        """Find the set and check its files."""
         places = [Path(self.root)] if self.root else [data_dir / "nyuv2", data_dir / "NYUv2", data_dir]
-        root = _find(self.name, places, ("train/image",), "https://github.com/lorenmt/mtan (NYUv2, 8.5 GB)")
+        root = find_set(self.name, places, ("train/image",), "https://github.com/lorenmt/mtan (NYUv2, 8.5 GB)")
         maps = {"image": "image", "segmentation": "label", "depth": "depth", "normals": "normal"}
-        train, test = (NpyFolder(root / split, maps, len(self.classes)) for split in ("train", "val"))
-        return _splits(self, train, test, self.validation)
+        train, test = (npy_folder(root / split, maps, self.maps) for split in ("train", "val"))
+        return held_out_splits(self, train, test, self.validation, data_dir)
 
 
 @register_task("cityscapes")
@@ -89,46 +96,73 @@ class Cityscapes(DenseTask):
         if min(height, width) < 1:
             raise ValueError(f"cityscapes: height and width must be at least 1, got {height} and {width}")
         names = CATEGORIES if classes == 7 else CLASSES
-        super().__init__(protocol, augment, jitter, names, ("segmentation", "depth"), rarity, inverse_depth=True)
-        self.root, self.size, self.validation = root, (height, width), _share(validation)
+        disparity = MapKind("disparity", unit="disparity / 65535")
+        maps = {"segmentation": MapKind("classes", names), "depth": disparity}
+        super().__init__(protocol, augment, jitter, maps, rarity)
+        self.root, self.size, self.validation = root, (height, width), check_validation(validation)
 
     def load(self, data_dir: Path) -> Splits:
-        """Find the set, in either layout, and count its files."""
+        """Find the set, in either layout, and check its files."""
         places = [Path(self.root)] if self.root else [data_dir / "cityscapes", data_dir / "Cityscapes", data_dir]
         where = "https://github.com/lorenmt/mtan (pre-processed) or https://www.cityscapes-dataset.com (leftImg8bit, gtFine, disparity)"
-        root = _find(self.name, places, ("leftImg8bit/train", "train/image"), where)
-        train: Folder
-        test: Folder
+        root = find_set(self.name, places, ("leftImg8bit/train", "train/image"), where)
         if (root / "leftImg8bit").is_dir():
-            train, test = (CityscapesFolder(root, split, len(self.classes)) for split in ("train", "val"))
+            train, test = (cityscapes_folder(root, split, self.maps) for split in ("train", "val"))
         else:
             train, test = (self._npy(root / split) for split in ("train", "val"))
-        return _splits(self, train, test, self.validation, self.size)
+        return held_out_splits(self, train, test, self.validation, data_dir, self.size)
 
-    def _npy(self, folder: Path) -> NpyFolder:
+    def _npy(self, folder: Path) -> MapFiles:
         # public readers disagree on the name of the labels
-        named = f"label_{len(self.classes)}"
-        label = named if (folder / named).is_dir() or len(self.classes) != 7 else "label"
-        return NpyFolder(folder, {"image": "image", "segmentation": label, "depth": "depth"}, len(self.classes))
+        classes = len(self.maps["segmentation"].classes)
+        named = f"label_{classes}"
+        label = named if (folder / named).is_dir() or classes != 7 else "label"
+        return npy_folder(folder, {"image": "image", "segmentation": label, "depth": "depth"}, self.maps)
 
 
-def _splits(task: DenseTask, train: Folder, test: Folder, share: float, size: tuple[int, int] | None = None) -> Splits:
-    """The last training pictures validate, as neighbors often show the same place."""
+def held_out_splits(
+    task: DenseTask,
+    train: MapFiles,
+    test: MapFiles,
+    share: float,
+    data_dir: Path,
+    size: tuple[int, int] | None = None,
+) -> Splits:
+    """Splits of a set without validation pictures: the last training pictures are taken.
+
+    Neighbors often show the same place, so they are not drawn.
+    Every file is read once. Raises DataError if one is damaged or, without a ``size``, of another size than the first.
+    """
     rows, last = range(len(train)), DenseData(test, range(len(test)), size=size)
     count = max(round(share * len(train)), 1) if share else 0
     if count >= len(train):
         raise DataError(f"{task.name}: {len(train)} training samples are too few to hold out {count} of them")
+    sizes = []
+    for folder in (train, test):
+        files = [list(row.values()) for row in folder.rows]
+        sizes += check_all(files, folder.inspect, data_dir / ".checked", repr(task.maps), f"the files of {task.name}")
+    for found, row in zip(sizes, [*train.rows, *test.rows], strict=True):
+        if size is None and found["size"] != sizes[0]["size"]:
+            raise DataError(
+                f"{task.name}: {row['image']} is {pixels(found['size'])} pixels, but {train.rows[0]['image']} is "
+                f"{pixels(sizes[0]['size'])}; all must have one size: unpack the set again, or use task=maps, which resizes"
+            )
     val = DenseData(train, rows[-count:], size=size) if count else last
     return task.make_splits(DenseData(train, rows[: len(train) - count], task.transform, size), val, last)
 
 
-def _share(validation: float) -> float:
+def check_validation(validation: float) -> float:
+    """The share. Raises ValueError if it is out of range."""
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be in [0, 1), got {validation}")
     return validation
 
 
-def _find(task: str, places: Sequence[Path], marks: Sequence[str], where: str) -> Path:
+def find_set(task: str, places: Sequence[Path], marks: Sequence[str], where: str) -> Path:
+    """The first of ``places`` with one of the folders ``marks``.
+
+    Raises DataError that says where to get the set.
+    """
     for place in places:
         if any((place / mark).is_dir() for mark in marks):
             return place

@@ -19,7 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanAbsolutePercentageError, MeanSquaredError, Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torchmetrics.classification import (
+    BinaryF1Score,
+    BinaryJaccardIndex,
+    MulticlassAccuracy,
+    MulticlassJaccardIndex,
+)
 
 from balancing.choices import check_choices
 from tasks.task import MetricSpec
@@ -168,6 +173,19 @@ def segmentation_metrics(classes: int, protocol: Protocol = "pooled") -> dict[st
         "miou": MetricSpec(partial(MeanIoU, classes, protocol)),
         "pixel_accuracy": MetricSpec(partial(MulticlassAccuracy, classes, average="micro", validate_args=False)),
     }
+
+
+def binary_metrics() -> dict[str, MetricSpec]:
+    """Intersection over union and F1 of the pixels that are a yes."""
+    return {
+        "iou": MetricSpec(partial(BinaryJaccardIndex, validate_args=False)),
+        "f1": MetricSpec(partial(BinaryF1Score, validate_args=False)),
+    }
+
+
+def share_metrics() -> dict[str, MetricSpec]:
+    """Absolute error and RMSE of numbers in [0, 1]."""
+    return {"abs_err": MetricSpec(MeanAbsoluteError), "rmse": MetricSpec(partial(MeanSquaredError, squared=False))}
 
 
 @check_choices()

@@ -1,6 +1,6 @@
-"""Base of tasks with a map per objective: labels, depth, normals.
+"""Base of tasks with a map per objective, such as labels, depth, normals.
 
-folder -> sample (NumPy, checked) -> augmentation (training only) -> Batch((image,), {segmentation, depth, normals})
+folder -> sample (NumPy, checked) -> size -> augmentation (training only) -> Batch((image,), {map: values})
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tasks.criteria import Criterion
-from tasks.dense_criteria import DepthError, NormalCosine, Segmentation, rarity_weights
+from balancing.registry import suggestion
+from tasks.dense_criteria import rarity_weights
 from tasks.image_reading import read_pixels
 from tasks.map_files import Folder, check_image
-from tasks.resampling import Sample, planes, resize_sample
-from tasks.task import Batch, DataError, Objective, Pictures, Prediction, Split, Splits, Task, TensorData, sample_seed
+from tasks.map_kinds import MapKind, model_info
+from tasks.resampling import Sample, crop_sample, planes, resize_sample
+from tasks.task import Batch, DataError, Pictures, Prediction, Split, Splits, Task, TensorData, sample_seed
 
 Augment = Callable[[Sample, int], Sample]  # with a seed
 
@@ -33,6 +34,8 @@ class DenseData(Dataset[Batch]):
         rows: Which of them.
         augment: Applied with a seed that follows from ``set_epoch`` and the row; ``None`` for none.
         size: Height and width to bring everything to; ``None`` leaves it.
+        crop: Keep the middle of samples of another shape, which are distorted otherwise.
+        unlabelled: Rows, one for each map that may be missing, that lack a map.
     """
 
     def __init__(
@@ -41,8 +44,11 @@ class DenseData(Dataset[Batch]):
         rows: Sequence[int],
         augment: Augment | None = None,
         size: tuple[int, int] | None = None,
+        crop: bool = False,
+        unlabelled: Sequence[int] = (),
     ) -> None:
-        self.folder, self.rows, self.augment, self.size = folder, rows, augment, size
+        self.folder, self.rows, self.augment, self.size, self.crop = folder, rows, augment, size, crop
+        self.unlabelled = tuple(unlabelled)
         self._seed, self._epoch = 0, 0
         self._references: dict[tuple[int, ...], dict[str, Tensor]] = {}
 
@@ -62,7 +68,7 @@ class DenseData(Dataset[Batch]):
             raise IndexError(f"no sample {index} among {len(self.rows)}")
         sample = self.folder.read(self.rows[index])
         if self.size is not None:
-            sample = resize_sample(sample, *self.size)
+            sample = (crop_sample if self.crop else resize_sample)(sample, *self.size)
         if augment is not None:
             sample = augment(sample, sample_seed(self._seed, self._epoch, index))
         image = _tensor(planes(sample.pop("image")))
@@ -71,12 +77,13 @@ class DenseData(Dataset[Batch]):
     def reference_targets(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
         """Labels of at most 64 samples, evenly spread over ``indices``, thinned and not augmented.
 
-        They are enough for a mean over pixels.
+        They are enough for a mean over pixels. One without labels is among them for each map that some samples lack.
         """
-        rows = tuple(indices[i] for i in torch.linspace(0, len(indices) - 1, min(64, len(indices))).long().tolist())
+        spread = [indices[i] for i in torch.linspace(0, len(indices) - 1, min(64, len(indices))).long().tolist()]
+        rows = tuple(dict.fromkeys([*spread, *(row for row in self.unlabelled if row in indices)]))
         if rows not in self._references:
             samples = [self.get(row).targets for row in rows]
-            step = max(min(samples[0]["segmentation"].shape) // 96, 1)
+            step = max(min(next(iter(samples[0].values())).shape[-2:]) // 96, 1)
             self._references[rows] = {
                 name: torch.stack([sample[name][..., ::step, ::step] for sample in samples]) for name in samples[0]
             }
@@ -95,9 +102,9 @@ class DenseTask(Task):
     Arguments that are not named here are those of :class:`tasks.rooms.Rooms`.
 
     Args:
-        classes: Names of the classes.
-        maps: Objectives among ``segmentation``, ``depth`` and ``normals``.
-        inverse_depth: Depth is a disparity.
+        maps: What each map holds; the names are those of the objectives.
+        mirror: Probability of mirroring a training picture.
+        criteria: Map -> criterion, a name or a mapping with a name and options, where it is not the usual one.
     """
 
     def __init__(
@@ -105,40 +112,50 @@ class DenseTask(Task):
         protocol: Literal["pooled", "mtan"],
         augment: bool,
         jitter: float,
-        classes: Sequence[str],
-        maps: Sequence[str],
+        maps: Mapping[str, MapKind],
         rarity: float = 0.0,
-        inverse_depth: bool = False,
         zoom: bool = True,
+        mirror: float = 0.5,
+        criteria: Mapping[str, Any] | None = None,
     ) -> None:
-        # torchmetrics and albumentations take a while to import
-        from tasks.dense_metrics import depth_metrics, normal_metrics, segmentation_metrics
-        from tasks.joint_transforms import JointTransform
+        from tasks.joint_transforms import JointTransform  # albumentations takes a while to import
 
         if not 0 <= rarity <= 1:
             raise ValueError(f"{self.name}: rarity must be in [0, 1], got {rarity}")
-        self.protocol, self.classes, self.rarity = protocol, tuple(classes), rarity
-        self.info = {"in_channels": 3, "segmentation_classes": len(self.classes), "maps": tuple(maps)}
-        depth = DepthError(unit="disparity / 65535" if inverse_depth else "m")
-        objectives: dict[str, tuple[Criterion, Any]] = {
-            "segmentation": (Segmentation(self.classes), segmentation_metrics(len(self.classes), protocol)),
-            "depth": (depth, depth_metrics(protocol)),
-            "normals": (NormalCosine(), normal_metrics(protocol)),
-        }
-        self.objectives = tuple(Objective(name, *objectives[name]) for name in maps)
+        self.protocol, self.maps, self.rarity = protocol, dict(maps), rarity
+        self.info = model_info(self.maps)
+        for name in criteria or {}:
+            if name not in self.maps:
+                raise ValueError(
+                    f"task.criteria names {name!r}, which is no map; {suggestion(name, self.maps, 'these are {}')}"
+                )
+        chosen = criteria or {}
+        self.objectives = tuple(kind.objective(name, protocol, chosen.get(name)) for name, kind in self.maps.items())
         try:
             zooms = (1.0, 1.2, 1.5) if zoom else (1.0,)
-            transform = JointTransform(zooms, jitter=jitter, inverse_depth=inverse_depth, protocol=protocol)
+            kinds = {name: kind.kind for name, kind in self.maps.items()}
+            transform = JointTransform(kinds, zooms, mirror, jitter, protocol)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         self.transform = transform if augment else None
 
+    def auto_value(self, name: str, splits: Splits) -> Any:
+        """As for all tasks; ``image_size`` is height and width."""
+        return tuple(splits.state["size"]) if name == "image_size" else super().auto_value(name, splits)
+
     def make_splits(self, train: DenseData, val: DenseData, test: DenseData) -> Splits:
         """Splits whose state is the size of the pictures, and the class weights by rarity."""
-        state: dict[str, Any] = {"size": list(val[0].inputs[0].shape[-2:])}
-        if self.rarity > 0:
-            labels = train.reference_targets(range(len(train)))["segmentation"]
-            state["class_weights"] = rarity_weights(labels, len(self.classes), self.rarity)
+        state: dict[str, Any] = {"size": list(val[0].inputs[0].shape[-2:]), "class_weights": {}}
+        for o in self.objectives:
+            criterion: Any = o.criterion
+            if self.maps[o.name].kind != "classes":
+                continue
+            if criterion.weights == "balanced":
+                labels = train.reference_targets(range(len(train)))[o.name]
+                state["class_weights"][o.name] = list(criterion.fitted(labels).weights)
+            elif self.rarity > 0 and criterion.weights is None:
+                labels = train.reference_targets(range(len(train)))[o.name]
+                state["class_weights"][o.name] = rarity_weights(labels, len(criterion.classes), self.rarity)
         return Splits(train, val, test, state=state)
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,27 +165,31 @@ class DenseTask(Task):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resize new pictures to this size; weigh classes, if the state has their weights."""
         super().load_state_dict(state)
-        if "class_weights" in state:
-            criterion = Segmentation(self.classes, tuple(state["class_weights"]))
-            self._update_objectives(
-                replace(o, criterion=criterion) for o in self.objectives if o.name == "segmentation"
-            )
+        weights = state.get("class_weights", {})
+        self._update_objectives(
+            replace(o, criterion=replace(o.criterion, weights=tuple(weights[o.name])))  # type: ignore[type-var]
+            for o in self.objectives
+            if o.name in weights
+        )
 
     def preprocess(self, path: Path) -> TensorData:
         """A picture, or an .npy file like those of the sets."""
         try:
             pixels = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_pixels(path, 3)
-            image = check_image(pixels, 0)
+            image = check_image(pixels)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"cannot read {path} ({error})") from None
-        sample = resize_sample({"image": image}, *self._state.get("size", image.shape[:2]))
-        return TensorData((_tensor(planes(sample["image"]))[None],), {})
+        return self.as_input(resize_sample({"image": image}, *self._state.get("size", image.shape[:2]))["image"])
+
+    def as_input(self, image: np.ndarray) -> TensorData:
+        """An image (H, W, 3) in [0, 1] as the only sample."""
+        return TensorData((_tensor(planes(image))[None],), {})
 
     def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
-        """Labels, depths in the unit of the set, normals; and their colors."""
+        """Labels, shares, depths in the unit of the set, normals; and their colors."""
         from tasks.dense_pictures import decode
 
-        return decode({o.name: outputs[o.name] for o in self.objectives}, self.classes)
+        return decode({o.name: outputs[o.name] for o in self.objectives}, self.maps)
 
     def pictures(self, model: Any, split: Split) -> Pictures:
         """Image, prediction and truth of four samples."""
@@ -181,5 +202,5 @@ class DenseTask(Task):
             {name: value[0].float().cpu() for name, value in model(batch.inputs[0][None].to(device)).items()}
             for batch in samples
         ]
-        names = [objective.name for objective in self.objectives]
-        return {"Image, then prediction and truth of each map.": compare(samples, outputs, names, len(self.classes))}
+        maps = {objective.name: self.maps[objective.name] for objective in self.objectives}
+        return {"Image, then prediction and truth of each map.": compare(samples, outputs, maps)}

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from balancing.choices import check_choices
+from tasks.file_checks import check_all
 from tasks.task import Batch, DataError, sample_seed
 
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet
-_ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx", ".xls", ".ods", ".parquet")
 _DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 
@@ -101,15 +101,32 @@ class ImageFiles(Dataset[Batch]):
 
 
 def check_image(path: str | Path) -> None:
-    """Raise DataError if the file is missing, does not begin like an image, or is truncated.
+    """Raise DataError if the file is missing, is no image of 8 bits a pixel, or is truncated.
 
-    Pixels are decoded only if its end is not that of its format.
+    The checksums of a PNG are compared. Otherwise pixels are decoded only if the end is not that of the format, or it has none.
     """
     with _data_errors(f"image {path}"), Image.open(path) as image, open(path, "rb") as file:
-        ending = _ENDINGS.get(image.format or "", b"")
+        if image.mode.startswith(("I", "F")):
+            raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
+        if image.format == "PNG":
+            image.verify()
+            return
         file.seek(max(os.path.getsize(path) - 64, 0))
-        if ending not in file.read():
+        if image.format != "JPEG" or b"\xff\xd9" not in file.read():
             image.load()  # truncated, or followed by data of the camera
+
+
+def check_images(task: str, paths: Sequence[str], memory: Path, remedy: str) -> None:
+    """:func:`check_image` for all files of a set; results are kept in the folder ``memory``."""
+
+    def check(index: int) -> int:
+        try:
+            check_image(paths[index])
+        except DataError as error:
+            raise DataError(f"{task}: {error}; {remedy}") from None
+        return 1
+
+    check_all([[Path(path)] for path in paths], check, memory, "image", f"the images of {task}")
 
 
 def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
@@ -124,6 +141,22 @@ def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
             f"8 bits each); convert it first"
         )
     return np.array(image).reshape(image.height, image.width, channels)
+
+
+def read_photo(path: str | Path) -> np.ndarray:
+    """Bytes (H, W, 3) of an upright picture of 8 bits. Raises ValueError for more bits."""
+    with Image.open(path) as file:
+        return np.array(_upright(file))
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    """The picture as its camera was held, in RGB."""
+    image = ImageOps.exif_transpose(file)
+    if image.mode.startswith(("I", "F")):
+        raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 @contextmanager
@@ -145,12 +178,7 @@ def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:
     remedies = "; was it moved since the run began?", "; replace it, or take it out of the list"
     with _data_errors(f"image {path}", *remedies), Image.open(path) as file:
         file.draft(None, (2 * short, 2 * short))  # JPEG: decode no more than is needed; other formats ignore it
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith(("I", "F")):
-            raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
-        if "transparency" in image.info:
-            image = image.convert("RGBA")
-        image = image.convert("RGB")
+        image = _upright(file)
     width, height = image.size
     if fit == "stretch":
         return np.array(image.resize((short, short), Image.Resampling.BILINEAR))

@@ -1,10 +1,10 @@
-"""Augmentations that move an image and its labels, depth and normals together.
+"""Augmentations that move an image and its maps (labels, depth, normals) together.
 
 Albumentations draws the numbers, applies the colors and composes; what geometry does to depth and normals is written here,
 as it supports neither: zooming in by s brings everything s times closer (metric depth / s, disparity * s), a mirror
 negates the x of normals, and normals have length 1 again after they were interpolated.
 
-    sample {"image", "segmentation", "depth", "normals"} -> zoom and crop -> mirror -> brightness, contrast -> sample
+    sample {"image", "segmentation", "depth", ...} -> zoom and crop -> mirror -> brightness, contrast -> sample
 
 The result is a pure function of the sample and a seed. With :func:`tasks.task.sample_seed` it depends on (seed, epoch, index) alone, so
 workers never repeat one another, and a resumed run gets the samples of an uninterrupted one.
@@ -13,7 +13,8 @@ workers never repeat one another, and a resumed run gets the samples of an unint
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import queries a server for the newest version
@@ -26,15 +27,17 @@ import torch.nn.functional as F
 
 from tasks.resampling import Sample, nearest, unit_normals
 
+_ROOMS = {"segmentation": "classes", "depth": "depth", "normals": "normals"}
+
 
 class JointTransform:
     """Random zoom, mirror, brightness and contrast for a sample of aligned maps.
 
     Args:
+        kinds: Map -> kind, see :mod:`tasks.map_kinds`.
         zooms: One of these factors is drawn, a window smaller by it cropped at random, and brought back to full size.
         mirror: Probability of a horizontal flip.
         jitter: Largest relative change of brightness and of contrast.
-        inverse_depth: Depth is a disparity, which grows when things come closer.
         protocol: ``pooled``: the geometry above. ``mtan``: as public code does, which aligns corners when it interpolates,
             does not bring normals back to length 1, and divides a disparity too.
 
@@ -44,17 +47,21 @@ class JointTransform:
 
     def __init__(
         self,
+        kinds: Mapping[str, str] = MappingProxyType(_ROOMS),
         zooms: Sequence[float] = (1.0, 1.2, 1.5),
         mirror: float = 0.5,
         jitter: float = 0.0,
-        inverse_depth: bool = False,
         protocol: Literal["pooled", "mtan"] = "pooled",
     ) -> None:
         if not zooms or min(zooms) < 1:
             raise ValueError(f"zooms must be at least 1, got {tuple(zooms)}")
         if not 0 <= mirror <= 1 or not 0 <= jitter <= 1:
             raise ValueError(f"mirror and jitter must be in [0, 1], got {mirror} and {jitter}")
-        steps: list[A.BasicTransform] = [_Zoom(tuple(zooms), inverse_depth, protocol == "mtan"), _Mirror(p=mirror)]
+        self._keys = {name: f"map_{name}" for name in kinds} | {
+            "image": "image"
+        }  # some words mean something to Compose
+        moved = {self._keys[name]: kind for name, kind in kinds.items()}
+        steps: list[A.BasicTransform] = [_Zoom(moved, tuple(zooms), protocol == "mtan"), _Mirror(moved, mirror)]
         if jitter > 0:
             steps.append(A.RandomBrightnessContrast(brightness_limit=jitter, contrast_limit=jitter, p=1.0))
         # strict: an unknown argument or map is an error, not ignored
@@ -63,19 +70,30 @@ class JointTransform:
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """The sample after the augmentation that ``seed`` decides."""
         self._compose.set_random_seed(seed)
-        return self._compose(**sample)
+        moved = self._compose(**{self._keys.get(name, name): values for name, values in sample.items()})
+        return {name: moved[self._keys[name]] for name in sample}
 
 
 class _Joint(A.DualTransform):
-    """A transform that knows the maps of a sample by name."""
+    """A transform that knows the maps of a sample by name, with the kind of each."""
+
+    def __init__(self, kinds: Mapping[str, str], p: float) -> None:
+        self.kinds = dict(kinds)  # first, as the base class asks for the targets
+        super().__init__(p=p)
 
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
-        maps = {"segmentation": self.apply_to_mask, "depth": self.apply_to_depth, "normals": self.apply_to_normals}
-        return {"image": self.apply, **maps}
+        others = {"depth": self.apply_to_depth, "disparity": self.apply_to_disparity, "normals": self.apply_to_normals}
+        return {
+            "image": self.apply,
+            **{name: others.get(kind, self.apply_to_mask) for name, kind in self.kinds.items()},
+        }
 
     def apply_to_depth(self, depth: np.ndarray, **parameters: Any) -> np.ndarray:
         return self.apply_to_mask(depth, **parameters)
+
+    def apply_to_disparity(self, disparity: np.ndarray, **parameters: Any) -> np.ndarray:
+        return self.apply_to_mask(disparity, **parameters)
 
     def apply_to_normals(self, normals: np.ndarray, **parameters: Any) -> np.ndarray:
         raise NotImplementedError
@@ -94,10 +112,9 @@ class _Mirror(_Joint):
 
 
 class _Zoom(_Joint):
-    def __init__(self, zooms: tuple[float, ...], inverse_depth: bool, mtan: bool) -> None:
-        super().__init__(p=1.0)
+    def __init__(self, kinds: Mapping[str, str], zooms: tuple[float, ...], mtan: bool) -> None:
+        super().__init__(kinds, p=1.0)
         self.zooms, self.mtan = zooms, mtan
-        self.multiplies = inverse_depth and not mtan
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         height, width = params["shape"][:2]
@@ -118,9 +135,14 @@ class _Zoom(_Joint):
         return mask if parameters["zoom"] == 1 else nearest(mask[parameters["window"]], *parameters["size"])
 
     def apply_to_depth(self, depth: np.ndarray, **parameters: Any) -> np.ndarray:
-        zoom = parameters["zoom"]
-        near = self.apply_to_mask(depth, **parameters)
-        return near if zoom == 1 else near * np.float32(zoom if self.multiplies else 1 / zoom)
+        return self._scaled(depth, 1 / parameters["zoom"], parameters)
+
+    def apply_to_disparity(self, disparity: np.ndarray, **parameters: Any) -> np.ndarray:
+        return self._scaled(disparity, 1 / parameters["zoom"] if self.mtan else parameters["zoom"], parameters)
+
+    def _scaled(self, values: np.ndarray, factor: float, parameters: dict[str, Any]) -> np.ndarray:
+        near = self.apply_to_mask(values, **parameters)
+        return near if parameters["zoom"] == 1 else near * np.float32(factor)
 
     def apply_to_normals(self, normals: np.ndarray, **parameters: Any) -> np.ndarray:
         if parameters["zoom"] == 1:

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tasks.criteria import CrossEntropy
-from tasks.image_reading import ImageFiles, View
+from tasks.image_reading import ImageFiles, View, check_images
 from tasks.metrics import accuracy
 from tasks.registry import register_task
 from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
@@ -123,6 +123,8 @@ class Office(Task):
                 domain: self._part(images, lists / f"{domain}_{split}.txt", domain, names)
                 for domain in _DOMAINS[self.data]
             }
+            paths = [path for part in parts.values() for path in part.paths]
+            check_images("office", paths, data_dir / ".checked", "unpack the images again")
             splits.append(Domains(parts, repeat=split == "train"))
         classes = [names.get(n, f"class {n}") for n in range(self.classes)]
         for number, (then, now) in enumerate(zip(self._state.get("classes", classes), classes, strict=True)):

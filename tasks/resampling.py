@@ -1,7 +1,7 @@
 """Maps of a sample at another size.
 
-A sample has ``image`` (H, W, 3) float32 in [0, 1] and any of ``segmentation`` (H, W) int16, ``depth`` (H, W) float32 with 0
-where unknown, ``normals`` (3, H, W) float32 with 0 where unknown.
+A sample has ``image`` (H, W, 3) float32 in [0, 1] and maps: normals (3, H, W) float32 with 0 where unknown, and (H, W) of all
+other kinds, see :mod:`tasks.map_kinds`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,34 @@ def planes(array: np.ndarray) -> np.ndarray:
 
 
 def resize_sample(sample: Sample, height: int, width: int) -> Sample:
-    """All maps at another size: the image averaged, labels and depth nearest, normals unit."""
+    """All maps at another size: the image averaged, normals unit, and all others nearest."""
     if sample["image"].shape[:2] == (height, width):
         return sample
-    import cv2
 
-    methods = {
-        "image": lambda image: cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA),
-        "segmentation": lambda labels: nearest(labels, height, width),
-        "depth": lambda depth: nearest(depth, height, width),
-        "normals": lambda normals: unit_normals(normals, height, width),
+    def resized(name: str, values: np.ndarray) -> np.ndarray:
+        if name == "image":
+            import cv2
+
+            return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)
+        return (unit_normals if values.ndim == 3 else nearest)(values, height, width)
+
+    return {name: resized(name, values) for name, values in sample.items()}
+
+
+def crop_sample(sample: Sample, height: int, width: int) -> Sample:
+    """The middle of all maps, of the shape that is asked for, at this size."""
+    rows, columns = sample["image"].shape[:2]
+    scale = min(rows / height, columns / width)
+    kept = min(round(height * scale), rows), min(round(width * scale), columns)
+    top, left = (rows - kept[0]) // 2, (columns - kept[1]) // 2
+    window = (slice(top, top + kept[0]), slice(left, left + kept[1]))
+    middle = {
+        name: np.ascontiguousarray(
+            values[(slice(None), *window)] if values.ndim == 3 and name != "image" else values[window]
+        )
+        for name, values in sample.items()
     }
-    return {name: methods[name](values) for name, values in sample.items()}
+    return resize_sample(middle, height, width)
 
 
 def nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tasks.dense_task import DenseData, DenseTask
-from tasks.map_files import NpyFolder
+from tasks.map_files import npy_folder
+from tasks.map_kinds import MapKind
 from tasks.registry import register_task
 from tasks.room_renderer import CLASSES, COMMAND, KINDS, SPLITS, VERSION, replacing
 from tasks.task import DataError, Splits
@@ -63,8 +64,8 @@ class Rooms(DenseTask):
         jitter: float = 0.0,
         rarity: float = 0.5,
     ) -> None:
-        maps = ("segmentation", "depth", "normals")
-        super().__init__(protocol, augment, jitter, CLASSES, maps, rarity, zoom=zoom)
+        maps = {"segmentation": MapKind("classes", CLASSES), "depth": MapKind("depth"), "normals": MapKind("normals")}
+        super().__init__(protocol, augment, jitter, maps, rarity, zoom)
         if min(height, width) < 8:
             raise ValueError(f"rooms: height and width must be at least 8, got {height} and {width}")
         if min(train, val, test) < 1:
@@ -84,7 +85,7 @@ class Rooms(DenseTask):
 
         def part(split: str) -> DenseData:
             remedy, count = "delete it, and it is rendered again", self.counts[split]
-            folder = NpyFolder(root / split, maps, len(self.classes), remedy, count)
+            folder = npy_folder(root / split, maps, self.maps, remedy, count)
             return DenseData(folder, range(count), self.transform if split == "train" else None)
 
         return self.make_splits(*map(part, SPLITS))

@@ -20,32 +20,28 @@ T.-Y. Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.checks import check_at_least, check_timm_name
-from zoo.maps import MAPS, MapModel, conv_block, map_info, map_sizes
+from zoo.checks import check_at_least
+from zoo.maps import MAPS, MapModel, Maps, conv_block, map_info, map_sizes
 from zoo.registry import register_model, register_variant
+from zoo.timm_models import create_timm, fitting_size, timm_name
 
 _DETAIL = 16  # channels at the size of the image
 _ORIGIN = "Shelhamer et al., CVPR 2015; Lin et al., CVPR 2017"
 
 
-def _encoder(name: str, in_channels: int, pretrained: bool = False) -> nn.Module:
-    import timm
-
-    return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels)
-
-
 class _Trunk(nn.Module):
     """Detail at the size of the image, then the stages of a timm encoder, from fine to coarse."""
 
-    def __init__(self, encoder: str, in_channels: int) -> None:
+    def __init__(self, encoder: str, options: Mapping[str, Any]) -> None:
         super().__init__()
-        self.encoder = _encoder(encoder, in_channels)
+        self.encoder = create_timm("dense", "encoder", encoder, **options)
+        in_channels = options["in_chans"]
         self.stem = conv_block(in_channels, _DETAIL)
         stages: Any = self.encoder.feature_info
         self.channels = [_DETAIL, *stages.channels()]
@@ -79,6 +75,9 @@ class _Decoder(nn.Module):
         for block, stage in zip(self.blocks, reversed(finer), strict=True):
             values = block(F.interpolate(values, size=stage.shape[-2:], mode="bilinear") + stage)
         height, width = detail.shape[-2:]
+        rows, columns = -(-height // self.stride), -(-width // self.stride)
+        if values.shape[-2] < rows or values.shape[-1] < columns:  # an encoder that does not pad its convolutions
+            values = F.interpolate(values, size=(rows, columns), mode="bilinear")
         return F.pixel_shuffle(self.output(values), self.stride)[..., :height, :width] + self.sharpen(detail)
 
 
@@ -88,33 +87,47 @@ class Dense(MapModel):
 
     Args:
         in_channels: Channels of the image.
-        maps: Which of segmentation, depth and normals.
+        maps: Which of segmentation, depth and normals; or any names with what they are, see :func:`zoo.maps.map_sizes`.
         segmentation_classes: Number of classes, if there is a segmentation.
-        encoder: Any model of timm that gives feature maps. A few, such as swin, take one size of image only.
+        encoder: Any model of timm that gives feature maps.
         width: Channels of every layer of the decoders, before the last.
         pretrained: Start the encoder from the weights that timm has for it.
+        pretrained_file: File with such weights, with ``pretrained``; otherwise they are downloaded.
+        image_size: Height and width of the image, for encoders that are made for one size, such as transformers.
+
+    Raises:
+        ValueError: Maps, a size or an encoder that cannot be, or weights that cannot be had.
     """
 
     def __init__(
         self,
         in_channels: int = 3,
-        maps: Sequence[str] = MAPS,
+        maps: Maps = MAPS,
         segmentation_classes: int | None = 13,
         encoder: str = "resnet18",
         width: int = 32,
         pretrained: bool = False,
+        pretrained_file: str | None = None,
+        image_size: Sequence[int] | None = None,
     ) -> None:
-        sizes = map_sizes("dense", maps, segmentation_classes)
+        sizes, kinds = map_sizes("dense", maps, segmentation_classes)
         check_at_least("dense", 1, in_channels=in_channels, width=width)
-        check_timm_name("dense", "encoder", encoder)
-        trunk = _Trunk(encoder, in_channels)
+        encoder = timm_name("dense", "encoder", encoder)
+        options: dict[str, Any] = {"features_only": True, "in_chans": in_channels}
+        if image_size is not None:
+            if len(image_size) != 2 or min(image_size) < 1:
+                raise ValueError(f"dense: image_size must be height and width, at least 1, got {list(image_size)}")
+            fitting = fitting_size("dense", encoder, in_channels, image_size)
+            options |= {} if fitting is None else {"img_size": fitting}
+        trunk = _Trunk(encoder, options)
         head = {name: _Decoder(trunk.channels, trunk.strides[0], width, size) for name, size in sizes.items()}
-        super().__init__(trunk, head)
+        super().__init__(trunk, head, kinds)
         if pretrained:
-            trunk.encoder.load_state_dict(_encoder(encoder, in_channels, pretrained=True).state_dict())
+            source = create_timm("dense", "encoder", encoder, True, pretrained_file, **options)
+            trunk.encoder.load_state_dict(source.state_dict())
 
 
 @register_variant("dense_resnet18", map_info("ResNet-18 with a decoder per map", _ORIGIN), Dense)
 def dense_resnet18() -> dict[str, Any]:
     """:class:`Dense` with a ResNet-18."""
-    return {"encoder": "resnet18"}
+    return {"encoder": "resnet18", "image_size": None}

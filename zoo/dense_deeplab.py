@@ -20,27 +20,24 @@ et al., "Multi-Task Learning for Dense Prediction Tasks: A Survey", TPAMI 2022. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.checks import check_at_least, check_timm_name
-from zoo.maps import MAPS, MapModel, map_info, map_sizes
+from zoo.checks import check_at_least
+from zoo.maps import MAPS, MapModel, Maps, map_info, map_sizes
 from zoo.registry import register_model
+from zoo.timm_models import create_timm, timm_name
 
 _STRIDE = 8
 
 
-def _encoder(name: str, in_channels: int, pretrained: bool = False) -> nn.Module:
+def _encoder(name: str, in_channels: int, pretrained: bool = False, file: str | None = None) -> nn.Module:
     """timm's model, dilated, without its classifier. Raises ValueError if there is none."""
-    import timm
-
-    check_timm_name("dense_deeplab", "encoder", name)
+    options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0, "global_pool": "", "output_stride": _STRIDE}
     try:
-        return timm.create_model(
-            name, pretrained, in_chans=in_channels, num_classes=0, global_pool="", output_stride=_STRIDE
-        )
+        return create_timm("dense_deeplab", "encoder", name, pretrained, file, **options)
     except (TypeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"dense_deeplab: encoder {name!r} cannot be dilated; resnet50 and its like can") from error
 
@@ -79,10 +76,11 @@ class DenseDeepLab(MapModel):
 
     Args:
         in_channels: Channels of the image.
-        maps: Which of segmentation, depth and normals.
+        maps: Which of segmentation, depth and normals; or any names with what they are, see :func:`zoo.maps.map_sizes`.
         segmentation_classes: Number of classes, if there is a segmentation.
         encoder: A model of timm that can be dilated, such as a ResNet.
         pretrained: Start the encoder from the weights that timm has for it.
+        pretrained_file: File with such weights, with ``pretrained``; otherwise they are downloaded.
 
     Raises:
         ValueError: No maps, unknown maps or encoder, one that cannot be dilated, or a size out of range.
@@ -91,15 +89,19 @@ class DenseDeepLab(MapModel):
     def __init__(
         self,
         in_channels: int = 3,
-        maps: Sequence[str] = MAPS,
+        maps: Maps = MAPS,
         segmentation_classes: int | None = 13,
         encoder: str = "resnet50",
         pretrained: bool = False,
+        pretrained_file: str | None = None,
     ) -> None:
-        sizes = map_sizes("dense_deeplab", maps, segmentation_classes)
+        sizes, kinds = map_sizes("dense_deeplab", maps, segmentation_classes)
         check_at_least("dense_deeplab", 1, in_channels=in_channels)
+        encoder = timm_name("dense_deeplab", "encoder", encoder)
         trunk = _Trunk(encoder, in_channels)
         channels = int(trunk.encoder.num_features)  # type: ignore[arg-type]
-        super().__init__(trunk, {name: _Head(channels, size) for name, size in sizes.items()}, positive_depth=False)
+        super().__init__(
+            trunk, {name: _Head(channels, size) for name, size in sizes.items()}, kinds, positive_depth=False
+        )
         if pretrained:
-            trunk.encoder.load_state_dict(_encoder(encoder, in_channels, pretrained=True).state_dict())
+            trunk.encoder.load_state_dict(_encoder(encoder, in_channels, True, pretrained_file).state_dict())

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from zoo.checks import check_at_least
 from zoo.dense_segnet import SegNet, map_output
-from zoo.maps import MAPS, MapModel, conv_block, map_info, map_sizes
+from zoo.maps import MAPS, MapModel, Maps, conv_block, map_info, map_sizes
 from zoo.registry import register_model
 
 
@@ -89,15 +89,15 @@ class DenseMTAN(MapModel):
 
     Args:
         in_channels: Channels of the image.
-        maps: Which of segmentation, depth and normals.
+        maps: Which of segmentation, depth and normals; or any names with what they are, see :func:`zoo.maps.map_sizes`.
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the paper.
     """
 
     def __init__(
-        self, in_channels: int = 3, maps: Sequence[str] = MAPS, segmentation_classes: int | None = 13, width: int = 64
+        self, in_channels: int = 3, maps: Maps = MAPS, segmentation_classes: int | None = 13, width: int = 64
     ) -> None:
-        sizes = map_sizes("dense_mtan", maps, segmentation_classes)
+        sizes, kinds = map_sizes("dense_mtan", maps, segmentation_classes)
         check_at_least("dense_mtan", 1, in_channels=in_channels, width=width)
         trunk = _Trunk(in_channels, width)
-        super().__init__(trunk, {name: _Attention(trunk.widths, size) for name, size in sizes.items()})
+        super().__init__(trunk, {name: _Attention(trunk.widths, size) for name, size in sizes.items()}, kinds)

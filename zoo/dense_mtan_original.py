@@ -30,7 +30,7 @@ from zoo.base import BaseModel
 from zoo.checks import check_at_least
 from zoo.dense_mtan import attend, attention_mask
 from zoo.dense_segnet import SegNet, init_as_published, map_output
-from zoo.maps import MAPS, conv_block, finish_maps, map_info, map_sizes
+from zoo.maps import MAPS, Maps, conv_block, finish_maps, map_info, map_sizes
 from zoo.registry import register_model
 
 
@@ -67,18 +67,18 @@ class DenseMTANOriginal(BaseModel):
 
     Args:
         in_channels: Channels of the image.
-        maps: Which of segmentation, depth and normals.
+        maps: Which of segmentation, depth and normals; or any names with what they are, see :func:`zoo.maps.map_sizes`.
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the papers.
     """
 
     def __init__(
-        self, in_channels: int = 3, maps: Sequence[str] = MAPS, segmentation_classes: int | None = 13, width: int = 64
+        self, in_channels: int = 3, maps: Maps = MAPS, segmentation_classes: int | None = 13, width: int = 64
     ) -> None:
         super().__init__()
-        sizes = map_sizes("dense_mtan_original", maps, segmentation_classes)
+        sizes, kinds = map_sizes("dense_mtan_original", maps, segmentation_classes)
         check_at_least("dense_mtan_original", 1, in_channels=in_channels, width=width)
-        self.objectives = tuple(sizes)
+        self.objectives, self.kinds = tuple(sizes), kinds
         self.shared = _Shared(in_channels, width)
         self.masks = nn.ModuleDict({name: _Masks(self.shared.segnet.widths) for name in sizes})
         self.head = nn.ModuleDict({name: map_output(width, size) for name, size in sizes.items()})
@@ -93,7 +93,7 @@ class DenseMTANOriginal(BaseModel):
     def heads(self, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Features -> logits, depths, unit vectors."""
         maps = {name: head(part) for (name, head), part in zip(self.head.items(), features, strict=True)}
-        return finish_maps(maps, positive_depth=False)
+        return finish_maps(maps, self.kinds, positive_depth=False)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, C, H, W) -> one map (B, size, H, W) per objective."""

@@ -19,13 +19,11 @@ Multi-Task Learning with Attention", CVPR 2019.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.checks import check_at_least
-from zoo.maps import MAPS, MapModel, conv_block, map_info, map_sizes
+from zoo.maps import MAPS, MapModel, Maps, conv_block, map_info, map_sizes
 from zoo.registry import register_model
 
 _DEPTHS = (2, 2, 3, 3, 3)  # convolutions per stage, those of VGG-16
@@ -103,7 +101,7 @@ class DenseSegNet(MapModel):
 
     Args:
         in_channels: Channels of the image.
-        maps: Which of segmentation, depth and normals.
+        maps: Which of segmentation, depth and normals; or any names with what they are, see :func:`zoo.maps.map_sizes`.
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the papers.
         original: Depths may be negative and weights start by Xavier's rule, as in the code behind the published tables.
@@ -112,14 +110,14 @@ class DenseSegNet(MapModel):
     def __init__(
         self,
         in_channels: int = 3,
-        maps: Sequence[str] = MAPS,
+        maps: Maps = MAPS,
         segmentation_classes: int | None = 13,
         width: int = 64,
         original: bool = False,
     ) -> None:
-        sizes = map_sizes("dense_segnet", maps, segmentation_classes)
+        sizes, kinds = map_sizes("dense_segnet", maps, segmentation_classes)
         check_at_least("dense_segnet", 1, in_channels=in_channels, width=width)
         head = {name: map_output(width, size) for name, size in sizes.items()}
-        super().__init__(SegNet(in_channels, width), head, positive_depth=not original)
+        super().__init__(SegNet(in_channels, width), head, kinds, positive_depth=not original)
         if original:
             init_as_published(self)

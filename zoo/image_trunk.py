@@ -26,8 +26,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.base import TrunkModel
-from zoo.checks import check_at_least, check_timm_name, head_sizes
+from zoo.checks import check_at_least, head_sizes
 from zoo.registry import ModelInfo, register_model, register_variant
+from zoo.timm_models import create_timm, timm_name
 
 
 class _LeNet(nn.Module):
@@ -81,17 +82,24 @@ def _hidden(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)
 
 
-def _backbone(name: str, in_channels: int, image_size: int | None, pretrained: bool = False) -> nn.Module:
-    """timm's backbone without its classifier."""
-    import timm
-
+def _backbone(
+    name: str, in_channels: int, image_size: int | None, pretrained: bool = False, file: str | None = None
+) -> nn.Module:
+    """timm's backbone without its classifier. Raises ValueError if it cannot take this size."""
+    options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0}
+    owner = ("shared_trunk_timm", "backbone", name)
     if image_size is not None:
         try:  # transformers are made for one size; convolutions take any, and no such argument
-            return timm.create_model(name, pretrained, in_chans=in_channels, num_classes=0, img_size=image_size)
+            return create_timm(*owner, pretrained, file, img_size=image_size, **options)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-    return timm.create_model(name, pretrained, in_chans=in_channels, num_classes=0)
+        except (AssertionError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise ValueError(
+                f"shared_trunk_timm: backbone {name!r} cannot take images of {image_size} pixels ({reason}); try 224 or 256"
+            ) from error
+    return create_timm(*owner, pretrained, file, **options)
 
 
 def _info(summary: str) -> ModelInfo:
@@ -188,6 +196,7 @@ class TimmTrunk(_ImageTrunk):
         backbone: Any model of timm.
         pretrained: Start the backbone from the weights that timm has for it.
         hidden: Units of one more shared layer on top of the backbone, with dropout; 0 for none.
+        pretrained_file: File with such weights, with ``pretrained``; otherwise they are downloaded.
     """
 
     def __init__(
@@ -199,6 +208,7 @@ class TimmTrunk(_ImageTrunk):
         backbone: str = "resnet18",
         pretrained: bool = False,
         hidden: int = 0,
+        pretrained_file: str | None = None,
     ) -> None:
         sizes = head_sizes("shared_trunk_timm", classifiers, regressors)
         check_at_least("shared_trunk_timm", 1, in_channels=in_channels)
@@ -206,7 +216,7 @@ class TimmTrunk(_ImageTrunk):
             check_at_least("shared_trunk_timm", 1, image_size=image_size)
         if hidden < 0:
             raise ValueError(f"shared_trunk_timm: hidden must not be negative, got {hidden}")
-        check_timm_name("shared_trunk_timm", "backbone", backbone)
+        backbone = timm_name("shared_trunk_timm", "backbone", backbone)
         trunk = inner = _backbone(backbone, in_channels, image_size)
         # some backbones widen their features once more after pooling
         width: Any = getattr(inner, "head_hidden_size", None) or inner.num_features
@@ -217,7 +227,7 @@ class TimmTrunk(_ImageTrunk):
             trunk, width = nn.Sequential(inner, *top), hidden
         super().__init__(trunk, width, sizes)
         if pretrained:
-            inner.load_state_dict(_backbone(backbone, in_channels, image_size, pretrained=True).state_dict())
+            inner.load_state_dict(_backbone(backbone, in_channels, image_size, True, pretrained_file).state_dict())
 
 
 @register_variant(

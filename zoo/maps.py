@@ -1,32 +1,85 @@
-"""Common parts of models for maps: segmentation, depth and normals."""
+"""Common parts of models for maps: kinds of maps, and outputs of heads as maps.
+
+kind                channels   output
+classes             classes    logits
+binary, share       1          a logit, of a yes or of a number in [0, 1]
+depth, disparity    1          positive numbers, or any number where a model says so
+normals             3          unit vectors
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from balancing.registry import suggestion
 from zoo.base import TrunkModel
 from zoo.registry import ModelInfo
 
 MAPS = ("segmentation", "depth", "normals")
+Maps = Sequence[str] | Mapping[str, Mapping[str, str | int]]
+_CHANNELS = {"classes": 0, "binary": 1, "share": 1, "depth": 1, "disparity": 1, "normals": 3}
 
 
 def map_info(summary: str, origin: str) -> ModelInfo:
     """Description of a model for maps."""
-    return ModelInfo(summary, "image (B, in_channels, H, W)", "any of segmentation, depth and normals", "rooms", origin)
+    objectives = "maps of any names: classes, binary, share, depth, disparity, normals"
+    return ModelInfo(summary, "image (B, in_channels, H, W)", objectives, "rooms", origin)
 
 
-def map_sizes(model: str, maps: Sequence[str], segmentation_classes: int | None) -> dict[str, int]:
-    """Map -> channels. Raises ValueError, naming the ``model``, for maps that it cannot have."""
-    sizes = {"segmentation": segmentation_classes or 0, "depth": 1, "normals": 3}
-    if not maps or len(set(maps)) < len(maps) or not set(maps) <= set(sizes):
-        raise ValueError(f"{model}: maps must be different ones of {', '.join(sizes)}, at least one, got {list(maps)}")
-    if "segmentation" in maps and sizes["segmentation"] < 1:
-        raise ValueError(f"{model}: segmentation needs segmentation_classes of at least 1, got {segmentation_classes}")
-    return {name: sizes[name] for name in maps}
+def map_sizes(model: str, maps: Maps, segmentation_classes: int | None) -> tuple[dict[str, int], dict[str, str]]:
+    """Channels of each map, and its kind.
+
+    Args:
+        model: Begins the messages.
+        maps: Names among ``segmentation``, ``depth`` and ``normals``; or name -> ``kind``, and ``classes`` if that is the kind.
+        segmentation_classes: Number of classes of ``segmentation``, for a sequence of names.
+
+    Raises:
+        ValueError: No maps, maps that are not known, or a number of classes below 1.
+    """
+    named = _described(model, maps) if isinstance(maps, Mapping) else _standard(model, maps, segmentation_classes)
+    return {name: size for name, (_, size) in named.items()}, {name: kind for name, (kind, _) in named.items()}
+
+
+def _standard(model: str, maps: Sequence[str], classes: int | None) -> dict[str, tuple[str, int]]:
+    known = {"segmentation": ("classes", classes or 0), "depth": ("depth", 1), "normals": ("normals", 3)}
+    if not maps or len(set(maps)) < len(maps) or not set(maps) <= set(known):
+        raise ValueError(
+            f"{model}: maps must be different ones of {', '.join(known)}, at least one, got {list(maps)}; for other names say "
+            "what they are: maps={ground: {kind: classes, classes: 7}, height: {kind: depth}}"
+        )
+    if "segmentation" in maps and (classes or 0) < 1:
+        raise ValueError(f"{model}: segmentation needs segmentation_classes of at least 1, got {classes}")
+    return {name: known[name] for name in maps}
+
+
+def _described(model: str, maps: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, int]]:
+    if not maps:
+        raise ValueError(f"{model}: maps must have at least one map, got none")
+    described = {}
+    for name, options in maps.items():
+        check_map_name(model, name)
+        kind, classes = options.get("kind"), options.get("classes")
+        if kind not in _CHANNELS:
+            raise ValueError(f"{model}: maps.{name}.kind: {suggestion(str(kind), list(_CHANNELS), 'one of {}')}")
+        unknown = set(options) - {"kind", "classes"}
+        if unknown or (classes is not None and kind != "classes"):
+            raise ValueError(f"{model}: maps.{name} has kind {kind} and cannot have {min(unknown or {'classes'})}")
+        if kind == "classes" and (not isinstance(classes, int) or classes < 1):
+            raise ValueError(f"{model}: maps.{name} needs classes, how many there are, at least 1; got {classes}")
+        described[name] = (str(kind), int(classes or 0) if kind == "classes" else _CHANNELS[kind])
+    return described
+
+
+def check_map_name(owner: str, name: str) -> None:
+    """Raise ValueError unless a map, and with it an objective and a head, can have this name."""
+    if not re.fullmatch(r"\w+", name) or hasattr(nn.ModuleDict(), name) or name == "image":
+        raise ValueError(f"{owner}: a map cannot be called {name!r}; take another name, of letters, digits and _")
 
 
 def conv_block(inputs: int, outputs: int) -> nn.Sequential:
@@ -36,15 +89,16 @@ def conv_block(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-def finish_maps(maps: dict[str, Tensor], positive_depth: bool) -> dict[str, Tensor]:
+def finish_maps(maps: Mapping[str, Tensor], kinds: Mapping[str, str], positive_depth: bool) -> dict[str, Tensor]:
     """Outputs of the heads -> logits, depths (``positive_depth``: greater than 0), unit vectors."""
-    maps = dict(maps)
-    if positive_depth and "depth" in maps:
-        maps["depth"] = F.softplus(maps["depth"])
-    if "normals" in maps:
-        # half precision cannot hold the small number that keeps the length of a zero vector from dividing by zero
-        maps["normals"] = F.normalize(maps["normals"].float(), dim=1)
-    return maps
+    finished = dict(maps)
+    for name, values in maps.items():
+        if positive_depth and kinds[name] in ("depth", "disparity"):
+            finished[name] = F.softplus(values)
+        if kinds[name] == "normals":
+            # half precision cannot hold the small number that keeps the length of a zero vector from dividing by zero
+            finished[name] = F.normalize(values.float(), dim=1)
+    return finished
 
 
 class MapModel(TrunkModel):
@@ -53,16 +107,19 @@ class MapModel(TrunkModel):
     Args:
         trunk: Image -> features.
         head: Map -> module from features to its channels (B, size, H, W).
+        kinds: Map -> kind.
         positive_depth: Make depths greater than 0; otherwise they may be any number.
     """
 
-    def __init__(self, trunk: nn.Module, head: Mapping[str, nn.Module], positive_depth: bool = True) -> None:
+    def __init__(
+        self, trunk: nn.Module, head: Mapping[str, nn.Module], kinds: Mapping[str, str], positive_depth: bool = True
+    ) -> None:
         super().__init__(trunk, head)
-        self.positive_depth = positive_depth
+        self.kinds, self.positive_depth = dict(kinds), positive_depth
 
     def heads(self, features: Any) -> dict[str, Tensor]:
         """Features -> logits, depths, unit vectors."""
-        return finish_maps(super().heads(features), self.positive_depth)
+        return finish_maps(super().heads(features), self.kinds, self.positive_depth)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, C, H, W) -> one map (B, size, H, W) per objective."""

@@ -22,12 +22,12 @@ _DEFAULTS: Mapping[Labels, str] = {
 }
 
 
-def register_criterion(name: str, fits: tuple[Labels, ...]) -> Callable[[C], C]:
+def register_criterion(name: str, fits: tuple[str, ...]) -> Callable[[C], C]:
     """Decorator of a dataclass that keeps the contract of :class:`NamedCriterion`.
 
     Args:
         name: In configurations.
-        fits: Labels that it can be used with.
+        fits: Labels, or kinds of maps, that it can be used with.
 
     Raises:
         ValueError: The name is taken.
@@ -75,11 +75,11 @@ class CriterionChoice:
         """Whether numbers are to be standardized for it."""
         return _CRITERIA.get(self.name).standardized
 
-    def build(self, labels: Labels, **facts: Any) -> NamedCriterion:
+    def build(self, labels: str, **facts: Any) -> NamedCriterion:
         """The criterion for labels of this kind.
 
         Args:
-            labels: What the cells of the column mean.
+            labels: What the cells of the column mean, or the kind of a map.
             facts: ``classes``, ``unit``, ``separator``; those that the criterion has no argument for are left out.
 
         Raises:

@@ -31,7 +31,8 @@ OPTIONS = {
     "huber": {"delta": 0.5},
     "quantile": {"quantiles": [0.2, 0.5, 0.7]},
 }
-CASES = [(name, options) for name in list_criteria() for options in ({}, OPTIONS.get(name)) if options is not None]
+COLUMNS = sorted({name for labels in LABELS for name in list_criteria(labels)})  # the others are for maps
+CASES = [(name, options) for name in COLUMNS for options in ({}, OPTIONS.get(name)) if options is not None]
 case = pytest.mark.parametrize(
     ("name", "options"), CASES, ids=lambda value: value if isinstance(value, str) else len(value)
 )

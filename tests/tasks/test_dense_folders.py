@@ -120,16 +120,17 @@ def with_value(value):
         ("depth/2.npy", lambda a: np.repeat(a, 2, axis=2), "depth must be"),
         ("normal/2.npy", with_value(np.nan), "normals must have length 1"),
         ("normal/2.npy", lambda a: a * 127, "normals must have length 1"),
+        ("normal/2.npy", lambda a: a / 2 + 0.5, "do its numbers from 0 to 1 stand for -1 to 1"),
+        ("normal/2.npy", lambda a: a * 0.6, "divide by the length"),
+        ("depth/2.npy", with_value(1e6), "its depth must be at most 100000"),
         ("normal/2.npy", lambda a: a.astype(str), "its numbers are"),
         ("normal/2.npy", lambda a: np.array([None]), "damaged"),
     ],
 )
-def test_a_damaged_file_is_named_when_it_is_read(nyuv2, file, change, problem):
+def test_a_damaged_file_is_named_at_the_start(nyuv2, file, change, problem):
     broken(nyuv2 / "train" / file, change)
-    train = create_task("nyuv2").splits(nyuv2.parent).train
-    assert train[1].targets
     with pytest.raises(DataError, match=problem) as caught:
-        train[2]
+        create_task("nyuv2").splits(nyuv2.parent)
     assert str(nyuv2 / "train" / file) in str(caught.value)
 
 
@@ -312,9 +313,8 @@ def test_a_damaged_picture_is_named(official, kind, pixels, problem):
         path.write_bytes(path.read_bytes()[:-100])
     else:
         Image.fromarray(pixels).save(path)
-    train = create_task("cityscapes").splits(official.parent).train
     with pytest.raises(DataError, match=problem) as caught:
-        train[0]
+        create_task("cityscapes").splits(official.parent)
     assert str(path) in str(caught.value)
 
 
@@ -331,3 +331,75 @@ def test_a_damaged_picture_is_named(official, kind, pixels, problem):
 def test_values_out_of_range_are_refused(name, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         create_task(name, **arguments)
+
+
+# ---- sets with lists of names ----------------------------------------------------------------------------------------
+
+
+def save_nyud(root):
+    random = np.random.RandomState(0)
+    for part, count in (("train", 4), ("val", 2)):
+        names = [f"{part}_{i:04}" for i in range(count)]
+        (root / "gt_sets").mkdir(parents=True, exist_ok=True)
+        (root / "gt_sets" / f"{part}.txt").write_text("\n".join(names) + "\n")
+        for name in names:
+            edge = np.where(random.rand(H, W) < 0.1, 255, random.rand(H, W) < 0.2).astype(np.float32)
+            arrays = {"depth": random.uniform(0.5, 9, (H, W)), "normals": unit(random), "edge": edge}
+            pictures = {
+                "images": ("jpg", random.randint(0, 256, (H, W, 3))),
+                "segmentation": ("png", random.randint(0, 41, (H, W))),
+            }
+            for folder, array in arrays.items():
+                (root / folder).mkdir(exist_ok=True)
+                np.save(root / folder / f"{name}.npy", array.astype(np.float32))
+            for folder, (ending, array) in pictures.items():
+                (root / folder).mkdir(exist_ok=True)
+                Image.fromarray(array.astype(np.uint8)).save(root / folder / f"{name}.{ending}")
+    return root
+
+
+def test_nyud_in_its_layout(tmp_path):
+    root = save_nyud(tmp_path / "NYUD_MT")
+    task = create_task("nyud", height=H, width=W, augment=False, validation=0.25)
+    train, val, test = task.splits(tmp_path)
+    assert (len(train), len(val), len(test)) == (3, 1, 2)
+    targets = train[1].targets
+    ids = np.asarray(Image.open(root / "segmentation/train_0001.png")).astype(int)
+    np.testing.assert_array_equal(targets["segmentation"], ids - 1)
+    edge = np.load(root / "edge/train_0001.npy")
+    np.testing.assert_array_equal(targets["edges"][0], np.where(edge == 255, np.nan, edge))
+    np.testing.assert_array_equal(targets["depth"][0], np.load(root / "depth/train_0001.npy"))
+    np.testing.assert_array_equal(targets["normals"].permute(1, 2, 0), np.load(root / "normals/train_0001.npy"))
+    assert task.info["maps"]["segmentation"] == {"kind": "classes", "classes": 40}
+    (root / "depth/val_0001.npy").unlink()
+    with pytest.raises(DataError, match=r"val_0001.* is missing, but .*val.txt names it"):
+        create_task("nyud", height=H, width=W).splits(tmp_path)
+
+
+def test_pascal_context_in_its_layout(tmp_path):
+    root, random = tmp_path / "PASCAL_MT", np.random.RandomState(0)
+    for part, count in {"train": 3, "val": 2}.items():
+        names = [f"2008_{part}{i}" for i in range(count)]
+        (root / "ImageSets/Context").mkdir(parents=True, exist_ok=True)
+        (root / f"ImageSets/Context/{part}.txt").write_text("\n".join(names))
+        for i, name in enumerate(names):
+            labels = random.choice([0, 5, 20, 255], (H + i, W))
+            pictures = {
+                f"JPEGImages/{name}.jpg": random.randint(0, 256, (H + i, W, 3)),
+                f"semseg/{'VOC12' if i else 'pascal-context'}/{name}.png": labels,
+                f"sal_distill/{name}.png": random.randint(0, 256, (H + i, W)),
+                f"normals_distill/{name}.png": random.randint(0, 256, (H + i, W, 3)),
+            }
+            for file, array in pictures.items():
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array.astype(np.uint8)).save(root / file)
+    task = create_task("pascal_context", height=H, width=W, augment=False)
+    train, val, test = task.splits(tmp_path)
+    assert (len(train), len(val), len(test)) == (2, 1, 2)
+    targets = train[0].targets
+    labels = np.asarray(Image.open(root / "semseg/pascal-context/2008_train0.png")).astype(int)
+    np.testing.assert_array_equal(targets["segmentation"], np.where(labels == 255, -1, labels))
+    saliency = np.asarray(Image.open(root / "sal_distill/2008_train0.png"))
+    np.testing.assert_array_equal(targets["saliency"][0], saliency > 127)
+    torch.testing.assert_close(targets["normals"].norm(dim=0).median(), torch.tensor(1.0))
+    assert test[1].inputs[0].shape == (3, H, W)

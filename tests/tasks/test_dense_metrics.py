@@ -159,7 +159,7 @@ def test_rare_classes_weigh_more():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: DepthError("l3"), "l1, l2 or log_l1"),
+        (lambda: DepthError("l3"), "l1, l2, log_l1 or huber"),
         (lambda: Segmentation(CLASSES, (1.0,)), "each of 4 classes"),
         (lambda: Segmentation(CLASSES, (1.0, 0.0, 1.0, 1.0)), "positive"),
         (lambda: rarity_weights(torch.tensor([-1]), 3), "unknown"),

@@ -10,6 +10,7 @@ from tasks.resampling import resize_sample
 from tasks.task import sample_seed
 
 H, W = 24, 36
+CLOSER = {"segmentation": "classes", "depth": "disparity", "normals": "normals"}
 
 
 def scene(seed=0):
@@ -53,9 +54,9 @@ def test_a_wall_seen_from_the_other_side_is_its_mirror_image():
     ("options", "factor"),
     [
         ({}, 1 / 1.5),
-        ({"inverse_depth": True}, 1.5),
+        ({"kinds": CLOSER}, 1.5),
         ({"protocol": "mtan"}, 1 / 1.5),
-        ({"inverse_depth": True, "protocol": "mtan"}, 1 / 1.5),
+        ({"kinds": CLOSER, "protocol": "mtan"}, 1 / 1.5),
     ],
 )
 def test_zooming_in_brings_everything_closer(options, factor):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from balancing import create_balancer
 from balancing.measuring.leaves import find_leaves
+from zoo import create_model
 from zoo.dense import Dense, dense_resnet18
 from zoo.dense_mtan import DenseMTAN
 from zoo.dense_segnet import DenseSegNet, SegNet, _unpool
@@ -109,6 +110,13 @@ def test_balancing_at_the_features(make):
         ({"maps": ()}, "maps must be"),
         ({"maps": ("depth", "edges")}, "edges"),
         ({"maps": ("depth", "depth")}, "different"),
+        ({"maps": ("ground",)}, "for other names say what they are"),
+        ({"maps": {}}, "at least one map"),
+        ({"maps": {"a": {"kind": "dept"}}}, "maps.a.kind: did you mean depth"),
+        ({"maps": {"a": {"kind": "classes"}}}, "maps.a needs classes"),
+        ({"maps": {"a": {"kind": "depth", "classes": 3}}}, "cannot have classes"),
+        ({"maps": {"a": {"kind": "depth", "scale": 3}}}, "cannot have scale"),
+        ({"maps": {"keys": {"kind": "depth"}}}, "cannot be called 'keys'"),
         ({"segmentation_classes": None}, "segmentation_classes"),
         ({"width": 0}, "at least 1"),
         ({"in_channels": 0}, "at least 1"),
@@ -117,6 +125,51 @@ def test_balancing_at_the_features(make):
 def test_impossible_maps_and_sizes_are_refused(make, wrong, message):
     with pytest.raises(ValueError, match=message):
         make(**wrong)
+
+
+OWN = {
+    "ground": {"kind": "classes", "classes": 4},
+    "walls": {"kind": "classes", "classes": 2},
+    "height": {"kind": "depth"},
+    "near": {"kind": "disparity"},
+    "tilt": {"kind": "normals"},
+    "border": {"kind": "binary"},
+    "saliency": {"kind": "share"},
+}
+
+
+def test_maps_of_any_names_and_kinds(make):
+    model = make(maps=OWN, segmentation_classes=None)
+    outputs = model(3 * torch.randn(2, 3, 32, 40))
+    assert model.objectives == tuple(OWN)
+    channels = {"ground": 4, "walls": 2, "height": 1, "near": 1, "tilt": 3, "border": 1, "saliency": 1}
+    assert {name: tuple(output.shape) for name, output in outputs.items()} == {
+        name: (2, size, 32, 40) for name, size in channels.items()
+    }
+    assert min(outputs["height"].min(), outputs["near"].min()) > 0
+    assert min(outputs["border"].min(), outputs["saliency"].min()) < 0
+    torch.testing.assert_close(outputs["tilt"].norm(dim=1), torch.ones(2, 32, 40))
+
+
+def test_maps_in_words_are_the_three_names(make):
+    kinds = {
+        "segmentation": {"kind": "classes", "classes": 5},
+        "depth": {"kind": "depth"},
+        "normals": {"kind": "normals"},
+    }
+    image, (old, new) = torch.randn(2, 3, 32, 32), (make(maps=maps).eval() for maps in (MAPS, kinds))
+    assert all(torch.equal(a, b) for a, b in zip(old(image).values(), new(image).values(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["dense", "dense_deeplab", "dense_mtan", "dense_mtan_original", "dense_segnet"])
+def test_maps_of_ones_own_are_stored_and_restored(name, tmp_path):
+    options = {"encoder": "test_resnet"} if name in ("dense", "dense_deeplab") else {"width": 4}
+    model = create_model(name, maps=OWN, segmentation_classes=None, **options).eval()
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    image = torch.randn(1, 3, 32, 32)
+    assert again.objectives == model.objectives
+    assert all(torch.equal(a, b) for a, b in zip(model(image).values(), again(image).values(), strict=True))
 
 
 @pytest.mark.parametrize("encoder", ["test_convnext", "test_efficientnet", "test_vit"])

@@ -37,7 +37,7 @@ ALONE = engine.Processes()
 
 
 def build(config: Config, processes: engine.Processes = ALONE, known: Task | None = None) -> engine.Run:
-    """Make task (or ``known``, of a trained run), model, balancers, optimizers: each may need those before it."""
+    """Make task (unless ``known``), model, balancers, optimizers: each may need those before it."""
     trainer = config.trainer
     device = engine.resolve_device(trainer.device, processes)
     if trainer.num_threads is not None:

@@ -18,7 +18,7 @@ class ConfigError(ValueError):
 
 
 class PartialError(RuntimeError):
-    """Some files could not be used; the message names them, and where the results of the others are."""
+    """Some files could not be used, which the message names; the others are done."""
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def translate(config: Mapping[str, Any], known: Mapping[str, Collection[str]]) -
     task = translated.get("task")
     if isinstance(task, dict):
         translated["task"] = task | {
-            key: value for key, value in _ABSENT.get(task.get("name"), {}).items() if key not in task
+            key: value for key, value in _ABSENT.get(str(task.get("name")), {}).items() if key not in task
         }
     return translated
 

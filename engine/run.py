@@ -145,9 +145,9 @@ def saved_state(folder: Path, saved: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @contextmanager
 def run_folder(run: Run, name: str) -> Iterator[Path]:
-    """Folder of a run, a new one unless it is resumed; empty again if an error comes before its first step is done.
+    """Folder of a run, a new one unless it is resumed.
 
-    Raises ConfigError if it cannot be made, or is not empty.
+    An error before the first step is done leaves nothing in it. Raises ConfigError if it cannot be made, or is not empty.
     """
     config, main = run.config, run.processes.main
     if config.resume:

@@ -474,7 +474,7 @@ def _open(path: str | Path, content: bytes | None) -> BinaryIO:
     opener: Callable[..., BinaryIO] = {".xz": lzma.open, ".gz": gzip.open}.get(Path(path).suffix.lower(), open)  # type: ignore[assignment]
     if content is None:
         return opener(path, "rb")
-    return io.BytesIO(content) if opener is open else opener(io.BytesIO(content), "rb")  # type: ignore[comparison-overlap]
+    return io.BytesIO(content) if opener is open else opener(io.BytesIO(content), "rb")
 
 
 def _text(path: str | Path, content: bytes | None, encoding: str) -> io.TextIOWrapper:

@@ -191,7 +191,7 @@ def _known_options() -> dict[str, set[str]]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Content of a configuration file as ``OmegaConf.load`` reads it, many times as fast. Raises ValueError."""
+    """Content of a configuration file, as ``OmegaConf.load`` reads it. Raises ValueError."""
     with path.open(encoding="utf-8") as file:
         try:
             content = yaml.load(file, _yaml_loader())
@@ -204,7 +204,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @cache
 def _yaml_loader() -> Any:
-    """Of libyaml where there is one, with OmegaConf's numbers: 1e-3 is one, and dates are strings."""
+    """Of libyaml where there is one. Like OmegaConf's: 1e-3 is a number, a date a string."""
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:

@@ -38,7 +38,7 @@ def batch_indices(split: Split, batch_size: int, seed: int, epoch: int, number: 
 
 
 def _epoch(split: Split, batch_size: int, seed: int, epoch: int) -> list[torch.Tensor]:
-    """The indices of every batch of an epoch: in an order of the data's own, or all samples shuffled."""
+    """The indices of every batch: in an order of the data's own, or all samples shuffled."""
     if (own := getattr(split, "order", None)) is not None:
         return own.batches(batch_size, seed, epoch)
     order = epoch_order(len(split), seed, epoch)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The learning rate at each step of a run: schedules of timm, by their names and with their bits."""
+"""The learning rate at each step of a run, with names and bits of timm's schedules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engine.config import SchedulerConfig
 
 
 def learning_rate(config: SchedulerConfig, highest: float, step: int, total_steps: int) -> float:
-    """The rate of update ``step``, counted from 0: a linear warm-up to ``highest``, then a decay."""
+    """The rate of update ``step``, from 0 on: a linear warm-up to ``highest``, then a decay."""
     if config.name == "none":
         return highest
     warmup = round(config.warmup * total_steps)

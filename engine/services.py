@@ -45,7 +45,10 @@ def start_services(folder: Path, logger: LoggerConfig, steps: int | None) -> lis
 
 
 class TensorBoard:
-    """Event files in the run folder, from the first numbers on; one event per step is ten times as fast as many."""
+    """Event files in the run folder, from the first numbers on.
+
+    One event per step is ten times as fast as many.
+    """
 
     def __init__(self, folder: Path, steps: int | None) -> None:
         self._folder, self._steps = folder / "tensorboard", steps

@@ -85,7 +85,7 @@ class BatchOrder:
 
 
 def _divide(total: int, weights: Sequence[float]) -> list[int]:
-    """``total`` in whole parts by these weights, none of them 0; what is left goes to the largest remainders."""
+    """``total`` in whole parts by these weights, none of them 0; largest remainders count."""
     exact = [total * weight / sum(weights) for weight in weights]
     parts = [int(part) for part in exact]
     for place in sorted(range(len(parts)), key=lambda k: parts[k] - exact[k])[: total - sum(parts)]:

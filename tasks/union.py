@@ -1,4 +1,4 @@
-"""One data set per objective: several tasks as one, whose samples have the labels of their own source alone.
+"""One data set per objective: several tasks as one; a sample has the labels of its source.
 
     photos of species  ----> batch of photos, target species ----+
                                                                  |--> one model with a head for each objective
@@ -14,13 +14,14 @@ arXiv 1907.05019.
 
 from __future__ import annotations
 
+import copy
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ from tasks.batch_order import BatchOrder, Turns
 from tasks.criteria import Criterion
 from tasks.registry import create_task, register_task, task_arguments
 from tasks.task import Batch, DataError, Objective, Pictures, Prediction, Split, Splits, Task, TensorData
+
+_FEW = "union: name two sources or more: 'task.sources={photos: {name: image_table, csv: a.csv, ...}, faces: {...}}'"
 
 
 class UnionData(Dataset[Batch]):
@@ -102,14 +105,12 @@ class Union(Task):
         temperature: float = 2.0,
         per_step: Literal["one", "all"] = "one",
     ) -> None:
-        if sources is None or len(sources) < 2:
-            raise ValueError(
-                "union: name two sources or more: 'task.sources={photos: {name: image_table, csv: a.csv, ...}, faces: {...}}'"
-            )
+        if sources is not None and len(sources) < 2:
+            raise ValueError(_FEW)
         if not temperature >= 1:
             raise ValueError(f"union: temperature must be at least 1, got {temperature}")
         self.turns, self.temperature, self.per_step = turns, temperature, per_step
-        self.sources = {name: _create(name, options) for name, options in sources.items()}
+        self.sources = {name: _create(name, options) for name, options in (sources or {}).items()}
         owners: dict[str, str] = {}
         for source, task in self.sources.items():
             for objective in task.objectives:
@@ -124,6 +125,8 @@ class Union(Task):
 
     def load(self, data_dir: Path) -> Splits:
         """Read all sources. Raises DataError if their inputs have different shapes."""
+        if not self.sources:
+            raise DataError(_FEW)
         loaded = {name: task.splits(data_dir) for name, task in self.sources.items()}
         shapes = {name: tuple(tuple(x.shape) for x in _sample(splits.val, 0).inputs) for name, splits in loaded.items()}
         if len(set(shapes.values())) > 1:
@@ -144,7 +147,8 @@ class Union(Task):
             return _joined(pieces, missing, order)
 
         state = {"sources": {name: dict(splits.state) for name, splits in loaded.items()}}
-        return Splits(together("train", order), together("val"), together("test"), state=state)
+        notes = tuple(f"{name}: {note}" for name, splits in loaded.items() for note in splits.notes)
+        return Splits(together("train", order), together("val"), together("test"), state=state, notes=notes)
 
     def state_dict(self) -> dict[str, Any]:
         """State of each source."""
@@ -158,6 +162,12 @@ class Union(Task):
                 self.sources[name].load_state_dict(own)
         self._describe()
 
+    def for_model(self, arguments: Collection[str]) -> Self:
+        """With what the sources say to such a model."""
+        task = copy.copy(self)
+        task.info = _merged({name: source.for_model(arguments).info for name, source in self.sources.items()})
+        return task
+
     def preprocess(self, path: Path) -> TensorData:
         """A file that the first source, or else a later one, can read."""
         problems = []
@@ -167,6 +177,13 @@ class Union(Task):
             except DataError as error:
                 problems.append(str(error))
         raise DataError(f"union: no source can read {path}: {'; '.join(problems)}")
+
+    def annotate(self, data: TensorData, prediction: Prediction) -> Prediction:
+        """What the source does that knows this kind of data."""
+        for task in self.sources.values():
+            if (annotated := task.annotate(data, prediction)) is not prediction:
+                return annotated
+        return prediction
 
     def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
         """What each source makes of its own outputs."""

@@ -247,7 +247,7 @@ def peak_bytes(step):
 
 def test_about_one_gradient_is_in_memory_at_a_time():
     names = tuple("abcdef")
-    net = Deep(names, blocks=7, width=128, dtype=torch.float32)
+    net = Deep(names, blocks=7, width=160, dtype=torch.float32)
     gradient, x = sum(4 * p.numel() for p in net.trunk.parameters()), batch(dtype=torch.float32)
     peaks = {}
     for memory in ("full", "lean"):

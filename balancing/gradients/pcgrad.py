@@ -6,6 +6,8 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 
+_FEW = 12  # objectives up to which plain floats take less time than tensors
+
 
 @register_balancer("pcgrad")
 class PCGrad(GramianBalancer):
@@ -25,6 +27,9 @@ class PCGrad(GramianBalancer):
         size = len(gramian)
         # row i: the others in i's random order, then i itself, which is left out
         draws = torch.rand(size, size, generator=self.generator, dtype=torch.float64).fill_diagonal_(2.0)
+        if size <= _FEW and gramian.device.type == "cpu" and gramian.dtype == torch.float64:
+            rows = _project(gramian.tolist(), draws.tolist())
+            return torch.tensor(rows, dtype=torch.float64).sum(0)
         order = draws.argsort(dim=1).to(gramian.device)
         squared = gramian.diagonal()
         coefficients = torch.eye(size, dtype=gramian.dtype, device=gramian.device)
@@ -35,3 +40,18 @@ class PCGrad(GramianBalancer):
             coefficients.scatter_add_(1, j[:, None], -step)
             products = products - step * gramian[j]
         return coefficients.sum(0)
+
+
+def _project(gramian: list[list[float]], draws: list[list[float]]) -> list[list[float]]:
+    """Row i: the coefficients of p_i, with the bits that tensors give."""
+    size = len(gramian)
+    coefficients = []
+    for i, draw in enumerate(draws):
+        own, products = [float(k == i) for k in range(size)], gramian[i]
+        for j in sorted(range(size), key=draw.__getitem__)[:-1]:
+            if products[j] < 0:
+                step = products[j] / gramian[j][j]
+                own[j] -= step
+                products = [p - step * g for p, g in zip(products, gramian[j], strict=True)]
+        coefficients.append(own)
+    return coefficients

@@ -372,15 +372,18 @@ train.main()
 def measure_startup(rounds: int, device: str) -> list[Row]:
     """Seconds from the start of Python to the end of the first step, and its parts."""
     rounds = max(rounds // 4, 1)
+    taken: dict[str, list[tuple[float, dict[str, float]]]] = {"bare": [], "train.py": []}
+    for turn in range(rounds + 1):
+        for variant in reversed(taken) if turn % 2 else taken:
+            taken[variant].append(start_once(variant, device))
     rows: list[Row] = []
-    for variant in ("bare", "train.py"):
-        starts = [start_once(variant, device) for _ in range(rounds + 1)]
-        starts = starts[1:] if rounds > 1 else starts  # the first reads from the disk
-        walls = [wall for wall, _ in starts]
-        busy = statistics.median(sum(laps.values()) for _, laps in starts)
+    for variant, starts in taken.items():
+        counted = starts[1:]  # the first reads from the disk
+        walls = [wall for wall, _ in counted]
+        busy = statistics.median(sum(laps.values()) for _, laps in counted)
         value, low, high = (f"{number:.2f}" for number in (statistics.median(walls), min(walls), max(walls)))
         rows.append(row(variant, "s", value, f"{busy:.2f}", low, high))
-    busy_of = {name: statistics.median(laps[name] for _, laps in starts) for name in starts[0][1]}
+    busy_of = {name: statistics.median(laps[name] for _, laps in counted) for name in starts[0][1]}
     return [*rows, *(row(f"of it: {name}", "s", "", f"{busy:.2f}") for name, busy in busy_of.items())]
 
 

@@ -253,9 +253,9 @@ def measure_lightning(rounds: int, device: str) -> list[Row]:
             for turn in track(range(rounds + 1), description=f"lightning, {method}"):
                 for variant in reversed(variants) if turn % 2 else variants:
                     engine.synchronize(run.device)
-                    spent = variants[variant]()
+                    taken = variants[variant]()
                     if turn:
-                        seconds[variant].append(spent)
+                        seconds[variant].append(taken)
             loop.close()
         samples = run.steps_per_epoch * run.config.trainer.batch_size
         walls = {variant: [wall for wall, _ in spent] for variant, spent in seconds.items()}

@@ -122,7 +122,7 @@ class _Module(lightning.LightningModule):
         optimizer.zero_grad()
         if self.balancer is None:
             self.manual_backward(torch.stack(list(losses)).sum())
-            numbers = partial(_by_name, self.objectives, losses)
+            numbers: Callable[[], Mapping[str, Any]] = partial(_by_name, self.objectives, losses)
         else:
             numbers = self.balancer.backward(dict(zip(self.objectives, losses, strict=True))).as_dict
         optimizer.step()

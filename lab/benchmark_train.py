@@ -23,10 +23,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader
@@ -49,6 +51,8 @@ WORK: dict[str, tuple[str, ...]] = {
     "diamonds": (),
     "rooms": ("model=dense_resnet18", "task.train=48", "task.val=2", "task.test=2", "trainer.precision=fp32"),
 }
+#: Loop of Lightning -> whether it is sparing with ``log_dict``, and in words.
+VARIANTS = {"Lightning": (False, "every step"), "Lightning, sparing": (True, "every tenth step")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             device = describe_device(resolve_device(options.device))
         except ValueError as problem:
             sys.exit(f"error: {problem}")
+        if "lightning" in options.names and find_spec("lightning") is None:
+            options.names.remove("lightning")
+            print("lightning is left out, as it is not installed: pip install -e '.[loops]'")
         parts = {part: partial(PARTS[part], options.rounds, options.device) for part in options.names}
         results.record(results.RESULTS / FILE, FIELDS, parts, results.environment(device))
     documents.write("benchmark_train", BLOCKS)
@@ -102,7 +109,7 @@ class BareLoop:
         """All full batches once."""
         total = torch.zeros((), device=self.device)
         self.model.train()
-        for batch in self._batches():
+        for batch in self:
             self.optimizer.zero_grad()
             loss = sum(self.losses(self.model(*batch.inputs), batch.targets))
             assert isinstance(loss, torch.Tensor)
@@ -112,7 +119,8 @@ class BareLoop:
             total += loss.detach()
         self.epoch += 1
 
-    def _batches(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:
+        """The full batches of the current epoch."""
         data: Any = self.data
         order = epoch_order(len(data), self.seed, self.epoch)
         order = order[: max(len(data) // self.size, 1) * self.size]  # a short last batch is left out
@@ -162,6 +170,24 @@ def both(config: engine.Config, folder: Path) -> tuple[TrainLoop, BareLoop]:
     return TrainLoop(run, folder), BareLoop(run, own)
 
 
+class LightningLoop:
+    """Lightning's Trainer with the model, the batches, the optimizer and the schedule of a bare loop."""
+
+    def __init__(self, loop: TrainLoop, sparing: bool, folder: Path) -> None:
+        from lab.lightning_loop import ManualLoop
+
+        config, self.parts = loop.run.config, BareLoop(loop.run, by_hand)
+        method, names = config.balancer["name"], loop.run.model.objectives
+        work = self.parts.model, by_hand, names, method, self.parts.optimizer, self.parts.schedule, self.parts
+        self.loop = ManualLoop(*work, config.trainer.log_every, sparing, loop.run.device, folder)
+
+    def train_epoch(self) -> Seconds:
+        """All full batches once, and the time for them."""
+        seconds = self.loop.train_epoch()
+        self.parts.epoch += 1
+        return seconds
+
+
 # ---- measurements ----------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +233,44 @@ def interval(first: Sequence[float], second: Sequence[float], draws: int = 2000)
         ratios.append(statistics.median(a for a, _ in drawn) / statistics.median(b for _, b in drawn))
     ratios.sort()
     return ratios[round(0.025 * (draws - 1))], ratios[round(0.975 * (draws - 1))]
+
+
+def measure_lightning(rounds: int, device: str) -> list[Row]:
+    """Samples per second of train.py and of Lightning on diamonds, and ratios with intervals."""
+    rows: list[Row] = []
+    for method in ("sum", "pcgrad"):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            # a table is all that both write
+            options = (f"balancer={method}", f"trainer.epochs={rounds + 1}", "logger.tensorboard=false")
+            run = train.build(engine.compose([*place("diamonds", device), *options]))
+            loop = TrainLoop(run, folder)
+            own: Callable[[], Seconds] = partial(timed, loop.train_epoch)
+            variants = {"train.py": own}
+            for variant, (sparing, _) in VARIANTS.items():
+                variants[variant] = LightningLoop(loop, sparing, folder / variant).train_epoch
+            seconds: dict[str, list[Seconds]] = {variant: [] for variant in variants}
+            for turn in track(range(rounds + 1), description=f"lightning, {method}"):
+                for variant in reversed(variants) if turn % 2 else variants:
+                    engine.synchronize(run.device)
+                    taken = variants[variant]()
+                    if turn:
+                        seconds[variant].append(taken)
+            loop.close()
+        samples = run.steps_per_epoch * run.config.trainer.batch_size
+        walls = {variant: [wall for wall, _ in spent] for variant, spent in seconds.items()}
+        for variant, spent in seconds.items():
+            wall, busy = map(statistics.median, zip(*spent, strict=True))
+            rows.append(row(f"{method}: {variant}", "samples/s", f"{samples / wall:.4g}", f"{samples / busy:.4g}"))
+        for variant in VARIANTS:
+            wall, busy = (
+                statistics.median(each[i] for each in seconds[variant])
+                / statistics.median(each[i] for each in seconds["train.py"])
+                for i in range(2)
+            )
+            limits = (f"{limit:.3f}" for limit in interval(walls[variant], walls["train.py"]))
+            rows.append(row(f"{method}: train.py / {variant}", "ratio", f"{wall:.3f}", f"{busy:.3f}", *limits))
+    return rows
 
 
 def measure_files(rounds: int, device: str) -> list[Row]:
@@ -308,15 +372,18 @@ train.main()
 def measure_startup(rounds: int, device: str) -> list[Row]:
     """Seconds from the start of Python to the end of the first step, and its parts."""
     rounds = max(rounds // 4, 1)
+    taken: dict[str, list[tuple[float, dict[str, float]]]] = {"bare": [], "train.py": []}
+    for turn in range(rounds + 1):
+        for variant in reversed(taken) if turn % 2 else taken:
+            taken[variant].append(start_once(variant, device))
     rows: list[Row] = []
-    for variant in ("bare", "train.py"):
-        starts = [start_once(variant, device) for _ in range(rounds + 1)]
-        starts = starts[1:] if rounds > 1 else starts  # the first reads from the disk
-        walls = [wall for wall, _ in starts]
-        busy = statistics.median(sum(laps.values()) for _, laps in starts)
+    for variant, starts in taken.items():
+        counted = starts[1:]  # the first reads from the disk
+        walls = [wall for wall, _ in counted]
+        busy = statistics.median(sum(laps.values()) for _, laps in counted)
         value, low, high = (f"{number:.2f}" for number in (statistics.median(walls), min(walls), max(walls)))
         rows.append(row(variant, "s", value, f"{busy:.2f}", low, high))
-    busy_of = {name: statistics.median(laps[name] for _, laps in starts) for name in starts[0][1]}
+    busy_of = {name: statistics.median(laps[name] for _, laps in counted) for name in starts[0][1]}
     return [*rows, *(row(f"of it: {name}", "s", "", f"{busy:.2f}") for name, busy in busy_of.items())]
 
 
@@ -348,6 +415,7 @@ def place(name: str, device: str) -> list[str]:
 PARTS: dict[str, Callable[[int, str], list[Row]]] = {
     "diamonds": lambda rounds, device: measure_work("diamonds", rounds, device),
     "rooms": lambda rounds, device: measure_work("rooms", rounds, device),
+    "lightning": measure_lightning,
     "files": measure_files,
     "startup": measure_startup,
 }
@@ -380,6 +448,20 @@ def speed(row: Row) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def lightning_table() -> str:
+    """Speed of train.py and of Lightning."""
+    head = ("balancer", "log_dict", "Lightning, samples/s", "train.py, samples/s", "ratio", "95 % interval")
+    lines = []
+    for name, ratio in (rows := read("lightning")).items():
+        method, _, variant = name.partition(": train.py / ")
+        if variant:
+            speeds = (speed(rows[f"{method}: {each}"]) for each in (variant, "train.py"))
+            limits = f"{float(ratio['low']):.2f} to {float(ratio['high']):.2f}"
+            values = (f"{float(ratio[key]):.2f}" for key in ("value", "processor"))
+            lines.append([f"`{method}`", VARIANTS[variant][1], *speeds, next(values), limits, next(values)])
+    return documents.table((*head, "ratio of processor time"), lines)
+
+
 def files_table() -> str:
     """Share of the time that goes into files."""
     lines = (
@@ -399,7 +481,12 @@ def startup_table() -> str:
 
 
 BLOCKS: documents.Blocks = {
-    "docs/speed.md": {"speed_loops": loops_table, "speed_files": files_table, "speed_startup": startup_table}
+    "docs/speed.md": {
+        "speed_loops": loops_table,
+        "speed_lightning": lightning_table,
+        "speed_files": files_table,
+        "speed_startup": startup_table,
+    }
 }
 
 

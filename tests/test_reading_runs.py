@@ -32,7 +32,7 @@ def test_file_that_is_no_configuration_is_an_error(text, tmp_path):
 
 def test_runs_that_differ_in_seed_and_learning_rate_share_a_composition(tmp_path, monkeypatch):
     composed = []
-    monkeypatch.setattr(runs, "compose", lambda words: composed.append(words) or engine.compose(words))
+    monkeypatch.setattr(runs, "compose_alike", lambda words: composed.append(words) or engine.compose(words))
     common = ("balancer=mgda", "trainer.epochs=3")
     words = [(*common, f"optimizer.lr={rate}", f"seed={seed}") for rate in ("0.1", "4", "1e-05") for seed in (0, 7)]
     content = OmegaConf.to_yaml(asdict(engine.compose([*common, "optimizer.lr=4", "seed=7"])))

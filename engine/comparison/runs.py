@@ -11,7 +11,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from engine.config import compose, flatten, read_yaml, saved_content
+from engine.comparison.settings import compose_alike
+from engine.config import flatten, read_yaml, saved_content
 from engine.words import shell_word
 from tasks.results import ResultKey, without_split
 
@@ -21,7 +22,7 @@ IGNORED = (
     *("task.download", "trainer.device", "trainer.num_threads"),
     *("trainer.num_workers", "trainer.log_every", "trainer.dry_run", "trainer.save_every", "trainer.profile"),
 )
-#: Options that no other depends on: runs that differ in these alone share a composition, which takes a tenth of a second.
+#: Options that no other depends on: runs that differ in these alone share a configuration.
 _PLAIN = {"seed": int, "optimizer.lr": float}
 #: Metric -> whether higher is better, for runs of versions that did not write directions.
 FORMER_DIRECTIONS = {
@@ -134,7 +135,7 @@ def _saved(run: Path) -> dict[str, Any]:
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    return _decisive(asdict(compose(overrides)))
+    return _decisive(asdict(compose_alike(overrides)))
 
 
 def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:

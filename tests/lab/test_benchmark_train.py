@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import engine
+import train
 from lab import benchmark_train, results
 
 
@@ -41,6 +42,40 @@ def test_both_loops_end_with_the_same_weights_on_rooms(tmp_path):
     rooms = ("model=dense", "model.encoder=test_resnet", "model.width=4", "task.height=24", "task.width=32")
     few = ("task.train=9", "task.val=1", "task.test=1", "trainer.batch_size=4", "logger.tensorboard=false")
     assert_same_work(*finished(tmp_path, *rooms, *few, "trainer.precision=fp32"))
+
+
+@pytest.mark.parametrize("method", ["sum", "pcgrad"])
+def test_lightning_does_the_same_work(method, stones, tmp_path):
+    pytest.importorskip("lightning")
+    small = ("model.width=16", "model.depth=2", "trainer.batch_size=64", "logger.tensorboard=false")
+    options = (*small, "trainer.device=cpu", "trainer.epochs=2", f"balancer={method}", f"task.csv={stones}")
+    run = train.build(engine.compose([*options, f"data_dir={tmp_path / 'data'}"]))
+    (tmp_path / "run").mkdir()
+    loop = benchmark_train.TrainLoop(run, tmp_path / "run")
+    others = [benchmark_train.LightningLoop(loop, sparing, tmp_path / str(sparing)) for sparing in (False, True)]
+    for _ in range(2):
+        loop.train_epoch()
+        assert all(other.train_epoch()[0] > 0 for other in others)
+    loop.close()
+    for other in others:
+        torch.testing.assert_close(
+            list(other.parts.model.parameters()), list(run.model.parameters()), rtol=1e-3, atol=1e-5
+        )
+        assert other.parts.schedule.last_epoch == run.state.step == run.total_steps
+    files = ("run/balance.csv", *(f"{sparing}/lightning_logs/version_0/metrics.csv" for sparing in (False, True)))
+    first, *rest = ([row["loss/cut"] for row in results.read_rows(tmp_path / file)] for file in files)
+    assert len(first) == run.total_steps // 10
+    for losses in rest:
+        assert list(map(float, losses)) == pytest.approx(list(map(float, first)), rel=1e-3)
+
+
+def test_lightning_is_left_out_where_it_is_not_installed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(benchmark_train, "find_spec", lambda name: None)
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark_train, "BLOCKS", {})
+    benchmark_train.main(["lightning"])
+    assert capsys.readouterr().out == "lightning is left out, as it is not installed: pip install -e '.[loops]'\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_interval_holds_the_ratio_and_narrows_with_the_noise():
@@ -86,7 +121,7 @@ def test_what_stays_the_same_is_not_written_after_every_epoch(tmp_path):
 def test_unknown_part_is_one_line(capsys):
     with pytest.raises(SystemExit):
         benchmark_train.main(["diamond"])
-    assert "choose from diamonds, rooms, files, startup" in capsys.readouterr().err
+    assert "choose from diamonds, rooms, lightning, files, startup" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -83,7 +83,11 @@ class _Joint(A.DualTransform):
 
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
-        others = {"depth": self.apply_to_depth, "disparity": self.apply_to_disparity, "normals": self.apply_to_normals}
+        others: dict[str, Callable[..., Any]] = {
+            "depth": self.apply_to_depth,
+            "disparity": self.apply_to_disparity,
+            "normals": self.apply_to_normals,
+        }
         return {
             "image": self.apply,
             **{name: others.get(kind, self.apply_to_mask) for name, kind in self.kinds.items()},

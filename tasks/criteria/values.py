@@ -13,7 +13,7 @@ from torch import Tensor
 from tasks.criteria.base import (
     Columns,
     Kind,
-    Labels,
+    LabelKind,
     Transform,
     check_option,
     check_shapes,
@@ -39,7 +39,7 @@ class ValueCriterion:
     complete: bool = field(default=False, kw_only=True)
     kind: ClassVar[Kind] = "regression"
     name: ClassVar[str]
-    fits: ClassVar[tuple[Labels, ...]]
+    fits: ClassVar[tuple[LabelKind, ...]]
     standardized: ClassVar[bool] = True
 
     def errors(self, output: Tensor, truth: Tensor) -> Tensor:

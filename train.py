@@ -75,8 +75,10 @@ def build(config: Config, processes: engine.Processes = ALONE, known: Task | Non
             balancer.to(device)  # weights of losses are computed where the losses are, without waiting for the device
         phases.append(engine.build_phase_optimizer(model, phase, balancer, config, total_steps))
     precision, state = engine.Precision(trainer.precision, device), engine.State()
-    counts = device, per_epoch, total_steps, state, processes, ema, origin
-    return engine.Run(config, task, splits, model, arguments, phases, precision, *counts)
+    progress = per_epoch, total_steps, state
+    return engine.Run(
+        config, task, splits, model, arguments, phases, precision, device, *progress, processes, ema, origin
+    )
 
 
 def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:

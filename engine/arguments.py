@@ -78,6 +78,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(bare.values())}"
 
 
+def some(names: Sequence[str], shown: int = 4, separator: str = ", ") -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - shown
+    return separator.join(names[:shown]) + (f"{separator}and {more} more" if more > 0 else "")
+
+
 def check_arguments(group: str, section: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
     """Check the options of a config group against a signature. Raises ConfigError."""
     for key, value in section.items():

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from engine.arguments import ConfigError, did_you_mean
+from engine.arguments import ConfigError, did_you_mean, some
 
 _WEIGHTS = "model.safetensors"
 _INNER = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
@@ -34,7 +34,7 @@ def initialize(model: nn.Module, source: str) -> str:
     own, found = model.state_dict(), _unwrapped(_read(source), model.state_dict())
     taken = {name: tensor for name, tensor in found.items() if name in own and tensor.shape == own[name].shape}
     if not taken:
-        examples = f"it has {_some(found)}, the model {_some(own)}"
+        examples = f"it has {some(list(found))}, the model {some(list(own))}"
         raise ConfigError(f"init={source}: no tensor fits by name and shape; {examples}")
     model.load_state_dict(taken, strict=False)
     others = [
@@ -44,9 +44,9 @@ def initialize(model: nn.Module, source: str) -> str:
     ]
     told = [f"{len(taken)} of {len(own)} tensors from {source}"]
     if fresh := [name for name in own if name not in taken]:
-        told.append(f"untouched: {_some(fresh)}")
+        told.append(f"untouched: {some(fresh)}")
     if others:
-        told.append(f"left out of the file: {_some(others)}")
+        told.append(f"left out of the file: {some(others)}")
     return "; ".join(told)
 
 
@@ -135,11 +135,6 @@ def _unwrapped(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mappin
         if not found.keys() & own.keys() and all(name.startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found
-
-
-def _some(names: Any, shown: int = 4) -> str:
-    names = list(names)
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def _near(name: str, known: Sequence[str], networks: Mapping[str, nn.Module]) -> str:

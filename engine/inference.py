@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.utils import save_image
 
-from engine.arguments import ConfigError, PartialError
+from engine.arguments import ConfigError, PartialError, some
 from engine.prediction import load_predictor
 from tasks import DataError, Prediction
 
@@ -187,16 +187,10 @@ def predict(
     console.print(f"predictions{more} in {folder}", markup=False)
     if others:
         console.print(
-            f"left out, as they are no pictures: {_some([str(path.relative_to(source)) for path in others])}",
+            f"left out, as they are no pictures: {some([str(path.relative_to(source)) for path in others], _SHOWN)}",
             markup=False,
         )
     if problems:
         raise PartialError(
-            f"{len(problems)} of {len(files)} files have no prediction: {_some(list(map(str, problems)), '; ')}"
+            f"{len(problems)} of {len(files)} files have no prediction: {some(list(map(str, problems)), _SHOWN, '; ')}"
         )
-
-
-def _some(names: Sequence[str], separator: str = ", ") -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - _SHOWN
-    return separator.join(names[:_SHOWN]) + (f"{separator}and {more} more" if more > 0 else "")

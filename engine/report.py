@@ -108,9 +108,8 @@ def _predictions(
         criterion: Any = objective.criterion
         predicted, actual = predictions[objective.name]
         if {"classes", "ordered"} & {*criterion.fits}:
-            labels = (
-                predicted >= 0.5 if predicted.is_floating_point() else predicted
-            )  # probabilities of the second of two
+            # probabilities are those of the second of two classes
+            labels = predicted >= 0.5 if predicted.is_floating_point() else predicted
             figure = figures.confusion(objective.name, labels.long().numpy(), actual.numpy(), criterion.classes)
             yield figures.data_uri(figure), "Each row: where the samples of one true class went, in percent." + rest
         elif "tags" in criterion.fits:

@@ -162,9 +162,13 @@ def run_folder(run: Run, name: str) -> Iterator[Path]:
     except BaseException:
         if main and run.state.step == 0:
             for path in folder.iterdir():
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            with suppress(OSError):
-                None if before else folder.rmdir()
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+            if not before:
+                with suppress(OSError):
+                    folder.rmdir()
         raise
 
 

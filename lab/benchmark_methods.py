@@ -6,8 +6,8 @@ python lab/benchmark_methods.py --collect       # only write results/ and the pa
 
 A study is one model on one task, in sizes small enough for two cores. Each method, each point of a sweep of static weights
 and each objective alone is trained with the same three learning rates. The rate with the best delta-m on the validation split
-at seed 0 (of an objective alone: the lowest loss, or what else chooses epochs) is trained with all other seeds. Then steps are timed, each next to a plain
-one, and their memory is measured: leave the machine alone meanwhile.
+at seed 0 (of an objective alone: the lowest loss, or what else chooses epochs) is trained with all other seeds. Then steps are
+timed, each next to a plain one, and their memory is measured: leave the machine alone meanwhile.
 
 Runs are kept in outputs/methods/, so an interrupted command goes on where it stopped. lab/method_tables.py makes tables
 and figures of what is written here: results/methods_<study>.csv and results/methods_<study>_cost.csv.

@@ -137,9 +137,9 @@ def write_fields(folder: Path) -> None:
         random = np.random.RandomState(i)
         pictures = {
             "images": random.randint(0, 256, (24, 32, 3), dtype=np.uint8),
-            "ground": random.choice(np.uint8([0, 1, 2, 255]), (24, 32)),
+            "ground": random.choice(np.array([0, 1, 2, 255], np.uint8), (24, 32)),
             "height": random.randint(0, 30000, (24, 32)).astype(np.uint16),
-            "edges": random.choice(np.uint8([0, 255]), (24, 32)),
+            "edges": random.choice(np.array([0, 255], np.uint8), (24, 32)),
         }
         for name, pixels in pictures.items():
             (folder / name).mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tasks.map_files import MapFiles, check_depth, check_image
+from tasks.map_files import MapFiles, Read, check_depth, check_image
 from tasks.map_kinds import MapKind
 from tasks.task import DataError
 
@@ -59,7 +59,11 @@ def cityscapes_folder(root: Path, split: str, kinds: Mapping[str, MapKind]) -> M
         for path in row.values():
             if not path.is_file():
                 raise DataError(f"{path} is missing, but {row['image']} is there; unpack the set again")
-    reads = {"image": _read_image, "segmentation": partial(_read_labels, table=table), "depth": _read_disparity}
+    reads: dict[str, Read] = {
+        "image": _read_image,
+        "segmentation": partial(_read_labels, table=table),
+        "depth": _read_disparity,
+    }
     return MapFiles(rows, reads, kinds)
 
 

@@ -27,8 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.criteria import Labels as LabelKind
-from tasks.criteria import choose_criteria, create_criterion, criterion_state, default_criterion
+from tasks.criteria import LabelKind, choose_criteria, create_criterion, criterion_state, default_criterion
 from tasks.image_reading import ImageFiles, View, check_image
 from tasks.metrics import identity
 from tasks.registry import register_task
@@ -88,7 +87,7 @@ class ImageTable(Task):
         fit: Literal["crop", "stretch"] = "crop",
         flip: float = 0.5,
         crop: float = 0.8,
-        missing: Sequence[str] = MISSING,
+        missing: Sequence[str] = MISSING[1:],
         similar_classes: SimilarClasses = "refuse",
         split: Literal["random", "stratified", "group", "time", "position"] = "random",
         split_by: str | None = None,
@@ -114,7 +113,7 @@ class ImageTable(Task):
         self.objectives = self._describe(classes, dict.fromkeys(self.regression, (0.0, 1.0)), {})
 
     def load(self, data_dir: Path) -> Splits:
-        """Read the table, look at both ends of every image, and split; ``data_dir`` is not needed."""
+        """Read the table, check every image, and split; ``data_dir`` is not needed."""
         table = self._table(self.csv)
         if "table" in self._state:
             check_unchanged(table, self._fingerprinted(table), self._state["table"])

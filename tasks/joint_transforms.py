@@ -57,9 +57,8 @@ class JointTransform:
             raise ValueError(f"zooms must be at least 1, got {tuple(zooms)}")
         if not 0 <= mirror <= 1 or not 0 <= jitter <= 1:
             raise ValueError(f"mirror and jitter must be in [0, 1], got {mirror} and {jitter}")
-        self._keys = {name: f"map_{name}" for name in kinds} | {
-            "image": "image"
-        }  # some words mean something to Compose
+        # some words mean something to Compose
+        self._keys = {name: f"map_{name}" for name in kinds} | {"image": "image"}
         moved = {self._keys[name]: kind for name, kind in kinds.items()}
         steps: list[A.BasicTransform] = [_Zoom(moved, tuple(zooms), protocol == "mtan"), _Mirror(moved, mirror)]
         if jitter > 0:
@@ -83,7 +82,11 @@ class _Joint(A.DualTransform):
 
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
-        others = {"depth": self.apply_to_depth, "disparity": self.apply_to_disparity, "normals": self.apply_to_normals}
+        others: dict[str, Callable[..., Any]] = {
+            "depth": self.apply_to_depth,
+            "disparity": self.apply_to_disparity,
+            "normals": self.apply_to_normals,
+        }
         return {
             "image": self.apply,
             **{name: others.get(kind, self.apply_to_mask) for name, kind in self.kinds.items()},

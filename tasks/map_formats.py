@@ -124,7 +124,7 @@ class MapFormat:
 
     def _depth(self, array: np.ndarray) -> np.ndarray:
         raw = real(array)
-        unknown = np.isnan(raw) | (raw == 0) | np.isin(raw, np.float32(self.void))
+        unknown = np.isnan(raw) | (raw == 0) | np.isin(raw, np.array(self.void, np.float32))
         values = raw * np.float32(self.scale)
         if self.valid is not None:
             unknown |= (values < self.valid[0]) | (values > self.valid[1])
@@ -137,7 +137,7 @@ class MapFormat:
 
     def _binary(self, array: np.ndarray) -> np.ndarray:
         raw = real(array.astype(np.uint8) if array.dtype == bool else array)
-        unknown = np.isnan(raw) | np.isin(raw, np.float32(self.void))
+        unknown = np.isnan(raw) | np.isin(raw, np.array(self.void, np.float32))
         if self.threshold is not None:
             return np.where(unknown, np.float32(np.nan), raw > self.threshold).astype(np.float32)
         found = np.unique(raw[~unknown])
@@ -151,7 +151,7 @@ class MapFormat:
 
     def _share(self, array: np.ndarray) -> np.ndarray:
         raw = real(array.astype(np.uint8) * np.uint8(255) if array.dtype == bool else array)
-        unknown = np.isnan(raw) | np.isin(raw, np.float32(self.void))
+        unknown = np.isnan(raw) | np.isin(raw, np.array(self.void, np.float32))
         whole = np.iinfo(array.dtype).max if array.dtype.kind in "iu" and self.scale == 1 else 1.0
         values = raw / np.float32(whole) * np.float32(self.scale)
         left = values[~unknown]
@@ -168,7 +168,7 @@ class MapFormat:
         values = (raw - np.float32((low + high) / 2)) * np.float32(2 / (high - low))
         unknown = np.isnan(raw).any(2) | (raw == 0).all(2)
         if self.void:
-            unknown |= (raw == np.float32(self.void)).all(2)
+            unknown |= (raw == np.array(self.void, np.float32)).all(2)
         if whole:
             unknown |= (np.abs(values) <= 1.01 / (high - low)).all(2)  # gray
         values[unknown] = 0

@@ -88,7 +88,7 @@ class MapKind:
         if self.kind == "classes":
             return values >= 0
         if self.kind == "normals":
-            return values.any(axis=0)
+            return np.asarray(values.any(axis=0))
         return ~np.isnan(values) if self.kind in ("binary", "share") else values > 0
 
     def head(self) -> dict[str, str | int]:

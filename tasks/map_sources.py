@@ -21,22 +21,8 @@ from tasks.task import DataError
 
 _FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _FOLDERS |= {"test": "test", "testing": "test"}
-_BESIDE = {
-    ".txt",
-    ".json",
-    ".xml",
-    ".csv",
-    ".tsv",
-    ".md",
-    ".html",
-    ".yaml",
-    ".yml",
-    ".db",
-    ".ini",
-    ".log",
-    ".mat",
-    ".pdf",
-}
+_BESIDE = {".txt", ".json", ".xml", ".csv", ".tsv", ".md", ".html", ".yaml", ".yml", ".db", ".ini", ".log", ".mat"}
+_BESIDE |= {".pdf"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +119,7 @@ def _files(folder: Path, endings: Collection[str], what: str) -> dict[str, Path]
         for name in sorted(names):
             path = Path(place, name)
             ending = path.suffix.lower()
-            if name.startswith(".") or name == "Thumbs.db" or (ending in _BESIDE):
+            if name.startswith(".") or ending in _BESIDE:
                 continue
             if ending not in endings:
                 raise DataError(f"maps: {path} is no {what}; these end in {', '.join(endings)}: convert or remove it")

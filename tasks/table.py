@@ -321,7 +321,8 @@ class Table(Task):
 
     def _inputs_of(self, model: Any, batch: Batch) -> tuple[Tensor, ...]:
         """Numbers and codes; for a model that takes no categories, numbers alone."""
-        if len(batch.inputs) == 1 or getattr(model, "categories", ()):
+        embedded = getattr(model, "categories", ())
+        if embedded or len(batch.inputs) == 1:
             return batch.inputs
         x, codes = batch.inputs
         sizes = self.info["categories"]

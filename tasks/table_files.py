@@ -391,9 +391,8 @@ def _parse(file: io.TextIOBase, source: str, owner: str, delimiter: str, encodin
         if twice is not None:
             raise DataError(f"{owner}: {source} has two columns {twice!r}; rename one")
         columns: dict[int, list[str]] = {place: [] for place, name in enumerate(header) if name}
-        cells: list[
-            str
-        ] = []  # of many rows in one list, as the garbage collector would look through rows again and again
+        # of many rows in one list, as the garbage collector would look through rows again and again
+        cells: list[str] = []
         count, before = 0, reader.line_num
 
         def store() -> None:

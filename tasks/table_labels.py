@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from balancing.registry import suggestion
-from tasks.criteria import LABELS, CriterionChoice, Labels, create_criterion, criterion_state, default_criterion
+from tasks.criteria import LABEL_KINDS, CriterionChoice, LabelKind, create_criterion, criterion_state, default_criterion
 from tasks.table_files import SimilarClasses, class_labels, is_missing
 from tasks.table_inputs import Reader
 from tasks.task import DataError, Objective
@@ -39,7 +39,7 @@ class LabelChoice:
     """
 
     column: str
-    kind: Labels | None = None
+    kind: LabelKind | None = None
     log: bool = False
     order: tuple[str, ...] = ()
     separator: str = ";"
@@ -69,15 +69,15 @@ def choose_labels(owner: str, objectives: Mapping[str, Any] | Sequence[str] | No
 def _with_kind(text: str) -> tuple[str, str | None]:
     """Column and kind of ``column: kind``; a column alone has no kind."""
     column, _, kind = str(text).rpartition(": ")
-    return (column, kind) if column and kind in LABELS else (str(text), None)
+    return (column, kind) if column and kind in LABEL_KINDS else (str(text), None)
 
 
 def _choice(owner: str, column: str, said: Any) -> LabelChoice:
     key = f"{owner}: objectives.{column}"
     section = dict(said) if isinstance(said, Mapping) else {"kind": said}
     kind = section.pop("kind", None)
-    if kind is not None and kind not in LABELS:
-        near = suggestion(str(kind), LABELS, "choose from {}")
+    if kind is not None and kind not in LABEL_KINDS:
+        near = suggestion(str(kind), LABEL_KINDS, "choose from {}")
         raise ValueError(f"{key}: there is no kind {kind!r} of labels; {near}")
     known = _OPTIONS.get(str(kind), ()) if kind else sorted({name for names in _OPTIONS.values() for name in names})
     for name, value in section.items():
@@ -122,7 +122,7 @@ class Label:
 
     name: str
     column: str
-    kind: Labels
+    kind: LabelKind
     criterion: Mapping[str, Any]
     classes: tuple[str, ...] = ()
     separator: str = ";"
@@ -202,7 +202,7 @@ def label_numbers(reader: Reader, column: str, kind: str, log: bool = False) -> 
     return values
 
 
-def infer_kind(reader: Reader, column: str, separator: str) -> Labels:
+def infer_kind(reader: Reader, column: str, separator: str) -> LabelKind:
     """Numbers, classes (texts, or two different numbers), or tags (texts with separators)."""
     table, missing = reader.table, reader.settings.missing
     if reader.is_number(column):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import engine
 import train
+from balancing import create_balancer
 from engine.fine_tuning import initialize, layer_scales
 from zoo import create_model
 
@@ -199,7 +200,7 @@ def test_rates_fall_from_the_heads_to_the_first_layer():
     assert stem
     assert all(".conv1." in name or ".bn1." in name for name in stem)
     config = engine.compose(["optimizer.layer_decay=0.5", "optimizer.weight_decay=0.1"])
-    phase = engine.build_phase_optimizer(model, model.phases[0], _balancer(), config, total_steps=10)
+    phase = engine.build_phase_optimizer(model, model.phases[0], create_balancer("sum", ["a"]), config, total_steps=10)
     phase.schedule(5)
     rates = {p: group["lr"] for group in phase.optimizers["all"].param_groups for p in group["params"]}
     decays = {p: group["weight_decay"] for group in phase.optimizers["all"].param_groups for p in group["params"]}
@@ -214,18 +215,12 @@ def test_constant_rate_keeps_the_factor_of_its_layer():
         "shared_trunk_timm", backbone="resnet10t", in_channels=3, image_size=32, classifiers={"a": 2}, regressors={}
     )
     config = engine.compose(["optimizer.layer_decay=0.5", "scheduler=constant", "optimizer.lr=0.1"])
-    phase = engine.build_phase_optimizer(model, model.phases[0], _balancer(), config, total_steps=10)
+    phase = engine.build_phase_optimizer(model, model.phases[0], create_balancer("sum", ["a"]), config, total_steps=10)
     for step in range(2):
         phase.schedule(step, factor=0.5)
         scales = {group["lr_scale"]: group["lr"] for group in phase.optimizers["all"].param_groups}
         assert len(scales) > 3
         assert scales == pytest.approx({scale: 0.05 * scale for scale in scales})
-
-
-def _balancer():
-    from balancing import create_balancer
-
-    return create_balancer("sum", ["a"])
 
 
 # ---- more epochs -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Multi-gate mixture of experts: a pool of networks, and a gate per objective.
 
-The gate of an objective mixes the outputs of the networks. Experts and gates read the input. A gate gives every sample its own proportions, so objectives that agree can use the same
-experts, and objectives that conflict can use different ones.
+The gate of an objective mixes the outputs of the networks. Experts and gates read the input. A gate gives every sample its own
+proportions, so objectives that agree can use the same experts, and objectives that conflict can use different ones.
 
     x (B, in_features) -> [Linear -> SiLU -> dropout] x depth, by each expert -> features (B, experts, width)
       |                                                                            |

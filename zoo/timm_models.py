@@ -102,10 +102,9 @@ def fitting_size(owner: str, encoder: str, in_channels: int, size: Sequence[int]
     It is ``size`` (height, width), up to multiples of the largest stride. Nothing is computed, and no random numbers are drawn.
     Raises ValueError, naming sizes that fit, if this one does not.
     """
-
     import timm
 
-    def strides(shape: tuple[int, int]) -> list[int]:
+    def strides(shape: Sequence[int]) -> list[int]:
         """Those of the stages, after a try with images of this shape."""
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             net: Any = timm.create_model(encoder, features_only=True, in_chans=in_channels, img_size=shape).eval()

@@ -65,9 +65,8 @@ class PCD(GramianBalancer):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         super().set_extra_state(state)
-        self.memory["mass"] = (
-            self.memory["mass"].expand(len(self.objectives)).clone()
-        )  # of an earlier version: one for all
+        # that of an earlier version is one for all
+        self.memory["mass"] = self.memory["mass"].expand(len(self.objectives)).clone()
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         first = self.primary

@@ -38,9 +38,8 @@ class TrimmedMean(JacobianBalancer):
 
     def combine(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         rows = list(jacobian.unbind())
-        for _ in range(
-            min(self.trim, (len(rows) - 1) // 2)
-        ):  # the largest of each coordinate moves to the end, and the smallest to the front
+        # the largest of each coordinate moves to the end, and the smallest to the front
+        for _ in range(min(self.trim, (len(rows) - 1) // 2)):
             for k in range(len(rows) - 1):
                 rows[k], rows[k + 1] = torch.minimum(rows[k], rows[k + 1]), torch.maximum(rows[k], rows[k + 1])
             for k in range(len(rows) - 2, 0, -1):

@@ -78,7 +78,8 @@ def identify(leaves: Sequence[Leaf]) -> list[Key]:
 def merge(owner: str, records: Sequence[Mapping[str, Any]]) -> dict[Key, int]:
     """Keys of all leaves with the masks of all processes.
 
-    They have the order of the first process that has them. The result and the errors are the same in all processes, as the ``records`` are.
+    They have the order of the first process that has them. The result and the errors are the same in all processes, as the
+    ``records`` are.
     """
     for rank, record in enumerate(records):
         if record["error"] is not None:

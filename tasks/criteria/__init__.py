@@ -4,11 +4,11 @@
 """
 
 from tasks.criteria.base import (
-    LABELS,
+    LABEL_KINDS,
     Columns,
     Criterion,
     Kind,
-    Labels,
+    LabelKind,
     NamedCriterion,
     Transform,
     Weights,
@@ -32,7 +32,7 @@ from tasks.criteria.values import L1, Huber, Poisson, Quantile, SquaredError, Va
 
 __all__ = [
     "L1",
-    "LABELS",
+    "LABEL_KINDS",
     "BinaryCrossEntropy",
     "ClassCriterion",
     "Columns",
@@ -43,7 +43,7 @@ __all__ = [
     "Focal",
     "Huber",
     "Kind",
-    "Labels",
+    "LabelKind",
     "MultiLabel",
     "NamedCriterion",
     "Ordinal",

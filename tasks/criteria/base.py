@@ -12,8 +12,8 @@ from tasks.metrics import MetricSpec
 
 Kind = Literal["classification", "regression"]
 #: What the cells of a label column mean: one class; one class of an order; any number of tags; a number; a number of events.
-Labels = Literal["classes", "ordered", "tags", "number", "count"]
-LABELS: tuple[Labels, ...] = get_args(Labels)
+LabelKind = Literal["classes", "ordered", "tags", "number", "count"]
+LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 Transform = Callable[[Tensor], Tensor]
 Columns = dict[str, Sequence[str | float]]
 Weights = Sequence[float] | Mapping[str, float] | Literal["balanced"]
@@ -48,7 +48,7 @@ class NamedCriterion(Criterion, Protocol):
     """
 
     name: ClassVar[str]
-    fits: ClassVar[tuple[Labels, ...]]
+    fits: ClassVar[tuple[LabelKind, ...]]
     standardized: ClassVar[bool]  # whether numbers are to be standardized first
 
     @property

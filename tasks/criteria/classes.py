@@ -14,7 +14,7 @@ from torch import Tensor
 from tasks.criteria.base import (
     Columns,
     Kind,
-    Labels,
+    LabelKind,
     Transform,
     Weights,
     check_option,
@@ -44,7 +44,7 @@ class ClassCriterion:
     weights: Weights | None = field(default=None, kw_only=True)
     kind: ClassVar[Kind] = "classification"
     name: ClassVar[str]
-    fits: ClassVar[tuple[Labels, ...]]
+    fits: ClassVar[tuple[LabelKind, ...]]
     standardized: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -289,7 +289,7 @@ class BinaryCrossEntropy:
     pos_weight: float = field(default=1.0, kw_only=True)
     kind: ClassVar[Kind] = "classification"
     name: ClassVar[str]
-    fits: ClassVar[tuple[Labels, ...]]
+    fits: ClassVar[tuple[LabelKind, ...]]
     standardized: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

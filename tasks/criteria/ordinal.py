@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.criteria.base import Columns, Kind, Labels, Transform, check_shapes, in_float
+from tasks.criteria.base import Columns, Kind, LabelKind, Transform, check_shapes, in_float
 from tasks.criteria.classes import named_classes
 from tasks.criteria.registry import register_criterion
 from tasks.metrics import MetricSpec, accuracy, metric
@@ -36,7 +36,7 @@ class Ordinal:
     classes: Sequence[str]
     kind: ClassVar[Kind] = "classification"
     name: ClassVar[str]
-    fits: ClassVar[tuple[Labels, ...]]
+    fits: ClassVar[tuple[LabelKind, ...]]
     standardized: ClassVar[bool] = True
 
     @property

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from balancing.registry import Registry, suggestion
-from tasks.criteria.base import Labels, NamedCriterion
+from tasks.criteria.base import LabelKind, NamedCriterion
 
 _CRITERIA: Registry[Any] = Registry("criterion")
 C = TypeVar("C", bound=type)
 #: What a task says of its labels; everything else is an option of the user.
 _OF_THE_DATA = ("classes", "unit", "complete", "mean", "separator")
-_DEFAULTS: Mapping[Labels, str] = {
+_DEFAULTS: Mapping[LabelKind, str] = {
     "classes": "cross_entropy",
     "ordered": "ordinal",
     "tags": "multi_label",
@@ -143,7 +143,7 @@ def choose_criteria(key: str, criteria: Mapping[str, Any], objectives: Iterable[
     return {name: choose_criterion(f"{key}.{name}", chosen) for name, chosen in criteria.items()}
 
 
-def default_criterion(key: str, labels: Labels) -> CriterionChoice:
+def default_criterion(key: str, labels: LabelKind) -> CriterionChoice:
     """The criterion for labels of this kind unless another one is chosen."""
     return CriterionChoice(key, _DEFAULTS[labels])
 

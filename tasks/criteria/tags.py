@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.criteria.base import Columns, Kind, Labels, Transform, check_option, check_shapes, masked_mean
+from tasks.criteria.base import Columns, Kind, LabelKind, Transform, check_option, check_shapes, masked_mean
 from tasks.criteria.classes import binary_entropy
 from tasks.criteria.registry import register_criterion
 from tasks.metrics import MetricSpec, metric
@@ -37,7 +37,7 @@ class MultiLabel:
     separator: str = field(default=";", kw_only=True)
     kind: ClassVar[Kind] = "classification"
     name: ClassVar[str]
-    fits: ClassVar[tuple[Labels, ...]]
+    fits: ClassVar[tuple[LabelKind, ...]]
     standardized: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

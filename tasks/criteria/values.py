@@ -13,7 +13,7 @@ from torch import Tensor
 from tasks.criteria.base import (
     Columns,
     Kind,
-    Labels,
+    LabelKind,
     Transform,
     check_option,
     check_shapes,
@@ -39,7 +39,7 @@ class ValueCriterion:
     complete: bool = field(default=False, kw_only=True)
     kind: ClassVar[Kind] = "regression"
     name: ClassVar[str]
-    fits: ClassVar[tuple[Labels, ...]]
+    fits: ClassVar[tuple[LabelKind, ...]]
     standardized: ClassVar[bool] = True
 
     def errors(self, output: Tensor, truth: Tensor) -> Tensor:
@@ -284,9 +284,8 @@ class Poisson(ValueCriterion):
     def errors(self, output: Tensor, truth: Tensor) -> Tensor:
         """Half the deviance of each count."""
         some = truth > 0
-        ratio = (
-            output - torch.where(some, truth / self.mean, 1.0).log()
-        )  # log(rate / y); differences of near numbers stay exact
+        # log(rate / y); differences of near numbers stay exact
+        ratio = output - torch.where(some, truth / self.mean, 1.0).log()
         return torch.where(some, truth * (torch.expm1(ratio) - ratio), self.mean * output.exp())
 
     def best_value(self, truth: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from balancing import BalancingError, create_balancer, group_parameters
 from balancing.measuring import cuts, lean
+from lab.timing import peak_bytes
 from tests.balancing import test_set_ups  # noqa: F401, it enters the set-ups into the table
 from tests.balancing.problems import GRAMIAN, make
 from tests.balancing.set_ups.processes import PAIRS
@@ -181,9 +181,8 @@ def test_a_hook_in_the_trunk_is_applied_once(hook, fine):
             handle.remove()
         return found
 
-    (full, _), (reports, _) = both(
-        losses, net
-    )  # a hook that is not linear makes another sum of the rows than of the losses
+    # a hook that is not linear makes another sum of the rows than of the losses
+    (full, _), (reports, _) = both(losses, net)
     torch.testing.assert_close(reports[0].gramian, full[0].gramian, rtol=1e-9, atol=0)
 
 
@@ -232,17 +231,6 @@ def all_below(node):
             found.add(node)
             stack += [child for child, _ in node.next_functions]
     return found
-
-
-def peak_bytes(step):
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        step()
-    allocated = peak = 0
-    for event in recorded.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            allocated += event.nbytes()
-            peak = max(peak, allocated)
-    return peak
 
 
 def test_about_one_gradient_is_in_memory_at_a_time():

@@ -130,9 +130,8 @@ def test_dual_cone_weights_of_many_dependent_gradients_satisfy_the_kkt_condition
         assert excess.min() >= 0
         assert slope.min() >= -1e-11, (kind, size, rank, seed)
         assert (slope * excess).abs().max() <= 1e-8, (kind, size, rank, seed)
-    assert (
-        counted.calls <= 2
-    )  # whether all directions conflict, once per matrix; the problems themselves are solved together
+    # whether all directions conflict, once per matrix; the problems themselves are solved together
+    assert counted.calls <= 2
 
 
 @pytest.mark.parametrize(("size", "rank"), [(50, 25), (60, 3), (100, 50), (100, 75), (200, 100)])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tasks.criteria import (
-    LABELS,
+    LABEL_KINDS,
     CriterionChoice,
     choose_criteria,
     choose_criterion,
@@ -31,7 +31,7 @@ OPTIONS = {
     "huber": {"delta": 0.5},
     "quantile": {"quantiles": [0.2, 0.5, 0.7]},
 }
-COLUMNS = sorted({name for labels in LABELS for name in list_criteria(labels)})  # the others are for maps
+COLUMNS = sorted({name for labels in LABEL_KINDS for name in list_criteria(labels)})  # the others are for maps
 CASES = [(name, options) for name in COLUMNS for options in ({}, OPTIONS.get(name)) if options is not None]
 case = pytest.mark.parametrize(
     ("name", "options"), CASES, ids=lambda value: value if isinstance(value, str) else len(value)
@@ -39,9 +39,9 @@ case = pytest.mark.parametrize(
 
 
 def labels_for(name, shape=(40,)):
-    """Labels, of which the first sample has none, and the criterion that is fitted to them."""
+    """LabelKind, of which the first sample has none, and the criterion that is fitted to them."""
     random = torch.Generator().manual_seed(1)
-    labels = next(kind for kind in LABELS if name in list_criteria(kind))
+    labels = next(kind for kind in LABEL_KINDS if name in list_criteria(kind))
     classes = NAMES[:2] if name == "binary_cross_entropy" else NAMES
     if labels in ("classes", "ordered"):
         target = torch.randint(len(classes), shape, generator=random).clamp(max=len(classes) - 1)
@@ -247,7 +247,7 @@ def test_poisson_has_the_gradient_of_the_likelihood_and_no_negative_values(scale
 
 
 def test_every_kind_of_labels_has_a_default_among_its_criteria():
-    for labels in LABELS:
+    for labels in LABEL_KINDS:
         assert default_criterion("x", labels).build(labels, classes=NAMES).name in list_criteria(labels)
 
 

@@ -23,9 +23,8 @@ def build(method, objectives, **options):
     names = method.split(">")
     if len(names) > 1:
         return create_balancer(names, objectives, **options)
-    values = {
-        name: 1.0 + ord(str(name)[0]) % 5 for name in objectives
-    }  # those of an objective, whatever others there are
+    # those of an objective, whatever others there are
+    values = {name: 1.0 + ord(str(name)[0]) % 5 for name in objectives}
     if method in ("fixed", "prior_loss"):
         options.setdefault("values" if method == "fixed" else "prior_losses", values)
     return make(method, objectives, **{**OPTIONS.get(method, {}), **options})

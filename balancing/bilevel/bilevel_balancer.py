@@ -11,6 +11,7 @@ from ..errors import BalancingError, NonFiniteError, SolverError
 from ..measuring.agreement import require_one_method
 from ..measuring.call import tensor_list
 from ..measuring.processes import several_processes
+from ..measuring.writing import add_grad
 from ..method import Method
 from ..narrowing import for_some
 from ..options import ABOUT_GRADIENTS, ABOUT_WEIGHTS, Refused
@@ -113,5 +114,5 @@ class BilevelBalancer(Method):
             raise BalancingError(f"{self.name}: {error}") from error
         self.warn_if_idle()
         for leaf, gradient in zip([*ahead.parameters, self.alpha], [*gradients, slope.to(self.alpha)], strict=True):
-            leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
+            add_grad(leaf, gradient)
         return self.finish(ahead.means, weights * self.preference.to(weights))

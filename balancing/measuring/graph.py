@@ -19,7 +19,7 @@ from .processes import average_over_processes, several_processes
 from .sharded import Shards, find_shards
 from .sharing import Sharing
 from .step_losses import StepLosses
-from .writing import gradients_at, write_grads
+from .writing import gradients_at, replaced_gradients, write_grads
 
 
 class LossGraph:
@@ -272,15 +272,17 @@ class LossGraph:
 
         Leaves in shards get gradients by an ordinary backward alone: it starts at the losses, with weights ``heads``.
         """
-        leaves = self.trunk(features)
+        leaves, pairs = self.trunk(features), list(zip(features, gradients, strict=True))
         with span("backward of the trunk"):
             if self.shards is not None:
-                replaced, factors = zip(features, gradients, strict=True), self._factors(heads)
-                self.shards.backward(self.losses, self._parameters, factors, self.keeps_graph, replaced)
-            elif several_processes():
-                write_grads(leaves, gradients_at(leaves, features, gradients, self.keeps_graph))
-            elif leaves:
-                torch.autograd.backward(features, gradients, self.keeps_graph, inputs=leaves)
+                self.shards.backward(self.losses, self._parameters, self._factors(heads), self.keeps_graph, pairs)
+                return
+            hooked = [(tensor, new) for tensor, new in pairs if tensor._backward_hooks]  # which have seen every loss
+            with replaced_gradients(hooked):
+                if several_processes():
+                    write_grads(leaves, gradients_at(leaves, features, gradients, self.keeps_graph))
+                elif leaves:
+                    torch.autograd.backward(features, gradients, self.keeps_graph, inputs=leaves)
 
     def _backward(self, roots: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
         torch.autograd.backward(roots, factors, self.keeps_graph, self.creates_graph, inputs=self._parameters)

@@ -15,7 +15,7 @@ from ..errors import BalancingError
 from ..spans import span
 from .processes import average_over_processes
 from .sharded_gradients import ShardedGradients, is_dtensor, local
-from .writing import accumulate_grad
+from .writing import accumulate_grad, replaced_gradients
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,8 @@ class Shards:
                 "leave parameters= out, or use fully_shard"
             )
         plain = [parameter for parameter in chosen if self._is_plain(parameter)]
-        hooks = [tensor.register_hook(lambda _, new=new: new) for tensor, new in replaced]
-        try:
+        with replaced_gradients(replaced):
             gradients = self._gradients(losses, None if parameters is None else chosen, factors, keep_graph, plain)
-        finally:
-            for hook in hooks:
-                hook.remove()
         reached = {p: g for p, g in zip(plain, gradients, strict=True) if g is not None}
         accumulate_grad(list(reached), list(reached.values()))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,12 +22,13 @@ def accumulate_grad(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> No
 def add_grad(leaf: Tensor, gradient: Tensor) -> None:
     """Add to ``.grad`` of a leaf and call its post-accumulate hooks, as autograd does.
 
-    A frozen leaf is left alone.
+    A new ``.grad`` lies in memory as the leaf does: fused optimizers on the CPU take that for granted. A frozen leaf is left
+    alone.
     """
     if not leaf.requires_grad:
         return
     if leaf.grad is None:
-        leaf.grad = gradient
+        leaf.grad = gradient if _lies_alike(gradient, leaf) else torch.empty_like(leaf).copy_(gradient)
     elif leaf.grad.is_sparse and not gradient.is_sparse:
         leaf.grad = gradient + leaf.grad
     else:
@@ -34,6 +36,14 @@ def add_grad(leaf: Tensor, gradient: Tensor) -> None:
     if hooks := leaf._post_accumulate_grad_hooks:
         for hook in list(hooks.values()):
             hook(leaf)
+
+
+def _lies_alike(gradient: Tensor, leaf: Tensor) -> bool:
+    if gradient.layout is not torch.strided or gradient.stride() == leaf.stride():
+        return True
+    return all(
+        n == 1 or own == other for n, own, other in zip(leaf.shape, gradient.stride(), leaf.stride(), strict=True)
+    )
 
 
 def weighted_sum(parts: Sequence[Mapping[Tensor, Tensor]], weights: Sequence[float]) -> dict[Tensor, Tensor]:
@@ -56,6 +66,17 @@ def write_grads(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) ->
         if gradient is not None:
             # a copy, as autograd may hand out views and aliases
             add_grad(leaf, gradient.clone() if leaf.grad is None else gradient)
+
+
+@contextmanager
+def replaced_gradients(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Backwards in which tensors get the gradients given, whatever other hooks make of theirs."""
+    hooks = [tensor.register_hook(lambda _, new=new: new) for tensor, new in pairs]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def gradients_at(

@@ -61,6 +61,23 @@ def test_features_that_are_named_twice_count_once(at, name):
     assert_close(*results)
 
 
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_hook_on_the_features_changes_the_gradient_of_the_trunk_once(copy):
+    net, x = Net(), inputs()
+    results = []
+    for factor in (1, 4):
+        net.zero_grad()
+        z = net.features(x)
+        if factor > 1:
+            z.register_hook(lambda gradient: 4 * gradient)
+        given = z.view_as(z) if copy else z
+        make("mgda", at="features").backward(net.losses(x, given), features=given)
+        results.append([factor * p.grad for p in net.shared()] if factor == 1 else [p.grad for p in net.shared()])
+    for once, hooked in zip(*results, strict=True):
+        torch.testing.assert_close(hooked, 4 * once)
+    assert len(z._backward_hooks) == 1
+
+
 def test_a_shared_parameter_that_bypasses_the_features_is_an_error():
     net, x = Net(), inputs()
     z = net.features(x)

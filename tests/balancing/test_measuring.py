@@ -99,3 +99,22 @@ def test_compiled_model_gives_the_gradients_of_the_eager_one(name):
     compiled = torch.compile(net.losses, backend="aot_eager")
     make(name).backward(compiled(x), shared=net.shared())
     assert_close(net.gradients(), eager)
+
+
+def convolution_losses(parameters, x):
+    features = torch.nn.functional.conv2d(x, parameters[0]).mean((2, 3)) @ parameters[1]
+    return {name: (features[:, k] - k).square().mean() for k, name in enumerate("abc")}
+
+
+@pytest.mark.parametrize("name", ["mgda", "moco", "db_mtl", "excess_mtl", "graddrop", "trimmed_mean"])
+def test_a_new_gradient_lies_in_memory_as_its_parameter(name):
+    """A fused optimizer on the CPU reads both as they lie."""
+    balancer, x = create_balancer(name, ("a", "b", "c")), torch.randn(2, 3, 5, 5)
+    made = [nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Parameter(torch.randn(4, 3))]
+    balancer.backward(convolution_losses(made, x))
+    with torch.no_grad():
+        made[0].data = made[0].data.to(memory_format=torch.channels_last)
+    for parameter in made:
+        parameter.grad = None
+    balancer.backward(convolution_losses(made, x))
+    assert [p.grad.stride() for p in made] == [p.stride() for p in made]

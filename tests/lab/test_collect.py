@@ -10,7 +10,17 @@ from lab.studies import STUDIES
 MARK = re.compile(r"<!-- (\S+): written by lab/(\w+)\.py -->")
 
 
-@pytest.mark.parametrize("name", [*collect.block_names(), *collect.FIGURES])
+#: Takes 40 seconds, as every method that is promised to do no harm is tried on dozens of random problems.
+LONG = "docs/balancing.md: figures: chooser"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == LONG else [])
+        for name in (*collect.block_names(), *collect.FIGURES)
+    ],
+)
 def test_collecting_again_changes_nothing(name):
     assert collect.is_current(name)
 

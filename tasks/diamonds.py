@@ -203,7 +203,7 @@ def _clean(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     features = np.stack([table[name] for name in (*_NUMBERS, *_GRADES)], axis=1)
     order = np.lexsort(features.T)  # of equal ones, the first comes first
     repeats = (features[order[1:]] == features[order[:-1]]).all(1)
-    keep = np.sort(order[np.concatenate([[True], ~repeats])])
+    keep = np.sort(order[np.concatenate([[True], ~repeats])[: len(order)]])
     return {name: column[keep] for name, column in table.items()}
 
 

@@ -102,6 +102,14 @@ def test_dates_with_the_day_first_are_dates_and_others_are_named(tmp_path):
     assert torch.equal(dots, same)
 
 
+def test_classes_that_may_be_tags_are_pointed_out(tmp_path):
+    columns = customers()
+    columns["tags"] = [("a|b", "b|c", "a|c", "c", "a|b|c")[i % 5] for i in range(120)]
+    notes = table_of(write(tmp_path / "customers.csv", columns), ["churn", "tags"]).splits().notes
+    assert "(several in a cell? {kind: tags, separator: '|'} tells them apart)" in notes[-1]
+    assert "several in a cell" not in notes[-2]
+
+
 def test_cells_say_what_a_column_is(csv):
     task = table_of(csv)
     notes = "\n".join(task.splits().notes)

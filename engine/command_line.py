@@ -103,17 +103,19 @@ def run_command(function: Callable[..., None], words: Sequence[str] | None, usag
 
 
 def _arguments(known: Mapping[str, inspect.Parameter], words: Sequence[str]) -> dict[str, Any]:
-    values = {}
+    values: dict[str, Any] = {}
+    names = {
+        name.replace("task_", "task."): name for name in known
+    }  # an option of the task, by the name of a parameter
     for word in words:
         key, _, value = word.partition("=")
         if word.startswith("-"):
             raise ConfigError(f"{word} is no key=value; write {key.strip('-').replace('-', '_')}=...; --help says more")
-        key = key.replace("task.", "task_")  # an option of the task, by the name of a parameter
-        values[key] = value
-        if key not in known:
-            raise ConfigError(f"there is no key {key!r}; {did_you_mean(key, known)}")
-        if not values[key]:
+        if key not in names:
+            raise ConfigError(f"there is no key {key!r}; {did_you_mean(key, names)}")
+        if not value:
             raise ConfigError(f"{key} needs a value: {key}=...")
+        values[names[key]] = value
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in values:
             raise ConfigError(f"{name} must be given: {name}=...; --help says more")

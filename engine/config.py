@@ -263,7 +263,10 @@ def validate(composed: DictConfig) -> Config:
     except ConfigKeyError as error:
         raise ConfigError(unknown_key(str(error.full_key))) from None
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
+        reason = str(error.msg).splitlines()[0]
+        if "is not a ListConfig" in reason:
+            raise ConfigError(f"{error.full_key} must be a list, even of one: '{error.full_key}=[...]'") from None
+        raise ConfigError(f"{error.full_key}: {reason}") from None
     for module in config.imports:
         try:
             importlib.import_module(module)

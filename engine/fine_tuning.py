@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.arguments import ConfigError, did_you_mean, some
+from zoo.timm_models import quiet_hub
 
 _WEIGHTS = "model.safetensors"
 _INNER = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
@@ -103,7 +104,8 @@ def _download(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(name, _WEIGHTS))
+        with quiet_hub():
+            return Path(hf_hub_download(name, _WEIGHTS))
     except Exception as error:  # of the network, the name or the rights, of many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"init: cannot get {_WEIGHTS} of hf-hub:{name} ({reason})") from error

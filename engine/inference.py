@@ -46,12 +46,17 @@ def input_files(path: Path) -> tuple[list[Path], list[Path]]:
     pictures = [file for file in files if file.suffix.lower() in _PICTURES] or [f for f in files if f.suffix == ".npy"]
     if not pictures:
         raise ConfigError(f"input: there are no pictures in {path} ({', '.join(sorted(_PICTURES))}, or .npy)")
+    known = set(pictures)
+    return pictures, [file for file in files if file not in known]
+
+
+def _check_names(pictures: Sequence[Path]) -> None:
+    """Raise ConfigError if the maps of two pictures would be written to the same files."""
     stems: dict[Path, Path] = {}
     for file in pictures:
         other = stems.setdefault(file.with_suffix(""), file)
         if other != file:
             raise ConfigError(f"input: {other} and {file} would be written to the same files; rename one")
-    return pictures, [file for file in files if file not in stems.values()]
 
 
 def write_predictions(
@@ -169,11 +174,17 @@ def predict(
     problems: list[DataError] = []
 
     def predictions() -> Iterator[tuple[Path, Prediction]]:
+        checked = False
         for file in files:
             try:
-                yield file, predictor.predict(file)
+                prediction = predictor.predict(file)
             except DataError as error:
                 problems.append(error)
+                continue
+            if prediction.maps and not checked:  # nothing is written yet
+                _check_names(files)
+            checked = True
+            yield file, prediction
         if len(problems) == len(files):
             raise problems[0]
 

@@ -69,7 +69,12 @@ def unreadable(word: str, reason: str) -> str:
         return f"cannot read {word!r}: every setting is one word key=value, such as {example}"
     if not value.lstrip().startswith(("[", "{", "'", '"')):
         return f"cannot read {word!r}; special characters need quotes: {quoted(word)}"
-    return f"cannot read {word!r}: {reason}; quote special characters, like 'key=[1, 2]'"
+    reason = re.sub(r"^\w+Exception: ", "", reason)
+    if value.lstrip().startswith("{"):
+        advice = "a name before a colon can have Latin letters, digits and _ only; write options of other names in a YAML file"
+        listed = ", or 'task.objectives=[\"a (b): number\"]'" if key == "task.objectives" else ""
+        return f"cannot read {word!r} ({reason}); {advice} (docs/your_own_table.md){listed}"
+    return f"cannot read {word!r} ({reason}); in a list, text with special characters has quotes of its own: '{key}=[\"a (b)\", c]'"
 
 
 def quoted(word: str) -> str:

@@ -232,7 +232,8 @@ class ImageTable(Task):
             mean, std = scales.get(name, (0.0, 1.0))
             inverse = identity if name in classes else partial(_destandardize, mean=mean, std=std)
             heads["classifiers" if name in classes else "regressors"][name] = criterion.outputs
-            objectives.append(Objective(name, criterion, criterion.metrics(inverse), inverse))
+            unit = "" if name in classes else self.columns[name]
+            objectives.append(Objective(name, criterion, criterion.metrics(inverse), inverse, unit))
         self.info = {"in_channels": 3, "image_size": self.view.size, **heads}
         return tuple(objectives)
 

@@ -191,9 +191,10 @@ _TOPS = {"uint16": 65535, "uint32": 2**32 - 1, "int32": 65535, "float32": 1e30, 
 def map_format(name: str, options: Mapping[str, Any]) -> MapFormat:
     """The format that ``task.maps.<name>`` describes. Raises ValueError with this key."""
     key = f"task.maps.{name}"
-    if not isinstance(options, Mapping) or options.get("kind") not in KINDS:
-        got = options.get("kind") if isinstance(options, Mapping) else options
-        raise ValueError(f"{key} needs a kind: {suggestion(str(got), KINDS, 'one of {}')}")
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{key} must be a mapping such as {{kind: depth}}, got {options!r}")
+    if options.get("kind") not in KINDS:
+        raise ValueError(f"{key} needs a kind: {suggestion(str(options.get('kind')), KINDS, 'one of {}')}")
     kind = options["kind"]
     known = {"kind"} | _PLACE | _OPTIONS[kind]
     for option in options:

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from balancing.registry import suggestion
 from tasks.criteria import CrossEntropy, NamedCriterion, choose_criterion
 from tasks.dense_criteria import Segmentation
 from tasks.task import MetricSpec, Objective
@@ -49,6 +50,10 @@ class MapKind:
         """
         usual, short = _CRITERIA[self.kind]
         section = {"name": chosen} if isinstance(chosen, str) else dict(chosen or {"name": usual})
+        named = short or ("binary_cross_entropy",) * (self.kind == "binary")
+        if named and (name := section.get("name")) not in (usual, *named):
+            near = suggestion(str(name), named, "choose from {}")
+            raise ValueError(f"{key}: {name} is no criterion for {self.kind}; {near}")
         if section.get("name") in short:  # another spelling of an option
             section = {**section, "name": usual, "error": section["name"]}
         if self.kind == "binary" and section.get("name") == "binary_cross_entropy":

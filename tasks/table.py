@@ -269,6 +269,8 @@ class Table(Task):
         if self.csv is None and self.frame is None:
             raise DataError("table: say which table to read: task.csv=customers.csv; see docs/your_own_table.md")
         table = self._table(self.csv if self.frame is None else self.frame)
+        if not len(table):
+            raise DataError(f"table: {table.source} has no rows below the names of its columns")
         for name in (*(choice.column for choice in self.labels.values()), *self.ignore, *self.types):
             table.column(name)
         return table
@@ -394,6 +396,8 @@ def _notes(
         if label.kind in ("classes", "ordered"):
             unseen = [name for code, name in enumerate(label.classes) if not bool((train == code).any())]
             what += f" (not in the training rows: {', '.join(unseen)})" if unseen else ""
+            mark = next((m for m in ",|/" if 2 * sum(m in name for name in label.classes) > len(label.classes) > 4), "")
+            what += f" (several in a cell? {{kind: tags, separator: '{mark}'}} tells them apart)" if mark else ""
         elif label.kind == "tags":
             without = float((train == 0).all(1).double().mean())
             what += f"; {100 * without:.2g} % of rows without any" if without else ""

@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -67,6 +68,7 @@ _PLAIN = re.compile(r"[+-]?\d+(\.\d*)?")
 _COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)?,\d+([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+([eE][+-]?\d+)?")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
+_DAY_FIRST = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)(.*)")
 _DAMAGE = (lzma.LZMAError, EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -135,6 +137,10 @@ class TextTable:
     def column(self, name: str) -> str:
         """Like :meth:`find`. Raises DataError with the nearest names if there is none."""
         column = self.find(name)
+        if not self.names:
+            raise DataError(
+                f"{self.owner}: {self.source} is empty; it needs a line with the names of columns, and rows below"
+            )
         if column is None:
             near = suggestion(name, self.names, "it has {}")
             raise DataError(f"{self.owner}: {self.source} has no column {name!r}; {near}")
@@ -547,6 +553,21 @@ def _number(text: str) -> float:
     except ValueError:
         return math.inf
     return number if math.isfinite(number) else math.inf
+
+
+def looks_numeric(cell: str) -> bool:
+    """Whether a cell is a finite number, with a point or a comma as decimal sign."""
+    return math.isfinite(_number(cell)) or _COMMA.fullmatch(cell) is not None
+
+
+def moment(cell: str) -> datetime | None:
+    """Date and time of a cell, ISO 8601 or day first with dots; ``None`` if it is neither."""
+    dotted = _DAY_FIRST.fullmatch(cell)
+    text = f"{dotted[3]}-{dotted[2]:0>2}-{dotted[1]:0>2}{dotted[4]}" if dotted else cell
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def _fold(name: str) -> str:

@@ -11,13 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from datetime import date
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 
-from tasks.table_files import TextTable, is_missing
+from tasks.table_files import TextTable, is_missing, looks_numeric, moment
 from tasks.task import DataError
 
 InputType = Literal["number", "category", "date"]
@@ -26,6 +26,7 @@ Impute = Literal["median", "mean"]
 _BINS = 24  # of a stored distribution
 _SHOWN = 30  # categories in it
 _EPOCH = date(2000, 1, 1).toordinal()
+_OTHER_DATE = re.compile(r"\d{1,4}[/.-]\d{1,2}[/.-]\d{1,4}\b.*")
 _LEADING_ZERO = re.compile(r"(?:^|\0)0\d")
 
 
@@ -158,6 +159,31 @@ class Reader:
             self._numbers[name] = self.table.numbers(name, self.settings.missing, remedy)
         return self._numbers[name]
 
+    def check_alike(self, name: str, known: Mapping[str, int], remedy: str) -> None:
+        """Raise DataError if a column of texts would be one of numbers or dates but for a few cells.
+
+        Args:
+            name: Of the column.
+            known: Text -> in how many rows it is, without missing ones.
+            remedy: How to have it taken as texts.
+        """
+        rows = sum(known.values())
+        for what, fits in (("number", looks_numeric), ("date", moment)):
+            strange: dict[str, int] = {}
+            for cell, count in known.items():
+                if not fits(cell):
+                    strange[cell] = count
+                    if len(strange) > 1 and 10 * sum(strange.values()) > rows:
+                        break  # texts
+            else:
+                share = 2 if len(strange) == 1 else 10  # one text that is frequent may stand for missing ones
+                if strange and share * sum(strange.values()) <= rows:
+                    cells = self.table.cells(name)
+                    row = min(map(cells.index, strange))
+                    advice = f"write a {what}, leave the cell empty, add its spelling to task.missing, or {remedy}"
+                    message = f"{cells[row]!r} is no {what}, but most other cells of {name!r} are; {advice}"
+                    raise self.table.error(row, message)
+
     def dates(self, name: str) -> np.ndarray:
         """(N,) days since 2000, NaN where missing. Raises DataError for a cell that is no date."""
         cells = self.table.cells(name)
@@ -180,13 +206,12 @@ class Reader:
 def _days(cell: str, missing: Collection[str]) -> float:
     if is_missing(cell, missing):
         return math.nan
-    try:
-        moment = datetime.fromisoformat(cell)
-    except ValueError:
+    found = moment(cell)
+    if found is None:
         return math.inf
-    seconds = moment.hour * 3600 + moment.minute * 60 + moment.second
-    offset = moment.utcoffset()
-    return moment.toordinal() - _EPOCH + (seconds - (offset.total_seconds() if offset else 0)) / 86400
+    seconds = found.hour * 3600 + found.minute * 60 + found.second
+    offset = found.utcoffset()
+    return found.toordinal() - _EPOCH + (seconds - (offset.total_seconds() if offset else 0)) / 86400
 
 
 def day(days: float) -> date:
@@ -216,7 +241,10 @@ def infer_type(reader: Reader, name: str) -> tuple[InputType | None, str]:
         return None, "no cell is filled in"
     if all(math.isfinite(_days(cell, ())) for cell in known_texts):
         return "date", ""
+    reader.check_alike(name, known_texts, f"set task.types={{{name}: category}}")
     if 2 * len(known_texts) > rows and len(known_texts) > 2:
+        if all(map(_OTHER_DATE.fullmatch, known_texts)):
+            return None, "dates? They are read as 2026-11-28 or 28.11.2026"
         return None, f"{len(known_texts):,} different texts in {rows:,} rows: a name or free text?"
     return "category", ""
 

@@ -59,10 +59,10 @@ def choose_labels(owner: str, objectives: Mapping[str, Any] | Sequence[str] | No
     else:
         chosen = list(map(_with_kind, [objectives] if isinstance(objectives, str) else objectives or ()))
     choices = {objective_name(column): _choice(owner, column, said) for column, said in chosen}
-    if len(choices) < len(chosen):
-        raise ValueError(
-            f"{owner}: two objectives have the same name; every column can be one objective, and names differ"
-        )
+    for name in choices:
+        same = [repr(column) for column, _ in chosen if objective_name(column) == name]
+        if len(same) > 1:
+            raise ValueError(f"{owner}: {' and '.join(same)} would be two objectives of one name ({name}); rename one")
     return choices
 
 
@@ -208,8 +208,11 @@ def infer_kind(reader: Reader, column: str, separator: str) -> LabelKind:
     if reader.is_number(column):
         numbers = reader.numbers(column)
         return "classes" if len(np.unique(numbers[~np.isnan(numbers)])) == 2 else "number"
-    cells = {cell for cell in set(table.cells(column)) if not is_missing(cell, missing)}
-    return "tags" if any(separator in cell for cell in cells) else "classes"
+    cells = {cell: count for cell, count in Counter(table.cells(column)).items() if not is_missing(cell, missing)}
+    if any(separator in cell for cell in cells):
+        return "tags"
+    reader.check_alike(column, cells, f"set task.objectives={{{column}: classes}}")
+    return "classes"
 
 
 def fit_label(

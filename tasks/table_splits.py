@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tasks.table_files import MISSING, TextTable, is_missing
+from tasks.table_files import MISSING, TextTable, is_missing, moment
 from tasks.task import DataError
 
 PARTS = ("train", "val", "test")
@@ -162,14 +162,12 @@ def _times(table: TextTable, name: str) -> np.ndarray:
     cells = table.cells(name)
     seconds: dict[str, float] = {}
     for cell in dict.fromkeys(cells):
-        try:
-            moment = datetime.fromisoformat(cell)
-        except ValueError:
+        found = moment(cell)
+        if found is None:
             form = "a number or a date such as 2026-11-28 or 2026-11-28 19:30"
-            raise table.error(cells.index(cell), f"{cell!r} is no {name}, which must be {form}") from None
-        seconds[cell] = (
-            moment.replace(tzinfo=None) - (moment.utcoffset() or timedelta()) - datetime.min
-        ).total_seconds()
+            raise table.error(cells.index(cell), f"{cell!r} is no {name}, which must be {form}")
+        since = found.replace(tzinfo=None) - (found.utcoffset() or timedelta()) - datetime.min
+        seconds[cell] = since.total_seconds()
     return np.array([seconds[cell] for cell in cells])
 
 

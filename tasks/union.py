@@ -30,6 +30,8 @@ from torch.utils.data import Dataset
 from balancing.choices import raise_for_choice
 from tasks.batch_order import BatchOrder, Turns
 from tasks.criteria import Criterion
+from tasks.dense_task import DenseTask
+from tasks.map_kinds import model_info
 from tasks.registry import create_task, register_task, task_arguments
 from tasks.task import Batch, DataError, Objective, Pictures, Prediction, Split, Splits, Task, TensorData
 
@@ -162,10 +164,24 @@ class Union(Task):
                 self.sources[name].load_state_dict(own)
         self._describe()
 
+    def auto_value(self, name: str, splits: Splits) -> Any:
+        """As for all tasks; else what all sources say alike, such as the size of pictures with maps."""
+        try:
+            return super().auto_value(name, splits)
+        except KeyError:
+            states = splits.state["sources"]
+            said = {
+                key: task.auto_value(name, replace(splits, state=states[key])) for key, task in self.sources.items()
+            }
+        first = next(iter(said.values()))
+        for source, value in said.items():
+            _check_equal(name, source, value, first)
+        return first
+
     def for_model(self, arguments: Collection[str]) -> Self:
         """With what the sources say to such a model."""
         task = copy.copy(self)
-        task.info = _merged({name: source.for_model(arguments).info for name, source in self.sources.items()})
+        task.info = self._merged_info({name: source.for_model(arguments) for name, source in self.sources.items()})
         return task
 
     def preprocess(self, path: Path) -> TensorData:
@@ -176,7 +192,7 @@ class Union(Task):
                 return task.preprocess(path)
             except DataError as error:
                 problems.append(str(error))
-        raise DataError(f"union: no source can read {path}: {'; '.join(problems)}")
+        raise DataError(f"union: no source can read {path}: {'; '.join(dict.fromkeys(problems))}")
 
     def annotate(self, data: TensorData, prediction: Prediction) -> Prediction:
         """What the source does that knows this kind of data."""
@@ -207,10 +223,20 @@ class Union(Task):
 
     def _describe(self) -> None:
         """Set ``info``, and the objectives, of which every sample of another source lacks the label."""
-        self.info = _merged({name: task.info for name, task in self.sources.items()})
+        self.info = self._merged_info(self.sources)
         kept = {o.name for o in self.objectives} or {*self.owners}
         objectives = [o for task in self.sources.values() for o in task.objectives if o.name in kept]
         self.objectives = tuple(map(_incomplete, objectives))
+
+    def _merged_info(self, tasks: Mapping[str, Task]) -> dict[str, Any]:
+        """Facts of all sources; those of maps are told together, as their form depends on all names."""
+        told = {name: task.info for name, task in tasks.items()}
+        maps = [task.maps for task in tasks.values() if isinstance(task, DenseTask)]
+        if not maps:
+            return _merged(told)
+        together = model_info({name: kind for own in maps for name, kind in own.items()})
+        others = {name: {k: v for k, v in own.items() if k not in together} for name, own in told.items()}
+        return {**_merged(others), **together}
 
 
 def _create(source: str, options: Mapping[str, Any]) -> Task:
@@ -223,7 +249,15 @@ def _create(source: str, options: Mapping[str, Any]) -> Task:
         if key not in known:
             raise ValueError(f"union: source {source!r}: task {name} has no option {key!r}; it has {', '.join(known)}")
         raise_for_choice(f"union: source {source!r}", key, value, known[key].annotation)
-    task = create_task(name, **given)
+    if name == "table":
+        raise ValueError(
+            f"union: source {source!r} is a table, and numbers and categories of two tables would have two meanings; put the rows of "
+            "all tables into one, with empty cells for labels that a row lacks: task=table"
+        )
+    try:
+        task = create_task(name, **given)
+    except ValueError as error:
+        raise ValueError(f"union: source {source!r}: {error}") from None
     for method in ("losses", "outputs", "evaluate"):
         if getattr(type(task), method) is not getattr(Task, method):
             raise ValueError(
@@ -280,10 +314,14 @@ def _merged(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 merged[key] = {**former, **value}
             elif isinstance(value, tuple):
                 merged[key] = tuple(dict.fromkeys([*former, *value]))
-            elif former == value:
-                merged[key] = value
             else:
-                raise ValueError(
-                    f"union: one model reads all sources, but {key} is {value} in {source!r} and {former} before; make them equal"
-                )
+                _check_equal(key, source, value, former)
+                merged[key] = value
     return merged
+
+
+def _check_equal(key: str, source: str, value: Any, former: Any) -> None:
+    if value != former:
+        raise ValueError(
+            f"union: one model reads all sources, but {key} is {value} in {source!r} and {former} before; make them equal"
+        )

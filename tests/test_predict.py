@@ -337,10 +337,14 @@ def test_a_folder_that_cannot_be_written_is_named(run_of, tmp_path, capsys):
     assert "output: cannot write to" in told(capsys, f"run={run_of('points')}", f"output={tmp_path / 'file/below'}")
 
 
-def test_pictures_that_would_overwrite_each_other_are_refused(run_of, tmp_path, capsys):
+def test_pictures_whose_maps_would_overwrite_each_other_are_refused(run_of, tmp_path, capsys):
     for name in ("a.png", "a.jpg"):
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
-    assert "would be written to the same files" in told(capsys, f"run={run_of('images')}", f"input={tmp_path}")
+        Image.new("RGB", (32, 24)).save(tmp_path / name)
+    words = f"input={tmp_path}", f"output={tmp_path / 'out'}"
+    assert "would be written to the same files" in told(capsys, f"run={run_of('maps')}", *words)
+    assert not (tmp_path / "out").exists()
+    predict.main([f"run={run_of('images')}", *words])  # one table
+    assert {row["file"] for row in rows(tmp_path / "out/predictions.csv")} == {"a.png", "a.jpg"}
 
 
 def test_pictures_that_cannot_be_read_are_listed_and_the_others_predicted(run_of, tmp_path, capsys):

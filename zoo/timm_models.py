@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,18 @@ def timm_name(owner: str, kind: str, name: str) -> str:
     return plain
 
 
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Without the hub's lines about each attempt to reach it; what fails in the end is raised."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def create_timm(
     owner: str, kind: str, name: str, pretrained: bool = False, pretrained_file: str | None = None, **options: Any
 ) -> nn.Module:
@@ -63,11 +77,12 @@ def create_timm(
             raise ValueError(f"{owner}: pretrained_file: there is no file {pretrained_file}")
         options["pretrained_cfg_overlay"] = {"file": pretrained_file}
     try:
-        model = timm.create_model(name, pretrained=True, **options)
+        with quiet_hub():
+            model = timm.create_model(name, pretrained=True, **options)
     except TypeError:  # an argument that this architecture does not have
         raise
     except Exception as error:  # of timm, the hub, its cache, the network
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split()).partition(". ")[0][:160]
         if pretrained_file is not None:
             raise ValueError(f"{owner}: {pretrained_file} has no weights of {kind} {name!r} ({reason})") from error
         local = "or give a file: pretrained_file=model.safetensors"

@@ -311,7 +311,11 @@ def without(name):
         (None, {"csv": "a.csv"}, "task.root or task.csv, not both"),
         (None, {"maps": {"keys": {"kind": "binary"}}}, "cannot be called 'keys'"),
         (None, {"criteria": {"grund": "focal"}}, "names 'grund', which is no map; did you mean ground"),
-        (None, {"criteria": {"height": "focal"}}, "task.criteria.height: focal is for classes"),
+        (
+            None,
+            {"criteria": {"height": "focal"}},
+            "task.criteria.height: focal is no criterion for depth; choose from huber, l1, l2, log_l1",
+        ),
         (None, {"criteria": {"ground": {"name": "focal", "gama": 1}}}, "has no option 'gama'"),
     ],
 )

@@ -84,6 +84,32 @@ class Frame:
 # ---- inputs ----------------------------------------------------------------------------------------------------------
 
 
+def test_dates_with_the_day_first_are_dates_and_others_are_named(tmp_path):
+    columns = customers()
+    iso = [f"2024-{1 + i % 12:02d}-{1 + i % 28:02d}" for i in range(120)]
+    days = {
+        "dots": [f"{text[8:].lstrip('0')}.{text[5:7]}.{text[:4]}" for text in iso],
+        "slashes": [f"{text[5:7]}/{text[8:]}/{text[:4]}" for text in iso],
+        "iso": iso,
+    }
+    csv = write(tmp_path / "customers.csv", {**columns, **days})
+    task = table_of(csv, ignore=["joined"], split="time", split_by="dots")
+    splits = task.splits()
+    notes = "\n".join(splits.notes)
+    assert "dots date" in notes
+    assert "slashes (dates? They are read as 2026-11-28 or 28.11.2026)" in notes
+    dots, same = splits.train.inputs[0][:, 2:4].T
+    assert torch.equal(dots, same)
+
+
+def test_classes_that_may_be_tags_are_pointed_out(tmp_path):
+    columns = customers()
+    columns["tags"] = [("a|b", "b|c", "a|c", "c", "a|b|c")[i % 5] for i in range(120)]
+    notes = table_of(write(tmp_path / "customers.csv", columns), ["churn", "tags"]).splits().notes
+    assert "(several in a cell? {kind: tags, separator: '|'} tells them apart)" in notes[-1]
+    assert "several in a cell" not in notes[-2]
+
+
 def test_cells_say_what_a_column_is(csv):
     task = table_of(csv)
     notes = "\n".join(task.splits().notes)
@@ -346,6 +372,11 @@ MISTAKES = {
     "no number": (cell("spend", 4, "a lot"), {}, r"customers.csv, line 6: 'a lot' is no spend, which must be a number; leave the"),
     "input": (cell("age", 5, "old"), {"types": {"age": "number"}}, r"line 7: 'old' is no age.*task.types=\{age: category\}"),
     "date": (cell("joined", 2, "12/31/2025"), {"types": {"joined": "date"}}, r"line 4: '12/31/2025' is no joined.*task.ignore=\[joined\]"),
+    "mistyped number": (cell("age", 5, "4o"), {}, r"line 7: '4o' is no number, but most other cells of 'age' are.*task.types=\{age: category\}"),
+    "frequent word": (lambda columns: columns.update(age=["?!" if i % 3 else "31" if i % 2 else "50" for i in range(60)] + ["44"] * 60), {}, r"'\?!' is no number.*add its spelling to task.missing"),
+    "mistyped date": (cell("joined", 2, "2024-02-31"), {}, r"line 4: '2024-02-31' is no date, but most other cells of 'joined' are"),
+    "mistyped target": (cell("spend", 4, "12 EUR"), {"objectives": ["spend"]}, r"line 6: '12 EUR' is no number, but most .*task.objectives=\{spend: classes\}"),
+    "no rows": (lambda columns: columns.update({name: [] for name in columns}), {}, r"customers.csv has no rows below the names"),
     "infinite": (cell("spend", 4, "inf"), {}, r"line 6: 'inf' is no spend"),
     "count": (cell("visits", 9, "2.5"), {}, r"line 11: visits is 2.5, and counts are whole numbers from 0"),
     "negative": (cell("visits", 9, "-1"), {}, r"line 11: visits is -1, and counts"),
@@ -391,7 +422,7 @@ def test_mistakes_in_a_table_are_named_with_their_place_and_remedy(name, tmp_pat
         ),
         ({"objectives": {"churn": {"kind": "classes", "log": True}}}, "classes has no option 'log'; it has none"),
         ({"objectives": {"spend": {"kind": "number", "log": "yes"}}}, "log must be true or false, got 'yes'"),
-        ({"objectives": {"a b": "number", "a_b": "number"}}, "two objectives have the same name"),
+        ({"objectives": {"a b": "number", "a_b": "number"}}, "'a b' and 'a_b' would be two objectives of one name"),
         ({"ignore": ["churn"]}, "'churn' is named in two of objectives, types and ignore"),
         ({"min_count": 0}, "min_count must be at least 1"),
         ({"val_share": 0.7, "test_share": 0.4}, "val_share and test_share"),

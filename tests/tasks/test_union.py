@@ -18,6 +18,7 @@ from tasks import DataError, TensorData, create_task
 from tasks.batch_order import BatchOrder
 from tasks.union import UnionData, _joined
 from tests.forks import run
+from tests.tasks.maps_of_photos import write_photos
 from tests.tiny_runs import stop_after
 
 CPU = torch.device("cpu")
@@ -187,6 +188,11 @@ MISTAKES = [
     (lambda s: {**s, "faces": {**s["faces"], "regression": ["species"]}}, "both have an objective 'species'"),
     (lambda s: {**s, "faces": {**s["faces"], "image_size": 16}}, "image_size is 16 in 'faces' and 12 before"),
     (lambda s: {**s, "gan": {"name": "fashion_gan"}}, "has steps of its own"),
+    (lambda s: {**s, "sales": {"name": "table", "csv": "sales.csv"}}, "put the rows of all tables into one"),
+    (
+        lambda s: {**s, "faces": {**s["faces"], "criteria": {"age": "hubre"}}},
+        "source 'faces': task.criteria.age: unknown",
+    ),
 ]
 
 
@@ -194,3 +200,24 @@ MISTAKES = [
 def test_sources_that_do_not_fit_are_one_message(folder, change, told):
     with pytest.raises(ValueError, match=told):
         create_task("union", sources=change(sources(folder)))
+
+
+def test_maps_of_two_sources_are_those_of_one_model(tmp_path):
+    photos = write_photos(tmp_path)
+    whole = {"name": "maps", "root": str(photos), "height": 16, "width": 16}
+    task = create_task(
+        "union",
+        sources={
+            "labels": {**whole, "maps": {"segmentation": {"kind": "classes", "classes": 3, "folder": "ground"}}},
+            "heights": {**whole, "maps": {"height": {"kind": "depth"}}},
+        },
+    )
+    splits = task.splits()
+    assert task.auto_value("image_size", splits) == (16, 16)
+    assert task.auto_value("maps", splits) == {
+        "segmentation": {"kind": "classes", "classes": 3},
+        "height": {"kind": "depth"},
+    }
+    assert task.auto_value("segmentation_classes", splits) is None
+    with pytest.raises(KeyError):
+        task.auto_value("in_features", splits)

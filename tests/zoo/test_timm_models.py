@@ -1,5 +1,7 @@
 """Encoders and backbones of timm: sizes that fit, weights from a file, and one message for what cannot be."""
 
+import logging
+
 import pytest
 import timm
 import torch
@@ -91,6 +93,7 @@ def test_weights_of_a_file(make, tmp_path):
 )
 def test_weights_that_cannot_be_had_are_one_message(make, name, problem, monkeypatch):
     def offline(*arguments, **options):
+        assert not logging.getLogger("huggingface_hub").isEnabledFor(logging.WARNING)  # of each attempt
         raise LocalEntryNotFoundError("cannot find the requested files in the disk cache")
 
     if not timm.is_model(name.partition(".")[0]) or (name == "resnet14t" and timm.list_pretrained("resnet14t.*")):

@@ -202,8 +202,9 @@ def _clean(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     table = {name: column[good] for name, column in table.items()}
     features = np.stack([table[name] for name in (*_NUMBERS, *_GRADES)], axis=1)
     order = np.lexsort(features.T)  # of equal ones, the first comes first
-    repeats = (features[order[1:]] == features[order[:-1]]).all(1)
-    keep = np.sort(order[np.concatenate([[True], ~repeats])])
+    first = np.ones(len(order), bool)
+    first[1:] = (features[order[1:]] != features[order[:-1]]).any(1)
+    keep = np.sort(order[first])
     return {name: column[keep] for name, column in table.items()}
 
 

@@ -116,6 +116,7 @@ def prepare(copy: Path, written: Mapping[str, str]) -> None:
     write_fields(copy / "fields")
     write_stones(copy / "stones.csv")
     write_customers(copy)
+    write_sources(copy)
 
 
 def write_photos(folder: Path) -> None:
@@ -144,6 +145,17 @@ def write_fields(folder: Path) -> None:
         for name, pixels in pictures.items():
             (folder / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / name / f"{i:03}.{'jpg' if name == 'images' else 'png'}")
+
+
+def write_sources(folder: Path) -> None:
+    """Write animals/ and faces/ with the labels of docs/your_own_sources.md."""
+    for name, column, labels in (("animals", "species", ("lynx", "ocelot")), ("faces", "age", ("31", "45", "62"))):
+        (folder / name).mkdir()
+        rows = [f"path,{column}", *(f"{i:03}.jpg,{labels[i % len(labels)]}" for i in range(60))]
+        (folder / name / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        for i in range(60):
+            pixels = np.random.RandomState(i).randint(0, 256, (24, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i:03}.jpg")
 
 
 def write_customers(folder: Path) -> None:

@@ -21,7 +21,7 @@ RULES = read_yaml(Path(__file__).with_suffix(".yaml"))
 RUNS: dict[str, str] = RULES["runs"]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`((?:python|torchrun)\s[^`]+)`")
-_FILE = re.compile(r"`(\.\./\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"`((?:\.\./)?\w+/\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,8 @@ class AtShared:
         contested, others = graph.partition()
         if graph.active is not None:
             graph.measure_unknown(contested)
-        if (
-            out is not None and graph.given_shared is None
-        ):  # what will be released comes last, so that the matrix need not be copied
+        if out is not None and graph.given_shared is None:
+            # what will be released comes last, so that the matrix need not be copied
             contested.sort(key=graph.sharing.is_single)
         if not contested and (graph.given_shared or not others):
             which = "shared parameters" if graph.given_shared else "parameters"

@@ -100,8 +100,8 @@ class Rows:
     def pieces(self, drop: bool = False) -> Iterator[tuple[slice, list[Tensor]]]:
         """Yield coordinates and the K vectors there, without their factors.
 
-        The vectors must not be changed. Coordinates are those of the inputs one after the other, each in the order of its dimensions.
-        With ``drop`` the rows are dropped as they are read.
+        The vectors must not be changed. Coordinates are those of the inputs one after the other, each in the order of its
+        dimensions. With ``drop`` the rows are dropped as they are read.
         """
         start = 0
         for parts in _cut(self._columns(drop), self.width):

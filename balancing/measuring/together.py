@@ -25,8 +25,8 @@ def collect_together(
 ) -> Gradients | None:
     """What :func:`collect` finds with a traversal per loss, to the bit, by one of all.
 
-    No node of the heads may be of two losses. The nodes that lead to the features then belong to one loss each, as do the leaves. Hooks on these nodes keep what each
-    of them adds to the gradient of the features. The graph is kept.
+    No node of the heads may be of two losses. The nodes that lead to the features then belong to one loss each, as do the
+    leaves. Hooks on these nodes keep what each of them adds to the gradient of the features. The graph is kept.
 
     Args:
         losses: K scalars.

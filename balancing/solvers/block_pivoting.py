@@ -137,9 +137,8 @@ class _Problems:
         size = int(inside.sum(1).max())
         whole = len(self.a) <= max(64, size)
         if not whole:
-            order = inside.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[
-                :, :size
-            ]  # those inside come first
+            # those inside come first
+            order = inside.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :size]
             mask, right = inside.gather(1, order), right.gather(1, order)
             matrix = matrix[order[:, :, None], order[:, None, :]]
         ones = mask.to(right.dtype)

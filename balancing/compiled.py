@@ -27,9 +27,9 @@ _all_watched: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictiona
 def allow_several_backwards() -> None:
     """Let what ``torch.compile`` makes from now on be differentiated several times.
 
-    Gradient methods do so. Call it once, before ``torch.compile``. A compiled backward may write over the activations that it
-    reads, which saves memory if no other backward follows. This switches it off, and tags torch's caches on disk: they do not
-    distinguish such backwards from others, and would supply one that an earlier process compiled.
+    Gradient methods do so. Call it once, before ``torch.compile``. A compiled backward may write over the activations that
+    it reads, which saves memory if no other backward follows. This switches it off, and tags torch's caches on disk: they do
+    not distinguish such backwards from others, and would supply one that an earlier process compiled.
     """
     torch._functorch.config.donated_buffer = False
     tags = torch.compiler.config

@@ -244,7 +244,8 @@ class Gradients:
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         """``sum_k weights[k] rows[k]``, one for each input. The rows are dropped as they are read."""
         if self.few and self.matrix is not None:
-            return cut(combination_of_few(self.matrix, weights), self.inputs)
+            pieces = cut(combination_of_few(self.matrix, weights), self.inputs)
+            return [piece.data for piece in pieces]  # no views to autograd, which forbids some uses of views
         total: list[Tensor] = []
         for p, tensor in enumerate(self.inputs):
             mine: Tensor | None = None

@@ -59,7 +59,8 @@ class Lean:
             self._tell("the graphs of the processes are not cut in the same way")
         elif segments is None:
             self._tell(
-                "the graph cannot be cut, as that of a compiled model, which is one node, or of modules with full backward hooks"
+                "the graph cannot be cut, as that of a compiled model, which is one node, or of modules with full backward "
+                "hooks"
             )
         return segments
 

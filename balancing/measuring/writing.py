@@ -39,11 +39,10 @@ def add_grad(leaf: Tensor, gradient: Tensor) -> None:
 
 
 def _lies_alike(gradient: Tensor, leaf: Tensor) -> bool:
-    if gradient.layout is not torch.strided or gradient.stride() == leaf.stride():
+    if gradient.layout is not torch.strided or (gradient.is_contiguous() and leaf.is_contiguous()):
         return True
-    return all(
-        n == 1 or own == other for n, own, other in zip(leaf.shape, gradient.stride(), leaf.stride(), strict=True)
-    )
+    strides = zip(leaf.shape, gradient.stride(), leaf.stride(), strict=True)
+    return all(size == 1 or own == other for size, own, other in strides)
 
 
 def weighted_sum(parts: Sequence[Mapping[Tensor, Tensor]], weights: Sequence[float]) -> dict[Tensor, Tensor]:

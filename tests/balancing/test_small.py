@@ -96,6 +96,17 @@ def test_later_steps_leave_earlier_gradients_and_copies_as_they_are():
     assert all(torch.equal(gradient, former) for gradient, former in kept.values())
 
 
+def test_gradients_of_one_vector_are_tensors_of_their_own_to_autograd():
+    net = Net()
+    create_balancer("upgrad", ("a", "b", "c")).backward(net.losses(inputs()))
+    first, second = (parameter.grad for parameter in net.shared()[:2])
+    scale = torch.ones_like(first).requires_grad_()
+    total = (scale * first).sum()
+    second.detach_().mul_(2)
+    total.backward()  # what it has saved counts no change of the other one
+    assert torch.equal(scale.grad, first)
+
+
 class Several(Net):
     """Heads that reach the features by several nodes each."""
 

@@ -171,7 +171,7 @@ def both(config: engine.Config, folder: Path) -> tuple[TrainLoop, BareLoop]:
 
 
 class LightningLoop:
-    """Lightning's Trainer with the model, the batches, the optimizer and the schedule of a bare loop."""
+    """Lightning's Trainer with model, batches, optimizer and schedule of a bare loop."""
 
     def __init__(self, loop: TrainLoop, sparing: bool, folder: Path) -> None:
         from lab.lightning_loop import ManualLoop

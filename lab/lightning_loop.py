@@ -1,4 +1,4 @@
-"""A part of ``lab/benchmark_train.py``: train.py's loop beside Lightning's Trainer with manual optimization.
+"""Part of ``lab/benchmark_train.py``: train.py's loop beside Lightning's Trainer.
 
 Needs Lightning, which the extra ``loops`` installs.
 """
@@ -26,7 +26,7 @@ Losses = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Sequence[Tensor]
 
 
 class ManualLoop:
-    """A model in Lightning's Trainer, as fast as Lightning allows: without progress bar, checkpoints and validation.
+    """A model in Lightning's Trainer, without progress bar, checkpoints and validation.
 
     Args:
         model: Maps the inputs of a batch to outputs by name.
@@ -75,7 +75,7 @@ class ManualLoop:
         )
 
     def train_epoch(self) -> Seconds:
-        """All batches once. Returns the time from the start of Lightning's epoch to its end, without its set-up."""
+        """All batches once. Returns the seconds of Lightning's epoch, without its set-up."""
         self.trainer.fit_loop.max_epochs += 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about workers, which batches in memory do not need

@@ -1,4 +1,4 @@
-"""Configurations of many command lines that share what they choose, with few compositions by hydra."""
+"""Configurations of many command lines, with few compositions by hydra."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PLAIN_METHOD = "balancer=sum"
 
 
 def compose_alike(overrides: Sequence[str]) -> Config:
-    """What ``compose`` returns or raises, many times as fast where other calls chose the same files.
+    """What ``compose`` returns or raises, faster where other calls chose the same files.
 
     The files that overrides choose are composed once, which takes hydra a tenth of a second. Options are then set as hydra
     sets them. Methods share the composition of all else.
@@ -49,7 +49,7 @@ def _is_choice(word: Override) -> bool:
 
 @cache
 def _chosen(choices: tuple[str, ...]) -> DictConfig:
-    """These files, merged; a method is put into the composition of the others if neither changes the other."""
+    """These files, merged; a method joins the composition of the others if both are independent."""
     methods = [word for word in choices if word.startswith("balancer=")]
     others = tuple(word for word in choices if word not in methods)
     if len(methods) != 1 or methods == [_PLAIN_METHOD]:

@@ -104,9 +104,8 @@ def run_command(function: Callable[..., None], words: Sequence[str] | None, usag
 
 def _arguments(known: Mapping[str, inspect.Parameter], words: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    names = {
-        name.replace("task_", "task."): name for name in known
-    }  # an option of the task, by the name of a parameter
+    # the parameter task_csv is for the option csv of the task
+    names = {name.replace("task_", "task."): name for name in known}
     for word in words:
         key, _, value = word.partition("=")
         if word.startswith("-"):

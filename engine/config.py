@@ -169,8 +169,13 @@ class Config:
 
 def compose(overrides: Sequence[str] = ()) -> Config:
     """The configuration of ``python train.py <overrides>``. Raises as the command does."""
+    return validate(merged_files(overrides))
+
+
+def merged_files(overrides: Sequence[str]) -> DictConfig:
+    """The files that overrides choose, merged by hydra, with the options set; not checked."""
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return validate(hydra.compose("train", overrides=list(overrides)))
+        return hydra.compose("train", overrides=list(overrides))
 
 
 def saved_config(content: Mapping[str, Any]) -> DictConfig:

@@ -32,7 +32,8 @@ def initialize(model: nn.Module, source: str) -> str:
     Raises:
         ConfigError: Nothing can be read there, or nothing fits.
     """
-    own, found = model.state_dict(), _unwrapped(_read(source), model.state_dict())
+    own = model.state_dict()
+    found = _unwrapped(_read(source), own)
     taken = {name: tensor for name, tensor in found.items() if name in own and tensor.shape == own[name].shape}
     if not taken:
         examples = f"it has {some(list(found))}, the model {some(list(own))}"

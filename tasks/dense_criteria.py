@@ -21,7 +21,7 @@ from torch import Tensor
 from balancing.choices import check_choices
 from tasks.criteria import CrossEntropy, Kind, Weights, check_shapes, register_criterion
 from tasks.criteria.base import check_option, masked_mean
-from tasks.criteria.classes import binary_entropy
+from tasks.criteria.classes import constant_binary_loss, even_binary_loss
 
 
 @dataclass(frozen=True)
@@ -147,13 +147,11 @@ class BinaryMap:
 
     def untrained_loss(self, target: Tensor) -> float:
         """Loss of both equally likely."""
-        share = self._share(target)
-        return math.log(2) * (self.pos_weight * share + 1 - share)
+        return even_binary_loss(self.pos_weight, self._share(target))
 
     def constant_loss(self, target: Tensor) -> float:
         """Loss of the best constant: the entropy of the labels, if both weigh the same."""
-        share = self._share(target)
-        return binary_entropy(self.pos_weight * share, 1 - share)
+        return constant_binary_loss(self.pos_weight, self._share(target))
 
     def labelled_pairs(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Probability of a yes, and 0 or 1, where it is known."""

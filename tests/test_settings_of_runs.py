@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import asdict
 
+import hydra
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -55,10 +56,8 @@ def test_wrong_words_have_the_message_of_hydra(word):
 
 def test_methods_of_a_study_share_the_composition_of_the_rest(monkeypatch):
     composed = []
-    hydra_compose = settings.hydra.compose
-    monkeypatch.setattr(
-        settings.hydra, "compose", lambda *a, **k: composed.append(k["overrides"]) or hydra_compose(*a, **k)
-    )
+    hydra_compose = hydra.compose
+    monkeypatch.setattr(hydra, "compose", lambda *a, **k: composed.append(k["overrides"]) or hydra_compose(*a, **k))
     with cleared():
         for method in ("sum", "mgda", "famo"):
             for epochs in (2, 3):
@@ -77,7 +76,8 @@ def test_files_that_change_a_method_are_composed_with_it(monkeypatch, tmp_path):
     (tmp_path / "balancer" / "long.yaml").write_text(
         "# @package _global_\ndefaults: [/balancer/mgda@balancer, _self_]\nseed: 9\n"
     )
-    monkeypatch.setattr(settings, "CONFIG_DIR", tmp_path)
+    for module in (settings, engine.config):
+        monkeypatch.setattr(module, "CONFIG_DIR", tmp_path)
     with cleared():
         smooth = settings.compose_alike(["experiment=smooth", "balancer=mgda", "seed=3"])
         long = settings.compose_alike(["model=ple", "balancer=long", "trainer.epochs=3"])

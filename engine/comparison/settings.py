@@ -7,13 +7,12 @@ from copy import deepcopy
 from functools import cache
 from typing import Any
 
-import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from engine.config import CONFIG_DIR, Config, compose, validate
+from engine.config import CONFIG_DIR, Config, compose, merged_files, validate
 
 _PLAIN_METHOD = "balancer=sum"
 
@@ -70,5 +69,4 @@ def _without_method(config: DictConfig) -> Mapping[str, Any]:
 
 @cache
 def _composed(choices: tuple[str, ...]) -> DictConfig:
-    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return hydra.compose("train", overrides=list(choices))
+    return merged_files(choices)

@@ -319,13 +319,11 @@ class BinaryCrossEntropy:
 
     def untrained_loss(self, target: Tensor) -> float:
         """Loss of both classes equally likely."""
-        share = self._share(target)
-        return math.log(2) * (self.pos_weight * share + 1 - share)
+        return even_binary_loss(self.pos_weight, self._share(target))
 
     def constant_loss(self, target: Tensor) -> float:
         """Loss of the best constant: the entropy of the labels, if both weigh the same."""
-        share = self._share(target)
-        return binary_entropy(self.pos_weight * share, 1 - share)
+        return constant_binary_loss(self.pos_weight, self._share(target))
 
     def labelled_pairs(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Probability of the second class, and label."""
@@ -353,6 +351,15 @@ def named_classes(name: str, classes: Sequence[str], labels: Tensor, probabiliti
     return {name: words, f"{name}_probability": probabilities.tolist()}
 
 
-def binary_entropy(a: float, b: float) -> float:
-    """``-a log(a / (a + b)) - b log(b / (a + b))`` in nats, 0 log 0 = 0."""
-    return sum(-x * math.log(x / (a + b)) for x in (a, b) if x > 0)
+def even_binary_loss(pos_weight: float, share: float) -> float:
+    """Loss in nats of both classes equally likely, if a ``share`` of labels is the second."""
+    return math.log(2) * (pos_weight * share + 1 - share)
+
+
+def constant_binary_loss(pos_weight: float, share: float) -> float:
+    """Loss in nats of the best constant, if a ``share`` of the labels is the second.
+
+    ``-a log(a / (a + b)) - b log(b / (a + b))`` with the weights a and b of both, 0 log 0 = 0.
+    """
+    weights = pos_weight * share, 1 - share
+    return sum(-x * math.log(x / sum(weights)) for x in weights if x > 0)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.criteria.base import Columns, Kind, LabelKind, Transform, check_option, check_shapes, masked_mean
-from tasks.criteria.classes import binary_entropy
+from tasks.criteria.classes import constant_binary_loss
 from tasks.criteria.registry import register_criterion
 from tasks.metrics import MetricSpec, metric
 
@@ -84,7 +84,7 @@ class MultiLabel:
     def constant_loss(self, target: Tensor) -> float:
         """Loss of the best constants: the mean entropy of the tags, if all weigh the same."""
         pairs = zip(self._shares(target).tolist(), self._weights().expand(self.outputs).tolist(), strict=True)
-        return sum(binary_entropy(weight * share, 1 - share) for share, weight in pairs) / self.outputs
+        return sum(constant_binary_loss(weight, share) for share, weight in pairs) / self.outputs
 
     def labelled_pairs(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C) probabilities and (N, C) indicators of the samples that have labels."""

@@ -76,7 +76,7 @@ class ManualLoop:
 
     def train_epoch(self) -> Seconds:
         """All batches once. Returns the seconds of Lightning's epoch, without its set-up."""
-        self.trainer.fit_loop.max_epochs += 1
+        self.trainer.fit_loop.max_epochs = self.trainer.current_epoch + 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about workers, which batches in memory do not need
             self.trainer.fit(self.model, self.batches)

@@ -17,6 +17,7 @@ from .factory import balancer_arguments, balancer_class, create_balancer, list_b
 from .gradients.aligned_mtl import AlignedMTL
 from .gradients.cagrad import CAGrad
 from .gradients.conflict_free import ConflictFree
+from .gradients.cosine_gate import CosineGate
 from .gradients.dualproj import DualProj
 from .gradients.fairgrad import FairGrad
 from .gradients.grad_normalize import GradNormalize
@@ -25,6 +26,7 @@ from .gradients.gradvac import GradVac
 from .gradients.imtl import IMTL
 from .gradients.imtl_g import ImpartialGradient
 from .gradients.krum import Krum
+from .gradients.metabalance import MetaBalance
 from .gradients.mgda import MGDA
 from .gradients.modo import MoDo
 from .gradients.nash_mtl import NashMTL
@@ -41,6 +43,7 @@ from .jacobians.conflict_free_momentum import ConflictFreeMomentum
 from .jacobians.db_mtl import DBMTL
 from .jacobians.excess_mtl import ExcessMTL
 from .jacobians.graddrop import GradDrop
+from .jacobians.lra import LearningRateAnnealing
 from .jacobians.moco import MoCo
 from .jacobians.trimmed_mean import TrimmedMean
 from .loss_balancer import LossBalancer, Scalarization, ScheduleBalancer
@@ -57,6 +60,7 @@ from .losses.igb import IGB
 from .losses.imtl_l import ImpartialLoss
 from .losses.initial_loss import InitialLoss
 from .losses.inverse_mean import InverseMean
+from .losses.ldc_mtl import LossDiscrepancyControl
 from .losses.pbi import PenaltyBoundaryIntersection
 from .losses.power_mean import PowerMean
 from .losses.prior_loss import PriorLoss
@@ -70,6 +74,7 @@ from .losses.stch import SmoothTchebycheff
 from .losses.sum import Sum
 from .losses.tchebycheff import Tchebycheff
 from .losses.uncertainty import Uncertainty
+from .losses.uw_so import SoftOptimalUncertainty
 from .method import Method
 from .options import BalancerOptions, Options
 from .protocol import MultiObjectiveModel, Phase
@@ -79,13 +84,13 @@ from .report import BalanceReport
 __all__ = [
     "AlignedMTL", "Alternating", "AutoLambda", "BalanceReport", "Balancer", "BalancerOptions", "BalancingError",
     "BilevelBalancer", "CAGrad", "CoefficientOfVariation", "Composed", "ConflictFree", "ConflictFreeMomentum",
-    "Cosmos", "DBMTL", "DWA", "DualProj", "ExcessMTL", "FAMO", "FORUM", "FairGrad", "Fixed", "GO4Align",
+    "CosineGate", "Cosmos", "DBMTL", "DWA", "DualProj", "ExcessMTL", "FAMO", "FORUM", "FairGrad", "Fixed", "GO4Align",
     "Geometric", "GradDrop", "GradNorm", "GradNormalize", "GradVac", "GramianBalancer", "GroupDRO", "IGB", "IMTL",
-    "ImpartialGradient", "ImpartialLoss", "InitialLoss", "InverseMean", "JacobianBalancer", "Krum", "LossBalancer",
-    "MGDA", "MOML", "Method", "MoCo", "MoDo", "MultiObjectiveModel", "NashMTL", "NonFiniteError", "Options", "PCD",
+    "ImpartialGradient", "ImpartialLoss", "InitialLoss", "InverseMean", "JacobianBalancer", "Krum", "LearningRateAnnealing", "LossBalancer", "LossDiscrepancyControl",
+    "MGDA", "MOML", "MetaBalance", "Method", "MoCo", "MoDo", "MultiObjectiveModel", "NashMTL", "NonFiniteError", "Options", "PCD",
     "PCGrad", "ParetoMTL", "PenaltyBoundaryIntersection", "Phase", "PowerMean", "PriorLoss", "RLW", "ReLoBRaLo",
     "Realtime", "RowBalancer", "SDMGrad", "Scalarization", "ScheduleBalancer", "Scheduled", "Single",
-    "SmoothTchebycheff", "SoftAdapt", "Sum", "Tchebycheff", "TrimmedMean", "UPGrad", "Uncertainty",
+    "SmoothTchebycheff", "SoftAdapt", "SoftOptimalUncertainty", "Sum", "Tchebycheff", "TrimmedMean", "UPGrad", "Uncertainty",
     "allow_several_backwards", "balancer_arguments", "balancer_class", "create_balancer", "group_parameters",
     "list_balancers", "register_balancer", "torchjd",
 ]

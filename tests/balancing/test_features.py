@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from balancing import BalancingError, balancer_class
+from balancing import BalancingError, JacobianBalancer, balancer_class
 from tests.balancing.problems import GRAMIAN, JACOBIAN, Net, assert_close, core, expected, inputs, make, reference_rows
 
 
@@ -28,7 +28,12 @@ def test_jacobian_methods_combine_at_features(name):
     z = net.features(x)
     losses = net.losses(x, z)
     rows = torch.stack([torch.autograd.grad(v, z, retain_graph=True)[0].flatten() for v in losses.values()])
-    update = core(make(name)).combine(torch.stack(list(losses.values())).detach(), rows)
+    method, values = core(make(name)), torch.stack(list(losses.values())).detach()
+    update = (
+        method.combine(values, rows)
+        if isinstance(method, JacobianBalancer)
+        else method.compute_weights(values, rows) @ rows
+    )
     wanted = torch.autograd.grad(z, net.shared(), update.view_as(z), retain_graph=True)
     make(name, at="features").backward(losses, features=z)
     for parameter, gradient in zip(net.shared(), wanted, strict=True):

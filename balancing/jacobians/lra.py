@@ -25,9 +25,9 @@ class LearningRateAnnealing(RowBalancer):
     The weights start at 1. The paper's text recommends alpha = 0.9 for its update, while the authors' code keeps 0.9 of the
     old weight, which is alpha = 0.1 here, the default. The code measures every ten steps (``update_every=10``), takes the
     largest ratio of any weight matrix without the biases, and divides by ``mean|w_i g_i|`` with the current weight, whose
-    fixed point is the square root of this one. The mean here is over the coordinates where any gradient is
-    not zero, so that layers which a step leaves out do not count. A gradient of zeros leaves its weight as it is. In a step from which the primary objective is absent, the first of the
-    others stands in for it.
+    fixed point is the square root of this one. The mean here is over the coordinates where any gradient is not zero, so
+    that layers which a step leaves out do not count. A gradient of zeros leaves its weight as it is. In a step from which
+    the primary objective is absent, the first of the others stands in for it.
 
     Args:
         primary: The objective of g_0; ``None``: the first named.

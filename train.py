@@ -232,6 +232,11 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
 
     Raises ConfigError or DataError before anything is written if the run cannot start.
     """
+    with engine.only_writer(Path(config.resume) if config.resume and processes.main else None):
+        return _run(config, processes)
+
+
+def _run(config: Config, processes: engine.Processes) -> dict[str, Any]:
     saved = engine.load_checkpoint(Path(config.resume, "last.pt")) if config.resume else None
     known = (
         engine.make_task(config, engine.saved_state(Path(config.resume), saved)) if config.resume and saved else None
@@ -309,7 +314,7 @@ def fit(
         if tracker is not None:
             engine.write_report(folder, job.task, {})
         display.say(
-            f"stopped at step {state.step} of {job.total_steps}; go on with: python train.py {engine.shell_word('resume', folder)}"
+            f"stopped at step {state.step} of {job.total_steps}; go on with: {engine.resume_command(folder, config.imports)}"
         )
     return summary
 
@@ -317,16 +322,7 @@ def fit(
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def _main(composed: DictConfig) -> float | None:
     with engine.reporting():  # in here, as hydra adds lines of its own to an exception that leaves a job
-        resume = composed.get("resume")
-        if resume:
-            length = {"trainer.epochs": composed.trainer.epochs, "trainer.max_steps": composed.trainer.max_steps}
-            words = [(word.lstrip("+").partition("=")[0], word) for word in HydraConfig.get().overrides.task]
-            if others := [word for key, word in words if key not in ("resume", *length)]:
-                raise ConfigError(f"resume keeps the configuration of {resume}; leave out {' '.join(others)}")
-            composed = engine.saved_config(engine.load_checkpoint(Path(resume, "last.pt"))["config"])
-            composed.merge_with({"resume": resume})
-            composed.merge_with_dotlist([f"{key}={length[key]}" for key, _ in words if key in length])
-        config = engine.validate(composed)
+        config = engine.validate(engine.resumed_config(composed, HydraConfig.get().overrides.task))
         with engine.interruptible(), engine.own_threads(), engine.join_processes(config.trainer.device) as processes:
             summary = run(config, processes)
         if summary["status"] == "stopped":

@@ -165,6 +165,7 @@ class Config:
     init: str | None = None
     freeze: list[str] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
+    trust: bool = False
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:

@@ -26,8 +26,9 @@ from engine.environment import command, git_commit, versions
 from engine.fine_tuning import frozen_modules
 from engine.optimization import PhaseOptimizer
 from engine.precision import Precision
+from engine.resuming import only_writer, sweep
 from engine.seeding import load_rng_state, rng_state
-from engine.tracking import Tracker, make_run_dir
+from engine.tracking import Tracker, check_empty, make_run_dir
 from tasks import Batch, Splits, Task, create_task
 from tasks.results import with_split
 from tasks.task import Pictures
@@ -151,16 +152,27 @@ def run_folder(run: Run, name: str) -> Iterator[Path]:
     """
     config, main = run.config, run.processes.main
     if config.resume:
+        if main:
+            sweep(Path(config.resume))
         yield Path(config.resume)
         return
     chosen = None if config.run_dir is None else Path(config.run_dir)
     before = chosen is not None and chosen.is_dir()
     fresh = make_run_dir(name, config.seed, config.run_dir) if main else None
-    folder = run.processes.broadcast(fresh)
+    with only_writer(fresh):
+        if fresh is not None:
+            check_empty(fresh)
+        with _nothing_left(run, run.processes.broadcast(fresh), before) as folder:
+            yield folder
+
+
+@contextmanager
+def _nothing_left(run: Run, folder: Path, before: bool) -> Iterator[Path]:
+    """After an error before the first step, empty the folder; delete it if it is new."""
     try:
         yield folder
     except BaseException:
-        if main and run.state.step == 0:
+        if run.processes.main and run.state.step == 0:
             for path in folder.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)

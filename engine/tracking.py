@@ -23,12 +23,8 @@ def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
     candidates = [Path("outputs", name, stem + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
     if chosen is not None:
-        candidates = [folder := Path(chosen)]
-        if folder.is_dir() and any(folder.iterdir()):
-            remedy = "choose another folder"
-            if (folder / "last.pt").is_file():
-                remedy += f", or continue its run with: python train.py {shell_word('resume', folder)}"
-            raise ConfigError(f"run_dir: {folder} is not empty; {remedy}")
+        candidates = [Path(chosen)]
+        check_empty(candidates[0])
     for folder in candidates:
         try:
             folder.mkdir(parents=True, exist_ok=chosen is not None)
@@ -39,6 +35,15 @@ def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
         except OSError as error:
             raise ConfigError(f"run_dir: cannot create {folder} ({error.strerror})") from None
     raise ConfigError(f"run_dir: too many runs started in {candidates[0].parent} within one second")
+
+
+def check_empty(folder: Path) -> None:
+    """Raise ConfigError if there is anything in ``folder``."""
+    if folder.is_dir() and any(folder.iterdir()):
+        remedy = "choose another folder"
+        if (folder / "last.pt").is_file():
+            remedy += f", or continue its run with: python train.py {shell_word('resume', folder)}"
+        raise ConfigError(f"run_dir: {folder} is not empty; {remedy}")
 
 
 class Table:

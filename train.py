@@ -93,12 +93,16 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
         else:
             parts = engine.micro_batches(batch, trainer.grad_accum_steps)
         shares = engine.label_shares(run.task, parts, optimizer.phase.objectives, run.processes)
+        conflicts = engine.measured_conflicts(run, optimizer)
         for index, piece in enumerate(parts):
             with span("forward"), precision.autocast():
                 values, features = run.task.losses(run.model, piece, optimizer.phase.name)
                 losses = engine.present_losses(run.task, piece, values, run.sparse, run.processes)
+            weighed = engine.weigh_losses(losses, shares and [shares[index]])
+            if conflicts is not None:
+                conflicts.add(weighed)
             report = optimizer.balancer.backward(
-                engine.weigh_losses(losses, shares and [shares[index]]),
+                weighed,
                 shared=optimizer.shared,
                 parameters=None if optimizer.phase.networks is None else optimizer.parameters,
                 features=features,
@@ -106,6 +110,8 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
                 groups=optimizer.groups,
                 last=index == len(parts) - 1,
             )
+        if conflicts is not None:
+            report = conflicts.added_to(report)
         if report.skipped and not report.overflow:
             optimizer.zero_grad()  # of earlier micro-batches
         with span("optimizer"):
@@ -168,7 +174,8 @@ def train_epoch(
         for optimizer, report in zip(run.phases, reports, strict=True):
             phase = optimizer.phase.name
             state.add(phase, report)
-            if tracker is not None and state.step % trainer.log_every == 0:
+            measured = trainer.measure_conflicts and (state.step - 1) % trainer.measure_conflicts == 0
+            if tracker is not None and (measured or state.step % trainer.log_every == 0):
                 tracker.log_report(state.step, state.epoch + 1, phase, report)
         if trainer.save_every and state.step % trainer.save_every == 0 and state.step < end:
             state.seconds, clock = state.seconds + time.perf_counter() - clock, time.perf_counter()

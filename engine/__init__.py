@@ -33,6 +33,7 @@ from engine.run import (
     make_task,
     mean_losses,
     mean_weights,
+    measured_conflicts,
     open_tracker,
     restore,
     roll_back,

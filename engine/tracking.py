@@ -104,7 +104,8 @@ class Tracker:
         objectives: Of all phases.
         logger: Which services to use.
         done: (epochs, steps) before a resume; later rows are dropped.
-        groups: Of parameters that have weights of their own.
+        groups: Parts of the parameters for which conflicts are counted.
+        alignment: Whether the agreement of all gradients is written as one number.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Tracker:
         logger: LoggerConfig,
         done: tuple[int, int] | None,
         groups: Sequence[str] = (),
+        alignment: bool = False,
     ) -> None:
         self.folder = folder
         pairs = [(a, b) for i, a in enumerate(objectives) for b in objectives[i + 1 :]]
@@ -126,7 +128,8 @@ class Tracker:
             lambda row: int(row["epoch"]) <= epochs and row["split"] != "test",
         )
         balance = ["step", "epoch", "phase", *columns, *(f"cosine/{a}/{b}" for a, b in pairs), "conflicts"]
-        balance += [f"conflicts/{name}" for name in groups]
+        balance += [*(["alignment"] if alignment else ()), *(f"conflicts/{name}" for name in groups)]
+        self._alignment = alignment
         self.balance = Table(folder / "balance.csv", balance, lambda row: int(row["step"]) <= steps)
         self._late: list[tuple[int, int, str, BalanceReport]] = []
         self._status = "failed"
@@ -158,7 +161,10 @@ class Tracker:
     def _write_late(self, before: int | None = None) -> None:
         while self._late and (before is None or self._late[0][0] < before):
             step, epoch, phase, report = self._late.pop(0)
-            self.log_balance(step, epoch, phase, report.as_dict())
+            values = report.as_dict()
+            if self._alignment and report.alignment is not None:
+                values["alignment"] = report.alignment
+            self.log_balance(step, epoch, phase, values)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
         """Pass numbers to the services, once a second at most, as each call wakes a thread."""

@@ -93,12 +93,16 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
         else:
             parts = engine.micro_batches(batch, trainer.grad_accum_steps)
         shares = engine.label_shares(run.task, parts, optimizer.phase.objectives, run.processes)
+        conflicts = engine.measured_conflicts(run, optimizer)
         for index, piece in enumerate(parts):
             with span("forward"), precision.autocast():
                 values, features = run.task.losses(run.model, piece, optimizer.phase.name)
                 losses = engine.present_losses(run.task, piece, values, run.sparse, run.processes)
+            weighed = engine.weigh_losses(losses, shares and [shares[index]])
+            if conflicts is not None:
+                conflicts.add(weighed)
             report = optimizer.balancer.backward(
-                engine.weigh_losses(losses, shares and [shares[index]]),
+                weighed,
                 shared=optimizer.shared,
                 parameters=None if optimizer.phase.networks is None else optimizer.parameters,
                 features=features,
@@ -106,6 +110,8 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
                 groups=optimizer.groups,
                 last=index == len(parts) - 1,
             )
+        if conflicts is not None:
+            report = conflicts.added_to(report)
         if report.skipped and not report.overflow:
             optimizer.zero_grad()  # of earlier micro-batches
         with span("optimizer"):
@@ -168,7 +174,8 @@ def train_epoch(
         for optimizer, report in zip(run.phases, reports, strict=True):
             phase = optimizer.phase.name
             state.add(phase, report)
-            if tracker is not None and state.step % trainer.log_every == 0:
+            measured = trainer.measure_conflicts and (state.step - 1) % trainer.measure_conflicts == 0
+            if tracker is not None and (measured or state.step % trainer.log_every == 0):
                 tracker.log_report(state.step, state.epoch + 1, phase, report)
         if trainer.save_every and state.step % trainer.save_every == 0 and state.step < end:
             state.seconds, clock = state.seconds + time.perf_counter() - clock, time.perf_counter()
@@ -232,6 +239,11 @@ def run(config: Config, processes: engine.Processes = ALONE) -> dict[str, Any]:
 
     Raises ConfigError or DataError before anything is written if the run cannot start.
     """
+    with engine.only_writer(Path(config.resume) if config.resume and processes.main else None):
+        return _run(config, processes)
+
+
+def _run(config: Config, processes: engine.Processes) -> dict[str, Any]:
     saved = engine.load_checkpoint(Path(config.resume, "last.pt")) if config.resume else None
     known = (
         engine.make_task(config, engine.saved_state(Path(config.resume), saved)) if config.resume and saved else None
@@ -309,7 +321,7 @@ def fit(
         if tracker is not None:
             engine.write_report(folder, job.task, {})
         display.say(
-            f"stopped at step {state.step} of {job.total_steps}; go on with: python train.py {engine.shell_word('resume', folder)}"
+            f"stopped at step {state.step} of {job.total_steps}; go on with: {engine.resume_command(folder, config.imports)}"
         )
     return summary
 
@@ -317,16 +329,7 @@ def fit(
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def _main(composed: DictConfig) -> float | None:
     with engine.reporting():  # in here, as hydra adds lines of its own to an exception that leaves a job
-        resume = composed.get("resume")
-        if resume:
-            length = {"trainer.epochs": composed.trainer.epochs, "trainer.max_steps": composed.trainer.max_steps}
-            words = [(word.lstrip("+").partition("=")[0], word) for word in HydraConfig.get().overrides.task]
-            if others := [word for key, word in words if key not in ("resume", *length)]:
-                raise ConfigError(f"resume keeps the configuration of {resume}; leave out {' '.join(others)}")
-            composed = engine.saved_config(engine.load_checkpoint(Path(resume, "last.pt"))["config"])
-            composed.merge_with({"resume": resume})
-            composed.merge_with_dotlist([f"{key}={length[key]}" for key, _ in words if key in length])
-        config = engine.validate(composed)
+        config = engine.validate(engine.resumed_config(composed, HydraConfig.get().overrides.task))
         with engine.interruptible(), engine.own_threads(), engine.join_processes(config.trainer.device) as processes:
             summary = run(config, processes)
         if summary["status"] == "stopped":

@@ -111,6 +111,19 @@ class BalanceReport:
         row, column = torch.triu_indices(len(cosines), len(cosines), offset=1)
         return float((cosines[row, column] < 0).double().mean())
 
+    @cached_property
+    def alignment(self) -> float | None:
+        """Gradient alignment score, from -1 to 1; of two objectives, the cosine.
+
+        ``2 ||mean_i(g_i / n_i)||^2 - 1``, n_i = ||g_i||, over the objectives that are present. ``None`` without pairs. Wang,
+        Bhartari, Li and Perdikaris, "Gradient Alignment in Physics-informed Neural Networks: A Second-Order Optimization
+        Perspective", 2025, arXiv:2502.00604.
+        """
+        if self.cosines is None or sum(self.present) < 2:
+            return None
+        cosines = self.cosines[list(self.present)][:, list(self.present)].double()
+        return float(2 * cosines.mean() - 1)
+
     def as_dict(self) -> dict[str, float]:
         """Flat numbers for a log.
 

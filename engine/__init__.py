@@ -18,6 +18,7 @@ from engine.precision import Precision
 from engine.prediction import model_config
 from engine.progress import Display
 from engine.report import write_report
+from engine.resuming import only_writer, resume_command, resumed_config
 from engine.run import (
     Diverged,
     Run,
@@ -32,6 +33,7 @@ from engine.run import (
     make_task,
     mean_losses,
     mean_weights,
+    measured_conflicts,
     open_tracker,
     restore,
     roll_back,

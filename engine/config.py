@@ -127,6 +127,11 @@ class TrainerConfig:
         choices=WEIGHTS_PER,
     )
     monitor: str = option("loss", "best epoch: loss, last, val/<objective>/<metric>, val/*/<metric>, gain or last10")
+    measure_conflicts: int | None = option(
+        None,
+        "steps between measurements of all gradients, under any balancer: lengths, cosines, conflicts by layer",
+        least=1,
+    )
     log_every: int = option(10, "steps between rows of balance.csv", least=1)
     save_every: int | None = option(None, "steps between checkpoints, besides those at the ends of epochs", least=1)
     overfit: int | None = option(None, "train and evaluate on this many training samples only", least=2)
@@ -165,6 +170,7 @@ class Config:
     init: str | None = None
     freeze: list[str] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
+    trust: bool = False
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:

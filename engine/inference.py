@@ -153,13 +153,14 @@ def predict(
     samples: int | None = None,
     seed: int | None = None,
     device: str = "auto",
+    trust: bool = False,
 ) -> None:
     """Predict or sample, write files and print the first rows.
 
     Raises ConfigError or DataError before anything is written, and PartialError if some files of a folder cannot be read.
     """
     console = Console(soft_wrap=True, highlight=False)
-    predictor = load_predictor(Path(run), device)
+    predictor = load_predictor(Path(run), device, trust)
     if input is None:
         generated, classes = predictor.sample(64 if samples is None else samples, seed or 0)
         folder = Path(output or Path(run, "predictions", "samples"))

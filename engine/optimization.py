@@ -129,6 +129,10 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
             "balancer.memory=lean is not possible here: gradients of micro-batches are added before they are measured; "
             "use trainer.grad_accum_steps=1, or balancer.memory=full"
         )
+    if trainer.measure_conflicts is not None and isinstance(balancer, BilevelBalancer):
+        raise ConfigError(
+            f"trainer.measure_conflicts needs the losses of the step, and balancer {balancer.name} takes several; leave it out"
+        )
     if trainer.weights_per != "model":
         try:
             balancer.check_groups()

@@ -95,12 +95,17 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
         figure = figures.curves("share of pairs in conflict", lines, "step", limits=(-0.02, 1.02))
         note = f"Pairs with a negative cosine, averaged over neighbouring steps; {np.mean(y):.0%} over the whole run."
         yield figures.data_uri(figure), note
+    x, y = series(balance, "alignment", "step")
+    if x:
+        figure = figures.curves("alignment of gradients", {"alignment": _smooth(x, y)}, "step", limits=(-1.02, 1.02))
+        note = "1: all gradients point the same way; -1: they cancel. Of two objectives, the cosine."
+        yield figures.data_uri(figure), note
     parts = all_of("conflicts")
     if parts:
         shown = {name: _smooth(*line) for name, line in list(parts.items())[:_PAIRS]}
         picture = _heat_map("share of pairs in conflict, by group", shown, "step", "share")
         more = f" The first {_PAIRS} of {len(parts)} groups; balance.csv has all." if len(parts) > _PAIRS else ""
-        yield figures.data_uri(picture), f"The same in each group of parameters that has weights of its own.{more}"
+        yield figures.data_uri(picture), f"The same, part by part of the parameters.{more}"
 
 
 def _smooth(x: list[float], y: list[float]) -> Series:

@@ -25,6 +25,7 @@ from engine.checkpoint import load_weights
 from engine.data import evaluation_batches
 from engine.device import resolve_device
 from engine.run import Run
+from engine.trust import check_modules
 from engine.words import shell_word
 from tasks import Prediction, Task, create_task
 from tasks.gan_task import GanTask
@@ -104,12 +105,18 @@ def load_best(folder: Path, model: nn.Module) -> None:
         load_weights(folder, model)
 
 
-def load_predictor(run: Path, device: str = "auto") -> Predictor:
-    """The best model of a run, in eval mode. Raises ConfigError if it is missing or damaged."""
+def load_predictor(run: Path, device: str = "auto", trust: bool = False) -> Predictor:
+    """The best model of a run, in eval mode.
+
+    With ``trust`` the modules are imported that the folder names. Raises ConfigError if it names any without, or if the model is
+    missing or damaged.
+    """
     folder = best_folder(run)
     with _loading(folder):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        for module in config["imports"]:
+    modules = check_modules(folder, config.get("imports", []), trust)
+    with _loading(folder):
+        for module in modules:
             importlib.import_module(module)
         task = create_task(**config["task"])
         known = model_arguments(config["model"])

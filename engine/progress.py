@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
@@ -16,6 +18,16 @@ from tasks.results import ResultKey, objectives_of
 _ROWS = 8  # objectives that fit below the bar
 
 
+class _LastingConsole(Console):
+    """A console that goes on without its reader, who may go away as ``| head -1`` does."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # what is flushed at exit goes there as well
+        os.close(nowhere)
+
+
 class Display:
     """A progress bar with a row per objective, and one line per epoch above. A context manager.
 
@@ -24,7 +36,7 @@ class Display:
     """
 
     def __init__(self, total: int, done: int = 0) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = _LastingConsole(highlight=False, soft_wrap=True)
         columns = ("{task.description}", BarColumn(bar_width=None), MofNCompleteColumn(), "{task.fields[speed]}")
         times = (TimeElapsedColumn(), "left", TimeRemainingColumn())
         self._bar = Progress(*columns, *times, console=self.console, expand=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -19,6 +19,7 @@ from balancing import BalanceReport, BalancingError, NonFiniteError
 from engine.arguments import ConfigError, constructing
 from engine.checkpoint import load_checkpoint, write_text
 from engine.config import Config
+from engine.conflicts import Conflicts, layers_of
 from engine.data import batch_indices, sparse_objectives, training_batches
 from engine.device import describe_device
 from engine.distributed import Processes, average_buffers
@@ -26,8 +27,9 @@ from engine.environment import command, git_commit, versions
 from engine.fine_tuning import frozen_modules
 from engine.optimization import PhaseOptimizer
 from engine.precision import Precision
+from engine.resuming import only_writer, sweep
 from engine.seeding import load_rng_state, rng_state
-from engine.tracking import Tracker, make_run_dir
+from engine.tracking import Tracker, check_empty, make_run_dir
 from tasks import Batch, Splits, Task, create_task
 from tasks.results import with_split
 from tasks.task import Pictures
@@ -151,16 +153,27 @@ def run_folder(run: Run, name: str) -> Iterator[Path]:
     """
     config, main = run.config, run.processes.main
     if config.resume:
+        if main:
+            sweep(Path(config.resume))
         yield Path(config.resume)
         return
     chosen = None if config.run_dir is None else Path(config.run_dir)
     before = chosen is not None and chosen.is_dir()
     fresh = make_run_dir(name, config.seed, config.run_dir) if main else None
-    folder = run.processes.broadcast(fresh)
+    with only_writer(fresh):
+        if fresh is not None:
+            check_empty(fresh)
+        with _nothing_left(run, run.processes.broadcast(fresh), before) as folder:
+            yield folder
+
+
+@contextmanager
+def _nothing_left(run: Run, folder: Path, before: bool) -> Iterator[Path]:
+    """After an error before the first step, empty the folder; delete it if it is new."""
     try:
         yield folder
     except BaseException:
-        if main and run.state.step == 0:
+        if run.processes.main and run.state.step == 0:
             for path in folder.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
@@ -211,8 +224,23 @@ def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
         return None
     objectives = [objective for optimizer in run.phases for objective in optimizer.phase.objectives]
     done = (run.state.epoch, run.state.step) if resumed else None
-    groups = list(dict.fromkeys(name for optimizer in run.phases for name in optimizer.groups or ()))
-    return Tracker(folder, list(run.task.results()), objectives, run.config.logger, done, groups)
+    measured = run.config.trainer.measure_conflicts is not None
+    groups = list(dict.fromkeys(name for optimizer in run.phases for name in _groups(run, optimizer, measured)))
+    return Tracker(folder, list(run.task.results()), objectives, run.config.logger, done, groups, measured)
+
+
+def _groups(run: Run, optimizer: PhaseOptimizer, measured: bool) -> Iterable[str]:
+    """Names of the parts of the parameters for which conflicts are counted."""
+    return optimizer.groups or (layers_of(run.model, optimizer) if measured else ())
+
+
+def measured_conflicts(run: Run, optimizer: PhaseOptimizer) -> Conflicts | None:
+    """What measures the gradients of a phase, in steps that ``measure_conflicts`` chooses."""
+    every = run.config.trainer.measure_conflicts
+    if every is None or run.state.step % every or len(optimizer.phase.objectives) < 2 or not optimizer.shared:
+        return None
+    scaler = run.precision.scaler
+    return Conflicts(run.model, optimizer, run.processes, 1.0 if scaler is None else scaler.get_scale())
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from engine.evaluation import evaluate
 from engine.prediction import best_folder, load_best
 from engine.progress import Display
 from engine.run import Run, evaluation_size, make_task, saved_state
+from engine.trust import check_modules, check_plain
 from tasks import Task, task_arguments
 from tasks.results import with_split
 
@@ -33,6 +34,7 @@ def evaluate_run(
     data_dir: str | None = None,
     device: str | None = None,
     task_csv: str | None = None,
+    trust: bool = False,
 ) -> None:
     """Evaluate what ``build`` makes, print a table, write ``<run>/evaluation-<split>.json``.
 
@@ -46,7 +48,7 @@ def evaluate_run(
         raise ConfigError(f"split must be train, val or test, got {split!r}")
     best = best_folder(folder)
     changes = {"trainer.device": device, "trainer.eval_batch_size": batch_size, "data_dir": data_dir}
-    config = evaluation_config(folder, changes, protocol)
+    config = evaluation_config(folder, changes, protocol, trust)
     task = make_task(config, saved_state(folder, {}))
     if task_csv is not None:
         task.use_labelled(Path(task_csv), config.data_dir)
@@ -78,13 +80,21 @@ def evaluate_run(
     print(f"written to {path}")
 
 
-def evaluation_config(folder: Path, changes: Mapping[str, Any], protocol: str | None = None) -> Config:
-    """The configuration of a run, with ``changes`` that are not ``None``. Raises ConfigError."""
+def evaluation_config(
+    folder: Path, changes: Mapping[str, Any], protocol: str | None = None, trust: bool = False
+) -> Config:
+    """The configuration of a run, with ``changes`` that are not ``None``.
+
+    Raises ConfigError, also if it names modules to import without ``trust``.
+    """
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"run: there is no {path}; an evaluation needs the whole run folder, not only best/")
     try:
-        saved: Any = saved_config(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
+        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+        check_plain(folder, content)
+        saved: Any = saved_config(content)
+        check_modules(folder, content.get("imports", []), trust)
         if protocol is not None:
             if "protocol" not in task_arguments(saved.task.name):
                 raise ConfigError(f"protocol: task {saved.task.name} has no choice of protocols; leave it out")

@@ -23,12 +23,8 @@ def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
     candidates = [Path("outputs", name, stem + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
     if chosen is not None:
-        candidates = [folder := Path(chosen)]
-        if folder.is_dir() and any(folder.iterdir()):
-            remedy = "choose another folder"
-            if (folder / "last.pt").is_file():
-                remedy += f", or continue its run with: python train.py {shell_word('resume', folder)}"
-            raise ConfigError(f"run_dir: {folder} is not empty; {remedy}")
+        candidates = [Path(chosen)]
+        check_empty(candidates[0])
     for folder in candidates:
         try:
             folder.mkdir(parents=True, exist_ok=chosen is not None)
@@ -39,6 +35,15 @@ def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
         except OSError as error:
             raise ConfigError(f"run_dir: cannot create {folder} ({error.strerror})") from None
     raise ConfigError(f"run_dir: too many runs started in {candidates[0].parent} within one second")
+
+
+def check_empty(folder: Path) -> None:
+    """Raise ConfigError if there is anything in ``folder``."""
+    if folder.is_dir() and any(folder.iterdir()):
+        remedy = "choose another folder"
+        if (folder / "last.pt").is_file():
+            remedy += f", or continue its run with: python train.py {shell_word('resume', folder)}"
+        raise ConfigError(f"run_dir: {folder} is not empty; {remedy}")
 
 
 class Table:
@@ -99,7 +104,8 @@ class Tracker:
         objectives: Of all phases.
         logger: Which services to use.
         done: (epochs, steps) before a resume; later rows are dropped.
-        groups: Of parameters that have weights of their own.
+        groups: Parts of the parameters for which conflicts are counted.
+        alignment: Whether the agreement of all gradients is written as one number.
     """
 
     def __init__(
@@ -110,6 +116,7 @@ class Tracker:
         logger: LoggerConfig,
         done: tuple[int, int] | None,
         groups: Sequence[str] = (),
+        alignment: bool = False,
     ) -> None:
         self.folder = folder
         pairs = [(a, b) for i, a in enumerate(objectives) for b in objectives[i + 1 :]]
@@ -121,7 +128,8 @@ class Tracker:
             lambda row: int(row["epoch"]) <= epochs and row["split"] != "test",
         )
         balance = ["step", "epoch", "phase", *columns, *(f"cosine/{a}/{b}" for a, b in pairs), "conflicts"]
-        balance += [f"conflicts/{name}" for name in groups]
+        balance += [*(["alignment"] if alignment else ()), *(f"conflicts/{name}" for name in groups)]
+        self._alignment = alignment
         self.balance = Table(folder / "balance.csv", balance, lambda row: int(row["step"]) <= steps)
         self._late: list[tuple[int, int, str, BalanceReport]] = []
         self._status = "failed"
@@ -153,7 +161,10 @@ class Tracker:
     def _write_late(self, before: int | None = None) -> None:
         while self._late and (before is None or self._late[0][0] < before):
             step, epoch, phase, report = self._late.pop(0)
-            self.log_balance(step, epoch, phase, report.as_dict())
+            values = report.as_dict()
+            if self._alignment and report.alignment is not None:
+                values["alignment"] = report.alignment
+            self.log_balance(step, epoch, phase, values)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
         """Pass numbers to the services, once a second at most, as each call wakes a thread."""

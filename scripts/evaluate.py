@@ -8,6 +8,7 @@ python scripts/evaluate.py run=outputs/<run> task.csv=other.csv             # al
 
 Prints a table and writes <run>/evaluation-<split>.json, or evaluation-<split>-<protocol>.json; of another table,
 evaluation-<table>.json. Classes and scales are those of the run. A table that has changed since training is refused.
+trust=true imports the modules of your own that a run names; without it no code of a run folder is run.
 """
 
 from __future__ import annotations

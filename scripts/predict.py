@@ -7,6 +7,7 @@ python scripts/predict.py run=outputs/<run> samples=64 seed=1          # a GAN
 
 run may also be a folder that holds model.safetensors and config.json, such as best/ or a download from a model hub. Without
 output, the files go to <run>/predictions/<input>. device=cuda chooses the device. docs/using.md lists what each task reads.
+trust=true imports the modules of your own that a run names; without it no code of a run folder is run.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def test_sigterm_during_evaluation_stops_within_a_batch_and_saves(start, stones,
     code, out, err = finish(start(STOPPED_EVALUATION, *words))
     assert (code, err) == (0, "")
     assert out.count("one more batch") == 2  # of 150
-    assert out.splitlines()[-1] == "stopped at step 3 of 3; go on with: python train.py resume=run"
+    assert out.splitlines()[-1] == "stopped at step 3 of 3; go on with: python train.py resume=run 'imports=[mine]'"
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "stopped"
     assert load_checkpoint(tmp_path / "run" / "last.pt")["state"]["step"] == 3
     assert list(tmp_path.rglob("*.part")) == []

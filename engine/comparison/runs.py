@@ -18,7 +18,19 @@ from tasks.results import ResultKey, without_split
 
 #: Options that do not change what is learned: dotted keys, or how they start.
 IGNORED = (
-    *("seed", "tier", "source", "expected", "published", "run_dir", "resume", "data_dir", "imports", "logger."),
+    *(
+        "seed",
+        "tier",
+        "source",
+        "expected",
+        "published",
+        "run_dir",
+        "resume",
+        "data_dir",
+        "imports",
+        "trust",
+        "logger.",
+    ),
     *("task.download", "trainer.device", "trainer.num_threads"),
     *("trainer.num_workers", "trainer.log_every", "trainer.dry_run", "trainer.save_every", "trainer.profile"),
 )

@@ -1,0 +1,83 @@
+"""Gradients measured beside the step: right, and without a trace in the training."""
+
+import csv
+
+import pytest
+import torch
+
+import engine
+import train
+from engine.conflicts import layers_of
+from engine.tracking import read_rows
+
+SHORT = [
+    "trainer.device=cpu",
+    "trainer.epochs=1",
+    "trainer.max_steps=9",
+    "trainer.batch_size=64",
+    "logger.tensorboard=false",
+]
+
+
+def trained(folder, *words, report=False):
+    with pytest.MonkeyPatch.context() as patch:
+        if not report:  # it takes longer than the rest
+            patch.setattr(engine, "write_report", lambda *arguments: None)
+        train.run(engine.compose([*SHORT, *words, f"run_dir='{folder}'"]))
+    return read_rows(folder / "balance.csv")
+
+
+@pytest.mark.parametrize("balancer", ["sum", "pcgrad", "famo"])
+def test_measuring_leaves_the_training_as_it_is(tmp_path, balancer):
+    words = [f"balancer={balancer}", "model.dropout=0.1"]
+    plain = trained(tmp_path / "plain", *words)
+    measured = trained(tmp_path / "measured", *words, "trainer.measure_conflicts=4")
+    weights = [(tmp_path / name / "best" / "model.safetensors").read_bytes() for name in ("plain", "measured")]
+    assert weights[0] == weights[1]
+    assert [row["step"] for row in measured] == ["1", "5", "9"]
+    assert plain == []  # of ten steps
+
+
+@pytest.mark.parametrize("options", [(), ("trainer.grad_accum_steps=4",), ("balancer.normalize=l2",)])
+def test_what_is_measured_equals_what_a_gradient_method_measures(tmp_path, options):
+    words = [*options, "trainer.measure_conflicts=3", "trainer.log_every=3"]
+    (row, *_) = trained(tmp_path / "pcgrad", "balancer=pcgrad", *words)
+    plain = [word for word in words if "balancer." not in word]
+    (other, *_) = trained(tmp_path / "sum", "balancer=sum", *plain)
+    for key in ("norm/cut", "norm/price", "cosine/cut/price", "conflicts"):
+        assert float(other[key]) == pytest.approx(float(row[key]), rel=1e-4), key
+    assert float(other["alignment"]) == pytest.approx(float(other["cosine/cut/price"]), abs=1e-6)
+
+
+def test_layers_add_up_to_the_whole():
+    config = engine.compose([*SHORT, "balancer=sum", "trainer.measure_conflicts=1"])
+    job = train.build(config)
+    batch = next(iter(engine.epoch_batches(job, 0)))
+    (report,) = train.train_step(job, batch)
+    assert list(report.groups) == list(layers_of(job.model, job.phases[0]))
+    assert len(report.groups) == 4
+    total = sum(group.gramian for group in report.groups.values())
+    torch.testing.assert_close(report.gramian, total)
+    reference = train.build(config)
+    values, _ = reference.task.losses(reference.model, batch, reference.phases[0].phase.name)
+    rows = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss, reference.phases[0].shared, retain_graph=True)])
+        for loss in values.values()
+    ]
+    flat = torch.stack(rows).double()
+    torch.testing.assert_close(report.gramian, flat @ flat.T)
+
+
+def test_the_report_shows_conflicts_under_the_plain_sum(tmp_path):
+    trained(tmp_path / "run", "balancer=sum", "trainer.measure_conflicts=1", report=True)
+    page = (tmp_path / "run" / "report.html").read_text()
+    for title in ("1: all gradients point the same way", "part by part", "Length of each objective"):
+        assert title in page, title
+    with (tmp_path / "run" / "balance.csv").open() as file:
+        assert any(name.startswith("conflicts/trunk") for name in next(csv.reader(file)))
+
+
+def test_bilevel_methods_are_refused_by_name():
+    config = engine.compose([*SHORT, "balancer=forum", "trainer.measure_conflicts=5"])
+    with pytest.raises(engine.ConfigError, match="balancer forum takes several"):
+        train.build(config)

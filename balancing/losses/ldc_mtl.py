@@ -13,7 +13,7 @@ from ..options import BalancerOptions
 
 @register_balancer("ldc_mtl")
 class LossDiscrepancyControl(Scalarization):
-    """LDC-MTL: learned weights, and a penalty on differences between neighboring weighted losses.
+    """LDC-MTL: learned weights, and a penalty on differences of weighted losses.
 
     ``sum_i w_i L_i + lam sum_{i<K} |w_i L_i - w_{i+1} L_{i+1}|``, ``w = K softmax(theta)``.
 

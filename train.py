@@ -330,7 +330,7 @@ def fit(
 def _main(composed: DictConfig) -> float | None:
     with engine.reporting():  # in here, as hydra adds lines of its own to an exception that leaves a job
         config = engine.validate(engine.resumed_config(composed, HydraConfig.get().overrides.task))
-        with engine.interruptible(), engine.own_threads(), engine.join_processes(config.trainer.device) as processes:
+        with engine.interruptible(), engine.own_threads(), engine.join_processes(asdict(config)) as processes:
             summary = run(config, processes)
         if summary["status"] == "stopped":
             sys.exit(0)  # also ends a sweep

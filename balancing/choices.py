@@ -1,7 +1,8 @@
-"""One check of arguments: values of a ``Literal``, and no NaN. Standard library alone."""
+"""One check of arguments: names, choices, finite numbers. Standard library alone."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import math
@@ -13,15 +14,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def check_choices(owner: str | None = None) -> Callable[[F], F]:
-    """Decorator that checks arguments annotated with a ``Literal``, of functions and classes.
+    """Decorator that checks arguments of functions and classes.
 
-    A class is checked when it is made. Annotations are read at the first call.
+    Their names, values of those annotated with a ``Literal``, and that numbers are finite, also in mappings and lists. A class is
+    checked when it is made. Annotations are read at the first call.
 
     Args:
         owner: What messages begin with; the name of the function or class if not given.
 
     Raises:
         ValueError: When what was decorated is called with another value.
+        TypeError: When it is called with an unknown name.
     """
 
     def decorate(target: F) -> F:
@@ -61,15 +64,39 @@ def _checked(function: Any, owner: str) -> Any:
         try:
             given = signature().bind(*args, **kwargs).arguments
         except TypeError:
+            _check_names(owner, signature().parameters, kwargs)
             given = {}  # the call below raises it where it belongs
-        for name, value in given.items():
-            if isinstance(value, float) and math.isnan(value):
-                raise ValueError(f"{owner}: {name} must be a number, got nan")
+        for name, value in [*given.items(), *kwargs.items()]:
+            if (wrong := _not_finite(value)) is not None:
+                raise ValueError(f"{owner}: {name} must be finite, got {wrong}")
             if name in annotations():
                 raise_for_choice(owner, name, value, annotations()[name])
         return function(*args, **kwargs)
 
     return checked
+
+
+def _check_names(owner: str, parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:
+    """Raise TypeError for a name in ``given`` that is no parameter."""
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    known = [name for name in parameters if name != "self"]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(known)}"
+            raise TypeError(f"{owner} has no option {name!r}; {hint}")
+
+
+def _not_finite(value: Any) -> float | None:
+    """A number in ``value`` that is not finite, also in mappings and sequences."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return next((wrong for item in value if (wrong := _not_finite(item)) is not None), None)
+    return None
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -81,8 +82,11 @@ class Method(nn.Module):
         self.objectives = objective_names(self.name, objectives)
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise ValueError(f"{self.name} needs one or more objectives with different names, got {self.objectives}")
-        self.options = read_options(self.name, options, self._refused())
+        own = [name for name in inspect.signature(type(self)).parameters if name not in ("objectives", "options")]
+        self.options = read_options(self.name, options, self._refused(), own)
         priorities = self.vector(self.options.preference or {}, default=1.0, positive=True)
+        ratio = float(priorities.max() / priorities.min())
+        self.reject(not ratio <= 1e12, f"priorities must not differ by more than 1e12, got {self.options.preference}")
         self.preference = priorities / priorities.mean()
         self.generator = torch.Generator().manual_seed(self.options.seed)
         self.step, self.epoch, self.skips = 0, 0, 0

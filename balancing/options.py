@@ -99,8 +99,8 @@ ABOUT_WEIGHTS = (
 )
 
 
-def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused]) -> Options:
-    """The options of the method called ``owner``.
+def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused], own: Sequence[str] = ()) -> Options:
+    """The options of the method called ``owner``, which has its ``own`` besides.
 
     Raises ValueError for an earlier name, a value out of range and one that is ``refused``; TypeError for other names.
     """
@@ -109,9 +109,10 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
             raise ValueError(f"{owner}: the option {old}= was renamed to {new}=")
     defaults = {field.name: field.default for field in fields(Options)}
     for name in given.keys() - defaults.keys():
-        near = difflib.get_close_matches(name, defaults, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise TypeError(f"{owner} got an unexpected keyword argument {name!r}{hint}")
+        known = [*own, *defaults]
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(known)}"
+        raise TypeError(f"{owner} has no option {name!r}; {hint}")
     options = Options(**given)
     for name, annotation in _hints(Options).items():
         raise_for_choice(owner, name, getattr(options, name), annotation)
@@ -120,6 +121,7 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused])
     rules = [
         (every >= 1 and every % 1 == 0, f"update_every must be a whole number of at least 1, got {every}"),
         (0 <= ema < 1, f"weight_ema must be in [0, 1), got {ema}"),
+        (0 <= options.seed < 2**63, f"seed must be at least 0 and below 2**63, got {options.seed}"),
         (limit >= 0, f"max_norm must not be negative, got {limit}"),
         (limit == 0 or options.at == "shared", "max_norm= needs a gradient method with at='shared'"),
         (limit == 0 or every == 1, unmeasured),

@@ -50,6 +50,8 @@ def resolve_arguments(
             inner, options = resolve_arguments(f"{group}.{key}", value, task, splits, objectives)
             arguments[key] = {"name": inner, **options}
             continue
+        if group == "model" and value != "auto":
+            _check_against_task(key, value, task, splits)
         try:
             actual = task.auto_value(key, splits) if value == "auto" else value
             by_objective = isinstance(actual, Mapping) and set(actual) <= known
@@ -60,6 +62,26 @@ def resolve_arguments(
                 f"they do not fit together: choose another task, or set {group}.{key}"
             ) from None
     return section["name"], arguments
+
+
+def _check_against_task(key: str, value: Any, task: Task, splits: Splits) -> None:
+    """Raise ConfigError for sizes of inputs or outputs that contradict the data."""
+    if key not in ("in_features", "in_channels", "classifiers", "regressors"):
+        return
+    try:
+        actual = task.auto_value(key, splits)
+    except KeyError:
+        return  # the task leaves it to the user
+    if not isinstance(actual, Mapping):
+        if value != actual:
+            raise ConfigError(f"model.{key}={value}, but the data of task {task.name!r} have {actual}; leave it out")
+        return
+    for name in value if isinstance(value, Mapping) else ():
+        if name in actual and value[name] != actual[name]:
+            raise ConfigError(
+                f"model.{key}: {name!r} has {value[name]} outputs, but the data of task {task.name!r} ask for {actual[name]}; "
+                f"leave model.{key} out"
+            )
 
 
 def _only(fact: Any, objectives: Sequence[str] | None) -> Any:

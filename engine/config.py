@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -21,6 +20,7 @@ import balancing
 import tasks
 import zoo
 from engine.arguments import ConfigError, check_arguments, constructing, did_you_mean
+from engine.distributed import process_place
 from engine.options import check_options, option
 from engine.renames import renamed, translate
 
@@ -72,7 +72,7 @@ class OptimizerConfig:
     name: str = option("adamw", "any first-order optimizer of timm")
     lr: float = option(4e-3, "learning rate, before any schedule", positive=True)
     weight_decay: float = option(0.01, "not for biases and normalization parameters", least=0)
-    momentum: float = option(0.9, "where the optimizer has one")
+    momentum: float = option(0.9, "where the optimizer has one", least=0, below=1)
     betas: list[float] | None = option(None, "decay of the running means; null: [0.9, 0.999]")  # noqa: RUF009
     per_network: bool = option(False, "an optimizer for each of the model's networks")
     network_lr: dict[str, float] | None = option(None, "{network: lr}, with per_network=true")  # noqa: RUF009
@@ -89,7 +89,7 @@ class SchedulerConfig:
     warmup: float = option(0.3, "linear warm-up, as a share of all steps", share=True)
     start: float = option(0.04, "first learning rate, as a share of optimizer.lr", share=True)
     end: float = option(0.0, "last learning rate, as a share of optimizer.lr", share=True)
-    decay_rate: float = option(0.1, "step, poly: factor of a decay")
+    decay_rate: float = option(0.1, "step, poly: factor of a decay", positive=True)
     decay_every: float = option(0.3, "step: share of all steps between decays", positive=True)
 
 
@@ -103,7 +103,7 @@ class TrainerConfig:
     eval_batch_size: int | None = option(None, "samples per evaluation batch; null: four training batches", least=1)
     grad_accum_steps: int = option(1, "micro-batches per update; must divide the batch size", least=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps; auto: the accelerator if there is one, else the CPU")
-    num_threads: int | None = option(None, "CPU threads for one operation; null: as torch decides", least=1)
+    num_threads: int | None = option(None, "CPU threads for one operation; null: as torch decides", least=1, below=1025)
     precision: str = option("fp32", "of the forward pass; auto: bf16 where the hardware has it", choices=PRECISIONS)
     compile: bool = option(False, "torch.compile for trunk and heads")
     tf32: bool = option(True, "CUDA: multiply with ten bits of mantissa, which is several times faster")
@@ -114,12 +114,14 @@ class TrainerConfig:
         "with several processes; averaged: before evaluations, synchronized: always (CUDA)",
         choices=BATCHNORM,
     )
-    num_workers: int = option(0, "loader processes; unused by tasks that live on the device", least=0)
+    num_workers: int = option(0, "loader processes; unused by tasks that live on the device", least=0, below=1025)
     max_grad_norm: float | None = option(None, "longest gradient, over all parameters of a phase", positive=True)
     on_nonfinite: str = option(
         "stop", "for a loss or gradient that is not finite; rollback: to the last checkpoint", choices=ON_NONFINITE
     )
-    ema: float | None = option(None, "decay of a mean of the weights that is kept instead; 0.999 is usual", share=True)
+    ema: float | None = option(
+        None, "decay of a mean of the weights that is kept instead; 0.999 is usual", least=0, below=1
+    )
     balancer_lr: float = option(0.025, "learning rate (Adam) of balancers with parameters of their own", positive=True)
     weights_per: str = option(
         "model",
@@ -279,6 +281,8 @@ def validate(composed: DictConfig) -> Config:
             raise ConfigError(f"{error.full_key} must be a list, even of one: '{error.full_key}=[...]'") from None
         raise ConfigError(f"{error.full_key}: {reason}") from None
     for module in config.imports:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ConfigError(f"imports: {module!r} is no name of a module, such as pumps or pumps.tasks")
         try:
             importlib.import_module(module)
         except ImportError as error:
@@ -299,6 +303,8 @@ def _with_defaults(before: Any) -> dict[str, Any]:
     chosen = {"name": before} if isinstance(before, str) else before
     if not isinstance(chosen, dict) or not isinstance(chosen.get("name"), str):
         raise ConfigError(f"balancer.before must be a name, or a mapping with a name, got {before!r}")
+    if chosen.get("before") is not None:
+        raise ConfigError("balancer.before: a method before another has none before itself; leave out its before")
     try:
         parameters = balancing.balancer_arguments(chosen["name"])
     except ValueError as error:
@@ -315,8 +321,12 @@ def _check_values(config: Config) -> None:
         package = importlib.util.find_spec(service)
         if getattr(config.logger, service) and (package is None or package.origin is None):  # a folder has no origin
             raise ConfigError(f"logger.{service}=true needs the package: pip install -e '.[{service}]'")
+    if not config.data_dir:
+        raise ConfigError("data_dir needs a folder; the default is data_dir=data")
+    if config.optimizer.betas is not None and not all(0 <= beta < 1 for beta in config.optimizer.betas):
+        raise ConfigError(f"optimizer.betas must be at least 0 and below 1, got {config.optimizer.betas}")
     trainer = config.trainer
-    processes, parts = int(os.environ.get("WORLD_SIZE", "1")), trainer.grad_accum_steps
+    processes, parts = process_place()[1], trainer.grad_accum_steps
     if trainer.overfit is not None and trainer.overfit < processes:
         raise ConfigError(f"trainer.overfit must be at least {processes}, got {trainer.overfit}")
     for name in ("trainer", "optimizer", "scheduler"):

@@ -31,7 +31,7 @@ def resolve_device(name: str, processes: Processes = Processes()) -> torch.devic
     except RuntimeError:
         raise ConfigError(f"trainer.device must be auto, cpu, cuda, cuda:N or mps, got {name!r}") from None
     available = {
-        "cpu": True,
+        "cpu": not device.index,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -88,20 +88,50 @@ class Processes:
         return values
 
 
+def process_place() -> tuple[int, int, int]:
+    """Number of this process, how many there are, and its number on this machine.
+
+    Read from what ``torchrun`` sets. Raises ConfigError for values that make no sense.
+    """
+    size = _launched("WORLD_SIZE", "1", least=1)
+    if size == 1:
+        return 0, 1, 0
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise ConfigError(
+                f"WORLD_SIZE={size} is set without {name}; start several processes with torchrun, or unset it"
+            )
+    _launched("MASTER_PORT", "0", least=1, below=65536)
+    return _launched("RANK", "0", below=size), size, _launched("LOCAL_RANK", "0", below=size)
+
+
+def _launched(name: str, default: str, least: int = 0, below: int = 2**31) -> int:
+    text = os.environ.get(name, default)
+    if not text.isascii() or not text.isdigit() or not least <= int(text) < below:
+        limit = "" if below == 2**31 else f" and below {below}"
+        raise ConfigError(
+            f"the environment has {name}={text!r}, which must be a whole number of at least {least}{limit}; "
+            "start several processes with torchrun, or unset it"
+        )
+    return int(text)
+
+
 @contextlib.contextmanager
-def join_processes(device: str) -> Iterator[Processes]:
+def join_processes(settings: Mapping[str, Any]) -> Iterator[Processes]:
     """Join the processes that torchrun started, if any. All but process 0 print errors only.
 
+    Args:
+        settings: The configuration, which must be the same in all; ``trainer.device`` is one for each process.
+
     Raises:
-        ConfigError: A device that is not one for each process, or a sweep of several runs.
+        ConfigError: A device that is not one for each process, a sweep of several runs, or settings that differ.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    device, (rank, size, local_rank) = settings["trainer"]["device"], process_place()
     if size == 1:
         yield Processes()
         return
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise ConfigError("a sweep (-m) cannot run under torchrun; start torchrun once for every run")
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     kind = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
     if kind not in ("cpu", "cuda"):
         raise ConfigError(f"trainer.device={device} is one device; several processes take auto, cuda or cpu")
@@ -116,10 +146,28 @@ def join_processes(device: str) -> Iterator[Processes]:
     control: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
     processes = Processes(rank, size, local_rank, control)
     try:
+        _check_same(processes.gather(settings))
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if processes.main else nowhere):
             yield processes
     finally:
         dist.destroy_process_group()
+
+
+def _check_same(settings: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ConfigError with the first option in which a process differs from process 0."""
+    for rank, mine in enumerate(settings):
+        if (different := _difference(settings[0], mine)) is not None:
+            key, first, other = different
+            raise ConfigError(
+                f"the processes have different options: {key} is {first!r} in process 0 and {other!r} in process {rank}"
+            )
+
+
+def _difference(a: Any, b: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        inner = (_difference(a.get(name), b.get(name), f"{key}.{name}".lstrip(".")) for name in {**a, **b})
+        return next((different for different in inner if different is not None), None)
+    return None if a == b else (key, a, b)
 
 
 def broadcast_model(model: nn.Module) -> None:

@@ -165,6 +165,8 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
 def _check_optimizer(config: OptimizerConfig) -> None:
     """Raise ConfigError for an unknown name, or for ``betas`` where there are none."""
     if config.name in _FUSED:
+        if config.betas is not None and len(config.betas) != 2:
+            raise ConfigError(f"optimizer.betas: {config.name} has two, got {config.betas}")
         return
     from timm.optim import get_optimizer_info, list_optimizers  # timm takes most of a second to import
 

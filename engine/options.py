@@ -5,6 +5,7 @@ Checks, the files in ``configs/`` and the tables of the documents follow from fi
 
 from __future__ import annotations
 
+import math
 from dataclasses import field, fields
 from typing import Any
 
@@ -45,6 +46,9 @@ def check_options(prefix: str, section: Any) -> None:
     """Raise ConfigError for the first field of a dataclass that is out of bounds."""
     for item in fields(section):
         key, value = prefix + item.name, getattr(section, item.name)
+        numbers = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
+        if item.metadata and any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ConfigError(f"{key} must be finite, got {value!r}")
         for rule, limit in item.metadata.get("rules", {}).items():
             holds, words = _RULES[rule]
             if value is not None and not holds(value, limit):

@@ -45,6 +45,11 @@ def check_words(words: Sequence[str]) -> None:
 
 def _check_section(word: str) -> None:
     group, _, value = word.lstrip("+").partition("=")
+    if group in REGISTRIES and value.startswith("["):
+        advice = (
+            ", or for one before the other: balancer=pcgrad balancer.before=uncertainty" if group == "balancer" else ""
+        )
+        raise ConfigError(f"{word}: a run has one {group}; for a sweep: python train.py -m {group}=a,b{advice}")
     sections = [name for name, section in vars(Config()).items() if is_dataclass(section) or name in REGISTRIES]
     if group in sections and (value.replace(".", "", 1).isdigit() or value in ("true", "false", "null")):
         raise ConfigError(f"{group} is a section with keys of its own, and {word} names no file of configs/{group}")

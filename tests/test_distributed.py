@@ -72,7 +72,7 @@ def worker(rank, port, folder, stones, cases):
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2"
     )
     torch.set_num_threads(1)
-    with engine.join_processes("cpu") as processes:
+    with engine.join_processes({"trainer": {"device": "cpu"}}) as processes:
         for name, overrides in cases.items():
             found = train_in(f"{folder}/{name}", stones, overrides, processes)
             torch.save(found, f"{folder}/{name} {rank}.pt")

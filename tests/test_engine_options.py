@@ -121,7 +121,7 @@ def test_overfitting_a_handful_runs_through(stones, tmp_path, monkeypatch, count
             ("trainer.batch_size=4", "trainer.grad_accum_steps=4", "model.norm=batch"),
             "BatchNorm has no statistics of one",
         ),
-        (("optimizer.betas=[0.9]",), "optimizer 'adamw' cannot be used here"),
+        (("optimizer.betas=[0.9]",), "optimizer.betas: adamw has two"),
         (("balancer=moml", "trainer.batch_size=1"), "takes virtual steps on half of each batch"),
     ],
 )

@@ -3,8 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .block_pivoting import WRONG, solve_together
-from .quadratic import ActiveSet, minimum_of_unit_qp
+from .block_pivoting import SMALL, WRONG, solve_together
+from .min_norm import min_norm_weights
+from .quadratic import ActiveSet, UnboundedError, minimum_of_unit_qp
 
 # Up to this number of gradients, problems that cycle take less time one by one in plain floats.
 _FEW = 12
@@ -19,6 +20,24 @@ def dual_cone_weights(cosines: Tensor, target: Tensor) -> Tensor:
         target: (K,) weights u of these unit gradients.
     """
     return target + minimum_of_unit_qp(cosines, -(cosines @ target))
+
+
+def constrained_weights(cosines: Tensor, progress: Tensor) -> Tensor:
+    """(K,) weights of the shortest vector with products of at least ``progress`` with unit gradients.
+
+    ``argmin_{x >= 0} 1/2 x'Cx - b'x``. Raises UnboundedError if no vector has such products. Many gradients are asked for
+    that first, as a solver takes long to see it: a convex combination of them is zero then, and that of b is positive.
+
+    Args:
+        cosines: (K, K) Gramian C of the gradients, scaled to unit length.
+        progress: (K,) the products b.
+    """
+    if len(cosines) <= SMALL:
+        return progress.new_tensor(ActiveSet(cosines.tolist()).solve(progress.tolist()))
+    w = min_norm_weights(cosines)
+    if float(w @ cosines @ w) < 1e-12 and float(w @ progress) > 1e-6 * float(progress.abs().max()):
+        raise UnboundedError("the gradients exclude each other's progress")
+    return minimum_of_unit_qp(cosines, progress)
 
 
 def dual_cone_weights_of_each(cosines: Tensor, rounds: int = 30) -> Tensor:

@@ -39,7 +39,7 @@ class Gradients:
         rows: ``rows[k][p]`` is the gradient of objective k at ``inputs[p]``; ``None`` stands for zero.
         heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
         matrix: (K, P) the rows flattened, if they were collected into one; ``rows`` are then views of it.
-        few: Whether ``matrix`` is one of :class:`SmallRows`, so that it is read as a whole.
+        vectors: The rows of ``matrix`` if it is one of :class:`SmallRows`, so that they are read as a whole.
         filled: Which rows are real zeros only because processes exchange them; ``None``: none.
     """
 
@@ -49,7 +49,7 @@ class Gradients:
     rows: list[list[Tensor | None]]
     heads: list[dict[Tensor, Tensor]]
     matrix: Tensor | None = None
-    few: bool = False
+    vectors: list[Tensor] | None = None
     filled: list[bool] | None = None
 
     def reaches(self, k: int) -> bool:
@@ -69,6 +69,7 @@ class Gradients:
         if len(dense) == len(row):
             torch._foreach_copy_([*pieces], dense)
             row[:] = pieces
+            return
         for p, (gradient, piece) in enumerate(zip(row, pieces, strict=True)):
             if gradient is None:
                 piece.zero_()
@@ -94,6 +95,8 @@ class Gradients:
         if self.matrix is not None:
             begins = kept == list(range(len(kept)))
             self.matrix = self.matrix[:, : sum(t.numel() for t in self.inputs)] if begins else None
+            if self.vectors is not None and self.matrix is not None:
+                self.vectors = list(self.matrix.unbind())
 
     def __add__(self, other: Gradients) -> Gradients:
         """Sum over micro-batches, leaf by leaf; what is contested in one is so in the sum."""
@@ -125,7 +128,7 @@ class Gradients:
         """Those of the objectives with these indices."""
         rows, heads = [list(self.rows[k]) for k in indices], [self.heads[k] for k in indices]
         matrix = None if self.matrix is None else self.matrix[list(indices)]
-        chosen = replace(self, rows=rows, heads=heads, matrix=matrix, few=False)
+        chosen = replace(self, rows=rows, heads=heads, matrix=matrix, vectors=None)
         if matrix is not None:  # the rows are views of it
             for k, row in enumerate(rows):
                 pieces = zip(row, chosen.split(matrix[k]), strict=True)
@@ -189,8 +192,8 @@ class Gradients:
         """
         size = len(self.rows)
         present = [any(g is not None for g in row) for row in self.rows]
-        if size > 0 and self.few and self.matrix is not None:
-            few = gramian_of_few(self.matrix, present)
+        if size > 0 and self.vectors is not None and self.matrix is not None:
+            few = gramian_of_few(self.matrix, self.vectors, present)
             return self._products(exact=True) if few is None else few
         cpu = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in self.inputs)
         total = self._products(exact=not cpu)
@@ -243,8 +246,8 @@ class Gradients:
 
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         """``sum_k weights[k] rows[k]``, one for each input. The rows are dropped as they are read."""
-        if self.few and self.matrix is not None:
-            pieces = cut(combination_of_few(self.matrix, weights), self.inputs)
+        if self.vectors is not None and self.matrix is not None:
+            pieces = cut(combination_of_few(self.vectors, weights), self.inputs)
             return [piece.data for piece in pieces]  # no views to autograd, which forbids some uses of views
         total: list[Tensor] = []
         for p, tensor in enumerate(self.inputs):

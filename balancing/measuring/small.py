@@ -49,24 +49,24 @@ class SmallRows:
         return self._kept
 
 
-def gramian_of_few(matrix: Tensor, present: Sequence[bool]) -> Tensor | None:
+def gramian_of_few(matrix: Tensor, vectors: Sequence[Tensor], present: Sequence[bool]) -> Tensor | None:
     """(K, P) rows -> (K, K) inner products; ``None`` if single precision is too coarse.
 
     They are sums in the rows' precision over pieces of a row, which are added in float64.
 
     Args:
         matrix: As :meth:`SmallRows.out` makes it.
+        vectors: Its rows.
         present: Which rows have a gradient; the others are zero.
     """
     size = len(matrix)
     if size > _DOTS:
         total = _products(matrix)
         return total if float32_tells(total if all(present) else total[present][:, present]) else None
-    rows = matrix.unbind()  # plain floats, as every tensor operation costs as much as a product
-    table = [[0.0] * size for _ in rows]
-    for i, row in enumerate(rows):
+    table = [[0.0] * size for _ in vectors]  # plain floats, as every tensor operation costs as much as a product
+    for i, vector in enumerate(vectors):
         for j in range(i, size):
-            table[i][j] = table[j][i] = float(row.dot(rows[j]))
+            table[i][j] = table[j][i] = float(vector.dot(vectors[j]))
     there = [k for k in range(size) if present[k]]
     return torch.tensor(table, dtype=torch.float64) if few_tell([[table[i][j] for j in there] for i in there]) else None
 
@@ -85,9 +85,9 @@ def _products(matrix: Tensor) -> Tensor:
     return total.triu() + total.triu(1).T
 
 
-def combination_of_few(matrix: Tensor, weights: Sequence[float]) -> Tensor:
-    """(K, P) rows -> (P,) their sum with these weights."""
-    first, *others = matrix.unbind()
+def combination_of_few(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """(P,) vectors -> (P,) their sum with these weights."""
+    first, *others = vectors
     total = first * weights[0]
     for row, weight in zip(others, weights[1:], strict=True):
         total.add_(row, alpha=weight)

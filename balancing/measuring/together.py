@@ -70,7 +70,7 @@ def collect_together(
     result = Gradients(list(features), rows, heads)
     space = None if out is None else out(features, len(losses))
     if isinstance(space, FlatRows):
-        result.matrix, result.few = space.matrix, space.few
+        result.matrix, result.vectors = space.matrix, space.vectors
         for k, pieces in enumerate(space.pieces):
             result.flatten(k, pieces)
     return result

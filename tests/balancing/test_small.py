@@ -19,7 +19,7 @@ def collected(rows, out):
     """Gradients in the matrix that ``out`` makes; a missing one is ``None``."""
     leaves = [torch.zeros(shape) for shape in SHAPES]
     flat = out(leaves, len(rows))
-    gradients = Gradients(leaves, [list(row) for row in rows], [], flat.matrix, flat.few)
+    gradients = Gradients(leaves, [list(row) for row in rows], [], flat.matrix, flat.vectors)
     for k, pieces in enumerate(flat.pieces):
         gradients.flatten(k, pieces)
     return gradients

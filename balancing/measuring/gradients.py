@@ -39,7 +39,7 @@ class Gradients:
         rows: ``rows[k][p]`` is the gradient of objective k at ``inputs[p]``; ``None`` stands for zero.
         heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
         matrix: (K, P) the rows flattened, if they were collected into one; ``rows`` are then views of it.
-        vectors: The rows of ``matrix`` if it is one of :class:`SmallRows`, so that they are read as a whole.
+        vectors: The rows as K vectors, if they are of a small network, so that they are read as a whole.
         filled: Which rows are real zeros only because processes exchange them; ``None``: none.
     """
 
@@ -95,8 +95,8 @@ class Gradients:
         if self.matrix is not None:
             begins = kept == list(range(len(kept)))
             self.matrix = self.matrix[:, : sum(t.numel() for t in self.inputs)] if begins else None
-            if self.vectors is not None and self.matrix is not None:
-                self.vectors = list(self.matrix.unbind())
+            if self.vectors is not None:
+                self.vectors = None if self.matrix is None else list(self.matrix.unbind())
 
     def __add__(self, other: Gradients) -> Gradients:
         """Sum over micro-batches, leaf by leaf; what is contested in one is so in the sum."""
@@ -111,7 +111,7 @@ class Gradients:
             rows.append([total.pop(tensor, None) for tensor in inputs])
             heads.append(total)
         filled = [not self.reaches(k) and not other.reaches(k) for k in range(len(rows))]
-        return replace(self, inputs=inputs, rows=rows, heads=heads, matrix=None, filled=filled)
+        return replace(self, inputs=inputs, rows=rows, heads=heads, matrix=None, vectors=None, filled=filled)
 
     @classmethod
     def none(cls, size: int) -> Gradients:
@@ -122,7 +122,8 @@ class Gradients:
         """Drop the gradients of the other objectives."""
         for k in set(range(len(self.rows))) - set(indices):
             if self.heads[k] or any(g is not None for g in self.rows[k]):
-                self.rows[k], self.heads[k], self.matrix = [None] * len(self.inputs), {}, None
+                self.rows[k], self.heads[k] = [None] * len(self.inputs), {}
+                self.matrix = self.vectors = None
 
     def among(self, indices: Sequence[int]) -> Gradients:
         """Those of the objectives with these indices."""
@@ -139,7 +140,7 @@ class Gradients:
         """(K, K) inner products with the rows of ``other``, made symmetric; float64 on the CPU."""
         inputs, size = self._all_inputs(other), len(self.rows)
         rows = [part._at(inputs, k) for part in (self, other) for k in range(size)]
-        block = replace(self, inputs=inputs, rows=rows, heads=[], matrix=None).gramian()[:size, size:]
+        block = replace(self, inputs=inputs, rows=rows, heads=[], matrix=None, vectors=None).gramian()[:size, size:]
         return (block + block.T) / 2
 
     def _all_inputs(self, other: Gradients) -> list[Tensor]:
@@ -158,7 +159,7 @@ class Gradients:
         for own in self.heads:
             for leaf in own.keys() & set(inputs):
                 del own[leaf]
-        self.inputs, self.matrix = list(inputs), None
+        self.inputs, self.matrix, self.vectors = list(inputs), None, None
 
     def contest(self, leaves: Sequence[Tensor]) -> None:
         """Move these ``leaves``, where they are among the heads, to the inputs."""
@@ -166,7 +167,7 @@ class Gradients:
         self.rows = [self._at(inputs, k) for k in range(len(self.rows))]
         moved = set(leaves)
         self.heads = [{leaf: g for leaf, g in heads.items() if leaf not in moved} for heads in self.heads]
-        self.inputs, self.matrix = inputs, None
+        self.inputs, self.matrix, self.vectors = inputs, None, None
 
     def synchronize(self) -> None:
         """Average the rows over processes; zero rows must be real, as all send the same sizes."""
@@ -192,8 +193,8 @@ class Gradients:
         """
         size = len(self.rows)
         present = [any(g is not None for g in row) for row in self.rows]
-        if size > 0 and self.vectors is not None and self.matrix is not None:
-            few = gramian_of_few(self.matrix, self.vectors, present)
+        if size > 0 and self.vectors is not None:
+            few = gramian_of_few(self.vectors, self.matrix, present)
             return self._products(exact=True) if few is None else few
         cpu = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in self.inputs)
         total = self._products(exact=not cpu)
@@ -246,7 +247,7 @@ class Gradients:
 
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         """``sum_k weights[k] rows[k]``, one for each input. The rows are dropped as they are read."""
-        if self.vectors is not None and self.matrix is not None:
+        if self.vectors is not None:
             pieces = cut(combination_of_few(self.vectors, weights), self.inputs)
             return [piece.data for piece in pieces]  # no views to autograd, which forbids some uses of views
         total: list[Tensor] = []

@@ -55,7 +55,7 @@ def collect(
         heads[k] |= {leaf: g for leaf, g in zip(own, pieces[len(inputs) :], strict=True) if g is not None}
         del pieces
         if flat is not None and any(gradient is not None and gradient.is_sparse for gradient in rows[k]):
-            flat = gradients.matrix = None  # they cannot be flattened, nor measured
+            flat = gradients.matrix = gradients.vectors = None  # they cannot be flattened, nor measured
         if flat is not None:
             gradients.flatten(k, flat.pieces[k])
     if flat is not None:

@@ -49,18 +49,18 @@ class SmallRows:
         return self._kept
 
 
-def gramian_of_few(matrix: Tensor, vectors: Sequence[Tensor], present: Sequence[bool]) -> Tensor | None:
+def gramian_of_few(vectors: Sequence[Tensor], matrix: Tensor | None, present: Sequence[bool]) -> Tensor | None:
     """(K, P) rows -> (K, K) inner products; ``None`` if single precision is too coarse.
 
     They are sums in the rows' precision over pieces of a row, which are added in float64.
 
     Args:
-        matrix: As :meth:`SmallRows.out` makes it.
-        vectors: Its rows.
+        vectors: The rows.
+        matrix: The same as :meth:`SmallRows.out` makes it; ``None`` for up to ``_DOTS`` rows.
         present: Which rows have a gradient; the others are zero.
     """
-    size = len(matrix)
-    if size > _DOTS:
+    size = len(vectors)
+    if size > _DOTS and matrix is not None:
         total = _products(matrix)
         return total if float32_tells(total if all(present) else total[present][:, present]) else None
     table = [[0.0] * size for _ in vectors]  # plain floats, as every tensor operation costs as much as a product
@@ -69,6 +69,13 @@ def gramian_of_few(matrix: Tensor, vectors: Sequence[Tensor], present: Sequence[
             table[i][j] = table[j][i] = float(vector.dot(vectors[j]))
     there = [k for k in range(size) if present[k]]
     return torch.tensor(table, dtype=torch.float64) if few_tell([[table[i][j] for j in there] for i in there]) else None
+
+
+def whole_vectors(rows: Sequence[Sequence[Tensor | None]]) -> list[Tensor] | None:
+    """Rows at a single input as they came, flattened, if products of pairs are all that they are read for."""
+    found = [row[0] for row in rows] if len(rows) <= _DOTS and len(rows[0]) == 1 else [None]
+    vectors = [piece.view(-1) for piece in found if piece is not None and piece.is_contiguous()]
+    return vectors if len(vectors) == len(rows) else None
 
 
 def _products(matrix: Tensor) -> Tensor:

@@ -95,8 +95,7 @@ class Gradients:
         if self.matrix is not None:
             begins = kept == list(range(len(kept)))
             self.matrix = self.matrix[:, : sum(t.numel() for t in self.inputs)] if begins else None
-            if self.vectors is not None:
-                self.vectors = None if self.matrix is None else list(self.matrix.unbind())
+            self.vectors = None if self.matrix is None or self.vectors is None else list(self.matrix.unbind())
 
     def __add__(self, other: Gradients) -> Gradients:
         """Sum over micro-batches, leaf by leaf; what is contested in one is so in the sum."""

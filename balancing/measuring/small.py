@@ -72,10 +72,17 @@ def gramian_of_few(vectors: Sequence[Tensor], matrix: Tensor | None, present: Se
 
 
 def whole_vectors(rows: Sequence[Sequence[Tensor | None]]) -> list[Tensor] | None:
-    """Rows at a single input as they came, flattened, if products of pairs are all that they are read for."""
+    """Rows at a single input as they came, flattened, where a copy of them gives the same bits.
+
+    That is for few rows, of which products of pairs are taken, and for those that lie as a vector of their own would.
+    """
     found = [row[0] for row in rows] if len(rows) <= _DOTS and len(rows[0]) == 1 else [None]
-    vectors = [piece.view(-1) for piece in found if piece is not None and piece.is_contiguous()]
+    vectors = [piece.view(-1) for piece in found if piece is not None and _is_vector(piece)]
     return vectors if len(vectors) == len(rows) else None
+
+
+def _is_vector(piece: Tensor) -> bool:
+    return piece.is_contiguous() and piece.data_ptr() % (_LINE * 4) == 0
 
 
 def _products(matrix: Tensor) -> Tensor:

@@ -81,10 +81,10 @@ class Gradients:
 
         ``owners`` has its index for each; if negative, the leaf is left out. Those not ``active`` have no gradient.
         """
+        if not owners:
+            return
         inputs, rows = self.inputs, self.rows
         kept = [p for p, leaf in enumerate(inputs) if leaf not in owners]
-        if len(kept) == len(inputs):
-            return
         for p, leaf in enumerate(inputs):
             k = owners.get(leaf)
             if k is not None and k >= 0 and (active is None or k in active):

@@ -68,8 +68,8 @@ class FlatRows(NamedTuple):
 
     def fits(self, inputs: Sequence[Tensor], size: int) -> bool:
         """Whether it is for ``size`` rows at inputs like these."""
-        kinds = {(tensor.dtype, tensor.device) for tensor in inputs}
-        alike = kinds == {(self.matrix.dtype, self.matrix.device)}
+        dtype, device = self.matrix.dtype, self.matrix.device
+        alike = all(tensor.dtype is dtype and tensor.device == device for tensor in inputs)
         return alike and len(self.pieces) == size and self.shapes == [tensor.shape for tensor in inputs]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
 from torch import Tensor
 
@@ -46,6 +48,8 @@ def dual_cone_weights_of_each(cosines: Tensor, rounds: int = 30) -> Tensor:
     If many gradients depend on each other so that every direction conflicts, one combination of all of them that is zero
     solves every problem. What has not settled after ``rounds`` of block pivoting goes to an active-set method.
     """
+    if len(cosines) == 2:
+        return _of_two(cosines)
     unit, few = torch.eye(len(cosines), dtype=cosines.dtype), len(cosines) <= _FEW
     x, left = _solve_few(cosines, unit, min(rounds, 5)) if few else (unit, torch.arange(len(cosines)))
     if len(left):
@@ -60,6 +64,14 @@ def dual_cone_weights_of_each(cosines: Tensor, rounds: int = 30) -> Tensor:
         for i in left.tolist():
             result[i] = unit[i] + unit.new_tensor(solver.solve((-cosines[:, i]).tolist()))
     return result
+
+
+def _of_two(cosines: Tensor) -> Tensor:
+    """:func:`dual_cone_weights_of_each` for two gradients, in the order of operations of a Cholesky factor."""
+    (square, above), (below, _) = cosines.tolist()
+    length = sqrt(square)
+    rows = [[1.0, max(-above, 0.0) / length / length], [max(-below, 0.0) / length / length, 1.0]]
+    return torch.tensor(rows, dtype=cosines.dtype)
 
 
 def _solve_few(cosines: Tensor, unit: Tensor, rounds: int) -> tuple[Tensor, Tensor]:

@@ -142,7 +142,11 @@ def _is_case(rank: str, count: int) -> bool:
 
 def _solvers(balancer: Any) -> dict[str, Solver]:
     """Our function of the Gramian, and torchjd's; see :func:`torchjd_solver`."""
-    ours: Solver = lambda problem: balancer.effective_weights(problem.losses, problem.gramian)  # noqa: E731
+
+    def ours(problem: Problem) -> Tensor:
+        weights: Tensor = balancer.effective_weights(problem.losses, problem.gramian)
+        return weights
+
     return {balancer.name: ours} | torchjd_solver(balancer.name, len(balancer.objectives))
 
 

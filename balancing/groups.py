@@ -89,6 +89,6 @@ def split_into_groups(
             inputs = [gradients.inputs[p] for p in indices]
             rows = [[row[p] for p in indices] for row in gradients.rows]
             heads: list[dict[Tensor, Tensor]] = [{} for _ in rows]
-            part = replace(gradients, inputs=inputs, rows=rows, heads=heads, matrix=None)
+            part = replace(gradients, inputs=inputs, rows=rows, heads=heads, matrix=None, vectors=None)
             parts.append(Group(name, part, part.gramian() / factor**2))
     return parts

@@ -128,4 +128,4 @@ def _reached(gradients: Gradients) -> Gradients:
     """The gradients without inputs that no objective whose turn it is reaches."""
     kept = [p for p in range(len(gradients.inputs)) if any(row[p] is not None for row in gradients.rows)]
     rows = [[row[p] for p in kept] for row in gradients.rows]
-    return replace(gradients, inputs=[gradients.inputs[p] for p in kept], rows=rows, matrix=None)
+    return replace(gradients, inputs=[gradients.inputs[p] for p in kept], rows=rows, matrix=None, vectors=None)

@@ -110,7 +110,9 @@ class Rescaling:
     def after(self, raw: Tensor, rescaled: Rescaled) -> Tensor:
         """Weights of the true gradients from the ``raw`` weights of a method."""
         if not rescaled.changes:
-            weights = raw.to(torch.promote_types(raw.dtype, rescaled.rows.dtype), copy=True)  # may be a method's state
+            # a copy, as they may be a method's state
+            alike = raw.dtype is rescaled.rows.dtype
+            weights = raw.clone() if alike else raw.to(torch.promote_types(raw.dtype, rescaled.rows.dtype), copy=True)
             return weights if self.size == 1 else weights * self.size
         weights = raw * rescaled.rows
         if self.by_length or self.by_loss or self.preference_on == "target":

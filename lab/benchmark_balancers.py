@@ -11,8 +11,6 @@ take turns in one process, so that a busy machine slows all alike; what is repor
 
 from __future__ import annotations
 
-import itertools
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,19 +21,19 @@ import timm
 import torch
 import torchvision
 from matplotlib.figure import Figure
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balancing import balancer_class, create_balancer, list_balancers
-from lab import backward_threads, command, documents, results
-from lab.timing import medians, peak_bytes, take_turns, timed
+from lab import backward_threads, command, documents, results, solvers
+from lab.solvers import AGGREGATORS
+from lab.timing import medians, peak_bytes, take_turns
 from zoo import create_model
 
 FILE = "balancer_cost.csv"
-FIELDS = ("variant", "objectives", "parameters", "milliseconds", "to_plain", "to_bare", "buffers")
+FIELDS = ("variant", "objectives", "parameters", "milliseconds", "to_plain", "to_bare", "buffers", "error")
 COUNTS = (2, 3, 5, 10, 20, 40)
 TRUNKS = ("mobilenet_v3_small", "resnet18", "resnet34", "resnet50")
 BATCH, SIZE = 16, 64
@@ -44,31 +42,10 @@ LARGE = {"vit_small_patch16_224": (2, 224), "resnet50": (BATCH, SIZE)}
 #: Mode of torchjd -> size of a chunk of gradients, and `optimize_gramian_computation`.
 MODES = {"looped": (1, False), "vmapped": (None, False), "looped, summed Gramians": (1, True)}
 
-#: Sizes and ranks of the Gramians for which solvers are timed.
-SOLVER_COUNTS = (2, 3, 5, 10, 20, 40, 60, 100, 200)
-RANKS: dict[str, Callable[[int], int]] = {"full": lambda k: 4 * k, "K/2": lambda k: k // 2, "3": lambda k: 3}
-#: Our method -> torchjd's class and its arguments.
-AGGREGATORS: dict[str, tuple[str, dict[str, Any]]] = {
-    "aligned_mtl": ("AlignedMTL", {}),
-    "cagrad": ("CAGrad", {"c": 0.4}),
-    "conflict_free": ("ConFIG", {}),
-    "dualproj": ("DualProj", {}),
-    "fairgrad": ("FairGrad", {"alpha": 1.0}),
-    "gradvac": ("GradVac", {}),
-    "imtl_g": ("IMTLG", {}),
-    "krum": ("Krum", {"n_byzantine": 0}),
-    "mgda": ("MGDA", {}),
-    "nash_mtl": ("NashMTL", {}),
-    "pcd": ("PCD", {}),
-    "pcgrad": ("PCGrad", {}),
-    "upgrad": ("UPGrad", {}),
-}
 #: Those that small models are compared with.
 RIVALS = {name: AGGREGATORS[name][0] for name in ("aligned_mtl", "imtl_g", "mgda", "pcgrad", "upgrad")}
 
 Row = dict[str, Any]
-#: Losses, Gramian and gradients -> weights, or the update.
-Solver = Callable[[Tensor, Tensor, Tensor], object]
 Losses = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -291,62 +268,6 @@ def measure_sizes(rounds: int) -> list[Row]:
     return [row for trunk in TRUNKS for row in measure_curve(rounds // 2, Problem(3, trunk), trunk)]
 
 
-def measure_solvers(rounds: int) -> list[Row]:
-    """Processor time of the weights alone, for random Gramians, on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    names = [name for name in methods() if balancer_class(name).needs == "gramian"]
-    cases = itertools.product(names, RANKS, SOLVER_COUNTS)
-    rows = [row for case in track(list(cases), description="solvers") for row in solver_rows(*case, rounds)]
-    torch.set_num_threads(threads)
-    return rows
-
-
-def solver_rows(name: str, rank: str, count: int, rounds: int) -> list[Row]:
-    """Solvers of ours and torchjd take turns on the same Gramians, slow ones on fewer."""
-    size = RANKS[rank](count)
-    if (name == "krum" and count < 3) or (rank != "full" and (size >= count or count < 5)):
-        return []
-    balancer: Any = create_balancer(name, [str(k) for k in range(count)])
-    solvers: dict[str, Solver] = {name: lambda losses, gramian, _: balancer.effective_weights(losses, gramian)}
-    solvers |= torchjd_solver(name, count)
-    seconds: dict[str, list[float]] = {variant: [] for variant in solvers}
-    for turn in range(rounds + 1):
-        generator = torch.Generator().manual_seed(turn)
-        j = torch.randn(count, size, generator=generator, dtype=torch.float64)
-        gramian, losses = j @ j.T, torch.rand(count, generator=generator, dtype=torch.float64) + 0.5
-        for variant, solve in solvers.items():
-            if len(seconds[variant]) < 2 or sum(seconds[variant]) < 0.2:
-                seconds[variant].append(timed(partial(solve, losses, gramian, j))[1])
-        balancer.step += 1
-    return [
-        {
-            "variant": variant if rank == "full" else f"{variant}, rank {rank}",
-            "objectives": count,
-            "milliseconds": f"{1000 * statistics.median(spent[1:]):.3g}",
-        }
-        for variant, spent in seconds.items()
-    ]
-
-
-def torchjd_solver(name: str, count: int) -> dict[str, Solver]:
-    """torchjd's function of the Gramian for one of our methods, or its aggregator.
-
-    Empty where it does not have the method, or a package that it needs is not installed.
-    """
-    from torchjd import aggregation
-
-    if name not in AGGREGATORS:
-        return {}
-    aggregator, arguments = AGGREGATORS[name]
-    try:
-        method = getattr(aggregation, aggregator)(**arguments, **({"n_tasks": count} if name == "nash_mtl" else {}))
-    except ImportError:
-        return {}
-    weigh = getattr(method, "gramian_weighting", None)
-    return {f"torchjd {aggregator}": lambda losses, gramian, j: method(j) if weigh is None else weigh(gramian)}
-
-
 def measure_small(rounds: int, network: str = "mlp") -> list[Row]:
     """Every method on a small model, on one thread; those of torchjd in the best of its modes."""
     threads = torch.get_num_threads()
@@ -423,7 +344,8 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "every": measure_every,
     "counts": measure_counts,
     "sizes": measure_sizes,
-    "solvers": measure_solvers,
+    "solvers": solvers.measure,
+    "errors": solvers.measure_errors,
     "memory": measure_memory,
     "threads": backward_threads.measure,
     "small": measure_small,
@@ -463,20 +385,6 @@ def cells(rows: Sequence[Mapping[str, str]], *columns: str) -> list[list[str]]:
     return [[row["variant"], *(f"{float(row[column]):.2f}" for column in columns)] for row in sorted(rows, key=place)]
 
 
-def solvers_table() -> str:
-    """Milliseconds to find the weights: ours, and torchjd's behind a stroke."""
-    milliseconds = {(row["variant"], row["objectives"]): row["milliseconds"] for row in read("solvers")}
-    lines = []
-    for name in dict.fromkeys(name.partition(",")[0] for name, _ in milliseconds if "torchjd" not in name):
-        for rank in RANKS:
-            end = "" if rank == "full" else f", rank {rank}"
-            theirs = f"torchjd {AGGREGATORS[name][0]}{end}" if name in AGGREGATORS else ""
-            pairs = [[(variant, str(count)) for variant in (f"{name}{end}", theirs)] for count in SOLVER_COUNTS]
-            times = [" / ".join(milliseconds[key] for key in pair if key in milliseconds) for pair in pairs]
-            lines.append([f"`{name}`", rank, *times])
-    return documents.table(("method", "rank", *(f"K = {count}" for count in SOLVER_COUNTS)), lines)
-
-
 def small_table(part: str) -> str:
     """Cost of a step of a small model, to a plain step or to the bare passes."""
     rows = read(part)
@@ -502,6 +410,16 @@ def small_table(part: str) -> str:
 
     lines = [[name, *(cell(name, count) for count in counts)] for name in names]
     return documents.table(("step", *(f"K = {count}" for count in counts)), lines)
+
+
+def solvers_table() -> str:
+    """Milliseconds to find the weights: ours, and torchjd's behind a stroke."""
+    return solvers.table(read("solvers"))
+
+
+def errors_table() -> str:
+    """By how much weights miss what their method promises: ours, and torchjd's."""
+    return solvers.errors_table(read("errors"))
 
 
 def memory_table() -> str:
@@ -547,6 +465,7 @@ BLOCKS: documents.Blocks = {
         "cost_losses": losses_table,
         "cost_steps": steps_table,
         "cost_solvers": solvers_table,
+        "cost_errors": errors_table,
         "cost_memory": memory_table,
         "cost_threads": threads_table,
         "cost_small": partial(small_table, "small"),

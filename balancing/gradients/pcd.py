@@ -9,7 +9,7 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..options import BalancerOptions
-from ..solvers import ActiveSet, UnboundedError, cosine_matrix, min_norm_weights
+from ..solvers import UnboundedError, constrained_weights, cosine_matrix, min_norm_weights
 
 
 @register_balancer("pcd")
@@ -85,7 +85,7 @@ class PCD(GramianBalancer):
         others = cosines.clone()
         others[first], others[:, first] = alone, alone
         try:
-            unit = size * alone + torch.tensor(ActiveSet(others.tolist()).solve(missing.tolist()), dtype=size.dtype)
+            unit = size * alone + constrained_weights(others, missing)
         except UnboundedError:
             return alone
         progress = cosines @ unit

@@ -39,7 +39,7 @@ class Gradients:
         rows: ``rows[k][p]`` is the gradient of objective k at ``inputs[p]``; ``None`` stands for zero.
         heads: ``heads[k]`` maps the other leaves that objective k reaches to its gradient there.
         matrix: (K, P) the rows flattened, if they were collected into one; ``rows`` are then views of it.
-        few: Whether ``matrix`` is one of :class:`SmallRows`, so that it is read as a whole.
+        vectors: The rows as K vectors, if they are of a small network, so that they are read as a whole.
         filled: Which rows are real zeros only because processes exchange them; ``None``: none.
     """
 
@@ -49,7 +49,7 @@ class Gradients:
     rows: list[list[Tensor | None]]
     heads: list[dict[Tensor, Tensor]]
     matrix: Tensor | None = None
-    few: bool = False
+    vectors: list[Tensor] | None = None
     filled: list[bool] | None = None
 
     def reaches(self, k: int) -> bool:
@@ -69,6 +69,7 @@ class Gradients:
         if len(dense) == len(row):
             torch._foreach_copy_([*pieces], dense)
             row[:] = pieces
+            return
         for p, (gradient, piece) in enumerate(zip(row, pieces, strict=True)):
             if gradient is None:
                 piece.zero_()
@@ -80,10 +81,10 @@ class Gradients:
 
         ``owners`` has its index for each; if negative, the leaf is left out. Those not ``active`` have no gradient.
         """
+        if not owners:
+            return
         inputs, rows = self.inputs, self.rows
         kept = [p for p, leaf in enumerate(inputs) if leaf not in owners]
-        if len(kept) == len(inputs):
-            return
         for p, leaf in enumerate(inputs):
             k = owners.get(leaf)
             if k is not None and k >= 0 and (active is None or k in active):
@@ -94,6 +95,7 @@ class Gradients:
         if self.matrix is not None:
             begins = kept == list(range(len(kept)))
             self.matrix = self.matrix[:, : sum(t.numel() for t in self.inputs)] if begins else None
+            self.vectors = None if self.matrix is None or self.vectors is None else list(self.matrix.unbind())
 
     def __add__(self, other: Gradients) -> Gradients:
         """Sum over micro-batches, leaf by leaf; what is contested in one is so in the sum."""
@@ -108,7 +110,7 @@ class Gradients:
             rows.append([total.pop(tensor, None) for tensor in inputs])
             heads.append(total)
         filled = [not self.reaches(k) and not other.reaches(k) for k in range(len(rows))]
-        return replace(self, inputs=inputs, rows=rows, heads=heads, matrix=None, filled=filled)
+        return replace(self, inputs=inputs, rows=rows, heads=heads, matrix=None, vectors=None, filled=filled)
 
     @classmethod
     def none(cls, size: int) -> Gradients:
@@ -119,13 +121,14 @@ class Gradients:
         """Drop the gradients of the other objectives."""
         for k in set(range(len(self.rows))) - set(indices):
             if self.heads[k] or any(g is not None for g in self.rows[k]):
-                self.rows[k], self.heads[k], self.matrix = [None] * len(self.inputs), {}, None
+                self.rows[k], self.heads[k] = [None] * len(self.inputs), {}
+                self.matrix = self.vectors = None
 
     def among(self, indices: Sequence[int]) -> Gradients:
         """Those of the objectives with these indices."""
         rows, heads = [list(self.rows[k]) for k in indices], [self.heads[k] for k in indices]
         matrix = None if self.matrix is None else self.matrix[list(indices)]
-        chosen = replace(self, rows=rows, heads=heads, matrix=matrix, few=False)
+        chosen = replace(self, rows=rows, heads=heads, matrix=matrix, vectors=None)
         if matrix is not None:  # the rows are views of it
             for k, row in enumerate(rows):
                 pieces = zip(row, chosen.split(matrix[k]), strict=True)
@@ -136,7 +139,7 @@ class Gradients:
         """(K, K) inner products with the rows of ``other``, made symmetric; float64 on the CPU."""
         inputs, size = self._all_inputs(other), len(self.rows)
         rows = [part._at(inputs, k) for part in (self, other) for k in range(size)]
-        block = replace(self, inputs=inputs, rows=rows, heads=[], matrix=None).gramian()[:size, size:]
+        block = replace(self, inputs=inputs, rows=rows, heads=[], matrix=None, vectors=None).gramian()[:size, size:]
         return (block + block.T) / 2
 
     def _all_inputs(self, other: Gradients) -> list[Tensor]:
@@ -155,7 +158,7 @@ class Gradients:
         for own in self.heads:
             for leaf in own.keys() & set(inputs):
                 del own[leaf]
-        self.inputs, self.matrix = list(inputs), None
+        self.inputs, self.matrix, self.vectors = list(inputs), None, None
 
     def contest(self, leaves: Sequence[Tensor]) -> None:
         """Move these ``leaves``, where they are among the heads, to the inputs."""
@@ -163,7 +166,7 @@ class Gradients:
         self.rows = [self._at(inputs, k) for k in range(len(self.rows))]
         moved = set(leaves)
         self.heads = [{leaf: g for leaf, g in heads.items() if leaf not in moved} for heads in self.heads]
-        self.inputs, self.matrix = inputs, None
+        self.inputs, self.matrix, self.vectors = inputs, None, None
 
     def synchronize(self) -> None:
         """Average the rows over processes; zero rows must be real, as all send the same sizes."""
@@ -189,8 +192,8 @@ class Gradients:
         """
         size = len(self.rows)
         present = [any(g is not None for g in row) for row in self.rows]
-        if size > 0 and self.few and self.matrix is not None:
-            few = gramian_of_few(self.matrix, present)
+        if size > 0 and self.vectors is not None:
+            few = gramian_of_few(self.vectors, self.matrix, present)
             return self._products(exact=True) if few is None else few
         cpu = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in self.inputs)
         total = self._products(exact=not cpu)
@@ -243,8 +246,8 @@ class Gradients:
 
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
         """``sum_k weights[k] rows[k]``, one for each input. The rows are dropped as they are read."""
-        if self.few and self.matrix is not None:
-            pieces = cut(combination_of_few(self.matrix, weights), self.inputs)
+        if self.vectors is not None:
+            pieces = cut(combination_of_few(self.vectors, weights), self.inputs)
             return [piece.data for piece in pieces]  # no views to autograd, which forbids some uses of views
         total: list[Tensor] = []
         for p, tensor in enumerate(self.inputs):

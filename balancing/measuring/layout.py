@@ -51,23 +51,25 @@ class FlatRows(NamedTuple):
         matrix: The rows, flattened.
         pieces: ``pieces[k][p]`` is row k at input p.
         shapes: Of the inputs.
-        few: Whether the rows are of a small network; see :class:`SmallRows`.
+        vectors: The rows of ``matrix``, if they are of a small network; see :class:`SmallRows`.
     """
 
     matrix: Tensor
     pieces: list[list[Tensor]]
     shapes: list[torch.Size]
-    few: bool
+    vectors: list[Tensor] | None
 
     @classmethod
     def of(cls, matrix: Tensor, inputs: Sequence[Tensor], few: bool = False) -> FlatRows:
         """The views of ``matrix`` at the inputs."""
-        return cls(matrix, [cut(row, inputs) for row in matrix], [tensor.shape for tensor in inputs], few)
+        rows = list(matrix.unbind())
+        shapes = [tensor.shape for tensor in inputs]
+        return cls(matrix, [cut(row, inputs) for row in rows], shapes, rows if few else None)
 
     def fits(self, inputs: Sequence[Tensor], size: int) -> bool:
         """Whether it is for ``size`` rows at inputs like these."""
-        kinds = {(tensor.dtype, tensor.device) for tensor in inputs}
-        alike = kinds == {(self.matrix.dtype, self.matrix.device)}
+        dtype, device = self.matrix.dtype, self.matrix.device
+        alike = all(tensor.dtype is dtype and tensor.device == device for tensor in inputs)
         return alike and len(self.pieces) == size and self.shapes == [tensor.shape for tensor in inputs]
 
 

@@ -38,7 +38,7 @@ def collect(
     heads: list[dict[Tensor, Tensor]] = [{} for _ in losses]
     space = out(inputs, len(losses)) if out is not None and inputs else None
     flat = FlatRows.of(space, inputs) if isinstance(space, Tensor) else space
-    gradients = Gradients(list(inputs), rows, heads, *(() if flat is None else (flat.matrix, flat.few)))
+    gradients = Gradients(list(inputs), rows, heads, *(() if flat is None else (flat.matrix, flat.vectors)))
     chosen = range(len(losses)) if active is None else active
     here = [k for k in chosen if losses[k].requires_grad]  # the others are in other processes
     several = several_processes()
@@ -55,7 +55,7 @@ def collect(
         heads[k] |= {leaf: g for leaf, g in zip(own, pieces[len(inputs) :], strict=True) if g is not None}
         del pieces
         if flat is not None and any(gradient is not None and gradient.is_sparse for gradient in rows[k]):
-            flat = gradients.matrix = None  # they cannot be flattened, nor measured
+            flat = gradients.matrix = gradients.vectors = None  # they cannot be flattened, nor measured
         if flat is not None:
             gradients.flatten(k, flat.pieces[k])
     if flat is not None:

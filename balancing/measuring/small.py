@@ -49,26 +49,40 @@ class SmallRows:
         return self._kept
 
 
-def gramian_of_few(matrix: Tensor, present: Sequence[bool]) -> Tensor | None:
+def gramian_of_few(vectors: Sequence[Tensor], matrix: Tensor | None, present: Sequence[bool]) -> Tensor | None:
     """(K, P) rows -> (K, K) inner products; ``None`` if single precision is too coarse.
 
     They are sums in the rows' precision over pieces of a row, which are added in float64.
 
     Args:
-        matrix: As :meth:`SmallRows.out` makes it.
+        vectors: The rows.
+        matrix: The same as :meth:`SmallRows.out` makes it; ``None`` for up to ``_DOTS`` rows.
         present: Which rows have a gradient; the others are zero.
     """
-    size = len(matrix)
-    if size > _DOTS:
+    size = len(vectors)
+    if size > _DOTS and matrix is not None:
         total = _products(matrix)
         return total if float32_tells(total if all(present) else total[present][:, present]) else None
-    rows = matrix.unbind()  # plain floats, as every tensor operation costs as much as a product
-    table = [[0.0] * size for _ in rows]
-    for i, row in enumerate(rows):
+    table = [[0.0] * size for _ in vectors]  # plain floats, as every tensor operation costs as much as a product
+    for i, vector in enumerate(vectors):
         for j in range(i, size):
-            table[i][j] = table[j][i] = float(row.dot(rows[j]))
+            table[i][j] = table[j][i] = float(vector.dot(vectors[j]))
     there = [k for k in range(size) if present[k]]
     return torch.tensor(table, dtype=torch.float64) if few_tell([[table[i][j] for j in there] for i in there]) else None
+
+
+def whole_vectors(rows: Sequence[Sequence[Tensor | None]]) -> list[Tensor] | None:
+    """Rows at a single input as they came, flattened, where a copy of them gives the same bits.
+
+    That is for few rows, of which products of pairs are taken, and for those that lie as a vector of their own would.
+    """
+    found = [row[0] for row in rows] if len(rows) <= _DOTS and len(rows[0]) == 1 else [None]
+    vectors = [piece.view(-1) for piece in found if piece is not None and _is_vector(piece)]
+    return vectors if len(vectors) == len(rows) else None
+
+
+def _is_vector(piece: Tensor) -> bool:
+    return piece.is_contiguous() and piece.data_ptr() % (_LINE * 4) == 0
 
 
 def _products(matrix: Tensor) -> Tensor:
@@ -85,9 +99,9 @@ def _products(matrix: Tensor) -> Tensor:
     return total.triu() + total.triu(1).T
 
 
-def combination_of_few(matrix: Tensor, weights: Sequence[float]) -> Tensor:
-    """(K, P) rows -> (P,) their sum with these weights."""
-    first, *others = matrix.unbind()
+def combination_of_few(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """(P,) vectors -> (P,) their sum with these weights."""
+    first, *others = vectors
     total = first * weights[0]
     for row, weight in zip(others, weights[1:], strict=True):
         total.add_(row, alpha=weight)

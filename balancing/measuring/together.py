@@ -13,6 +13,7 @@ from ..spans import span
 from .gradients import Gradients
 from .layout import FlatRows
 from .looped import Out
+from .small import whole_vectors
 
 
 def collect_together(
@@ -70,9 +71,11 @@ def collect_together(
     result = Gradients(list(features), rows, heads)
     space = None if out is None else out(features, len(losses))
     if isinstance(space, FlatRows):
-        result.matrix, result.few = space.matrix, space.few
-        for k, pieces in enumerate(space.pieces):
-            result.flatten(k, pieces)
+        result.vectors = whole_vectors(rows)
+        if result.vectors is None:
+            result.matrix, result.vectors = space.matrix, space.vectors
+            for k, pieces in enumerate(space.pieces):
+                result.flatten(k, pieces)
     return result
 
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
 from torch import Tensor
 
-from .block_pivoting import WRONG, solve_together
-from .quadratic import ActiveSet, minimum_of_unit_qp
+from .block_pivoting import SMALL, WRONG, solve_together
+from .min_norm import min_norm_weights
+from .quadratic import ActiveSet, UnboundedError, minimum_of_unit_qp
 
 # Up to this number of gradients, problems that cycle take less time one by one in plain floats.
 _FEW = 12
@@ -21,12 +24,32 @@ def dual_cone_weights(cosines: Tensor, target: Tensor) -> Tensor:
     return target + minimum_of_unit_qp(cosines, -(cosines @ target))
 
 
+def constrained_weights(cosines: Tensor, progress: Tensor) -> Tensor:
+    """(K,) weights of the shortest vector with products of at least ``progress`` with unit gradients.
+
+    ``argmin_{x >= 0} 1/2 x'Cx - b'x``. Raises UnboundedError if no vector has such products. Many gradients are asked for
+    that first, as a solver takes long to see it: a convex combination of them is zero then, and that of b is positive.
+
+    Args:
+        cosines: (K, K) Gramian C of the gradients, scaled to unit length.
+        progress: (K,) the products b.
+    """
+    if len(cosines) <= SMALL:
+        return progress.new_tensor(ActiveSet(cosines.tolist()).solve(progress.tolist()))
+    w = min_norm_weights(cosines)
+    if float(w @ cosines @ w) < 1e-12 and float(w @ progress) > 1e-6 * float(progress.abs().max()):
+        raise UnboundedError("the gradients exclude each other's progress")
+    return minimum_of_unit_qp(cosines, progress)
+
+
 def dual_cone_weights_of_each(cosines: Tensor, rounds: int = 30) -> Tensor:
     """(K, K) matrix whose row i is :func:`dual_cone_weights` for the target e_i.
 
     If many gradients depend on each other so that every direction conflicts, one combination of all of them that is zero
     solves every problem. What has not settled after ``rounds`` of block pivoting goes to an active-set method.
     """
+    if len(cosines) == 2:
+        return _of_two(cosines)
     unit, few = torch.eye(len(cosines), dtype=cosines.dtype), len(cosines) <= _FEW
     x, left = _solve_few(cosines, unit, min(rounds, 5)) if few else (unit, torch.arange(len(cosines)))
     if len(left):
@@ -41,6 +64,14 @@ def dual_cone_weights_of_each(cosines: Tensor, rounds: int = 30) -> Tensor:
         for i in left.tolist():
             result[i] = unit[i] + unit.new_tensor(solver.solve((-cosines[:, i]).tolist()))
     return result
+
+
+def _of_two(cosines: Tensor) -> Tensor:
+    """:func:`dual_cone_weights_of_each` for two gradients, in the order of operations of a Cholesky factor."""
+    (square, above), (below, _) = cosines.tolist()
+    length = sqrt(square)
+    rows = [[1.0, max(-above, 0.0) / length / length], [max(-below, 0.0) / length / length, 1.0]]
+    return torch.tensor(rows, dtype=cosines.dtype)
 
 
 def _solve_few(cosines: Tensor, unit: Tensor, rounds: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from math import inf
+from math import inf, sqrt
 from operator import mul
 
 import torch
@@ -34,6 +34,8 @@ def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
 def minimum_of_unit_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
     """:func:`nonnegative_qp` for a matrix with a unit diagonal; raises as that."""
     size = float(b.abs().max())
+    if float(b.max()) <= 0:
+        return torch.zeros_like(b)
     if size > 0 and (len(a) > SMALL or int((b > 0).sum()) > SMALL // 2):
         (x,), left = solve_together(a, b[None] / size)
         if not len(left):
@@ -168,6 +170,14 @@ def cosine_matrix(gramian: Tensor, ridge: float = 1e-13) -> tuple[Tensor, Tensor
     A zero gradient is orthogonal to all others.
     ``ridge`` on the diagonal keeps the cosines of gradients that depend on each other positive definite.
     """
+    if len(gramian) == 2 and gramian.dtype == torch.float64:  # plain floats, as the operations below take longer
+        (aa, ab), (ba, bb) = gramian.tolist()
+        n, m = (sqrt(max(square, 0.0)) for square in (aa, bb))
+        p, q = (1 / length if length > 0 else 0.0 for length in (n, m))
+        above, below = ab * p * q, ba * q * p
+        if max(abs(above), abs(below)) <= 1:
+            square = 1 + ridge
+            return gramian.new_tensor([n, m]), gramian.new_tensor([[square, above], [below, square]])
     lengths = gramian.diagonal().clamp(min=0).sqrt()
     inverse = torch.where(lengths > 0, 1 / lengths, 0.0)
     cosines = gramian * inverse[:, None] * inverse

@@ -9,7 +9,7 @@ from torch import nn
 from balancing import create_balancer
 from balancing.measuring import features as at_features
 from balancing.measuring.gradients import Gradients
-from balancing.measuring.small import FEW, SmallRows
+from balancing.measuring.small import FEW, SmallRows, whole_vectors
 from tests.balancing.problems import Net, inputs
 
 SHAPES = [(7, 3), (300, 9), (5,)]
@@ -19,7 +19,7 @@ def collected(rows, out):
     """Gradients in the matrix that ``out`` makes; a missing one is ``None``."""
     leaves = [torch.zeros(shape) for shape in SHAPES]
     flat = out(leaves, len(rows))
-    gradients = Gradients(leaves, [list(row) for row in rows], [], flat.matrix, flat.few)
+    gradients = Gradients(leaves, [list(row) for row in rows], [], flat.matrix, flat.vectors)
     for k, pieces in enumerate(flat.pieces):
         gradients.flatten(k, pieces)
     return gradients
@@ -143,7 +143,22 @@ def copies(net, z, x):
     return features, {name: net.losses(x, features[name])[name] for name in net.objectives}
 
 
-@pytest.mark.parametrize("given", [whole, copies])
+def test_rows_that_lie_in_another_way_are_copied():
+    """A gradient that is one number expanded, and one that begins within another tensor."""
+    plain, block = torch.zeros(4, 3), torch.zeros(13)
+    expanded, inside = torch.ones(()).expand(4, 3), block[1:].view(4, 3)
+    assert [vector.shape for vector in whole_vectors([[plain], [plain]])] == [(12,), (12,)]
+    for other in (expanded, inside, None):
+        assert whole_vectors([[plain], [other]]) is None
+    assert whole_vectors([[plain, plain], [plain, plain]]) is None
+    assert whole_vectors([[plain]] * 4) is None
+
+
+def expanded(net, z, x):
+    return z, {name: (k + 1) * z.sum() for k, name in enumerate(net.objectives)}
+
+
+@pytest.mark.parametrize("given", [whole, copies, expanded])
 @pytest.mark.parametrize("kind", [Net, Several])
 def test_one_traversal_of_the_heads_gives_the_bits_of_one_per_loss(kind, given, monkeypatch):
     together, few = steps(kind(), given, monkeypatch, loop=False)

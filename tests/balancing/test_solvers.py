@@ -9,6 +9,7 @@ from balancing.solvers import (
     ActiveSet,
     UnboundedError,
     conflict_averse_weights,
+    constrained_weights,
     cosine_matrix,
     dual_cone_weights,
     dual_cone_weights_of_each,
@@ -149,6 +150,27 @@ def test_weights_of_many_dependent_gradients_are_found_for_all_variables_at_once
         assert excess.min() >= 0
         assert slope.min() >= -1e-11 * float(lengths.max())
         assert (slope * excess).abs().max() <= 1e-8
+    assert counted.calls == 0
+
+
+@pytest.mark.parametrize(("size", "rank"), [(41, 20), (60, 30), (60, 3), (100, 50), (100, 400)])
+def test_weights_with_given_products_of_many_gradients_are_those_of_the_active_set(size, rank, monkeypatch):
+    """And whether there are any is known before a solver is asked."""
+    counted = CountedActiveSet()
+    for seed in range(3):
+        _, cosines = cosine_matrix((j := dependent_rows("one", size, rank, seed)) @ j.T)
+        b = 0.02 - cosines[0]
+        try:
+            wanted = torch.tensor(ActiveSet(cosines.tolist()).solve(b.tolist()), dtype=b.dtype)
+        except UnboundedError:
+            wanted = None
+        with monkeypatch.context() as patch:
+            patch.setattr("balancing.solvers.quadratic.ActiveSet", counted)
+            if wanted is None:
+                with pytest.raises(UnboundedError, match="exclude"):
+                    constrained_weights(cosines, b)
+            else:
+                torch.testing.assert_close(constrained_weights(cosines, b), wanted, rtol=1e-7, atol=1e-7)
     assert counted.calls == 0
 
 

@@ -261,6 +261,11 @@ class Table(Task):
         task.info = {**self.info, "in_features": self.info["in_features"] + indicators}
         return task
 
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Inputs as fitted to the training rows; none before."""
+        return self._inputs
+
     def _read(self) -> TextTable:
         if not self.labels:
             raise DataError(

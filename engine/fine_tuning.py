@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engine.arguments import ConfigError, did_you_mean, some
 from engine.transfer import match, stored_task
 from tasks import Splits, Task
-from zoo.timm_models import quiet_hub
+from zoo.hub import quiet_hub
 
 _WEIGHTS = "model.safetensors"
 _INNER = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
@@ -140,7 +140,10 @@ def _download(name: str, file: str) -> Path:
             return Path(hf_hub_download(name, file))
     except Exception as error:  # of the network, the name or the rights, of many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"init: cannot get {file} of hf-hub:{name} ({reason})") from error
+        raise ConfigError(
+            f"init: cannot get {file} of hf-hub:{name} ({reason}); check the network and the name, or download it and write "
+            "init=folder/model.safetensors"
+        ) from error
 
 
 def _load(path: Path) -> Mapping[str, Tensor]:

@@ -302,3 +302,33 @@ def encode_inputs(reader: Reader, inputs: Sequence[Input]) -> tuple[np.ndarray, 
     for place, category in enumerate(codes):
         c[:, place] = category.encode(reader.table.cells(category.name), reader.settings.missing)
     return x, c
+
+
+def describe_cells(reader: Reader, inputs: Sequence[Input]) -> list[str]:
+    """How many cells of a table are missing or have texts without a code, in all and by column; none if there are no such."""
+    absent, strange, examples = Counter[str](), Counter[str](), dict[str, list[str]]()
+    for column in inputs:
+        if isinstance(column, NumberInput):
+            absent[column.name] = int(np.isnan(reader.values(column.name, column.type)).sum())
+            continue
+        known = set(column.values)
+        for cell, count in Counter(reader.table.cells(column.name)).items():
+            if is_missing(cell, reader.settings.missing):
+                absent[column.name] += count
+            elif cell not in known:
+                strange[column.name] += count
+                examples.setdefault(column.name, []).append(cell)
+    told = []
+    if total := strange.total():
+        columns = (f"{name} {n:,} ({_few(examples[name])})" for name, n in strange.items() if n)
+        told.append(
+            f"{total:,} cells have categories that are new, or were rare in training, and count as one: {', '.join(columns)}"
+        )
+    if total := absent.total():
+        columns = (f"{name} {n:,}" for name, n in absent.items() if n)
+        told.append(f"{total:,} cells are missing: {', '.join(columns)}")
+    return told
+
+
+def _few(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:3]) + (", ..." if len(texts) > 3 else "")

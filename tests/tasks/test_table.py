@@ -11,7 +11,7 @@ import torch
 
 import engine
 import train
-from tasks import DataError, create_task
+from tasks import DataError, Prediction, create_task
 from tasks.table_frames import read_any
 from zoo import create_model
 
@@ -349,6 +349,41 @@ def test_real_packages_give_the_same_table(package, csv, tmp_path):
     found = read_any(frame, "table")
     assert found.names == text.names
     assert all(found.cells(name) == text.cells(name) for name in text.names)
+
+
+def test_cells_that_training_has_not_seen_are_counted_by_column(csv, tmp_path):
+    task = table_of(csv)
+    task.splits()
+    columns = {name: cells[:9] for name, cells in customers().items() if name in ("age", "city", "joined", "zip")}
+    columns["city"][:4] = ["Paris", "Rome", "Paris", ""]
+    columns["age"] = ["", "30", "31", "", "41", "50", "51", "52", "53"]
+    columns["zip"][4] = "9999"
+    rows = task.preprocess(write(tmp_path / "new.csv", columns))
+    told = task.annotate(rows, Prediction({"churn": ["no"] * 9})).notes
+    assert told[0] == (
+        "5 cells have categories that are new, or were rare in training, and count as one: city 4 (Paris, Rome, Vardø), zip 1 (9999)"
+    )
+    assert told[1] == "3 cells are missing: age 2, city 1"
+    columns = {name: cells[-1:] for name, cells in columns.items()}
+    assert task.preprocess(write(tmp_path / "known.csv", columns)).notes == ()
+
+
+def test_rows_that_were_trained_on_are_counted_in_another_table(csv, tmp_path):
+    task = table_of(csv)
+    train = task.splits().train
+    assert task.labelled(csv).notes == (f"{csv} is the table of the run, whose parts are kept",)
+    new, old = customers(150), customers()
+    rows = [{name: cells[row] for name, cells in new.items()} for row in range(120, 150)]
+    rows += [{name: cells[row] for name, cells in old.items()} for row in range(40)]
+    for row in rows:
+        row["age"] = row["age"] and f"{row['age']}.0"  # another spelling of the same number
+    both = {name: [row[name] for row in reversed(rows)] for name in reversed(new)}
+    other = task.labelled(write(tmp_path / "other.csv", both))
+    inside = sum(bool((other.test.inputs[0][i] == train.inputs[0]).all(1).any()) for i in range(40))
+    assert 20 < inside < 40
+    assert other.notes[-1].startswith(f"{inside} of 70 rows have the inputs and labels of a training row")
+    csv.unlink()
+    assert "whether rows were trained on cannot be told" in task.labelled(tmp_path / "other.csv").notes[-1]
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import importlib.util
 import json
 import math
 import re
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 import engine
 import train
 from tasks import DataError, Prediction, create_task
+from tasks.table_files import moment
 from tasks.table_frames import read_any
 from zoo import create_model
 
@@ -349,6 +352,49 @@ def test_real_packages_give_the_same_table(package, csv, tmp_path):
     found = read_any(frame, "table")
     assert found.names == text.names
     assert all(found.cells(name) == text.cells(name) for name in text.names)
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars", "pyarrow"])
+def test_columns_of_every_type_are_read_with_their_missing_cells(package, tmp_path):
+    module = pytest.importorskip(package)
+    columns = {
+        "whole": [1, 2**40, None],
+        "float": [1.5, 2.0, None],
+        "flag": [True, False, None],
+        "day": [date(2024, 3, 1), date(2024, 3, 2), None],
+        "time": [datetime(2024, 3, 1, 7, 30), datetime(2024, 3, 2), None],
+        "wait": [timedelta(days=1), timedelta(hours=36), None],
+        "price": [Decimal("1.50"), Decimal("2.25"), None],
+        "tags": [["mail", "vip"], ["vip"], None],
+        "text": ["a", "ø", None],
+    }
+    if package == "pyarrow":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        frame = module.table({**columns, "kind": module.array(["p", "q", None]).dictionary_encode()})
+        parquet.write_table(frame, tmp_path / "a.parquet")
+        tables = [read_any(frame, "table"), read_any(tmp_path / "a.parquet", "table")]
+    elif package == "polars":
+        frame = module.DataFrame({**columns, "kind": module.Series(["p", "q", None], dtype=module.Categorical)})
+        with pytest.raises(DataError, match=r"not computed yet; give what its method collect\(\) returns"):
+            read_any(frame.lazy(), "table")
+        tables = [read_any(frame, "table")]
+    else:
+        frame = module.DataFrame({**columns, "kind": module.Categorical(["p", "q", None])})
+        tables = [read_any(frame, "table"), read_any(frame.convert_dtypes(), "table")]
+    expected = {
+        "whole": ["1", str(2**40), ""],
+        "float": ["1.5", "2", ""],
+        "flag": ["True", "False", ""],
+        "day": ["2024-03-01", "2024-03-02", ""],
+        "wait": ["1", "1.5", ""],
+        "price": ["1.50", "2.25", ""],
+        "tags": ["mail;vip", "vip", ""],
+        "text": ["a", "ø", ""],
+        "kind": ["p", "q", ""],
+    }
+    for table in tables:
+        assert {name: table.cells(name) for name in expected} == expected
+        assert list(map(moment, table.cells("time")[:2])) == columns["time"][:2]
 
 
 def test_cells_that_training_has_not_seen_are_counted_by_column(csv, tmp_path):

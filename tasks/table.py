@@ -71,8 +71,8 @@ class Table(Task):
     Args:
         csv: A CSV or Parquet file.
         objectives: Column -> what its cells mean: ``classes``, ``ordered``, ``tags``, ``number`` or ``count``, or a mapping with
-            this ``kind`` and options (``log`` of a number; ``order``; ``separator`` and ``empty`` of tags). One column or a list:
-            as their cells suggest, or ``column: kind``.
+            this ``kind`` and options (``log`` of a number; ``order``; ``separator`` and ``empty`` of tags). Or one column, or a list:
+            columns as their cells suggest, ``column: kind``, or mappings with ``column`` and these keys.
         types: Input column -> ``number``, ``category`` or ``date``, where the cells suggest another one.
         ignore: Columns that are neither inputs nor objectives.
         criteria: Objective -> criterion, a name or a mapping with a name and options; see docs/adding.md.
@@ -94,7 +94,7 @@ class Table(Task):
     def __init__(
         self,
         csv: str | None = None,
-        objectives: Mapping[str, str | Mapping[str, Any]] | Sequence[str] | str | None = None,
+        objectives: Mapping[str, str | Mapping[str, Any]] | Sequence[str | Mapping[str, Any]] | str | None = None,
         types: Mapping[str, InputType] | None = None,
         ignore: Sequence[str] = (),
         criteria: Mapping[str, str | Mapping[str, Any]] | None = None,

@@ -16,6 +16,7 @@ import train
 from tasks import DataError, Prediction, create_task
 from tasks.table_files import moment
 from tasks.table_frames import read_any
+from tasks.table_labels import LabelChoice, choose_labels
 from zoo import create_model
 
 CITIES = ("Bergen", "Oslo", "Tromsø")
@@ -395,6 +396,20 @@ def test_columns_of_every_type_are_read_with_their_missing_cells(package, tmp_pa
     for table in tables:
         assert {name: table.cells(name) for name in expected} == expected
         assert list(map(moment, table.cells("time")[:2])) == columns["time"][:2]
+
+
+def test_a_list_takes_columns_of_any_name_with_options():
+    size = {"column": "size (cm)", "kind": "ordered", "order": ["S", "M"]}
+    chosen = choose_labels("table", ["churn", "zip (home): count", size])
+    assert chosen == {
+        "churn": LabelChoice("churn"),
+        "zip__home_": LabelChoice("zip (home)", "count"),
+        "size__cm_": LabelChoice("size (cm)", "ordered", order=("S", "M")),
+    }
+    with pytest.raises(ValueError, match=r"needs the name of its column"):
+        choose_labels("table", [{"kind": "number"}])
+    with pytest.raises(ValueError, match=r'write options as \{column: "size", kind: number\}'):
+        choose_labels("table", ["size: {kind: number}"])
 
 
 def test_cells_that_training_has_not_seen_are_counted_by_column(csv, tmp_path):

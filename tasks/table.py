@@ -293,8 +293,10 @@ class Table(Task):
         if self.csv is None and self.frame is None:
             raise DataError("table: say which table to read: task.csv=customers.csv; see docs/your_own_table.md")
         table = self._table(self.csv if self.frame is None else self.frame)
-        if not len(table):
-            raise DataError(f"table: {table.source} has no rows below the names of its columns")
+        if table.names and not len(table):
+            raise DataError(
+                f"table: {table.source} has no rows below the names of its columns; it needs one for each sample"
+            )
         for name in (*(choice.column for choice in self.labels.values()), *self.ignore, *self.types):
             table.column(name)
         return table

@@ -6,6 +6,7 @@ of pyarrow are frames too. Durations are days.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module, util
 from pathlib import Path
@@ -33,7 +34,7 @@ def read_any(source: Any, owner: str, separator: str = ";") -> TextTable:
     if not isinstance(source, str | Path):
         return frame_table(source, owner, "the data frame", separator)
     path = Path(source)
-    if path.is_file() and (path.suffix.lower() in (".parquet", ".pq") or _starts_like_parquet(path)):
+    if os.path.isfile(path) and (path.suffix.lower() in (".parquet", ".pq") or _starts_like_parquet(path)):
         return _read_parquet(path, owner, separator)
     return read_table(source, owner)
 

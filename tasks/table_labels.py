@@ -314,7 +314,10 @@ def _check(label: Label, targets: Tensor, train: np.ndarray, start: str) -> None
     rows = targets[torch.from_numpy(train)]
     rows = rows[known_rows(rows)]
     if len(rows) < 2:
-        raise DataError(f"{start}: {label.column!r} has {len(rows)} labels in the training rows, and needs at least 2")
+        raise DataError(
+            f"{start}: {label.column!r} has {len(rows)} labels in the training rows, and needs at least 2; "
+            "label more rows, or leave the objective out"
+        )
     if (rows == rows[0]).all():
         raise DataError(
             f"{start}: every training row has the same {label.column}, so there is nothing to learn; leave the objective out"

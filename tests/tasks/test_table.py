@@ -462,6 +462,9 @@ def column(name, value):
 
 
 MISTAKES = {
+    "currency": (cell("spend", 3, "€120"), {}, r"line 5: '€120' is no spend, .*write numbers alone, .*'spend \(€\)'"),
+    "percent": (cell("spend", 3, "12.5 %"), {}, r"line 5: '12.5 %' is no spend, .*'spend \(%\)'"),
+    "decimal comma": (cell("spend", 3, '"75,5"'), {}, r"line 5: '75,5' is no spend, .*write it with a decimal point$"),
     "no column": (None, {"objectives": {"chrun": "classes"}}, r"has no column 'chrun'; did you mean churn"),
     "ignored": (None, {"ignore": ["idd"]}, r"has no column 'idd'; did you mean id"),
     "typed": (None, {"types": {"cty": "category"}}, r"has no column 'cty'; did you mean city"),

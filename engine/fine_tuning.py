@@ -103,7 +103,10 @@ def layer_scales(module: nn.Module, decay: float) -> dict[nn.Parameter, float]:
 def _matched(
     model: nn.Module, found: Mapping[str, Tensor], path: Path, task: Task, splits: Splits
 ) -> tuple[Mapping[str, Tensor], list[str]]:
-    """The weights as ``task`` means them, and remarks; as they are, if what they mean is not written beside them."""
+    """The weights as ``task`` means them, and remarks.
+
+    As they are, if what they mean is not written beside them.
+    """
     if not task.state_dict():
         return found, []  # inputs and classes are always the same
     try:

@@ -1,4 +1,4 @@
-"""Weights of a run for other data: inputs, categories, classes and units are matched by their names.
+"""Weights of a run for other data, matched by the names of inputs, categories and classes.
 
     first layers     columns by the name of the input, rescaled from its old mean and deviation to the new ones
     embedding        rows by column and category
@@ -33,7 +33,7 @@ _ALIKE = (ClassCriterion, (SquaredError, L1, Huber))  # criteria whose outputs m
 
 
 def stored_task(folder: Path) -> Task:
-    """The task that is described beside weights, with what it knows of its data. Raises many types."""
+    """The task that is described beside weights, with its state. Raises many types."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for module in config["imports"]:
         importlib.import_module(module)
@@ -255,7 +255,7 @@ def _match_outputs(model: Any, ends: _Ends, weights: dict[str, Tensor], old: Obj
 
 
 def _rescaling(old: Objective, new: Objective) -> tuple[float, float, str]:
-    """Factor and summand of the outputs, so that they mean the same; or the reason why there are none."""
+    """Factor and summand with which outputs mean the same, or a reason why there are none."""
     before: Any = old.criterion
     now: Any = new.criterion
     same = type(before) is type(now) or any(isinstance(before, k) and isinstance(now, k) for k in _ALIKE)
@@ -273,7 +273,7 @@ def _rescaling(old: Objective, new: Objective) -> tuple[float, float, str]:
 
 
 def _scale(objective: Objective) -> dict[str, Any]:
-    """Mean, deviation and limit with which outputs become numbers in the unit of the data, if they have such."""
+    """Mean, deviation and limit of the inverse transform, if it has such."""
     options = getattr(objective.inverse_transform, "keywords", {})
     return {name.removeprefix("log_"): value for name, value in options.items()}
 

@@ -76,7 +76,7 @@ def unreadable(word: str, reason: str) -> str:
 
 
 def _mapping_advice(key: str, value: str) -> str:
-    """What to write for a mapping that cannot be read: of objectives the same as a list, in which quotes are allowed."""
+    """What to write for a mapping that cannot be read: for objectives, the same as a list."""
     if sign := re.search(r"separator:\s*([^\w\s'\"{}])", value):
         return f'a separator needs quotes: separator: "{sign[1]}"'
     advice = "a name before a colon can have Latin letters, digits and _ only"

@@ -58,7 +58,7 @@ from tasks.task import Batch, DataError, Pictures, Prediction, Split, Splits, Ta
 
 @dataclass(frozen=True)
 class TableRows(TensorData):
-    """Rows of a user's table as inputs, with the table itself, and what is to be known of its cells."""
+    """Rows of a user's table as inputs, with the table itself, and remarks on its cells."""
 
     table: TextTable | None = field(default=None, kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)

@@ -308,7 +308,7 @@ def encode_inputs(reader: Reader, inputs: Sequence[Input]) -> tuple[np.ndarray, 
 
 
 def describe_cells(reader: Reader, inputs: Sequence[Input]) -> list[str]:
-    """How many cells of a table are missing or have texts without a code, in all and by column; none if there are no such."""
+    """How many cells are missing, or have texts without a code, in all and by column."""
     absent, strange, examples = Counter[str](), Counter[str](), dict[str, list[str]]()
     for column in inputs:
         if isinstance(column, NumberInput):

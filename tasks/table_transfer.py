@@ -1,4 +1,4 @@
-"""What the inputs of a model for tables mean, by name, so that weights can follow them to another table.
+"""Inputs of models for tables by name, so that weights can follow them to another table.
 
 numbers     x    a standardized number, an indicator of missing ones, an indicator of a category
 codes       c    a row of the embedding for each category of a column

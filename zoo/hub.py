@@ -1,4 +1,4 @@
-"""The model hub without long waits: one short try whether it can be reached, or else only files that were fetched before."""
+"""The model hub, tried once for a few seconds; without it, files that were fetched before."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def quiet_hub() -> Iterator[None]:
 
 
 def _reachable(url: str) -> bool:
-    """Whether the host of ``url``, or the proxy that leads to it, accepts a connection within four seconds.
+    """Whether the host of ``url``, or its proxy, accepts a connection within four seconds.
 
     The look-up of a name has no time limit of its own, so a thread is left alone with it.
     """

@@ -107,8 +107,8 @@ def _matched(
 
     As they are, if what they mean is not written beside them.
     """
-    if not task.state_dict():
-        return found, []  # inputs and classes are always the same
+    if not task.state_dict() and not (path.parent / "config.json").is_file():
+        return found, []  # what inputs and classes of such a task mean never changes
     try:
         stored = stored_task(path.parent)
     except Exception as error:  # of a missing file, of another program, or of another version

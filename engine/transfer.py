@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from engine.arguments import ConfigError, some
 from tasks import Objective, Splits, Task, TensorData, create_task
 from tasks.criteria import L1, ClassCriterion, Huber, MultiLabel, Poisson, SquaredError
+from tasks.gan_task import GanTask
 from tasks.table import Table
 from tasks.table_transfer import NumberMeaning, category_rows, number_meanings
 from zoo.tables import CategoryEmbedding
@@ -56,9 +57,14 @@ def match(
         splits: Data of the latter.
 
     Raises:
-        ConfigError: Inputs have another meaning, and the weights that read them cannot be told.
+        ConfigError: Inputs have another meaning, and the weights that read them cannot be told; a GAN of other classes.
     """
-    weights, told = dict(found), []
+    if isinstance(old, GanTask) and isinstance(new, GanTask) and old.class_loss.classes != new.class_loss.classes:
+        before, now = (", ".join(task.class_loss.classes) or "none" for task in (old, new))
+        raise ConfigError(
+            f"init: the run generates samples of the classes {before}, and these data have {now}; a generator needs the same classes"
+        )
+    weights, told = dict(found), list[str]()
     ends = _Ends(model, new, splits)
     if isinstance(old, Table) or isinstance(new, Table):
         told += _match_inputs(model, ends, weights, old, new)

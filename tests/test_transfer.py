@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from engine import ConfigError
 from engine.fine_tuning import initialize
-from tasks import create_task
+from engine.transfer import match
+from tasks import Splits, TensorData, create_task
 from tests.tasks.test_table import write
 from zoo import create_model, model_arguments
 
@@ -189,3 +191,29 @@ def test_weights_without_a_description_are_taken_and_that_is_said(tmp_path):
     torch.save(source.state_dict(), tmp_path / "w.pt")
     told = initialize(source, str(tmp_path / "w.pt"), task, splits)
     assert re.search("what inputs and classes they mean is not known.*there is none", told)
+
+
+def test_a_generator_of_other_classes_is_refused(tmp_path):
+    tasks = [create_task("picture_gan", image_size=8) for _ in range(2)]
+    for task, classes in zip(tasks, (("cat", "dog"), ("dog", "elk")), strict=True):
+        task.load_state_dict({"classes": classes})
+    images = TensorData((torch.zeros(2, 3, 8, 8),), {})
+    with pytest.raises(ConfigError, match="of the classes cat, dog, and these data have dog, elk"):
+        match(nn.Linear(1, 1), {}, *tasks, Splits(images, images, images))
+
+
+def test_classes_of_images_are_matched_too(tmp_path):
+    def task_of(classes):
+        task = create_task("image_table", csv="a.csv", classification=["kind"], image_size=8)
+        task.load_state_dict({"classes": {"kind": classes}, "scales": {}, "table": {}})
+        return task
+
+    model = create_model("shared_trunk_lenet", in_channels=3, image_size=8, classifiers={"kind": 3}, regressors={}, channels=[2], kernels=[3], width=4)  # fmt: skip
+    images = TensorData((torch.rand(2, 3, 8, 8),), {"kind": torch.zeros(2).long()})
+    found = {name: torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
+    old, new = task_of(["a", "b", "c"]), task_of(["a", "aa", "c"])
+    weights, told = match(model, found, old, new, Splits(images, images, images))
+    assert told == ["kind: 2 of 3 classes by name, new: aa, not in these data: b"]
+    (name,) = [name for name in found if not torch.equal(weights[name], found[name]) and name.endswith("weight")]
+    assert torch.equal(weights[name][[0, 2]], found[name][[0, 2]])
+    assert torch.equal(weights[name][1], model.state_dict()[name][1])

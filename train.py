@@ -55,7 +55,7 @@ def build(config: Config, processes: engine.Processes = ALONE, known: Task | Non
         raise ConfigError(f"model {name} does not keep the contract of balancing.MultiObjectiveModel")
     with engine.constructing():
         task = task.restrict(model.objectives)
-    origin = engine.initialize(model, config.init) if config.init and not config.resume else ""
+    origin = "" if config.resume else engine.initialize(model, config.init, task, splits, config.trust)
     engine.freeze(model, engine.frozen_modules(model, config.freeze))
     model = engine.place_model(model, device, trainer, processes)
     ema = None if trainer.ema is None else engine.mean_weights(model, trainer.ema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,30 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.arguments import ConfigError, did_you_mean, some
-from zoo.timm_models import quiet_hub
+from engine.transfer import match, stored_task
+from tasks import Splits, Task
+from zoo.hub import quiet_hub
 
 _WEIGHTS = "model.safetensors"
 _INNER = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of wrappers
 
 
-def initialize(model: nn.Module, source: str) -> str:
+def initialize(
+    model: nn.Module, source: str | None, task: Task | None = None, splits: Splits | None = None, trust: bool = False
+) -> str:
     """Give the model the weights of ``source`` that have a name and a shape of its own.
+
+    Where the source also has a description of its data (``config.json``), inputs, categories, classes and units are matched by
+    their names; see :mod:`engine.transfer`.
 
     Args:
         model: Changed in place; tensors that the source lacks stay as they are.
-        source: A run folder, its folder ``best``, a file (.safetensors, .pt, .pth, .bin), or ``hf-hub:owner/name``.
+        source: A run folder, its folder ``best``, a file (.safetensors, .pt, .pth, .bin), or ``hf-hub:owner/name``; ``None``:
+            nothing is done.
+        task: What the model is trained on, with its state; ``None``: nothing is matched.
+        splits: Its data.
+        trust: Whether modules that the description names may be imported.
 
     Returns:
         What was taken and what was left out, for people.
@@ -32,8 +44,13 @@ def initialize(model: nn.Module, source: str) -> str:
     Raises:
         ConfigError: Nothing can be read there, or nothing fits.
     """
+    if source is None:
+        return ""
     own = model.state_dict()
-    found = _unwrapped(_read(source), own)
+    path = _place(source)
+    found, matched = _unwrapped(_load(path), own), list[str]()
+    if task is not None and splits is not None:
+        found, matched = _matched(model, found, path, task, splits, trust)
     taken = {name: tensor for name, tensor in found.items() if name in own and tensor.shape == own[name].shape}
     if not taken:
         examples = f"it has {some(list(found))}, the model {some(list(own))}"
@@ -44,7 +61,7 @@ def initialize(model: nn.Module, source: str) -> str:
         for name, tensor in found.items()
         if name not in taken
     ]
-    told = [f"{len(taken)} of {len(own)} tensors from {source}"]
+    told = [f"{len(taken)} of {len(own)} tensors from {source}", *matched]
     if fresh := [name for name in own if name not in taken]:
         told.append(f"untouched: {some(fresh)}")
     if others:
@@ -89,27 +106,55 @@ def layer_scales(module: nn.Module, decay: float) -> dict[nn.Parameter, float]:
     return scales
 
 
-def _read(source: str) -> Mapping[str, Tensor]:
+def _matched(
+    model: nn.Module, found: Mapping[str, Tensor], path: Path, task: Task, splits: Splits, trust: bool
+) -> tuple[Mapping[str, Tensor], list[str]]:
+    """The weights as ``task`` means them, and remarks.
+
+    As they are, if what they mean is not written beside them.
+    """
+    if not task.state_dict() and not (path.parent / "config.json").is_file():
+        return found, []  # what inputs and classes of such a task mean never changes
+    try:
+        stored = stored_task(path.parent, trust)
+    except ConfigError:
+        raise
+    except Exception as error:  # of a missing file, of another program, or of another version
+        reason = "there is none" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:100]
+        unknown = f"what inputs and classes they mean is not known, and is taken to be as here (config.json beside them: {reason})"
+        return found, [unknown]
+    return match(model, found, stored, task, splits)
+
+
+def _place(source: str) -> Path:
+    """The file of weights, with the description of its data beside it if there is one."""
     if source.startswith("hf-hub:"):
-        return _load(_download(source.removeprefix("hf-hub:")))
+        name = source.removeprefix("hf-hub:")
+        file = _download(name, _WEIGHTS)
+        with suppress(ConfigError):
+            _download(name, "config.json")
+        return file
     path = Path(source)
     if path.is_dir():
         places = [path / "best" / _WEIGHTS, path / _WEIGHTS]
         path = next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
         raise ConfigError(f"init: there is no {path}; name a run folder, a file of weights, or hf-hub:owner/name")
-    return _load(path)
+    return path
 
 
-def _download(name: str) -> Path:
+def _download(name: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
         with quiet_hub():
-            return Path(hf_hub_download(name, _WEIGHTS))
+            return Path(hf_hub_download(name, file))
     except Exception as error:  # of the network, the name or the rights, of many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"init: cannot get {_WEIGHTS} of hf-hub:{name} ({reason})") from error
+        raise ConfigError(
+            f"init: cannot get {file} of hf-hub:{name} ({reason}); check the network and the name, or download it and write "
+            "init=folder/model.safetensors"
+        ) from error
 
 
 def _load(path: Path) -> Mapping[str, Tensor]:

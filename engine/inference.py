@@ -173,6 +173,7 @@ def predict(
     files, others = input_files(source)
     folder = Path(output or Path(run, "predictions", source.resolve().stem))
     problems: list[DataError] = []
+    notes: list[str] = []
 
     def predictions() -> Iterator[tuple[Path, Prediction]]:
         checked = False
@@ -185,6 +186,7 @@ def predict(
             if prediction.maps and not checked:  # nothing is written yet
                 _check_names(files)
             checked = True
+            notes.extend(prediction.notes)
             yield file, prediction
         if len(problems) == len(files):
             raise problems[0]
@@ -197,6 +199,8 @@ def predict(
         console.print(table)
     more = f" ({len(rows) - _SHOWN} more rows)" if len(rows) > _SHOWN else ""
     console.print(f"predictions{more} in {folder}", markup=False)
+    for note in notes:
+        console.print(note, markup=False)
     if others:
         console.print(
             f"left out, as they are no pictures: {some([str(path.relative_to(source)) for path in others], _SHOWN)}",

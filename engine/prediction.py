@@ -8,7 +8,6 @@ The training data are not needed.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,9 +24,9 @@ from engine.checkpoint import load_weights
 from engine.data import evaluation_batches
 from engine.device import resolve_device
 from engine.run import Run
-from engine.trust import check_modules
+from engine.transfer import stored_task
 from engine.words import shell_word
-from tasks import Prediction, Task, create_task
+from tasks import Prediction, Task
 from tasks.gan_task import GanTask
 from zoo import create_model, model_arguments
 
@@ -114,17 +113,11 @@ def load_predictor(run: Path, device: str = "auto", trust: bool = False) -> Pred
     folder = best_folder(run)
     with _loading(folder):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    modules = check_modules(folder, config.get("imports", []), trust)
-    with _loading(folder):
-        for module in modules:
-            importlib.import_module(module)
-        task = create_task(**config["task"])
+        task = stored_task(folder, trust)
         known = model_arguments(config["model"])
         # pretrained weights would be fetched, only to be replaced
         arguments = {key: value for key, value in config.items() if key in known and key != "pretrained"}
         model: Any = create_model(config["model"], **arguments)
-        if config["learnt"]:
-            task.load_state_dict(config["learnt"])
         task = task.restrict(model.objectives)
     load_best(folder, model)
     place = resolve_device(device)
@@ -136,6 +129,8 @@ def _loading(folder: Path) -> Iterator[None]:
     """Turn every error of a damaged or foreign file into a ConfigError."""
     try:
         yield
+    except ConfigError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"run: {folder} cannot be loaded ({type(error).__name__}: {reason})") from error

@@ -65,6 +65,7 @@ def evaluate_run(
         "run": str(folder),
         "split": split,
         "table": task_csv,
+        "notes": list(job.splits.notes) if task_csv is not None else [],
         "protocol": protocol,
         "batch_size": size,
         "metrics": with_split(evaluation.values, split),
@@ -77,6 +78,8 @@ def evaluate_run(
     name = split if task_csv is None else Path(task_csv).stem
     path = folder / f"{'-'.join(filter(None, ('evaluation', name, protocol)))}.json"
     write_json(path, result)
+    for note in job.splits.notes if task_csv is not None else ():
+        print(note)
     print(f"written to {path}")
 
 

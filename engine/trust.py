@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,16 @@ def check_modules(folder: Path, modules: Any, trust: bool, named: Sequence[str] 
         folder: A run folder, or one with weights.
         modules: What its configuration has under ``imports``.
         trust: Whether the user trusts the folder.
-        named: Modules that the user named himself.
+        named: Modules that the user named himself; those that are imported already run no code again.
 
-    Raises ConfigError that lists the modules if neither holds.
+    Raises ConfigError that lists the other modules without ``trust``.
     """
     if not isinstance(modules, Sequence) or isinstance(modules, str) or not all(isinstance(m, str) for m in modules):
         raise ConfigError(f"run: imports in the configuration of {folder} must be a list of names, got {modules!r}")
-    foreign = [module for module in modules if module not in named]
+    foreign = [module for module in modules if module not in named and module not in sys.modules]
     if foreign and not trust:
         raise ConfigError(
-            f"{folder} asks to import {some(foreign)}, which runs the code of these modules; if you know them, add trust=true"
+            f"{folder} asks to import {some(foreign)}, which runs their code; if you know them, add trust=true"
         )
     return list(modules)
 

@@ -76,10 +76,20 @@ def unreadable(word: str, reason: str) -> str:
         return f"cannot read {word!r}; special characters need quotes: {quoted(word)}"
     reason = re.sub(r"^\w+Exception: ", "", reason)
     if value.lstrip().startswith("{"):
-        advice = "a name before a colon can have Latin letters, digits and _ only; write options of other names in a YAML file"
-        listed = ", or 'task.objectives=[\"a (b): number\"]'" if key == "task.objectives" else ""
-        return f"cannot read {word!r} ({reason}); {advice} (docs/your_own_table.md){listed}"
+        return f"cannot read {word!r} ({reason}); {_mapping_advice(key, value)}"
     return f"cannot read {word!r} ({reason}); in a list, text with special characters has quotes of its own: '{key}=[\"a (b)\", c]'"
+
+
+def _mapping_advice(key: str, value: str) -> str:
+    """What to write for a mapping that cannot be read: for objectives, the same as a list."""
+    if sign := re.search(r"separator:\s*([^\w\s'\"{}])", value):
+        return f'a separator needs quotes: separator: "{sign[1]}"'
+    advice = "a name before a colon can have Latin letters, digits and _ only"
+    if key != "task.objectives":
+        return f"{advice}; write options of other names in a YAML file (docs/your_own_table.md)"
+    pairs = re.findall(r"\s*[\"']?([^{}\"']+?)[\"']?\s*:\s*(\w+|\{[^{}]*\})\s*(?:,|$)", value.strip()[1:-1])
+    items = [f'{{column: "{name}", {said[1:]}' if said.startswith("{") else f'"{name}: {said}"' for name, said in pairs]
+    return f"{advice}; a list takes all names: {shlex.quote(f'{key}=[' + ', '.join(items) + ']')}"
 
 
 def quoted(word: str) -> str:

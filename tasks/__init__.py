@@ -16,6 +16,7 @@ from tasks import (
     maps,
     multi_fashion,
     office,
+    picture_gan,
     rooms,
     table,
     two_view_fashion,

@@ -65,7 +65,7 @@ class CelebA(Task):
         self.info = {"in_channels": 3, "image_size": image_size, **heads}
 
     def load(self, data_dir: Path) -> Splits:
-        """Read attributes and partition, in either public layout.
+        """Read attributes and partition, in any public layout.
 
         They lie in ``data_dir`` or in a folder celeba in it.
         """
@@ -111,8 +111,8 @@ def _find(data_dir: Path) -> tuple[Path, Path, Path]:
     roots = (data_dir / "celeba", data_dir / "CelebA", data_dir)
     for root in roots:
         for anno, evaluation, images in _TREES:
-            attributes = root / anno / "list_attr_celeba.txt"
-            partition = root / evaluation / "list_eval_partition.txt"
+            attributes = _first_file(root / anno / "list_attr_celeba")
+            partition = _first_file(root / evaluation / "list_eval_partition")
             folders = [root / images / name for name in ("img_align_celeba", "img_align_celeba_png")]
             if not attributes.is_file():
                 continue
@@ -121,32 +121,41 @@ def _find(data_dir: Path) -> tuple[Path, Path, Path]:
                 raise DataError(f"{start} {partition}; it is part of the same download")
             for folder in folders:
                 if folder.is_dir():
-                    return attributes, partition, folder
+                    inner = folder / folder.name  # Kaggle's archive has it twice
+                    return attributes, partition, inner if inner.is_dir() else folder
             raise DataError(f"{start} the images in {folders[0]}; unpack img_align_celeba.zip there")
     raise DataError(
-        f"celeba: no list_attr_celeba.txt in {', '.join(str(root) for root in roots)}, nor in a folder Anno there; download "
-        f"Anno, Eval and Img from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html to {roots[0]}, or set data_dir"
+        f"celeba: no list_attr_celeba.txt in {', '.join(str(root) for root in roots)}, nor in a folder Anno there, nor a .csv of this "
+        f"name; download Anno, Eval and Img from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html to {roots[0]}, or set data_dir"
     )
+
+
+def _first_file(stem: Path) -> Path:
+    """``.txt`` as published, or ``.csv`` as on Kaggle; the former if there is none."""
+    text, table = stem.with_suffix(".txt"), stem.with_suffix(".csv")
+    return table if table.is_file() and not text.is_file() else text
 
 
 def _attributes(path: Path) -> tuple[list[str], np.ndarray]:
     """File names, and labels (N, 40) that are 0 or 1."""
     lines = _lines(path)
-    if len(lines) < 2 or not lines[0].strip().isdecimal() or tuple(lines[1].split()) != ATTRIBUTES:
-        raise DataError(
-            f"celeba: {path} does not begin with a number of images and the forty attributes; it is another file"
-        )
-    if int(lines[0]) != len(lines) - 2:
+    table = path.suffix == ".csv"
+    header = lines[0].split(",")[1:] if table else " ".join(lines[1:2]).split()
+    above = 1 if table else 2
+    if tuple(header) != ATTRIBUTES or not (table or lines[0].strip().isdecimal()):
+        begin = "the names of the forty attributes" if table else "a number of images and the forty attributes"
+        raise DataError(f"celeba: {path} does not begin with {begin}; it is another file")
+    if not table and int(lines[0]) != len(lines) - 2:
         raise DataError(
             f"celeba: {path} says {int(lines[0]):,} images and has {len(lines) - 2:,}; it is incomplete, download it again"
         )
-    names, labels = [], np.empty((len(lines) - 2, len(ATTRIBUTES)), np.int64)
+    names, labels = [], np.empty((len(lines) - above, len(ATTRIBUTES)), np.int64)
     signs = {"1": 1, "-1": 0}
-    for row, line in enumerate(lines[2:]):
-        name, *values = line.split()
+    for row, line in enumerate(lines[above:]):
+        name, *values = line.replace(",", " ").split() or [""]
         if len(values) != len(ATTRIBUTES) or not signs.keys() >= set(values):
             raise DataError(
-                f"celeba: {path}, line {row + 3}: a file name and forty times 1 or -1 are expected; download it again"
+                f"celeba: {path}, line {row + above + 1}: a file name and forty times 1 or -1 are expected; download it again"
             )
         names.append(name)
         labels[row] = [signs[value] for value in values]
@@ -157,7 +166,9 @@ def _partition(path: Path, names: Sequence[str], attributes: Path) -> np.ndarray
     """0, 1 or 2 for each image: train, val or test."""
     numbers = {}
     for row, line in enumerate(_lines(path)):
-        cells = line.split()
+        cells = line.replace(",", " ").split()
+        if row == 0 and cells == ["image_id", "partition"]:
+            continue
         if len(cells) != 2 or cells[1] not in ("0", "1", "2"):
             raise DataError(
                 f"celeba: {path}, line {row + 1}: a file name and 0, 1 or 2 are expected; download it again"
@@ -178,6 +189,6 @@ def _partition(path: Path, names: Sequence[str], attributes: Path) -> np.ndarray
 def _lines(path: Path) -> list[str]:
     """Lines that are not empty."""
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()] or [""]
     except UnicodeDecodeError as error:
         raise DataError(f"celeba: {path} is damaged ({error}); download it again") from None

@@ -170,6 +170,8 @@ def _data_errors(what: str, missing: str = "", damaged: str = "") -> Iterator[No
         reason = str(error)
         if isinstance(error, UnidentifiedImageError) and what.lower().endswith(_TABLES):
             reason = "a table or a text, no picture; name a picture, or a folder of pictures"
+        elif isinstance(error, UnidentifiedImageError) and what.lower().endswith((".tif", ".tiff")):
+            reason = "a damaged TIFF, or one of floats or of more channels than red, green and blue; write 8 bits of three channels"
         raise DataError(f"cannot read {what} ({reason}){damaged}") from None
 
 

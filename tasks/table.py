@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -34,6 +34,7 @@ from tasks.table_inputs import (
     NumberInput,
     Reader,
     Settings,
+    describe_cells,
     encode_inputs,
     fit_input,
     infer_type,
@@ -57,9 +58,10 @@ from tasks.task import Batch, DataError, Pictures, Prediction, Split, Splits, Ta
 
 @dataclass(frozen=True)
 class TableRows(TensorData):
-    """Rows of a user's table as inputs, with the table itself."""
+    """Rows of a user's table as inputs, with the table itself, and remarks on its cells."""
 
     table: TextTable | None = field(default=None, kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @register_task("table")
@@ -69,8 +71,8 @@ class Table(Task):
     Args:
         csv: A CSV or Parquet file.
         objectives: Column -> what its cells mean: ``classes``, ``ordered``, ``tags``, ``number`` or ``count``, or a mapping with
-            this ``kind`` and options (``log`` of a number; ``order``; ``separator`` and ``empty`` of tags). One column or a list:
-            as their cells suggest, or ``column: kind``.
+            this ``kind`` and options (``log`` of a number; ``order``; ``separator`` and ``empty`` of tags). Or one column, or a list:
+            columns as their cells suggest, ``column: kind``, or mappings with ``column`` and these keys.
         types: Input column -> ``number``, ``category`` or ``date``, where the cells suggest another one.
         ignore: Columns that are neither inputs nor objectives.
         criteria: Objective -> criterion, a name or a mapping with a name and options; see docs/adding.md.
@@ -92,7 +94,7 @@ class Table(Task):
     def __init__(
         self,
         csv: str | None = None,
-        objectives: Mapping[str, str | Mapping[str, Any]] | Sequence[str] | str | None = None,
+        objectives: Mapping[str, str | Mapping[str, Any]] | Sequence[str | Mapping[str, Any]] | str | None = None,
         types: Mapping[str, InputType] | None = None,
         ignore: Sequence[str] = (),
         criteria: Mapping[str, str | Mapping[str, Any]] | None = None,
@@ -165,9 +167,26 @@ class Table(Task):
             table.column(column.name)
         columns = self._input_columns(table)
         if not difference(table, self._fingerprinted(table, columns), self._state["table"]):
-            return self._splits(reader, self._inputs, self._labels, self._parts(reader, columns))
+            splits = self._splits(reader, self._inputs, self._labels, self._parts(reader, columns))
+            return replace(splits, notes=(f"{table.source} is the table of the run, whose parts are kept",))
         rows = np.arange(len(table))
-        return self._splits(reader, self._inputs, self._labels, dict.fromkeys(PARTS, rows))
+        splits = self._splits(reader, self._inputs, self._labels, dict.fromkeys(PARTS, rows))
+        notes = [*describe_cells(reader, self._inputs), self._trained_rows(splits.test)]
+        return replace(splits, notes=tuple(filter(None, notes)))
+
+    def _trained_rows(self, rows: Split) -> str:
+        """How many rows are also training rows, in words; "" if none is."""
+        fresh = copy.copy(self)
+        try:
+            train = fresh.load(Path()).train
+        except DataError as error:
+            return f"whether rows were trained on cannot be told: {error}"
+        known = set(_row_bytes(train))
+        count = sum(row in known for row in _row_bytes(rows))
+        if not count:
+            return ""
+        share = f"{count:,} of {len(rows):,} rows have the inputs and labels of a training row"  # type: ignore[arg-type]
+        return f"{share}; such rows say little about new ones"
 
     def _splits(
         self,
@@ -261,6 +280,11 @@ class Table(Task):
         task.info = {**self.info, "in_features": self.info["in_features"] + indicators}
         return task
 
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Inputs as fitted to the training rows; none before."""
+        return self._inputs
+
     def _read(self) -> TextTable:
         if not self.labels:
             raise DataError(
@@ -269,8 +293,10 @@ class Table(Task):
         if self.csv is None and self.frame is None:
             raise DataError("table: say which table to read: task.csv=customers.csv; see docs/your_own_table.md")
         table = self._table(self.csv if self.frame is None else self.frame)
-        if not len(table):
-            raise DataError(f"table: {table.source} has no rows below the names of its columns")
+        if table.names and not len(table):
+            raise DataError(
+                f"table: {table.source} has no rows below the names of its columns; it needs one for each sample"
+            )
         for name in (*(choice.column for choice in self.labels.values()), *self.ignore, *self.types):
             table.column(name)
         return table
@@ -341,12 +367,13 @@ class Table(Task):
             raise DataError(f"table: {table.source} has no rows after the header; it needs one for each prediction")
         for column in self._inputs:
             table.column(column.name)
-        return TableRows(self._tensors(Reader(table, self.settings), self._inputs), {}, table=table)
+        reader = Reader(table, self.settings)
+        notes = tuple(describe_cells(reader, self._inputs))
+        return TableRows(self._tensors(reader, self._inputs), {}, table=table, notes=notes)
 
     def annotate(self, data: TensorData, prediction: Prediction) -> Prediction:
         """The prediction with the columns of the table, and names that do not occur there."""
-        table = getattr(data, "table", None)
-        if table is None:
+        if not isinstance(data, TableRows) or (table := data.table) is None:
             return prediction
         own = {name: table.cells(name) for name in table.names}
         cells = {}
@@ -355,7 +382,7 @@ class Table(Task):
             while free in own:
                 free = f"{free}_"
             cells[free] = column
-        return Prediction(cells, own=own)
+        return Prediction(cells, own=own, notes=data.notes)
 
     def pictures(self, model: Any, split: Split) -> Pictures:
         """Distributions of the inputs in the training rows, and shares of missing cells."""
@@ -367,6 +394,13 @@ class Table(Task):
         if any(column.missing for column in self._inputs):
             pictures["Share of training rows in which an input is missing."] = missing_shares(self._inputs)
         return pictures
+
+
+def _row_bytes(rows: Any) -> list[bytes]:
+    """Inputs and labels of each row of a TensorData, as bytes."""
+    tensors = [*rows.inputs, *(rows.targets[name] for name in sorted(rows.targets))]
+    whole = np.hstack([x.reshape(len(rows), -1).contiguous().numpy().view(np.uint8) for x in tensors])
+    return list(map(bytes, whole))
 
 
 def _notes(

@@ -66,6 +66,7 @@ _FOREIGN = {
 _NAMES = {"cp1252": "Windows-1252", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
 _PLAIN = re.compile(r"[+-]?\d+(\.\d*)?")
 _COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)?,\d+([eE][+-]?\d+)?")
+_SIGNED = re.compile(r"([^\w\s.,+-])?\s*[+-]?[\d.,' ]*\d\s*([^\w\s.,+-]|[A-Za-z]{1,3})?")
 _WHOLE = re.compile(r"[+-]?\d+([eE][+-]?\d+)?")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
 _DAY_FIRST = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)(.*)")
@@ -143,7 +144,8 @@ class TextTable:
             )
         if column is None:
             near = suggestion(name, self.names, "it has {}")
-            raise DataError(f"{self.owner}: {self.source} has no column {name!r}; {near}")
+            first = "" if near.startswith("did") else "; the names of the columns are its first line"
+            raise DataError(f"{self.owner}: {self.source} has no column {name!r}; {near}{first}")
         return column
 
     def cells(self, name: str) -> list[str]:
@@ -213,6 +215,10 @@ class TextTable:
             remedy = f"leave the cell empty if it is missing, or add its spelling to task.missing{remedy}"
             if re.fullmatch(r"[+-]?\d{1,3}([ ,']\d{3})+(\.\d*)?", cells[row]):
                 remedy = "write it without a thousands separator"
+            elif _COMMA.fullmatch(cells[row]):
+                remedy = "write it with a decimal point"
+            elif _SIGNED.fullmatch(cells[row]):
+                remedy = f"write numbers alone, with the sign in the name of the column, such as '{name} ({_SIGNED.sub(_sign, cells[row])})'"
             raise self.error(row, f"{cells[row]!r} is no {name}, which must be a number; {remedy}")
         return numbers
 
@@ -416,8 +422,7 @@ def _parse(file: io.TextIOBase, source: str, owner: str, delimiter: str, encodin
                 if not any(map(str.strip, row[width:])):
                     del row[width:]
                 if len(row) != width:
-                    quotes = f"a cell with {_DELIMITERS.get(delimiter, repr(delimiter))} in it needs quotes"
-                    raise error(first, f"{len(row)} cells here and {width} in the header; {quotes}")
+                    raise error(first, _other_width(row, header, delimiter, start + before))
             lines.append(start + first)
             cells += row
             count += 1
@@ -426,11 +431,35 @@ def _parse(file: io.TextIOBase, source: str, owner: str, delimiter: str, encodin
                 count = 0
         if count:
             store()
+        if (
+            lines and before - lines[-1] + start > 0
+        ):  # a row of several lines: does a quote go on to the end of the file?
+            file.seek(0)
+            try:
+                list(csv.reader(islice(file, lines[-1] - 1, None), delimiter=delimiter, strict=True))
+            except csv.Error as problem:
+                if "unexpected end" in str(problem):
+                    message = "a quote that opens here goes on to the end of the file; close it, or leave it out"
+                    raise error(lines[-1] - start, message) from None
     except csv.Error as problem:
         raise error(reader.line_num, f"{problem}; is it a CSV file, and is every quote closed?") from None
     named = {header[place]: texts for place, texts in columns.items()}
     notes = _notes(named, header, delimiter, encoding)
     return TextTable(owner, source, named, np.array(lines, np.int64), delimiter, encoding, notes)
+
+
+def _other_width(row: Sequence[str], header: Sequence[str], delimiter: str, end: int) -> str:
+    """Message about a row with more or fewer cells than names, which ends in the line ``end``."""
+    width = len(header)
+    between = _DELIMITERS.get(delimiter, repr(delimiter))
+    count = f"{len(row)} cell{'s' if len(row) > 1 else ''} here and {width} in the header"
+    if any(map(looks_numeric, header)):
+        return f"{count}, which has numbers; the first line must hold the names of the columns"
+    if any("\n" in cell or "\r" in cell for cell in row):
+        return f"{count}, as a quote that opens here goes on to line {end}; close it, or leave it out"
+    if len(row) > width:
+        return f"{count}; a cell with {between} in it needs quotes"
+    return f"{count}; write empty cells too, or remove the line if it is no row"
 
 
 def _notes(columns: Collection[str], header: Sequence[str], delimiter: str, encoding: str) -> tuple[str, ...]:
@@ -553,6 +582,11 @@ def _number(text: str) -> float:
     except ValueError:
         return math.inf
     return number if math.isfinite(number) else math.inf
+
+
+def _sign(found: re.Match[str]) -> str:
+    """What stands before or behind a number."""
+    return found[1] or found[2] or ""
 
 
 def looks_numeric(cell: str) -> bool:

@@ -1,10 +1,12 @@
 """Data frames and Parquet files as tables, without a package that has to be installed.
 
-A frame is whatever has ``columns`` and gives, for each of them, something with ``to_numpy()``: that of pandas or of polars.
+A frame is whatever has ``columns`` and gives, for each of them, something with ``to_numpy()``: that of pandas or of polars. Tables
+of pyarrow are frames too. Durations are days.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module, util
 from pathlib import Path
@@ -32,13 +34,17 @@ def read_any(source: Any, owner: str, separator: str = ";") -> TextTable:
     if not isinstance(source, str | Path):
         return frame_table(source, owner, "the data frame", separator)
     path = Path(source)
-    if path.is_file() and (path.suffix.lower() in (".parquet", ".pq") or _starts_like_parquet(path)):
+    if os.path.isfile(path) and (path.suffix.lower() in (".parquet", ".pq") or _starts_like_parquet(path)):
         return _read_parquet(path, owner, separator)
     return read_table(source, owner)
 
 
 def frame_table(frame: Any, owner: str, source: str, separator: str = ";") -> TextTable:
     """A data frame as a table. Raises DataError for anything else, or for a column twice."""
+    if hasattr(frame, "collect"):
+        raise DataError(f"{owner}: {source} is not computed yet; give what its method collect() returns")
+    if hasattr(frame, "column_names"):
+        frame = _Arrow(frame)
     names = [str(name) for name in getattr(frame, "columns", ())]
     if not names or not hasattr(frame, "__getitem__"):
         raise DataError(
@@ -57,6 +63,8 @@ def _column(values: np.ndarray, separator: str) -> np.ndarray | Sequence[str]:
         return values.astype(np.float64)
     if kind == "M":
         return ["" if text == "NaT" else _moment(text) for text in np.datetime_as_string(values).tolist()]
+    if kind == "m":
+        return values / np.timedelta64(1, "D")
     if kind == "O":
         numbers = [np.nan if _absent(value) else value for value in values.tolist()]
         kinds = {type(value) for value in numbers}
@@ -129,7 +137,7 @@ class _Arrow:
         def to_numpy(self) -> np.ndarray:
             """Values; objects where a whole number is missing."""
             kind = str(self.column.type)
-            if kind.startswith(("int", "uint", "float", "double", "timestamp", "date")):
+            if kind.startswith(("int", "uint", "float", "double", "timestamp", "date", "duration")):
                 return self.column.to_numpy()
             values = np.empty(len(self.column), object)
             values[:] = self.column.to_pylist()

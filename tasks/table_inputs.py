@@ -27,6 +27,7 @@ _BINS = 24  # of a stored distribution
 _SHOWN = 30  # categories in it
 _EPOCH = date(2000, 1, 1).toordinal()
 _OTHER_DATE = re.compile(r"\d{1,4}[/.-]\d{1,2}[/.-]\d{1,4}\b.*")
+_DATES = "dates? They are read as 2026-11-28 or 28.11.2026"
 _LEADING_ZERO = re.compile(r"(?:^|\0)0\d")
 
 
@@ -117,7 +118,9 @@ class CategoryInput:
     def summary(self) -> str:
         """What became of the column, in a few words."""
         rare = f", other for {self.counts[0]:,} rows" if self.counts[0] else ""
-        return f"category ({len(self.values)}{rare})"
+        texts = list(filter(None, self.values))
+        dates = f": {_DATES}" if texts and all(map(_OTHER_DATE.fullmatch, texts)) else ""
+        return f"category ({len(self.values)}{rare}{dates})"
 
 
 Input = NumberInput | CategoryInput
@@ -244,7 +247,7 @@ def infer_type(reader: Reader, name: str) -> tuple[InputType | None, str]:
     reader.check_alike(name, known_texts, f"set task.types={{{name}: category}}")
     if 2 * len(known_texts) > rows and len(known_texts) > 2:
         if all(map(_OTHER_DATE.fullmatch, known_texts)):
-            return None, "dates? They are read as 2026-11-28 or 28.11.2026"
+            return None, _DATES
         return None, f"{len(known_texts):,} different texts in {rows:,} rows: a name or free text?"
     return "category", ""
 
@@ -302,3 +305,33 @@ def encode_inputs(reader: Reader, inputs: Sequence[Input]) -> tuple[np.ndarray, 
     for place, category in enumerate(codes):
         c[:, place] = category.encode(reader.table.cells(category.name), reader.settings.missing)
     return x, c
+
+
+def describe_cells(reader: Reader, inputs: Sequence[Input]) -> list[str]:
+    """How many cells are missing, or have texts without a code, in all and by column."""
+    absent, strange, examples = Counter[str](), Counter[str](), dict[str, list[str]]()
+    for column in inputs:
+        if isinstance(column, NumberInput):
+            absent[column.name] = int(np.isnan(reader.values(column.name, column.type)).sum())
+            continue
+        known = set(column.values)
+        for cell, count in Counter(reader.table.cells(column.name)).items():
+            if is_missing(cell, reader.settings.missing):
+                absent[column.name] += count
+            elif cell not in known:
+                strange[column.name] += count
+                examples.setdefault(column.name, []).append(cell)
+    told = []
+    if total := strange.total():
+        columns = (f"{name} {n:,} ({_few(examples[name])})" for name, n in strange.items() if n)
+        told.append(
+            f"{total:,} cells have categories that are new, or were rare in training, and count as one: {', '.join(columns)}"
+        )
+    if total := absent.total():
+        columns = (f"{name} {n:,}" for name, n in absent.items() if n)
+        told.append(f"{total:,} cells are missing: {', '.join(columns)}")
+    return told
+
+
+def _few(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:3]) + (", ..." if len(texts) > 3 else "")

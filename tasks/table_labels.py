@@ -52,12 +52,18 @@ def objective_name(column: str) -> str:
     return f"{name}_" if hasattr(nn.ModuleDict(), name) else name
 
 
-def choose_labels(owner: str, objectives: Mapping[str, Any] | Sequence[str] | None) -> dict[str, LabelChoice]:
-    """Objective -> choice. Raises ValueError for an unknown kind or option, or a name twice."""
+def choose_labels(
+    owner: str, objectives: Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None
+) -> dict[str, LabelChoice]:
+    """Objective -> choice. Raises ValueError for an unknown kind or option, or a name twice.
+
+    A mapping from columns; or a list of columns, of texts ``column: kind``, or of mappings with the key ``column``.
+    """
     if isinstance(objectives, Mapping):
         chosen = [(str(column), said) for column, said in objectives.items()]
     else:
-        chosen = list(map(_with_kind, [objectives] if isinstance(objectives, str) else objectives or ()))
+        listed = [objectives] if isinstance(objectives, str) else objectives or ()
+        chosen = [_with_kind(owner, each) for each in listed]
     choices = {objective_name(column): _choice(owner, column, said) for column, said in chosen}
     for name in choices:
         same = [repr(column) for column, _ in chosen if objective_name(column) == name]
@@ -66,10 +72,18 @@ def choose_labels(owner: str, objectives: Mapping[str, Any] | Sequence[str] | No
     return choices
 
 
-def _with_kind(text: str) -> tuple[str, str | None]:
-    """Column and kind of ``column: kind``; a column alone has no kind."""
-    column, _, kind = str(text).rpartition(": ")
-    return (column, kind) if column and kind in LABEL_KINDS else (str(text), None)
+def _with_kind(owner: str, said: str | Mapping[str, Any]) -> tuple[str, Any]:
+    """Column, and kind or options; a column alone has no kind."""
+    if isinstance(said, Mapping):
+        options = {str(key): value for key, value in said.items()}
+        if "column" not in options:
+            raise ValueError(f"{owner}: in a list, {options} needs the name of its column: {{column: ..., kind: ...}}")
+        return str(options.pop("column")), options
+    column, _, kind = str(said).rpartition(": ")
+    start, braces, options_ = str(said).partition(": {")
+    if braces and options_.endswith("}"):
+        raise ValueError(f'{owner}: in a list, write options as {{column: "{start}", {options_}')
+    return (column, kind) if column and kind in LABEL_KINDS else (str(said), None)
 
 
 def _choice(owner: str, column: str, said: Any) -> LabelChoice:
@@ -300,7 +314,10 @@ def _check(label: Label, targets: Tensor, train: np.ndarray, start: str) -> None
     rows = targets[torch.from_numpy(train)]
     rows = rows[known_rows(rows)]
     if len(rows) < 2:
-        raise DataError(f"{start}: {label.column!r} has {len(rows)} labels in the training rows, and needs at least 2")
+        raise DataError(
+            f"{start}: {label.column!r} has {len(rows)} labels in the training rows, and needs at least 2; "
+            "label more rows, or leave the objective out"
+        )
     if (rows == rows[0]).all():
         raise DataError(
             f"{start}: every training row has the same {label.column}, so there is nothing to learn; leave the objective out"

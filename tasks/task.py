@@ -155,6 +155,7 @@ class Prediction:
         pictures: Rendering of some of the maps: bytes of the same shape, gray or colored.
         legends: Name of a map -> the table that explains it, column -> values.
         own: Columns of the user's table, which come before the cells.
+        notes: What the user should know of the inputs, in lines.
     """
 
     cells: Mapping[str, Sequence[str | float]] = field(default_factory=dict)
@@ -162,6 +163,7 @@ class Prediction:
     pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
     legends: Mapping[str, Mapping[str, Sequence[str | int]]] = field(default_factory=dict)
     own: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def sample_seed(*key: int) -> int:

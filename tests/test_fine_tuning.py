@@ -109,7 +109,7 @@ def test_weights_of_the_hub_are_downloaded_by_name(tmp_path, monkeypatch):
     download = lambda *words: asked.append(words) or str(tmp_path / "w.safetensors")  # noqa: E731
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert initialize(model, "hf-hub:someone/model") == "4 of 4 tensors from hf-hub:someone/model"
-    assert asked == [("someone/model", "model.safetensors")]
+    assert asked == [("someone/model", "model.safetensors"), ("someone/model", "config.json")]
 
 
 def unreadable(kind, path):

@@ -52,12 +52,16 @@ def test_from_a_raw_file_to_predictions(tmp_path, capsys, monkeypatch):
     assert again == summary["metrics"]
 
     write(tmp_path / "later.csv", {name: cells[:60] for name, cells in columns.items()})
+    capsys.readouterr()
     evaluate.main([f"run={run}", "task.csv=later.csv"])
+    assert "of 60 rows have the inputs and labels of a training row" in capsys.readouterr().out
     assert json.loads((run / "evaluation-later.json").read_text())["metrics"]["test/churn/accuracy"] > 0.8
 
     capsys.readouterr()
     predict.main([f"run={run}", f"input={tmp_path / 'new.csv'}", f"output={tmp_path / 'out'}"])
-    assert f"predictions in {tmp_path / 'out'}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"predictions in {tmp_path / 'out'}" in said
+    assert "city 1 (Paris)" in said
     with (tmp_path / "out/predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == new["id"]

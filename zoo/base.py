@@ -30,6 +30,8 @@ class BaseModel(nn.Module, PyTorchModelHubMixin):
     features: Callable[..., Any]  # inputs -> what the heads read
     heads: Callable[[Any], dict[str, Tensor]]  # features -> one output per objective
     networks: Callable[[], dict[str, nn.Module]]  # the parts that may have an optimizer each
+    #: Names of modules or parameters with a place for each objective, in their order: weights for another order are others.
+    ordered_by_objective: tuple[str, ...] = ()
     _unstored: dict[str, Any] = {}  # arguments that config.json cannot hold; replaced, never changed
 
     def __new__(cls, *args: Any, **arguments: Any) -> Self:

@@ -70,6 +70,8 @@ class CrossStitch(BaseModel):
         categories: For each column of codes, how many codes it has; empty: the model takes numbers alone.
     """
 
+    ordered_by_objective = ("mixes",)
+
     def __init__(
         self,
         in_features: int,

@@ -89,6 +89,8 @@ class PLE(BaseModel):
         categories: For each column of codes, how many codes it has; empty: the model takes numbers alone.
     """
 
+    ordered_by_objective = ("shared_gate",)
+
     def __init__(
         self,
         in_features: int,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from zoo.checks import check_timm_name
+from zoo.hub import quiet_hub
 
 _HUB = ("hf-hub:timm/", "hf_hub:timm/", "timm/")
 
@@ -40,18 +40,6 @@ def timm_name(owner: str, kind: str, name: str) -> str:
     return plain
 
 
-@contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Without the hub's lines about each attempt to reach it; what fails in the end is raised."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def create_timm(
     owner: str, kind: str, name: str, pretrained: bool = False, pretrained_file: str | None = None, **options: Any
 ) -> nn.Module:
@@ -77,7 +65,7 @@ def create_timm(
             raise ValueError(f"{owner}: pretrained_file: there is no file {pretrained_file}")
         options["pretrained_cfg_overlay"] = {"file": pretrained_file}
     try:
-        with quiet_hub():
+        with quiet_hub() if pretrained_file is None else nullcontext():
             model = timm.create_model(name, pretrained=True, **options)
     except TypeError:  # an argument that this architecture does not have
         raise

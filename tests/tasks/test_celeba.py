@@ -1,4 +1,4 @@
-"""CelebA in both of its public trees, with a dozen faces drawn here."""
+"""CelebA in all of its public trees, with a dozen faces drawn here."""
 
 import math
 
@@ -15,7 +15,7 @@ COUNTS = (8, 3, 2)
 LABELS = np.array([[(i // (1 + j % 4)) % 2 for j in range(40)] for i in range(sum(COUNTS))])
 
 
-def build(root, anno="", evaluation="", images="img_align_celeba", suffix=".jpg"):
+def build(root, anno="", evaluation="", images="img_align_celeba", suffix=".jpg", table=False):
     """A tree in the layout of the benchmark: values 1 and -1 in padded columns, a partition, and images of 178x218 pixels."""
     for part in (anno, evaluation, images):
         (root / part).mkdir(parents=True, exist_ok=True)
@@ -30,6 +30,14 @@ def build(root, anno="", evaluation="", images="img_align_celeba", suffix=".jpg"
     (root / evaluation / "list_eval_partition.txt").write_text(
         "".join(f"{name}.jpg {part}\n" for name, part in zip(names, parts, strict=True))
     )
+    if table:
+        for file, head in (
+            (root / anno / "list_attr_celeba.txt", "image_id " + " ".join(ATTRIBUTES)),
+            (root / evaluation / "list_eval_partition.txt", "image_id partition"),
+        ):
+            lines = [head, *(line for line in file.read_text().splitlines() if ".jpg" in line)]
+            file.with_suffix(".csv").write_text("".join(",".join(line.split()) + "\n" for line in lines))
+            file.unlink()
     for i, name in enumerate(names):
         pixels = np.zeros((218, 178, 3), np.uint8)
         pixels[:, : 10 * (i + 1)] = 255
@@ -41,12 +49,13 @@ TREES = {
     "torchvision": {},
     "official": {"anno": "Anno", "evaluation": "Eval", "images": "Img/img_align_celeba"},
     "png": {"anno": "Anno", "evaluation": "Eval", "images": "Img/img_align_celeba_png", "suffix": ".png"},
+    "kaggle": {"images": "img_align_celeba/img_align_celeba", "table": True},
 }
 
 
 @pytest.mark.parametrize("place", ["celeba", "CelebA", ""])
 @pytest.mark.parametrize("tree", TREES)
-def test_both_public_trees_are_read(tmp_path, tree, place):
+def test_all_public_trees_are_read(tmp_path, tree, place):
     build(tmp_path / place, **TREES[tree])
     task = create_task("celeba")
     splits = task.splits(tmp_path)

@@ -1,11 +1,12 @@
 """Files that would fail in the middle of a run are refused before it begins."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from tasks import DataError
-from tasks.image_reading import check_image, check_images
+from tasks.image_reading import check_image, check_images, read_photo
 
 
 def written(path, dtype=np.uint8):
@@ -38,6 +39,20 @@ def test_a_png_that_is_damaged_inside_is_refused(tmp_path):
 def test_more_than_8_bits_are_refused_when_the_file_is_opened(tmp_path, ending, dtype):
     with pytest.raises(DataError, match="more than 8 bits a pixel; convert it to 8 bits first"):
         check_image(written(tmp_path / f"a.{ending}", dtype))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_colors_of_16_bits_are_read_by_their_upper_half(tmp_path, ending):
+    colors = np.random.RandomState(0).randint(0, 65536, (12, 12, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / f"a.{ending}"), colors[..., ::-1])
+    check_image(tmp_path / f"a.{ending}")
+    assert np.array_equal(read_photo(tmp_path / f"a.{ending}"), colors >> 8)
+
+
+def test_a_tiff_of_floats_in_three_channels_is_refused_by_what_it_may_be(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.tif"), np.zeros((8, 8, 3), np.float32))
+    with pytest.raises(DataError, match=r"a\.tif \(a damaged TIFF, or one of floats or of more channels"):
+        check_image(tmp_path / "a.tif")
 
 
 def test_the_first_damaged_file_of_a_set_is_named(tmp_path):

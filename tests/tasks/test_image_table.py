@@ -375,7 +375,7 @@ def test_one_command_leads_from_a_folder_to_a_report(folder):
         (lambda rows: [*rows[:4], rows[4].replace("13", "1_3"), *rows[5:]], "line 5: '1_3' is no weight"),
         (lambda rows: [*rows[:4], rows[4].replace("13", "inf"), *rows[5:]], "line 5: 'inf' is no weight"),
         (lambda rows: [*rows[:4], rows[4] + ",5", *rows[5:]], "line 5: 5 cells here and 4 in the header"),
-        (lambda rows: [*rows[:4], "photos/3.png", *rows[5:]], "line 5: 1 cells here and 4 in the header"),
+        (lambda rows: [*rows[:4], "photos/3.png", *rows[5:]], "line 5: 1 cell here and 4 in the header"),
         (lambda rows: [*rows[:4], rows[3], *rows[5:]], "line 5: photos/2.png is on line 4 already"),
         (lambda rows: [*rows[:4], rows[4].replace("photos/3.png", ""), *rows[5:]], "line 5: the path is empty"),
         (lambda rows: [*rows[:4], rows[4].replace("3.png", "x.png"), *rows[5:]], "line 5: there is no image"),

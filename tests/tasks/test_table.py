@@ -4,6 +4,8 @@ import importlib.util
 import json
 import math
 import re
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import torch
 
 import engine
 import train
-from tasks import DataError, create_task
+from tasks import DataError, Prediction, create_task
+from tasks.table_files import moment
 from tasks.table_frames import read_any
+from tasks.table_labels import LabelChoice, choose_labels
 from zoo import create_model
 
 CITIES = ("Bergen", "Oslo", "Tromsø")
@@ -351,6 +355,98 @@ def test_real_packages_give_the_same_table(package, csv, tmp_path):
     assert all(found.cells(name) == text.cells(name) for name in text.names)
 
 
+@pytest.mark.parametrize("package", ["pandas", "polars", "pyarrow"])
+def test_columns_of_every_type_are_read_with_their_missing_cells(package, tmp_path):
+    module = pytest.importorskip(package)
+    columns = {
+        "whole": [1, 2**40, None],
+        "float": [1.5, 2.0, None],
+        "flag": [True, False, None],
+        "day": [date(2024, 3, 1), date(2024, 3, 2), None],
+        "time": [datetime(2024, 3, 1, 7, 30), datetime(2024, 3, 2), None],
+        "wait": [timedelta(days=1), timedelta(hours=36), None],
+        "price": [Decimal("1.50"), Decimal("2.25"), None],
+        "tags": [["mail", "vip"], ["vip"], None],
+        "text": ["a", "ø", None],
+    }
+    if package == "pyarrow":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        frame = module.table({**columns, "kind": module.array(["p", "q", None]).dictionary_encode()})
+        parquet.write_table(frame, tmp_path / "a.parquet")
+        tables = [read_any(frame, "table"), read_any(tmp_path / "a.parquet", "table")]
+    elif package == "polars":
+        frame = module.DataFrame({**columns, "kind": module.Series(["p", "q", None], dtype=module.Categorical)})
+        with pytest.raises(DataError, match=r"not computed yet; give what its method collect\(\) returns"):
+            read_any(frame.lazy(), "table")
+        tables = [read_any(frame, "table")]
+    else:
+        frame = module.DataFrame({**columns, "kind": module.Categorical(["p", "q", None])})
+        tables = [read_any(frame, "table"), read_any(frame.convert_dtypes(), "table")]
+    expected = {
+        "whole": ["1", str(2**40), ""],
+        "float": ["1.5", "2", ""],
+        "flag": ["True", "False", ""],
+        "day": ["2024-03-01", "2024-03-02", ""],
+        "wait": ["1", "1.5", ""],
+        "price": ["1.50", "2.25", ""],
+        "tags": ["mail;vip", "vip", ""],
+        "text": ["a", "ø", ""],
+        "kind": ["p", "q", ""],
+    }
+    for table in tables:
+        assert {name: table.cells(name) for name in expected} == expected
+        assert list(map(moment, table.cells("time")[:2])) == columns["time"][:2]
+
+
+def test_a_list_takes_columns_of_any_name_with_options():
+    size = {"column": "size (cm)", "kind": "ordered", "order": ["S", "M"]}
+    chosen = choose_labels("table", ["churn", "zip (home): count", size])
+    assert chosen == {
+        "churn": LabelChoice("churn"),
+        "zip__home_": LabelChoice("zip (home)", "count"),
+        "size__cm_": LabelChoice("size (cm)", "ordered", order=("S", "M")),
+    }
+    with pytest.raises(ValueError, match=r"needs the name of its column"):
+        choose_labels("table", [{"kind": "number"}])
+    with pytest.raises(ValueError, match=r'write options as \{column: "size", kind: number\}'):
+        choose_labels("table", ["size: {kind: number}"])
+
+
+def test_cells_that_training_has_not_seen_are_counted_by_column(csv, tmp_path):
+    task = table_of(csv)
+    task.splits()
+    columns = {name: cells[:9] for name, cells in customers().items() if name in ("age", "city", "joined", "zip")}
+    columns["city"][:4] = ["Paris", "Rome", "Paris", ""]
+    columns["age"] = ["", "30", "31", "", "41", "50", "51", "52", "53"]
+    columns["zip"][4] = "9999"
+    rows = task.preprocess(write(tmp_path / "new.csv", columns))
+    told = task.annotate(rows, Prediction({"churn": ["no"] * 9})).notes
+    assert told[0] == (
+        "5 cells have categories that are new, or were rare in training, and count as one: city 4 (Paris, Rome, Vardø), zip 1 (9999)"
+    )
+    assert told[1] == "3 cells are missing: age 2, city 1"
+    columns = {name: cells[-1:] for name, cells in columns.items()}
+    assert task.preprocess(write(tmp_path / "known.csv", columns)).notes == ()
+
+
+def test_rows_that_were_trained_on_are_counted_in_another_table(csv, tmp_path):
+    task = table_of(csv)
+    train = task.splits().train
+    assert task.labelled(csv).notes == (f"{csv} is the table of the run, whose parts are kept",)
+    new, old = customers(150), customers()
+    rows = [{name: cells[row] for name, cells in new.items()} for row in range(120, 150)]
+    rows += [{name: cells[row] for name, cells in old.items()} for row in range(40)]
+    for row in rows:
+        row["age"] = row["age"] and f"{row['age']}.0"  # another spelling of the same number
+    both = {name: [row[name] for row in reversed(rows)] for name in reversed(new)}
+    other = task.labelled(write(tmp_path / "other.csv", both))
+    inside = sum(bool((other.test.inputs[0][i] == train.inputs[0]).all(1).any()) for i in range(40))
+    assert 20 < inside < 40
+    assert other.notes[-1].startswith(f"{inside} of 70 rows have the inputs and labels of a training row")
+    csv.unlink()
+    assert "whether rows were trained on cannot be told" in task.labelled(tmp_path / "other.csv").notes[-1]
+
+
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +462,9 @@ def column(name, value):
 
 
 MISTAKES = {
+    "currency": (cell("spend", 3, "€120"), {}, r"line 5: '€120' is no spend, .*write numbers alone, .*'spend \(€\)'"),
+    "percent": (cell("spend", 3, "12.5 %"), {}, r"line 5: '12.5 %' is no spend, .*'spend \(%\)'"),
+    "decimal comma": (cell("spend", 3, '"75,5"'), {}, r"line 5: '75,5' is no spend, .*write it with a decimal point$"),
     "no column": (None, {"objectives": {"chrun": "classes"}}, r"has no column 'chrun'; did you mean churn"),
     "ignored": (None, {"ignore": ["idd"]}, r"has no column 'idd'; did you mean id"),
     "typed": (None, {"types": {"cty": "category"}}, r"has no column 'cty'; did you mean city"),

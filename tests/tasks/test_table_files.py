@@ -111,7 +111,7 @@ def test_names_of_columns_are_found_without_case(tmp_path):
 )
 def test_decimal_commas(tmp_path, content, numbers):
     if numbers is None:
-        with pytest.raises(DataError, match="line 2: 1 cells here and 2"):
+        with pytest.raises(DataError, match="line 2: 1 cell here and 2"):
             read(tmp_path, content)
     else:
         assert read(tmp_path, content).numbers("a").tolist() == numbers
@@ -145,9 +145,9 @@ def test_numbers_that_are_none_or_have_two_meanings(tmp_path, content, message):
         ("a,b\n1,2\n1,2,3\n", "line 3: 3 cells here and 2 in the header; a cell with commas in it needs quotes"),
         (
             "a;b\n1;2\n\n1\n",
-            "line 4: 1 cells here and 2 in the header; a cell with semicolons in it needs quotes",
+            "line 4: 1 cell here and 2 in the header; write empty cells too, or remove the line",
         ),
-        ("sep=;\na;b\n1\n", "line 3: 1 cells here and 2"),
+        ("sep=;\na;b\n1\n", "line 3: 1 cell here and 2"),
         ("a,b,\n1,2,3\n", "line 2: 3 cells here and 2"),
         ('a,b\n1,"2\n' + "1,2\n" * 50_000, "is every quote closed?"),
         ("a,b,a\n1,2,3\n", "has two columns 'a'; rename one"),
@@ -159,6 +159,19 @@ def test_numbers_that_are_none_or_have_two_meanings(tmp_path, content, message):
             "line 3: damaged (invalid start byte of UTF-8, in which other lines are)",
         ),
         (b"a,b\n1,\x81\n", "is damaged"),
+        (b'a,b\n1,2\n3,"4\n5,6\n7,8\n9\n', "line 3: a quote that opens here goes on to the end of the file"),
+        (
+            b'a,b,c\n1,2,3\n3,"4,3\n5,6,3\n',
+            "line 3: 2 cells here and 3 in the header, as a quote that opens here goes on to line 4",
+        ),
+        (
+            b"a,b,c\n1,2,3\nsum 4\n",
+            "line 3: 1 cell here and 3 in the header; write empty cells too, or remove the line",
+        ),
+        (
+            b"Ann,31,\nBob,4,x\nEve,5,y\n",
+            "line 2: 3 cells here and 2 in the header, which has numbers; the first line must hold",
+        ),
         (b"PK\x03\x04 and so on", "is a spreadsheet or an archive, no text; save the table as CSV UTF-8"),
         (b"PAR1 and so on", "is a Parquet file, no text"),
     ],

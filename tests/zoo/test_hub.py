@@ -1,99 +1,81 @@
-"""What save_pretrained stores of a model, and from_pretrained makes of it."""
+"""The hub without network: one short try, then the cache, then one message."""
 
-import json
+import socket
+import threading
 
-import numpy as np
 import pytest
-import torch
-from omegaconf import OmegaConf
+from huggingface_hub import constants, hf_hub_download
 
-import zoo
-from tests.zoo.tiny import tiny
-from zoo.shared_trunk import SharedTrunk
-
-SIZES = {"in_features": 4, "classifiers": {"top_left": 3, "bottom_right": 2}, "regressors": {"z": 1, "a": 2}}
-
-
-def numpy_numbers(value):
-    """The same arguments, with numbers of numpy."""
-    if isinstance(value, dict):
-        return {key: numpy_numbers(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(numpy_numbers(item) for item in value)
-    return value if isinstance(value, bool | str) or value is None else np.array([value])[0]
+import zoo.hub
+from engine import ConfigError
+from engine.fine_tuning import initialize
+from zoo import create_model
+from zoo.hub import quiet_hub
+from zoo.timm_models import create_timm
 
 
-def configured(value):
-    """The same arguments, in containers of OmegaConf."""
-    return (
-        OmegaConf.create(list(value) if isinstance(value, tuple) else value)
-        if isinstance(value, tuple | dict)
-        else value
-    )
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
 
-def restored(model, folder):
-    model.save_pretrained(folder)
-    return type(model).from_pretrained(folder)
+@pytest.fixture
+def tries(monkeypatch):
+    """Addresses that were tried; nobody answers, and the look-up of names goes on for as long as the test."""
+    asked, over = [], threading.Event()
+
+    def silent(address, timeout):
+        asked.append(address)
+        over.wait(10)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", silent)
+    monkeypatch.setattr(zoo.hub, "_PATIENCE", 0.05)
+    yield asked
+    over.set()
 
 
-@pytest.mark.parametrize("kind", [numpy_numbers, configured])
-@pytest.mark.parametrize("name", zoo.list_models())
-def test_arguments_come_back_whatever_their_type(name, kind, tmp_path):
-    arguments = {key: kind(value) for key, value in tiny(name).arguments.items()}
-    model = zoo.create_model(name, **arguments).eval()
-    other = restored(model, tmp_path)
-    assert other.objectives == model.objectives
-    inputs = tiny(name).inputs(2)
-    outputs = model(*inputs)
-    assert list(other(*inputs)) == list(outputs)
-    for key, output in other(*inputs).items():
-        assert torch.equal(output, outputs[key])
-    assert restored(other, tmp_path / "again").objectives == model.objectives
+def test_weights_without_network_are_one_message_after_one_try(tries):
+    model = create_model("shared_trunk", in_features=3, classifiers={"a": 2}, regressors={}, width=4, depth=1)
+    told = r"cannot get model.safetensors of hf-hub:someone/model \(.*cannot be reached, and the file is not in the cache\)"
+    with pytest.raises(ConfigError, match=rf"{told}.*init=folder/model.safetensors"):
+        initialize(model, "hf-hub:someone/model")
+    with pytest.raises(ValueError, match=r"cannot be reached.*give a file: pretrained_file=model.safetensors"):
+        create_timm("dense", "encoder", "test_resnet", pretrained=True)
+    assert tries == [("huggingface.co", 443)] * 2
+    assert not constants.HF_HUB_OFFLINE
 
 
-def test_objectives_keep_their_order(tmp_path):
-    model = SharedTrunk(**SIZES)
-    assert restored(model, tmp_path).objectives == ("top_left", "bottom_right", "z", "a")
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()), sort_keys=True))  # as folders of earlier versions are
-    assert set(SharedTrunk.from_pretrained(tmp_path).objectives) == set(model.objectives)
+def test_what_is_in_the_cache_is_found_without_network(tries, tmp_path):
+    commit = "0" * 40
+    snapshot = tmp_path / "models--someone--model" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"weights")
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text(commit)
+    with quiet_hub():
+        assert hf_hub_download("someone/model", "model.safetensors") == str(snapshot / "model.safetensors")
 
 
-def test_numbers_that_are_no_default_come_back(tmp_path):
-    model = SharedTrunk(4, {"a": np.int64(3)}, {}, width=np.int32(8), depth=np.int64(6), dropout=np.float32(0.5))
-    other = restored(model, tmp_path)
-    assert len(other.trunk) == 6
-    assert other.trunk[0][3].p == 0.5
+def test_offline_mode_is_obeyed_without_a_try(tries, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"), quiet_hub():
+        hf_hub_download("someone/model", "model.safetensors")
+    assert tries == []
+    assert constants.HF_HUB_OFFLINE
 
 
-def test_what_would_come_back_changed_is_not_saved(tmp_path):
-    class Own(SharedTrunk):
-        def __init__(self, activation=torch.relu, **sizes):
-            super().__init__(**sizes)
-
-    with pytest.raises(ValueError, match=r"Own: activation=.* cannot be stored in config.json"):
-        Own(torch.tanh, **SIZES).save_pretrained(tmp_path)
-    model = SharedTrunk(**SIZES)
-    model.head["z"] = torch.nn.Linear(192, 5)
-    with pytest.raises(ValueError, match="SharedTrunk: from_pretrained would restore a model with other shapes"):
-        model.save_pretrained(tmp_path)
-    model = SharedTrunk(**SIZES)
-    model.objectives = model.objectives[::-1]
-    with pytest.raises(ValueError, match="other objectives"):
-        model.save_pretrained(tmp_path)
-    assert not list(tmp_path.glob("*.safetensors"))
+def test_a_proxy_is_asked_instead(tries, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    with quiet_hub():
+        pass
+    assert tries == [("proxy.example", 3128)]
 
 
-def test_saving_draws_no_random_numbers(tmp_path):
-    model, state = SharedTrunk(**SIZES), torch.get_rng_state()
-    model.save_pretrained(tmp_path)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_weights_are_loaded_strictly(tmp_path):
-    SharedTrunk(**SIZES).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"depth": 5}))
-    with pytest.raises(RuntimeError, match="Missing key"):
-        SharedTrunk.from_pretrained(tmp_path)
+def test_a_hub_that_answers_is_used_online():
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with quiet_hub():
+            assert not constants.HF_HUB_OFFLINE

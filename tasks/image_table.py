@@ -105,7 +105,7 @@ class ImageTable(Task):
         self.regression = {objective_name(column): column for column in regression}
         self.columns = {**self.classification, **self.regression}
         if len(self.columns) < len(classification) + len(regression):
-            raise ValueError("image_table: two label columns have the same name; every objective needs one of its own")
+            raise ValueError(_same_names([*classification, *regression]))
         if {"path", "split"} & {column.casefold() for column in self.columns.values()}:
             raise ValueError("image_table: the columns path and split cannot be label columns")
         self.chosen = choose_criteria("task.criteria", criteria or {}, self.columns)
@@ -369,6 +369,18 @@ class _Image(NamedTuple):
 
     path: str
     key: str
+
+
+def _same_names(columns: Sequence[str]) -> str:
+    """Message about two columns that would be one objective."""
+    names = [objective_name(column) for column in columns]
+    name = next(name for name in names if names.count(name) > 1)
+    first, second, *_ = (column for column in columns if objective_name(column) == name)
+    if first == second:
+        return f"image_table: the column {first!r} is named twice in task.classification and task.regression; keep one"
+    return (
+        f"image_table: {first!r} and {second!r} would be two objectives of one name ({name}); rename one of the columns"
+    )
 
 
 def _identity(path: str) -> object:

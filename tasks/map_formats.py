@@ -340,13 +340,19 @@ def _load_exr(path: Path) -> np.ndarray:
         import OpenEXR
     except ImportError:
         raise ValueError("EXR files need a package: pip install OpenEXR; or save it as .npy") from None
-    with OpenEXR.File(str(path)) as file:
-        channels = {name: channel.pixels for name, channel in file.channels().items()}
+    try:
+        with OpenEXR.File(str(path)) as file:
+            found = {name: channel.pixels for name, channel in file.channels().items()}
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"cannot read it as EXR: {error}") from None
+    ends = [name.rpartition(".")[2] for name in found]
+    # programs write the names of layers before those of channels
+    channels = dict(zip(ends, found.values(), strict=True)) if len(set(ends)) == len(ends) else found
     if {"X", "Y", "Z"} <= set(channels):
         return np.stack([channels[name] for name in "XYZ"], axis=-1)
     array = next((channels[name] for name in ("Z", "Y", "RGB", "RGBA", "R", "V") if name in channels), None)
     if array is None:
-        raise ValueError(f"it has the channels {', '.join(channels)}; one of Z, Y, R, RGB is needed")
+        raise ValueError(f"it has the channels {', '.join(found)}; one of Z, Y, R, V, RGB is needed")
     return np.asarray(array)
 
 
@@ -354,7 +360,10 @@ def one_channel(array: np.ndarray, otherwise: str = "it has colors, and should b
     """(H, W) of a map with one channel, or with three that are the same, without alpha."""
     if array.ndim == 3 and array.shape[2] in (2, 3, 4):
         shown = array[..., : 1 if array.shape[2] == 2 else 3]
-        if not (shown == shown[..., :1]).all():
+        same = (shown == shown[..., :1]) | (
+            (shown != shown) & (shown[..., :1] != shown[..., :1])
+        )  # NaN is unlike itself
+        if not same.all():
             raise ValueError(otherwise)
         array = shown[..., :1]
     return plane(array, "a map")

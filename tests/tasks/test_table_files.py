@@ -159,6 +159,13 @@ def test_numbers_that_are_none_or_have_two_meanings(tmp_path, content, message):
             "line 3: damaged (invalid start byte of UTF-8, in which other lines are)",
         ),
         (b"a,b\n1,\x81\n", "is damaged"),
+        (
+            b"\xef\xbb\xbf<!DOCTYPE html><html>",
+            r"is a web page \(HTML or XML\), no table; .* download the table itself",
+        ),
+        (b"\n<html><body>Log in</body></html>", r"is a web page"),
+        (b'[{"a": 1, "b": 2}]', "is JSON, no table; write it as CSV, a line for each row"),
+        (b'{"a": [1, 2],\n "b": [3, 4]}', "is JSON"),
         (b"PK\x03\x04 and so on", "is a spreadsheet or an archive, no text; save the table as CSV UTF-8"),
         (b"PAR1 and so on", "is a Parquet file, no text"),
     ],

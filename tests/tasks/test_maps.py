@@ -100,6 +100,13 @@ def test_normals_as_bytes_and_as_numbers_are_the_same(tmp_path):
         assert not found[:, 0, :2].any()
 
 
+@pytest.mark.parametrize("wrong", [3, 254, 256, -2, 2**32 + 1, -(2**40)])
+def test_ids_of_no_class_are_refused_however_large(tmp_path, wrong):
+    ids = np.array([[0, 1, 255], [-1, 2, wrong]], np.int64)
+    with pytest.raises(ValueError, match=f"1 pixels have ids of no class: {wrong};"):
+        read(tmp_path / "a.npy", ids, kind="classes", classes=3)
+
+
 def test_binary_maps_and_shares(tmp_path):
     mask = np.array([[0, 1, 1]], np.uint8)
     for found in (

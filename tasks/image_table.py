@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from tasks.criteria import LabelKind, choose_criteria, create_criterion, criterion_state, default_criterion
+from tasks.file_checks import file_identity
 from tasks.image_reading import ImageFiles, View, check_image
 from tasks.metrics import identity
 from tasks.registry import register_task
@@ -310,7 +311,7 @@ class ImageTable(Task):
             if os.path.basename(path).startswith("._"):
                 raise table.error(row, f"{cell} has attributes of macOS, and no picture; remove the line")
             inside = path.removeprefix(os.path.join(root, ""))
-            first = rows.setdefault(_identity(path), row)
+            first = rows.setdefault(file_identity(path), row)
             if first != row:
                 line = first + 1 if table.lines is None else table.lines[first]
                 start = f"{cell} is" if cells[first] == cell else f"{cell} is the file {cells[first]}, which is"
@@ -381,15 +382,6 @@ def _same_names(columns: Sequence[str]) -> str:
     return (
         f"image_table: {first!r} and {second!r} would be two objectives of one name ({name}); rename one of the columns"
     )
-
-
-def _identity(path: str) -> object:
-    """What two spellings of the path of one file have in common."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return path
-    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
 
 
 def _destandardize(values: Tensor, mean: float, std: float) -> Tensor:

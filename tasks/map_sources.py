@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.file_checks import file_identity
 from tasks.map_files import is_hidden
 from tasks.map_formats import ARRAYS, IMAGES, MapFormat
 from tasks.table_files import TextTable, is_missing, read_table
@@ -82,6 +83,11 @@ def rows_of_folders(root: Path, images: str, formats: Mapping[str, MapFormat], s
     for prefix in halves or {"": ""}:
         rows |= {f"{prefix}/{key}".strip("/"): row for key, row in _paired(root / prefix, images, formats).items()}
     keys = list(rows)
+    seen: dict[object, Path] = {}
+    for row in rows.values():
+        first = seen.setdefault(file_identity(row["image"]), row["image"])
+        if first != row["image"]:
+            raise DataError(f"maps: {first} and {row['image']} are links to one file; keep one of them")
     heads = {key: _FOLDERS.get(key.partition("/")[0].lower()) if "/" in key else None for key in keys}
     named = set(heads.values())
     table = TextTable.of_columns("maps", str(root), {"image": keys})
@@ -172,7 +178,7 @@ def rows_of_table(
         )
     columns = {"image": table.column(column), **{name: table.column(form.folder) for name, form in formats.items()}}
     rows: list[dict[str, Path]] = []
-    seen: dict[Path, int] = {}
+    seen: dict[object, int] = {}
     for number, cells in enumerate(table.rows(list(columns.values()))):
         row = {
             name: root / cell.replace("\\", "/")
@@ -188,7 +194,7 @@ def rows_of_table(
                 )
         if "image" not in row:
             raise table.error(number, "the image is empty; remove the line")
-        real = row["image"].resolve()
+        real = file_identity(row["image"])
         if real in seen:
             raise table.error(
                 number, f"{row['image']} is on an earlier line, number {seen[real]}, already; keep one of them"

@@ -631,6 +631,16 @@ def test_a_table_given_to_a_model_for_pictures_is_said_to_be_none(photos):
         splits_of(photos.parent / "list.csv")
 
 
+def test_one_file_under_two_names_is_refused(photos):
+    (photos / "images/twin.jpg").hardlink_to(photos / "images/p03.jpg")
+    with pytest.raises(DataError, match=r"p03\.jpg and .*twin\.jpg are links to one file"):
+        splits_of(photos)
+    table = photos / "paths.csv"
+    table.write_text("image,ground,height,border\n" + "".join(f"images/{name}.jpg,,,\n" for name in ("p03", "twin")))
+    with pytest.raises(DataError, match=r"line 3: .*twin\.jpg is on an earlier line, number 2, already"):
+        splits_of(photos, root=None, csv=str(table))
+
+
 def test_files_of_macos_are_no_maps(photos):
     for folder in ("images", "ground"):
         (photos / folder / "._p03.png").write_bytes(b"\0\5\26\7")

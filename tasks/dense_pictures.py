@@ -82,7 +82,7 @@ def decode(outputs: Mapping[str, Tensor], maps: Mapping[str, MapKind]) -> Predic
 
 
 def present(found: Mapping[str, Sequence[np.ndarray]], maps: Mapping[str, MapKind]) -> Prediction:
-    """Predicted maps in the shapes of targets, each of N samples, as :func:`decode` returns them."""
+    """What :func:`decode` returns, from predicted maps in the shapes of targets."""
     arrays: dict[str, np.ndarray] = {}
     pictures: dict[str, np.ndarray] = {}
     legends: dict[str, dict[str, Sequence[str | int]]] = {}

@@ -196,7 +196,7 @@ class DenseTask(Task):
         return check_image(np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_pixels(path, 3))
 
     def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
-        """Classes, shares, depths in the unit of the set, normals, and their colors; labels as cells."""
+        """Classes, shares, depths in the unit of the set, normals; their colors; labels as cells."""
         from tasks.dense_pictures import decode
 
         maps, labels = self._divided(outputs)

@@ -88,7 +88,7 @@ def on_picture(kind: MapKind, outputs: Tensor, windows: Windows) -> np.ndarray:
     channels = _channels(outputs.detach().float().cpu().numpy(), windows)
     if kind.kind == "classes":
         best = next(channels)
-        labels = np.zeros(windows.shape, np.int64)
+        labels = np.zeros(windows.shape, np.int16)
         for label, values in enumerate(channels, start=1):
             larger = values > best
             labels[larger] = label
@@ -106,13 +106,13 @@ def _channels(outputs: np.ndarray, windows: Windows) -> Iterator[np.ndarray]:
     """(h, w) values of the picture, of each channel."""
     import cv2
 
-    tops = [_slope(box, windows) for box in windows.boxes]
+    slopes = [_slope(box, windows) for box in windows.boxes]
     total = np.zeros(windows.shape, np.float32)
-    for box, slope in zip(windows.boxes, tops, strict=True):
+    for box, slope in zip(windows.boxes, slopes, strict=True):
         total[_place(box)] += slope
     for channel in range(outputs.shape[1]):
         sums = np.zeros(windows.shape, np.float32)
-        for output, box, slope in zip(outputs, windows.boxes, tops, strict=True):
+        for output, box, slope in zip(outputs, windows.boxes, slopes, strict=True):
             values = np.ascontiguousarray(output[channel])
             smaller = box.height < values.shape[0] and box.width < values.shape[1]
             way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
@@ -125,7 +125,7 @@ def _place(box: Box) -> tuple[slice, slice]:
 
 
 def _slope(box: Box, windows: Windows) -> np.ndarray:
-    """(h, 1) or (1, w) weights that fall from the middle of a window to its ends; 1 for a window alone."""
+    """(h, 1) or (1, w) weights, largest in the middle of a window; 1 for a window alone."""
     if len(windows.boxes) == 1:
         return np.ones((1, 1), np.float32)
     along = 0 if box.width == windows.shape[1] else 1

@@ -129,7 +129,7 @@ class MapFormat:
 
     @cached_property
     def _table(self) -> np.ndarray | None:
-        """Class of every id from -2 to the largest and one more; ``None`` for colors, which are too many."""
+        """Class of every id from -2 to one above the largest; ``None`` for colors."""
         codes = [*self.ids, *map(int, self.void)]
         if self.colored or min(codes) < -1:
             return None

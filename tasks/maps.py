@@ -1,4 +1,4 @@
-"""Maps: a user's own pictures with maps of any names, and with labels, from folders or from a table of paths.
+"""Maps: a user's own pictures with maps and labels, from folders or from a table of paths.
 
     photos/images/a.jpg   photos/ground/a.png   photos/height/a.tif
     task.root=photos 'task.maps={ground: {kind: classes, classes: [road, grass]}, height: {kind: depth, scale: 0.001}}'
@@ -166,7 +166,7 @@ class Maps(DenseTask):
         return replace(splits, state=state, notes=tuple(notes))
 
     def state_dict(self) -> dict[str, Any]:
-        """Size of the pictures, depths that are 1 for the model, class weights, labels, names of files."""
+        """Size of pictures, depths that are 1 for the model, class weights, labels, files."""
         return dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

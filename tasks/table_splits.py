@@ -244,7 +244,7 @@ def check_unchanged(table: TextTable, names: Sequence[str], known: Mapping[str, 
 
 
 def kept_fingerprint(table: TextTable, known: Mapping[str, Any] | None, another: bool = True) -> dict[str, Any]:
-    """The fingerprint that a run keeps of a whole table: ``known``, or of this one if it is ``None``.
+    """The fingerprint that a run keeps of a table: ``known``, or a new one if that is ``None``.
 
     Raises DataError as :func:`check_unchanged` does.
     """

@@ -93,7 +93,7 @@ class DenseMTANOriginal(BaseModel):
         self.objectives = tuple(self.head)
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, C, H, W) -> (B, width, H, W) for each map, and the coarsest stage, if there are labels."""
+        """(B, C, H, W) -> (B, width, H, W) for each map; with labels, the coarsest stage too."""
         shared, stages = self.shared, self.shared.segnet.stages(image)
         every_masks = cast(Sequence[_Masks], self.masks.values())
         paths = [attend(stages, masks.down, shared.down, masks.up, shared.up) for masks in every_masks]

@@ -1,4 +1,4 @@
-"""Common parts of models for maps: kinds of maps, outputs of heads as maps, and labels of the whole image.
+"""Common parts of models for maps: kinds of maps, outputs as maps, heads for labels.
 
 kind                channels   output
 classes             classes    logits

@@ -567,6 +567,27 @@ def test_a_model_without_heads_for_labels_is_refused(tmp_path):
         task.for_model(["in_channels", "maps"])
 
 
+def test_labels_and_maps_of_two_sets_in_a_union(tmp_path):
+    shared = {"name": "maps", **SIZE}
+    first = {"csv": str(write_table(tmp_path / "a")), "maps": {"ground": MAPS["ground"]}, "labels": LABELS}
+    second = {"root": str(write_photos(tmp_path / "b")), "maps": {"height": MAPS["height"]}}
+    task = create_task("union", sources={"a": shared | first, "b": shared | second})
+    splits = task.splits(tmp_path)
+    assert [o.name for o in task.objectives] == ["ground", *LABELS, "height"]
+    assert task.auto_value("labels", splits) == {"sky": 2, "radius": 1, "seen": 2}
+    last = splits.train[len(splits.train) - 1].targets
+    assert last["sky"] == -1
+    assert last["seen"].isnan().all()
+    windows = task.preprocess(tmp_path / "b/images/p00.jpg")
+    sizes = {"ground": (3, 32, 48), "height": (1, 32, 48), "sky": (2,), "radius": (1,), "seen": (2,)}
+    outputs = {name: torch.rand(len(windows), *size) for name, size in sizes.items()}
+    prediction = task.decode_windows(windows, outputs)
+    assert {name: len(cells) for name, cells in prediction.cells.items()} == dict.fromkeys(prediction.cells, 1)
+    assert {name: values.shape for name, values in prediction.maps.items()} == dict.fromkeys(
+        ("ground", "height"), (1, 48, 48)
+    )
+
+
 # ---- predictions in the size of a picture ----------------------------------------------------------------------------
 
 

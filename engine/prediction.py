@@ -86,9 +86,10 @@ class Predictor:
         if isinstance(data, Windows):
             if size == "picture" and data.scaled:
                 outputs = list(self._outputs(data, min(batch_size, 8)))
-                whole = {name: torch.cat([part[name] for part in outputs]) for name in outputs[0]}
                 task: Any = self.task
-                return task.decode_windows(data, whole)
+                return task.decode_windows(
+                    data, {key: torch.cat([part[key] for part in outputs]) for key in outputs[0]}
+                )
             data = data.middle()
         parts = list(map(self.task.decode, self._outputs(data, batch_size)))
         first = parts[0]

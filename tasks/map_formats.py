@@ -94,12 +94,12 @@ class MapFormat:
             if array.ndim != 3 or array.shape[2] < 3 or array.dtype != np.uint8:
                 raise ValueError("it has ids, or no colors of 8 bits; its classes are colors")
             channels = array.astype(np.int32)
-            found = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
+            found: np.ndarray = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
         else:
             found = one_channel(array, "it has colors; say which color each class has: classes: {road: [128, 64, 128]}")
             if found.dtype.kind == "f":
                 found = np.where(np.isnan(found), -1, found)
-            whole = found.astype(np.int32 if found.dtype.itemsize < 4 else np.int64)
+            whole: np.ndarray = found.astype(np.int32 if found.dtype.itemsize < 4 else np.int64)
             if found.dtype.kind == "f" and not np.array_equal(whole, found):
                 raise ValueError("ids of classes must be whole numbers")
             found = whole

@@ -36,18 +36,22 @@ _PICTURES = {
 def input_files(path: Path) -> tuple[list[Path], list[Path]]:
     """A file, or the pictures in and below a folder, and the files there that are none.
 
-    Hidden files do not count. Raises ConfigError if there are no pictures.
+    Hidden files and folders do not count. Raises ConfigError if there are no pictures.
     """
     if path.is_file():
         return [path], []
     if not path.is_dir():
         raise ConfigError(f"input: there is no {path}")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
     pictures = [file for file in files if file.suffix.lower() in _PICTURES] or [f for f in files if f.suffix == ".npy"]
     if not pictures:
         raise ConfigError(f"input: there are no pictures in {path} ({', '.join(sorted(_PICTURES))}, or .npy)")
     known = set(pictures)
     return pictures, [file for file in files if file not in known]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _check_names(pictures: Sequence[Path]) -> None:
@@ -154,12 +158,15 @@ def predict(
     seed: int | None = None,
     device: str = "auto",
     trust: bool = False,
+    size: str | None = None,
 ) -> None:
     """Predict or sample, write files and print the first rows.
 
     Raises ConfigError or DataError before anything is written, and PartialError if some files of a folder cannot be read.
     """
     console = Console(soft_wrap=True, highlight=False)
+    if size not in (None, "picture", "model"):
+        raise ConfigError(f"size must be picture or model, got {size!r}")
     predictor = load_predictor(Path(run), device, trust)
     if input is None:
         generated, classes = predictor.sample(64 if samples is None else samples, seed or 0)
@@ -179,7 +186,7 @@ def predict(
         checked = False
         for file in files:
             try:
-                prediction = predictor.predict(file)
+                prediction = predictor.predict(file, size="model" if size == "model" else "picture")
             except DataError as error:
                 problems.append(error)
                 continue

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,9 +26,12 @@ from engine.device import resolve_device
 from engine.run import Run
 from engine.transfer import stored_task
 from engine.words import shell_word
-from tasks import Prediction, Task
+from tasks import Prediction, Task, TensorData
+from tasks.dense_windows import Windows
 from tasks.gan_task import GanTask
 from zoo import create_model, model_arguments
+
+Size = Literal["picture", "model"]
 
 
 def model_config(run: Run) -> dict[str, Any]:
@@ -70,14 +73,25 @@ class Predictor:
     model: Any  # an nn.Module that keeps the contract of balancing.MultiObjectiveModel
     device: torch.device
 
-    @torch.no_grad()
-    def predict(self, path: Any, batch_size: int = 256) -> Prediction:
-        """Prediction for what ``task.preprocess`` reads. Raises DataError if it cannot be read."""
-        data = self.task.preprocess(path)
-        parts = []
-        for batch in evaluation_batches(data.to(self.device), batch_size, self.device, workers=0):
-            outputs = self.task.outputs(self.model, batch)
-            parts.append(self.task.decode({name: values.float().cpu() for name, values in outputs.items()}))
+    def predict(self, path: Any, batch_size: int = 256, size: Size = "picture") -> Prediction:
+        """Prediction for what ``task.preprocess`` reads. Raises DataError if it cannot be read.
+
+        Args:
+            path: The file, or a data frame.
+            batch_size: Samples that go through the model at once.
+            size: Of maps: that of the ``picture``, or that at which the ``model`` was trained, of the middle of the picture where
+                training samples were cut.
+        """
+        data: Any = self.task.preprocess(path)
+        if isinstance(data, Windows):
+            if size == "picture" and data.scaled:
+                outputs = list(self._outputs(data, min(batch_size, 8)))
+                task: Any = self.task
+                return task.decode_windows(
+                    data, {key: torch.cat([part[key] for part in outputs]) for key in outputs[0]}
+                )
+            data = data.middle()
+        parts = list(map(self.task.decode, self._outputs(data, batch_size)))
         first = parts[0]
         whole = Prediction(
             {name: [cell for part in parts for cell in part.cells[name]] for name in first.cells},
@@ -86,6 +100,13 @@ class Predictor:
             first.legends,
         )
         return self.task.annotate(data, whole)
+
+    @torch.no_grad()
+    def _outputs(self, data: TensorData, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        """Outputs of each batch, on the CPU."""
+        for batch in evaluation_batches(data.to(self.device), batch_size, self.device, workers=0):
+            outputs = self.task.outputs(self.model, batch)
+            yield {name: values.float().cpu() for name, values in outputs.items()}
 
     def sample(self, count: int, seed: int = 0) -> tuple[Tensor, list[str]]:
         """Samples of a GAN, and their classes. Raises ConfigError for any other model."""

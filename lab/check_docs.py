@@ -133,7 +133,8 @@ def write_photos(folder: Path) -> None:
 
 
 def write_fields(folder: Path) -> None:
-    """Write fields/ with the maps that docs/your_own_maps.md shows."""
+    """Write fields/ with the maps and the table that docs/your_own_maps.md shows."""
+    rows = ["image,ground,height,weather,animals,seen"]
     for i in range(24):
         random = np.random.RandomState(i)
         pictures = {
@@ -145,6 +146,9 @@ def write_fields(folder: Path) -> None:
         for name, pixels in pictures.items():
             (folder / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / name / f"{i:03}.{'jpg' if name == 'images' else 'png'}")
+        labels = [("sunny", "rain")[i % 2], str(i % 3), ("road", "road;tree", "")[i % 3]]
+        rows.append(",".join([f"images/{i:03}.jpg", f"ground/{i:03}.png", f"height/{i:03}.png", *labels]))
+    (folder / "paths.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def write_sources(folder: Path) -> None:

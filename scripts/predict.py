@@ -2,6 +2,7 @@
 
 python scripts/predict.py run=outputs/<run> input=photo.jpg            # a picture; maps as PNG and npy, classes as CSV
 python scripts/predict.py run=outputs/<run> input=photos output=found  # every picture of a folder
+python scripts/predict.py run=outputs/<run> input=photo.jpg size=model # maps in the size of training, not of the picture
 python scripts/predict.py run=outputs/<run> input=stones.csv           # a table
 python scripts/predict.py run=outputs/<run> samples=64 seed=1          # a GAN
 

@@ -21,6 +21,8 @@ from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View, check_images
 from tasks.metrics import metric
 from tasks.registry import register_task
+from tasks.table_files import TextTable
+from tasks.table_splits import kept_fingerprint
 from tasks.task import DataError, Objective, Splits, Task, TensorData
 
 # fmt: off
@@ -86,6 +88,10 @@ class CelebA(Task):
             if column[parts == 0].unique().numel() < 2:
                 raise DataError(f"celeba: {name} is the same for every training image of {attributes}; is it complete?")
 
+        codes = [row.tobytes().hex() for row in np.packbits(np.stack([*map(np.asarray, columns.values())], 1), axis=1)]
+        facts = {"image": files, "split": [str(part) for part in parts], "attributes": codes}
+        listing = TextTable.of_columns("celeba", str(folder), facts, "image")
+        seen = kept_fingerprint(listing, self._state.get("table"), another=False)
         check_images(
             "celeba",
             [str(folder / file) for file in files],
@@ -99,7 +105,7 @@ class CelebA(Task):
             targets = {name: column[index] for name, column in columns.items()}
             return ImageFiles(paths, targets, self.view, augment=number == 0)
 
-        return Splits(part(0), part(1), part(2))
+        return Splits(part(0), part(1), part(2), state={"table": seen})
 
     def preprocess(self, path: Path) -> TensorData:
         """One face, aligned and cut out like those of the set."""

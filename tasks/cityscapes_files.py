@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tasks.map_files import MapFiles, Read, check_depth, check_image
+from tasks.map_files import MapFiles, Read, check_depth, check_image, is_hidden
 from tasks.map_kinds import MapKind
 from tasks.task import DataError
 
@@ -47,7 +47,8 @@ def cityscapes_folder(root: Path, split: str, kinds: Mapping[str, MapKind]) -> M
     Raises:
         DataError: A folder has no pictures, or a picture has no labels or no disparity.
     """
-    images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
+    found = (root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")
+    images = sorted(image for image in found if not is_hidden(image))
     if not images:
         raise DataError(f"{root / 'leftImg8bit' / split} has no <city>/*_leftImg8bit.png; unpack the set again")
     table = np.full(256, -1, np.int16)

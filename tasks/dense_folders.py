@@ -8,7 +8,9 @@ There is no validation split in either benchmark, so a part of the training pict
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +20,8 @@ from tasks.file_checks import check_all
 from tasks.map_files import MapFiles, npy_folder, pixels
 from tasks.map_kinds import MapKind
 from tasks.registry import register_task
+from tasks.table_files import TextTable
+from tasks.table_splits import kept_fingerprint
 from tasks.task import DataError, Splits
 
 NYU_CLASSES = (
@@ -131,12 +135,15 @@ def held_out_splits(
     """Splits of a set without validation pictures: the last training pictures are taken.
 
     Neighbors often show the same place, so they are not drawn.
-    Every file is read once. Raises DataError if one is damaged or, without a ``size``, of another size than the first.
+    Every file is read once. Raises DataError if one is damaged or, without a ``size``, of another size than the first, and if
+    names or sizes of files are not those that the task knows from training.
     """
     rows, last = range(len(train)), DenseData(test, range(len(test)), size=size)
     count = max(round(share * len(train)), 1) if share else 0
     if count >= len(train):
         raise DataError(f"{task.name}: {len(train)} training samples are too few to hold out {count} of them")
+    listing = listed_files(task.name, {"train": train, "test": test})
+    seen = kept_fingerprint(listing, task.state_dict().get("table"), another=False)
     sizes = []
     for folder in (train, test):
         files = [list(row.values()) for row in folder.rows]
@@ -148,7 +155,22 @@ def held_out_splits(
                 f"{pixels(sizes[0]['size'])}; all must have one size: unpack the set again, or use task=maps, which resizes"
             )
     val = DenseData(train, rows[-count:], size=size) if count else last
-    return task.make_splits(DenseData(train, rows[: len(train) - count], task.transform, size), val, last)
+    splits = task.make_splits(DenseData(train, rows[: len(train) - count], task.transform, size), val, last)
+    return replace(splits, state={**splits.state, "table": seen})
+
+
+def listed_files(owner: str, parts: Mapping[str, MapFiles]) -> TextTable:
+    """Names and sizes of all files, a column for each map, and the part of each sample."""
+    folders = [str(path.parent) for files in parts.values() for row in files.rows[:1] for path in row.values()]
+    root = os.path.commonpath(folders)
+
+    def cell(path: Path) -> str:
+        return f"{os.path.relpath(path, root)}, {path.stat().st_size:,} bytes".replace(os.sep, "/")
+
+    rows = [(part, row) for part, files in parts.items() for row in files.rows]
+    columns = {name: [cell(row[name]) for _, row in rows] for name in rows[0][1]}
+    columns["split"] = [part for part, _ in rows]
+    return TextTable.of_columns(owner, root, columns, "image")
 
 
 def check_validation(validation: float) -> float:

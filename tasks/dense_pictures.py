@@ -13,6 +13,8 @@ from torch import Tensor
 from tasks.map_kinds import MapKind
 from tasks.task import Batch, Prediction
 
+_ROWS = 256  # that are painted at a time, as colors of a large picture need much memory
+
 # fmt: off
 _PALETTE = np.array([to_rgb(color) for color in (
     "#1f77b4", "#9467bd", "#f7dc6f", "#d62728", "#8c6d46", "#ff7f0e", "#17becf", "#e377c2", "#2ca02c", "#bcbd22",
@@ -76,16 +78,18 @@ def decode(outputs: Mapping[str, Tensor], maps: Mapping[str, MapKind]) -> Predic
 
     A binary map is the probability of a yes. Each depth map has its own scale. ``outputs`` (N, C, H, W) are on the CPU.
     """
+    return present({name: [predicted(maps[name], value) for value in values] for name, values in outputs.items()}, maps)
+
+
+def present(found: Mapping[str, Sequence[np.ndarray]], maps: Mapping[str, MapKind]) -> Prediction:
+    """What :func:`decode` returns, from predicted maps in the shapes of targets."""
     arrays: dict[str, np.ndarray] = {}
     pictures: dict[str, np.ndarray] = {}
     legends: dict[str, dict[str, Sequence[str | int]]] = {}
-    for name, values in outputs.items():
+    for name, values in found.items():
         kind = maps[name]
-        limits = values.flatten(1).max(1).values.tolist()
-        found = [predicted(kind, value) for value in values]
-        colors = np.stack([paint(kind, value, limit) for value, limit in zip(found, limits, strict=True)])
-        pictures[name] = (255 * colors).round().astype(np.uint8)
-        array = np.stack(found)
+        pictures[name] = np.stack([_bytes(kind, value) for value in values])
+        array = np.stack(values)
         if kind.kind == "classes":
             classes = range(len(kind.classes))
             arrays[name] = array.astype(np.uint8 if len(kind.classes) <= 256 else np.uint16)
@@ -94,3 +98,10 @@ def decode(outputs: Mapping[str, Tensor], maps: Mapping[str, MapKind]) -> Predic
         else:
             arrays[name] = np.moveaxis(array, 1, -1) if kind.kind == "normals" else array[:, 0]
     return Prediction({}, arrays, pictures, legends)
+
+
+def _bytes(kind: MapKind, values: np.ndarray) -> np.ndarray:
+    """(H, W, 3) colors of a map as bytes."""
+    limit = float(values.max())
+    strips = [values[..., top : top + _ROWS, :] for top in range(0, values.shape[-2], _ROWS)]
+    return np.concatenate([(255 * paint(kind, strip, limit)).round().astype(np.uint8) for strip in strips])

@@ -17,11 +17,12 @@ from torch.utils.data import Dataset
 
 from balancing.registry import suggestion
 from tasks.dense_criteria import rarity_weights
-from tasks.image_reading import read_pixels
-from tasks.map_files import Folder, check_image
+from tasks.dense_windows import Windows, on_picture, windows_of
+from tasks.image_reading import read_pixels, reason_of
+from tasks.map_files import DAMAGE, Folder, check_image
 from tasks.map_kinds import MapKind, model_info
 from tasks.resampling import Sample, crop_sample, planes, resize_sample
-from tasks.task import Batch, DataError, Pictures, Prediction, Split, Splits, Task, TensorData, sample_seed
+from tasks.task import Batch, DataError, Pictures, Prediction, Split, Splits, Task, sample_seed
 
 Augment = Callable[[Sample, int], Sample]  # with a seed
 
@@ -36,6 +37,7 @@ class DenseData(Dataset[Batch]):
         size: Height and width to bring everything to; ``None`` leaves it.
         crop: Keep the middle of samples of another shape, which are distorted otherwise.
         unlabelled: Rows, one for each map that may be missing, that lack a map.
+        labels: Labels of the whole image, of each row of the folder.
     """
 
     def __init__(
@@ -46,9 +48,10 @@ class DenseData(Dataset[Batch]):
         size: tuple[int, int] | None = None,
         crop: bool = False,
         unlabelled: Sequence[int] = (),
+        labels: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.folder, self.rows, self.augment, self.size, self.crop = folder, rows, augment, size, crop
-        self.unlabelled = tuple(unlabelled)
+        self.unlabelled, self.labels = tuple(unlabelled), dict(labels or {})
         self._seed, self._epoch = 0, 0
         self._references: dict[tuple[int, ...], dict[str, Tensor]] = {}
 
@@ -72,12 +75,14 @@ class DenseData(Dataset[Batch]):
         if augment is not None:
             sample = augment(sample, sample_seed(self._seed, self._epoch, index))
         image = _tensor(planes(sample.pop("image")))
-        return Batch((image,), {name: _tensor(values) for name, values in sample.items()})
+        targets = {name: _tensor(values) for name, values in sample.items()}
+        return Batch((image,), targets | {name: values[self.rows[index]] for name, values in self.labels.items()})
 
     def reference_targets(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
-        """Labels of at most 64 samples, evenly spread over ``indices``, thinned and not augmented.
+        """Maps of at most 64 samples, evenly spread over ``indices``, thinned and not augmented.
 
-        They are enough for a mean over pixels. One without labels is among them for each map that some samples lack.
+        They are enough for a mean over pixels. One without labels is among them for each map that some samples lack. Labels of
+        the whole image are those of all ``indices``.
         """
         spread = [indices[i] for i in torch.linspace(0, len(indices) - 1, min(64, len(indices))).long().tolist()]
         rows = tuple(dict.fromkeys([*spread, *(row for row in self.unlabelled if row in indices)]))
@@ -85,9 +90,12 @@ class DenseData(Dataset[Batch]):
             samples = [self.get(row).targets for row in rows]
             step = max(min(next(iter(samples[0].values())).shape[-2:]) // 96, 1)
             self._references[rows] = {
-                name: torch.stack([sample[name][..., ::step, ::step] for sample in samples]) for name in samples[0]
+                name: torch.stack([sample[name][..., ::step, ::step] for sample in samples])
+                for name in samples[0]
+                if name not in self.labels
             }
-        return self._references[rows]
+        chosen = torch.tensor([self.rows[index] for index in indices])
+        return self._references[rows] | {name: values[chosen] for name, values in self.labels.items()}
 
 
 def _tensor(values: np.ndarray) -> Tensor:
@@ -106,6 +114,8 @@ class DenseTask(Task):
         mirror: Probability of mirroring a training picture.
         criteria: Map -> criterion, a name or a mapping with a name and options, where it is not the usual one.
     """
+
+    crop = False  # whether of pictures of another shape the middle is kept
 
     def __init__(
         self,
@@ -148,7 +158,7 @@ class DenseTask(Task):
         state: dict[str, Any] = {"size": list(val[0].inputs[0].shape[-2:]), "class_weights": {}}
         for o in self.objectives:
             criterion: Any = o.criterion
-            if self.maps[o.name].kind != "classes":
+            if o.name not in self.maps or self.maps[o.name].kind != "classes":
                 continue
             if criterion.weights == "balanced":
                 labels = train.reference_targets(range(len(train)))[o.name]
@@ -159,8 +169,8 @@ class DenseTask(Task):
         return Splits(train, val, test, state=state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Height and width of the pictures."""
-        return {key: value for key, value in self._state.items() if key == "size"}
+        """Height and width of the pictures, and names and sizes of files of public sets."""
+        return {key: value for key, value in self._state.items() if key in ("size", "table")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resize new pictures to this size; weigh classes, if the state has their weights."""
@@ -172,24 +182,41 @@ class DenseTask(Task):
             if o.name in weights
         )
 
-    def preprocess(self, path: Path) -> TensorData:
-        """A picture, or an .npy file like those of the sets."""
+    def preprocess(self, path: Path) -> Windows:
+        """A picture, or an .npy file like those of the sets, in windows of the size of training."""
         try:
-            pixels = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_pixels(path, 3)
-            image = check_image(pixels)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"cannot read {path} ({error})") from None
-        return self.as_input(resize_sample({"image": image}, *self._state.get("size", image.shape[:2]))["image"])
+            image = self.read_image(path)
+        except DAMAGE as error:
+            raise DataError(f"cannot read picture {path} ({reason_of(error, str(path))})") from None
+        height, width = self._state.get("size", image.shape[:2])
+        return windows_of(image, (height, width), self.crop)
 
-    def as_input(self, image: np.ndarray) -> TensorData:
-        """An image (H, W, 3) in [0, 1] as the only sample."""
-        return TensorData((_tensor(planes(image))[None],), {})
+    def read_image(self, path: Path) -> np.ndarray:
+        """(H, W, 3) in [0, 1]. Raises DataError, or what damaged files raise."""
+        return check_image(np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_pixels(path, 3))
 
     def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
-        """Labels, shares, depths in the unit of the set, normals; and their colors."""
+        """Classes, shares, depths in the unit of the set, normals; their colors; labels as cells."""
         from tasks.dense_pictures import decode
 
-        return decode({o.name: outputs[o.name] for o in self.objectives}, self.maps)
+        maps, labels = self._divided(outputs)
+        return replace(decode(maps, self.maps), cells=super().decode(labels).cells)
+
+    def decode_windows(self, windows: Windows, outputs: Mapping[str, Tensor]) -> Prediction:
+        """The same of a picture, in its size. Its labels are those of the window in the middle."""
+        from tasks.dense_pictures import present
+
+        maps, labels = self._divided(outputs)
+        found = {name: [on_picture(self.maps[name], values, windows)] for name, values in maps.items()}
+        center = slice(windows.center, windows.center + 1)
+        cells = super().decode({name: values[center] for name, values in labels.items()}).cells
+        return replace(present(found, self.maps), cells=cells)
+
+    def _divided(self, outputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Outputs for maps, in the unit of the set, and for labels."""
+        own = [o for o in self.objectives if o.name in outputs]
+        maps = {o.name: o.inverse_transform(outputs[o.name]) for o in own if o.name in self.maps}
+        return maps, {o.name: outputs[o.name] for o in own if o.name not in self.maps}
 
     def pictures(self, model: Any, split: Split) -> Pictures:
         """Image, prediction and truth of four samples."""
@@ -202,5 +229,5 @@ class DenseTask(Task):
             {name: value[0].float().cpu() for name, value in model(batch.inputs[0][None].to(device)).items()}
             for batch in samples
         ]
-        maps = {objective.name: self.maps[objective.name] for objective in self.objectives}
+        maps = {o.name: self.maps[o.name] for o in self.objectives if o.name in self.maps}
         return {"Image, then prediction and truth of each map.": compare(samples, outputs, maps)}

@@ -64,6 +64,15 @@ def check_all(
     return results
 
 
+def file_identity(path: str | Path) -> object:
+    """What two spellings, links or names of one file have in common."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return str(path)
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
+
+
 def _key(files: Sequence[Path], recipe: str) -> str:
     """Changes with any file; times of the system too, as some programs set those of the content."""
     stats = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path in files]

@@ -167,12 +167,16 @@ def _data_errors(what: str, missing: str = "", damaged: str = "") -> Iterator[No
     except FileNotFoundError:
         raise DataError(f"there is no {what}{missing}") from None
     except _DAMAGE as error:
-        reason = str(error)
-        if isinstance(error, UnidentifiedImageError) and what.lower().endswith(_TABLES):
-            reason = "a table or a text, no picture; name a picture, or a folder of pictures"
-        elif isinstance(error, UnidentifiedImageError) and what.lower().endswith((".tif", ".tiff")):
-            reason = "a damaged TIFF, or one of floats or of more channels than red, green and blue; write 8 bits of three channels"
-        raise DataError(f"cannot read {what} ({reason}){damaged}") from None
+        raise DataError(f"cannot read {what} ({reason_of(error, what)}){damaged}") from None
+
+
+def reason_of(error: BaseException, path: str) -> str:
+    """Why the file cannot be read, in words."""
+    if isinstance(error, UnidentifiedImageError) and path.lower().endswith(_TABLES):
+        return "a table or a text, no picture; name a picture, or a folder of pictures"
+    if isinstance(error, UnidentifiedImageError) and path.lower().endswith((".tif", ".tiff")):
+        return "a damaged TIFF, or one of floats or of more channels than red, green and blue; write 8 bits of three channels"
+    return str(error)
 
 
 def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from tasks.criteria import LabelKind, choose_criteria, create_criterion, criterion_state, default_criterion
+from tasks.file_checks import file_identity
 from tasks.image_reading import ImageFiles, View, check_image
 from tasks.metrics import identity
 from tasks.registry import register_task
@@ -105,7 +106,7 @@ class ImageTable(Task):
         self.regression = {objective_name(column): column for column in regression}
         self.columns = {**self.classification, **self.regression}
         if len(self.columns) < len(classification) + len(regression):
-            raise ValueError("image_table: two label columns have the same name; every objective needs one of its own")
+            raise ValueError(_same_names([*classification, *regression]))
         if {"path", "split"} & {column.casefold() for column in self.columns.values()}:
             raise ValueError("image_table: the columns path and split cannot be label columns")
         self.chosen = choose_criteria("task.criteria", criteria or {}, self.columns)
@@ -310,7 +311,7 @@ class ImageTable(Task):
             if os.path.basename(path).startswith("._"):
                 raise table.error(row, f"{cell} has attributes of macOS, and no picture; remove the line")
             inside = path.removeprefix(os.path.join(root, ""))
-            first = rows.setdefault(_identity(path), row)
+            first = rows.setdefault(file_identity(path), row)
             if first != row:
                 line = first + 1 if table.lines is None else table.lines[first]
                 start = f"{cell} is" if cells[first] == cell else f"{cell} is the file {cells[first]}, which is"
@@ -371,13 +372,16 @@ class _Image(NamedTuple):
     key: str
 
 
-def _identity(path: str) -> object:
-    """What two spellings of the path of one file have in common."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return path
-    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
+def _same_names(columns: Sequence[str]) -> str:
+    """Message about two columns that would be one objective."""
+    names = [objective_name(column) for column in columns]
+    name = next(name for name in names if names.count(name) > 1)
+    first, second, *_ = (column for column in columns if objective_name(column) == name)
+    if first == second:
+        return f"image_table: the column {first!r} is named twice in task.classification and task.regression; keep one"
+    return (
+        f"image_table: {first!r} and {second!r} would be two objectives of one name ({name}); rename one of the columns"
+    )
 
 
 def _destandardize(values: Tensor, mean: float, std: float) -> Tensor:

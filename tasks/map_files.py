@@ -127,7 +127,7 @@ def npy_folder(
     for folder in (root / name for name in maps.values()):
         if not folder.is_dir():
             raise DataError(f"{folder} is missing; {remedy}")
-        names = {path.name for path in folder.glob("*.npy")}
+        names = {path.name for path in folder.glob("*.npy") if not is_hidden(path)}
         size = len(names) if count is None else count
         absent = next((i for i in range(size) if f"{i}.npy" not in names), None)
         if not names or absent is not None:
@@ -139,6 +139,11 @@ def npy_folder(
             raise DataError(f"{folder} has {other} files, but {first} has {size}; {remedy}")
     rows = [{name: root / folder / f"{i}.npy" for name, folder in maps.items()} for i in range(size)]
     return MapFiles(rows, {name: npy_reader(kinds.get(name)) for name in maps}, kinds, remedy)
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file is none of the data, such as ``.DS_Store`` and ``._0.npy`` of macOS."""
+    return path.name.startswith(".")
 
 
 def npy_reader(kind: MapKind | None) -> Read:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tasks.resampling import planes
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".avif", ".jp2")
 ARRAYS = (".npy", ".exr")
 _PLACE = {"folder", "suffix"}
+_STRANGE = -2  # of no class
 _OPTIONS = {
     "classes": {"classes", "void", "first"},
     "binary": {"void", "threshold"},
@@ -92,22 +94,17 @@ class MapFormat:
             if array.ndim != 3 or array.shape[2] < 3 or array.dtype != np.uint8:
                 raise ValueError("it has ids, or no colors of 8 bits; its classes are colors")
             channels = array.astype(np.int32)
-            found = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
+            found: np.ndarray = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
         else:
             found = one_channel(array, "it has colors; say which color each class has: classes: {road: [128, 64, 128]}")
             if found.dtype.kind == "f":
                 found = np.where(np.isnan(found), -1, found)
-            whole = found.astype(np.int64)
+            whole: np.ndarray = found.astype(np.int32 if found.dtype.itemsize < 4 else np.int64)
             if found.dtype.kind == "f" and not np.array_equal(whole, found):
                 raise ValueError("ids of classes must be whole numbers")
             found = whole
-        codes = np.array([*self.ids, *map(int, self.void)])
-        order = np.argsort(codes, kind="stable")
-        place = np.searchsorted(codes[order], found).clip(max=len(codes) - 1)
-        index = order[place]
-        strange = codes[index] != found
-        if not self.colored:
-            strange &= found != -1
+        index = self._looked_up(found)
+        strange = index == _STRANGE
         if strange.any():
             values, counts = np.unique(found[strange], return_counts=True)
             shown = ", ".join(self._name(v) for v in values[np.argsort(-counts)][:5].tolist())
@@ -116,8 +113,30 @@ class MapFormat:
             raise ValueError(
                 f"{counts.sum()} pixels have {what} of no class: {shown}{more}; add them to classes, or to void: [...]"
             )
-        index = np.where(index < len(self.ids), index, -1)
-        return np.where(codes[order][place] == found, index, -1).astype(np.int16)
+        return index
+
+    def _looked_up(self, found: np.ndarray) -> np.ndarray:
+        """(H, W) int16 classes of ids or colors: -1 unknown, -2 of no class."""
+        codes = np.array([*self.ids, *map(int, self.void)])
+        if self._table is not None:
+            return self._table[np.clip(found, -2, len(self._table) - 3) + 2]
+        order = np.argsort(codes, kind="stable")
+        place = np.searchsorted(codes[order], found).clip(max=len(codes) - 1)
+        index = order[place]
+        classes = np.where(index < len(self.ids), index, -1)
+        unknown = _STRANGE if self.colored else np.where(found == -1, -1, _STRANGE)
+        return np.where(codes[index] == found, classes, unknown).astype(np.int16)
+
+    @cached_property
+    def _table(self) -> np.ndarray | None:
+        """Class of every id from -2 to one above the largest; ``None`` for colors."""
+        codes = [*self.ids, *map(int, self.void)]
+        if self.colored or min(codes) < -1:
+            return None
+        table = np.full(max(codes) + 4, _STRANGE, np.int16)
+        table[1] = -1
+        table[np.array(codes) + 2] = [i if i < len(self.ids) else -1 for i in range(len(codes))]
+        return table
 
     def _name(self, code: int) -> str:
         return f"[{code >> 16}, {code >> 8 & 255}, {code & 255}]" if self.colored else str(code)
@@ -163,25 +182,25 @@ class MapFormat:
         if array.ndim != 3 or array.shape[2] not in (3, 4) or 0 in array.shape:
             raise ValueError(f"normals must have three channels, not {array.shape}")
         whole = array.dtype.kind in "iu"
-        raw = real(array[..., :3])
+        raw = planes(real(array[..., :3]))
         low, high = self.span or ((0.0, float(np.iinfo(array.dtype).max)) if whole else (-1.0, 1.0))
         values = (raw - np.float32((low + high) / 2)) * np.float32(2 / (high - low))
-        unknown = np.isnan(raw).any(2) | (raw == 0).all(2)
+        unknown = np.isnan(raw).any(0) | ~raw.any(0)
         if self.void:
-            unknown |= (raw == np.array(self.void, np.float32)).all(2)
+            unknown |= (raw == np.array(self.void, np.float32)[:, None, None]).all(0)
         if whole:
-            unknown |= (np.abs(values) <= 1.01 / (high - low)).all(2)  # gray
-        values[unknown] = 0
+            unknown |= (np.abs(values) <= 1.01 / (high - low)).all(0)  # gray
+        values[:, unknown] = 0
         if not np.abs(values).max() <= 1.01 and not self.normalize:
             raise ValueError(
-                f"{span(raw[~unknown])}; normals have numbers from {low:g} to {high:g} here: say range: or normalize: true"
+                f"{span(raw[:, ~unknown])}; normals have numbers from {low:g} to {high:g} here: say range: or normalize: true"
             )
         if whole or self.normalize:
-            length = np.sqrt(np.einsum("hwc,hwc->hw", values, values))
+            length = np.sqrt(np.einsum("chw,chw->hw", values, values))
             if not self.normalize and (~unknown).any() and (np.abs(length[~unknown] - 1) > 0.25).mean() > 0.1:
                 raise ValueError("most of its normals have not length 1: say range:, or normalize: true")
-            values = values / np.maximum(length, 1e-6)[..., None]
-        return planes(np.ascontiguousarray(values))
+            values /= np.maximum(length, 1e-6)
+        return values
 
 
 _SAY = "say void: [...] or valid: [low, high]"
@@ -340,13 +359,19 @@ def _load_exr(path: Path) -> np.ndarray:
         import OpenEXR
     except ImportError:
         raise ValueError("EXR files need a package: pip install OpenEXR; or save it as .npy") from None
-    with OpenEXR.File(str(path)) as file:
-        channels = {name: channel.pixels for name, channel in file.channels().items()}
+    try:
+        with OpenEXR.File(str(path)) as file:
+            found = {name: channel.pixels for name, channel in file.channels().items()}
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"cannot read it as EXR: {error}") from None
+    ends = [name.rpartition(".")[2] for name in found]
+    # programs write the names of layers before those of channels
+    channels = dict(zip(ends, found.values(), strict=True)) if len(set(ends)) == len(ends) else found
     if {"X", "Y", "Z"} <= set(channels):
         return np.stack([channels[name] for name in "XYZ"], axis=-1)
     array = next((channels[name] for name in ("Z", "Y", "RGB", "RGBA", "R", "V") if name in channels), None)
     if array is None:
-        raise ValueError(f"it has the channels {', '.join(channels)}; one of Z, Y, R, RGB is needed")
+        raise ValueError(f"it has the channels {', '.join(found)}; one of Z, Y, R, V, RGB is needed")
     return np.asarray(array)
 
 
@@ -354,7 +379,10 @@ def one_channel(array: np.ndarray, otherwise: str = "it has colors, and should b
     """(H, W) of a map with one channel, or with three that are the same, without alpha."""
     if array.ndim == 3 and array.shape[2] in (2, 3, 4):
         shown = array[..., : 1 if array.shape[2] == 2 else 3]
-        if not (shown == shown[..., :1]).all():
+        same = (shown == shown[..., :1]) | (
+            (shown != shown) & (shown[..., :1] != shown[..., :1])
+        )  # NaN is unlike itself
+        if not same.all():
             raise ValueError(otherwise)
         array = shown[..., :1]
     return plane(array, "a map")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.file_checks import file_identity
+from tasks.map_files import is_hidden
 from tasks.map_formats import ARRAYS, IMAGES, MapFormat
 from tasks.table_files import TextTable, is_missing, read_table
 from tasks.table_splits import PARTS, Shares, split_rows
@@ -32,18 +34,28 @@ class MapRows:
     Args:
         rows: Name -> file; ``image``, and the maps that the sample has.
         parts: train, val and test -> numbers of rows.
-        table: The names of the files, where they are, and the part of each row.
+        table: The names of the files, where they are, the labels, and the part of each row.
+        source: The table of paths, or one of the names of images.
     """
 
     rows: Sequence[Mapping[str, Path]]
     parts: Mapping[str, np.ndarray]
     table: TextTable
+    source: TextTable
 
     @classmethod
     def of(
-        cls, source: TextTable, root: Path, rows: Sequence[Mapping[str, Path]], parts: Mapping[str, np.ndarray]
+        cls,
+        source: TextTable,
+        root: Path,
+        rows: Sequence[Mapping[str, Path]],
+        parts: Mapping[str, np.ndarray],
+        labels: Sequence[str] = (),
     ) -> MapRows:
-        """With the table of the files in ``root``, whose lines are those of ``source``."""
+        """With the table of the files in ``root``, whose lines are those of ``source``.
+
+        ``labels`` are columns of that, which are as much a part of the data.
+        """
         names = list(dict.fromkeys(name for row in rows for name in row))
         columns: dict[str, list[str]] = {
             name: [os.path.relpath(row[name], root).replace(os.sep, "/") if name in row else "" for row in rows]
@@ -51,22 +63,31 @@ class MapRows:
         }
         part_of = {int(row): part for part, chosen in parts.items() for row in chosen}
         columns["split"] = [part_of[row] for row in range(len(rows))]
-        return cls(rows, parts, replace(TextTable.of_columns("maps", source.source, columns), lines=source.lines))
+        columns |= {name: source.cells(source.column(name)) for name in labels}
+        table = replace(TextTable.of_columns("maps", source.source, columns, "image"), lines=source.lines)
+        return cls(rows, parts, table, source)
 
 
 def rows_of_folders(root: Path, images: str, formats: Mapping[str, MapFormat], shares: Shares, seed: int) -> MapRows:
     """Samples in folders of ``root``. Raises DataError for a file that belongs to nothing."""
+    if root.is_file():
+        raise DataError(f"maps: {root} is a file; if it is a table of paths, give task.csv instead of task.root")
     if not root.is_dir():
         raise DataError(
             f"maps: there is no folder {root}; task.root names the one with the folders {images} and {', '.join(formats)}"
         )
     halves = {name: part for name, part in _FOLDERS.items() if (root / name / images).is_dir()}
-    if halves and (root / images).is_dir() and any((root / images).iterdir()):
+    if halves and (root / images).is_dir() and any(not is_hidden(path) for path in (root / images).iterdir()):
         raise DataError(f"maps: {root} has both {images} and {min(halves)}/{images}; keep one of them")
     rows: dict[str, dict[str, Path]] = {}
     for prefix in halves or {"": ""}:
         rows |= {f"{prefix}/{key}".strip("/"): row for key, row in _paired(root / prefix, images, formats).items()}
     keys = list(rows)
+    seen: dict[object, Path] = {}
+    for row in rows.values():
+        first = seen.setdefault(file_identity(row["image"]), row["image"])
+        if first != row["image"]:
+            raise DataError(f"maps: {first} and {row['image']} are links to one file; keep one of them")
     heads = {key: _FOLDERS.get(key.partition("/")[0].lower()) if "/" in key else None for key in keys}
     named = set(heads.values())
     table = TextTable.of_columns("maps", str(root), {"image": keys})
@@ -119,7 +140,7 @@ def _files(folder: Path, endings: Collection[str], what: str) -> dict[str, Path]
         for name in sorted(names):
             path = Path(place, name)
             ending = path.suffix.lower()
-            if name.startswith(".") or ending in _BESIDE:
+            if is_hidden(path) or ending in _BESIDE:
                 continue
             if ending not in endings:
                 raise DataError(f"maps: {path} is no {what}; these end in {', '.join(endings)}: convert or remove it")
@@ -133,11 +154,18 @@ def _files(folder: Path, endings: Collection[str], what: str) -> dict[str, Path]
 
 
 def rows_of_table(
-    path: Path, folder: Path | None, images: str, formats: Mapping[str, MapFormat], shares: Shares | None, seed: int
+    path: Path,
+    folder: Path | None,
+    images: str,
+    formats: Mapping[str, MapFormat],
+    shares: Shares | None,
+    seed: int,
+    labels: Sequence[str] = (),
 ) -> tuple[MapRows, tuple[str, ...]]:
     """Samples in the lines of a table, and what is to be said of how it was read.
 
-    Without ``shares``, all of them are train, val and test. Raises DataError for a file that is missing or named twice.
+    Without ``shares``, all of them are train, val and test. ``labels`` are columns with labels. Raises DataError for a file that
+    is missing or named twice.
     """
     table = read_table(path, "maps")
     if not len(table):
@@ -150,7 +178,7 @@ def rows_of_table(
         )
     columns = {"image": table.column(column), **{name: table.column(form.folder) for name, form in formats.items()}}
     rows: list[dict[str, Path]] = []
-    seen: dict[Path, int] = {}
+    seen: dict[object, int] = {}
     for number, cells in enumerate(table.rows(list(columns.values()))):
         row = {
             name: root / cell.replace("\\", "/")
@@ -158,13 +186,15 @@ def rows_of_table(
             if not is_missing(cell)
         }
         for name, file in row.items():
+            if file.name.startswith("._"):
+                raise table.error(number, f"{file} has attributes of macOS, and no picture; remove the line")
             if not file.is_file():
                 raise table.error(
                     number, f"there is no {name} {file}; paths count from {root.resolve()}, or from task.folder"
                 )
         if "image" not in row:
             raise table.error(number, "the image is empty; remove the line")
-        real = row["image"].resolve()
+        real = file_identity(row["image"])
         if real in seen:
             raise table.error(
                 number, f"{row['image']} is on an earlier line, number {seen[real]}, already; keep one of them"
@@ -178,5 +208,7 @@ def rows_of_table(
             )
     keys = [os.path.relpath(row["image"], root).replace(os.sep, "/") for row in rows]
     if shares is None:
-        return MapRows.of(table, root, rows, dict.fromkeys(PARTS, np.arange(len(rows)))), table.notes
-    return MapRows.of(table, root, rows, split_rows(table, keys, shares=shares, seed=seed)), table.notes
+        parts = dict.fromkeys(PARTS, np.arange(len(rows)))
+    else:
+        parts = split_rows(table, keys, shares=shares, seed=seed)
+    return MapRows.of(table, root, rows, parts, labels), table.notes

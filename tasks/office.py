@@ -20,6 +20,7 @@ H. Venkateswara et al., "Deep Hashing Network for Unsupervised Domain Adaptation
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,8 @@ from tasks.criteria import CrossEntropy
 from tasks.image_reading import ImageFiles, View, check_images
 from tasks.metrics import accuracy
 from tasks.registry import register_task
+from tasks.table_files import TextTable
+from tasks.table_splits import kept_fingerprint
 from tasks.task import Batch, DataError, Objective, Splits, Task, TensorData
 
 _DOMAINS = {"office_31": ("amazon", "dslr", "webcam"), "office_home": ("Art", "Clipart", "Product", "Real_World")}
@@ -132,7 +135,16 @@ class Office(Task):
                 raise DataError(
                     f"office: {images} has changed since training: class {number} was {then}, and is {now}; restore the images"
                 )
-        return Splits(*splits, state={"classes": classes})
+        rows = [
+            (os.path.relpath(path, images).replace(os.sep, "/"), domain, split, str(label))
+            for split, part in zip(("train", "val", "test"), splits, strict=True)
+            for domain, files in part.parts.items()
+            for path, label in zip(files.paths, files.targets[domain].tolist(), strict=True)
+        ]
+        columns = dict(zip(("image", "domain", "split", "class"), map(list, zip(*rows, strict=True)), strict=True))
+        listing = TextTable.of_columns("office", str(images), columns, "image")
+        seen = kept_fingerprint(listing, self._state.get("table"), another=False)
+        return Splits(*splits, state={"classes": classes, "table": seen})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the names of the classes, which are those of the folders."""

@@ -38,8 +38,7 @@ def resize_sample(sample: Sample, height: int, width: int) -> Sample:
 def crop_sample(sample: Sample, height: int, width: int) -> Sample:
     """The middle of all maps, of the shape that is asked for, at this size."""
     rows, columns = sample["image"].shape[:2]
-    scale = min(rows / height, columns / width)
-    kept = min(round(height * scale), rows), min(round(width * scale), columns)
+    kept = kept_shape((rows, columns), (height, width))
     top, left = (rows - kept[0]) // 2, (columns - kept[1]) // 2
     window = (slice(top, top + kept[0]), slice(left, left + kept[1]))
     middle = {
@@ -49,6 +48,12 @@ def crop_sample(sample: Sample, height: int, width: int) -> Sample:
         for name, values in sample.items()
     }
     return resize_sample(middle, height, width)
+
+
+def kept_shape(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Of a picture, height and width of the largest part with the shape of ``size``."""
+    scale = min(shape[0] / size[0], shape[1] / size[1])
+    return min(round(size[0] * scale), shape[0]), min(round(size[1] * scale), shape[1])
 
 
 def nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:

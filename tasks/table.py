@@ -41,7 +41,15 @@ from tasks.table_inputs import (
     input_state,
     restore_input,
 )
-from tasks.table_labels import Label, choose_labels, fit_label, infer_kind, known_rows
+from tasks.table_labels import (
+    Label,
+    check_labelled,
+    choose_labels,
+    fit_label,
+    infer_kind,
+    known_rows,
+    label_note,
+)
 from tasks.table_splits import (
     PARTS,
     Shares,
@@ -203,12 +211,7 @@ class Table(Task):
         for label in labels:
             known = known_rows(targets[label.name])
             for part, rows in parts.items():
-                count = int(known[torch.from_numpy(rows)].sum())
-                if count < 2:
-                    raise DataError(
-                        f"table: {table.source} has {count} labels of {label.column!r} in the split {part!r}, and needs at least 2; "
-                        "label more rows, or leave the objective out"
-                    )
+                check_labelled(label, known[torch.from_numpy(rows)], part, f"table: {table.source}")
         tensors = self._tensors(reader, inputs)
 
         def part_of(part: str) -> TensorData:
@@ -422,19 +425,5 @@ def _notes(
     notes += ["inputs: " + "; ".join(f"{c.name} {c.summary()}{missing(c.missing)}" for c in inputs)]
     if left_out:
         notes.append("left out: " + "; ".join(f"{name} ({reason})" for name, reason in left_out.items()))
-    for label in labels:
-        share = 1 - float(known_rows(targets[label.name]).double().mean())
-        names = ", ".join(label.classes[:8]) + (f" and {len(label.classes) - 8} more" if len(label.classes) > 8 else "")
-        what = f": {names}" if names else ""
-        train = targets[label.name][torch.from_numpy(parts["train"])]
-        if label.kind in ("classes", "ordered"):
-            unseen = [name for code, name in enumerate(label.classes) if not bool((train == code).any())]
-            what += f" (not in the training rows: {', '.join(unseen)})" if unseen else ""
-            mark = next((m for m in ",|/" if 2 * sum(m in name for name in label.classes) > len(label.classes) > 4), "")
-            what += f" (several in a cell? {{kind: tags, separator: '{mark}'}} tells them apart)" if mark else ""
-        elif label.kind == "tags":
-            without = float((train == 0).all(1).double().mean())
-            what += f"; {100 * without:.2g} % of rows without any" if without else ""
-        how = label.criterion["name"]
-        notes.append(f"objective {label.column}: {label.kind}{what}{missing(share)}; {how}")
+    notes += [label_note(label, targets[label.name], parts["train"]) for label in labels]
     return notes

@@ -63,6 +63,8 @@ _FOREIGN = {
     b"\x89PNG": "a picture",
     b"\xff\xd8\xff": "a picture",
 }
+_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml|head|body)\b", re.IGNORECASE)
+_JSON = re.compile(rb'\s*(\[\s*)?[{\[]\s*["{\[\]}]')
 _NAMES = {"cp1252": "Windows-1252", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
 _PLAIN = re.compile(r"[+-]?\d+(\.\d*)?")
 _COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)?,\d+([eE][+-]?\d+)?")
@@ -85,6 +87,7 @@ class TextTable:
         delimiter: What is between the cells.
         encoding: Of the file, by Python's name.
         notes: What a reader should know, e.g. that the file is in Windows-1252; none if there is nothing special.
+        key: Column that names rows in messages, where they have no lines.
     """
 
     owner: str
@@ -94,10 +97,13 @@ class TextTable:
     delimiter: str = ","
     encoding: str = "utf-8"
     notes: tuple[str, ...] = ()
+    key: str = ""
     _count: int = field(default=-1, repr=False)
 
     @classmethod
-    def of_columns(cls, owner: str, source: str, columns: Mapping[str, Sequence[str] | np.ndarray]) -> TextTable:
+    def of_columns(
+        cls, owner: str, source: str, columns: Mapping[str, Sequence[str] | np.ndarray], key: str = ""
+    ) -> TextTable:
         """A table in memory: texts, or float arrays, all of the same length."""
         stored: dict[str, Sequence[str] | np.ndarray] = {}
         for name, cells in columns.items():
@@ -106,7 +112,7 @@ class TextTable:
             else:
                 starts = range(0, len(cells), _BLOCK)
                 stored[name] = [_END.join(map(str, cells[start : start + _BLOCK])) for start in starts]
-        return cls(owner, source, stored, _count=len(next(iter(columns.values()), ())))
+        return cls(owner, source, stored, key=key, _count=len(next(iter(columns.values()), ())))
 
     def __len__(self) -> int:
         return self._count if self.lines is None else len(self.lines)
@@ -118,8 +124,13 @@ class TextTable:
 
     def error(self, row: int, message: str) -> DataError:
         """DataError about a row, which counts from 0."""
-        where = f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
-        return DataError(f"{self.owner}: {self.source}, {where}: {message}")
+        return DataError(f"{self.owner}: {self.source}, {self.place(row)}: {message}")
+
+    def place(self, row: int) -> str:
+        """Where a row is, in words."""
+        if self.lines is not None:
+            return f"line {self.lines[row]}"
+        return f"row {row + 1}" + (f" ({self.cells(self.key)[row]})" if self.key else "")
 
     def find(self, name: str) -> str | None:
         """The column of this name; case is ignored unless two columns differ in nothing else.
@@ -522,12 +533,21 @@ def _encoding(path: str | Path, owner: str, content: bytes | None) -> str:
     """
     with _open(path, content) as file:
         start = file.read(_HEAD)
-        for mark, encoding in _MARKS.items():
-            if start.startswith(mark):
-                return encoding
         for mark, kind in _FOREIGN.items():
             if start.startswith(mark):
                 raise DataError(f"{owner}: {path} is {kind}, no text; save the table as CSV UTF-8")
+        if _PAGE.match(start.removeprefix(codecs.BOM_UTF8)):
+            raise DataError(
+                f"{owner}: {path} is a web page (HTML or XML), no table; a server may have answered with a page to log in: download the "
+                "table itself, and save it as CSV UTF-8"
+            )
+        if _JSON.match(start.removeprefix(codecs.BOM_UTF8)):
+            raise DataError(
+                f"{owner}: {path} is JSON, no table; write it as CSV, a line for each row: pandas.read_json(...).to_csv(...)"
+            )
+        for mark, encoding in _MARKS.items():
+            if start.startswith(mark):
+                return encoding
         zeros = [start[place::2].count(0) for place in (0, 1)]
         if max(zeros) > 0.4 * len(start) / 2 and min(zeros) < 0.1 * max(zeros):
             return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"

@@ -36,6 +36,7 @@ class LabelChoice:
         order: Of the classes, from the lowest.
         separator: Between tags.
         empty: Whether a cell without tags says that there are none, or that they are not known.
+        key: Of the configuration, as messages name it.
     """
 
     column: str
@@ -44,6 +45,7 @@ class LabelChoice:
     order: tuple[str, ...] = ()
     separator: str = ";"
     empty: Empty = "none"
+    key: str = "task.objectives"
 
 
 def objective_name(column: str) -> str:
@@ -53,18 +55,19 @@ def objective_name(column: str) -> str:
 
 
 def choose_labels(
-    owner: str, objectives: Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None
+    owner: str, objectives: Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None, key: str = "objectives"
 ) -> dict[str, LabelChoice]:
-    """Objective -> choice. Raises ValueError for an unknown kind or option, or a name twice.
+    """Objective -> choice, from the option ``key`` of a task.
 
-    A mapping from columns; or a list of columns, of texts ``column: kind``, or of mappings with the key ``column``.
+    A mapping from columns; or a list of columns, of texts ``column: kind``, or of mappings with the key ``column``. Raises
+    ValueError for an unknown kind or option, or a name twice.
     """
     if isinstance(objectives, Mapping):
         chosen = [(str(column), said) for column, said in objectives.items()]
     else:
         listed = [objectives] if isinstance(objectives, str) else objectives or ()
         chosen = [_with_kind(owner, each) for each in listed]
-    choices = {objective_name(column): _choice(owner, column, said) for column, said in chosen}
+    choices = {objective_name(column): _choice(owner, key, column, said) for column, said in chosen}
     for name in choices:
         same = [repr(column) for column, _ in chosen if objective_name(column) == name]
         if len(same) > 1:
@@ -86,8 +89,8 @@ def _with_kind(owner: str, said: str | Mapping[str, Any]) -> tuple[str, Any]:
     return (column, kind) if column and kind in LABEL_KINDS else (str(said), None)
 
 
-def _choice(owner: str, column: str, said: Any) -> LabelChoice:
-    key = f"{owner}: objectives.{column}"
+def _choice(owner: str, option: str, column: str, said: Any) -> LabelChoice:
+    key = f"{owner}: {option}.{column}"
     section = dict(said) if isinstance(said, Mapping) else {"kind": said}
     kind = section.pop("kind", None)
     if kind is not None and kind not in LABEL_KINDS:
@@ -113,7 +116,7 @@ def _choice(owner: str, column: str, said: Any) -> LabelChoice:
             raise ValueError(f"{key}: {name} must be {wanted[name]}, got {value!r}")
     if "order" in section:
         section["order"] = tuple(map(str, section["order"]))
-    return LabelChoice(column, kind, **section)
+    return LabelChoice(column, kind, **section, key=f"task.{option}")
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,7 @@ def label_numbers(reader: Reader, column: str, kind: str, log: bool = False) -> 
     return values
 
 
-def infer_kind(reader: Reader, column: str, separator: str) -> LabelKind:
+def infer_kind(reader: Reader, column: str, separator: str, key: str = "task.objectives") -> LabelKind:
     """Numbers, classes (texts, or two different numbers), or tags (texts with separators)."""
     table, missing = reader.table, reader.settings.missing
     if reader.is_number(column):
@@ -225,7 +228,7 @@ def infer_kind(reader: Reader, column: str, separator: str) -> LabelKind:
     cells = {cell: count for cell, count in Counter(table.cells(column)).items() if not is_missing(cell, missing)}
     if any(separator in cell for cell in cells):
         return "tags"
-    reader.check_alike(column, cells, f"set task.objectives={{{column}: classes}}")
+    reader.check_alike(column, cells, f"set {key}={{{column}: classes}}")
     return "classes"
 
 
@@ -240,7 +243,7 @@ def fit_label(
     """A label fitted to the training rows. Raises DataError for a column that cannot be learned."""
     table, missing = reader.table, reader.settings.missing
     column = table.column(choice.column)
-    kind = choice.kind or infer_kind(reader, column, choice.separator)
+    kind = choice.kind or infer_kind(reader, column, choice.separator, choice.key)
     chosen = criterion or default_criterion(f"task.criteria.{name}", kind)
     start = f"{table.owner}: {table.source}"
     facts: dict[str, Any] = {"unit": f"{choice.column}, standardised" if chosen.standardized else choice.column}
@@ -262,7 +265,7 @@ def fit_label(
                 words = ", ".join(found.classes[:8])
                 raise DataError(
                     f"{start}: {column!r} needs the order of its classes ({words}), from the lowest: "
-                    f"task.objectives={{{choice.column}: {{kind: ordered, order: [...]}}}}"
+                    f"{choice.key}={{{choice.column}: {{kind: ordered, order: [...]}}}}"
                 )
             if len(found.classes) > 2 and 2 * len(found.classes) > count:
                 raise DataError(
@@ -278,7 +281,7 @@ def fit_label(
         if not tags or len(tags) > _MOST_TAGS:
             raise DataError(
                 f"{start}: column {column!r} has {len(tags)} tags in its training rows, and needs 1 to {_MOST_TAGS}; "
-                f"are they separated by {choice.separator!r}? Set task.objectives={{{choice.column}: {{kind: tags, separator: ...}}}}"
+                f"are they separated by {choice.separator!r}? Set {choice.key}={{{choice.column}: {{kind: tags, separator: ...}}}}"
             )
         facts |= {"classes": tuple(sorted(tags)), "separator": choice.separator}
     try:
@@ -327,3 +330,31 @@ def _check(label: Label, targets: Tensor, train: np.ndarray, start: str) -> None
 def known_rows(targets: Tensor) -> Tensor:
     """(N,) which rows have a label."""
     return ~targets.isnan().any(1) if targets.is_floating_point() else targets != -1
+
+
+def check_labelled(label: Label, known: Tensor, part: str, start: str) -> None:
+    """Raise DataError unless two rows of a part have a label; ``start`` begins the message."""
+    count = int(known.sum())
+    if count < 2:
+        raise DataError(
+            f"{start} has {count} labels of {label.column!r} in the split {part!r}, and needs at least 2; label more rows, or leave "
+            "the objective out"
+        )
+
+
+def label_note(label: Label, targets: Tensor, train: np.ndarray) -> str:
+    """How a column was understood, in a line."""
+    absent = 1 - float(known_rows(targets).double().mean())
+    names = ", ".join(label.classes[:8]) + (f" and {len(label.classes) - 8} more" if len(label.classes) > 8 else "")
+    what = f": {names}" if names else ""
+    trained = targets[torch.from_numpy(train)]
+    if label.kind in ("classes", "ordered"):
+        unseen = [name for code, name in enumerate(label.classes) if not bool((trained == code).any())]
+        what += f" (not in the training rows: {', '.join(unseen)})" if unseen else ""
+        mark = next((m for m in ",|/" if 2 * sum(m in name for name in label.classes) > len(label.classes) > 4), "")
+        what += f" (several in a cell? {{kind: tags, separator: '{mark}'}} tells them apart)" if mark else ""
+    elif label.kind == "tags":
+        without = float((trained == 0).all(1).double().mean())
+        what += f"; {100 * without:.2g} % of rows without any" if without else ""
+    missing = f", {100 * absent:.2g} % missing" if absent else ""
+    return f"objective {label.column}: {label.kind}{what}{missing}; {label.criterion['name']}"

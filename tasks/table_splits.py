@@ -218,27 +218,38 @@ def difference(table: TextTable, names: Sequence[str], known: Mapping[str, Any])
         return ""
     counted = f"{then} rows then, {rows} now" if rows != then else f"{rows} rows as before"
     if rows > then and same:
-        return f"{counted}: {rows - then} added at the end, from {_place(table, then)} on"
+        return f"{counted}: {rows - then} added at the end, from {table.place(then)} on"
     pairs = zip(now["blocks"], known["blocks"], strict=False)
     first = next((number for number, (a, b) in enumerate(pairs) if a != b), len(now["blocks"]) - 1)
     start, end = first * known["size"], min((first + 1) * known["size"], rows) - 1
     if start > end:
         return f"{counted}: the last are gone"
-    where = _place(table, start) if start == end else f"{_place(table, start)} to {_place(table, end)}"
+    where = table.place(start) if start == end else f"{table.place(start)} to {table.place(end)}"
     changed = [name for name, digest in now["columns"].items() if digest != known["columns"][name]]
     columns = f" in {', '.join(map(repr, changed))}" if len(changed) < len(names) else ""
     return f"{counted}: the first difference{columns} is in {where}"
 
 
-def check_unchanged(table: TextTable, names: Sequence[str], known: Mapping[str, Any]) -> None:
-    """Raise DataError with the difference if these columns have changed."""
+def check_unchanged(table: TextTable, names: Sequence[str], known: Mapping[str, Any], another: bool = True) -> None:
+    """Raise DataError with the difference if these columns have changed.
+
+    ``another``: the task can be tested on another table, which the message says.
+    """
     change = difference(table, names, known)
     if change:
+        hint = "; scripts/evaluate.py run=... task.csv=... tests on another table" if another else ""
         raise DataError(
-            f"{table.owner}: {table.source} has changed since training ({change}); restore it, or train anew; "
-            "scripts/evaluate.py run=... task.csv=... tests on another table"
+            f"{table.owner}: {table.source} has changed since training ({change}); restore it, or train anew{hint}"
         )
 
 
-def _place(table: TextTable, row: int) -> str:
-    return f"row {row + 1}" if table.lines is None else f"line {table.lines[row]}"
+def kept_fingerprint(table: TextTable, known: Mapping[str, Any] | None, another: bool = True) -> dict[str, Any]:
+    """The fingerprint that a run keeps of a table: ``known``, or a new one if that is ``None``.
+
+    Raises DataError as :func:`check_unchanged` does.
+    """
+    names = sorted(table.columns)
+    if known is None:
+        return fingerprint(table, names)
+    check_unchanged(table, names, known, another)
+    return dict(known)

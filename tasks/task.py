@@ -222,8 +222,8 @@ class Task:
             return self.prior_losses(splits)
         if name == "classification":
             return tuple(o.name for o in self.objectives if o.criterion.kind == "classification")
-        if name == "categories":  # which few tasks have
-            return self.info.get(name, ())
+        if name in ("categories", "labels"):  # which few tasks have
+            return self.info.get(name, {} if name == "labels" else ())
         return self.info[name]
 
     def for_model(self, arguments: Collection[str]) -> Self:

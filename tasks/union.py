@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -31,6 +31,7 @@ from balancing.choices import raise_for_choice
 from tasks.batch_order import BatchOrder, Turns
 from tasks.criteria import Criterion
 from tasks.dense_task import DenseTask
+from tasks.dense_windows import Windows
 from tasks.map_kinds import model_info
 from tasks.registry import create_task, register_task, task_arguments
 from tasks.task import Batch, DataError, Objective, Pictures, Prediction, Split, Splits, Task, TensorData
@@ -203,10 +204,26 @@ class Union(Task):
 
     def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
         """What each source makes of its own outputs."""
+        return self._decoded(outputs, lambda task, own: task.decode(own))
+
+    def decode_windows(self, windows: Windows, outputs: Mapping[str, Tensor]) -> Prediction:
+        """The same of a picture, with maps in its size."""
+        center = slice(windows.center, windows.center + 1)
+
+        def decode(task: Task, own: Mapping[str, Tensor]) -> Prediction:
+            if isinstance(task, DenseTask):
+                return task.decode_windows(windows, own)
+            return task.decode({name: values[center] for name, values in own.items()})
+
+        return self._decoded(outputs, decode)
+
+    def _decoded(
+        self, outputs: Mapping[str, Tensor], decode: Callable[[Task, Mapping[str, Tensor]], Prediction]
+    ) -> Prediction:
         whole = Prediction()
         for source, task in self.sources.items():
             own = {name: values for name, values in outputs.items() if self.owners[name] == source}
-            part = task.decode(own) if own else whole
+            part = decode(task, own) if own else whole
             fields = ("cells", "maps", "pictures", "legends")
             whole = Prediction(**{name: {**getattr(whole, name), **getattr(part, name)} for name in fields})
         return whole

@@ -242,15 +242,29 @@ def test_maps_are_what_the_model_says_of_the_picture(run_of, room, tmp_path):
     assert not (tmp_path / "predictions.csv").exists()
 
 
-def test_a_photograph_of_any_size_is_brought_to_that_of_training(run_of, room, tmp_path):
+def test_a_photograph_of_any_size_is_seen_in_that_of_training_and_predicted_in_its_own(run_of, room, tmp_path):
     pixels = (np.load(room) * 255).round().astype(np.uint8)
     Image.fromarray(np.kron(pixels, np.ones((2, 2, 1), np.uint8))).save(tmp_path / "large.png")
     Image.fromarray(pixels).save(tmp_path / "small.png")
-    predict.main([f"run={run_of('maps')}", f"input={tmp_path}", f"output={tmp_path / 'out'}"])
+    words = [f"run={run_of('maps')}", f"input={tmp_path}"]
+    predict.main([*words, f"output={tmp_path / 'out'}"])
+    predict.main([*words, f"output={tmp_path / 'model'}", "size=model"])
     for name in ("segmentation", "depth", "normals"):
-        large, small = (np.load(tmp_path / f"out/{stem}-{name}.npy") for stem in ("large", "small"))
+        large, small = (np.load(tmp_path / f"model/{stem}-{name}.npy") for stem in ("large", "small"))
         assert large.shape[:2] == (24, 32)
         np.testing.assert_allclose(large, small, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(small, np.load(tmp_path / f"out/small-{name}.npy"))
+        assert np.load(tmp_path / f"out/large-{name}.npy").shape[:2] == (48, 64)
+    large, small = (np.load(tmp_path / f"out/{stem}-segmentation.npy") for stem in ("large", "small"))
+    assert (large == np.kron(small, np.ones((2, 2), np.uint8))).mean() > 0.8
+
+
+def test_a_size_that_there_is_not_is_refused(run_of, tmp_path, capsys):
+    Image.new("RGB", (32, 24)).save(tmp_path / "picture.png")
+    run = run_of("maps")
+    capsys.readouterr()
+    error = told(capsys, f"run={run}", f"input={tmp_path}", f"output={tmp_path / 'out'}", "size=large")
+    assert "size must be picture or model, got 'large'" in error
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGBA", 4), ("P", 1)])

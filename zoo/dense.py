@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.checks import check_at_least
-from zoo.maps import MAPS, MapModel, Maps, conv_block, map_info, map_sizes
+from zoo.maps import MAPS, MapModel, Maps, conv_block, label_heads, map_info, map_sizes
 from zoo.registry import register_model, register_variant
 from zoo.timm_models import create_timm, fitting_size, timm_name
 
@@ -94,6 +94,7 @@ class Dense(MapModel):
         pretrained: Start the encoder from the weights that timm has for it.
         pretrained_file: File with such weights, with ``pretrained``; otherwise they are downloaded.
         image_size: Height and width of the image, for encoders that are made for one size, such as transformers.
+        labels: Label of the whole image -> number of outputs, from the mean of the coarsest stage.
 
     Raises:
         ValueError: Maps, a size or an encoder that cannot be, or weights that cannot be had.
@@ -109,6 +110,7 @@ class Dense(MapModel):
         pretrained: bool = False,
         pretrained_file: str | None = None,
         image_size: Sequence[int] | None = None,
+        labels: Mapping[str, int] | None = None,
     ) -> None:
         sizes, kinds = map_sizes("dense", maps, segmentation_classes)
         check_at_least("dense", 1, in_channels=in_channels, width=width)
@@ -120,8 +122,10 @@ class Dense(MapModel):
             fitting = fitting_size("dense", encoder, in_channels, image_size)
             options |= {} if fitting is None else {"img_size": fitting}
         trunk = _Trunk(encoder, options)
-        head = {name: _Decoder(trunk.channels, trunk.strides[0], width, size) for name, size in sizes.items()}
-        super().__init__(trunk, head, kinds)
+        head: dict[str, nn.Module] = {
+            name: _Decoder(trunk.channels, trunk.strides[0], width, size) for name, size in sizes.items()
+        }
+        super().__init__(trunk, head | label_heads("dense", labels, sizes, trunk.channels[-1], -1), kinds)
         if pretrained:
             source = create_timm("dense", "encoder", encoder, True, pretrained_file, **options)
             trunk.encoder.load_state_dict(source.state_dict())

@@ -20,13 +20,14 @@ et al., "Multi-Task Learning for Dense Prediction Tasks: A Survey", TPAMI 2022. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.checks import check_at_least
-from zoo.maps import MAPS, MapModel, Maps, map_info, map_sizes
+from zoo.maps import MAPS, MapModel, Maps, label_heads, map_info, map_sizes
 from zoo.registry import register_model
 from zoo.timm_models import create_timm, timm_name
 
@@ -81,6 +82,7 @@ class DenseDeepLab(MapModel):
         encoder: A model of timm that can be dilated, such as a ResNet.
         pretrained: Start the encoder from the weights that timm has for it.
         pretrained_file: File with such weights, with ``pretrained``; otherwise they are downloaded.
+        labels: Label of the whole image -> number of outputs, from the mean of the features.
 
     Raises:
         ValueError: No maps, unknown maps or encoder, one that cannot be dilated, or a size out of range.
@@ -94,14 +96,15 @@ class DenseDeepLab(MapModel):
         encoder: str = "resnet50",
         pretrained: bool = False,
         pretrained_file: str | None = None,
+        labels: Mapping[str, int] | None = None,
     ) -> None:
         sizes, kinds = map_sizes("dense_deeplab", maps, segmentation_classes)
         check_at_least("dense_deeplab", 1, in_channels=in_channels)
         encoder = timm_name("dense_deeplab", "encoder", encoder)
         trunk = _Trunk(encoder, in_channels)
         channels = int(trunk.encoder.num_features)  # type: ignore[arg-type]
-        super().__init__(
-            trunk, {name: _Head(channels, size) for name, size in sizes.items()}, kinds, positive_depth=False
-        )
+        head: dict[str, nn.Module] = {name: _Head(channels, size) for name, size in sizes.items()}
+        head |= label_heads("dense_deeplab", labels, sizes, channels, 0)
+        super().__init__(trunk, head, kinds, positive_depth=False)
         if pretrained:
             trunk.encoder.load_state_dict(_encoder(encoder, in_channels, True, pretrained_file).state_dict())

@@ -19,7 +19,7 @@ convolutions between the stages belong to a map each, not to all; so heads read 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from zoo.checks import check_at_least
 from zoo.dense_segnet import SegNet, map_output
-from zoo.maps import MAPS, MapModel, Maps, conv_block, map_info, map_sizes
+from zoo.maps import MAPS, MapModel, Maps, conv_block, label_heads, map_info, map_sizes
 from zoo.registry import register_model
 
 
@@ -92,12 +92,20 @@ class DenseMTAN(MapModel):
         maps: Which of segmentation, depth and normals; or any names with what they are, see :func:`zoo.maps.map_sizes`.
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the paper.
+        labels: Label of the whole image -> number of outputs, from the mean of the coarsest stage.
     """
 
     def __init__(
-        self, in_channels: int = 3, maps: Maps = MAPS, segmentation_classes: int | None = 13, width: int = 64
+        self,
+        in_channels: int = 3,
+        maps: Maps = MAPS,
+        segmentation_classes: int | None = 13,
+        width: int = 64,
+        labels: Mapping[str, int] | None = None,
     ) -> None:
         sizes, kinds = map_sizes("dense_mtan", maps, segmentation_classes)
         check_at_least("dense_mtan", 1, in_channels=in_channels, width=width)
         trunk = _Trunk(in_channels, width)
-        super().__init__(trunk, {name: _Attention(trunk.widths, size) for name, size in sizes.items()}, kinds)
+        head: dict[str, nn.Module] = {name: _Attention(trunk.widths, size) for name, size in sizes.items()}
+        coarsest = 2 * len(trunk.widths) - 1  # the last tensor of the encoder
+        super().__init__(trunk, head | label_heads("dense_mtan", labels, sizes, trunk.widths[-1], coarsest), kinds)

@@ -21,7 +21,7 @@ Learning as a Bargaining Game", ICML 2022. Differs from that code in that masks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from zoo.base import BaseModel
 from zoo.checks import check_at_least
 from zoo.dense_mtan import attend, attention_mask
 from zoo.dense_segnet import SegNet, init_as_published, map_output
-from zoo.maps import MAPS, Maps, conv_block, finish_maps, map_info, map_sizes
+from zoo.maps import MAPS, Maps, conv_block, finish_maps, label_heads, map_info, map_sizes
 from zoo.registry import register_model
 
 
@@ -70,38 +70,51 @@ class DenseMTANOriginal(BaseModel):
         maps: Which of segmentation, depth and normals; or any names with what they are, see :func:`zoo.maps.map_sizes`.
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the papers.
+        labels: Label of the whole image -> number of outputs, from the mean of the SegNet's coarsest stage.
     """
 
     def __init__(
-        self, in_channels: int = 3, maps: Maps = MAPS, segmentation_classes: int | None = 13, width: int = 64
+        self,
+        in_channels: int = 3,
+        maps: Maps = MAPS,
+        segmentation_classes: int | None = 13,
+        width: int = 64,
+        labels: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         sizes, kinds = map_sizes("dense_mtan_original", maps, segmentation_classes)
         check_at_least("dense_mtan_original", 1, in_channels=in_channels, width=width)
-        self.objectives, self.kinds = tuple(sizes), kinds
+        self.kinds = kinds
         self.shared = _Shared(in_channels, width)
         self.masks = nn.ModuleDict({name: _Masks(self.shared.segnet.widths) for name in sizes})
         self.head = nn.ModuleDict({name: map_output(width, size) for name, size in sizes.items()})
         init_as_published(self)
+        self.head.update(label_heads("dense_mtan_original", labels, sizes, self.shared.segnet.widths[-1]))
+        self.objectives = tuple(self.head)
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, C, H, W) -> (B, width, H, W) for each map."""
+        """(B, C, H, W) -> (B, width, H, W) for each map; with labels, the coarsest stage too."""
         shared, stages = self.shared, self.shared.segnet.stages(image)
         every_masks = cast(Sequence[_Masks], self.masks.values())
-        return tuple(attend(stages, masks.down, shared.down, masks.up, shared.up) for masks in every_masks)
+        paths = [attend(stages, masks.down, shared.down, masks.up, shared.up) for masks in every_masks]
+        coarsest = stages[len(stages) // 2 - 1][1]
+        # a copy, as no feature may be computed from another: gradients at them would count twice
+        return (*paths, coarsest.view_as(coarsest)) if len(self.head) > len(paths) else tuple(paths)
 
     def heads(self, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Features -> logits, depths, unit vectors."""
-        maps = {name: head(part) for (name, head), part in zip(self.head.items(), features, strict=True)}
-        return finish_maps(maps, self.kinds, positive_depth=False)
+        """Features -> logits, depths, unit vectors; labels (B, size)."""
+        places = {name: place for place, name in enumerate(self.masks)}
+        outputs = {name: head(features[places.get(name, -1)]) for name, head in self.head.items()}
+        return finish_maps(outputs, self.kinds, positive_depth=False)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, C, H, W) -> one map (B, size, H, W) per objective."""
+        """(B, C, H, W) -> a map (B, size, H, W) or a label (B, size) per objective."""
         return self.heads(self.features(image))
 
     def head_parameters(self, name: str) -> list[nn.Parameter]:
-        """Masks and head of ``name``."""
-        return [*self.masks[name].parameters(), *self.head[name].parameters()]
+        """Head of ``name``, and masks if it is a map."""
+        masks = self.masks[name].parameters() if name in self.masks else ()
+        return [*masks, *self.head[name].parameters()]
 
     def networks(self) -> dict[str, nn.Module]:
         """The shared part, the masks and the heads, for an optimizer each."""

@@ -19,11 +19,13 @@ Multi-Task Learning with Attention", CVPR 2019.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.checks import check_at_least
-from zoo.maps import MAPS, MapModel, Maps, conv_block, map_info, map_sizes
+from zoo.maps import MAPS, MapModel, Maps, conv_block, label_heads, map_info, map_sizes
 from zoo.registry import register_model
 
 _DEPTHS = (2, 2, 3, 3, 3)  # convolutions per stage, those of VGG-16
@@ -105,6 +107,7 @@ class DenseSegNet(MapModel):
         segmentation_classes: Number of classes, if there is a segmentation.
         width: Channels of the first stage; 64 in the papers.
         original: Depths may be negative and weights start by Xavier's rule, as in the code behind the published tables.
+        labels: Label of the whole image -> number of outputs, from the mean of the decoder's output.
     """
 
     def __init__(
@@ -114,10 +117,12 @@ class DenseSegNet(MapModel):
         segmentation_classes: int | None = 13,
         width: int = 64,
         original: bool = False,
+        labels: Mapping[str, int] | None = None,
     ) -> None:
         sizes, kinds = map_sizes("dense_segnet", maps, segmentation_classes)
         check_at_least("dense_segnet", 1, in_channels=in_channels, width=width)
-        head = {name: map_output(width, size) for name, size in sizes.items()}
+        head: dict[str, nn.Module] = {name: map_output(width, size) for name, size in sizes.items()}
+        head |= label_heads("dense_segnet", labels, sizes, width)
         super().__init__(SegNet(in_channels, width), head, kinds, positive_depth=not original)
         if original:
             init_as_published(self)

@@ -1,10 +1,12 @@
-"""Common parts of models for maps: kinds of maps, and outputs of heads as maps.
+"""Common parts of models for maps: kinds of maps, outputs as maps, heads for labels.
 
 kind                channels   output
 classes             classes    logits
 binary, share       1          a logit, of a yes or of a number in [0, 1]
 depth, disparity    1          positive numbers, or any number where a model says so
 normals             3          unit vectors
+
+A label of the whole image is a linear layer on the mean of some features of the trunk over all places.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from balancing.registry import suggestion
 from zoo.base import TrunkModel
+from zoo.checks import check_at_least
 from zoo.registry import ModelInfo
 
 MAPS = ("segmentation", "depth", "normals")
@@ -27,7 +30,7 @@ _CHANNELS = {"classes": 0, "binary": 1, "share": 1, "depth": 1, "disparity": 1, 
 
 def map_info(summary: str, origin: str) -> ModelInfo:
     """Description of a model for maps."""
-    objectives = "maps of any names: classes, binary, share, depth, disparity, normals"
+    objectives = "maps of any names: classes, binary, share, depth, disparity, normals; labels of the whole image"
     return ModelInfo(summary, "image (B, in_channels, H, W)", objectives, "rooms", origin)
 
 
@@ -82,6 +85,50 @@ def check_map_name(owner: str, name: str) -> None:
         raise ValueError(f"{owner}: a map cannot be called {name!r}; take another name, of letters, digits and _")
 
 
+class LabelHead(nn.Module):
+    """Linear layer on the mean of a tensor over its places.
+
+    Args:
+        channels: Of the tensor (B, channels, H, W).
+        outputs: Of the layer.
+        place: Of the tensor among the features; ``None``: it is all of them.
+    """
+
+    def __init__(self, channels: int, outputs: int, place: int | None = None) -> None:
+        super().__init__()
+        self.place = place
+        self.output = nn.Linear(channels, outputs)
+
+    def forward(self, features: Any) -> Tensor:
+        values = features if self.place is None else features[self.place]
+        return self.output(values.mean((-2, -1)))
+
+
+def label_heads(
+    model: str, labels: Mapping[str, int] | None, maps: Mapping[str, int], channels: int, place: int | None = None
+) -> dict[str, LabelHead]:
+    """A head for each label of the whole image.
+
+    Args:
+        model: Begins the messages.
+        labels: Name -> number of outputs.
+        maps: Names that are taken.
+        channels: See :class:`LabelHead`.
+        place: Likewise.
+
+    Raises:
+        ValueError: A name that is taken or cannot be, or a size below 1.
+    """
+    heads = {}
+    for name, size in (labels or {}).items():
+        check_map_name(model, name)
+        check_at_least(model, 1, **{f"the size of label {name!r}": size})
+        if name in maps:
+            raise ValueError(f"{model}: a map and a label are both called {name!r}; rename one")
+        heads[name] = LabelHead(channels, size, place)
+    return heads
+
+
 def conv_block(inputs: int, outputs: int) -> nn.Sequential:
     """(B, inputs, H, W) -> Conv 3x3 -> BatchNorm -> ReLU -> (B, outputs, H, W)."""
     return nn.Sequential(
@@ -90,23 +137,27 @@ def conv_block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def finish_maps(maps: Mapping[str, Tensor], kinds: Mapping[str, str], positive_depth: bool) -> dict[str, Tensor]:
-    """Outputs of the heads -> logits, depths (``positive_depth``: greater than 0), unit vectors."""
+    """Outputs of the heads -> logits, depths (``positive_depth``: greater than 0), unit vectors.
+
+    Outputs without a kind, those of labels, stay as they are.
+    """
     finished = dict(maps)
     for name, values in maps.items():
-        if positive_depth and kinds[name] in ("depth", "disparity"):
+        kind = kinds.get(name)
+        if positive_depth and kind in ("depth", "disparity"):
             finished[name] = F.softplus(values)
-        if kinds[name] == "normals":
+        if kind == "normals":
             # half precision cannot hold the small number that keeps the length of a zero vector from dividing by zero
             finished[name] = F.normalize(values.float(), dim=1)
     return finished
 
 
 class MapModel(TrunkModel):
-    """A trunk, and a head per map that reads nothing but the trunk's output.
+    """A trunk, and a head per map or label that reads nothing but the trunk's output.
 
     Args:
         trunk: Image -> features.
-        head: Map -> module from features to its channels (B, size, H, W).
+        head: Map -> module from features to its channels (B, size, H, W); label -> :class:`LabelHead`.
         kinds: Map -> kind.
         positive_depth: Make depths greater than 0; otherwise they may be any number.
     """
@@ -118,9 +169,9 @@ class MapModel(TrunkModel):
         self.kinds, self.positive_depth = dict(kinds), positive_depth
 
     def heads(self, features: Any) -> dict[str, Tensor]:
-        """Features -> logits, depths, unit vectors."""
+        """Features -> logits, depths, unit vectors; labels (B, size)."""
         return finish_maps(super().heads(features), self.kinds, self.positive_depth)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, C, H, W) -> one map (B, size, H, W) per objective."""
+        """(B, C, H, W) -> a map (B, size, H, W) or a label (B, size) per objective."""
         return self.heads(self.features(image))

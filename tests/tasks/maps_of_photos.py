@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,26 @@ def write_photos(root: Path, count: int = 12) -> Path:
             if name != "border" or i != 5:
                 picture.save(root / name / f"p{i:02}.{'jpg' if name == 'images' else 'png'}", quality=95)
     return root
+
+
+LABELS = {"sky": "classes", "radius": "number", "seen": {"kind": "tags", "separator": "|"}}
+
+
+def write_table(root: Path, count: int = 12) -> Path:
+    """Photos with a table of paths, whose last columns say something of the whole photo; photo 7 lacks these labels."""
+    write_photos(root, count)
+    rows = []
+    for i in range(count):
+        found = arrays(i)
+        share = float((found["ground"] == 0).mean())
+        labels = (
+            ["", "?", "-"]
+            if i == 7
+            else ["much" if i % 2 else "little", f"{share:.3f}", "sky|grass" if i % 3 else "sky"]
+        )
+        files = [f"{name}/p{i:02}.{'jpg' if name == 'images' else 'png'}" for name in found]
+        part = "train" if i < count - 4 else "val" if i < count - 2 else "test"
+        rows.append([*("" if i == 5 and "border" in file else file for file in files), *labels, part])
+    with (root / "paths.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", *list(arrays(0))[1:], *LABELS, "split"], *rows])
+    return root / "paths.csv"

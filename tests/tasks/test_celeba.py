@@ -69,6 +69,26 @@ def test_all_public_trees_are_read(tmp_path, tree, place):
     assert image[0, 32].gt(0.5).sum() == pytest.approx(90 / 178 * 64, abs=1)  # the ninth face, stretched
 
 
+def test_a_run_refuses_other_images_or_attributes(tmp_path):
+    root = build(tmp_path / "celeba")
+    task = create_task("celeba", attributes=["Young"])
+    task.splits(tmp_path)
+    for change, found in {"partition": "'split'", "attribute": "'attributes'"}.items():
+        path = root / ("list_eval_partition.txt" if change == "partition" else "list_attr_celeba.txt")
+        text = path.read_text()
+        path.write_text(
+            text.replace("000002.jpg 0", "000002.jpg 2") if change == "partition" else text.replace(" 1\n", " -1\n", 1)
+        )
+        again = create_task("celeba", attributes=["Young"])
+        again.load_state_dict(task.state_dict())
+        with pytest.raises(
+            DataError, match=f"celeba has changed since training .*{found}.* row .*jpg.*restore it, or train anew$"
+        ):
+            again.splits(tmp_path)
+        path.write_text(text)
+    again.splits(tmp_path)
+
+
 def test_there_are_forty_attributes_and_models_are_told(tmp_path):
     info = create_task("celeba").info
     assert len(info["classifiers"]) == len(set(ATTRIBUTES)) == 40

@@ -1,5 +1,8 @@
 """Public layouts of dense data, made here in exactly their conventions, whole and damaged."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -403,3 +406,78 @@ def test_pascal_context_in_its_layout(tmp_path):
     np.testing.assert_array_equal(targets["saliency"][0], saliency > 127)
     torch.testing.assert_close(targets["normals"].norm(dim=0).median(), torch.tensor(1.0))
     assert test[1].inputs[0].shape == (3, H, W)
+
+
+# ---- what a run keeps, and what is no data ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "file", "sample"),
+    [
+        (
+            "nyuv2",
+            lambda place: save(place / "nyuv2", {"train": 4, "val": 2}),
+            "train/depth/1.npy",
+            "train/image/1.npy",
+        ),
+        (
+            "cityscapes",
+            lambda place: save_official(place / "cityscapes", {"train": ("ulm", "aachen"), "val": ("lindau",)}),
+            "disparity/train/ulm/ulm_000000_000019_disparity.png",
+            "leftImg8bit/train/ulm/ulm_000000_000019_leftImg8bit.png",
+        ),
+        ("nyud", lambda place: save_nyud(place / "NYUD_MT"), "depth/train_0001.npy", "images/train_0001.jpg"),
+    ],
+)
+def test_a_run_refuses_a_set_with_other_files(tmp_path, name, write, file, sample):
+    root = write(tmp_path)
+    task = create_task(name)
+    task.splits(tmp_path)
+    state = json.loads(json.dumps(task.state_dict()))
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    shutil.copytree(root, moved / root.name)
+    again = create_task(name)
+    again.load_state_dict(state)
+    again.splits(moved)
+    assert again.state_dict() == state
+    path = moved / root.name / file
+    if path.suffix == ".npy":
+        np.save(path, np.load(path).astype(np.float64))
+    else:
+        Image.fromarray(np.zeros((16, 32), np.uint16)).save(path)
+    again = create_task(name)
+    again.load_state_dict(state)
+    with pytest.raises(DataError, match=r"has changed since training .*first difference in 'depth' .*anew$") as caught:
+        again.splits(moved)
+    assert sample in str(caught.value)
+
+
+def test_files_of_macos_are_none_of_the_set(nyuv2, official):
+    for folder in ("image", "label"):
+        (nyuv2 / "train" / folder / "._0.npy").write_bytes(b"\0\5\26\7")
+        (nyuv2 / "train" / folder / ".DS_Store").write_bytes(b"x")
+    stem = official / "leftImg8bit/train/ulm/._ulm_000000_000019_leftImg8bit.png"
+    stem.write_bytes(b"\0\5\26\7")
+    assert len(create_task("nyuv2", validation=0).splits(nyuv2.parent).train) == 10
+    assert len(create_task("cityscapes", validation=0).splits(official.parent).train) == 4
+
+
+def test_predictions_have_the_size_of_the_picture(nyuv2):
+    task = create_task("nyuv2")
+    task.splits(nyuv2.parent)
+    Image.fromarray(np.zeros((50, 40, 3), np.uint8)).save(nyuv2.parent / "picture.png")
+    windows = task.preprocess(nyuv2.parent / "picture.png")
+    assert (windows.inputs[0].shape, windows.boxes) == ((1, 3, H, W), ((0, 0, 50, 40),))
+    outputs = {
+        "segmentation": torch.randn(1, 13, H, W),
+        "depth": torch.ones(1, 1, H, W),
+        "normals": torch.randn(1, 3, H, W),
+    }
+    maps = task.decode_windows(windows, outputs).maps
+    assert {name: values.shape for name, values in maps.items()} == {
+        "segmentation": (1, 50, 40),
+        "depth": (1, 50, 40),
+        "normals": (1, 50, 40, 3),
+    }
+    np.testing.assert_allclose(np.linalg.norm(maps["normals"], axis=-1), 1, rtol=1e-5)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from tasks import DataError, create_task
 from tasks.map_formats import map_format
-from tests.tasks.maps_of_photos import COLORS, MAPS, arrays, write_photos
+from tests.tasks.maps_of_photos import COLORS, LABELS, MAPS, arrays, write_photos, write_table
 
 SIZE = {"height": 32, "width": 48}
 
@@ -98,6 +98,13 @@ def test_normals_as_bytes_and_as_numbers_are_the_same(tmp_path):
     ):
         np.testing.assert_allclose(found, exact, atol=tolerance)
         assert not found[:, 0, :2].any()
+
+
+@pytest.mark.parametrize("wrong", [3, 254, 256, -2, 2**32 + 1, -(2**40)])
+def test_ids_of_no_class_are_refused_however_large(tmp_path, wrong):
+    ids = np.array([[0, 1, 255], [-1, 2, wrong]], np.int64)
+    with pytest.raises(ValueError, match=f"1 pixels have ids of no class: {wrong};"):
+        read(tmp_path / "a.npy", ids, kind="classes", classes=3)
 
 
 def test_binary_maps_and_shares(tmp_path):
@@ -333,6 +340,39 @@ def test_jpeg_is_refused_for_classes(photos):
         splits_of(photos)
 
 
+def test_exr_files(tmp_path):
+    exr = pytest.importorskip("OpenEXR")
+    depth, normals = np.float32([[0, 1.5], [np.nan, 20]]), np.zeros((2, 2, 3), np.float32)
+    normals[..., 2] = 1
+
+    def write(name, **channels):
+        header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
+        exr.File(header, channels).write(str(tmp_path / name))
+        return tmp_path / name
+
+    read = map_format("it", {"kind": "depth", "scale": 2}).read
+    wanted = np.float32([[0, 3], [0, 40]])
+    for path in (
+        write("z.exr", Z=depth),
+        write("y.exr", Y=depth.astype(np.float16)),
+        write("v.exr", **{"View.Depth.V": depth}),
+    ):
+        np.testing.assert_array_equal(read(path), wanted)
+    np.testing.assert_array_equal(read(write("gray.exr", RGB=np.repeat(depth[..., None], 3, axis=2))), wanted)
+    read = map_format("it", {"kind": "normals"}).read
+    for path in (
+        write("n.exr", RGB=normals),
+        write("xyz.exr", **dict(zip("XYZ", normals.transpose(2, 0, 1).copy(), strict=True))),
+    ):
+        np.testing.assert_array_equal(read(path), normals.transpose(2, 0, 1))
+    with pytest.raises(ValueError, match="it has the channels Q; one of Z"):
+        read(write("q.exr", Q=depth))
+    path = write("cut.exr", Z=np.random.rand(64, 64).astype(np.float32))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="cannot read it as EXR"):
+        read(path)
+
+
 def test_exr_without_its_package_names_it(photos, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "OpenEXR", None)
     (photos / "height/p03.png").rename(photos / "height/p03.exr")
@@ -445,3 +485,189 @@ def test_criteria_by_configuration(photos, criteria, loss):
     if loss == "Segmentation":
         assert len(criterion.weights) == 3
         assert criterion.label_smoothing == 0.1
+
+
+# ---- labels of the whole picture -------------------------------------------------------------------------------------
+
+
+def labelled(table, **options):
+    return create_task("maps", **{"csv": str(table), "maps": MAPS, "labels": LABELS, **SIZE, **options})
+
+
+def test_labels_are_those_of_the_lines(tmp_path):
+    csv = write_table(tmp_path / "photos")
+    task = labelled(csv)
+    splits = task.splits(tmp_path / "data")
+    assert [o.name for o in task.objectives] == [*MAPS, *LABELS]
+    assert task.auto_value("labels", splits) == {"sky": 2, "radius": 1, "seen": 2}
+    lines = [line.split(",") for line in csv.read_text().splitlines()[1:]]
+    inverse = {o.name: o.inverse_transform for o in task.objectives}["radius"]
+    for part in splits:
+        for index, row in enumerate(part.rows):
+            targets = part[index].targets
+            _, _, _, _, sky, radius, seen, _ = lines[row]
+            assert targets["sky"] == {"little": 0, "much": 1, "": -1}[sky]
+            if radius == "?":
+                assert targets["radius"].isnan().all()
+                assert targets["seen"].tolist() == [0, 0]
+            else:
+                assert inverse(targets["radius"]).item() == pytest.approx(float(radius), abs=1e-5)
+                assert targets["seen"].tolist() == [float("grass" in seen), 1.0]
+    labels = splits.train_labels()
+    assert len(labels["sky"]) == len(splits.train)
+    assert all(np.isfinite(list(task.prior_losses(splits).values())))
+    assert any(note.startswith("objective sky: classes: little, much, 8.3 % missing") for note in splits.notes)
+
+
+def test_a_run_keeps_what_labels_mean(tmp_path):
+    csv = write_table(tmp_path / "photos")
+    task = labelled(csv)
+    task.splits(tmp_path)
+    again = labelled(csv)
+    again.load_state_dict(task.state_dict())
+    csv.write_text(csv.read_text().replace("much", "more"))
+    with pytest.raises(DataError, match=r"has changed since training .*'sky'"):
+        again.splits(tmp_path)
+    few = csv.with_name("few.csv")
+    few.write_text("\n".join(csv.read_text().replace("more", "much").splitlines()[:4]))
+    other = again.labelled(few)
+    assert [int(other.test[i].targets["sky"]) for i in range(3)] == [0, 1, 0]
+    few.write_text(few.read_text().replace("much", "vast"))
+    with pytest.raises(DataError, match="line 3: sky is 'vast', which is none of the classes"):
+        again.labelled(few)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"root": "photos", "csv": None}, "task.labels are columns of a table"),
+        ({"labels": {"sky": "kind"}}, "maps: labels.sky: there is no kind 'kind'"),
+        ({"labels": ["ground"]}, "a map is called 'ground' already"),
+        ({"labels": ["Split"]}, "'Split' has another meaning"),
+        ({"maps": {"split": {"kind": "depth"}}}, "cannot be called 'split'"),
+        ({"criteria": {"skye": "focal"}}, "did you mean sky"),
+        ({"criteria": {"sky": "huber"}}, "task.criteria.sky"),
+        ({"labels": ["skies"]}, "no column 'skies'; it has border, .* sky"),
+        ({"labels": {"sky": "number"}}, "'little' is no sky, which must be a number"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(tmp_path, options, problem):
+    csv = write_table(tmp_path / "photos")
+    with pytest.raises((ValueError, DataError), match=problem):
+        labelled(csv, **options).splits(tmp_path)
+
+
+def test_a_model_without_heads_for_labels_is_refused(tmp_path):
+    task = labelled(write_table(tmp_path / "photos"))
+    task.splits(tmp_path)
+    assert task.for_model(["in_channels", "maps", "labels"]) is task
+    with pytest.raises(
+        DataError, match=r"no heads for labels of the whole picture, and task\.labels names sky, radius, seen"
+    ):
+        task.for_model(["in_channels", "maps"])
+
+
+def test_labels_and_maps_of_two_sets_in_a_union(tmp_path):
+    shared = {"name": "maps", **SIZE}
+    first = {"csv": str(write_table(tmp_path / "a")), "maps": {"ground": MAPS["ground"]}, "labels": LABELS}
+    second = {"root": str(write_photos(tmp_path / "b")), "maps": {"height": MAPS["height"]}}
+    task = create_task("union", sources={"a": shared | first, "b": shared | second})
+    splits = task.splits(tmp_path)
+    assert [o.name for o in task.objectives] == ["ground", *LABELS, "height"]
+    assert task.auto_value("labels", splits) == {"sky": 2, "radius": 1, "seen": 2}
+    last = splits.train[len(splits.train) - 1].targets
+    assert last["sky"] == -1
+    assert last["seen"].isnan().all()
+    windows = task.preprocess(tmp_path / "b/images/p00.jpg")
+    sizes = {"ground": (3, 32, 48), "height": (1, 32, 48), "sky": (2,), "radius": (1,), "seen": (2,)}
+    outputs = {name: torch.rand(len(windows), *size) for name, size in sizes.items()}
+    prediction = task.decode_windows(windows, outputs)
+    assert {name: len(cells) for name, cells in prediction.cells.items()} == dict.fromkeys(prediction.cells, 1)
+    assert {name: values.shape for name, values in prediction.maps.items()} == dict.fromkeys(
+        ("ground", "height"), (1, 48, 48)
+    )
+
+
+# ---- predictions in the size of a picture ----------------------------------------------------------------------------
+
+
+def predicting(photos, **options):
+    task = made(photos, **options)
+    task.splits(photos.parent / "data")
+    return task
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((32, 48), 1), ((64, 96), 1), ((90, 48), 3), ((32, 200), 5), ((20, 30), 1)]
+)
+def test_windows_cover_a_picture_and_meet_where_they_overlap(photos, shape, count):
+    task = predicting(photos)
+    picture = np.random.RandomState(0).randint(0, 256, (*shape, 3)).astype(np.uint8)
+    windows = task.preprocess(saved(photos.parent / "picture.png", picture))
+    assert windows.inputs[0].shape == (count, 3, 32, 48)
+    np.testing.assert_array_equal(windows.middle().inputs[0][0], windows.inputs[0][count // 2])
+    # a model that tells where each of its pixels is in the picture
+    rows, columns = torch.meshgrid(*(torch.arange(side) + 0.5 for side in (32, 48)), indexing="ij")
+    places = torch.stack(
+        [torch.stack([rows / 32 * box.height + box.top, columns / 48 * box.width + box.left]) for box in windows.boxes]
+    )
+    outputs = {"ground": places.new_zeros(count, 3, 32, 48), "border": places[:, :1], "height": places[:, 1:]}
+    outputs["ground"][:, 0], outputs["ground"][:, 1] = shape[0] / 2, places[:, 0]
+    found = task.decode_windows(windows, outputs).maps
+    assert {name: values.shape for name, values in found.items()} == dict.fromkeys(MAPS, (1, *shape))
+    mean = task.state_dict()["depths"]["height"]
+    across = np.arange(shape[1]) + 0.5
+    edge = shape[1] / 48 + 1
+    np.testing.assert_allclose(found["height"][0] / mean, np.broadcast_to(across, shape), atol=edge)
+    inside = slice(int(edge), -int(edge))
+    np.testing.assert_allclose(
+        found["height"][0][:, inside] / mean, np.broadcast_to(across, shape)[:, inside], atol=0.05
+    )
+    line = found["ground"][0, :, 5]
+    assert set(line[: shape[0] // 2 - 1]) == {0}
+    assert set(line[shape[0] // 2 + 1 :]) == {1}
+
+
+def test_a_stretched_picture_is_one_window(photos):
+    task = predicting(photos, fit="stretch")
+    windows = task.preprocess(saved(photos.parent / "picture.png", np.zeros((90, 48, 3), np.uint8)))
+    assert windows.boxes == ((0, 0, 90, 48),)
+    outputs = {
+        "ground": torch.zeros(1, 3, 32, 48),
+        "height": torch.ones(1, 1, 32, 48),
+        "border": torch.zeros(1, 1, 32, 48),
+    }
+    prediction = task.decode_windows(windows, outputs)
+    np.testing.assert_allclose(
+        prediction.maps["height"], np.full((1, 90, 48), task.state_dict()["depths"]["height"]), rtol=1e-6
+    )
+    assert prediction.pictures["border"].shape == (1, 90, 48, 3)
+
+
+def test_a_table_given_to_a_model_for_pictures_is_said_to_be_none(photos):
+    (photos.parent / "list.csv").write_text("image,ground\n1.png,2.png\n")
+    with pytest.raises(DataError, match=r"list.csv \(a table or a text, no picture; name a picture, or a folder"):
+        predicting(photos).preprocess(photos.parent / "list.csv")
+    with pytest.raises(DataError, match="is a file; if it is a table of paths"):
+        splits_of(photos.parent / "list.csv")
+
+
+def test_one_file_under_two_names_is_refused(photos):
+    (photos / "images/twin.jpg").hardlink_to(photos / "images/p03.jpg")
+    with pytest.raises(DataError, match=r"p03\.jpg and .*twin\.jpg are links to one file"):
+        splits_of(photos)
+    table = photos / "paths.csv"
+    table.write_text("image,ground,height,border\n" + "".join(f"images/{name}.jpg,,,\n" for name in ("p03", "twin")))
+    with pytest.raises(DataError, match=r"line 3: .*twin\.jpg is on an earlier line, number 2, already"):
+        splits_of(photos, root=None, csv=str(table))
+
+
+def test_files_of_macos_are_no_maps(photos):
+    for folder in ("images", "ground"):
+        (photos / folder / "._p03.png").write_bytes(b"\0\5\26\7")
+        (photos / folder / ".DS_Store").write_bytes(b"x")
+    assert sum(map(len, splits_of(photos))) == 12
+    table = photos / "paths.csv"
+    table.write_text("image,ground,height,border\nimages/._p03.png,,,\n")
+    with pytest.raises(DataError, match=r"line 2: .*attributes of macOS, and no picture; remove the line"):
+        splits_of(photos, root=None, csv=str(table))

@@ -172,6 +172,13 @@ def test_numbers_that_are_none_or_have_two_meanings(tmp_path, content, message):
             b"Ann,31,\nBob,4,x\nEve,5,y\n",
             "line 2: 3 cells here and 2 in the header, which has numbers; the first line must hold",
         ),
+        (
+            b"\xef\xbb\xbf<!DOCTYPE html><html>",
+            "is a web page (HTML or XML), no table; a server may have answered with a page to log in",
+        ),
+        (b"\n<html><body>Log in</body></html>", "is a web page"),
+        (b'[{"a": 1, "b": 2}]', "is JSON, no table; write it as CSV, a line for each row"),
+        (b'{"a": [1, 2],\n "b": [3, 4]}', "is JSON"),
         (b"PK\x03\x04 and so on", "is a spreadsheet or an archive, no text; save the table as CSV UTF-8"),
         (b"PAR1 and so on", "is a Parquet file, no text"),
     ],

@@ -151,6 +151,57 @@ def test_maps_of_any_names_and_kinds(make):
     torch.testing.assert_close(outputs["tilt"].norm(dim=1), torch.ones(2, 32, 40))
 
 
+FAMILIES = {
+    "dense": {"encoder": "test_resnet", "width": 8},
+    "dense_deeplab": {"encoder": "test_resnet"},
+    "dense_mtan": {"width": 4},
+    "dense_mtan_original": {"width": 4},
+    "dense_segnet": {"width": 4},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_labels_of_the_whole_image_beside_maps(name):
+    torch.manual_seed(0)
+    model = create_model(name, maps=("depth", "normals"), labels={"weather": 3, "age": 1}, **FAMILIES[name])
+    image = torch.randn(2, 3, 32, 40)
+    outputs = model(image)
+    assert {key: tuple(value.shape) for key, value in outputs.items()} == {
+        "depth": (2, 1, 32, 40),
+        "normals": (2, 3, 32, 40),
+        "weather": (2, 3),
+        "age": (2, 1),
+    }
+    assert model.objectives == tuple(outputs)
+    masks = find_leaves(list(losses(outputs).values()))
+    assert set(masks) == set(model.parameters())
+    for index, key in enumerate(model.objectives):
+        assert set(model.objective_parameters(key)) == {p for p, mask in masks.items() if mask == 1 << index}
+    model.eval()
+    features, shared = model.features(image), [p for p, mask in masks.items() if mask == 15]
+    whole = torch.autograd.grad(sum(losses(model(image)).values()), shared)
+    every = [features] if isinstance(features, torch.Tensor) else features
+    points = [point for point in every if point.requires_grad]
+    at_features = torch.autograd.grad(sum(losses(model.heads(features)).values()), points, allow_unused=True)
+    used = [(point, grad) for point, grad in zip(points, at_features, strict=True) if grad is not None]
+    torch.autograd.backward(*map(list, zip(*used, strict=True)), inputs=shared)
+    for parameter, expected in zip(shared, whole, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        ({"depth": 2}, "both called 'depth'"),
+        ({"a b": 2}, "cannot be called 'a b'"),
+        ({"age": 0}, "label 'age' must be"),
+    ],
+)
+def test_impossible_labels_are_refused(make, labels, problem):
+    with pytest.raises(ValueError, match=problem):
+        make(labels=labels)
+
+
 def test_maps_in_words_are_the_three_names(make):
     kinds = {
         "segmentation": {"kind": "classes", "classes": 5},
@@ -161,10 +212,10 @@ def test_maps_in_words_are_the_three_names(make):
     assert all(torch.equal(a, b) for a, b in zip(old(image).values(), new(image).values(), strict=True))
 
 
-@pytest.mark.parametrize("name", ["dense", "dense_deeplab", "dense_mtan", "dense_mtan_original", "dense_segnet"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_maps_of_ones_own_are_stored_and_restored(name, tmp_path):
-    options = {"encoder": "test_resnet"} if name in ("dense", "dense_deeplab") else {"width": 4}
-    model = create_model(name, maps=OWN, segmentation_classes=None, **options).eval()
+    options = FAMILIES[name]
+    model = create_model(name, maps=OWN, segmentation_classes=None, labels={"age": 1}, **options).eval()
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).eval()
     image = torch.randn(1, 3, 32, 32)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from zoo.checks import check_at_least
 from zoo.maps import MAPS, MapModel, Maps, conv_block, map_info, map_sizes
 from zoo.registry import register_model
-from zoo.timm_models import create_timm, fitting_size, timm_name
+from zoo.timm_models import check_patch_size, create_timm, fitting_size, timm_name
 
 _DETAIL = 16  # channels at the size of the image
 _ORIGIN = "Ye and Xu, ECCV 2022 and ICLR 2023"
@@ -54,7 +54,6 @@ class _Attention(nn.Module):
 
     def forward(self, tokens: Tensor, every: Tensor) -> Tensor:
         """Tokens (B, maps, D, h, w) of some maps and of all -> the former after the block."""
-        size, width = tokens.shape[-2:], tokens.shape[2]
         x = _sequence(tokens)
         pooled = F.avg_pool2d(every.flatten(0, 1), 2, ceil_mode=True).unflatten(0, every.shape[:2])
         queries = self._split(self.queries(self.norm_queries(x)))
@@ -62,7 +61,7 @@ class _Attention(nn.Module):
         read = F.scaled_dot_product_attention(queries, keys, values)
         x = x + self.output(read.transpose(1, 2).flatten(2))
         x = x + self.hidden(self.norm(x))
-        return x.unflatten(1, (tokens.shape[1], *size)).permute(0, 1, 4, 2, 3)
+        return x.unflatten(1, (tokens.shape[1], *tokens.shape[-2:])).permute(0, 1, 4, 2, 3)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, heads, N, D / heads)."""
@@ -77,12 +76,15 @@ def _sequence(tokens: Tensor) -> Tensor:
 class _Trunk(nn.Module):
     """Stem from fine to coarse, stages finer than the tokens, tokens of all maps."""
 
-    def __init__(self, encoder: str, options: Mapping[str, Any], names: Sequence[str], dim: int, heads: int, depth: int) -> None:
+    def __init__(
+        self, encoder: str, options: Mapping[str, Any], names: Sequence[str], dim: int, heads: int, depth: int
+    ) -> None:
         super().__init__()
         self.encoder = create_timm("dense_vit", "encoder", encoder, **options)
         info: Any = self.encoder.feature_info
         strides, channels = list(info.reduction()), list(info.channels())
         self.pad = max(strides)
+        self.size = _only_size(self.encoder)
         self.channels_last = str(getattr(self.encoder, "output_fmt", "NCHW")).endswith("NHWC")
         coarse = [stride for stride in strides if stride >= 8]
         stride = min(coarse) if coarse else max(strides)
@@ -104,6 +106,12 @@ class _Trunk(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         down, right = (-size % self.pad for size in image.shape[-2:])
         padded = F.pad(image, (0, right, 0, down))
+        if self.size is not None and tuple(padded.shape[-2:]) != self.size:
+            height, width = image.shape[-2:]
+            raise ValueError(
+                f"dense_vit: the encoder is made for images of {self.size[0]} x {self.size[1]} pixels, and got {height} x {width}; "
+                f"build the model with image_size=({height}, {width})"
+            )
         stages = self.encoder(padded)
         if self.channels_last:
             stages = [stage.permute(0, 3, 1, 2) for stage in stages]
@@ -124,6 +132,13 @@ class _Trunk(nn.Module):
         return (*(feature.view_as(feature) for feature in [*finer, *stages[: self.fine]]), tokens)
 
 
+def _only_size(encoder: Any) -> tuple[int, int] | None:
+    """Height and width that a transformer is made for; ``None`` if it takes any."""
+    patches = getattr(getattr(encoder, "model", encoder), "patch_embed", None)
+    size = getattr(patches, "img_size", None)
+    return tuple(size) if size is not None and getattr(patches, "strict_img_size", False) else None
+
+
 def _halve(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
@@ -133,9 +148,7 @@ def _halve(inputs: int, outputs: int) -> nn.Sequential:
 class _Decoder(nn.Module):
     """Own attention of a map, then from the tokens to the finest stage, adding each on the way."""
 
-    def __init__(
-        self, place: int, trunk: _Trunk, dim: int, heads: int, width: int, outputs: int
-    ) -> None:
+    def __init__(self, place: int, trunk: _Trunk, dim: int, heads: int, width: int, outputs: int) -> None:
         super().__init__()
         detail, *finer = trunk.channels
         self.place = place
@@ -198,12 +211,19 @@ class DenseViT(MapModel):
         image_size: Sequence[int] | None = None,
     ) -> None:
         sizes, kinds = map_sizes("dense_vit", maps, segmentation_classes)
+        check_at_least("dense_vit", 1, in_channels=in_channels, dim=dim, attention_heads=attention_heads, width=width)
+        check_at_least("dense_vit", 0, depth=depth)
+        if dim % attention_heads:
+            raise ValueError(f"dense_vit: dim must be a multiple of attention_heads, got {dim} and {attention_heads}")
         encoder = timm_name("dense_vit", "encoder", encoder)
-        options: dict[str, Any] = {"features_only": True, "in_chans": in_channels}
+        own = {} if patch_size is None else {"patch_size": patch_size}
+        options: dict[str, Any] = {"features_only": True, "in_chans": in_channels, **own}
         if patch_size is not None:
-            options["patch_size"] = patch_size
+            check_patch_size("dense_vit", encoder, patch_size)
         if image_size is not None:
-            fitting = fitting_size("dense_vit", encoder, in_channels, image_size)
+            if len(image_size) != 2 or min(image_size) < 1:
+                raise ValueError(f"dense_vit: image_size must be height and width, at least 1, got {list(image_size)}")
+            fitting = fitting_size("dense_vit", encoder, in_channels, image_size, own)
             options |= {} if fitting is None else {"img_size": fitting}
         trunk = _Trunk(encoder, options, tuple(sizes), dim, attention_heads, depth)
         head = {

@@ -30,12 +30,14 @@ from zoo.checks import check_at_least, head_sizes
 from zoo.mmoe import mean_gate, mixture
 from zoo.registry import register_model, register_variant
 from zoo.timm_models import timm_name
-from zoo.timm_stages import Stages, check_below, image_info, load_stages, pool, timm_stages
+from zoo.timm_stages import check_below, image_info, load_stages, pool, timm_stages
 
 _ORIGIN = "Ma et al., KDD 2018"
 
 
-@register_model("mmoe_timm", image_info("last stages of any timm trunk as experts, mixed by a gate per objective", _ORIGIN))
+@register_model(
+    "mmoe_timm", image_info("last stages of any timm trunk as experts, mixed by a gate per objective", _ORIGIN)
+)
 class TimmMMoE(BaseModel):
     """Shared stages of a timm trunk, experts that continue them, and a gate and a linear head per objective.
 
@@ -108,11 +110,16 @@ class TimmMMoE(BaseModel):
     def sharing(self, image: Tensor) -> dict[str, dict[str, float]]:
         """Objective -> share of each expert, mean over the images."""
         x = pool(self.stem(image))
-        return {name: mean_gate(gate, x, [f"expert {k + 1}" for k in range(len(self.experts))]) for name, gate in self.gate.items()}
+        return {
+            name: mean_gate(gate, x, [f"expert {k + 1}" for k in range(len(self.experts))])
+            for name, gate in self.gate.items()
+        }
 
 
 @register_variant(
-    "mmoe_resnet18", image_info("last stage of a ResNet-18 as experts, mixed by a gate per objective", _ORIGIN), TimmMMoE
+    "mmoe_resnet18",
+    image_info("last stage of a ResNet-18 as experts, mixed by a gate per objective", _ORIGIN),
+    TimmMMoE,
 )
 def mmoe_resnet18() -> dict[str, Any]:
     """:class:`TimmMMoE` with a ResNet-18, for images of any size."""

@@ -89,7 +89,9 @@ class Level(nn.Module):
             for name, state in zip(own, states, strict=True)
         }
         if self.shared_gate is not None:
-            rows[f"level {number}, shared"] = mean_gate(self.shared_gate, self.read(common), [*chain(*own.values()), *shared])
+            rows[f"level {number}, shared"] = mean_gate(
+                self.shared_gate, self.read(common), [*chain(*own.values()), *shared]
+            )
         return rows
 
     def forward(self, common: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:

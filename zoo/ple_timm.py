@@ -42,7 +42,9 @@ from zoo.timm_stages import check_below, image_info, load_stages, pool, timm_sta
 _ORIGIN = "Tang et al., RecSys 2020"
 
 
-@register_model("ple_timm", image_info("last stages of any timm trunk as shared and own experts, mixed by gates", _ORIGIN))
+@register_model(
+    "ple_timm", image_info("last stages of any timm trunk as shared and own experts, mixed by gates", _ORIGIN)
+)
 class TimmPLE(BaseModel):
     """Shared stages of a timm trunk, levels of shared and own experts, and a linear head per objective.
 
@@ -90,10 +92,9 @@ class TimmPLE(BaseModel):
         self.stem = nn.Sequential(*[*trunks[0]][:cut])
         self.levels = nn.ModuleList()
         for place in range(cut, len(widths)):
-            stages = iter([trunk[place] for trunk in trunks])
+            expert = iter([trunk[place] for trunk in trunks]).__next__
             last = place + 1 == len(widths)
-            level = Level(names, widths[place - 1], lambda: next(stages), own_experts, shared_experts, last, pool)
-            self.levels.append(level)
+            self.levels.append(Level(names, widths[place - 1], expert, own_experts, shared_experts, last, pool))
         self.head = nn.ModuleDict({name: nn.Linear(widths[-1], size) for name, size in sizes.items()})
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:

@@ -93,7 +93,9 @@ def load_stages(trunks: Iterable[Stages], source: Stages) -> None:
 def check_below(owner: str, option: str, value: int, trunk: Stages) -> None:
     """Raise ValueError unless ``value`` stages leave at least one of the trunk."""
     if not 1 <= value < len(trunk):
-        raise ValueError(f"{owner}: {option} must be in 1 ... {len(trunk) - 1}, as the backbone has {len(trunk)} stages, got {value}")
+        raise ValueError(
+            f"{owner}: {option} must be in 1 ... {len(trunk) - 1}, as the backbone has {len(trunk)} stages, got {value}"
+        )
 
 
 def image_info(summary: str, origin: str) -> ModelInfo:

@@ -168,9 +168,15 @@ def matrix(title: str, names: Sequence[str], table: np.ndarray, label: str) -> F
 
 def shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> Figure:
     """A share for each row and each column that the row has: row -> column -> share."""
+    figure, axes = new_axes(title, height=min(1.2 + 0.26 * len(rows), 8.0), grid=False)
+    draw_shares(axes, rows)
+    return figure
+
+
+def draw_shares(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """The same on axes that exist; of up to ten columns, the numbers too."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     table = np.array([[row.get(name, np.nan) for name in columns] for row in rows.values()])
-    figure, axes = new_axes(title, height=min(1.2 + 0.26 * len(rows), 8.0), grid=False)
     axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     if len(columns) <= 10:
         for i, j in np.argwhere(np.isfinite(table)):
@@ -178,7 +184,6 @@ def shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> Figure:
             axes.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color)
     axes.set_xticks(range(len(columns)), labels=list(map(_short, columns)), rotation=30, ha="right", fontsize=8)
     axes.set_yticks(range(len(rows)), labels=list(map(_short, rows)), fontsize=8)
-    return figure
 
 
 def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Sequence[str]) -> Figure:

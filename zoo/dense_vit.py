@@ -38,6 +38,7 @@ from zoo.registry import register_model
 from zoo.timm_models import check_patch_size, create_timm, fitting_size, timm_name
 
 _DETAIL = 16  # channels at the size of the image
+_STAGES = 4  # of a plain transformer
 _ORIGIN = "Ye and Xu, ECCV 2022 and ICLR 2023"
 
 
@@ -132,6 +133,18 @@ class _Trunk(nn.Module):
         return (*(feature.view_as(feature) for feature in [*finer, *stages[: self.fine]]), tokens)
 
 
+def _evenly_spaced(encoder: str) -> dict[str, Any]:
+    """Option that takes four blocks, evenly spaced, of a plain transformer, where timm takes the last ones; else none."""
+    import timm  # takes most of a second, and models for tables need none
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        net: Any = timm.create_model(encoder, features_only=True)
+    blocks = len(getattr(getattr(net, "model", None), "blocks", ()))
+    if blocks < _STAGES or len(set(net.feature_info.reduction())) > 1:
+        return {}
+    return {"out_indices": [blocks * (k + 1) // _STAGES - 1 for k in range(_STAGES)]}
+
+
 def _only_size(encoder: Any) -> tuple[int, int] | None:
     """Height and width that a transformer is made for; ``None`` if it takes any."""
     patches = getattr(getattr(encoder, "model", encoder), "patch_embed", None)
@@ -216,10 +229,11 @@ class DenseViT(MapModel):
         if dim % attention_heads:
             raise ValueError(f"dense_vit: dim must be a multiple of attention_heads, got {dim} and {attention_heads}")
         encoder = timm_name("dense_vit", "encoder", encoder)
-        own = {} if patch_size is None else {"patch_size": patch_size}
-        options: dict[str, Any] = {"features_only": True, "in_chans": in_channels, **own}
+        own: dict[str, Any] = {} if patch_size is None else {"patch_size": patch_size}
         if patch_size is not None:
             check_patch_size("dense_vit", encoder, patch_size)
+        own |= _evenly_spaced(encoder)
+        options: dict[str, Any] = {"features_only": True, "in_chans": in_channels, **own}
         if image_size is not None:
             if len(image_size) != 2 or min(image_size) < 1:
                 raise ValueError(f"dense_vit: image_size must be height and width, at least 1, got {list(image_size)}")

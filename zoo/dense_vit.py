@@ -51,7 +51,10 @@ class _Attention(nn.Module):
         self.norm_queries, self.norm_keys, self.norm = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
         self.queries, self.keys = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
-        self.hidden = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        last = nn.Linear(2 * width, width)
+        self.hidden = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), last)
+        for layer in (self.output, last):  # a block begins as the identity, which lets convolutions learn first
+            nn.init.zeros_(layer.weight)
 
     def forward(self, tokens: Tensor, every: Tensor) -> Tensor:
         """Tokens (B, maps, D, h, w) of some maps and of all -> the former after the block."""

@@ -97,7 +97,7 @@ def evaluate(
 def expert_shares(
     model: Any, task: Task, split: Split, batch_size: int, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """What ``model.sharing`` says of the first batch of a split: row -> tower or expert -> share.
+    """Shares of the first batch of a split, from ``model.sharing``: row -> expert -> share.
 
     Nothing of a model that does not mix towers or experts.
     """

@@ -33,7 +33,7 @@ def write_report(
     pictures: Mapping[str, Figure] | None = None,
     shares: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Path:
-    """Write ``report.html`` from the tables of a run folder, predictions, pictures and shares of experts."""
+    """Write ``report.html`` from a run's tables, predictions, pictures and shares of experts."""
     from engine import figures  # matplotlib takes a second to import
 
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))

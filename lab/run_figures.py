@@ -85,6 +85,11 @@ def reported(runs: Runs, first: int | None = None) -> Figure:
     return figure
 
 
+def reported_of(label: str, first: int, runs: Runs) -> Figure:
+    """As :func:`reported`, of the run of one row."""
+    return reported({label: runs[label]}, first)
+
+
 @torch.no_grad()
 def answers(view: View, runs: Runs) -> Figure:
     """Garments with true and predicted classes; errors are red."""
@@ -195,7 +200,7 @@ def sharing(runs: Runs) -> Figure:
 
 @torch.no_grad()
 def image_sharing(runs: Runs) -> Figure:
-    """Shares of trunks and experts per objective in models for images, as in ``report.html``: means over test samples."""
+    """Shares of trunks and experts in models for images, means over test samples."""
     names = ("cross_stitch_timm", "mmoe_timm", "ple_timm")
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 3), names, strict=True):
@@ -266,4 +271,5 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "ring_of_gaussians.png": reported,
     "fashion_gan.png": samples,
     "rooms.png": partial(reported, first=2),
+    "dense_vit.png": partial(reported_of, "`dense_vit model.encoder=resnet18`", 2),
 }

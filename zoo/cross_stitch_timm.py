@@ -1,4 +1,4 @@
-"""Cross-stitch networks for images: a trunk per objective, and learned exchanges between their stages.
+"""Cross-stitch networks for images: a trunk per objective, with learned exchanges.
 
 Every objective has a trunk of its own, any of timm that can be cut into stages. After each stage every channel of every trunk
 becomes a linear mix of the same channel in all trunks, as the units of ``cross_stitch`` do.

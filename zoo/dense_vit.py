@@ -51,10 +51,7 @@ class _Attention(nn.Module):
         self.norm_queries, self.norm_keys, self.norm = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
         self.queries, self.keys = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
-        last = nn.Linear(2 * width, width)
-        self.hidden = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), last)
-        for layer in (self.output, last):  # a block begins as the identity, which lets convolutions learn first
-            nn.init.zeros_(layer.weight)
+        self.hidden = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, tokens: Tensor, every: Tensor) -> Tensor:
         """Tokens (B, maps, D, h, w) of some maps and of all -> the former after the block."""
@@ -137,7 +134,7 @@ class _Trunk(nn.Module):
 
 
 def _evenly_spaced(encoder: str) -> dict[str, Any]:
-    """Option that takes four blocks, evenly spaced, of a plain transformer, where timm takes the last ones; else none."""
+    """Option for four evenly spaced blocks of a plain transformer; timm takes the last ones."""
     import timm  # takes most of a second, and models for tables need none
 
     with torch.random.fork_rng(devices=[]), torch.device("meta"):

@@ -39,13 +39,13 @@ class Experts(nn.ModuleList):
 
 
 def mixture(gate: nn.Module, x: Tensor, experts: Tensor) -> Tensor:
-    """(B, width, ...): mean of the experts (B, experts, width, ...), weighted by the gate of x (B, inputs)."""
+    """(B, width, ...): mean of experts (B, experts, width, ...), weighted by the gate of x."""
     shares = gate(x).softmax(dim=1)
     return (shares.view(*shares.shape, *[1] * (experts.dim() - 2)) * experts).sum(dim=1)
 
 
 def mean_gate(gate: nn.Module, x: Tensor, experts: Sequence[str]) -> dict[str, float]:
-    """Share of each of the ``experts`` in what a gate makes of x (B, inputs), mean over the samples."""
+    """Expert -> its share by a gate that reads x (B, inputs), mean over the samples."""
     return dict(zip(experts, gate(x).softmax(dim=1).mean(dim=0).tolist(), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Multi-gate mixture of experts for images: one trunk below, the last stages of it as experts, a gate per objective.
+"""Multi-gate mixture of experts for images: a trunk's last stages as experts.
 
 The first stages of any trunk of timm are shared by all. What follows them exists several times, with different weights: the
 experts. A gate per objective reads the pooled output of the shared stages, and mixes the experts' pooled outputs for each image.
@@ -39,7 +39,7 @@ _ORIGIN = "Ma et al., KDD 2018"
     "mmoe_timm", image_info("last stages of any timm trunk as experts, mixed by a gate per objective", _ORIGIN)
 )
 class TimmMMoE(BaseModel):
-    """Shared stages of a timm trunk, experts that continue them, and a gate and a linear head per objective.
+    """Shared stages of a timm trunk, experts that continue them, gates and linear heads.
 
     Args:
         in_channels: Channels of the image.

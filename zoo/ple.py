@@ -81,7 +81,7 @@ class Level(nn.Module):
         self.shared_gate = None if last else nn.Linear(inputs, len(names) * own + shared)
 
     def sharing(self, number: int, states: Sequence[Tensor], common: Tensor) -> dict[str, dict[str, float]]:
-        """Level and objective, or ``shared`` -> share of each expert in the mixture, mean over the samples."""
+        """Level and objective, or ``shared`` -> share of each expert, mean over the samples."""
         shared = [f"shared {k + 1}" for k in range(len(self.shared))]
         own = {name: [f"{name} {k + 1}" for k in range(len(cast(Experts, each)))] for name, each in self.own.items()}
         rows = {
@@ -107,7 +107,7 @@ class Level(nn.Module):
 
 
 def level_shares(levels: nn.ModuleList, x: Tensor, objectives: int) -> dict[str, dict[str, float]]:
-    """Level and objective -> share of each expert, mean over the samples of x, which enters the first level."""
+    """Level and objective -> share of each expert, mean over x (B, ...), the first input."""
     common, states, rows = x, [x] * objectives, {}
     for number, level in enumerate(cast(Iterable[Level], levels), 1):
         rows |= level.sharing(number, states, common)

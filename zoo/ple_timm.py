@@ -1,4 +1,4 @@
-"""Progressive layered extraction for images: the last stages of a trunk are levels of shared and own experts.
+"""Progressive layered extraction for images: a trunk's last stages as levels of experts.
 
 The first stages of any trunk of timm are shared by all. Each further stage is a level: it exists several times, with different
 weights, as shared experts and as experts of one objective each. Gates read the pooled states, and mix feature maps.
@@ -46,7 +46,7 @@ _ORIGIN = "Tang et al., RecSys 2020"
     "ple_timm", image_info("last stages of any timm trunk as shared and own experts, mixed by gates", _ORIGIN)
 )
 class TimmPLE(BaseModel):
-    """Shared stages of a timm trunk, levels of shared and own experts, and a linear head per objective.
+    """Shared stages of a timm trunk, levels of shared and own experts, and linear heads.
 
     Args:
         in_channels: Channels of the image.
@@ -102,7 +102,7 @@ class TimmPLE(BaseModel):
         return self.heads(self.features(image))
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_channels, H, W) -> last shared experts (B, shared_experts, width), states of objectives."""
+        """Image -> last shared experts (B, shared_experts, width), states of objectives."""
         common = self.stem(image)
         # copies, as none of the features may be computed from another: gradients at them would count twice
         states = [common.view_as(common) for _ in self.objectives]

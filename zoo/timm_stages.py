@@ -110,7 +110,7 @@ def pool(x: Tensor) -> Tensor:
 
 
 def _options(owner: str, backbone: str, in_channels: int, image_size: int | None) -> dict[str, Any]:
-    """Options for ``timm.create_model`` with which the trunk can be cut, by a try without memory or random numbers."""
+    """Options for timm with which a trunk can be cut; no memory or random numbers are used."""
     import timm
 
     size = {} if image_size is None else {"img_size": image_size}
@@ -139,7 +139,10 @@ def _options(owner: str, backbone: str, in_channels: int, image_size: int | None
 
 
 def _cut(net: Any) -> Stages:
-    """Stages, each up to and with the layer that gives a feature map. Raises TypeError if there are none."""
+    """Stages, each up to and with the layer that gives a feature map.
+
+    Raises TypeError if there are none.
+    """
     import timm
 
     if isinstance(net, timm.models.VisionTransformer):
@@ -158,7 +161,7 @@ def _cut(net: Any) -> Stages:
 
 
 def _plain(net: Any) -> Stages:
-    """Stages of a plain transformer: the blocks in equal parts; the patches come before, the norm after."""
+    """Stages of a plain transformer: its blocks in equal parts, patches before, norm after."""
     blocks, norms, width = list(net.blocks), [net.norm, net.fc_norm], net.embed_dim
     count = min(_PARTS, len(blocks))
     cuts = [len(blocks) * part // count for part in range(count + 1)]

@@ -175,7 +175,8 @@ def shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> Figure:
 
 def draw_shares(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
     """The same on axes that exist; of up to ten columns, the numbers too."""
-    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    longest_first = sorted(rows.values(), key=len, reverse=True)
+    columns = list(dict.fromkeys(name for row in longest_first for name in row))
     table = np.array([[row.get(name, np.nan) for name in columns] for row in rows.values()])
     axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     if len(columns) <= 10:

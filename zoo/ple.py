@@ -108,7 +108,8 @@ class Level(nn.Module):
 
 def level_shares(levels: nn.ModuleList, x: Tensor, objectives: int) -> dict[str, dict[str, float]]:
     """Level and objective -> share of each expert, mean over x (B, ...), the first input."""
-    common, states, rows = x, [x] * objectives, {}
+    rows: dict[str, dict[str, float]] = {}
+    common, states = x, [x] * objectives
     for number, level in enumerate(cast(Iterable[Level], levels), 1):
         rows |= level.sharing(number, states, common)
         if level.shared_gate is not None:

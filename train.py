@@ -312,7 +312,9 @@ def fit(
             tracker.close()
     if test is not None:
         if tracker is not None:
-            engine.write_report(folder, job.task, test.predictions, engine.sample_pictures(job))
+            size = engine.evaluation_size(job.config)
+            shares = engine.expert_shares(job.trained, job.task, job.splits.test, size, job.precision.device)
+            engine.write_report(folder, job.task, test.predictions, engine.sample_pictures(job), shares)
             engine.write_model_card(folder / "best", summary, job.trained, job.task)
         display.results(f"test, looked at {summary['tested']}", test.values)
         speed = f"{summary['seconds']:.1f} s of training, {summary['samples_per_second']:.0f} samples/s"

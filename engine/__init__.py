@@ -9,7 +9,7 @@ from engine.device import compile_model, describe_device, own_threads, place_mod
 from engine.diagnostics import describe_run, profile_run
 from engine.distributed import Processes, join_processes
 from engine.environment import training_command
-from engine.evaluation import Evaluation, Selector, evaluate
+from engine.evaluation import Evaluation, Selector, evaluate, expert_shares
 from engine.fine_tuning import freeze, frozen_modules, initialize
 from engine.interrupts import StopRequest, interruptible
 from engine.model_card import write_model_card

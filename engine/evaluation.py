@@ -93,6 +93,29 @@ def evaluate(
     return Evaluation(values, {key: (torch.cat(pair[0]), torch.cat(pair[1])) for key, pair in pairs.items() if pair})
 
 
+@torch.no_grad()
+def expert_shares(
+    model: Any, task: Task, split: Split, batch_size: int, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Shares of the first batch of a split, from ``model.sharing``: row -> expert -> share.
+
+    Nothing of a model that does not mix towers or experts.
+    """
+    if not hasattr(model, "sharing"):
+        return {}
+    given: list[tuple[Tensor, ...]] = []
+    hook = model.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
+    was_training = model.training
+    model.eval()
+    try:
+        task.outputs(model, next(evaluation_batches(split, batch_size, device, workers=0)))
+        shares: dict[str, dict[str, float]] = model.sharing(*given[0])
+        return shares
+    finally:
+        hook.remove()
+        model.train(was_training)
+
+
 class _Stopped(Exception):
     """A request to stop arrived."""
 

@@ -166,6 +166,27 @@ def matrix(title: str, names: Sequence[str], table: np.ndarray, label: str) -> F
     return figure
 
 
+def shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> Figure:
+    """A share for each row and each column that the row has: row -> column -> share."""
+    figure, axes = new_axes(title, height=min(1.2 + 0.26 * len(rows), 8.0), grid=False)
+    draw_shares(axes, rows)
+    return figure
+
+
+def draw_shares(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """The same on axes that exist; of up to ten columns, the numbers too."""
+    longest_first = sorted(rows.values(), key=len, reverse=True)
+    columns = list(dict.fromkeys(name for row in longest_first for name in row))
+    table = np.array([[row.get(name, np.nan) for name in columns] for row in rows.values()])
+    axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    if len(columns) <= 10:
+        for i, j in np.argwhere(np.isfinite(table)):
+            color = "white" if table[i, j] > 0.5 else "#334155"
+            axes.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color)
+    axes.set_xticks(range(len(columns)), labels=list(map(_short, columns)), rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), labels=list(map(_short, rows)), fontsize=8)
+
+
 def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Sequence[str]) -> Figure:
     """Share of each true class (row) that is predicted as each class (column)."""
     size = len(classes)

@@ -108,6 +108,15 @@ def balancing(balance: Rows, metrics: Rows) -> Pictures:
         yield figures.data_uri(picture), f"The same, part by part of the parameters.{more}"
 
 
+def sharing(rows: Mapping[str, Mapping[str, float]]) -> Pictures:
+    """What each objective takes from which tower or expert, of a model that mixes them."""
+    from engine import figures
+
+    if rows:
+        note = "Each row: mean shares of towers or experts in what the objective reads, over a batch of the test split."
+        yield figures.data_uri(figures.shares("shares of towers and experts", rows), crop=True), note
+
+
 def _smooth(x: list[float], y: list[float]) -> Series:
     """About thirty means of neighbouring values."""
     window = max(len(y) // 30, 1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.checkpoint import write_text
 from engine.page import cards, details, page, section, table
-from engine.panels import MANY, Pictures, Rows, balancing, learning, result_keys
+from engine.panels import MANY, Pictures, Rows, balancing, learning, result_keys, sharing
 from engine.tracking import read_rows
 from tasks import Task
 from tasks.results import ResultKey, objectives_of, without_split
@@ -31,8 +31,9 @@ def write_report(
     task: Task,
     predictions: Mapping[str, tuple[Tensor, Tensor]],
     pictures: Mapping[str, Figure] | None = None,
+    shares: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Path:
-    """Write ``report.html`` from the tables of a run folder, predictions and pictures."""
+    """Write ``report.html`` from a run's tables, predictions, pictures and shares of experts."""
     from engine import figures  # matplotlib takes a second to import
 
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -45,6 +46,7 @@ def write_report(
         parts.append(section(title, balancing([row for row in balance if row["phase"] == phase], metrics)))
     parts += [
         section("Predictions on the test split", _predictions(task, predictions, summary["metrics"])),
+        section("Sharing", sharing(shares or {})),
         section("Samples", samples, layout="stack"),
         _repeat(folder, summary),
     ]

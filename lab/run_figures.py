@@ -31,6 +31,7 @@ from tasks.gan_task import GanTask
 COLUMNS, ROWS = 8, 2  # of garments, the first of the test split
 GENERATED = 6  # samples of each class
 WIDTH, GAP = 0.97, 0.17  # of a garment in inches; between garments, as a share of that
+SHARED = 2000  # samples that gates are averaged over
 LINE = 13  # points from one line of text to the next
 WRONG = "#dc2626"
 Runs = Mapping[str, Path]
@@ -82,6 +83,11 @@ def reported(runs: Runs, first: int | None = None) -> Figure:
     split: Any = job.splits.test
     (figure,) = job.task.pictures(job.trained, split if first is None else Subset(split, range(first))).values()
     return figure
+
+
+def reported_of(label: str, first: int, runs: Runs) -> Figure:
+    """As :func:`reported`, of the run of one row."""
+    return reported({label: runs[label]}, first)
 
 
 @torch.no_grad()
@@ -192,6 +198,20 @@ def sharing(runs: Runs) -> Figure:
     return figure
 
 
+@torch.no_grad()
+def image_sharing(runs: Runs) -> Figure:
+    """Shares of trunks and experts in models for images, means over test samples."""
+    names = ("cross_stitch_timm", "mmoe_timm", "ple_timm")
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 3), names, strict=True):
+        job = _load({name: runs[f"`{name}`"]})
+        split: Any = job.splits.test
+        rows = job.trained.sharing(*split.batch(torch.arange(SHARED)).inputs)
+        figures.draw_shares(axes, rows)
+        axes.set_title(name, loc="left", fontsize=10)
+    return figure
+
+
 def _shares(job: engine.Run) -> tuple[dict[str, Tensor], float]:
     """Objective -> shares (units or samples, places), and what they are about at the start."""
     model, name = job.trained, job.config.model["name"]
@@ -244,10 +264,12 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "shared_trunk_cut.svg": partial(confusion, "cut"),
     "shared_trunk_price.svg": partial(scatter, "price", "US dollars"),
     "soft_sharing.svg": sharing,
+    "image_sharing.svg": image_sharing,
     "multi_fashion.png": partial(answers, whole),
     "compressed_fashion.png": partial(answers, garment_over_copy),
     "two_view_fashion.png": partial(answers, halves),
     "ring_of_gaussians.png": reported,
     "fashion_gan.png": samples,
     "rooms.png": partial(reported, first=2),
+    "dense_vit.png": partial(reported_of, "`dense_vit model.encoder=resnet18`", 2),
 }

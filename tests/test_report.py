@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 import engine
 import tasks
 import train
+import zoo
 from balancing import BalanceReport
 from engine import figures
 
@@ -170,6 +171,32 @@ def test_pictures_of_the_task_are_shown_with_their_captions(folder, tmp_path, st
     samples = written.partition("<h2>Samples</h2>")[2].partition("<h2>")[0]
     assert len(pictures(samples)) == 1
     assert "<figcaption>what the model saw</figcaption>" in samples
+
+
+def test_shares_of_experts_are_a_section(folder, tmp_path, stones):
+    shutil.copytree(folder, tmp_path / "run")
+    task = tasks.create_task("diamonds", csv=str(stones))
+    rows = {"cut": {"cut 1": 0.25, "shared 1": 0.75}, "price": {"price 1": 0.5, "shared 1": 0.5}}
+    written = engine.write_report(tmp_path / "run", task, {}, shares=rows).read_text("utf-8")
+    shown = pictures(written.partition("<h2>Sharing</h2>")[2].partition("<h2>")[0])
+    assert len(shown) == 1
+    drawn = base64.b64decode(shown[0].removeprefix(PICTURE)).decode()
+    assert all(text in drawn for text in ("0.25", "0.75", "shared 1", "price 1"))
+    assert "<h2>Sharing</h2>" not in (folder / "report.html").read_text("utf-8")  # of a model with one trunk
+
+
+@pytest.mark.parametrize("name", ["cross_stitch", "mmoe", "ple", "shared_trunk"])
+def test_shares_of_experts_are_means_over_the_split(name, stones, tmp_path):
+    task = tasks.create_task("diamonds", csv=str(stones))
+    split = task.splits(tmp_path).test
+    model = zoo.create_model(
+        name, in_features=task.info["in_features"], classifiers={"cut": 5}, regressors={"price": 1}
+    )
+    rows = engine.expert_shares(model, task, split, 8, torch.device("cpu"))
+    assert bool(rows) == (name != "shared_trunk")
+    assert all(sum(row.values()) == pytest.approx(1, abs=1e-5) for row in rows.values())
+    assert model.training
+    assert not model._forward_pre_hooks
 
 
 def test_run_that_skipped_a_step_gets_its_report(tmp_path, stones, monkeypatch):

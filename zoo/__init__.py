@@ -6,16 +6,20 @@
 from zoo import (
     chained,
     cross_stitch,
+    cross_stitch_timm,
     dense,
     dense_deeplab,
     dense_mtan,
     dense_mtan_original,
     dense_segnet,
+    dense_vit,
     dual,
     gan,
     image_trunk,
     mmoe,
+    mmoe_timm,
     ple,
+    ple_timm,
     shared_trunk,
 )
 from zoo.base import BaseModel, TrunkModel

@@ -20,7 +20,7 @@ random weights; there they are networks trained on one objective first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -33,11 +33,20 @@ from zoo.registry import register_model
 from zoo.tables import category_embedding, embed, embedding_network, mlp, table_info
 
 
-def _mix(names: Sequence[str], width: int, own: float) -> nn.ParameterDict:
+def mix(names: Sequence[str], width: int, own: float) -> nn.ParameterDict:
     """Objective -> share of each tower, unit by unit (towers, width)."""
     rest = (1 - own) / (len(names) - 1)
     shares = rest + (own - rest) * torch.eye(len(names))
     return nn.ParameterDict({name: row[:, None].repeat(1, width) for name, row in zip(names, shares, strict=True)})
+
+
+def mean_shares(place: str, mixes: nn.ModuleList) -> dict[str, dict[str, float]]:
+    """``place``, number and objective -> share of each tower in its mix, mean over units."""
+    return {
+        f"{place} {index}, {name}": dict(zip(rows, row.mean(dim=1).tolist(), strict=True))
+        for index, rows in enumerate(cast(Iterable[nn.ParameterDict], mixes), 1)
+        for name, row in rows.items()
+    }
 
 
 class _Layer(nn.Module):
@@ -95,7 +104,7 @@ class CrossStitch(BaseModel):
         widths = [inputs] + [width] * depth
         self.layers = nn.ModuleList(_Layer(self.objectives, a, b, dropout) for a, b in pairwise(widths))
         # a single tower has nothing to exchange
-        self.mixes = nn.ModuleList(_mix(self.objectives, width, own) for _ in range(depth if len(sizes) > 1 else 0))
+        self.mixes = nn.ModuleList(mix(self.objectives, width, own) for _ in range(depth if len(sizes) > 1 else 0))
         self.head = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
 
     def forward(self, x: Tensor, codes: Tensor | None = None) -> dict[str, Tensor]:
@@ -123,6 +132,10 @@ class CrossStitch(BaseModel):
         """The towers, the mixes (which may need a higher learning rate) and the heads."""
         own = {"towers": self.layers, "mixes": self.mixes, "heads": self.head}
         return {**own, **embedding_network(self.embedding)}
+
+    def sharing(self, x: Tensor, codes: Tensor | None = None) -> dict[str, dict[str, float]]:
+        """Layer and objective -> share of each tower, mean over units."""
+        return mean_shares("layer", self.mixes)
 
     def _mixed(self, index: int, name: str, towers: Tensor) -> Tensor:
         return (self._row(index, name) * towers).sum(dim=1) if len(self.mixes) else towers[:, 0]

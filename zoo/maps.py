@@ -89,7 +89,7 @@ class LabelHead(nn.Module):
     """Linear layer on the mean of a tensor over its places.
 
     Args:
-        channels: Of the tensor (B, channels, H, W).
+        channels: Of the tensor (B, channels, H, W), or the product of several axes in their place.
         outputs: Of the layer.
         place: Of the tensor among the features; ``None``: it is all of them.
     """
@@ -101,7 +101,7 @@ class LabelHead(nn.Module):
 
     def forward(self, features: Any) -> Tensor:
         values = features if self.place is None else features[self.place]
-        return self.output(values.mean((-2, -1)))
+        return self.output(values.mean((-2, -1)).flatten(1))
 
 
 def label_heads(

@@ -39,8 +39,14 @@ class Experts(nn.ModuleList):
 
 
 def mixture(gate: nn.Module, x: Tensor, experts: Tensor) -> Tensor:
-    """(B, width): mean of the experts (B, experts, width), weighted by the gate of x."""
-    return (gate(x).softmax(dim=1)[:, :, None] * experts).sum(dim=1)
+    """(B, width, ...): mean of experts (B, experts, width, ...), weighted by the gate of x."""
+    shares = gate(x).softmax(dim=1)
+    return (shares.view(*shares.shape, *[1] * (experts.dim() - 2)) * experts).sum(dim=1)
+
+
+def mean_gate(gate: nn.Module, x: Tensor, experts: Sequence[str]) -> dict[str, float]:
+    """Expert -> its share by a gate that reads x (B, inputs), mean over the samples."""
+    return dict(zip(experts, gate(x).softmax(dim=1).mean(dim=0).tolist(), strict=True))
 
 
 @register_model("mmoe", table_info("MLP experts, mixed by a gate per objective, for tables", "Ma et al., KDD 2018"))
@@ -105,3 +111,9 @@ class MMoE(BaseModel):
         """The experts, the gates and the towers, for an optimizer each."""
         own = {"experts": self.experts, "gates": self.gate, "heads": self.head}
         return {**own, **embedding_network(self.embedding)}
+
+    def sharing(self, x: Tensor, codes: Tensor | None = None) -> dict[str, dict[str, float]]:
+        """Objective -> share of each expert, mean over the samples."""
+        x = embed(self.embedding, x, codes)
+        names = [f"expert {k + 1}" for k in range(len(self.experts))]
+        return {name: mean_gate(gate, x, names) for name, gate in self.gate.items()}

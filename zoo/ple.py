@@ -27,8 +27,9 @@ Recommendations", RecSys 2020.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import cast
 
 import torch
@@ -36,18 +37,40 @@ from torch import Tensor, nn
 
 from zoo.base import BaseModel
 from zoo.checks import check_at_least, check_dropout, head_sizes
-from zoo.mmoe import Experts, mixture
+from zoo.mmoe import Experts, mean_gate, mixture
 from zoo.registry import register_model
 from zoo.tables import category_embedding, embed, embedding_network, mlp, table_info, towers
 
 
-class _Level(nn.Module):
-    """Experts and gates of one level. The last has no shared gate: its common state is unused."""
+def _whole(state: Tensor) -> Tensor:
+    return state
+
+
+class Level(nn.Module):
+    """Experts and gates of one level. The last has no shared gate: its common state is unused.
+
+    Args:
+        names: The objectives.
+        inputs: Numbers that a gate reads.
+        expert: Makes an expert.
+        own: Number of experts of each objective.
+        shared: Number of shared experts.
+        last: Whether it is the last level.
+        read: State -> (B, inputs), what a gate reads of it.
+    """
 
     def __init__(
-        self, names: Sequence[str], inputs: int, expert: Callable[[], nn.Module], own: int, shared: int, last: bool
+        self,
+        names: Sequence[str],
+        inputs: int,
+        expert: Callable[[], nn.Module],
+        own: int,
+        shared: int,
+        last: bool,
+        read: Callable[[Tensor], Tensor] = _whole,
     ) -> None:
         super().__init__()
+        self.read = read
 
         def experts(count: int) -> Experts:
             return Experts(expert() for _ in range(count))
@@ -57,16 +80,41 @@ class _Level(nn.Module):
         self.gate = nn.ModuleDict({name: nn.Linear(inputs, own + shared) for name in names})
         self.shared_gate = None if last else nn.Linear(inputs, len(names) * own + shared)
 
+    def sharing(self, number: int, states: Sequence[Tensor], common: Tensor) -> dict[str, dict[str, float]]:
+        """Level and objective, or ``shared`` -> share of each expert, mean over the samples."""
+        shared = [f"shared {k + 1}" for k in range(len(self.shared))]
+        own = {name: [f"{name} {k + 1}" for k in range(len(cast(Experts, each)))] for name, each in self.own.items()}
+        rows = {
+            f"level {number}, {name}": mean_gate(self.gate[name], self.read(state), own[name] + shared)
+            for name, state in zip(own, states, strict=True)
+        }
+        if self.shared_gate is not None:
+            rows[f"level {number}, shared"] = mean_gate(
+                self.shared_gate, self.read(common), [*chain(*own.values()), *shared]
+            )
+        return rows
+
     def forward(self, common: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Common state and state of each objective -> the same for the next level."""
         assert self.shared_gate is not None
         shared = self.shared(common)
         own = [experts(state) for experts, state in zip(self.own.values(), states, strict=True)]
         mixed = [
-            mixture(gate, state, torch.cat([experts, shared], dim=1))
+            mixture(gate, self.read(state), torch.cat([experts, shared], dim=1))
             for gate, state, experts in zip(self.gate.values(), states, own, strict=True)
         ]
-        return mixture(self.shared_gate, common, torch.cat([*own, shared], dim=1)), mixed
+        return mixture(self.shared_gate, self.read(common), torch.cat([*own, shared], dim=1)), mixed
+
+
+def level_shares(levels: nn.ModuleList, x: Tensor, objectives: int) -> dict[str, dict[str, float]]:
+    """Level and objective -> share of each expert, mean over x (B, ...), the first input."""
+    rows: dict[str, dict[str, float]] = {}
+    common, states = x, [x] * objectives
+    for number, level in enumerate(cast(Iterable[Level], levels), 1):
+        rows |= level.sharing(number, states, common)
+        if level.shared_gate is not None:
+            common, states = level(common, states)
+    return rows
 
 
 @register_model(
@@ -115,7 +163,7 @@ class PLE(BaseModel):
         self.embedding, numbers = category_embedding("ple", in_features, categories)
         self.objectives = names = tuple(sizes)
         self.levels = nn.ModuleList(
-            _Level(
+            Level(
                 names, inputs, partial(mlp, inputs, width, depth, dropout), own_experts, shared_experts, k == levels - 1
             )
             for k, inputs in enumerate([numbers] + [width] * (levels - 1))
@@ -145,7 +193,7 @@ class PLE(BaseModel):
 
     def head_parameters(self, name: str) -> list[nn.Parameter]:
         """Own experts and gate of the last level, the gate below that leads to them, and the tower."""
-        gates = [cast(_Level, level).gate[name] for level in self.levels[-2:]]
+        gates = [cast(Level, level).gate[name] for level in self.levels[-2:]]
         parts = [*gates, self._last.own[name], self.head[name]]
         return [parameter for part in parts for parameter in part.parameters()]
 
@@ -153,6 +201,10 @@ class PLE(BaseModel):
         """The levels and the towers, for an optimizer each."""
         return {"levels": self.levels, "heads": self.head, **embedding_network(self.embedding)}
 
+    def sharing(self, x: Tensor, codes: Tensor | None = None) -> dict[str, dict[str, float]]:
+        """Level and objective -> share of each expert, mean over the samples."""
+        return level_shares(self.levels, embed(self.embedding, x, codes), len(self.objectives))
+
     @property
-    def _last(self) -> _Level:
-        return cast(_Level, self.levels[-1])
+    def _last(self) -> Level:
+        return cast(Level, self.levels[-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -98,19 +98,40 @@ def _check_loaded(owner: str, kind: str, name: str, file: str, model: nn.Module,
         )
 
 
+def check_patch_size(owner: str, encoder: str, patch_size: int) -> None:
+    """Raise ValueError if the encoder has no patches, or none of this size. Nothing is computed."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            timm.create_model(encoder, features_only=True, patch_size=patch_size)
+        except Exception as error:  # each family has its own
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise ValueError(
+                f"{owner}: encoder {encoder!r} cannot have patch_size={patch_size} ({reason}); leave it out, or take a plain "
+                "transformer such as vit_tiny_patch16_224"
+            ) from error
+
+
 @torch.no_grad()
-def fitting_size(owner: str, encoder: str, in_channels: int, size: Sequence[int]) -> tuple[int, int] | None:
+def fitting_size(
+    owner: str, encoder: str, in_channels: int, size: Sequence[int], options: Mapping[str, Any] | None = None
+) -> tuple[int, int] | None:
     """``img_size`` for an encoder that is made for one size; ``None`` if it takes any.
+
+    ``options`` are more of them for ``timm.create_model``.
 
     It is ``size`` (height, width), up to multiples of the largest stride. Nothing is computed, and no random numbers are drawn.
     Raises ValueError, naming sizes that fit, if this one does not.
     """
     import timm
 
+    given: dict[str, Any] = {"features_only": True, "in_chans": in_channels, **(options or {})}
+
     def strides(shape: Sequence[int]) -> list[int]:
         """Those of the stages, after a try with images of this shape."""
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            net: Any = timm.create_model(encoder, features_only=True, in_chans=in_channels, img_size=shape).eval()
+            net: Any = timm.create_model(encoder, img_size=shape, **given).eval()
             found = net.feature_info.reduction()
             net(torch.empty(1, in_channels, *(side + -side % max(found) for side in shape)))
         return found
@@ -120,7 +141,7 @@ def fitting_size(owner: str, encoder: str, in_channels: int, size: Sequence[int]
 
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
-            net: Any = timm.create_model(encoder, features_only=True, in_chans=in_channels, img_size=multiple(32))
+            net: Any = timm.create_model(encoder, img_size=multiple(32), **given)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise

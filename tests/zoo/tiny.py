@@ -83,12 +83,15 @@ TINY = {
         | {"linear_width": 8, "conv_width": 2, "conv_depth": 2},
     ),
     "cross_stitch": table(width=8, depth=2),
+    "cross_stitch_resnet18": pictures(32, classifiers={"a": 3}, regressors={"b": 1}),
+    "cross_stitch_timm": pictures(32, backbone="test_resnet", regressors={}),
     "dense": maps(encoder="test_resnet", width=8),
     "dense_deeplab": maps(encoder="test_resnet"),
     "dense_mtan": maps(width=4),
     "dense_mtan_original": maps(width=4),
     "dense_resnet18": maps(maps=("segmentation", "depth"), width=8),  # eleven million parameters: two rows of them
     "dense_segnet": maps(width=4),
+    "dense_vit": maps(encoder="test_vit", image_size=(32, 32), dim=8, attention_heads=2, width=8),
     "dual_separate": views(),
     "dual_sum": views(),
     "gan": Tiny(
@@ -98,7 +101,11 @@ TINY = {
     ),
     "gan_points": Tiny(((2,),), {"in_features": 2, "classes": 2, "latent": 4, "width": 8, "depth": 2}, adversarial),
     "mmoe": table(width=8, depth=1, experts=2),
+    "mmoe_resnet18": pictures(32, regressors={}, experts=2),
+    "mmoe_timm": pictures(32, backbone="test_resnet", experts=2),
     "ple": table(width=8, depth=1),
+    "ple_resnet18": pictures(32, classifiers={"a": 3}, regressors={"b": 1}),
+    "ple_timm": pictures(32, backbone="test_resnet", regressors={}),
     "shared_trunk": table(width=8, depth=2),
     "shared_trunk_cnn": pictures(8, channels=(2, 3), width=4),
     "shared_trunk_lenet": pictures(12, image_size=12, channels=(2, 3), kernels=(3, 3), width=4),
@@ -108,7 +115,7 @@ TINY = {
 
 
 #: Classes that stand under another name as well, with millions of parameters: what takes long is shown with the other alone.
-VARIANTS = ("dense_resnet18", "shared_trunk_resnet18")
+VARIANTS = ("cross_stitch_resnet18", "dense_resnet18", "mmoe_resnet18", "ple_resnet18", "shared_trunk_resnet18")
 MODELS = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in zoo.list_models()]
 
 

@@ -1,0 +1,173 @@
+"""Trunks of timm in stages; cross-stitch, mixture of experts and progressive layered extraction made of them."""
+
+import pytest
+import timm
+import torch
+
+import balancing
+import zoo
+from balancing.measuring.leaves import find_leaves
+from zoo.timm_stages import timm_stages
+
+HEADS = [({"a": 3}, {}), ({"a": 3, "b": 2}, {"c": 1})]
+VARIANTS = [
+    ("cross_stitch_timm", {}),
+    *(("mmoe_timm", {"experts": count, "expert_stages": count}) for count in (1, 2)),
+    *(("ple_timm", {"levels": levels, "own_experts": own}) for levels, own in ((1, 2), (3, 1))),
+]
+NAMES = ("cross_stitch_timm", "mmoe_timm", "ple_timm")
+
+
+def make(name, classifiers=None, regressors=None, **arguments):
+    torch.manual_seed(0)
+    heads = {"classifiers": classifiers or {"a": 3}, "regressors": {"b": 2} if regressors is None else regressors}
+    return zoo.create_model(name, **{"in_channels": 1, "backbone": "test_resnet", **heads, **arguments})
+
+
+def losses(model, features):
+    return {name: output.square().mean() for name, output in model.heads(features).items()}
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda variant: f"{variant[0]}-{'-'.join(map(str, variant[1].values()))}")
+def variant(request):
+    return request.param
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext", "test_efficientnet"])
+def test_stages_in_turn_give_the_features_of_the_trunk(backbone):
+    stages = timm_stages("us", backbone, 1, None).eval()
+    whole = timm.create_model(backbone, in_chans=1, features_only=True).eval()
+    whole.load_state_dict(dict(zip(whole.state_dict(), stages.state_dict().values(), strict=True)))
+    x = torch.randn(2, 1, 64, 64)
+    expected = whole(x)
+    assert stages.widths == [output.shape[1] for output in expected]
+    for stage, output in zip(stages, expected, strict=True):
+        x = stage(x)
+        torch.testing.assert_close(x, output)
+
+
+def test_stages_of_a_plain_transformer_give_its_tokens():
+    torch.manual_seed(0)
+    stages, x = timm_stages("us", "test_vit", 1, 32).eval(), torch.randn(2, 1, 32, 32)
+    torch.manual_seed(0)
+    expected = timm.create_model("test_vit", in_chans=1, img_size=32, num_classes=0).eval().forward_features(x)
+    for stage in stages:
+        x = stage(x)
+    assert len(stages) == 4
+    torch.testing.assert_close(x.transpose(1, 2), expected)
+
+
+def test_a_trunk_that_is_no_list_of_layers_is_refused():
+    with pytest.raises(ValueError, match="us: backbone 'xcit_nano_12_p8_224' cannot be cut into stages"):
+        timm_stages("us", "xcit_nano_12_p8_224", 1, None)
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=["one", "three"])
+def test_declared_parameters_are_those_the_graph_shows(variant, heads):
+    name, arguments = variant
+    model = make(name, *heads, **arguments)
+    values = losses(model, model.features(torch.randn(3, 1, 32, 32)))
+    masks = find_leaves([values[key] for key in model.objectives])
+    assert set(masks) == set(model.parameters())
+    assert set(model.shared_parameters()) == {p for p, mask in masks.items() if mask.bit_count() > 1}
+    for index, key in enumerate(model.objectives):
+        assert set(model.objective_parameters(key)) == {p for p, mask in masks.items() if mask == 1 << index} or (
+            len(model.objectives) == 1
+        )
+    networks = [p for network in model.networks().values() for p in network.parameters()]
+    assert len(networks) == len(set(networks)) == len(masks)
+
+
+def test_gradients_through_the_features_are_those_of_the_sum(variant):
+    name, arguments = variant
+    model, x = make(name, **arguments).eval(), torch.randn(3, 1, 32, 32)
+    sum(losses(model, model.features(x)).values()).backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    features = model.features(x)
+    # a method that measures gradients, with weights of one
+    balancer = balancing.create_balancer("mgda", model.objectives, at="features")
+    balancer.compute_weights = lambda values, gramian: torch.ones_like(values)
+    balancer.backward(losses(model, features), features=features, shared=model.shared_parameters())
+    for p, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_towers_that_keep_to_themselves_are_separate_networks():
+    model = make("cross_stitch_timm", own=1.0)
+    losses(model, model.features(torch.randn(3, 1, 32, 32)))["a"].backward()
+    assert sum(p.grad.abs().sum() for p in model.towers["a"].parameters()) > 0
+    assert all((p.grad == 0).all() for p in model.towers["b"].parameters())
+
+
+def test_equal_experts_make_the_gates_idle():
+    model = make("mmoe_timm", experts=3).eval()
+    for expert in model.experts[1:]:
+        expert.load_state_dict(model.experts[0].state_dict())
+    x = torch.randn(3, 1, 32, 32)
+    alone = model.experts[0](model.stem(x)).mean((2, 3))
+    torch.testing.assert_close(model(x)["a"], model.head["a"](alone))
+
+
+def test_own_experts_of_the_last_level_serve_their_objective_alone():
+    model = make("ple_timm").eval()
+    x = torch.randn(3, 1, 32, 32)
+    before = model(x)
+    with torch.no_grad():
+        for p in model.levels[-1].own["a"].parameters():
+            p.add_(1.0)
+    after = model(x)
+    assert not torch.equal(before["a"], after["a"])
+    assert torch.equal(before["b"], after["b"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shares_of_a_row_sum_to_one(name):
+    rows = make(name).eval().sharing(torch.randn(3, 1, 32, 32))
+    assert rows
+    for row in rows.values():
+        assert sum(row.values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pretrained_weights_start_every_copy(name, tmp_path):
+    import safetensors.torch
+
+    file = tmp_path / "model.safetensors"
+    source = timm.create_model("test_resnet", in_chans=1)
+    safetensors.torch.save_file(source.state_dict(), file)
+    model = make(name, pretrained=True, pretrained_file=str(file))
+    last = [
+        p for key, p in model.named_parameters() if p.shape == source.layer4[0].conv1.weight.shape and "head" not in key
+    ]
+    equal = [p for p in last if torch.equal(p, source.layer4[0].conv1.weight)]
+    assert len(equal) == {"cross_stitch_timm": 2, "mmoe_timm": 3, "ple_timm": 3}[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"backbone": "test_vit", "image_size": 36}, "not for images of 36 pixels"),
+        ({"backbone": "resnet_18"}, "timm has no backbone"),
+        ({"in_channels": 0}, "in_channels must be at least 1"),
+    ],
+)
+def test_impossible_trunks_are_refused(name, wrong, message):
+    with pytest.raises(ValueError, match=f"{name}: .*{message}"):
+        make(name, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("cross_stitch_timm", {"own": 1.1}, "own must be in"),
+        ("mmoe_timm", {"experts": 0}, "experts must be at least 1"),
+        ("mmoe_timm", {"expert_stages": 5}, r"expert_stages must be in 1 ... 4"),
+        ("ple_timm", {"levels": 0}, r"levels must be in 1 ... 4"),
+        ("ple_timm", {"own_experts": 0}, "own_experts must be at least 1"),
+    ],
+)
+def test_impossible_options_are_refused(name, wrong, message):
+    with pytest.raises(ValueError, match=f"{name}: .*{message}"):
+        make(name, **wrong)

@@ -1,0 +1,151 @@
+"""Progressive layered extraction for images: a trunk's last stages as levels of experts.
+
+The first stages of any trunk of timm are shared by all. Each further stage is a level: it exists several times, with different
+weights, as shared experts and as experts of one objective each. Gates read the pooled states, and mix feature maps.
+
+    image (B, C, H, W) -> first stages -> map (B, C', h, w) = state a = common state = state b
+      state a -> stage, by own experts a --> mixture by gate a (own a, shared)                 -> state a      levels - 1 times
+      common  -> stage, by shared experts -> mixture by the shared gate (own a, shared, own b) -> common
+      state b -> stage, by own experts b --> mixture by gate b (own b, shared)                 -> state b
+    last level, the last stage of the trunk; outputs of experts are pooled:
+      common  -> shared experts -> features (B, shared_experts, width), with each objective's state
+      state a -> own experts a --> mixture by gate a (own a, shared) -> Linear -> a
+      state b -> own experts b --> mixture by gate b (own b, shared) -> Linear -> b
+
+Shared parameters: the first stages, all experts and shared gates below the last level, and its shared experts; with three levels or
+more also the gates below the last two. The other gates, the own experts of the last level and the heads have one objective each.
+Features for ``at="features"``: the pooled outputs of the last shared experts, and the state of each objective.
+Origin: H. Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for Personalized
+Recommendations", RecSys 2020. Differs in that levels begin behind shared stages.
+
+    model = create_model("ple_resnet18", in_channels=1, classifiers={"a": 10, "b": 10}, regressors={})
+    outputs = model(image)                      # {"a": (B, 10), "b": (B, 10)}
+    balancer.backward({"a": cross_entropy(outputs["a"], y), "b": cross_entropy(outputs["b"], z)})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from zoo.base import BaseModel
+from zoo.checks import check_at_least, head_sizes
+from zoo.mmoe import mixture
+from zoo.ple import Level, level_shares
+from zoo.registry import register_model, register_variant
+from zoo.timm_models import timm_name
+from zoo.timm_stages import check_below, image_info, load_stages, pool, timm_stages
+
+_ORIGIN = "Tang et al., RecSys 2020"
+
+
+@register_model(
+    "ple_timm", image_info("last stages of any timm trunk as shared and own experts, mixed by gates", _ORIGIN)
+)
+class TimmPLE(BaseModel):
+    """Shared stages of a timm trunk, levels of shared and own experts, and linear heads.
+
+    Args:
+        in_channels: Channels of the image.
+        classifiers: Objective -> number of classes; the output is logits (B, classes).
+        regressors: Objective -> number of values; the output is values (B, dims).
+        image_size: Side of the image; backbones that take any size need none.
+        backbone: Any model of timm that can be cut into stages.
+        levels: How many of the last stages are levels; at least one is left to be shared.
+        shared_experts: Number of shared experts in each level, at least 1.
+        own_experts: Number of experts of each objective in each level, at least 1.
+        pretrained: Start stages and experts from the weights that timm has; then the experts of a level are equal at first.
+        pretrained_file: File with such weights, with ``pretrained``; otherwise they are downloaded.
+
+    Raises:
+        ValueError: A backbone that cannot be cut, or not for this size, or weights that cannot be had.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        classifiers: Mapping[str, int],
+        regressors: Mapping[str, int],
+        image_size: int | None = None,
+        backbone: str = "resnet18",
+        levels: int = 2,
+        shared_experts: int = 1,
+        own_experts: int = 1,
+        pretrained: bool = False,
+        pretrained_file: str | None = None,
+    ) -> None:
+        super().__init__()
+        owner = "ple_timm"
+        sizes = head_sizes(owner, classifiers, regressors)
+        check_at_least(owner, 1, in_channels=in_channels, image_size=image_size or 1)
+        check_at_least(owner, 1, shared_experts=shared_experts, own_experts=own_experts)
+        source = (owner, timm_name(owner, "backbone", backbone), in_channels, image_size)
+        self.objectives = names = tuple(sizes)
+        trunks = [timm_stages(*source) for _ in range(shared_experts + own_experts * len(names))]
+        check_below(owner, "levels", levels, trunks[0])
+        if pretrained:
+            load_stages(trunks, timm_stages(*source, True, pretrained_file))
+        cut, widths = len(trunks[0]) - levels, trunks[0].widths
+        self.stem = nn.Sequential(*[*trunks[0]][:cut])
+        self.levels = nn.ModuleList()
+        for place in range(cut, len(widths)):
+            expert = iter([trunk[place] for trunk in trunks]).__next__
+            last = place + 1 == len(widths)
+            self.levels.append(Level(names, widths[place - 1], expert, own_experts, shared_experts, last, pool))
+        self.head = nn.ModuleDict({name: nn.Linear(widths[-1], size) for name, size in sizes.items()})
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B, in_channels, H, W) -> one output per objective."""
+        return self.heads(self.features(image))
+
+    def features(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Image -> last shared experts (B, shared_experts, width), states of objectives."""
+        common = self.stem(image)
+        # copies, as none of the features may be computed from another: gradients at them would count twice
+        states = [common.view_as(common) for _ in self.objectives]
+        for level in self.levels[:-1]:
+            common, states = level(common, states)
+        return _pooled(self._last.shared, common), *states
+
+    def heads(self, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Last shared experts and states of the objectives -> one output per objective."""
+        shared, *states = features
+        last, outputs = self._last, {}
+        for name, state in zip(self.objectives, states, strict=True):
+            experts = torch.cat([_pooled(last.own[name], state), shared], dim=1)
+            outputs[name] = self.head[name](mixture(last.gate[name], pool(state), experts))
+        return outputs
+
+    def head_parameters(self, name: str) -> list[nn.Parameter]:
+        """Own experts and gate of the last level, the gate below that leads to them, and the head."""
+        gates = [cast(Level, level).gate[name] for level in self.levels[-2:]]
+        parts = [*gates, self._last.own[name], self.head[name]]
+        return [parameter for part in parts for parameter in part.parameters()]
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The shared stages, the levels and the heads, for an optimizer each."""
+        return {"stem": self.stem, "levels": self.levels, "heads": self.head}
+
+    def sharing(self, image: Tensor) -> dict[str, dict[str, float]]:
+        """Level and objective -> share of each expert, mean over the images."""
+        return level_shares(self.levels, self.stem(image), len(self.objectives))
+
+    @property
+    def _last(self) -> Level:
+        return cast(Level, self.levels[-1])
+
+
+def _pooled(experts: nn.Module, state: Tensor) -> Tensor:
+    """(B, C, ...) -> pooled outputs of the experts (B, experts, width)."""
+    return experts(state).flatten(3).mean(3)
+
+
+@register_variant(
+    "ple_resnet18", image_info("last stages of a ResNet-18 as shared and own experts, mixed by gates", _ORIGIN), TimmPLE
+)
+def ple_resnet18() -> dict[str, Any]:
+    """:class:`TimmPLE` with a ResNet-18, for images of any size."""
+    return {"image_size": None, "backbone": "resnet18"}

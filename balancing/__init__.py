@@ -59,6 +59,7 @@ from .losses.initial_loss import InitialLoss
 from .losses.inverse_mean import InverseMean
 from .losses.pbi import PenaltyBoundaryIntersection
 from .losses.power_mean import PowerMean
+from .losses.preference_sampling import PreferenceSampling
 from .losses.prior_loss import PriorLoss
 from .losses.realtime import Realtime
 from .losses.relobralo import ReLoBRaLo
@@ -72,21 +73,22 @@ from .losses.tchebycheff import Tchebycheff
 from .losses.uncertainty import Uncertainty
 from .method import Method
 from .options import BalancerOptions, Options
-from .protocol import MultiObjectiveModel, Phase
+from .protocol import MultiObjectiveModel, Phase, PreferenceModel
 from .report import BalanceReport
 
 # fmt: off
 __all__ = [
     "AlignedMTL", "Alternating", "AutoLambda", "BalanceReport", "Balancer", "BalancerOptions", "BalancingError",
     "BilevelBalancer", "CAGrad", "CoefficientOfVariation", "Composed", "ConflictFree", "ConflictFreeMomentum",
-    "Cosmos", "DBMTL", "DWA", "DualProj", "ExcessMTL", "FAMO", "FORUM", "FairGrad", "Fixed", "GO4Align",
-    "Geometric", "GradDrop", "GradNorm", "GradNormalize", "GradVac", "GramianBalancer", "GroupDRO", "IGB", "IMTL",
-    "ImpartialGradient", "ImpartialLoss", "InitialLoss", "InverseMean", "JacobianBalancer", "Krum", "LossBalancer",
-    "MGDA", "MOML", "Method", "MoCo", "MoDo", "MultiObjectiveModel", "NashMTL", "NonFiniteError", "Options", "PCD",
-    "PCGrad", "ParetoMTL", "PenaltyBoundaryIntersection", "Phase", "PowerMean", "PriorLoss", "RLW", "ReLoBRaLo",
-    "Realtime", "RowBalancer", "SDMGrad", "Scalarization", "ScheduleBalancer", "Scheduled", "Single",
-    "SmoothTchebycheff", "SoftAdapt", "Sum", "Tchebycheff", "TrimmedMean", "UPGrad", "Uncertainty",
-    "allow_several_backwards", "balancer_arguments", "balancer_class", "create_balancer", "group_parameters",
-    "list_balancers", "register_balancer", "torchjd",
+    "Cosmos", "DBMTL", "DWA", "DualProj", "ExcessMTL", "FAMO", "FORUM", "FairGrad", "Fixed", "Geometric",
+    "GradDrop", "GradNorm", "GradNormalize", "GradVac", "GramianBalancer", "GroupDRO", "IGB", "IMTL",
+    "ImpartialGradient", "ImpartialLoss", "InitialLoss", "InverseMean", "JacobianBalancer", "Krum",
+    "LossBalancer", "MGDA", "MOML", "Method", "MoCo", "MoDo", "MultiObjectiveModel", "NashMTL",
+    "NonFiniteError", "Options", "PCD", "PCGrad", "ParetoMTL", "PenaltyBoundaryIntersection", "Phase",
+    "PowerMean", "PreferenceModel", "PreferenceSampling", "PriorLoss", "RLW", "ReLoBRaLo", "Realtime",
+    "RowBalancer", "SDMGrad", "Scalarization", "ScheduleBalancer", "Scheduled", "Single", "SmoothTchebycheff",
+    "SoftAdapt", "Sum", "Tchebycheff", "TrimmedMean", "UPGrad", "Uncertainty", "allow_several_backwards",
+    "balancer_arguments", "balancer_class", "create_balancer", "group_parameters", "list_balancers",
+    "register_balancer", "torchjd",
 ]
 # fmt: on

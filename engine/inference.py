@@ -24,6 +24,7 @@ from torchvision.utils import save_image
 
 from engine.arguments import ConfigError, PartialError, some
 from engine.prediction import load_predictor
+from engine.preferences import parse_preference
 from tasks import DataError, Prediction
 
 # fmt: off
@@ -153,13 +154,14 @@ def predict(
     samples: int | None = None,
     seed: int | None = None,
     device: str = "auto",
+    preference: str | None = None,
 ) -> None:
     """Predict or sample, write files and print the first rows.
 
     Raises ConfigError or DataError before anything is written, and PartialError if some files of a folder cannot be read.
     """
     console = Console(soft_wrap=True, highlight=False)
-    predictor = load_predictor(Path(run), device)
+    predictor = load_predictor(Path(run), device, parse_preference(preference))
     if input is None:
         generated, classes = predictor.sample(64 if samples is None else samples, seed or 0)
         folder = Path(output or Path(run, "predictions", "samples"))

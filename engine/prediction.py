@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from engine.arguments import ConfigError
 from engine.checkpoint import load_weights
 from engine.data import evaluation_batches
 from engine.device import resolve_device
+from engine.preferences import set_preference
 from engine.run import Run
 from engine.words import shell_word
 from tasks import Prediction, Task, create_task
@@ -104,8 +105,11 @@ def load_best(folder: Path, model: nn.Module) -> None:
         load_weights(folder, model)
 
 
-def load_predictor(run: Path, device: str = "auto") -> Predictor:
-    """The best model of a run, in eval mode. Raises ConfigError if it is missing or damaged."""
+def load_predictor(run: Path, device: str = "auto", preference: Mapping[str, float] | None = None) -> Predictor:
+    """The best model of a run, in eval mode, for a preference if it reads one.
+
+    Raises ConfigError if it is missing or damaged, or for a preference that it does not read.
+    """
     folder = best_folder(run)
     with _loading(folder):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -120,6 +124,7 @@ def load_predictor(run: Path, device: str = "auto") -> Predictor:
             task.load_state_dict(config["learnt"])
         task = task.restrict(model.objectives)
     load_best(folder, model)
+    set_preference(model, preference)
     place = resolve_device(device)
     return Predictor(task, model.to(place).eval(), place)
 

@@ -5,6 +5,7 @@
 
 from zoo import (
     chained,
+    conditioned,
     cross_stitch,
     dense,
     dense_deeplab,

@@ -196,7 +196,7 @@ def test_a_state_of_something_else_is_one_message():
 
 BY_NAME = [name for name in ALL if not balancer_class(name).positional]
 #: Methods whose steps depend on the order of the objectives, on chance or on a first one.
-ORDERED = ("alternating", "single", "rlw", "pcd", "pcgrad", "gradvac", "graddrop")
+ORDERED = ("alternating", "single", "rlw", "preference_sampling", "pcd", "pcgrad", "gradvac", "graddrop")
 
 
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name not in ORDERED])

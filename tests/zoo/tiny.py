@@ -82,6 +82,8 @@ TINY = {
         {"in_features": 6, "in_channels": 1, "image_size": 8, "classes": 3}
         | {"linear_width": 8, "conv_width": 2, "conv_depth": 2},
     ),
+    "conditioned": table(width=8, depth=2, hidden=4),
+    "conditioned_lenet": pictures(12, image_size=12, channels=(2, 3), kernels=(3, 3), width=4, hidden=4),
     "cross_stitch": table(width=8, depth=2),
     "dense": maps(encoder="test_resnet", width=8),
     "dense_deeplab": maps(encoder="test_resnet"),

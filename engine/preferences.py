@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 
 from balancing import Balancer, PreferenceModel
 from engine.arguments import ConfigError
@@ -45,7 +45,7 @@ def parse_preference(text: str | None) -> dict[str, float] | None:
         return None
     try:
         value: Any = OverridesParser.create().parse_override(f"preference={text}").value()
-    except OverrideParseException:
+    except HydraException:
         value = None
     numbers = value.values() if isinstance(value, dict) else ()
     if not numbers or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):

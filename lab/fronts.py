@@ -125,7 +125,12 @@ def jobs(name: str) -> dict[tuple[str, int], list[Tested]]:
         for share in SHARES:
             weights = dict(zip(front.objectives, (2 * share, 2 - 2 * share), strict=True))
             values = ", ".join(f"{key}: {value:g}" for key, value in weights.items())
-            overrides = [*front.each, "balancer=fixed", f"balancer.values={{{values}}}", f"trainer.epochs={front.epochs}"]
+            overrides = [
+                *front.each,
+                "balancer=fixed",
+                f"balancer.values={{{values}}}",
+                f"trainer.epochs={front.epochs}",
+            ]
             found[SWEEP, seed].append(job(overrides, f"fixed-{share:g}", seed, (share,)))
         for setting, epochs in ((LONG, front.epochs * len(SHARES)), (SHORT, front.epochs)):
             overrides = [*front.one, f"trainer.epochs={epochs}"]

@@ -13,6 +13,7 @@ from zoo import (
     dense_mtan_original,
     dense_segnet,
     dual,
+    esmm,
     gan,
     image_trunk,
     mmoe,

@@ -63,9 +63,7 @@ class ModulatedTrunk(nn.Module):
     def forward(self, x: Tensor, preference: Tensor) -> Tensor:
         """Inputs (B, ...) and preference (K,) -> output of the last block."""
         scales, shifts = self.modulation(len(preference) * preference - 1).chunk(2)
-        for block, scale, shift in zip(
-            self.blocks, scales.split(self.widths), shifts.split(self.widths), strict=True
-        ):
+        for block, scale, shift in zip(self.blocks, scales.split(self.widths), shifts.split(self.widths), strict=True):
             x = block(x)
             shape = (-1, *[1] * (x.dim() - 2))
             x = x * (1 + scale.view(shape)) + shift.view(shape)
@@ -81,7 +79,9 @@ class _Conditioned(TrunkModel):
 
     preference: Tensor
 
-    def __init__(self, name: str, base: TrunkModel, blocks: Iterable[nn.Module], widths: Sequence[int], hidden: int) -> None:
+    def __init__(
+        self, name: str, base: TrunkModel, blocks: Iterable[nn.Module], widths: Sequence[int], hidden: int
+    ) -> None:
         check_at_least(name, 1, hidden=hidden)
         objectives = len(base.objectives)
         super().__init__(ModulatedTrunk(blocks, widths, objectives, hidden), dict(base.head.items()))
@@ -117,7 +117,9 @@ class _Conditioned(TrunkModel):
         self.preference.copy_(values / total)
 
 
-@register_model("conditioned", table_info("MLP trunk that a preference modulates: a front in one model, for tables", _ORIGIN))
+@register_model(
+    "conditioned", table_info("MLP trunk that a preference modulates: a front in one model, for tables", _ORIGIN)
+)
 class Conditioned(_Conditioned):
     """The blocks of ``shared_trunk``, modulated by a preference, with one linear head per objective.
 

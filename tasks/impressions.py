@@ -54,9 +54,9 @@ class Impressions(Task):
 
     def __init__(
         self,
-        samples: int = 200_000,
-        users: int = 1_000,
-        items: int = 300,
+        samples: int = 100_000,
+        users: int = 4_000,
+        items: int = 1_000,
         click_rate: float = 0.05,
         conversion_rate: float = 0.05,
         labels: Literal["all", "clicked"] = "all",

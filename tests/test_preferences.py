@@ -55,7 +55,7 @@ def told(capsys, script, *words):
     "balancer", [("balancer=preference_sampling",), ("balancer=cosmos", "balancer.alpha=1", "balancer.penalty=0")]
 )
 def test_the_model_reads_what_weighs_the_losses(configure, monkeypatch, balancer):
-    job = train.build(configure("run", *balancer, "trainer.grad_accum_steps=3"))
+    job = train.build(configure("run", *balancer, "trainer.grad_accum_steps=4"))
     forward, seen = job.model.trunk.forward, []
 
     def noted(x, preference):
@@ -66,7 +66,7 @@ def test_the_model_reads_what_weighs_the_losses(configure, monkeypatch, balancer
     for batch in list(engine.epoch_batches(job, 0))[:3]:
         seen.clear()
         (report,) = train.train_step(job, batch)
-        assert len(seen) == 3  # micro-batches
+        assert len(seen) == 4  # micro-batches
         assert all(torch.equal(each, seen[0]) for each in seen)
         assert seen[0][0] != 0.5
         torch.testing.assert_close(seen[0], report.weights.to(seen[0]))

@@ -93,6 +93,7 @@ TINY = {
     "dense_segnet": maps(width=4),
     "dual_separate": views(),
     "dual_sum": views(),
+    "esmm": Tiny(((4,),), {"in_features": 4, "classifiers": {"a": 1, "b": 1, "c": 1}, "width": 8, "depth": 1}),
     "gan": Tiny(
         ((1, 8, 8),),
         {"in_channels": 1, "image_size": 8, "classes": 2, "latent": 4, "width": 4, "discriminators": 2},

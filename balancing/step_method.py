@@ -62,9 +62,9 @@ class StepMethod(Method):
         return None
 
     def draw(self) -> Tensor:
-        """(K,) preference of the coming step, of sum 1: the option ``preference``, unless the method :attr:`draws`.
+        """(K,) preference of the coming step, of sum 1, for a model that reads it.
 
-        For a model that reads it, before the forward pass. It is the same for all micro-batches of a step.
+        It is the option ``preference``, unless the method :attr:`draws`, and the same for all micro-batches of a step.
         """
         return (self.preference / len(self.objectives)).float()
 

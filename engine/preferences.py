@@ -1,4 +1,4 @@
-"""Preferences of models that read one: from the balancer in training, from the command line afterwards."""
+"""Preferences of models that read one: drawn in training, from the command line later."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def draw_preference(model: Any, balancer: Balancer) -> None:
 
 
 def set_preference(model: Any, preference: Mapping[str, float] | None) -> None:
-    """Give the model a preference, by default an equal one. Raises ConfigError for one that it cannot read."""
+    """Give the model a preference, by default an equal one.
+
+    Raises ConfigError for one that it cannot read.
+    """
     if not isinstance(model, PreferenceModel):
         if preference is not None:
             raise ConfigError("preference is for a model that reads one, such as conditioned; leave it out")

@@ -1,4 +1,4 @@
-"""One network for a whole Pareto front, against a sweep of static weights of equal total cost.
+"""One network for a whole Pareto front, against a sweep of weights of equal total cost.
 
 python lab/fronts.py                        # everything that is missing (about half an hour on two cores)
 python lab/fronts.py diamonds --collect     # only write it again from finished runs
@@ -66,7 +66,7 @@ FRONTS = {name: Front(**front) for name, front in results.read_yaml(Path(__file_
 
 @dataclass(frozen=True)
 class Tested:
-    """A training, and its test losses for shares of the first objective in the preference; ``()``: as it is."""
+    """A training, and its test losses for shares of the first objective in the preference."""
 
     training: Training
     objectives: tuple[str, ...]
@@ -206,7 +206,10 @@ class Points:
         self.low, self.span = every.min(0), every.max(0) - every.min(0)
 
     def volumes(self, setting: str) -> list[float]:
-        """Hypervolume of each seed: 0 and 1 are the least and the greatest loss of the sweep, 1.1 is the reference."""
+        """Hypervolume of each seed.
+
+        0 and 1 are the least and the greatest loss of the sweep, 1.1 is the reference.
+        """
         scaled = [(losses - self.low) / self.span for losses in self.values[setting].values()]
         return [hypervolume(points, (1.1, 1.1)) for points in scaled]
 

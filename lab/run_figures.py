@@ -164,7 +164,10 @@ def samples(runs: Runs) -> Figure:
 
 
 def calibration(objective: str, runs: Runs) -> Figure:
-    """True against predicted rates, means of ten equal parts of the test split in the order of the prediction."""
+    """True against predicted rates: means of ten equal parts of the test split.
+
+    The parts are in the order of the prediction.
+    """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.axline((0, 0), slope=1, color=GRID)

@@ -1,4 +1,4 @@
-"""Impressions: which are clicked, which clicks become conversions, and how likely would a conversion have been?
+"""Impressions: which are clicked, and which clicks become conversions?
 
 Users see items at positions of a page. A click depends on how well the item suits the user, on its appeal and on the position;
 a conversion, which needs a click, on how well it suits the user, on its quality, which goes with its appeal, and on its price.
@@ -155,7 +155,7 @@ class Impressions(Task):
 
 
 def rates_of_mean(logits: np.ndarray, mean: float) -> np.ndarray:
-    """Sigmoids of the logits plus the constant for which their mean is ``mean``, found by bisection."""
+    """Sigmoids of the logits plus a constant, found by bisection, for which they have this mean."""
     low, high = -50.0, 50.0
     for _ in range(100):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""Metrics of predicted rates where the true rates are known: (N,) predictions, (N,) rates, both in [0, 1]."""
+"""Metrics of predicted rates (N,) where the true rates (N,) are known, all in [0, 1]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One network for a whole Pareto front: a shared trunk that a preference modulates, a linear head per objective.
+"""One network for a whole Pareto front: a preference modulates the trunk.
 
 The model reads, besides its inputs, the preference r: how much each objective counts, with sum 1. A small network turns r into
 a factor and a shift for every unit or channel of the trunk (FiLM), so that the same weights give a different trade-off for
@@ -41,7 +41,7 @@ _ORIGIN = "Dosovitskiy and Djolonga, ICLR 2020; Perez et al., AAAI 2018"
 
 
 class ModulatedTrunk(nn.Module):
-    """Blocks in sequence, after each of which a preference scales and shifts the units or channels.
+    """Blocks in sequence; a preference scales and shifts the output of each.
 
     Factors start at 1 and shifts at 0, whatever the preference.
 
@@ -121,7 +121,7 @@ class _Conditioned(TrunkModel):
     "conditioned", table_info("MLP trunk that a preference modulates: a front in one model, for tables", _ORIGIN)
 )
 class Conditioned(_Conditioned):
-    """The blocks of ``shared_trunk``, modulated by a preference, with one linear head per objective.
+    """Blocks of ``shared_trunk``, modulated by a preference, with a head per objective.
 
     Args:
         in_features: Number of inputs.
@@ -175,7 +175,7 @@ class Conditioned(_Conditioned):
     ),
 )
 class ConditionedLeNet(_Conditioned):
-    """The blocks of ``shared_trunk_lenet``, modulated by a preference, with one linear head per objective.
+    """Blocks of ``shared_trunk_lenet``, modulated by a preference, with a head per objective.
 
     Args:
         in_channels: Channels of the image.

@@ -1,4 +1,4 @@
-"""Rates of the stages of a funnel, such as click and conversion, each learned from all impressions.
+"""Rates of the stages of a funnel, click and conversion say, from all impressions.
 
 A conversion can be seen only after a click. A model of the conversion rate that is trained on clicked impressions is then asked
 about all impressions, of which most are unlike those. Here the towers predict the rate of each stage given the one before, but
@@ -37,13 +37,19 @@ from zoo.tables import category_embedding, embed, embedding_network, mlp
 
 
 def product_logit(a: Tensor, b: Tensor) -> Tensor:
-    """Logit of ``sigmoid(a) sigmoid(b)``: without overflow, and without loss of digits where the product is near 0 or 1."""
+    """Logit of ``sigmoid(a) sigmoid(b)``.
+
+    Without overflow, and without loss of digits where the product is near 0 or 1.
+    """
     # 1 / (s(a) s(b)) - 1 = exp(-a) + exp(-b) + exp(-a - b)
     return -torch.logsumexp(torch.stack([-a, -b, -a - b]), dim=0)
 
 
 def stage_rates(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Stage -> logarithm (B, 1) of its rate given the stage before, from the outputs in the order of the funnel."""
+    """Stage -> logarithm (B, 1) of its rate given the stage before.
+
+    ``outputs`` are those of the model, in the order of the funnel.
+    """
     logs = {name: F.logsigmoid(logit.float()) for name, logit in outputs.items()}
     before = [torch.zeros(()), *logs.values()]
     return {name: (log - last).clamp(max=0.0) for (name, log), last in zip(logs.items(), before, strict=False)}
@@ -108,7 +114,7 @@ class ESMM(BaseModel):
         return self.heads(self.features(x, codes))
 
     def features(self, x: Tensor, codes: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Inputs -> numbers and embedded codes (B, inputs), and the logit (B, 1) of every stage but the last."""
+        """Inputs -> embedded inputs (B, inputs), and the logit (B, 1) of every stage but the last."""
         x = embed(self.embedding, x, codes)
         return x, *(self.tower[name](x) for name in self.objectives[:-1])
 

@@ -37,13 +37,14 @@ from zoo.registry import ModelInfo, register_model
 from zoo.shared_trunk import SharedTrunk
 from zoo.tables import embed, embedding_network, table_info
 
+_REACH = 0.1  # share of the output: at the trunk's learning rate, all of it would shake every layer in each step
 _ORIGIN = "Dosovitskiy and Djolonga, ICLR 2020; Perez et al., AAAI 2018"
 
 
 class ModulatedTrunk(nn.Module):
     """Blocks in sequence; a preference scales and shifts the output of each.
 
-    Factors start at 1 and shifts at 0, whatever the preference.
+    Factors start at 1 and shifts at 0, whatever the preference, and differ from that by a tenth of what a small network says.
 
     Args:
         blocks: Modules.
@@ -62,7 +63,7 @@ class ModulatedTrunk(nn.Module):
 
     def forward(self, x: Tensor, preference: Tensor) -> Tensor:
         """Inputs (B, ...) and preference (K,) -> output of the last block."""
-        scales, shifts = self.modulation(len(preference) * preference - 1).chunk(2)
+        scales, shifts = (_REACH * self.modulation(len(preference) * preference - 1)).chunk(2)
         for block, scale, shift in zip(self.blocks, scales.split(self.widths), shifts.split(self.widths), strict=True):
             x = block(x)
             shape = (-1, *[1] * (x.dim() - 2))

@@ -71,6 +71,7 @@ def build(config: Config, processes: engine.Processes = ALONE, known: Task | Non
         with engine.constructing():
             balancer = create_balancer(method, phase.objectives, **options)
         engine.check_balancer(balancer, trainer, processes)
+        engine.check_preferences(model, balancer)
         if not balancer.measures:
             balancer.to(device)  # weights of losses are computed where the losses are, without waiting for the device
         phases.append(engine.build_phase_optimizer(model, phase, balancer, config, total_steps))
@@ -87,6 +88,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
     reports: dict[str, BalanceReport] = {}  # of the last update of each phase
     for optimizer in [each for each in run.phases for _ in range(each.phase.steps)]:
         optimizer.zero_grad()
+        engine.draw_preference(run.model, optimizer.balancer)
         if isinstance(optimizer.balancer, BilevelBalancer):
             report = look_ahead(run, optimizer, optimizer.balancer, batch)
             parts: list[Batch] = []

@@ -63,6 +63,7 @@ from .losses.inverse_mean import InverseMean
 from .losses.ldc_mtl import LossDiscrepancyControl
 from .losses.pbi import PenaltyBoundaryIntersection
 from .losses.power_mean import PowerMean
+from .losses.preference_sampling import PreferenceSampling
 from .losses.prior_loss import PriorLoss
 from .losses.realtime import Realtime
 from .losses.relobralo import ReLoBRaLo
@@ -77,7 +78,7 @@ from .losses.uncertainty import Uncertainty
 from .losses.uw_so import SoftOptimalUncertainty
 from .method import Method
 from .options import BalancerOptions, Options
-from .protocol import MultiObjectiveModel, Phase
+from .protocol import MultiObjectiveModel, Phase, PreferenceModel
 from .report import BalanceReport
 
 # fmt: off
@@ -88,7 +89,7 @@ __all__ = [
     "Geometric", "GradDrop", "GradNorm", "GradNormalize", "GradVac", "GramianBalancer", "GroupDRO", "IGB", "IMTL",
     "ImpartialGradient", "ImpartialLoss", "InitialLoss", "InverseMean", "JacobianBalancer", "Krum", "LearningRateAnnealing", "LossBalancer", "LossDiscrepancyControl",
     "MGDA", "MOML", "MetaBalance", "Method", "MoCo", "MoDo", "MultiObjectiveModel", "NashMTL", "NonFiniteError", "Options", "PCD",
-    "PCGrad", "ParetoMTL", "PenaltyBoundaryIntersection", "Phase", "PowerMean", "PriorLoss", "RLW", "ReLoBRaLo",
+    "PCGrad", "ParetoMTL", "PenaltyBoundaryIntersection", "Phase", "PowerMean", "PreferenceModel", "PreferenceSampling", "PriorLoss", "RLW", "ReLoBRaLo",
     "Realtime", "RowBalancer", "SDMGrad", "Scalarization", "ScheduleBalancer", "Scheduled", "Single",
     "SmoothTchebycheff", "SoftAdapt", "SoftOptimalUncertainty", "Sum", "Tchebycheff", "TrimmedMean", "UPGrad", "Uncertainty",
     "allow_several_backwards", "balancer_arguments", "balancer_class", "create_balancer", "group_parameters",

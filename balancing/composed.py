@@ -42,6 +42,10 @@ class Composed(Balancer):
             raise ValueError(f"{name}: only a method that weighs losses can come before it, not {first}")
         if loss_balancer.objectives != gradient_balancer.objectives:
             raise ValueError(f"{name}: {first} before it has other objectives, {loss_balancer.objectives}")
+        kept = gradient_balancer.options.update_every > 1 or gradient_balancer.options.weight_ema > 0
+        if loss_balancer.draws and (kept or gradient_balancer.draws):
+            other = "keeps weights of earlier steps" if kept else "draws a preference itself"
+            raise ValueError(f"{name}: {other}, so {first} before it, which draws one at each step, has no meaning")
         super().__init__(gradient_balancer.objectives)
         self.name, self.needs, self.options = name, gradient_balancer.needs, gradient_balancer.options
         self.preference, self.generator = gradient_balancer.preference, gradient_balancer.generator
@@ -51,6 +55,13 @@ class Composed(Balancer):
         self.gradient_balancer, self.loss_balancer = gradient_balancer, loss_balancer
         self.micro_batches, self._agreement = gradient_balancer.micro_batches, gradient_balancer._agreement
         self._loss_weights_now: Tensor | None = None
+
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        return self.loss_balancer.draws or self.gradient_balancer.draws
+
+    def draw(self) -> Tensor:
+        return (self.loss_balancer if self.loss_balancer.draws else self.gradient_balancer).draw()
 
     def active(self) -> tuple[int, ...] | None:
         return self.gradient_balancer.active()

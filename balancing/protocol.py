@@ -49,3 +49,14 @@ class MultiObjectiveModel(Protocol):
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The parts that may have an optimizer each; together they hold every parameter."""
+
+
+@runtime_checkable
+class PreferenceModel(Protocol):
+    """A model that reads a preference besides its inputs, as those for a whole Pareto front do.
+
+    A training loop gives it that of each step: ``model.set_preference(balancer.draw())``.
+    """
+
+    def set_preference(self, preference: Tensor | Mapping[str, float] | None = None) -> None:
+        """Read this preference from now on, (K,) or by name; ``None``: equal for all objectives."""

@@ -41,6 +41,8 @@ class StepMethod(Method):
     unbiased: ClassVar[bool] = False
     #: Whether ``memory`` holds gradients, which must then have the same size at every step.
     remembers: ClassVar[bool] = False
+    #: Whether each step has a preference of its own, which :meth:`draw` gives beforehand.
+    draws: bool = False
     #: Whether weights may be found for groups of parameters one by one.
     per_group: bool = False
     head_weights: Tensor | None = None
@@ -58,6 +60,13 @@ class StepMethod(Method):
     def active(self) -> tuple[int, ...] | None:
         """Indices of the objectives that the coming step differentiates; ``None``: all."""
         return None
+
+    def draw(self) -> Tensor:
+        """(K,) preference of the coming step, of sum 1, for a model that reads it.
+
+        It is the option ``preference``, unless the method :attr:`draws`, and the same for all micro-batches of a step.
+        """
+        return (self.preference / len(self.objectives)).float()
 
     def update(self, losses: Tensor) -> None:
         """Learn from the (K,) losses given to :meth:`observe`. Called under ``torch.no_grad()``."""

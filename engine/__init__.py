@@ -16,6 +16,7 @@ from engine.model_card import write_model_card
 from engine.optimization import PhaseOptimizer, build_phase_optimizer, check_balancer
 from engine.precision import Precision
 from engine.prediction import model_config
+from engine.preferences import check_preferences, draw_preference
 from engine.progress import Display
 from engine.report import write_report
 from engine.resuming import only_writer, resume_command, resumed_config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -17,6 +17,7 @@ from engine.data import Split, evaluation_batches
 from engine.distributed import Processes
 from engine.interrupts import StopRequest
 from engine.precision import Precision
+from engine.preferences import set_preference
 from tasks import Batch, Splits, Task
 from tasks.results import ResultKey
 from tasks.scores import delta_m
@@ -41,8 +42,11 @@ def evaluate(
     stop: StopRequest | None = None,
     name: str = "val",
     processes: Processes = Processes(),  # noqa: B008  it never changes
+    preference: Mapping[str, float] | None = None,
 ) -> Evaluation | None:
     """Losses and metrics of the split ``name`` in eval mode; ``None`` after a request to stop.
+
+    A model that reads a preference keeps ``preference``, by default an equal one.
 
     Losses are means over the labels that are present, whatever the batch size. Several processes share the batches, and
     all get the results of the whole split; a task that evaluates as a whole does so in every process.
@@ -52,6 +56,7 @@ def evaluate(
     sums: dict[str, Any] = {o.name: 0.0 for o in task.objectives}
     counts: dict[str, Any] = {o.name: 0 for o in task.objectives}
     kept: dict[str, list[tuple[Tensor, Tensor]]] = {o.name: [] for o in task.objectives}
+    set_preference(model, preference)
     was_training = model.training
     model.eval()
     try:

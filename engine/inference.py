@@ -24,6 +24,7 @@ from torchvision.utils import save_image
 
 from engine.arguments import ConfigError, PartialError, some
 from engine.prediction import load_predictor
+from engine.preferences import parse_preference
 from tasks import DataError, Prediction
 
 # fmt: off
@@ -159,6 +160,7 @@ def predict(
     device: str = "auto",
     trust: bool = False,
     size: str | None = None,
+    preference: str | None = None,
 ) -> None:
     """Predict or sample, write files and print the first rows.
 
@@ -167,7 +169,7 @@ def predict(
     console = Console(soft_wrap=True, highlight=False)
     if size not in (None, "picture", "model"):
         raise ConfigError(f"size must be picture or model, got {size!r}")
-    predictor = load_predictor(Path(run), device, trust)
+    predictor = load_predictor(Path(run), device, parse_preference(preference), trust)
     if input is None:
         generated, classes = predictor.sample(64 if samples is None else samples, seed or 0)
         folder = Path(output or Path(run, "predictions", "samples"))

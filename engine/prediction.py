@@ -9,7 +9,7 @@ The training data are not needed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from engine.arguments import ConfigError
 from engine.checkpoint import load_weights
 from engine.data import evaluation_batches
 from engine.device import resolve_device
+from engine.preferences import set_preference
 from engine.run import Run
 from engine.transfer import stored_task
 from engine.words import shell_word
@@ -125,11 +126,13 @@ def load_best(folder: Path, model: nn.Module) -> None:
         load_weights(folder, model)
 
 
-def load_predictor(run: Path, device: str = "auto", trust: bool = False) -> Predictor:
-    """The best model of a run, in eval mode.
+def load_predictor(
+    run: Path, device: str = "auto", preference: Mapping[str, float] | None = None, trust: bool = False
+) -> Predictor:
+    """The best model of a run, in eval mode, for a preference if it reads one.
 
-    With ``trust`` the modules are imported that the folder names. Raises ConfigError if it names any without, or if the model is
-    missing or damaged.
+    With ``trust`` the modules are imported that the folder names. Raises ConfigError if it names any without, if the model is
+    missing or damaged, or for a preference that it does not read.
     """
     folder = best_folder(run)
     with _loading(folder):
@@ -141,6 +144,7 @@ def load_predictor(run: Path, device: str = "auto", trust: bool = False) -> Pred
         model: Any = create_model(config["model"], **arguments)
         task = task.restrict(model.objectives)
     load_best(folder, model)
+    set_preference(model, preference)
     place = resolve_device(device)
     return Predictor(task, model.to(place).eval(), place)
 

@@ -18,6 +18,7 @@ from engine.distributed import Processes
 from engine.environment import command, git_commit, versions
 from engine.evaluation import evaluate
 from engine.prediction import best_folder, load_best
+from engine.preferences import parse_preference
 from engine.progress import Display
 from engine.run import Run, evaluation_size, make_task, saved_state
 from engine.trust import check_modules, check_plain
@@ -35,15 +36,17 @@ def evaluate_run(
     device: str | None = None,
     task_csv: str | None = None,
     trust: bool = False,
+    preference: str | None = None,
 ) -> None:
     """Evaluate what ``build`` makes, print a table, write ``<run>/evaluation-<split>.json``.
 
     With another labelled table as ``task_csv``, all of its rows are evaluated, prepared as in training, and the file has the name
-    of the table instead of a split.
+    of the table instead of a split. With a ``preference``, for a model that reads one, its numbers end the name.
 
     Raises ConfigError or DataError for what the user can mend.
     """
     folder = Path(run)
+    chosen = parse_preference(preference)
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split must be train, val or test, got {split!r}")
     best = best_folder(folder)
@@ -56,9 +59,12 @@ def evaluate_run(
     job = build(config, Processes(), task)
     load_best(best, job.trained)
     size, workers = evaluation_size(config), config.trainer.num_workers
-    evaluation = evaluate(job.trained, job.task, job.splits, size, job.precision, workers, name=split)
+    evaluation = evaluate(
+        job.trained, job.task, job.splits, size, job.precision, workers, name=split, preference=chosen
+    )
     assert evaluation is not None  # there is no request to stop
     shown = f", protocol {protocol}" if protocol else ""
+    shown += f", preference {preference}" if chosen else ""
     title = split if task_csv is None else f"{task_csv}, {len(job.splits.test):,} rows"  # type: ignore[arg-type]
     Display(0).results(f"{title}{shown}, best weights of {folder}", evaluation.values)
     result = {
@@ -67,6 +73,7 @@ def evaluate_run(
         "table": task_csv,
         "notes": list(job.splits.notes) if task_csv is not None else [],
         "protocol": protocol,
+        "preference": chosen,
         "batch_size": size,
         "metrics": with_split(evaluation.values, split),
         "device": describe_device(job.device),
@@ -76,7 +83,8 @@ def evaluate_run(
         "command": command(),
     }
     name = split if task_csv is None else Path(task_csv).stem
-    path = folder / f"{'-'.join(filter(None, ('evaluation', name, protocol)))}.json"
+    numbers = "_".join(f"{key}{value:g}" for key, value in (chosen or {}).items())
+    path = folder / f"{'-'.join(filter(None, ('evaluation', name, protocol, numbers)))}.json"
     write_json(path, result)
     for note in job.splits.notes if task_csv is not None else ():
         print(note)

@@ -22,6 +22,7 @@ from lab import (
     command,
     documents,
     figures,
+    fronts,
     method_tables,
     options,
     reproduce,
@@ -36,6 +37,7 @@ BLOCKS: dict[str, documents.Blocks] = {
     "benchmark_methods": method_tables.BLOCKS,
     "benchmark_train": benchmark_train.BLOCKS,
     "figures": figures.BLOCKS,
+    "fronts": fronts.BLOCKS,
     "options": {"docs/trainer.md": options.blocks()},
     "reproduce": reproduce.BLOCKS,
     "tables": tables.blocks(tables.EXPERIMENTS),
@@ -43,6 +45,7 @@ BLOCKS: dict[str, documents.Blocks] = {
 FIGURES: results.Figures = {
     **benchmark_balancers.FIGURES,
     **figures.FIGURES,
+    **fronts.FIGURES,
     **{file: draw for name in STUDIES for file, draw in method_tables.figures(name).items()},
 }
 

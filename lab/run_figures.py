@@ -169,6 +169,26 @@ def samples(runs: Runs) -> Figure:
     return figure
 
 
+def calibration(objective: str, runs: Runs) -> Figure:
+    """True against predicted rates: means of ten equal parts of the test split.
+
+    The parts are in the order of the prediction.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axline((0, 0), slope=1, color=GRID)
+    for index, (label, run) in enumerate(runs.items()):
+        _, predicted, actual = _predicted(objective, {label: run})
+        order = predicted.flatten().argsort()
+        x, y = (torch.stack([part.mean() for part in each.flatten()[order].chunk(10)]) for each in (predicted, actual))
+        axes.plot(x.numpy(), y.numpy(), color=f"C{index}", marker="o", markersize=4, label=label.replace("`", ""))
+    axes.set_xlabel("predicted conversion rate")
+    axes.set_ylabel("true conversion rate")
+    axes.grid(color=GRID)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 @torch.no_grad()
 def sharing(runs: Runs) -> Figure:
     """Shares of towers and experts per objective in ``cross_stitch``, ``mmoe`` and ``ple``.
@@ -266,6 +286,7 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "soft_sharing.svg": sharing,
     "image_sharing.svg": image_sharing,
     "multi_fashion.png": partial(answers, whole),
+    "impressions.svg": partial(calibration, "cvr"),
     "compressed_fashion.png": partial(answers, garment_over_copy),
     "two_view_fashion.png": partial(answers, halves),
     "ring_of_gaussians.png": reported,

@@ -4,10 +4,12 @@ python scripts/evaluate.py run=outputs/<run>                                # th
 python scripts/evaluate.py run=outputs/<run> split=val
 python scripts/evaluate.py run=outputs/<run> protocol=mtan batch_size=2     # averages over batches, as public code
 python scripts/evaluate.py run=outputs/<run> data_dir=/data device=cpu
+python scripts/evaluate.py run=outputs/<run> preference='{cut: 3}'          # a model that reads one; others count 1
 python scripts/evaluate.py run=outputs/<run> task.csv=other.csv             # all rows of another table with labels
 
 Prints a table and writes <run>/evaluation-<split>.json, or evaluation-<split>-<protocol>.json; of another table,
-evaluation-<table>.json. Classes and scales are those of the run. A table that has changed since training is refused.
+evaluation-<table>.json; with a preference, its numbers end the name. Classes and scales are those of the run. A table that
+has changed since training is refused.
 trust=true imports the modules of your own that a run names; without it no code of a run folder is run.
 """
 

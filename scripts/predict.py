@@ -5,6 +5,7 @@ python scripts/predict.py run=outputs/<run> input=photos output=found  # every p
 python scripts/predict.py run=outputs/<run> input=photo.jpg size=model # maps in the size of training, not of the picture
 python scripts/predict.py run=outputs/<run> input=stones.csv           # a table
 python scripts/predict.py run=outputs/<run> samples=64 seed=1          # a GAN
+python scripts/predict.py run=outputs/<run> input=stones.csv preference='{cut: 3, price: 1}'   # a model that reads one
 
 run may also be a folder that holds model.safetensors and config.json, such as best/ or a download from a model hub. Without
 output, the files go to <run>/predictions/<input>. device=cuda chooses the device. docs/using.md lists what each task reads.

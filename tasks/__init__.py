@@ -13,6 +13,7 @@ from tasks import (
     fashion_gan,
     gaussians,
     image_table,
+    impressions,
     maps,
     multi_fashion,
     office,

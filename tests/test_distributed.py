@@ -33,6 +33,7 @@ CASES = {
     "micro-batches": ("balancer=mgda", "trainer.grad_accum_steps=2", *TABLE),
     "running mean": ("balancer=sum", "trainer.ema=0.9", *TABLE),
     "clipped": ("balancer=sum", "trainer.max_grad_norm=0.1", *TABLE),
+    "preferences": ("model=conditioned", "trainer.grad_accum_steps=2", *TABLE),
     "gan": ("balancer=sum", *POINTS),
     "balanced gan": ("balancer=pcgrad", "model.discriminators=2", *POINTS),
     # half of the labels of one objective are missing, so that the processes have different numbers of them

@@ -5,6 +5,7 @@
 
 from zoo import (
     chained,
+    conditioned,
     cross_stitch,
     cross_stitch_timm,
     dense,
@@ -14,6 +15,7 @@ from zoo import (
     dense_segnet,
     dense_vit,
     dual,
+    esmm,
     gan,
     image_trunk,
     mmoe,

@@ -6,6 +6,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
+from ..drawing import check_drawing, drawn_preference
 from ..factory import register_balancer
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
@@ -43,22 +44,22 @@ class Cosmos(LossBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.reject(penalty < 0, f"penalty must not be negative, got {penalty}")
-        self.reject(alpha is not None and not alpha > 0, f"alpha must be positive, got {alpha}")
+        check_drawing(self, alpha)
         self.penalty, self.alpha = penalty, alpha
         self.ray = nn.Buffer(self.preference.float() / len(self.objectives))
-        self.drawn = nn.Buffer(torch.tensor(int(alpha is None)))
+        self.drawn = nn.Buffer(torch.tensor(-1))
+
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        return self.alpha is not None
 
     def draw(self) -> Tensor:
-        """(K,) r of the coming step: the same until :meth:`backward` has used it."""
-        if not bool(self.drawn):
-            assert self.alpha is not None
-            self.ray.copy_(torch._sample_dirichlet(self.alpha * self.preference, generator=self.generator))
-            self.drawn.fill_(1)
-        return self.ray.clone()
+        if self.alpha is None:
+            return self.ray.clone()
+        return drawn_preference(self, self.ray, self.drawn, self.alpha)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         ray = self.draw().to(losses)
-        self.drawn.fill_(self.alpha is None)
         (aim, _), (unit, length) = polar(ray), polar(losses)
         slope = (aim - (aim @ unit) * unit) / length  # derivative of the cosine
         return ray - self.penalty * torch.where(length > 0, slope, 0.0)

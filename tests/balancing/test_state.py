@@ -197,7 +197,18 @@ def test_a_state_of_something_else_is_one_message():
 BY_NAME = [name for name in ALL if not balancer_class(name).positional]
 #: Methods whose steps depend on the order of the objectives, on chance or on a first one.
 ORDERED = (
-    *("alternating", "single", "rlw", "ldc_mtl", "pcd", "cosine_gate", "metabalance", "pcgrad", "gradvac"),
+    *(
+        "alternating",
+        "single",
+        "rlw",
+        "preference_sampling",
+        "ldc_mtl",
+        "pcd",
+        "cosine_gate",
+        "metabalance",
+        "pcgrad",
+        "gradvac",
+    ),
     *("graddrop", "lra"),
 )
 

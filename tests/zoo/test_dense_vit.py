@@ -94,3 +94,11 @@ def test_pretrained_weights_start_the_encoder(tmp_path):
     safetensors.torch.save_file(source.state_dict(), file)
     model = make(encoder="test_resnet", image_size=None, pretrained=True, pretrained_file=str(file))
     assert torch.equal(model.trunk.encoder.conv1[0].weight, source.conv1[0].weight)
+
+
+def test_labels_of_the_whole_image_beside_maps():
+    options = {"encoder": "test_vit", "image_size": (32, 32), "dim": 8, "depth": 0, "width": 4}
+    model = zoo.create_model("dense_vit", maps=("depth",), labels={"weather": 3}, **options).eval()
+    assert model(torch.zeros(2, 3, 32, 32))["weather"].shape == (2, 3)
+    model.train()(torch.rand(2, 3, 32, 32))["weather"].sum().backward()
+    assert all(p.grad is not None for p in model.head["weather"].parameters())

@@ -82,6 +82,8 @@ TINY = {
         {"in_features": 6, "in_channels": 1, "image_size": 8, "classes": 3}
         | {"linear_width": 8, "conv_width": 2, "conv_depth": 2},
     ),
+    "conditioned": table(width=8, depth=2, hidden=4),
+    "conditioned_lenet": pictures(12, image_size=12, channels=(2, 3), kernels=(3, 3), width=4, hidden=4),
     "cross_stitch": table(width=8, depth=2),
     "cross_stitch_resnet18": pictures(32, classifiers={"a": 3}, regressors={"b": 1}),
     "cross_stitch_timm": pictures(32, backbone="test_resnet", regressors={}),
@@ -94,6 +96,7 @@ TINY = {
     "dense_vit": maps(encoder="test_vit", image_size=(32, 32), dim=8, attention_heads=2, width=8),
     "dual_separate": views(),
     "dual_sum": views(),
+    "esmm": Tiny(((4,),), {"in_features": 4, "classifiers": {"a": 1, "b": 1, "c": 1}, "width": 8, "depth": 1}),
     "gan": Tiny(
         ((1, 8, 8),),
         {"in_channels": 1, "image_size": 8, "classes": 2, "latent": 4, "width": 4, "discriminators": 2},

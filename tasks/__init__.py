@@ -5,6 +5,8 @@
 """
 
 from tasks import (
+    advection,
+    burgers,
     celeba,
     compressed_fashion,
     dense_folders,
@@ -12,6 +14,7 @@ from tasks import (
     diamonds,
     fashion_gan,
     gaussians,
+    helmholtz,
     image_table,
     maps,
     multi_fashion,

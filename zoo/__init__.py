@@ -15,6 +15,7 @@ from zoo import (
     gan,
     image_trunk,
     mmoe,
+    pinn,
     ple,
     shared_trunk,
 )

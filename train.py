@@ -70,7 +70,7 @@ def build(config: Config, processes: engine.Processes = ALONE, known: Task | Non
             options["on_nonfinite"] = "skip"
         with engine.constructing():
             balancer = create_balancer(method, phase.objectives, **options)
-        engine.check_balancer(balancer, trainer, processes)
+        engine.check_balancer(balancer, trainer, processes, task, len(model.phases))
         if not balancer.measures:
             balancer.to(device)  # weights of losses are computed where the losses are, without waiting for the device
         phases.append(engine.build_phase_optimizer(model, phase, balancer, config, total_steps))
@@ -223,7 +223,7 @@ def finish_epoch(
             tracker.log_metrics(state.epoch, state.step, split, state.seconds, run.phases[0].lr, values)
         if better:
             engine.save_weights(folder / "best", run.trained, engine.model_config(run))
-    epochs = -(-run.total_steps // run.steps_per_epoch)
+    epochs = -(-run.total_steps // run.steps_per_epoch) + (run.config.trainer.lbfgs_steps is not None)
     display.epoch(state.epoch, epochs, means, validation.values, state.best_epoch == state.epoch)
 
 
@@ -285,6 +285,8 @@ def fit(
             save(job, folder, tracker)
             if stop.agreed():
                 break
+        if engine.finish(job, stop):
+            finish_epoch(job, folder, tracker, display, selector, stop)
         if not stop.agreed():
             engine.load_weights(folder / "best", job.trained)
             test = evaluate(job, "test", stop)

@@ -11,6 +11,7 @@ from engine.distributed import Processes, join_processes
 from engine.environment import training_command
 from engine.evaluation import Evaluation, Selector, evaluate
 from engine.fine_tuning import freeze, frozen_modules, initialize
+from engine.finish import finish
 from engine.interrupts import StopRequest, interruptible
 from engine.model_card import write_model_card
 from engine.optimization import PhaseOptimizer, build_phase_optimizer, check_balancer

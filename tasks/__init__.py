@@ -16,6 +16,7 @@ from tasks import (
     gaussians,
     helmholtz,
     image_table,
+    lid_cavity,
     maps,
     multi_fashion,
     office,

@@ -69,7 +69,8 @@ class Burgers(PhysicsTask):
 
     def _exact(self, points: np.ndarray) -> np.ndarray:
         x, t = points[:, :1], points[:, 1:]
-        reach = math.sqrt(1 / (math.pi * self.viscosity) + 40)  # where exp(-z^2) is below all that exp(...) makes up for
+        # beyond, exp(-z^2) is below all that the other factor makes up for
+        reach = math.sqrt(1 / (math.pi * self.viscosity) + 40)
         z = np.linspace(-reach, reach, _NODES)
         y = x - np.sqrt(4 * self.viscosity * t) * z
         exponent = -np.cos(np.pi * y) / (2 * np.pi * self.viscosity) - z * z

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -186,13 +186,19 @@ class PhysicsTask(Task):
                 targets = {name: torch.tensor(values[name])[:, None] for name in self.fields}
             for name in self.fields:
                 pairs[name].append((_column(outputs[name]), _column(targets[name])))
-        return {f"{name}/relative_l2": self._error(name, *map(np.concatenate, zip(*pairs[name]))) for name in pairs}
+        whole = {name: map(np.concatenate, zip(*parts, strict=True)) for name, parts in pairs.items()}
+        return {f"{name}/relative_l2": self._error(name, *arrays) for name, arrays in whole.items()}
 
     def _error(self, name: str, values: np.ndarray, truth: np.ndarray) -> float:
-        if name in self.free_constant:
-            values, truth = values - values.mean(), truth - truth.mean()
+        values, truth = self._comparable(name, values, truth)
         length = float(np.linalg.norm(truth))
         return float(np.linalg.norm(values - truth)) / length if length else math.nan
+
+    def _comparable(self, name: str, values: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both where there is a reference, without their means if only differences are determined."""
+        known = ~np.isnan(truth)
+        values, truth = values[known], truth[known]
+        return (values - values.mean(), truth - truth.mean()) if name in self.free_constant else (values, truth)
 
     # ---- presentation ------------------------------------------------------------------------------------------------
 
@@ -240,7 +246,8 @@ class PhysicsTask(Task):
         for name in self.fields:
             values, truth = (_column(each).reshape(self.grid) for each in (outputs[name], split.targets[name]))
             if name in self.free_constant:
-                values, truth = values - values.mean(), truth - truth.mean()
+                values = values - values[~np.isnan(truth)].mean()
+                truth = truth - np.nanmean(truth)
             panels[name] = values, truth
         figure = fields_beside_reference(panels, self.coordinates, self.lower, self.upper)
         return {"Fields of the network, the reference, and their difference.": figure}

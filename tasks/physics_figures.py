@@ -24,13 +24,17 @@ def fields_beside_reference(
     """
     figure = Figure(figsize=(10, 2.9 * len(panels)), layout="constrained")
     extent = (lower[0], upper[0], lower[1], upper[1])
-    for row, (name, (values, truth)) in zip(figure.subplots(len(panels), 3, squeeze=False), panels.items(), strict=True):
+    for row, (name, (values, truth)) in zip(
+        figure.subplots(len(panels), 3, squeeze=False), panels.items(), strict=True
+    ):
         # a few values at corners, where a field may be singular, would hide the others
-        high = float(np.quantile(np.abs(truth), 0.995)) or 1.0
+        high = float(np.nanquantile(np.abs(truth), 0.995)) or 1.0
         error = values - truth
-        largest = float(np.quantile(np.abs(error), 0.995)) or 1e-12
+        largest = float(np.nanquantile(np.abs(error), 0.995)) or 1e-12
         shown = ((name, values, high, "RdBu_r"), (f"{name}, reference", truth, high, "RdBu_r"))
-        for axes, (title, field, limit, colors) in zip(row, (*shown, ("difference", error, largest, "PuOr")), strict=True):
+        for axes, (title, field, limit, colors) in zip(
+            row, (*shown, ("difference", error, largest, "PuOr")), strict=True
+        ):
             image = axes.imshow(
                 field.T, origin="lower", extent=extent, aspect="auto", cmap=colors, vmin=-limit, vmax=limit
             )

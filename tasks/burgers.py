@@ -20,7 +20,7 @@ from tasks.physics import Conditions, Fields, PhysicsTask, gradient
 from tasks.registry import register_task
 
 _BLOCK = 4096  # points whose integrals are computed together
-_NODES = 281
+_NODES = 151
 
 
 @register_task("burgers")

@@ -47,7 +47,7 @@ class LidCavity(PhysicsTask):
     free_constant = frozenset({"p"})
 
     def __init__(
-        self, reynolds: float = 100.0, conditions: Conditions = "soft", points: int = 102_400, cells: int = 64
+        self, reynolds: float = 100.0, conditions: Conditions = "soft", points: int = 102_400, cells: int = 48
     ) -> None:
         if not 1 <= reynolds <= 1000:
             raise ValueError(f"lid_cavity: reynolds must be in [1, 1000], where the flow is steady, got {reynolds}")

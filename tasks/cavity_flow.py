@@ -9,6 +9,8 @@ the momentum equations, in the sense of least squares.
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 _STEPS = 30  # of Newton's method
 _FIRST = 100.0  # Reynolds number up to which it converges from rest
@@ -22,8 +24,13 @@ def cavity_flow(reynolds: float, cells: int) -> np.ndarray:
     """
     n, h = cells - 1, 1 / cells
     state = np.zeros((2, n, n))  # stream function and vorticity inside, by y and x
-    for number in [*_numbers_below(reynolds), reynolds]:
-        state = _solve(state, 1 / number, h)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for one another at every small block, for minutes on a busy machine
+    try:
+        for number in [*_numbers_below(reynolds), reynolds]:
+            state = _solve(state, 1 / number, h)
+    finally:
+        torch.set_num_threads(threads)
     psi = np.pad(state[0], 1)
     u, v = np.zeros((cells + 1, cells + 1)), np.zeros((cells + 1, cells + 1))
     u[1:-1, 1:-1] = (psi[2:, 1:-1] - psi[:-2, 1:-1]) / (2 * h)
@@ -83,20 +90,20 @@ def _newton_step(state: np.ndarray, viscosity: float, h: float) -> np.ndarray:
         up = np.block([[eye / h**2, 0 * eye], [np.diag(omega_x[j] * half), np.diag(above[j])]])
         return down, own, up
 
-    sides = np.concatenate([first, second], axis=1)
-    uppers: list[np.ndarray] = []
-    values: list[np.ndarray] = []
+    sides = torch.from_numpy(np.concatenate([first, second], axis=1))
+    uppers: list[Tensor] = []
+    values: list[Tensor] = []
     for j in range(n):
-        down, own, up = blocks(j)
+        down, own, up = map(torch.from_numpy, blocks(j))
         side = sides[j]
         if j:
             own, side = own - down @ uppers[-1], side - down @ values[-1]
-        solved = np.linalg.solve(own, np.column_stack([up, side]))
+        solved = torch.linalg.solve(own, torch.column_stack([up, side]))
         uppers.append(solved[:, :-1])
         values.append(solved[:, -1])
     for j in range(n - 2, -1, -1):
         values[j] = values[j] - uppers[j] @ values[j + 1]
-    return np.stack(values).reshape(n, 2, n).transpose(1, 0, 2)
+    return torch.stack(values).reshape(n, 2, n).permute(1, 0, 2).numpy()
 
 
 def _laplacian(field: np.ndarray, h: float) -> np.ndarray:

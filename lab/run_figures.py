@@ -250,4 +250,6 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "ring_of_gaussians.png": reported,
     "fashion_gan.png": samples,
     "rooms.png": partial(reported, first=2),
+    "pinn_burgers.png": reported,
+    "pinn_helmholtz.png": reported,
 }

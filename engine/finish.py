@@ -27,7 +27,7 @@ _HISTORY = 50
 
 
 def finish(run: Run, stop: StopRequest) -> bool:
-    """Take ``trainer.lbfgs_steps`` iterations; False if there are none, or after a request to stop.
+    """Take ``trainer.lbfgs_steps`` iterations; False without any, or after a request to stop.
 
     The losses become those of the next epoch.
     """

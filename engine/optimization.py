@@ -122,7 +122,7 @@ def build_phase_optimizer(
 def check_balancer(
     balancer: Balancer, trainer: TrainerConfig, processes: Processes, task: Task, phases: int = 1
 ) -> None:
-    """Raise ConfigError if the balancer needs what this training loop, or the task, does not have."""
+    """Raise ConfigError if the balancer needs what this loop, or the task, does not have."""
     at = balancer.options.at
     if task.derivatives:
         _check_derivatives(at, trainer, task)
@@ -169,7 +169,7 @@ def _check_derivatives(at: str, trainer: TrainerConfig, task: Task) -> None:
 
 
 def _check_finish(balancer: Balancer, trainer: TrainerConfig, processes: Processes, phases: int) -> None:
-    """Raise ConfigError for ``trainer.lbfgs_steps`` where there is no one sum of losses to minimize."""
+    """Raise ConfigError for ``trainer.lbfgs_steps`` without one sum of losses to minimize."""
     needs = {
         "a model that trains in one phase": phases == 1,
         "one process": processes.size == 1,

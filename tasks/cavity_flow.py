@@ -112,7 +112,7 @@ def _laplacian(field: np.ndarray, h: float) -> np.ndarray:
 
 
 def _pressure(u: np.ndarray, v: np.ndarray, viscosity: float, h: float) -> np.ndarray:
-    """Pressure whose differences between neighbors are closest to what the momentum equations ask for."""
+    """Pressure whose differences come closest to those of the momentum equations."""
     inner = (slice(1, -1), slice(1, -1))
 
     def gradient(w: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Helmholtz equation with a solution of high frequency, whose residual dwarfs its boundary values.
+"""Helmholtz equation, whose residual dwarfs the boundary values.
 
     u_xx + u_yy + k^2 u = q on -1 < x, y < 1;  u = 0 at the sides;  u = sin(a pi x) sin(b pi y)
 

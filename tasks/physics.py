@@ -1,4 +1,4 @@
-"""Base of tasks whose losses are residuals of differential equations and of their conditions.
+"""Base of tasks whose losses are residuals of differential equations and their conditions.
 
     points (B, D) of each kind, drawn anew for every epoch -> fields and their derivatives -> residuals -> mean squares
 
@@ -31,7 +31,7 @@ Draw = Callable[[int, torch.Generator], Sequence[Tensor]]
 
 
 def gradient(values: Tensor, points: Tensor) -> Iterator[Tensor]:
-    """(B, 1) derivatives of ``values`` (B, 1) with respect to each coordinate of ``points`` (B, D)."""
+    """(B, 1) derivatives of ``values`` (B, 1) by each coordinate of ``points`` (B, D)."""
     (slopes,) = torch.autograd.grad(values.sum(), points, create_graph=True)
     return iter(slopes.split(1, 1))
 

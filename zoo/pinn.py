@@ -1,4 +1,4 @@
-"""Physics-informed network: an MLP from coordinates to fields, which are smooth in them.
+"""Physics-informed network: an MLP from coordinates to smooth fields.
 
 The losses are residuals of equations, with derivatives of the fields with respect to the coordinates, and of initial and
 boundary conditions. They come from a task, and all of them are about the same parameters.
@@ -84,7 +84,7 @@ _TRIALS: dict[str, tuple[tuple[str, ...], Callable[[Tensor, Fields], Fields]]] =
 
 
 class _Inputs(nn.Module):
-    """Coordinates to what the first layer reads: scaled, on circles, and with random frequencies.
+    """What the first layer reads: coordinates that are scaled, on circles, or in waves.
 
     A coordinate in ``periodic`` becomes cosine and sine. The frequencies are drawn once and stored with the weights.
     """

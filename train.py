@@ -57,7 +57,7 @@ def build(config: Config, processes: engine.Processes = ALONE, known: Task | Non
         task = task.restrict(model.objectives)
     origin = engine.initialize(model, config.init) if config.init and not config.resume else ""
     engine.freeze(model, engine.frozen_modules(model, config.freeze))
-    model = engine.place_model(model, device, trainer, processes)
+    model = engine.place_model(model, device, trainer, processes, task.derivatives)
     ema = None if trainer.ema is None else engine.mean_weights(model, trainer.ema)
     if trainer.compile:
         engine.compile_model(model)

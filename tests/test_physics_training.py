@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -175,3 +176,15 @@ def test_two_phases_have_no_one_sum_for_l_bfgs():
     small = ("model=gan_points", "task.samples=64", "trainer.lbfgs_steps=5")
     with pytest.raises(engine.ConfigError, match="needs a model that trains in one phase"):
         train.build(engine.compose(small))
+
+
+@pytest.mark.parametrize("derivatives", [True, False])
+def test_multiplications_with_ten_bits_are_not_for_derivatives(derivatives, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
+    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace())
+    model, trainer = torch.nn.Linear(2, 2), engine.compose(SMALL).trainer
+    monkeypatch.setattr(model, "to", lambda *arguments: model)
+    assert engine.place_model(model, torch.device("cuda"), trainer, engine.Processes(), derivatives) is model
+    assert chosen == (["highest"] if derivatives else ["high"])
+    assert torch.backends.cudnn.allow_tf32 == (not derivatives)

@@ -129,7 +129,7 @@ class TrainerConfig:
     lbfgs_steps: int | None = option(
         None, "iterations of L-BFGS after the last epoch, on samples that stay the same; null: none", least=1
     )
-    lbfgs_samples: int = option(16384, "how many training samples these iterations see", least=1)
+    lbfgs_samples: int = option(8192, "how many training samples these iterations see", least=1)
     monitor: str = option("loss", "best epoch: loss, last, val/<objective>/<metric>, val/*/<metric>, gain or last10")
     log_every: int = option(10, "steps between rows of balance.csv", least=1)
     save_every: int | None = option(None, "steps between checkpoints, besides those at the ends of epochs", least=1)

@@ -131,6 +131,7 @@ def test_l_bfgs_finishes_a_model_of_a_table_too(tmp_path):
 def test_a_run_predicts_and_is_evaluated(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     summary = train.run(engine.compose([*SMALL, "task=advection", "task.conditions=hard", "run_dir=run"]))
+    assert "| `u` | a field over x and t |" in (tmp_path / "run/best/README.md").read_text()
     predictor = load_predictor(tmp_path / "run")
     (tmp_path / "points.csv").write_text("x,t\n1.0,0.0\n2.0,0.0\n")
     prediction = predictor.predict(tmp_path / "points.csv")

@@ -57,7 +57,7 @@ def build(config: Config, processes: engine.Processes = ALONE, known: Task | Non
         task = task.restrict(model.objectives)
     origin = "" if config.resume else engine.initialize(model, config.init, task, splits, config.trust)
     engine.freeze(model, engine.frozen_modules(model, config.freeze))
-    model = engine.place_model(model, device, trainer, processes)
+    model = engine.place_model(model, device, trainer, processes, task.derivatives)
     ema = None if trainer.ema is None else engine.mean_weights(model, trainer.ema)
     if trainer.compile:
         engine.compile_model(model)
@@ -70,16 +70,12 @@ def build(config: Config, processes: engine.Processes = ALONE, known: Task | Non
             options["on_nonfinite"] = "skip"
         with engine.constructing():
             balancer = create_balancer(method, phase.objectives, **options)
-        engine.check_balancer(balancer, trainer, processes)
-        engine.check_preferences(model, balancer)
+        engine.check_balancer(balancer, trainer, processes, task, model)
         if not balancer.measures:
             balancer.to(device)  # weights of losses are computed where the losses are, without waiting for the device
         phases.append(engine.build_phase_optimizer(model, phase, balancer, config, total_steps))
-    precision, state = engine.Precision(trainer.precision, device), engine.State()
-    progress = per_epoch, total_steps, state
-    return engine.Run(
-        config, task, splits, model, arguments, phases, precision, device, *progress, processes, ema, origin
-    )
+    place, progress = (engine.Precision(trainer.precision, device), device), (per_epoch, total_steps, engine.State())
+    return engine.Run(config, task, splits, model, arguments, phases, *place, *progress, processes, ema, origin)
 
 
 def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
@@ -101,8 +97,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
                 values, features = run.task.losses(run.model, piece, optimizer.phase.name)
                 losses = engine.present_losses(run.task, piece, values, run.sparse, run.processes)
             weighed = engine.weigh_losses(losses, shares and [shares[index]])
-            if conflicts is not None:
-                conflicts.add(weighed)
+            conflicts.add(weighed)
             report = optimizer.balancer.backward(
                 weighed,
                 shared=optimizer.shared,
@@ -112,8 +107,7 @@ def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:
                 groups=optimizer.groups,
                 last=index == len(parts) - 1,
             )
-        if conflicts is not None:
-            report = conflicts.added_to(report)
+        report = conflicts.added_to(report)
         if report.skipped and not report.overflow:
             optimizer.zero_grad()  # of earlier micro-batches
         with span("optimizer"):
@@ -232,7 +226,7 @@ def finish_epoch(
             tracker.log_metrics(state.epoch, state.step, split, state.seconds, run.phases[0].lr, values)
         if better:
             engine.save_weights(folder / "best", run.trained, engine.model_config(run))
-    epochs = -(-run.total_steps // run.steps_per_epoch)
+    epochs = -(-run.total_steps // run.steps_per_epoch) + (run.config.trainer.lbfgs_steps is not None)
     display.epoch(state.epoch, epochs, means, validation.values, state.best_epoch == state.epoch)
 
 
@@ -299,6 +293,8 @@ def fit(
             save(job, folder, tracker)
             if stop.agreed():
                 break
+        if engine.finish(job, stop):
+            finish_epoch(job, folder, tracker, display, selector, stop)
         if not stop.agreed():
             engine.load_weights(folder / "best", job.trained)
             test = evaluate(job, "test", stop)

@@ -11,12 +11,13 @@ from engine.distributed import Processes, join_processes
 from engine.environment import training_command
 from engine.evaluation import Evaluation, Selector, evaluate, expert_shares
 from engine.fine_tuning import freeze, frozen_modules, initialize
+from engine.finish import finish
 from engine.interrupts import StopRequest, interruptible
 from engine.model_card import write_model_card
 from engine.optimization import PhaseOptimizer, build_phase_optimizer, check_balancer
 from engine.precision import Precision
 from engine.prediction import model_config
-from engine.preferences import check_preferences, draw_preference
+from engine.preferences import draw_preference
 from engine.progress import Display
 from engine.report import write_report
 from engine.resuming import only_writer, resume_command, resumed_config

@@ -24,9 +24,20 @@ class Conflicts:
         optimizer: The phase.
         processes: That train together.
         scale: Of a GradScaler, or 1.
+        measures: Whether this step is measured; if not, nothing is done.
     """
 
-    def __init__(self, model: nn.Module, optimizer: PhaseOptimizer, processes: Processes, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: PhaseOptimizer,
+        processes: Processes,
+        scale: float = 1.0,
+        measures: bool = True,
+    ) -> None:
+        self._measures = measures
+        if not measures:
+            return
         self._objectives, self._processes, self._scale = optimizer.phase.objectives, processes, scale
         self._shared = optimizer.shared
         self._layers = layers_of(model, optimizer)
@@ -34,6 +45,8 @@ class Conflicts:
 
     def add(self, losses: Mapping[str, Tensor | None]) -> None:
         """Add the gradients of the losses of a micro-batch, whose graph is kept."""
+        if not self._measures:
+            return
         for row, name in zip(self._rows, self._objectives, strict=True):
             loss = losses[name]
             if loss is None or not loss.requires_grad:
@@ -45,6 +58,8 @@ class Conflicts:
 
     def added_to(self, report: BalanceReport) -> BalanceReport:
         """``report`` with the measured Gramians, of the whole and of each layer."""
+        if not self._measures:
+            return report
         divisor = self._scale * self._processes.size
         rows = [[self._processes.all_reduce_sum(g).double() / divisor for g in row] for row in self._rows]
         gramians: dict[str, Tensor] = {}

@@ -72,14 +72,18 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def place_model(model: Any, device: torch.device, trainer: TrainerConfig, processes: Processes) -> Any:
+def place_model(
+    model: Any, device: torch.device, trainer: TrainerConfig, processes: Processes, derivatives: bool = False
+) -> Any:
     """The model on its device, in the chosen memory format, the same in all processes.
 
+    ``derivatives``: its losses hold derivatives with respect to its inputs, which need more than the ten bits of TF32.
     Raises ConfigError for an option that the model or the device does not support.
     """
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if trainer.tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = trainer.tf32
+        tf32 = trainer.tf32 and not derivatives
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
     if trainer.grad_checkpointing:
         able = [module for module in model.modules() if hasattr(module, "set_grad_checkpointing")]
         if not able:

@@ -18,6 +18,7 @@ from torch import nn
 from engine.checkpoint import write_text
 from tasks import Objective, Task
 from tasks.gan_task import GanTask
+from tasks.physics import PhysicsTask
 from tasks.results import ResultKey
 from zoo import model_info
 
@@ -94,7 +95,10 @@ def _usage(summary: Mapping[str, Any], model: Any, task: Task) -> str:
         every = bool(getattr(model, "categories", ()))  # of numbers alone, no codes have to be given
         names = [name for name, p in given if name != "self" and (every or p.default is p.empty)]
         call = f"outputs = model({', '.join(names)})  # {model_info(summary['model']).inputs}"
-        rows = "\n".join(f"| `{o.name}` | {_meaning(o)} |" for o in task.objectives)
+        meanings = {o.name: _meaning(o) for o in task.objectives}
+        if isinstance(task, PhysicsTask):  # whose losses are about outputs, and have none of their own
+            meanings = dict.fromkeys(task.fields, f"a field over {' and '.join(task.coordinates)}")
+        rows = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in meanings.items())
         outputs = f"\n\n| output | meaning |\n|---|---|\n{rows}"
     return (
         f"```python\n{imports}\n\nmodel = {load}\n{call}\n```{outputs}\n\n"

@@ -16,7 +16,9 @@ from engine.arguments import ConfigError, did_you_mean
 from engine.config import SCHEDULES, Config, OptimizerConfig, SchedulerConfig, TrainerConfig
 from engine.distributed import Processes
 from engine.fine_tuning import layer_scales
+from engine.preferences import check_preferences
 from engine.schedules import learning_rate
+from tasks import Task
 
 # torch's own, with a kernel that updates all parameters at once. Not SGD: with momentum it fails if a parameter gets its first
 # gradient later than another, and begins with uninitialized memory after a first step that a GradScaler skips (torch 2.14.1).
@@ -118,9 +120,14 @@ def build_phase_optimizer(
     return made
 
 
-def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Processes) -> None:
-    """Raise ConfigError if the balancer needs what this training loop does not have."""
+def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Processes, task: Task, model: Any) -> None:
+    """Raise ConfigError if the balancer does not fit this loop, the task or the model."""
+    check_preferences(model, balancer)
     at = balancer.options.at
+    if task.derivatives:
+        _check_derivatives(at, trainer, task)
+    if trainer.lbfgs_steps is not None:
+        _check_finish(balancer, trainer, processes, len(model.phases))
     if at == "subset" or (at == "features" and trainer.grad_accum_steps > 1):
         remedy = "it is for a loop of your own" if at == "subset" else "use trainer.grad_accum_steps=1"
         raise ConfigError(f"balancer.at={at} is not possible here: {remedy}, or use balancer.at=shared")
@@ -147,6 +154,37 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
             f"balancer {balancer.name} takes virtual steps on half of each batch: it needs trainer.grad_accum_steps=1, "
             f"trainer.compile=false, trainer.precision=fp32 or bf16, and trainer.batch_size of at least {2 * processes.size}"
         )
+
+
+def _check_derivatives(at: str, trainer: TrainerConfig, task: Task) -> None:
+    """Raise ConfigError for what losses with derivatives with respect to the inputs exclude."""
+    why = f"the losses of task {task.name} hold derivatives of the model with respect to its inputs"
+    if at == "features":
+        raise ConfigError(
+            f"balancer.at=features is not possible here: {why}, so they depend on the trunk by more than its output; "
+            "use balancer.at=shared"
+        )
+    if trainer.compile:
+        raise ConfigError(f"trainer.compile=true is not possible here: {why}, which compiled models do not have twice")
+    if trainer.precision != "fp32":
+        raise ConfigError(
+            f"trainer.precision={trainer.precision} is not possible here: {why}, for which it is too coarse; use fp32"
+        )
+
+
+def _check_finish(balancer: Balancer, trainer: TrainerConfig, processes: Processes, phases: int) -> None:
+    """Raise ConfigError for ``trainer.lbfgs_steps`` without one sum of losses to minimize."""
+    needs = {
+        "a model that trains in one phase": phases == 1,
+        "one process": processes.size == 1,
+        "trainer.precision=fp32": trainer.precision == "fp32",
+        "trainer.compile=false": not trainer.compile,
+        "trainer.ema=null": trainer.ema is None,
+        "a balancer of one level": not isinstance(balancer, BilevelBalancer),
+    }
+    lacking = [need for need, holds in needs.items() if not holds]
+    if lacking:
+        raise ConfigError(f"trainer.lbfgs_steps={trainer.lbfgs_steps} needs {' and '.join(lacking)}; or set it to null")
 
 
 def _groups(

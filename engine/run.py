@@ -234,13 +234,13 @@ def _groups(run: Run, optimizer: PhaseOptimizer, measured: bool) -> Iterable[str
     return optimizer.groups or (layers_of(run.model, optimizer) if measured else ())
 
 
-def measured_conflicts(run: Run, optimizer: PhaseOptimizer) -> Conflicts | None:
+def measured_conflicts(run: Run, optimizer: PhaseOptimizer) -> Conflicts:
     """What measures the gradients of a phase, in steps that ``measure_conflicts`` chooses."""
-    every = run.config.trainer.measure_conflicts
-    if every is None or run.state.step % every or len(optimizer.phase.objectives) < 2 or not optimizer.shared:
-        return None
-    scaler = run.precision.scaler
-    return Conflicts(run.model, optimizer, run.processes, 1.0 if scaler is None else scaler.get_scale())
+    every, scaler = run.config.trainer.measure_conflicts, run.precision.scaler
+    measures = every is not None and run.state.step % every == 0
+    measures = measures and len(optimizer.phase.objectives) > 1 and len(optimizer.shared) > 0
+    scale = 1.0 if scaler is None or not measures else scaler.get_scale()
+    return Conflicts(run.model, optimizer, run.processes, scale, measures)
 
 
 @torch.no_grad()

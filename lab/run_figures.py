@@ -293,4 +293,6 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "fashion_gan.png": samples,
     "rooms.png": partial(reported, first=2),
     "dense_vit.png": partial(reported_of, "`dense_vit model.encoder=resnet18`", 2),
+    "pinn_burgers.png": reported,
+    "pinn_helmholtz.png": reported,
 }

@@ -5,6 +5,8 @@
 """
 
 from tasks import (
+    advection,
+    burgers,
     celeba,
     compressed_fashion,
     dense_folders,
@@ -12,8 +14,10 @@ from tasks import (
     diamonds,
     fashion_gan,
     gaussians,
+    helmholtz,
     image_table,
     impressions,
+    lid_cavity,
     maps,
     multi_fashion,
     office,

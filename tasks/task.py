@@ -183,11 +183,13 @@ class Task:
         name: Name in the registry.
         objectives: In the order in which they are reported.
         info: Values of ``auto`` for options of models, e.g. ``in_features``; see :meth:`auto_value`.
+        derivatives: Whether losses hold derivatives of the model with respect to its inputs.
     """
 
     name: str = "task"
     objectives: tuple[Objective, ...] = ()
     info: Mapping[str, Any] = {}
+    derivatives: bool = False
     _state: Mapping[str, Any] = {}
     _loaded: tuple[Path, Splits] | None = None
 

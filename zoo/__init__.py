@@ -20,6 +20,7 @@ from zoo import (
     image_trunk,
     mmoe,
     mmoe_timm,
+    pinn,
     ple,
     ple_timm,
     shared_trunk,

@@ -48,7 +48,8 @@ def test_declared_parameters_are_those_the_graph_shows(name, model, inputs):
         pytest.skip("its phases move different networks; tests/zoo/test_gan.py looks at each")
     (phase,) = model.phases
     losses = tiny(name).losses(model, inputs, phase)
-    masks = find_leaves([losses[key] for key in phase.objectives])
+    leaves = find_leaves([losses[key] for key in phase.objectives])
+    masks = {leaf: mask for leaf, mask in leaves.items() if isinstance(leaf, torch.nn.Parameter)}  # not inputs
     assert set(masks) == set(model.parameters())
     shared = {p for p, mask in masks.items() if mask.bit_count() > 1}
     assert set(model.shared_parameters()) == shared

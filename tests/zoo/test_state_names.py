@@ -22,6 +22,7 @@ OPTIONS = {
     "gan, no spectral norm": ("gan", {"spectral_norm": False, "classes": 0}),
     "gan_points, two discriminators": ("gan_points", {"discriminators": 2}),
     "mmoe, no towers": ("mmoe", {"tower_depth": 0}),
+    "pinn, random frequencies": ("pinn", {"fourier": 3, "periodic": [1]}),
     "ple, one level": ("ple", {"levels": 1, "tower_depth": 0}),
     "ple, three levels": ("ple", {"levels": 3, "own_experts": 2}),
     "shared_trunk, batch norm": ("shared_trunk", {"norm": "batch"}),

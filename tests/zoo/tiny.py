@@ -38,6 +38,17 @@ def adversarial(model, inputs, phase):
     }
 
 
+def residuals(model, inputs, phase):
+    """An equation with second derivatives at points, and values at others."""
+    with torch.enable_grad():
+        points = inputs[0].detach().requires_grad_()
+        u, v = (model(points)[name] for name in ("u", "v"))
+        (slopes,) = torch.autograd.grad(u.sum(), points, create_graph=True)
+        (curvature,) = torch.autograd.grad(slopes[:, :1].sum(), points, create_graph=True)
+        losses = {"equation": (curvature[:, :1] + slopes[:, 1:] + u * v).square().mean()}
+        return losses | {"boundary": (model(1 - inputs[0])["u"] - 1).square().mean()}
+
+
 @dataclass(frozen=True)
 class Tiny:
     """What it takes to try a model.
@@ -106,6 +117,12 @@ TINY = {
     "mmoe": table(width=8, depth=1, experts=2),
     "mmoe_resnet18": pictures(32, regressors={}, experts=2),
     "mmoe_timm": pictures(32, backbone="test_resnet", experts=2),
+    "pinn": Tiny(
+        ((2,),),
+        {"lower": [-3.0, -3.0], "upper": [3.0, 3.0], "fields": ["u", "v"], "objectives": ["equation", "boundary"]}
+        | {"width": 8, "depth": 2},
+        residuals,
+    ),
     "ple": table(width=8, depth=1),
     "ple_resnet18": pictures(32, classifiers={"a": 3}, regressors={"b": 1}),
     "ple_timm": pictures(32, backbone="test_resnet", regressors={}),

@@ -20,6 +20,7 @@ from lab import (
     benchmark_balancers,
     benchmark_train,
     command,
+    composition_baseline,
     documents,
     figures,
     method_tables,
@@ -35,6 +36,7 @@ BLOCKS: dict[str, documents.Blocks] = {
     "benchmark_balancers": benchmark_balancers.BLOCKS,
     "benchmark_methods": method_tables.BLOCKS,
     "benchmark_train": benchmark_train.BLOCKS,
+    "composition_baseline": composition_baseline.BLOCKS,
     "figures": figures.BLOCKS,
     "options": {"docs/trainer.md": options.blocks()},
     "reproduce": reproduce.BLOCKS,
@@ -42,6 +44,7 @@ BLOCKS: dict[str, documents.Blocks] = {
 }
 FIGURES: results.Figures = {
     **benchmark_balancers.FIGURES,
+    **composition_baseline.FIGURES,
     **figures.FIGURES,
     **{file: draw for name in STUDIES for file, draw in method_tables.figures(name).items()},
 }

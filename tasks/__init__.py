@@ -16,6 +16,7 @@ from tasks import (
     maps,
     multi_fashion,
     office,
+    qm9,
     rooms,
     table,
     two_view_fashion,

@@ -15,6 +15,8 @@ from zoo import (
     gan,
     image_trunk,
     mmoe,
+    molecules,
+    molecules_nnconv,
     ple,
     shared_trunk,
 )

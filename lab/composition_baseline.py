@@ -1,4 +1,4 @@
-"""Errors on QM9 of models that know a molecule's composition alone, beside those of model=molecules.
+"""Errors on QM9 of what is known from the composition alone, beside those of molecules.
 
 python lab/composition_baseline.py              # fit, write results/ and docs/molecules.md (seconds; needs scikit-learn and qm9pack)
 python lab/composition_baseline.py --collect    # only write the document again

@@ -1,4 +1,4 @@
-"""Files of molecules: tables of the package qm9pack, raw files of PyTorch Geometric, .xyz and .sdf; and a parsed copy.
+"""Files of molecules: qm9pack, raw files of PyTorch Geometric, .xyz, .sdf; a parsed copy.
 
 Files of the data set, and their units:
 
@@ -175,7 +175,7 @@ def read_raw(sdf: Path, table: Path, uncharacterized: Path) -> Molecules:
 
 
 def read_sdf(path: Path) -> Molecules:
-    """Every molecule of an SDF file with V2000 blocks. Raises DataError with the molecule that is damaged."""
+    """Every molecule of an SDF file with V2000 blocks. Raises DataError naming a damaged one."""
     elements, positions, bonds = [], [], []
     try:
         for block in _sdf_blocks(path):
@@ -198,10 +198,10 @@ def read_sdf(path: Path) -> Molecules:
 
 
 def read_xyz(path: Path) -> Molecules:
-    """Every molecule of an XYZ file: number of atoms, a comment, and lines of element, x, y, z in angstrom.
+    """Every molecule of an XYZ file.
 
-    Further columns, and lines between one molecule's atoms and the next number of atoms, are ignored. Raises DataError with
-    the line that is damaged.
+    Each has its number of atoms, a comment, and lines of element, x, y, z in angstrom. Further columns, and lines between
+    one molecule's atoms and the next number of atoms, are ignored. Raises DataError with the line that is damaged.
     """
     elements, positions, line = [], [], 0
     try:
@@ -230,9 +230,9 @@ def read_xyz(path: Path) -> Molecules:
 
 
 def estimate_bonds(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """(M, N, N) kinds of bonds of padded molecules, by their lengths: 0 without one, 1 single, 2 double, 3 triple.
+    """(M, N, N) kinds of bonds of padded molecules, by their lengths.
 
-    A pair is bonded up to 1.17 times the sum of the covalent radii, as the kind whose sum of radii is nearest; bonds of
+    0 without one, 1 single, 2 double, 3 triple. A pair is bonded up to 1.17 times the sum of the covalent radii, as the kind whose sum of radii is nearest; bonds of
     aromatic rings mostly count as double. P. Pyykko, M. Atsumi, "Molecular Double-Bond Covalent Radii for Elements
     Li-E112" and "Molecular Single-Bond Covalent Radii for Elements 1-118", Chemistry - A European Journal 2009.
     """
@@ -286,7 +286,7 @@ def _chosen(molecules: Molecules, rows: np.ndarray) -> Molecules:
 
 
 def _checked(molecules: Molecules, source: Path) -> Molecules:
-    """The same. Raises DataError for a number that is not finite, or a molecule that is there twice."""
+    """The same. Raises DataError for numbers that are not finite, or a molecule twice."""
     if not (np.isfinite(molecules.properties).all() and np.isfinite(molecules.positions).all()):
         raise DataError(f"qm9: {source} has numbers that are not finite; get the files again")
     if len(np.unique(molecules.ids)) < len(molecules):

@@ -1,4 +1,4 @@
-"""QM9: eleven properties of small organic molecules, the benchmark of multi-objective regression.
+"""QM9: eleven properties of small organic molecules, a benchmark of many regressions.
 
 130,831 molecules of up to nine atoms of C, N, O and F, in equilibrium, with properties from density functional theory
 (B3LYP / 6-31G(2df,p)); 3,054 of the original 133,885, whose geometry contradicts their bonds, are left out as in all published

@@ -1,4 +1,4 @@
-"""Message passing over all pairs of atoms of a molecule, in plain torch, with a head per property.
+"""Message passing over all pairs of atoms of a molecule, with a head per property.
 
 A message is what an atom makes of its neighbors' states, weighed by bumps of their distance. Bumps are linear in the states, so
 that one batched product passes the messages of a layer, and no tensor holds a vector for each pair of atoms.
@@ -7,8 +7,8 @@ that one batched product passes the messages of a layer, and no tensor holds a v
     positions (B, N, 3) -> distances (B, N, N) -> Gaussian bumps g (B, N, bumps, N), 0 for padding
     depth times:  m_ik = sum_j g_ikj (W h_j)          (B, N, bumps, channels)
                   h_i += MLP(m_i)                     (B, N, width)
-    features = [sum_i MLP(h_i) / 18, MLP of that] (B, 2 pooled)  |-> Linear + MLP -> values (B, dims), per regressor
-                                                                |-> Linear + MLP -> logits (B, classes), per classifier
+    features = [sum_i MLP(h_i) / 18, MLP of that] (B, 4 width)  |-> Linear + MLP -> values (B, dims), per regressor
+                                                               |-> Linear + MLP -> logits (B, classes), per classifier
 
 The outputs do not change if the molecule moves, turns or is mirrored, or if its atoms change places. Padding is atomic number 0.
 
@@ -85,7 +85,10 @@ class MessageLayer(nn.Module):
 
 
 class MessagePassing(nn.Module):
-    """Atoms with positions -> features of the molecule (B, 2 pooled)."""
+    """Numbers (B, N) and positions (B, N, 3) -> features of the molecules (B, 4 width).
+
+    Arguments are those of :class:`Molecules`.
+    """
 
     def __init__(self, width: int, depth: int, channels: int, bumps: int, cutoff: float, elements: int) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""The network of the published QM9 tables: edge-conditioned convolutions, a GRU and Set2Set, on torch_geometric's layers.
+"""The network of the published QM9 tables, on layers of torch_geometric.
+
+Edge-conditioned convolutions and a GRU, with the same weights in each round, then Set2Set.
 
     atoms (A, 11): which of H, C, N, O, F; atomic number; 4 that are 0 in these data; number of hydrogens bonded to it
     edges (E, 5), between all atoms of a molecule: single, double, triple, aromatic; distance in angstrom
@@ -34,7 +36,10 @@ _ATOM, _EDGE = 11, 5  # numbers that describe an atom, and an edge
 
 
 class NNConvTrunk(nn.Module):
-    """Padded molecules -> features (B, width). Raises ValueError if torch_geometric is not installed."""
+    """Padded molecules -> features (B, width). Raises ValueError without torch_geometric.
+
+    Arguments are those of :class:`MoleculesNNConv`.
+    """
 
     def __init__(self, width: int, hidden: int, rounds: int, steps: int) -> None:
         super().__init__()

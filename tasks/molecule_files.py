@@ -261,6 +261,8 @@ def _joined(
     """Molecules from lists with an item each; without bonds, these are estimated."""
     sizes = np.array([len(each) for each in elements])
     none = np.zeros((0, 3), np.uint8)
+    if not sizes.all():
+        raise DataError(f"molecule {1 + int(sizes.argmin())} has no atoms")
     molecules = Molecules(
         sizes,
         np.concatenate([np.array(each, np.uint8) for each in elements]),

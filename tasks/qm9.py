@@ -144,7 +144,10 @@ class QM9(Task):
                 f"qm9: {path} is no .xyz or .sdf file; properties depend on the positions of the atoms, which a SMILES does "
                 "not have: a program such as RDKit or Open Babel makes an .sdf of one"
             )
-        return MoleculeData(self._inputs(read_xyz(path) if suffix == ".xyz" else read_sdf(path)), {})
+        molecules = read_xyz(path) if suffix == ".xyz" else read_sdf(path)
+        if not np.isfinite(molecules.positions).all():
+            raise DataError(f"qm9: {path} has positions that are not finite")
+        return MoleculeData(self._inputs(molecules), {})
 
     def _read(self, data_dir: Path) -> Molecules:
         folders = [data_dir / name for name in ("qm9", "qm9/raw", "QM9/raw", "raw", "")]

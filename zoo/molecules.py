@@ -124,7 +124,7 @@ class PropertyHead(nn.Module):
 @register_model(
     "molecules",
     ModelInfo(
-        summary="Message passing over atoms and distances, with a head per property, for molecules",
+        summary="message passing over atoms and distances, with a head per property, for molecules",
         inputs="numbers (B, N), positions (B, N, 3) in angstrom; number 0 is padding",
         objectives="any number of classifiers and regressors",
         default_task="qm9",

@@ -279,6 +279,8 @@ def test_molecules_of_a_user(tmp_path, data):
         "1\n\nSi 0 0 0\n": "line 3: .*an atom 'Si'",
         "2\n\nC 0 0 0\n": "line 4: ",
         "1\n\nC 0 0\n": "line 3: ",
+        "1\n\nC 0 0 nan\n": "positions that are not finite",
+        "0\n\n": "molecule 1 has no atoms",
     }.items():
         (tmp_path / "bad.xyz").write_text(text)
         with pytest.raises(DataError, match=message):

@@ -203,7 +203,8 @@ def read_xyz(path: Path) -> Molecules:
     Each has its number of atoms, a comment, and lines of element, x, y, z in angstrom. Further columns, and lines between
     one molecule's atoms and the next number of atoms, are ignored. Raises DataError with the line that is damaged.
     """
-    elements, positions, line = [], [], 0
+    elements: list[list[int]] = []
+    positions, line = [], 0
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         while line < len(lines):

@@ -164,10 +164,10 @@ class Molecules(TrunkModel):
         trunk = MessagePassing(width, depth, channels, bumps, cutoff, elements)
         super().__init__(trunk, {name: PropertyHead(4 * width, width // 2, size) for name, size in sizes.items()})
 
-    def forward(self, numbers: Tensor, positions: Tensor) -> dict[str, Tensor]:
+    def forward(self, numbers: Tensor, positions: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """(B, N) and (B, N, 3) -> one output per objective."""
         return self.heads(self.features(numbers, positions))
 
-    def features(self, numbers: Tensor, positions: Tensor) -> Tensor:
+    def features(self, numbers: Tensor, positions: Tensor) -> Tensor:  # type: ignore[override]
         """(B, N) and (B, N, 3) -> pooled vector (B, 4 width)."""
         return self.trunk(numbers, positions)

@@ -141,10 +141,10 @@ class MoleculesNNConv(TrunkModel):
         trunk = NNConvTrunk(width, hidden, rounds, steps)
         super().__init__(trunk, {name: nn.Linear(width, size) for name, size in sizes.items()})
 
-    def forward(self, numbers: Tensor, positions: Tensor, bonds: Tensor) -> dict[str, Tensor]:
+    def forward(self, numbers: Tensor, positions: Tensor, bonds: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """(B, N), (B, N, 3), (B, N, N) -> one output per objective."""
         return self.heads(self.features(numbers, positions, bonds))
 
-    def features(self, numbers: Tensor, positions: Tensor, bonds: Tensor) -> Tensor:
+    def features(self, numbers: Tensor, positions: Tensor, bonds: Tensor) -> Tensor:  # type: ignore[override]
         """(B, N), (B, N, 3), (B, N, N) -> input of the heads (B, width)."""
         return self.trunk(numbers, positions, bonds)

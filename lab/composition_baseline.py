@@ -108,7 +108,7 @@ def picture() -> Figure:
         bars = axes.bar(np.arange(len(PROPERTIES)) + 0.4 * (number - 0.5), shares, 0.38, color=color, label=label)
         axes.bar_label(bars, [f"{share:.2f}" for share in shares], fontsize=8, padding=1)
     axes.set_xticks(range(len(PROPERTIES)), PROPERTIES)
-    axes.set_ylabel("share of the error of the training mean")
+    axes.set(ylabel="share of the error of the training mean", ylim=(0, 1))
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=results.GRID)
     axes.legend(frameon=False)

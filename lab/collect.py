@@ -20,6 +20,7 @@ from lab import (
     benchmark_balancers,
     benchmark_train,
     command,
+    composition_baseline,
     documents,
     figures,
     fronts,
@@ -36,6 +37,7 @@ BLOCKS: dict[str, documents.Blocks] = {
     "benchmark_balancers": benchmark_balancers.BLOCKS,
     "benchmark_methods": method_tables.BLOCKS,
     "benchmark_train": benchmark_train.BLOCKS,
+    "composition_baseline": composition_baseline.BLOCKS,
     "figures": figures.BLOCKS,
     "fronts": fronts.BLOCKS,
     "options": {"docs/trainer.md": options.blocks()},
@@ -44,6 +46,7 @@ BLOCKS: dict[str, documents.Blocks] = {
 }
 FIGURES: results.Figures = {
     **benchmark_balancers.FIGURES,
+    **composition_baseline.FIGURES,
     **figures.FIGURES,
     **fronts.FIGURES,
     **{file: draw for name in STUDIES for file, draw in method_tables.figures(name).items()},

@@ -22,6 +22,7 @@ from tasks import (
     multi_fashion,
     office,
     picture_gan,
+    qm9,
     rooms,
     table,
     two_view_fashion,

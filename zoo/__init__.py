@@ -20,6 +20,8 @@ from zoo import (
     image_trunk,
     mmoe,
     mmoe_timm,
+    molecules,
+    molecules_nnconv,
     pinn,
     ple,
     ple_timm,

@@ -18,7 +18,7 @@ from lab import reproduce
 from lab.reproductions.published_rows import published_rows
 from lab.reproductions.published_tables import read
 from lab.reproductions.recipes import RECIPES
-from tests.tasks import test_celeba, test_dense_folders, test_office
+from tests.tasks import test_celeba, test_dense_folders, test_office, test_qm9
 
 ROWS = {each.name: each for each in reproduce.experiments().values() if each.family}
 PLAIN = ("trainer.device=cpu", "trainer.num_workers=0", "logger.tensorboard=false", "trainer.precision=fp32")
@@ -45,6 +45,12 @@ def office(folder):
     return ["model.backbone=test_resnet", "model.pretrained=false", "task.image_size=32", "trainer.batch_size=2"]
 
 
+def qm9(folder):
+    pytest.importorskip("torch_geometric")
+    test_qm9.build_raw(folder / "qm9")
+    return ["model.width=4", "model.hidden=4", "task.val=4", "task.test=4", "trainer.batch_size=4", "trainer.epochs=2"]
+
+
 DEEP = ("model.encoder=test_resnet", "model.pretrained=false", "trainer.batch_size=2")
 #: A row of each recipe, with what makes its data and its model small.
 TINY = {
@@ -54,6 +60,8 @@ TINY = {
     "nyuv2_deeplab_mgda": (nyuv2, [*DEEP, "trainer.epochs=2"]),
     "cityscapes_deeplab_sum": (cityscapes, [*DEEP, "trainer.epochs=1"]),
     "celeba_famo": (celeba, ["trainer.epochs=1"]),
+    "qm9_nash_nash_mtl": (qm9, []),
+    "qm9_nash_single_homo": (qm9, []),
     "office_31_uncertainty": (office, ["trainer.epochs=1"]),
     "office_31_single_dslr": (office, ["trainer.epochs=1"]),
 }

@@ -7,7 +7,7 @@ import balancing
 import tasks
 import zoo
 from balancing.measuring.leaves import find_leaves
-from tests.zoo.tiny import MODELS, build, tiny
+from tests.zoo.tiny import MODELS, TINY, build, tiny
 
 
 @pytest.fixture(params=zoo.list_models(), scope="module")
@@ -28,7 +28,8 @@ def inputs(name):
 
 def test_every_model_has_a_tiny_instance():
     for name in zoo.list_models():
-        tiny(name)
+        if not getattr(TINY.get(name), "needs", ""):
+            tiny(name)
 
 
 def test_model_keeps_the_protocol(model):
@@ -82,7 +83,9 @@ def test_evaluation_is_deterministic_and_does_not_mix_samples(model, inputs):
 def test_graph_compiles_without_breaks(model, inputs):
     model.eval()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    for key, output in compiled(*inputs).items():
+    with torch._dynamo.config.patch(allow_rnn=True):  # for molecules_nnconv; by default they break the graph
+        outputs = compiled(*inputs)
+    for key, output in outputs.items():
         torch.testing.assert_close(output, model(*inputs)[key])
 
 

@@ -57,15 +57,19 @@ class Tiny:
         shapes: Of its inputs, without the batch.
         arguments: For ``create_model``.
         losses: The losses of a phase, from model, inputs and phase.
+        make: Makes a batch of the inputs, if these are not numbers of any size.
+        needs: Package without which the model cannot be built.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     arguments: dict[str, Any]
     losses: Callable[..., dict[str, Tensor]] = squared
+    make: Callable[[int], Inputs] | None = None
+    needs: str = ""
 
     def inputs(self, size: int) -> Inputs:
         """A batch of random inputs."""
-        return tuple(torch.randn(size, *shape) for shape in self.shapes)
+        return self.make(size) if self.make else tuple(torch.randn(size, *shape) for shape in self.shapes)
 
 
 def table(**arguments):
@@ -85,6 +89,15 @@ def pictures(size, **arguments):
 def views(**arguments):
     sizes = {"in_features": 6, "in_channels": 1, "classes": 3, "linear_width": 8, "conv_width": 2, "conv_depth": 2}
     return Tiny(((6,), (1, 8, 6)), {**sizes, **arguments})
+
+
+def atoms(size):
+    """Chains of 3 to 6 atoms, bonded to their neighbours."""
+    there = torch.arange(6) < torch.randint(3, 7, (size, 1))
+    numbers = torch.tensor([1, 6, 7, 8, 9])[torch.randint(5, (size, 6))] * there
+    positions = (torch.arange(6)[:, None] + 0.3 * torch.randn(size, 6, 3)) * there[:, :, None]
+    pairs = there[:, :, None] & there[:, None] & ((torch.arange(6)[:, None] - torch.arange(6)).abs() == 1)
+    return numbers, positions, pairs.to(torch.uint8)
 
 
 TINY = {
@@ -114,6 +127,17 @@ TINY = {
         adversarial,
     ),
     "gan_points": Tiny(((2,),), {"in_features": 2, "classes": 2, "latent": 4, "width": 8, "depth": 2}, adversarial),
+    "molecules": Tiny(
+        ((6,), (6, 3)),
+        {"classifiers": {"a": 3}, "regressors": {"b": 1, "c": 2}, "width": 8, "channels": 4, "bumps": 4},
+        make=lambda size: atoms(size)[:2],
+    ),
+    "molecules_nnconv": Tiny(
+        ((6,), (6, 3), (6, 6)),
+        {"classifiers": {"a": 3}, "regressors": {"b": 1, "c": 2}, "width": 4, "hidden": 4},
+        make=atoms,
+        needs="torch_geometric",
+    ),
     "mmoe": table(width=8, depth=1, experts=2),
     "mmoe_resnet18": pictures(32, regressors={}, experts=2),
     "mmoe_timm": pictures(32, backbone="test_resnet", experts=2),
@@ -143,6 +167,8 @@ def tiny(name: str) -> Tiny:
     """The entry of ``TINY``; the test is skipped if there is none."""
     if name not in TINY:
         pytest.skip(f"{name}: no line in tests/zoo/tiny.py")
+    if TINY[name].needs:
+        pytest.importorskip(TINY[name].needs)
     return TINY[name]
 
 

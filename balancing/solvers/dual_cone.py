@@ -25,9 +25,9 @@ def dual_cone_weights(cosines: Tensor, target: Tensor) -> Tensor:
 
 
 def constrained_weights(cosines: Tensor, progress: Tensor) -> Tensor:
-    """(K,) weights of the shortest vector with at least these products with unit gradients.
+    """(K,) weights of the shortest vector with given products with unit gradients.
 
-    ``argmin_{x >= 0} 1/2 x'Cx - b'x``. Raises UnboundedError if no vector has such products. Many gradients are asked for
+    The products may be larger: ``argmin_{x >= 0} 1/2 x'Cx - b'x``. Raises UnboundedError if no vector has such products. Many gradients are asked for
     that first, as a solver takes long to see it: a convex combination of them is zero then, and that of b is positive.
 
     Args:

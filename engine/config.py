@@ -128,10 +128,8 @@ class TrainerConfig:
         "find weights per model, network, layer or tensor; the latter with Gramian methods",
         choices=WEIGHTS_PER,
     )
-    lbfgs_steps: int | None = option(
-        None, "iterations of L-BFGS after the last epoch, on samples that stay the same; null: none", least=1
-    )
-    lbfgs_samples: int = option(8192, "how many training samples these iterations see", least=1)
+    lbfgs_steps: int | None = option(None, "iterations of L-BFGS after the last epoch; null: none", least=1)
+    lbfgs_samples: int = option(8192, "training samples that these iterations see, others after every 250", least=1)
     monitor: str = option("loss", "best epoch: loss, last, val/<objective>/<metric>, val/*/<metric>, gain or last10")
     measure_conflicts: int | None = option(
         None,

@@ -65,9 +65,9 @@ def match(
         ConfigError: Inputs have another meaning, and the weights that read them cannot be told; a GAN of other classes.
     """
     if isinstance(old, GanTask) and isinstance(new, GanTask) and old.class_loss.classes != new.class_loss.classes:
-        before, now = (", ".join(task.class_loss.classes) or "none" for task in (old, new))
+        then, now = (", ".join(task.class_loss.classes) or "none" for task in (old, new))
         raise ConfigError(
-            f"init: the run generates samples of the classes {before}, and these data have {now}; a generator needs the same classes"
+            f"init: the run generates samples of the classes {then}, and these data have {now}; a generator needs the same classes"
         )
     weights, told = dict(found), list[str]()
     ends = _Ends(model, new, splits)

@@ -225,7 +225,8 @@ class Union(Task):
             own = {name: values for name, values in outputs.items() if self.owners[name] == source}
             part = decode(task, own) if own else whole
             fields = ("cells", "maps", "pictures", "legends")
-            whole = Prediction(**{name: {**getattr(whole, name), **getattr(part, name)} for name in fields})
+            merged: Any = {name: {**getattr(whole, name), **getattr(part, name)} for name in fields}
+            whole = Prediction(**merged)
         return whole
 
     def pictures(self, model: Any, split: Split) -> Pictures:

@@ -67,7 +67,7 @@ def dual_cone_weights_of_each(cosines: Tensor, rounds: int = 30) -> Tensor:
 
 
 def _of_two(cosines: Tensor) -> Tensor:
-    """:func:`dual_cone_weights_of_each` for two gradients, in the order of operations of a Cholesky factor."""
+    """:func:`dual_cone_weights_of_each` for two gradients, in a Cholesky factor's order."""
     (square, above), (below, _) = cosines.tolist()
     length = sqrt(square)
     rows = [[1.0, max(-above, 0.0) / length / length], [max(-below, 0.0) / length / length, 1.0]]

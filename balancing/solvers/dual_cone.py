@@ -27,8 +27,9 @@ def dual_cone_weights(cosines: Tensor, target: Tensor) -> Tensor:
 def constrained_weights(cosines: Tensor, progress: Tensor) -> Tensor:
     """(K,) weights of the shortest vector with given products with unit gradients.
 
-    The products may be larger: ``argmin_{x >= 0} 1/2 x'Cx - b'x``. Raises UnboundedError if no vector has such products. Many gradients are asked for
-    that first, as a solver takes long to see it: a convex combination of them is zero then, and that of b is positive.
+    The products may be larger: ``argmin_{x >= 0} 1/2 x'Cx - b'x``. Raises UnboundedError if no vector has such products. Many
+    gradients are asked for that first, as a solver takes long to see it: a convex combination of them is zero then, and that
+    of b is positive.
 
     Args:
         cosines: (K, K) Gramian C of the gradients, scaled to unit length.
@@ -67,7 +68,10 @@ def dual_cone_weights_of_each(cosines: Tensor, rounds: int = 30) -> Tensor:
 
 
 def _of_two(cosines: Tensor) -> Tensor:
-    """:func:`dual_cone_weights_of_each` for two gradients, in a Cholesky factor's order."""
+    """:func:`dual_cone_weights_of_each` for two gradients.
+
+    The order of operations is that of a Cholesky factor, which decides the last bit.
+    """
     (square, above), (below, _) = cosines.tolist()
     length = sqrt(square)
     rows = [[1.0, max(-above, 0.0) / length / length], [max(-below, 0.0) / length / length, 1.0]]

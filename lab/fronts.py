@@ -10,7 +10,6 @@ as all of these together, and again only as many as one of them; it is then test
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import engine
 import train
-from engine.checkpoint import write_json
 from engine.comparison.estimates import estimate
 from engine.prediction import best_folder, load_best
 from engine.run_evaluation import evaluation_config
@@ -107,7 +105,7 @@ class Tested:
             )
             assert found is not None  # it is not to be stopped
             points.append([share, *(found.values[str(ResultKey(o, "loss"))] for o in self.objectives)])
-        write_json(self.file, points)
+        engine.write_text(self.file, json.dumps(points))
 
 
 def jobs(name: str) -> dict[tuple[str, int], list[Tested]]:
@@ -181,7 +179,7 @@ class Points:
 
     Attributes:
         values: Setting -> seed -> (N, 2) losses, and (N,) shares.
-        seconds: Setting -> seconds of training of each seed.
+        epochs: Setting -> epochs of all its networks together.
     """
 
     def __init__(self, name: str) -> None:
@@ -189,7 +187,7 @@ class Points:
         self.columns = [f"{o} loss" for o in FRONTS[name].objectives]
         self.values: dict[str, dict[str, np.ndarray]] = {}
         self.shares: dict[str, np.ndarray] = {}
-        self.seconds: dict[str, list[float]] = {}
+        self.epochs: dict[str, int] = {}
         for setting in (SWEEP, LONG, SHORT):
             mine = [row for row in rows if row["setting"] == setting]
             seeds = dict.fromkeys(row["seed"] for row in mine)
@@ -199,9 +197,9 @@ class Points:
                 for seed, own in by_seed.items()
             }
             self.shares[setting] = np.array([float(row["share"]) for row in next(iter(by_seed.values()))])
-            self.seconds[setting] = [
-                sum({row["command"]: float(row["seconds"]) for row in own}.values()) for own in by_seed.values()
-            ]
+            self.epochs[setting] = sum(
+                {row["command"]: int(row["epochs"]) for row in next(iter(by_seed.values()))}.values()
+            )
         every = np.concatenate([*self.values[SWEEP].values()])
         self.low, self.span = every.min(0), every.max(0) - every.min(0)
 
@@ -219,16 +217,16 @@ class Points:
 
 
 def markdown(name: str) -> str:
-    """Hypervolume, range of each loss, and time, a row per setting."""
+    """Cost, hypervolume and range of each loss, a row per setting."""
     points = Points(name)
-    head = ["setting", "networks", "tested points", "hypervolume", *(f"{c}, least to greatest" for c in points.columns)]
+    head = ["setting", "networks", "epochs in all", "tested points", "hypervolume"]
     rows = []
     for setting in points.values:
         mean, networks = points.mean(setting), len(SHARES) if setting == SWEEP else 1
         ranges = [f"{low:.4f} to {high:.4f}" for low, high in zip(mean.min(0), mean.max(0), strict=True)]
-        volume, seconds = estimate(points.volumes(setting)), statistics.fmean(points.seconds[setting])
-        rows.append([setting, str(networks), str(len(mean)), f"{volume}", *ranges, f"{seconds:.0f}"])
-    return documents.table([*head, "seconds of training"], rows)
+        volume = estimate(points.volumes(setting))
+        rows.append([setting, str(networks), str(points.epochs[setting]), str(len(mean)), f"{volume}", *ranges])
+    return documents.table([*head, *(f"{column}, least to greatest" for column in points.columns)], rows)
 
 
 def draw(name: str) -> Figure:

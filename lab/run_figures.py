@@ -292,7 +292,7 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "ring_of_gaussians.png": reported,
     "fashion_gan.png": samples,
     "rooms.png": partial(reported, first=2),
-    "dense_vit.png": partial(reported_of, "`dense_vit model.encoder=resnet18`", 2),
+    "dense_vit.png": partial(reported_of, "`dense_vit model.encoder=resnet18`", 1),
     "pinn_burgers.png": reported,
     "pinn_helmholtz.png": reported,
 }

@@ -40,12 +40,12 @@ def mix(names: Sequence[str], width: int, own: float) -> nn.ParameterDict:
     return nn.ParameterDict({name: row[:, None].repeat(1, width) for name, row in zip(names, shares, strict=True)})
 
 
-def mean_shares(place: str, mixes: nn.ModuleList) -> dict[str, dict[str, float]]:
+def mean_shares(place: str, names: Sequence[str], mixes: nn.ModuleList) -> dict[str, dict[str, float]]:
     """``place``, number and objective -> share of each tower in its mix, mean over units."""
     return {
-        f"{place} {index}, {name}": dict(zip(rows, row.mean(dim=1).tolist(), strict=True))
+        f"{place} {index}, {name}": dict(zip(names, rows[name].mean(dim=1).tolist(), strict=True))
         for index, rows in enumerate(cast(Iterable[nn.ParameterDict], mixes), 1)
-        for name, row in rows.items()
+        for name in names  # a ParameterDict is sorted, the towers are not
     }
 
 
@@ -135,7 +135,7 @@ class CrossStitch(BaseModel):
 
     def sharing(self, x: Tensor, codes: Tensor | None = None) -> dict[str, dict[str, float]]:
         """Layer and objective -> share of each tower, mean over units."""
-        return mean_shares("layer", self.mixes)
+        return mean_shares("layer", self.objectives, self.mixes)
 
     def _mixed(self, index: int, name: str, towers: Tensor) -> Tensor:
         return (self._row(index, name) * towers).sum(dim=1) if len(self.mixes) else towers[:, 0]

@@ -114,7 +114,7 @@ class TimmCrossStitch(BaseModel):
 
     def sharing(self, image: Tensor) -> dict[str, dict[str, float]]:
         """Stage and objective -> share of each trunk, mean over channels."""
-        return mean_shares("stage", self.mixes)
+        return mean_shares("stage", self.objectives, self.mixes)
 
     def _mixed(self, index: int, name: str, towers: Tensor) -> Tensor:
         if not len(self.mixes):

@@ -129,6 +129,15 @@ def test_shares_of_a_row_sum_to_one(name):
         assert sum(row.values()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["cross_stitch_timm", "cross_stitch"])
+def test_own_share_stands_under_its_own_name(name):
+    heads = {"classifiers": {"b": 3}, "regressors": {"a": 1}}  # not in alphabetical order
+    inputs = {"in_features": 4} if name == "cross_stitch" else {"in_channels": 1, "backbone": "test_resnet"}
+    rows = zoo.create_model(name, **heads, **inputs, own=0.8).sharing(torch.randn(2, 4))
+    for key, row in rows.items():
+        assert row[key[-1]] == pytest.approx(0.8)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_pretrained_weights_start_every_copy(name, tmp_path):
     import safetensors.torch

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.arguments import ConfigError, did_you_mean, some
+from zoo.pretrained import run_folder
 from zoo.timm_models import quiet_hub
 
 _WEIGHTS = "model.safetensors"
@@ -24,7 +25,8 @@ def initialize(model: nn.Module, source: str) -> str:
 
     Args:
         model: Changed in place; tensors that the source lacks stay as they are.
-        source: A run folder, its folder ``best``, a file (.safetensors, .pt, .pth, .bin), or ``hf-hub:owner/name``.
+        source: A run folder, its folder ``best``, a file (.safetensors, .pt, .pth, .bin), weights of the zoo such as
+            ``shared_trunk.diamonds``, or ``hf-hub:owner/name``.
 
     Returns:
         What was taken and what was left out, for people.
@@ -92,12 +94,14 @@ def layer_scales(module: nn.Module, decay: float) -> dict[nn.Parameter, float]:
 def _read(source: str) -> Mapping[str, Tensor]:
     if source.startswith("hf-hub:"):
         return _load(_download(source.removeprefix("hf-hub:")))
-    path = Path(source)
+    path = run_folder(source)
     if path.is_dir():
         places = [path / "best" / _WEIGHTS, path / _WEIGHTS]
         path = next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
-        raise ConfigError(f"init: there is no {path}; name a run folder, a file of weights, or hf-hub:owner/name")
+        raise ConfigError(
+            f"init: there is no {path}; name a run folder, a file of weights, weights of the zoo, or hf-hub:owner/name"
+        )
     return _load(path)
 
 

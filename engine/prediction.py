@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.arguments import ConfigError
+from engine.arguments import ConfigError, did_you_mean
 from engine.checkpoint import load_weights
 from engine.data import evaluation_batches
 from engine.device import resolve_device
@@ -28,7 +28,8 @@ from engine.run import Run
 from engine.words import shell_word
 from tasks import Prediction, Task, create_task
 from tasks.gan_task import GanTask
-from zoo import create_model, model_arguments
+from zoo import create_model, list_models, model_arguments
+from zoo.pretrained import run_folder
 
 
 def model_config(run: Run) -> dict[str, Any]:
@@ -47,12 +48,17 @@ def model_config(run: Run) -> dict[str, Any]:
 
 
 def best_folder(run: Path) -> Path:
-    """Folder of the best weights of a run, or ``run`` if it holds some. Raises ConfigError."""
+    """Folder of the best weights of a run, or ``run`` if it holds some. Raises ConfigError.
+
+    Weights of the zoo have the name of the weights in place of a folder.
+    """
+    run = run_folder(run)
     for folder in (run / "best", run):
         if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file():
             return folder
     if not run.is_dir():
-        raise ConfigError(f"run: there is no folder {run}; it is the one that train.py said it was writing to")
+        named = f", or a name of weights of the zoo; {did_you_mean(str(run), list_models(pretrained=True))}"
+        raise ConfigError(f"run: there is no folder {run}; it is the one that train.py said it was writing to{named}")
     if (run / "config.yaml").is_file():
         raise ConfigError(
             f"run: {run} has no weights in best/ yet, as no epoch is finished; go on with: python train.py {shell_word('resume', run)}"
@@ -60,6 +66,11 @@ def best_folder(run: Path) -> Path:
     inside = sorted(str(path.parent) for path in run.glob("**/best"))
     hint = f"; did you mean {', '.join(inside[-3:])}?" if inside else ", which has a config.yaml and a folder best/"
     raise ConfigError(f"run: {run} is no run folder{hint}")
+
+
+def written_folder(run: str) -> Path:
+    """Where files about a run are written: its folder; ``outputs/<name>`` for weights of the zoo."""
+    return Path(run) if Path(run).exists() else Path("outputs", run)
 
 
 @dataclass
@@ -104,9 +115,9 @@ def load_best(folder: Path, model: nn.Module) -> None:
         load_weights(folder, model)
 
 
-def load_predictor(run: Path, device: str = "auto") -> Predictor:
-    """The best model of a run, in eval mode. Raises ConfigError if it is missing or damaged."""
-    folder = best_folder(run)
+def load_predictor(run: str | Path, device: str = "auto") -> Predictor:
+    """The best model of a run or of the zoo, in eval mode. Raises ConfigError if it is missing or damaged."""
+    folder = best_folder(Path(run))
     with _loading(folder):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         for module in config["imports"]:

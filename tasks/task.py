@@ -181,11 +181,13 @@ class Task:
         name: Name in the registry.
         objectives: In the order in which they are reported.
         info: Values of ``auto`` for options of models, e.g. ``in_features``; see :meth:`auto_value`.
+        data_source: The public data and their licence, in words for cards of weights; empty for files of a user.
     """
 
     name: str = "task"
     objectives: tuple[Objective, ...] = ()
     info: Mapping[str, Any] = {}
+    data_source: str = ""
     _state: Mapping[str, Any] = {}
     _loaded: tuple[Path, Splits] | None = None
 

@@ -1,4 +1,4 @@
-"""``torch.hub.load(repository, name, ...)`` for every model of the zoo, with ``pretrained=`` for its weights."""
+"""``torch.hub.load(repository, name, ...)`` for every model of the zoo, and its weights."""
 
 import functools
 import inspect

@@ -31,7 +31,7 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 def _model_options(name: str) -> Mapping[str, Parameter]:
     """Arguments of a model, and for each of them ``pretrained``, which ``create_model`` takes."""
     own = zoo.model_arguments(name)
-    kind: Any = bool | str | None if "pretrained" in own else str | None
+    kind: Any = own["pretrained"].annotation | str | None if "pretrained" in own else str | None
     return {**own, "pretrained": Parameter("pretrained", Parameter.KEYWORD_ONLY, default=None, annotation=kind)}
 
 

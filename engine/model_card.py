@@ -31,11 +31,12 @@ def write_model_card(
 
     With the name of ``weights`` of the zoo, the card says how to load them by it.
     """
+    objectives: Any = model.objectives
     sections = [
         f"---\n{_front_matter(summary)}\n---",
         f"# {summary['model']} on {summary['task']}",
-        f"{model_info(summary['model']).summary}. Trained by mozoo on the task `{summary['task']}` with several losses at once, "
-        f"balanced by `{summary['balancer']}`.",
+        f"{model_info(summary['model']).summary}. Trained by mozoo on the task `{summary['task']}` with several losses at once "
+        f"({', '.join(f'`{name}`' for name in objectives)}), balanced by `{summary['balancer']}`.",
         f"## Results\n\n{_results(summary)}",
         f"## Use\n\n{_usage(summary, model, task, weights)}",
         f"## Repeat\n\n{_origin(summary)}",
@@ -135,7 +136,7 @@ def _meaning(objective: Objective) -> str:
 def _origin(summary: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     return (
-        f"```bash\n{summary['command']}\n```\n\nCommit {summary['git'] or 'unknown'}, {summary['epochs']} epochs, "
+        f"```bash\n{summary['command']}\n```\n\nCommit {summary['git'] or 'unknown'}, seed {summary['seed']}, {summary['epochs']} epochs, "
         f"{summary['steps']:,} steps, {summary['seconds']:,.0f} s of training on {summary['device']} in {summary['precision']}, "
         f"{summary['world_size']} process{'es' if summary['world_size'] > 1 else ''}. {versions}."
     )

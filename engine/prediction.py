@@ -69,7 +69,7 @@ def best_folder(run: Path) -> Path:
 
 
 def written_folder(run: str) -> Path:
-    """Where files about a run are written: its folder; ``outputs/<name>`` for weights of the zoo."""
+    """Folder for files about a run: its own, or ``outputs/<name>`` for weights of the zoo."""
     return Path(run) if Path(run).exists() else Path("outputs", run)
 
 
@@ -116,7 +116,7 @@ def load_best(folder: Path, model: nn.Module) -> None:
 
 
 def load_predictor(run: str | Path, device: str = "auto") -> Predictor:
-    """The best model of a run or of the zoo, in eval mode. Raises ConfigError if it is missing or damaged."""
+    """The best model of a run or of the zoo, in eval mode. Raises ConfigError if there is none."""
     folder = best_folder(Path(run))
     with _loading(folder):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -70,7 +70,7 @@ class Training:
         return " ".join(["python train.py", *(f"'{each}'" if " " in each else each for each in self.overrides)])
 
     def run(self) -> None:
-        """Train; an unfinished attempt, unless it is resumed, or one of other settings is deleted first."""
+        """Train; an unfinished attempt that is not resumed, or one of other settings, goes first."""
         torch.set_num_threads(self.threads)
         resume = self.resume and is_training_of(self.folder, self.overrides)
         train_quietly(self.folder, [*self.overrides, "trainer.device=cpu", "logger.tensorboard=false"], resume)

@@ -64,7 +64,7 @@ class BaseModel(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
-        """The model of a folder, of the hub or, by a name such as ``shared_trunk.diamonds``, of the zoo's weights."""
+        """The model in a folder, on the hub, or with weights of the zoo: ``shared_trunk.diamonds``."""
         folder = run_folder(pretrained_model_name_or_path)
         named = folder != Path(pretrained_model_name_or_path)
         return super().from_pretrained(folder / "best" if named else pretrained_model_name_or_path, **options)

@@ -1,7 +1,8 @@
-"""Trained weights that come with the zoo, by names ``<model>.<weights>``, such as ``shared_trunk.diamonds``.
+"""Trained weights that come with the zoo, by names such as ``shared_trunk.diamonds``.
 
-Each is a run folder in ``zoo/weights`` without tables and checkpoint: ``best/`` with weights, arguments, preprocessing state
-and model card, the configuration in ``config.yaml``, and the test results in ``summary.json``.
+A name is that of a model, a dot, and that of its weights. Each is a run folder in ``zoo/weights`` without tables and
+checkpoint: ``best/`` with weights, arguments, preprocessing state and model card, the configuration in ``config.yaml``, and the
+test results in ``summary.json``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def list_weights(filter: str = "*") -> list[str]:
 
 
 def run_folder(source: str | Path) -> Path:
-    """The run folder of the weights with this name; any other path, or one that exists, as it is."""
+    """The run folder of the weights with this name; a path that exists, or any other, as it is."""
     path = Path(source)
     if path.exists() or str(source) not in list_weights():
         return path
@@ -42,7 +43,7 @@ def run_folder(source: str | Path) -> Path:
 def trained_arguments(
     model: str, weights: str, given: Mapping[str, Any], known: Mapping[str, Parameter]
 ) -> dict[str, Any]:
-    """Arguments for a model that can take the weights: those of training, and what else is given.
+    """Arguments for a model that takes the weights: those of training, and what else is given.
 
     Args:
         model: Name of the model.

@@ -89,7 +89,7 @@ def register_variant(
 
 
 def list_models(filter: str = "*", pretrained: bool = False) -> list[str]:
-    """Names that match the glob ``filter``, sorted: of models, or ``<model>.<weights>`` if ``pretrained``."""
+    """Sorted names of models, or of trained weights (``<model>.<weights>``), by a glob."""
     return list_weights(filter) if pretrained else _MODELS.names(filter)
 
 
@@ -116,7 +116,8 @@ def create_model(name: str, pretrained: str | bool | None = None, **arguments: A
     Args:
         name: Of the model; ``<model>.<weights>`` is the same as ``pretrained=<weights>``.
         pretrained: Name of trained weights of the whole model, see :func:`list_models`, with which the other arguments can
-            be left out. ``True`` is for models with an encoder of timm: its weights there.
+            be left out. ``True`` is for models with an encoder of timm: its weights there. A model whose own argument is more
+            than a bool gets the value.
         arguments: Those of the model.
 
     Raises:
@@ -130,11 +131,12 @@ def create_model(name: str, pretrained: str | bool | None = None, **arguments: A
     if pretrained is None:
         return build(**given)
     known = model_arguments(name)
-    if isinstance(pretrained, str):
+    own = known.get("pretrained")
+    if isinstance(pretrained, str) and (own is None or own.annotation is bool):
         model = build(**trained_arguments(name, pretrained, given, known))
         load_trained(name, pretrained, model)
         return model
-    if "pretrained" in known:
+    if own is not None:
         return build(**given, pretrained=pretrained)
     if pretrained:
         names = ", ".join(list_weights(f"{name}.*")) or "none"

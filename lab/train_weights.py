@@ -1,4 +1,4 @@
-"""Trained weights of the zoo: train what is missing, fill zoo/weights, write docs/weights.md.
+"""Trained weights of the zoo: train what is missing, fill zoo/weights, write the page.
 
 python lab/train_weights.py                         # everything (about ten minutes on one core)
 python lab/train_weights.py shared_trunk.diamonds   # some of it

@@ -108,26 +108,27 @@ def model_arguments(name: str) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(_MODELS.get(name).build, eval_str=True).parameters)
 
 
-def create_model(name: str, pretrained: str | bool | None = None, **arguments: Any) -> nn.Module:
+def create_model(name: str, **arguments: Any) -> nn.Module:
     """Build the model called ``name``, in training mode.
 
     Numbers of numpy and containers of OmegaConf become Python's.
 
     Args:
         name: Of the model; ``<model>.<weights>`` is the same as ``pretrained=<weights>``.
-        pretrained: Name of trained weights of the whole model, see :func:`list_models`, with which the other arguments can
-            be left out. ``True`` is for models with an encoder of timm: its weights there. A model whose own argument is more
-            than a bool gets the value.
-        arguments: Those of the model.
+        arguments: Those of the model, and ``pretrained``: the name of trained weights of the whole model, see
+            :func:`list_models`, with which the others can be left out. ``True`` is for models with an encoder of timm: its
+            weights there. A model whose own ``pretrained`` is more than a bool gets the value.
 
     Raises:
         ValueError: Unknown name of a model or of weights, weights of a model with other arguments, no objectives, one named
             twice or unknown, or a value out of range.
         TypeError: Unknown or missing argument.
     """
+    given = {key: plain(value) for key, value in arguments.items()}
+    pretrained = given.pop("pretrained", None)
     if "." in name and name not in _MODELS.names() and pretrained in (None, True):
         name, _, pretrained = name.partition(".")
-    build, given = _MODELS.get(name).build, {key: plain(value) for key, value in arguments.items()}
+    build = _MODELS.get(name).build
     if pretrained is None:
         return build(**given)
     known = model_arguments(name)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,18 @@ from engine.options import check_options, option
 from engine.renames import renamed, translate
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+
+
+def _model_options(name: str) -> Mapping[str, Parameter]:
+    """Arguments of a model, and for each of them ``pretrained``, which ``create_model`` takes."""
+    own = zoo.model_arguments(name)
+    kind: Any = own["pretrained"].annotation | str | None if "pretrained" in own else str | None
+    return {**own, "pretrained": Parameter("pretrained", Parameter.KEYWORD_ONLY, default=None, annotation=kind)}
+
+
 #: Group -> names of what is registered, and the parameters of one by its name.
 REGISTRIES: dict[str, tuple[Callable[[], list[str]], Callable[[str], Mapping[str, Any]]]] = {
-    "model": (zoo.list_models, zoo.model_arguments),
+    "model": (zoo.list_models, _model_options),
     "task": (tasks.list_tasks, tasks.task_arguments),
     "balancer": (balancing.list_balancers, balancing.balancer_arguments),
 }
@@ -290,6 +300,8 @@ def validate(composed: DictConfig) -> Config:
         except ImportError as error:
             raise ConfigError(f"imports: cannot import {module!r} ({error})") from None
     _check_values(config)
+    if config.model.get("pretrained") is None:
+        config.model.pop("pretrained", None)
     if config.balancer.get("before") is not None:
         config.balancer["before"] = _with_defaults(config.balancer["before"])
     for group, (_, arguments) in REGISTRIES.items():

@@ -16,6 +16,7 @@ from engine.arguments import ConfigError, did_you_mean, some
 from engine.transfer import match, stored_task
 from tasks import Splits, Task
 from zoo.hub import quiet_hub
+from zoo.pretrained import run_folder
 
 _WEIGHTS = "model.safetensors"
 _INNER = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
@@ -32,8 +33,8 @@ def initialize(
 
     Args:
         model: Changed in place; tensors that the source lacks stay as they are.
-        source: A run folder, its folder ``best``, a file (.safetensors, .pt, .pth, .bin), or ``hf-hub:owner/name``; ``None``:
-            nothing is done.
+        source: A run folder, its folder ``best``, a file (.safetensors, .pt, .pth, .bin), weights of the zoo such as
+            ``shared_trunk.diamonds``, or ``hf-hub:owner/name``; ``None``: nothing is done.
         task: What the model is trained on, with its state; ``None``: nothing is matched.
         splits: Its data.
         trust: Whether modules that the description names may be imported.
@@ -134,12 +135,14 @@ def _place(source: str) -> Path:
         with suppress(ConfigError):
             _download(name, "config.json")
         return file
-    path = Path(source)
+    path = run_folder(source)
     if path.is_dir():
         places = [path / "best" / _WEIGHTS, path / _WEIGHTS]
         path = next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
-        raise ConfigError(f"init: there is no {path}; name a run folder, a file of weights, or hf-hub:owner/name")
+        raise ConfigError(
+            f"init: there is no {path}; name a run folder, a file of weights, weights of the zoo, or hf-hub:owner/name"
+        )
     return path
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from engine.arguments import ConfigError, PartialError, some
-from engine.prediction import load_predictor
+from engine.prediction import load_predictor, written_folder
 from engine.preferences import parse_preference
 from tasks import DataError, Prediction
 
@@ -169,10 +169,11 @@ def predict(
     console = Console(soft_wrap=True, highlight=False)
     if size not in (None, "picture", "model"):
         raise ConfigError(f"size must be picture or model, got {size!r}")
-    predictor = load_predictor(Path(run), device, parse_preference(preference), trust)
+    predictor = load_predictor(run, device, parse_preference(preference), trust)
+    place = written_folder(run)
     if input is None:
         generated, classes = predictor.sample(64 if samples is None else samples, seed or 0)
-        folder = Path(output or Path(run, "predictions", "samples"))
+        folder = Path(output or place / "predictions" / "samples")
         write_samples(folder, generated, classes)
         console.print(f"{len(generated)} samples in {folder}", markup=False)
         return
@@ -180,7 +181,7 @@ def predict(
         raise ConfigError("samples and seed are for a model that generates, without input; leave them out")
     source = Path(input)
     files, others = input_files(source)
-    folder = Path(output or Path(run, "predictions", source.resolve().stem))
+    folder = Path(output or place / "predictions" / source.resolve().stem)
     problems: list[DataError] = []
     notes: list[str] = []
 

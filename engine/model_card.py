@@ -25,18 +25,23 @@ from zoo import model_info
 _HERE = "path/to/this/folder"
 
 
-def write_model_card(folder: Path, summary: Mapping[str, Any], model: nn.Module, task: Task) -> Path:
-    """Write ``README.md`` beside the weights in ``folder``, from the run's ``summary.json``."""
+def write_model_card(
+    folder: Path, summary: Mapping[str, Any], model: nn.Module, task: Task, weights: str | None = None
+) -> Path:
+    """Write ``README.md`` beside the weights in ``folder``, from the run's ``summary.json``.
+
+    With the name of ``weights`` of the zoo, the card says how to load them by it.
+    """
+    objectives: Any = model.objectives
     sections = [
         f"---\n{_front_matter(summary)}\n---",
         f"# {summary['model']} on {summary['task']}",
-        f"{model_info(summary['model']).summary}. Trained by mozoo on the task `{summary['task']}` with several losses at once, "
-        f"balanced by `{summary['balancer']}`.",
+        f"{model_info(summary['model']).summary}. Trained by mozoo on the task `{summary['task']}` with several losses at once "
+        f"({', '.join(f'`{name}`' for name in objectives)}), balanced by `{summary['balancer']}`.",
         f"## Results\n\n{_results(summary)}",
-        f"## Use\n\n{_usage(summary, model, task)}",
+        f"## Use\n\n{_usage(summary, model, task, weights)}",
         f"## Repeat\n\n{_origin(summary)}",
-        "## Licence\n\nThe code of the model is MIT. The weights are for those who trained them to license; the licence of the data "
-        "may restrict what can be done with them.",
+        f"## Licence\n\n{_licence(task, weights)}",
     ]
     write_text(folder / "README.md", "\n\n".join(sections) + "\n")
     return folder / "README.md"
@@ -77,9 +82,12 @@ def _results(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _usage(summary: Mapping[str, Any], model: Any, task: Task) -> str:
+def _usage(summary: Mapping[str, Any], model: Any, task: Task, weights: str | None) -> str:
     kind = type(model)
-    if hasattr(kind, "from_pretrained"):
+    if weights is not None:
+        imports = "from zoo import create_model"
+        load = f'create_model("{summary["model"]}", pretrained="{weights.partition(".")[2]}").eval()'
+    elif hasattr(kind, "from_pretrained"):
         imports = f"from {kind.__module__} import {kind.__name__}"
         load = f'{kind.__name__}.from_pretrained("{_HERE}").eval()'
     else:
@@ -103,7 +111,17 @@ def _usage(summary: Mapping[str, Any], model: Any, task: Task) -> str:
     return (
         f"```python\n{imports}\n\nmodel = {load}\n{call}\n```{outputs}\n\n"
         "The model takes inputs that are prepared as in training. This command prepares them, and answers in words and in the "
-        f"units of the data:\n\n```bash\npython scripts/predict.py run={_HERE} {words}\n```"
+        f"units of the data:\n\n```bash\npython scripts/predict.py run={weights or _HERE} {words}\n```"
+    )
+
+
+def _licence(task: Task, weights: str | None) -> str:
+    data = f" The data are {task.data_source}." if task.data_source else ""
+    if weights is not None:
+        return f"Model and weights are MIT.{data}"
+    return (
+        f"The code of the model is MIT. The weights are for those who trained them to license; the licence of the data may "
+        f"restrict what can be done with them.{data}"
     )
 
 
@@ -122,7 +140,7 @@ def _meaning(objective: Objective) -> str:
 def _origin(summary: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     return (
-        f"```bash\n{summary['command']}\n```\n\nCommit {summary['git'] or 'unknown'}, {summary['epochs']} epochs, "
+        f"```bash\n{summary['command']}\n```\n\nCommit {summary['git'] or 'unknown'}, seed {summary['seed']}, {summary['epochs']} epochs, "
         f"{summary['steps']:,} steps, {summary['seconds']:,.0f} s of training on {summary['device']} in {summary['precision']}, "
         f"{summary['world_size']} process{'es' if summary['world_size'] > 1 else ''}. {versions}."
     )

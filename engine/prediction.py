@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.arguments import ConfigError
+from engine.arguments import ConfigError, did_you_mean
 from engine.checkpoint import load_weights
 from engine.data import evaluation_batches
 from engine.device import resolve_device
@@ -30,7 +30,8 @@ from engine.words import shell_word
 from tasks import Prediction, Task, TensorData
 from tasks.dense_windows import Windows
 from tasks.gan_task import GanTask
-from zoo import create_model, model_arguments
+from zoo import create_model, list_models, model_arguments
+from zoo.pretrained import run_folder
 
 Size = Literal["picture", "model"]
 
@@ -51,12 +52,17 @@ def model_config(run: Run) -> dict[str, Any]:
 
 
 def best_folder(run: Path) -> Path:
-    """Folder of the best weights of a run, or ``run`` if it holds some. Raises ConfigError."""
+    """Folder of the best weights of a run, or ``run`` if it holds some. Raises ConfigError.
+
+    Weights of the zoo have the name of the weights in place of a folder.
+    """
+    run = run_folder(run)
     for folder in (run / "best", run):
         if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file():
             return folder
     if not run.is_dir():
-        raise ConfigError(f"run: there is no folder {run}; it is the one that train.py said it was writing to")
+        named = f", or a name of weights of the zoo; {did_you_mean(str(run), list_models(pretrained=True))}"
+        raise ConfigError(f"run: there is no folder {run}; it is the one that train.py said it was writing to{named}")
     if (run / "config.yaml").is_file():
         raise ConfigError(
             f"run: {run} has no weights in best/ yet, as no epoch is finished; go on with: python train.py {shell_word('resume', run)}"
@@ -64,6 +70,11 @@ def best_folder(run: Path) -> Path:
     inside = sorted(str(path.parent) for path in run.glob("**/best"))
     hint = f"; did you mean {', '.join(inside[-3:])}?" if inside else ", which has a config.yaml and a folder best/"
     raise ConfigError(f"run: {run} is no run folder{hint}")
+
+
+def written_folder(run: str) -> Path:
+    """Folder for files about a run: its own, or ``outputs/<name>`` for weights of the zoo."""
+    return Path(run) if Path(run).exists() else Path("outputs", run)
 
 
 @dataclass
@@ -127,14 +138,14 @@ def load_best(folder: Path, model: nn.Module) -> None:
 
 
 def load_predictor(
-    run: Path, device: str = "auto", preference: Mapping[str, float] | None = None, trust: bool = False
+    run: str | Path, device: str = "auto", preference: Mapping[str, float] | None = None, trust: bool = False
 ) -> Predictor:
-    """The best model of a run, in eval mode, for a preference if it reads one.
+    """The best model of a run or of the zoo, in eval mode, for a preference if it reads one.
 
     With ``trust`` the modules are imported that the folder names. Raises ConfigError if it names any without, if the model is
     missing or damaged, or for a preference that it does not read.
     """
-    folder = best_folder(run)
+    folder = best_folder(Path(run))
     with _loading(folder):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         task = stored_task(folder, trust)

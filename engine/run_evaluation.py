@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -11,19 +12,20 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from engine.arguments import ConfigError
-from engine.checkpoint import write_json
+from engine.checkpoint import saving, write_json
 from engine.config import Config, saved_config, validate
 from engine.device import describe_device
 from engine.distributed import Processes
 from engine.environment import command, git_commit, versions
-from engine.evaluation import evaluate
-from engine.prediction import best_folder, load_best
+from engine.evaluation import Evaluation, evaluate
+from engine.prediction import best_folder, load_best, written_folder
 from engine.preferences import parse_preference
 from engine.progress import Display
 from engine.run import Run, evaluation_size, make_task, saved_state
 from engine.trust import check_modules, check_plain
 from tasks import Task, task_arguments
 from tasks.results import with_split
+from zoo.pretrained import run_folder
 
 
 def evaluate_run(
@@ -45,30 +47,16 @@ def evaluate_run(
 
     Raises ConfigError or DataError for what the user can mend.
     """
-    folder = Path(run)
     chosen = parse_preference(preference)
-    if split not in ("train", "val", "test"):
-        raise ConfigError(f"split must be train, val or test, got {split!r}")
-    best = best_folder(folder)
     changes = {"trainer.device": device, "trainer.eval_batch_size": batch_size, "data_dir": data_dir}
-    config = evaluation_config(folder, changes, protocol, trust)
-    task = make_task(config, saved_state(folder, {}))
-    if task_csv is not None:
-        task.use_labelled(Path(task_csv), config.data_dir)
-        config.trainer.overfit = None
-    job = build(config, Processes(), task)
-    load_best(best, job.trained)
-    size, workers = evaluation_size(config), config.trainer.num_workers
-    evaluation = evaluate(
-        job.trained, job.task, job.splits, size, job.precision, workers, name=split, preference=chosen
-    )
-    assert evaluation is not None  # there is no request to stop
+    job, evaluation = evaluate_best(build, run_folder(run), split, changes, protocol, task_csv, trust, chosen)
+    folder, size = written_folder(run), evaluation_size(job.config)
     shown = f", protocol {protocol}" if protocol else ""
     shown += f", preference {preference}" if chosen else ""
     title = split if task_csv is None else f"{task_csv}, {len(job.splits.test):,} rows"  # type: ignore[arg-type]
-    Display(0).results(f"{title}{shown}, best weights of {folder}", evaluation.values)
+    Display(0).results(f"{title}{shown}, best weights of {Path(run)}", evaluation.values)
     result = {
-        "run": str(folder),
+        "run": str(Path(run)),
         "split": split,
         "table": task_csv,
         "notes": list(job.splits.notes) if task_csv is not None else [],
@@ -83,12 +71,46 @@ def evaluate_run(
         "command": command(),
     }
     name = split if task_csv is None else Path(task_csv).stem
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     numbers = "_".join(f"{key}{value:g}" for key, value in (chosen or {}).items())
     path = folder / f"{'-'.join(filter(None, ('evaluation', name, protocol, numbers)))}.json"
     write_json(path, result)
     for note in job.splits.notes if task_csv is not None else ():
         print(note)
     print(f"written to {path}")
+
+
+def evaluate_best(
+    build: Callable[[Config, Processes, Task], Run],
+    folder: Path,
+    split: str = "test",
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    protocol: str | None = None,
+    task_csv: str | None = None,
+    trust: bool = False,
+    preference: Mapping[str, float] | None = None,
+) -> tuple[Run, Evaluation]:
+    """What ``build`` makes of a run folder, with the best weights, and their results on a split.
+
+    Raises ConfigError or DataError for what the user can mend.
+    """
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"split must be train, val or test, got {split!r}")
+    best = best_folder(folder)
+    config = evaluation_config(folder, changes, protocol, trust)
+    task = make_task(config, saved_state(folder, {}))
+    if task_csv is not None:
+        task.use_labelled(Path(task_csv), config.data_dir)
+        config.trainer.overfit = None
+    job = build(config, Processes(), task)
+    load_best(best, job.trained)
+    size, workers = evaluation_size(config), config.trainer.num_workers
+    evaluation = evaluate(
+        job.trained, job.task, job.splits, size, job.precision, workers, name=split, preference=preference
+    )
+    assert evaluation is not None  # there is no request to stop
+    return job, evaluation
 
 
 def evaluation_config(
@@ -110,8 +132,7 @@ def evaluation_config(
             if "protocol" not in task_arguments(saved.task.name):
                 raise ConfigError(f"protocol: task {saved.task.name} has no choice of protocols; leave it out")
             saved.task.protocol = protocol
-        if "pretrained" in saved.model:
-            saved.model.pretrained = False  # weights that would be fetched, only to be replaced
+        saved.model.pop("pretrained", None)  # weights that would be fetched, only to be replaced
     except (OmegaConfBaseException, YAMLError, AttributeError, TypeError) as error:
         raise ConfigError(f"run: {path} is damaged ({str(error).splitlines()[0]})") from None
     saved.trainer.compile = False

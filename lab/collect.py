@@ -29,6 +29,7 @@ from lab import (
     reproduce,
     results,
     tables,
+    train_weights,
 )
 from lab.studies import STUDIES
 
@@ -43,6 +44,7 @@ BLOCKS: dict[str, documents.Blocks] = {
     "options": {"docs/trainer.md": options.blocks()},
     "reproduce": reproduce.BLOCKS,
     "tables": tables.blocks(tables.EXPERIMENTS),
+    "train_weights": train_weights.BLOCKS,
 }
 FIGURES: results.Figures = {
     **benchmark_balancers.FIGURES,

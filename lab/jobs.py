@@ -45,11 +45,13 @@ class Training:
         folder: The run folder.
         overrides: Of the command line.
         threads: CPU threads.
+        resume: Go on with an unfinished attempt, instead of deleting it.
     """
 
     folder: Path
     overrides: tuple[str, ...]
     threads: int = 1
+    resume: bool = False
 
     @property
     def name(self) -> str:
@@ -68,9 +70,10 @@ class Training:
         return " ".join(["python train.py", *(f"'{each}'" if " " in each else each for each in self.overrides)])
 
     def run(self) -> None:
-        """Train; an unfinished attempt, or one of other settings, is deleted first."""
+        """Train; an unfinished attempt that is not resumed, or one of other settings, goes first."""
         torch.set_num_threads(self.threads)
-        train_quietly(self.folder, [*self.overrides, "trainer.device=cpu", "logger.tensorboard=false"])
+        resume = self.resume and is_training_of(self.folder, self.overrides)
+        train_quietly(self.folder, [*self.overrides, "trainer.device=cpu", "logger.tensorboard=false"], resume)
 
     def summary(self) -> dict[str, Any]:
         """The content of ``summary.json``."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tasks.criteria import CrossEntropy, SquaredError
-from tasks.fashion import CLASSES, draw_sheet, fashion_splits, pad, read_garment
+from tasks.fashion import CLASSES, DATA, draw_sheet, fashion_splits, pad, read_garment
 from tasks.metrics import accuracy, metric
 from tasks.registry import register_task
 from tasks.task import Objective, Pictures, Prediction, Split, Splits, Task, TensorData
@@ -34,6 +34,8 @@ class CompressedFashion(Task):
         matrix_seed: Of the measurements.
         download: Fetch Fashion-MNIST (31 MB) if it is not found.
     """
+
+    data_source = DATA
 
     def __init__(
         self, measurements: int = 64, image_size: int = 32, matrix_seed: int = 0, download: bool = False

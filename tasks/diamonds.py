@@ -53,6 +53,7 @@ class Diamonds(Task):
 
     def __init__(self, target: Literal["log_price", "price_usd"] = "log_price", csv: str | None = None) -> None:
         self.target, self.csv = target, csv
+        self.data_source = "the diamonds of ggplot2 (MIT)" if csv is None else ""
         self.info = {"in_features": 21, "classifiers": {"cut": 5}, "regressors": {"price": 1}}
         self.objectives = self._make_objectives(log_mean=0.0, log_std=1.0)
 

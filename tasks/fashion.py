@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+DATA = "Fashion-MNIST of Zalando (MIT)"  # in cards of weights
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # plain http: the checksum verifies the bytes
 _SHA256 = {  # of the decompressed files: gzip headers differ between sources

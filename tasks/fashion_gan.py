@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.fashion import CLASSES, draw_sheet, fashion_splits, pad
+from tasks.fashion import CLASSES, DATA, draw_sheet, fashion_splits, pad
 from tasks.gan_losses import Loss
 from tasks.gan_metrics import (
     ImageClassifier,
@@ -49,6 +49,7 @@ class FashionGan(GanTask):
         penalty_weight: Factor of the penalty.
     """
 
+    data_source = DATA
     sample_results = {
         "samples/frechet": False,
         "samples/frechet_share": False,

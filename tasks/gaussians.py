@@ -31,6 +31,7 @@ _EVALUATED = 2_500  # samples, as is usual for these problems
 class _Gaussians(GanTask):
     """Samples from Gaussians at ``centers`` (M, 2)."""
 
+    data_source = "points that mozoo draws (MIT)"
     sample_results = {"samples/modes": True, "samples/high_quality": True, "samples/reverse_kl": False}
 
     def __init__(

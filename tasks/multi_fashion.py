@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.criteria import CrossEntropy
-from tasks.fashion import CLASSES, PixelData, fashion_splits, read_garment
+from tasks.fashion import CLASSES, DATA, PixelData, fashion_splits, read_garment
 from tasks.metrics import accuracy
 from tasks.registry import register_task
 from tasks.task import Objective, Splits, Task, TensorData
@@ -45,6 +45,8 @@ class MultiFashion(Task):
     Raises:
         ValueError: An image would leave the canvas, or a number is out of range.
     """
+
+    data_source = DATA
 
     def __init__(
         self,

@@ -49,6 +49,8 @@ class Rooms(DenseTask):
         rarity: A class counts in the loss as its frequency to the power of minus this; 0: every pixel counts the same.
     """
 
+    data_source = "rooms that mozoo renders (MIT)"
+
     def __init__(
         self,
         height: int = 96,

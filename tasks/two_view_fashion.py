@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from tasks.criteria import CrossEntropy
-from tasks.fashion import CLASSES, PixelData, fashion_splits, read_garment
+from tasks.fashion import CLASSES, DATA, PixelData, fashion_splits, read_garment
 from tasks.metrics import accuracy
 from tasks.registry import register_task
 from tasks.task import Batch, Objective, Splits, Task, TensorData
@@ -31,6 +31,8 @@ class TwoViewFashion(Task):
         cut: Columns of the image that belong to the left half, 1 to 27.
         download: Fetch Fashion-MNIST (31 MB) if it is not found.
     """
+
+    data_source = DATA
 
     def __init__(self, cut: int = 14, download: bool = False) -> None:
         if not 0 < cut < _SIDE:

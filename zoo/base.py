@@ -12,6 +12,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from balancing.protocol import Phase
+from zoo.pretrained import run_folder
 from zoo.stored import is_storable, plain
 
 
@@ -62,6 +63,13 @@ class BaseModel(nn.Module, PyTorchModelHubMixin):
         """The parameters that are of no single objective."""
         own = {parameter for name in self.objectives for parameter in self.objective_parameters(name)}
         return [parameter for parameter in self.parameters() if parameter not in own]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
+        """The model in a folder, on the hub, or with weights of the zoo: ``shared_trunk.diamonds``."""
+        folder = run_folder(pretrained_model_name_or_path)
+        named = folder != Path(pretrained_model_name_or_path)
+        return super().from_pretrained(folder / "best" if named else pretrained_model_name_or_path, **options)
 
     @classmethod
     def _from_pretrained(cls, **arguments: Any) -> Self:

@@ -12,6 +12,7 @@ from torch import nn
 
 from balancing.choices import check_choices
 from balancing.registry import Registry
+from zoo.pretrained import list_weights, load_trained, trained_arguments
 from zoo.stored import plain
 
 
@@ -87,9 +88,9 @@ def register_variant(
     return register
 
 
-def list_models(filter: str = "*") -> list[str]:
-    """Names of the registered models that match the glob ``filter``, sorted."""
-    return _MODELS.names(filter)
+def list_models(filter: str = "*", pretrained: bool = False) -> list[str]:
+    """Sorted names of models, or of trained weights (``<model>.<weights>``), by a glob."""
+    return list_weights(filter) if pretrained else _MODELS.names(filter)
 
 
 def model_info(name: str) -> ModelInfo:
@@ -108,12 +109,37 @@ def model_arguments(name: str) -> dict[str, inspect.Parameter]:
 
 
 def create_model(name: str, **arguments: Any) -> nn.Module:
-    """Build the model called ``name``.
+    """Build the model called ``name``, in training mode.
 
     Numbers of numpy and containers of OmegaConf become Python's.
 
+    Args:
+        name: Of the model; ``<model>.<weights>`` is the same as ``pretrained=<weights>``.
+        arguments: Those of the model, and ``pretrained``: the name of trained weights of the whole model, see
+            :func:`list_models`, with which the others can be left out. ``True`` is for models with an encoder of timm: its
+            weights there. A model whose own ``pretrained`` is more than a bool gets the value.
+
     Raises:
-        ValueError: Unknown name, no objectives, one named twice or unknown, or a value out of range.
+        ValueError: Unknown name of a model or of weights, weights of a model with other arguments, no objectives, one named
+            twice or unknown, or a value out of range.
         TypeError: Unknown or missing argument.
     """
-    return _MODELS.get(name).build(**{key: plain(value) for key, value in arguments.items()})
+    given = {key: plain(value) for key, value in arguments.items()}
+    pretrained = given.pop("pretrained", None)
+    if "." in name and name not in _MODELS.names() and pretrained in (None, True):
+        name, _, pretrained = name.partition(".")
+    build = _MODELS.get(name).build
+    if pretrained is None:
+        return build(**given)
+    known = model_arguments(name)
+    own = known.get("pretrained")
+    if isinstance(pretrained, str) and (own is None or own.annotation is bool):
+        model = build(**trained_arguments(name, pretrained, given, known))
+        load_trained(name, pretrained, model)
+        return model
+    if own is not None:
+        return build(**given, pretrained=pretrained)
+    if pretrained:
+        names = ", ".join(list_weights(f"{name}.*")) or "none"
+        raise ValueError(f"model {name} has no encoder of timm, for which pretrained=true is; it has weights: {names}")
+    return build(**given)

@@ -52,6 +52,8 @@ class Impressions(Task):
         ValueError: A count below 10, or a rate outside (0, 1).
     """
 
+    data_source = "impressions that mozoo generates (MIT)"
+
     def __init__(
         self,
         samples: int = 100_000,

@@ -85,6 +85,7 @@ class PhysicsTask(Task):
     """
 
     derivatives = True
+    data_source = "points that mozoo draws, and a solution that it computes (MIT)"
     coordinates: ClassVar[tuple[str, ...]]
     fields: ClassVar[tuple[str, ...]] = ("u",)
     lower: tuple[float, ...]

@@ -74,10 +74,8 @@ def build(config: Config, processes: engine.Processes = ALONE, known: Task | Non
         if not balancer.measures:
             balancer.to(device)  # weights of losses are computed where the losses are, without waiting for the device
         phases.append(engine.build_phase_optimizer(model, phase, balancer, config, total_steps))
-    rest = device, per_epoch, total_steps, engine.State(), processes, ema, origin
-    return engine.Run(
-        config, task, splits, model, arguments, phases, engine.Precision(trainer.precision, device), *rest
-    )
+    parts = config, task, splits, model, arguments, phases, engine.Precision(trainer.precision, device), device
+    return engine.Run(*parts, per_epoch, total_steps, engine.State(), processes, ema, origin)
 
 
 def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:

@@ -47,6 +47,10 @@ def initialize(
     """
     if source is None:
         return ""
+    if not source:
+        raise ConfigError(
+            "init needs a run folder, a file of weights, or hf-hub:owner/name; without it, leave init out"
+        )
     own = model.state_dict()
     path = _place(source)
     found, matched = _unwrapped(_load(path), own), list[str]()

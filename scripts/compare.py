@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         compare_runs(options.runs, options.out, Choices(options.baseline, options.single_task, options.metrics))
     except (ComparisonError, ConfigError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -78,8 +78,9 @@ def refusal(capsys, *arguments):
     """The message of a command that ends with an error."""
     with pytest.raises(SystemExit) as stopped:
         compare.main([str(argument) for argument in arguments])
-    assert capsys.readouterr().out == ""
-    return str(stopped.value.code)
+    said = capsys.readouterr()
+    assert (said.out, stopped.value.code, said.err.count("\n")) == ("", 2, 1)
+    return said.err
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------

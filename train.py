@@ -74,8 +74,8 @@ def build(config: Config, processes: engine.Processes = ALONE, known: Task | Non
         if not balancer.measures:
             balancer.to(device)  # weights of losses are computed where the losses are, without waiting for the device
         phases.append(engine.build_phase_optimizer(model, phase, balancer, config, total_steps))
-    place, progress = (engine.Precision(trainer.precision, device), device), (per_epoch, total_steps, engine.State())
-    return engine.Run(config, task, splits, model, arguments, phases, *place, *progress, processes, ema, origin)
+    precision, rest = engine.Precision(trainer.precision, device), (per_epoch, total_steps, engine.State())
+    return engine.Run(config, task, splits, model, arguments, phases, precision, device, *rest, processes, ema, origin)
 
 
 def train_step(run: engine.Run, batch: Batch) -> list[BalanceReport]:

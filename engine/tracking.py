@@ -88,7 +88,10 @@ class Table:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Complete rows of a CSV file as strings; none if there is no file. Raises ConfigError for another file."""
+    """Complete rows of a CSV file as strings; none if there is no file.
+
+    Raises ConfigError for a damaged one.
+    """
     if not path.is_file():
         return []
     try:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import engine
 import train
-from engine.checkpoint import write_json
+from engine.checkpoint import write_text
 from engine.comparison.estimates import estimate
 from engine.prediction import best_folder, load_best
 from engine.run_evaluation import evaluation_config
@@ -107,7 +107,7 @@ class Tested:
             )
             assert found is not None  # it is not to be stopped
             points.append([share, *(found.values[str(ResultKey(o, "loss"))] for o in self.objectives)])
-        write_json(self.file, points)
+        write_text(self.file, json.dumps(points, allow_nan=False) + "\n")
 
 
 def jobs(name: str) -> dict[tuple[str, int], list[Tested]]:

@@ -42,7 +42,7 @@ def cavity_flow(reynolds: float, cells: int) -> np.ndarray:
 
 def _numbers_below(reynolds: float) -> list[float]:
     """Easier flows on the way, each the start of the next."""
-    numbers = []
+    numbers: list[float] = []
     while _FIRST * 2 ** len(numbers) < reynolds:
         numbers.append(_FIRST * 2 ** len(numbers))
     return numbers

@@ -80,10 +80,10 @@ class Impressions(Task):
         if labels == "all":
             self.info |= {"stages": names}
         auroc = {"auroc": metric("classification.BinaryAUROC")}
-        rate = {"bias": _own_metric("RateBias"), "auc": _own_metric("RateAUC", True), "mae": absolute_error()}
+        metrics = {"bias": _own_metric("RateBias"), "auc": _own_metric("RateAUC", True), "mae": absolute_error()}
         self.objectives = (
             *(Objective(name, BinaryCrossEntropy(("no", "yes")), auroc) for name in names),
-            Objective(_RATE, SquaredError("conversion rate", complete=True), rate),
+            Objective(_RATE, SquaredError("conversion rate", complete=True), metrics),
         )
 
     def restrict(self, names: Collection[str]) -> Self:

@@ -25,7 +25,7 @@ et al., "FiLM: Visual Reasoning with a General Conditioning Layer", AAAI 2018 (a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -201,7 +201,8 @@ class ConditionedLeNet(_Conditioned):
         hidden: int = 64,
     ) -> None:
         base = LeNetTrunk(in_channels, image_size, classifiers, regressors, channels, kernels, width)
-        blocks = [*base.trunk.blocks, base.trunk.hidden]
+        trunk: Any = base.trunk
+        blocks = [*trunk.blocks, trunk.hidden]
         super().__init__("conditioned_lenet", base, blocks, [*channels, width], hidden)
 
     def features(self, image: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def _checked(function: Any, owner: str) -> Any:
         except TypeError:
             _check_names(owner, signature().parameters, kwargs)
             given = {}  # the call below raises it where it belongs
-        for name, value in [*given.items(), *kwargs.items()]:
+        for name, value in [*kwargs.items(), *given.items()]:
             if (wrong := _not_finite(value)) is not None:
                 raise ValueError(f"{owner}: {name} must be finite, got {wrong}")
             if name in annotations():

@@ -17,6 +17,8 @@ from torch import nn
 
 from engine.arguments import ConfigError
 
+_SECTIONS = ("model", "task", "balancer", "optimizer", "scheduler", "trainer")
+
 
 class SaveError(RuntimeError):
     """A file of the run that cannot be written; the message names it and the reason."""
@@ -105,7 +107,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
         raise ConfigError(f"resume: {path} cannot be read ({type(error).__name__}); is it complete?") from error
-    if not isinstance(state, dict) or not {"config", "model", "turns", "state"} <= state.keys():
+    config = state.get("config") if isinstance(state, dict) else None
+    sections = isinstance(config, dict) and all(isinstance(config.get(name), dict) for name in _SECTIONS)
+    if not sections or not {"model", "turns", "state"} <= state.keys():
         raise ConfigError(f"resume: {path} is not a checkpoint of train.py")
     return state
 

@@ -306,6 +306,8 @@ def validate(composed: DictConfig) -> Config:
         config.balancer["before"] = _with_defaults(config.balancer["before"])
     for group, (_, arguments) in REGISTRIES.items():
         section = getattr(config, group)
+        if not isinstance(section.get("name", ""), str):
+            raise ConfigError(f"{group}.name must be a name, got {section['name']!r}")
         with constructing():
             parameters = arguments(section.get("name", ""))
         check_arguments(group, section, parameters)

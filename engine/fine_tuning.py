@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,10 @@ def initialize(
     """
     if source is None:
         return ""
+    if not source:
+        raise ConfigError(
+            "init needs a run folder, a file of weights, or hf-hub:owner/name; without it, leave init out"
+        )
     own = model.state_dict()
     path = _place(source)
     found, matched = _unwrapped(_load(path), own), list[str]()
@@ -112,7 +117,7 @@ def _matched(
 ) -> tuple[Mapping[str, Tensor], list[str]]:
     """The weights as ``task`` means them, and remarks.
 
-    As they are, if what they mean is not written beside them.
+    As they are, if what they mean is not written beside them. Raises ConfigError if that is damaged.
     """
     if not task.state_dict() and not (path.parent / "config.json").is_file():
         return found, []  # what inputs and classes of such a task mean never changes
@@ -122,6 +127,10 @@ def _matched(
         raise
     except Exception as error:  # of a missing file, of another program, or of another version
         reason = "there is none" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:100]
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
+            raise ConfigError(
+                f"init: {path.parent / 'config.json'} is damaged ({reason}); restore it, or remove it to take the weights as they are"
+            ) from None
         unknown = f"what inputs and classes they mean is not known, and is taken to be as here (config.json beside them: {reason})"
         return found, [unknown]
     return match(model, found, stored, task, splits)

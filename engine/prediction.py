@@ -30,6 +30,7 @@ from engine.words import shell_word
 from tasks import Prediction, Task, TensorData
 from tasks.dense_windows import Windows
 from tasks.gan_task import GanTask
+from tasks.table import Table
 from zoo import create_model, list_models, model_arguments
 from zoo.pretrained import run_folder
 
@@ -152,12 +153,22 @@ def load_predictor(
         known = model_arguments(config["model"])
         # pretrained weights would be fetched, only to be replaced
         arguments = {key: value for key, value in config.items() if key in known and key != "pretrained"}
+        if isinstance(task, Table):
+            _check_inputs(task.for_model(known), arguments)
         model: Any = create_model(config["model"], **arguments)
         task = task.restrict(model.objectives)
     load_best(folder, model)
     set_preference(model, preference)
     place = resolve_device(device)
     return Predictor(task, model.to(place).eval(), place)
+
+
+def _check_inputs(task: Table, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError if the model was made for other inputs than the task prepares."""
+    for key in ("in_features", "categories"):
+        prepared, read = task.info.get(key), arguments.get(key)
+        if prepared is not None and read is not None and prepared != (tuple(read) if key == "categories" else read):
+            raise ValueError(f"the model has {key}={read}, and the inputs are prepared for {prepared}")
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from engine.arguments import ConfigError
+from engine.arguments import ConfigError, some
 from engine.checkpoint import load_checkpoint
 from engine.config import saved_config
 from engine.trust import check_modules, check_plain
@@ -28,7 +28,7 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
         composed: The configuration of the command line.
         overrides: The words of the command line.
 
-    Raises ConfigError for words that would change the run, and for modules that the user neither named nor trusts.
+    Raises ConfigError for words that would change the run or say nothing, and for modules that the user neither named nor trusts.
     """
     words = [(word.lstrip("+").partition("=")[0], word) for word in overrides]
     resume = composed.get("resume")
@@ -38,13 +38,25 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
         return composed
     if others := [word for key, word in words if key not in _BESIDE]:
         raise ConfigError(f"resume keeps the configuration of {resume}; leave out {' '.join(others)}")
-    content = load_checkpoint(Path(resume, "last.pt"))["config"]
-    check_plain(Path(resume), content)
-    check_modules(Path(resume), content.get("imports", []), bool(composed.trust), composed.imports)
+    named = composed.imports
+    if isinstance(resume, ListConfig | DictConfig):
+        raise ConfigError(f"resume needs the folder of one run, got {resume}")
+    if not isinstance(composed.trust, bool):
+        raise ConfigError(f"trust must be true or false, got {composed.trust!r}")
+    if not isinstance(named, ListConfig):
+        raise ConfigError("imports must be a list, even of one: 'imports=[...]'")
+    folder = Path(str(resume))
+    content = load_checkpoint(folder / "last.pt")["config"]
+    check_plain(folder, content)
+    modules = check_modules(folder, content.get("imports", []), composed.trust, named)
+    if others := [str(module) for module in named if module not in modules]:
+        raise ConfigError(
+            f"resume keeps the configuration of {resume}, which does not import {some(others)}; leave it out"
+        )
     config = saved_config(content)
-    config.merge_with({"resume": resume})
-    length = {"trainer.epochs": composed.trainer.epochs, "trainer.max_steps": composed.trainer.max_steps}
-    config.merge_with_dotlist([f"{key}={length[key]}" for key, _ in words if key in length])
+    config.merge_with({"resume": str(resume)})
+    for key in (key for key, _ in words if key in _LENGTH):
+        OmegaConf.update(config, key, OmegaConf.select(composed, key))
     return config
 
 

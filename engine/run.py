@@ -129,11 +129,15 @@ def mean_weights(model: Any, decay: float) -> ModelEmaV3:
 
 
 def make_task(config: Config, state: Mapping[str, Any]) -> Task:
-    """The task of a run, with what the run knows of its data. Raises ConfigError."""
+    """The task of a run, with what the run knows of its data.
+
+    Raises ConfigError for wrong options, and for a damaged state.
+    """
     with constructing():
         task = create_task(**config.task)
     if state:
-        task.load_state_dict(state)
+        with _undamaged():
+            task.load_state_dict(state)
     return task
 
 
@@ -142,7 +146,19 @@ def saved_state(folder: Path, saved: Mapping[str, Any]) -> Mapping[str, Any]:
     described = folder / "best" / "config.json"
     if "task" in saved or not described.is_file():
         return saved.get("task", {})
-    return json.loads(described.read_text(encoding="utf-8"))["learnt"]
+    with _undamaged(f" ({described})"):
+        learnt: Mapping[str, Any] = json.loads(described.read_text(encoding="utf-8"))["learnt"]
+        return learnt
+
+
+@contextmanager
+def _undamaged(place: str = "") -> Iterator[None]:
+    """Errors in what a run knows of its data become ConfigErrors."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise ConfigError(f"run: what it knows of its data{place} is damaged: {reason}; restore its folder") from error
 
 
 @contextmanager

@@ -126,6 +126,7 @@ def evaluation_config(
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(path))
         check_plain(folder, content)
+        content |= {"init": None, "trust": trust}  # weights are in best/, and a folder cannot trust itself
         saved: Any = saved_config(content)
         check_modules(folder, content.get("imports", []), trust)
         if protocol is not None:
@@ -133,7 +134,7 @@ def evaluation_config(
                 raise ConfigError(f"protocol: task {saved.task.name} has no choice of protocols; leave it out")
             saved.task.protocol = protocol
         saved.model.pop("pretrained", None)  # weights that would be fetched, only to be replaced
-    except (OmegaConfBaseException, YAMLError, AttributeError, TypeError) as error:
+    except (OmegaConfBaseException, YAMLError, AttributeError, TypeError, UnicodeDecodeError) as error:
         raise ConfigError(f"run: {path} is damaged ({str(error).splitlines()[0]})") from None
     saved.trainer.compile = False
     for key, value in changes.items():

@@ -88,11 +88,17 @@ class Table:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Complete rows of a CSV file as strings; none if there is no file."""
+    """Complete rows of a CSV file as strings; none if there is no file.
+
+    Raises ConfigError for a damaged one.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is damaged ({error}); restore it, or remove it") from None
 
 
 class Tracker:

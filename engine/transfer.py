@@ -41,7 +41,7 @@ def stored_task(folder: Path, trust: bool = False) -> Task:
     a damaged one.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for module in check_modules(folder, config["imports"], trust):
+    for module in check_modules(folder, config.get("imports", []), trust):
         importlib.import_module(module)
     task = create_task(**config["task"])
     if config["learnt"]:

@@ -105,7 +105,7 @@ class Tested:
             )
             assert found is not None  # it is not to be stopped
             points.append([share, *(found.values[str(ResultKey(o, "loss"))] for o in self.objectives)])
-        engine.write_text(self.file, json.dumps(points))
+        engine.write_text(self.file, json.dumps(points, allow_nan=False) + "\n")
 
 
 def jobs(name: str) -> dict[tuple[str, int], list[Tested]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from engine.arguments import ConfigError
 from engine.comparison.output import compare_runs
 from engine.comparison.runs import ComparisonError
 from engine.comparison.section import Choices
@@ -35,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--baseline and --single-task exclude each other")
     try:
         compare_runs(options.runs, options.out, Choices(options.baseline, options.single_task, options.metrics))
-    except ComparisonError as error:
-        sys.exit(f"error: {error}")
+    except (ComparisonError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tif
 ARRAYS = (".npy", ".exr")
 _PLACE = {"folder", "suffix"}
 _STRANGE = -2  # of no class
+_LARGEST = 2**16  # id up to which classes are looked up in a table
 _OPTIONS = {
     "classes": {"classes", "void", "first"},
     "binary": {"void", "threshold"},
@@ -129,9 +130,9 @@ class MapFormat:
 
     @cached_property
     def _table(self) -> np.ndarray | None:
-        """Class of every id from -2 to one above the largest; ``None`` for colors."""
+        """Class of every id from -2 to one above the largest; ``None`` for colors and huge ids."""
         codes = [*self.ids, *map(int, self.void)]
-        if self.colored or min(codes) < -1:
+        if self.colored or min(codes) < -1 or max(codes) > _LARGEST:
             return None
         table = np.full(max(codes) + 4, _STRANGE, np.int16)
         table[1] = -1

@@ -28,7 +28,7 @@ from tasks.gan_task import GanTask, Penalty, fixed_noise
 from tasks.image_reading import View, check_images
 from tasks.registry import register_task
 from tasks.table_files import TextTable
-from tasks.table_splits import PARTS, Shares, check_shares, split_rows
+from tasks.table_splits import PARTS, Shares, check_shares, kept_fingerprint, split_rows
 from tasks.task import Batch, DataError, Pictures, Split, Splits, TensorData
 
 _PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -41,7 +41,7 @@ class PictureGan(GanTask):
     """Generate pictures like those of a folder.
 
     Args:
-        folder: Of the pictures, or of a folder of pictures for each class.
+        folder: Folder with the pictures, or with a folder of pictures for each class.
         image_size: Side of the squares, at least 8.
         color: Three channels; otherwise one, gray.
         labels: Whether subfolders are classes.
@@ -88,10 +88,10 @@ class PictureGan(GanTask):
         root = Path(self.folder)
         if not root.is_dir():
             raise DataError(f"picture_gan: there is no folder {root}")
-        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in _PICTURES and path.name[0] != ".")
+        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in _PICTURES and _is_visible(path, root))
         if len(found) < _FEWEST:
             raise DataError(
-                f"picture_gan: {root} has {len(found)} pictures ({', '.join(_PICTURES)}), and a GAN needs {_FEWEST} at the least"
+                f"picture_gan: {root} has {len(found)} pictures ({', '.join(_PICTURES)}), and a GAN needs at least {_FEWEST}"
             )
         owners = [path.relative_to(root).parts[0] if path.parent != root else "" for path in found]
         classes = tuple(sorted(set(owners))) if self.labels and len(set(owners)) > 1 else ()
@@ -105,11 +105,12 @@ class PictureGan(GanTask):
                 f"picture_gan: {root} has the classes {', '.join(classes) or 'none'}, and the run has learnt "
                 f"{', '.join(self._state['classes']) or 'none'}; restore the folder, or train anew"
             )
+        keys = [path.relative_to(root).as_posix() for path in found]
+        table = TextTable.of_columns("picture_gan", str(root), {"image": keys, "class": owners}, "image")
+        seen = kept_fingerprint(table, self._state.get("table"), another=False)
         check_images("picture_gan", list(map(str, found)), data_dir / ".checked", "replace it, or take it out")
         codes = torch.tensor([classes.index(owner) if classes else 0 for owner in owners])
         images = torch.stack([self._scaled(path) for path in found])
-        table = TextTable.of_columns("picture_gan", str(root), {"class": owners})
-        keys = [path.relative_to(root).as_posix() for path in found]
         rule: Literal["stratified", "random"] = "stratified" if classes else "random"
         rows = split_rows(table, keys, rule, "class" if classes else None, self.shares, self.split_seed)
 
@@ -121,7 +122,7 @@ class PictureGan(GanTask):
         kinds = f"; classes {', '.join(classes)}" if classes else ""
         return Splits(
             *(part(torch.from_numpy(rows[name])) for name in PARTS),
-            state={"classes": list(classes)},
+            state={"classes": list(classes), "table": seen},
             notes=(f"{root}: {len(found):,} pictures ({sizes}){kinds}",),
         )
 
@@ -177,6 +178,10 @@ class PictureGan(GanTask):
     def _scaled(self, path: Path) -> Tensor:
         image = self.view.tensor(path)
         return (image if self.color else image.mean(0, keepdim=True)) * 2 - 1
+
+
+def _is_visible(path: Path, root: Path) -> bool:
+    return not any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _coarse(images: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def crop_sample(sample: Sample, height: int, width: int) -> Sample:
 def kept_shape(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     """Of a picture, height and width of the largest part with the shape of ``size``."""
     scale = min(shape[0] / size[0], shape[1] / size[1])
-    return min(round(size[0] * scale), shape[0]), min(round(size[1] * scale), shape[1])
+    return min(max(round(size[0] * scale), 1), shape[0]), min(max(round(size[1] * scale), 1), shape[1])
 
 
 def nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -11,16 +11,17 @@ from typing import Literal
 
 import numpy as np
 
-from balancing.choices import check_choices
+from balancing.choices import raise_for_choice
 from tasks.results import ResultKey
 
+Average = Literal["metrics", "objectives"]
 
-@check_choices()
+
 def delta_m(
     values: Mapping[str, float],
     baseline: Mapping[str, float],
     higher_is_better: Mapping[str, bool],
-    average: Literal["metrics", "objectives"] = "metrics",
+    average: Average = "metrics",
 ) -> float:
     """Mean relative loss of quality against a baseline in percent; negative is better.
 
@@ -32,9 +33,12 @@ def delta_m(
             the tables of CAGrad, Nash-MTL and FAMO). ``objectives``: mean per objective first; the improvement in percent of
             LibMTL's tables is minus this.
 
+    It is not a number if a value is none.
+
     Raises:
-        ValueError: Metrics differ, or a baseline is 0.
+        ValueError: Metrics differ, a baseline is 0, or another average.
     """
+    raise_for_choice("delta_m", "average", average, Average)
     if not values or set(values) != set(baseline) or not set(values) <= set(higher_is_better):
         raise ValueError(f"delta_m: values, baseline and directions must have the same metrics, got {sorted(values)}")
     groups: dict[str, list[float]] = {}

@@ -37,7 +37,10 @@ def number_meanings(inputs: Sequence[Input], width: int = 0) -> list[NumberMeani
         elif width:
             categories += [NumberMeaning(f"{column.name} (category), number {k + 1}") for k in range(width)]
         else:
-            categories += [NumberMeaning(f"{column.name} = {value or 'missing'}") for value in column.values]
+            categories += [
+                NumberMeaning(f"{column.name} = {value}" if value else f"{column.name}, missing category")
+                for value in column.values
+            ]
     return numbers + categories
 
 

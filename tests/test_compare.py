@@ -78,8 +78,9 @@ def refusal(capsys, *arguments):
     """The message of a command that ends with an error."""
     with pytest.raises(SystemExit) as stopped:
         compare.main([str(argument) for argument in arguments])
-    assert capsys.readouterr().out == ""
-    return str(stopped.value.code)
+    said = capsys.readouterr()
+    assert (said.out, stopped.value.code, said.err.count("\n")) == ("", 2, 1)
+    return said.err
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -276,8 +277,9 @@ def test_errors_name_what_is_wrong_and_what_to_do(outputs, tmp_path, capsys):
     assert "balancer=single balancer.objective=cut" in refusal(capsys, outputs, "--single-task")
     (tmp_path / "file").touch()
     assert "cannot create" in refusal(capsys, outputs, "--out", tmp_path / "file" / "folder")
-    (tmp_path / "empty" / "summary.json").write_text("{")
-    assert re.search("empty cannot be read as a run", refusal(capsys, tmp_path / "empty"))
+    for text in ("{", "[]", '{"status": "finished", "metrics": "none"}', '{"status": "finished"}'):
+        (tmp_path / "empty" / "summary.json").write_text(text)
+        assert re.search("empty cannot be read as a run", refusal(capsys, tmp_path / "empty"))
 
 
 def test_a_baseline_that_could_be_several_sets_is_asked_for(tmp_path, capsys):

@@ -189,6 +189,8 @@ def test_mistake_ends_both_processes_with_its_message(tmp_path, overrides, messa
 
 
 def test_batch_that_cannot_be_split_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    launched = {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(engine.ConfigError, match="batch_size=64 cannot be split over 3 processes"):
         engine.compose(["trainer.batch_size=64"])

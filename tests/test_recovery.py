@@ -185,7 +185,7 @@ def test_run_that_is_cut_off_within_an_epoch_ends_like_an_uninterrupted_one(trai
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("trainer.ema=1.5", "trainer.ema is a share"),
+        ("trainer.ema=1.5", "trainer.ema must be below 1"),
         ("trainer.on_nonfinite=ignore", "must be one of stop, skip, rollback"),
         ("trainer.batchnorm=mean", "must be one of local, averaged, synchronized"),
         ("trainer.save_every=0", "trainer.save_every must be at least 1"),

@@ -13,6 +13,8 @@ from engine import ConfigError
 from engine.fine_tuning import initialize
 from engine.transfer import match
 from tasks import Splits, TensorData, create_task
+from tasks.table_inputs import CategoryInput
+from tasks.table_transfer import number_meanings
 from tests.tasks.test_table import write
 from zoo import create_model, model_arguments
 
@@ -191,6 +193,17 @@ def test_weights_without_a_description_are_taken_and_that_is_said(tmp_path):
     torch.save(source.state_dict(), tmp_path / "w.pt")
     told = initialize(source, str(tmp_path / "w.pt"), task, splits)
     assert re.search("what inputs and classes they mean is not known.*there is none", told)
+
+
+def test_an_empty_place_is_refused():
+    with pytest.raises(ConfigError, match="init needs a run folder"):
+        initialize(nn.Linear(1, 1), "")
+
+
+def test_the_text_missing_is_not_a_missing_cell():
+    column = CategoryInput("city", ("", "missing", "Oslo"), 0.1, (0, 3, 3, 3))
+    names = [number.name for number in number_meanings([column])]
+    assert names == ["city, missing category", "city = missing", "city = Oslo"]
 
 
 def test_a_generator_of_other_classes_is_refused(tmp_path):

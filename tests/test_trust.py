@@ -8,6 +8,7 @@ import pytest
 
 import engine
 import train
+from engine.config import merged_files
 from engine.prediction import load_predictor
 from engine.resuming import only_writer, sweep
 from engine.run_evaluation import evaluation_config
@@ -113,6 +114,30 @@ def test_of_two_runs_in_one_folder_one_starts(tmp_path):
     assert codes == [0, 2], ends
     winner = next(k for k, (_, code) in zip((1, 2), ends, strict=True) if code == 0)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["seed"] == winner
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trust=no"], "trust must be true or false, got 'no'"),
+        (["imports=a_harmless_module"], "imports must be a list"),
+        (["imports=null"], "imports must be a list"),
+        (["imports=[harmless_module,other]"], "which does not import other; leave it out"),
+        (["resume=[a,b]"], r"resume needs the folder of one run, got \['a', 'b'\]"),
+        (["resume=3"], "there is no 3/last.pt"),
+    ],
+)
+def test_words_beside_resume_have_their_types(foreign, words, message):
+    words = [*([] if words[0].startswith("resume") else [f"resume={foreign / 'run'}"]), *words]
+    composed = merged_files(words)
+    with pytest.raises(engine.ConfigError, match=message):
+        engine.resumed_config(composed, words)
+
+
+def test_a_limit_can_be_lifted(foreign):
+    words = [f"resume={foreign / 'run'}", "trust=true", "trainer.max_steps=null", "trainer.epochs=2"]
+    trainer = engine.resumed_config(merged_files(words), words).trainer
+    assert (trainer.max_steps, trainer.epochs) == (None, 2)
 
 
 def test_half_written_files_of_a_killed_run_are_swept(tmp_path):

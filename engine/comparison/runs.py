@@ -118,8 +118,11 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             config = _saved(folder)
             status = summary["status"]
-        except (OSError, ValueError, KeyError) as error:
-            raise ComparisonError(f"{folder} cannot be read as a run ({error}); leave it out") from None
+            if status == "finished" and not isinstance(summary["metrics"], dict):
+                raise ValueError("summary.json holds no results")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise ComparisonError(f"{folder} cannot be read as a run ({reason}); leave it out") from None
         if status == "finished":
             finished.append(FinishedRun(folder, summary, flatten(config)))
         else:

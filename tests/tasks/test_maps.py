@@ -1,11 +1,14 @@
 """Pictures with maps of one's own: every way to store them, and a message for every mistake."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from tasks import DataError, create_task
+from tasks.dense_windows import windows_of
 from tasks.map_formats import map_format
 from tests.tasks.maps_of_photos import COLORS, LABELS, MAPS, arrays, write_photos, write_table
 
@@ -671,3 +674,23 @@ def test_files_of_macos_are_no_maps(photos):
     table.write_text("image,ground,height,border\nimages/._p03.png,,,\n")
     with pytest.raises(DataError, match=r"line 2: .*attributes of macOS, and no picture; remove the line"):
         splits_of(photos, root=None, csv=str(table))
+
+
+@pytest.mark.parametrize("shape", [(1, 50), (50, 1), (1, 1), (900, 3)])
+def test_windows_cover_pictures_of_a_pixel(shape):
+    windows = windows_of(np.zeros((*shape, 3), np.float32), (64, 32), crop=True)
+    covered = np.zeros(shape, bool)
+    for box in windows.boxes:
+        covered[box.top : box.top + box.height, box.left : box.left + box.width] = True
+    assert covered.all()
+
+
+def test_a_huge_id_needs_no_huge_table(tmp_path):
+    file = saved(tmp_path / "ids.npy", np.array([[1, 2], [2**27, 2]], np.uint32))
+    form = map_format("ground", {"kind": "classes", "classes": {"road": 1, "grass": 2}, "void": 2**27})
+    tracemalloc.start()
+    try:
+        assert form.read(file).tolist() == [[0, 1], [-1, 1]]
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()

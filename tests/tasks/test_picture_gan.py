@@ -101,7 +101,7 @@ def damaged(root, kind):
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("few", "has 10 pictures .*, and a GAN needs 50"),
+        ("few", "has 10 pictures .*, and a GAN needs at least 50"),
         (
             "mixed",
             "has pictures and folders of pictures, such as blue0.png and blue/; move them, or set task.labels=false",
@@ -120,3 +120,23 @@ def test_values_out_of_range_are_refused():
         create_task("picture_gan", image_size=4)
     with pytest.raises(DataError, match=r"task\.folder=photos"):
         create_task("picture_gan").splits()
+
+
+def test_hidden_folders_do_not_count(tmp_path):
+    root = pictures(tmp_path / "p")
+    (root / ".checkpoints").mkdir()
+    (root / "blue/blue0.png").rename(root / ".checkpoints/blue0.png")
+    task = create_task("picture_gan", folder=str(root), image_size=8)
+    assert sum(len(part) for part in task.splits(tmp_path)) == 59
+    assert task.classes == ("blue", "red")
+
+
+def test_pictures_that_have_changed_since_training_are_refused(tmp_path):
+    root = pictures(tmp_path / "p")
+    task = create_task("picture_gan", folder=str(root), image_size=8)
+    task.splits(tmp_path)
+    (root / "red/red1.png").rename(root / "red/red99.png")
+    again = create_task("picture_gan", folder=str(root), image_size=8)
+    again.load_state_dict(task.state_dict())
+    with pytest.raises(DataError, match=r"has changed since training .*restore it, or train anew$"):
+        again.splits(tmp_path)

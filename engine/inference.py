@@ -26,6 +26,7 @@ from engine.arguments import ConfigError, PartialError, some
 from engine.prediction import load_predictor, written_folder
 from engine.preferences import parse_preference
 from tasks import DataError, Prediction
+from tasks.file_checks import is_hidden
 
 # fmt: off
 _PICTURES = {
@@ -43,16 +44,12 @@ def input_files(path: Path) -> tuple[list[Path], list[Path]]:
         return [path], []
     if not path.is_dir():
         raise ConfigError(f"input: there is no {path}")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not is_hidden(file, path))
     pictures = [file for file in files if file.suffix.lower() in _PICTURES] or [f for f in files if f.suffix == ".npy"]
     if not pictures:
         raise ConfigError(f"input: there are no pictures in {path} ({', '.join(sorted(_PICTURES))}, or .npy)")
     known = set(pictures)
     return pictures, [file for file in files if file not in known]
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _check_names(pictures: Sequence[Path]) -> None:

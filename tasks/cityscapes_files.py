@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tasks.map_files import MapFiles, Read, check_depth, check_image, is_hidden
+from tasks.file_checks import is_hidden
+from tasks.map_files import MapFiles, Read, check_depth, check_image
 from tasks.map_kinds import MapKind
 from tasks.task import DataError
 

@@ -21,6 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 MANY = 500  # samples from which on results are kept, and progress is shown
 
 
+def is_hidden(path: Path, root: Path | None = None) -> bool:
+    """Whether a file is none of the data, such as ``.DS_Store`` and ``._0.npy`` of macOS.
+
+    With ``root``, also a file in a hidden folder below it.
+    """
+    return any(part.startswith(".") for part in ((path.name,) if root is None else path.relative_to(root).parts))
+
+
 def check_all(
     samples: Sequence[Sequence[Path]],
     check: Callable[[int], Any],

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from tasks.file_checks import is_hidden
 from tasks.map_kinds import MapKind
 from tasks.resampling import Sample, planes
 from tasks.task import DataError
@@ -139,11 +140,6 @@ def npy_folder(
             raise DataError(f"{folder} has {other} files, but {first} has {size}; {remedy}")
     rows = [{name: root / folder / f"{i}.npy" for name, folder in maps.items()} for i in range(size)]
     return MapFiles(rows, {name: npy_reader(kinds.get(name)) for name in maps}, kinds, remedy)
-
-
-def is_hidden(path: Path) -> bool:
-    """Whether a file is none of the data, such as ``.DS_Store`` and ``._0.npy`` of macOS."""
-    return path.name.startswith(".")
 
 
 def npy_reader(kind: MapKind | None) -> Read:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.file_checks import file_identity
-from tasks.map_files import is_hidden
+from tasks.file_checks import file_identity, is_hidden
 from tasks.map_formats import ARRAYS, IMAGES, MapFormat
 from tasks.table_files import TextTable, is_missing, read_table
 from tasks.table_splits import PARTS, Shares, split_rows

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tasks.file_checks import is_hidden
 from tasks.gan_losses import Loss
 from tasks.gan_metrics import Moments, frechet_distance
 from tasks.gan_task import GanTask, Penalty, fixed_noise
@@ -88,7 +89,9 @@ class PictureGan(GanTask):
         root = Path(self.folder)
         if not root.is_dir():
             raise DataError(f"picture_gan: there is no folder {root}")
-        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in _PICTURES and _is_visible(path, root))
+        found = sorted(
+            path for path in root.rglob("*") if path.suffix.lower() in _PICTURES and not is_hidden(path, root)
+        )
         if len(found) < _FEWEST:
             raise DataError(
                 f"picture_gan: {root} has {len(found)} pictures ({', '.join(_PICTURES)}), and a GAN needs at least {_FEWEST}"
@@ -178,10 +181,6 @@ class PictureGan(GanTask):
     def _scaled(self, path: Path) -> Tensor:
         image = self.view.tensor(path)
         return (image if self.color else image.mean(0, keepdim=True)) * 2 - 1
-
-
-def _is_visible(path: Path, root: Path) -> bool:
-    return not any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _coarse(images: Tensor) -> Tensor:

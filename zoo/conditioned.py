@@ -79,6 +79,7 @@ class _Conditioned(TrunkModel):
     """
 
     preference: Tensor
+    ordered_by_objective = ("modulation",)
 
     def __init__(
         self, name: str, base: TrunkModel, blocks: Iterable[nn.Module], widths: Sequence[int], hidden: int

@@ -125,7 +125,10 @@ def test_the_same_table_takes_all_weights_as_they_are(tmp_path):
         assert torch.equal(tensor, target.state_dict()[name])
 
 
-@pytest.mark.parametrize(("model", "part"), [("cross_stitch", "mixes"), ("ple", "shared_gate"), ("conditioned", "modulation"), ("mmoe", None)])
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [("cross_stitch", "mixes"), ("ple", "shared_gate"), ("conditioned", "modulation"), ("mmoe", None)],
+)
 def test_weights_with_a_place_for_each_objective_need_the_same_order(tmp_path, model, part):
     task, _, source = start(tmp_path / "a.csv", columns(), model, **MODELS[model])
     for tensor in source.state_dict().values():

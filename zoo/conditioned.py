@@ -124,7 +124,7 @@ class _Conditioned(TrunkModel):
         total = values.sum()
         if not (bool((values >= 0).all()) and 0 < float(total) < torch.inf):
             raise ValueError(
-                f"{self._name}: the numbers of a preference must be at least 0, with a positive sum, got {values.tolist()}"
+                f"{self._name}: the numbers of a preference must be finite and at least 0, with a positive sum, got {values.tolist()}"
             )
         self.preference.copy_(values / total)
 

@@ -40,7 +40,7 @@ def test_a_preference_is_given_by_name_by_tensor_or_not_at_all(model):
     ("preference", "problem"),
     [
         ({"d": 1.0}, "conditioned: the preference names 'd', but the objectives are a, b, c"),
-        ({"a": -1.0}, r"must be at least 0, with a positive sum, got \[-1.0, 1.0, 1.0\]"),
+        ({"a": -1.0}, r"must be finite and at least 0, with a positive sum, got \[-1.0, 1.0, 1.0\]"),
         ({"a": float("nan")}, "at least 0"),
         ({"a": float("inf")}, "positive sum"),
         (torch.zeros(3), "positive sum"),

@@ -73,7 +73,7 @@ def test_a_larger_reach_moves_the_outputs_farther():
         torch.nn.init.normal_(model.trunk.modulation[-1].weight, generator=torch.Generator().manual_seed(1))
         first = model(x)["a"]
         model.set_preference({"a": 5.0})
-        moves.append(float((model(x)["a"] - first).abs().mean()))
+        moves.append(float((model(x)["a"] - first).detach().abs().mean()))
     assert moves[1] > 3 * moves[0] > 0
     with pytest.raises(ValueError, match="conditioned: reach must be positive, got 0"):
         build("conditioned", reach=0)

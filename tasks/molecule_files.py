@@ -186,9 +186,10 @@ def read_raw(sdf: Path, table: Path, uncharacterized: Path) -> Molecules:
 
 def read_sdf(path: Path) -> Molecules:
     """Every molecule of an SDF file with V2000 blocks. Raises DataError naming a damaged one."""
-    elements, positions, bonds, number = [], [], [], 1
+    elements, positions, bonds, number = [], [], [], 0
     try:
-        for number, block in enumerate(_sdf_blocks(path), 1):
+        for block in _sdf_blocks(path):
+            number += 1
             atoms, links = int(block[3][:3]), int(block[3][3:6])
             if not atoms:
                 raise ValueError("it has no atoms")

@@ -293,7 +293,8 @@ def test_molecules_of_a_user(tmp_path, data):
     good = sdf(names, positions, bonds) + "\n$$$$\n"
     for text, message in {
         good + good.replace(" O ", " Si"): "molecule 2: .*an atom 'Si'",
-        good + "a\n\n\n  0  0  0     0  0            999 V3000\n$$$$\n": "molecule 2: it has no atoms; SDF with V2000 is read",
+        good
+        + "a\n\n\n  0  0  0     0  0            999 V3000\n$$$$\n": "molecule 2: it has no atoms; SDF with V2000 is read",
     }.items():
         (tmp_path / "bad.sdf").write_text(text)
         with pytest.raises(DataError, match=message):

@@ -24,8 +24,8 @@ def drawn_preference(method: Method, ray: Tensor, drawn: Tensor, alpha: float) -
 
 
 def check_drawing(method: Method, alpha: float | None) -> None:
-    """Raise ValueError for a wrong alpha, or for options that keep weights of earlier samples."""
-    method.reject(alpha is not None and not 0 < alpha < torch.inf, f"alpha must be positive and finite, got {alpha}")
+    """Raise ValueError for alpha <= 0, or for options that keep weights of earlier samples."""
+    method.reject(alpha is not None and not alpha > 0, f"alpha must be positive, got {alpha}")
     kept = method.options.update_every > 1 or method.options.weight_ema > 0
     problem = "draws a preference at each step, of which update_every= and weight_ema= would keep earlier ones"
     method.reject(alpha is not None and kept, problem)

@@ -4,7 +4,8 @@ python lab/fronts.py                        # everything that is missing (about 
 python lab/fronts.py diamonds --collect     # only write it again from finished runs
 
 The sweep trains a network for each of five pairs of static weights. The one network, which reads a preference, trains as many epochs
-as all of these together, and again only as many as one of them; it is then tested with many preferences.
+as all of these together, and again only as many as one of them; it is then tested with many preferences. For what the longer
+training does by itself, a network with equal weights also trains as long as all of the sweep.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from tasks.scores import hypervolume
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the first objective, in the sweep
 ASKED = tuple(round(float(share), 3) for share in np.linspace(0.05, 0.95, 19))  # of the one network
 SEEDS = (0,)
-SWEEP, LONG, SHORT = "sweep", "one network, cost of the sweep", "one network, cost of one run"
+SWEEP, EQUAL = "sweep", "equal weights, cost of the sweep"
+LONG, SHORT = "one network, cost of the sweep", "one network, cost of one run"
 PAGE = "docs/conditioned.md"
 
 
@@ -117,19 +119,19 @@ def jobs(name: str) -> dict[tuple[str, int], list[Tested]]:
         training = Training(results.OUTPUTS / "fronts" / name / f"{folder}-seed{seed}", everything)
         return Tested(training, tuple(front.objectives), tuple(shares))
 
+    def fixed(share: float) -> list[str]:
+        weights = dict(zip(front.objectives, (2 * share, 2 - 2 * share), strict=True))
+        values = ", ".join(f"{key}: {value:g}" for key, value in weights.items())
+        return [*front.each, "balancer=fixed", f"balancer.values={{{values}}}"]
+
     found: dict[tuple[str, int], list[Tested]] = {}
     for seed in SEEDS:
         found[SWEEP, seed] = []
         for share in SHARES:
-            weights = dict(zip(front.objectives, (2 * share, 2 - 2 * share), strict=True))
-            values = ", ".join(f"{key}: {value:g}" for key, value in weights.items())
-            overrides = [
-                *front.each,
-                "balancer=fixed",
-                f"balancer.values={{{values}}}",
-                f"trainer.epochs={front.epochs}",
-            ]
+            overrides = [*fixed(share), f"trainer.epochs={front.epochs}"]
             found[SWEEP, seed].append(job(overrides, f"fixed-{share:g}", seed, (share,)))
+        overrides = [*fixed(0.5), f"trainer.epochs={front.epochs * len(SHARES)}"]
+        found[EQUAL, seed] = [job(overrides, "equal", seed, (0.5,))]
         for setting, epochs in ((LONG, front.epochs * len(SHARES)), (SHORT, front.epochs)):
             overrides = [*front.one, f"trainer.epochs={epochs}"]
             found[setting, seed] = [job(overrides, f"one-{epochs}", seed, ASKED)]
@@ -188,7 +190,7 @@ class Points:
         self.values: dict[str, dict[str, np.ndarray]] = {}
         self.shares: dict[str, np.ndarray] = {}
         self.epochs: dict[str, int] = {}
-        for setting in (SWEEP, LONG, SHORT):
+        for setting in (SWEEP, EQUAL, LONG, SHORT):
             mine = [row for row in rows if row["setting"] == setting]
             seeds = dict.fromkeys(row["seed"] for row in mine)
             by_seed = {seed: [row for row in mine if row["seed"] == seed] for seed in seeds}
@@ -238,6 +240,7 @@ def draw(name: str) -> Figure:
         LONG: {"color": "#d97706", "linewidth": 2, "marker": "o", "markersize": 3},
         SHORT: {"color": "#94a3b8", "linewidth": 1.5, "marker": "o", "markersize": 3},
         SWEEP: {"color": "black", "linewidth": 0, "marker": "s", "markersize": 6},
+        EQUAL: {"color": "black", "linewidth": 0, "marker": "D", "markersize": 7, "markerfacecolor": "none"},
     }
     for setting, look in looks.items():
         x, y = points.mean(setting).T

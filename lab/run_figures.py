@@ -176,7 +176,7 @@ def calibration(objective: str, runs: Runs) -> Figure:
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    axes.axline((0, 0), slope=1, color=GRID)
+    axes.axline((0, 0), slope=1, color="#334155", linestyle="--", linewidth=1, label="no error")
     for index, (label, run) in enumerate(runs.items()):
         _, predicted, actual = _predicted(objective, {label: run})
         order = predicted.flatten().argsort()

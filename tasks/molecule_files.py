@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -75,6 +76,15 @@ class Molecules:
         for field in fields(self):
             content.update(np.ascontiguousarray(getattr(self, field.name)).data)
         return content.hexdigest()
+
+    def nearest(self) -> np.ndarray:
+        """(M,) distances of the two nearest atoms of a molecule; NaN of an atom by itself."""
+        found = np.full(len(self), np.nan)
+        for row, atoms in enumerate(np.split(self.positions.astype(np.float64), np.cumsum(self.sizes)[:-1])):
+            if len(atoms) > 1:
+                first, second = np.triu_indices(len(atoms), 1)
+                found[row] = np.linalg.norm(atoms[first] - atoms[second], axis=1).min()
+        return found
 
     def composition(self) -> np.ndarray:
         """(M, 5) numbers of atoms of H, C, N, O and F."""
@@ -176,10 +186,13 @@ def read_raw(sdf: Path, table: Path, uncharacterized: Path) -> Molecules:
 
 def read_sdf(path: Path) -> Molecules:
     """Every molecule of an SDF file with V2000 blocks. Raises DataError naming a damaged one."""
-    elements, positions, bonds = [], [], []
+    elements, positions, bonds, number = [], [], [], 0
     try:
         for block in _sdf_blocks(path):
+            number += 1
             atoms, links = int(block[3][:3]), int(block[3][3:6])
+            if not atoms:
+                raise ValueError("it has no atoms")
             rows = [(line[:10], line[10:20], line[20:30], line[31:34].strip()) for line in block[4 : 4 + atoms]]
             elements.append([_element(row[3]) for row in rows])
             positions.append(np.array([row[:3] for row in rows], np.float64).reshape(atoms, 3))
@@ -191,7 +204,7 @@ def read_sdf(path: Path) -> Molecules:
             if not ((kind >= 1) & (kind <= 4)).all():
                 raise ValueError("a bond is none of single, double, triple and aromatic")
     except (ValueError, IndexError) as error:
-        raise DataError(f"{path}, molecule {max(len(elements), 1)}: {_reason(error)}; SDF with V2000 is read") from None
+        raise DataError(f"{path}, molecule {number}: {_reason(error)}; SDF with V2000 is read") from None
     if not elements:
         raise DataError(f"{path} has no molecules; an SDF file separates them by $$$$")
     return _joined(elements, positions, range(1, len(elements) + 1), None, bonds)
@@ -201,24 +214,33 @@ def read_xyz(path: Path) -> Molecules:
     """Every molecule of an XYZ file.
 
     Each has its number of atoms, a comment, and lines of element, x, y, z in angstrom. Further columns, and lines between
-    one molecule's atoms and the next number of atoms, are ignored. Raises DataError with the line that is damaged.
+    one molecule's atoms and the next number of atoms, are ignored, unless they are atoms. Raises DataError with the line that
+    is damaged.
     """
     elements: list[list[int]] = []
     positions, line = [], 0
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
         while line < len(lines):
             if not lines[line].strip().isdecimal():
                 if not elements:
                     raise ValueError(f"a number of atoms is expected, got {lines[line]!r}")
+                if _ATOM_LINE.match(lines[line]):
+                    raise ValueError(f"another atom, after the {len(elements[-1])} that the molecule is said to have")
                 line += 1
                 continue
             atoms, start = int(lines[line]), line + 2
+            if not atoms:
+                raise ValueError("a molecule has at least one atom, got 0")
             elements.append([])
             rows = np.zeros((atoms, 3))
             for place in range(atoms):
                 line = start + place
-                name, *cells = lines[line].split()
+                if line >= len(lines):
+                    raise ValueError(f"the molecule is said to have {atoms} atoms, but the file ends after {place}")
+                name, *cells = lines[line].split() or [""]
+                if len(cells) < 3:
+                    raise ValueError(f"an element, x, y and z are expected, got {lines[line]!r}")
                 elements[-1].append(_element(name))
                 rows[place] = [float(cell.replace("*^", "e")) for cell in cells[:3]]
             positions.append(rows)
@@ -303,6 +325,7 @@ def _list(cell: str) -> list[str]:
 
 
 _BRACKETS = str.maketrans("", "", "[]' ")
+_ATOM_LINE = re.compile(r"\s*[A-Z][a-z]?(\s+[-+]?\d*\.?\d+\S*){3}")
 
 
 def _element(name: str) -> int:

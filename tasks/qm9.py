@@ -46,6 +46,7 @@ ATOMS = {
     "H": (-0.497912, -37.844411, -54.581501, -75.062219, -99.716370),
     "G": (-0.510927, -37.861317, -54.598897, -75.079532, -99.733544),
 }
+_NEAREST = (0.5, 1.7)  # angstrom, of the two nearest atoms; other units are outside
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,12 @@ class QM9(Task):
         molecules = read_xyz(path) if suffix == ".xyz" else read_sdf(path)
         if not np.isfinite(molecules.positions).all():
             raise DataError(f"qm9: {path} has positions that are not finite")
+        nearest = molecules.nearest()
+        if len(wrong := np.flatnonzero((nearest < _NEAREST[0]) | (nearest > _NEAREST[1]))):
+            raise DataError(
+                f"qm9: {path}, molecule {wrong[0] + 1}: its two nearest atoms are {nearest[wrong[0]]:.3g} angstrom apart, but "
+                f"in molecules these are {_NEAREST[0]} to {_NEAREST[1]} apart; positions must be in angstrom"
+            )
         return MoleculeData(self._inputs(molecules), {})
 
     def _read(self, data_dir: Path) -> Molecules:

@@ -129,7 +129,7 @@ def test_predictions_follow_the_preference(moved, data, tmp_path):
             "{cat: 1}",
             "error: preference: conditioned: the preference names 'cat', but the objectives are cut, price\n",
         ),
-        ("{cut: -1}", "must be at least 0"),
+        ("{cut: -1}", "must be finite and at least 0"),
         ("3", "preference must be a number for each objective, such as {cut: 3, price: 1}, got 3"),
         ("{cut: much}", "such as {cut: 3, price: 1}, got {cut: much}"),
         ("{cut", "such as {cut: 3, price: 1}, got {cut"),

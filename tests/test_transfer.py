@@ -83,6 +83,7 @@ MODELS = {
     "cross_stitch": {"width": 8, "depth": 2},
     "mmoe": {"width": 8, "depth": 1, "experts": 2},
     "ple": {"width": 8, "depth": 1},
+    "conditioned": {"width": 8, "depth": 1, "hidden": 4},
     Plain: {},
 }
 
@@ -126,7 +127,10 @@ def test_the_same_table_takes_all_weights_as_they_are(tmp_path):
         assert torch.equal(tensor, target.state_dict()[name])
 
 
-@pytest.mark.parametrize(("model", "part"), [("cross_stitch", "mixes"), ("ple", "shared_gate"), ("mmoe", None)])
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [("cross_stitch", "mixes"), ("ple", "shared_gate"), ("conditioned", "modulation"), ("mmoe", None)],
+)
 def test_weights_with_a_place_for_each_objective_need_the_same_order(tmp_path, model, part):
     task, _, source = start(tmp_path / "a.csv", columns(), model, **MODELS[model])
     for tensor in source.state_dict().values():

@@ -37,25 +37,27 @@ from zoo.registry import ModelInfo, register_model
 from zoo.shared_trunk import SharedTrunk
 from zoo.tables import embed, embedding_network, table_info
 
-_REACH = 0.1  # share of the output: at the trunk's learning rate, all of it would shake every layer in each step
 _ORIGIN = "Dosovitskiy and Djolonga, ICLR 2020; Perez et al., AAAI 2018"
 
 
 class ModulatedTrunk(nn.Module):
     """Blocks in sequence; a preference scales and shifts the output of each.
 
-    Factors start at 1 and shifts at 0, whatever the preference, and differ from that by a tenth of what a small network says.
+    Factors start at 1 and shifts at 0, whatever the preference, and differ from that by ``reach`` times what a small network says.
 
     Args:
         blocks: Modules.
         widths: Units or channels of the output of each block.
         objectives: Numbers in a preference.
         hidden: Units of the network that reads it.
+        reach: Factor of its outputs.
     """
 
-    def __init__(self, blocks: Iterable[nn.Module], widths: Sequence[int], objectives: int, hidden: int) -> None:
+    def __init__(
+        self, blocks: Iterable[nn.Module], widths: Sequence[int], objectives: int, hidden: int, reach: float
+    ) -> None:
         super().__init__()
-        self.blocks, self.widths = nn.ModuleList(blocks), list(widths)
+        self.blocks, self.widths, self.reach = nn.ModuleList(blocks), list(widths), reach
         last = nn.Linear(hidden, 2 * sum(widths))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -63,7 +65,7 @@ class ModulatedTrunk(nn.Module):
 
     def forward(self, x: Tensor, preference: Tensor) -> Tensor:
         """Inputs (B, ...) and preference (K,) -> output of the last block."""
-        scales, shifts = (_REACH * self.modulation(len(preference) * preference - 1)).chunk(2)
+        scales, shifts = (self.reach * self.modulation(len(preference) * preference - 1)).chunk(2)
         for block, scale, shift in zip(self.blocks, scales.split(self.widths), shifts.split(self.widths), strict=True):
             x = block(x)
             shape = (-1, *[1] * (x.dim() - 2))
@@ -79,13 +81,22 @@ class _Conditioned(TrunkModel):
     """
 
     preference: Tensor
+    ordered_by_objective = ("modulation",)
 
     def __init__(
-        self, name: str, base: TrunkModel, blocks: Iterable[nn.Module], widths: Sequence[int], hidden: int
+        self,
+        name: str,
+        base: TrunkModel,
+        blocks: Iterable[nn.Module],
+        widths: Sequence[int],
+        hidden: int,
+        reach: float,
     ) -> None:
         check_at_least(name, 1, hidden=hidden)
+        if not 0 < reach < float("inf"):
+            raise ValueError(f"{name}: reach must be positive, got {reach}")
         objectives = len(base.objectives)
-        super().__init__(ModulatedTrunk(blocks, widths, objectives, hidden), dict(base.head.items()))
+        super().__init__(ModulatedTrunk(blocks, widths, objectives, hidden, reach), dict(base.head.items()))
         self._name = name
         self.register_buffer("preference", torch.full((objectives,), 1 / objectives), persistent=False)
 
@@ -113,7 +124,7 @@ class _Conditioned(TrunkModel):
         total = values.sum()
         if not (bool((values >= 0).all()) and 0 < float(total) < torch.inf):
             raise ValueError(
-                f"{self._name}: the numbers of a preference must be at least 0, with a positive sum, got {values.tolist()}"
+                f"{self._name}: the numbers of a preference must be finite and at least 0, with a positive sum, got {values.tolist()}"
             )
         self.preference.copy_(values / total)
 
@@ -133,6 +144,7 @@ class Conditioned(_Conditioned):
         norm: Normalization after each hidden layer.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
         hidden: Units of the network that reads the preference.
+        reach: Factor of what that network adds to scales and shifts; with more the front is wider, and the training less calm.
         categories: For each column of codes, how many codes it has; empty: the model takes numbers alone.
     """
 
@@ -146,10 +158,11 @@ class Conditioned(_Conditioned):
         norm: Literal["batch", "layer", "none"] = "none",
         dropout: float = 0.0,
         hidden: int = 64,
+        reach: float = 0.1,
         categories: Sequence[int] = (),
     ) -> None:
         base = SharedTrunk(in_features, classifiers, regressors, width, depth, norm, dropout, categories)
-        super().__init__("conditioned", base, base.trunk.children(), [width] * depth, hidden)
+        super().__init__("conditioned", base, base.trunk.children(), [width] * depth, hidden, reach)
         self.categories, self.embedding = base.categories, base.embedding
 
     def forward(self, x: Tensor, codes: Tensor | None = None) -> dict[str, Tensor]:
@@ -187,6 +200,7 @@ class ConditionedLeNet(_Conditioned):
         kernels: Side of the kernel of each convolution.
         width: Units of the hidden layer, which are the features.
         hidden: Units of the network that reads the preference.
+        reach: Factor of what that network adds to scales and shifts; with more the front is wider, and the training less calm.
     """
 
     def __init__(
@@ -199,11 +213,12 @@ class ConditionedLeNet(_Conditioned):
         kernels: Sequence[int] = (9, 5),
         width: int = 50,
         hidden: int = 64,
+        reach: float = 1.0,
     ) -> None:
         base = LeNetTrunk(in_channels, image_size, classifiers, regressors, channels, kernels, width)
         lenet: Any = base.trunk
         blocks = [*lenet.blocks, lenet.hidden]
-        super().__init__("conditioned_lenet", base, blocks, [*channels, width], hidden)
+        super().__init__("conditioned_lenet", base, blocks, [*channels, width], hidden, reach)
 
     def features(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> output of the trunk, for the preference of now."""

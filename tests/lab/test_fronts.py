@@ -22,7 +22,8 @@ def test_the_one_network_trains_as_long_as_the_sweep(name):
         epochs = sum(int(option(job, "trainer.epochs")) for job in jobs)
         parts = len(fronts.SHARES) if setting != fronts.SHORT else 1
         assert epochs == parts * fronts.FRONTS[name].epochs
-        assert [job.shares for job in jobs] == ([(s,) for s in fronts.SHARES] if len(jobs) > 1 else [fronts.ASKED])
+        shares = {fronts.SWEEP: [(s,) for s in fronts.SHARES], fronts.EQUAL: [(0.5,)]}
+        assert [job.shares for job in jobs] == shares.get(setting, [fronts.ASKED])
         engine.compose(jobs[0].training.overrides)  # options that exist
 
 
@@ -47,10 +48,11 @@ def test_a_study_is_trained_tested_and_collected(tmp_path, monkeypatch):
     points = fronts.Points("diamonds")
     assert {setting: len(points.mean(setting)) for setting in points.values} == {
         fronts.SWEEP: 2,
+        fronts.EQUAL: 1,
         fronts.LONG: 3,
         fronts.SHORT: 3,
     }
     assert len(np.unique(points.mean(fronts.LONG), axis=0)) == 3  # each preference has losses of its own
-    assert fronts.markdown("diamonds").count("\n") == 5
+    assert fronts.markdown("diamonds").count("\n") == 6
     fronts.FIGURES["front_diamonds.svg"](results.RESULTS / "front_diamonds.svg")
     assert "sweep" in (results.RESULTS / "front_diamonds.svg").read_text()

@@ -277,14 +277,28 @@ def test_molecules_of_a_user(tmp_path, data):
         "": "has no molecules",
         "five\n": "line 1: a number of atoms is expected",
         "1\n\nSi 0 0 0\n": "line 3: .*an atom 'Si'",
-        "2\n\nC 0 0 0\n": "line 4: ",
-        "1\n\nC 0 0\n": "line 3: ",
+        "2\n\nC 0 0 0\n": "line 4: the molecule is said to have 2 atoms, but the file ends after 1",
+        "1\n\nC 0 0 0\nO 0 0 1.13\n": "line 4: another atom, after the 1 that the molecule is said to have",
+        "1\n\nC 0 0\n": "line 3: an element, x, y and z are expected, got 'C 0 0'",
         "1\n\nC 0 0 nan\n": "positions that are not finite",
-        "0\n\n": "molecule 1 has no atoms",
+        "0\n\n": "bad.xyz, line 1: a molecule has at least one atom",
+        "1\n\nC 0 0 0\n2\nin nm\nC 0 0 0\nO 0 0 0.113\n": "molecule 2: its two nearest atoms are 0.113 angstrom apart",
+        "2\nin bohr\nC 0 0 0\nO 0 0 2.13\n": "2.13 angstrom apart, .* must be in angstrom",
     }.items():
         (tmp_path / "bad.xyz").write_text(text)
         with pytest.raises(DataError, match=message):
             task.preprocess(tmp_path / "bad.xyz")
+    (tmp_path / "bom.xyz").write_text("1\n\nC 0 0 0\n", encoding="utf-8-sig")
+    assert len(task.preprocess(tmp_path / "bom.xyz")) == 1
+    good = sdf(names, positions, bonds) + "\n$$$$\n"
+    for text, message in {
+        good + good.replace(" O ", " Si"): "molecule 2: .*an atom 'Si'",
+        good
+        + "a\n\n\n  0  0  0     0  0            999 V3000\n$$$$\n": "molecule 2: it has no atoms; SDF with V2000 is read",
+    }.items():
+        (tmp_path / "bad.sdf").write_text(text)
+        with pytest.raises(DataError, match=message):
+            task.preprocess(tmp_path / "bad.sdf")
 
 
 @pytest.mark.skipif(not PACKAGE, reason="needs the package qm9pack")

@@ -40,7 +40,7 @@ def test_a_preference_is_given_by_name_by_tensor_or_not_at_all(model):
     ("preference", "problem"),
     [
         ({"d": 1.0}, "conditioned: the preference names 'd', but the objectives are a, b, c"),
-        ({"a": -1.0}, r"must be at least 0, with a positive sum, got \[-1.0, 1.0, 1.0\]"),
+        ({"a": -1.0}, r"must be finite and at least 0, with a positive sum, got \[-1.0, 1.0, 1.0\]"),
         ({"a": float("nan")}, "at least 0"),
         ({"a": float("inf")}, "positive sum"),
         (torch.zeros(3), "positive sum"),
@@ -63,6 +63,20 @@ def test_a_preference_changes_the_outputs_and_starts_without_effect(name):
         model.set_preference({"a": 5.0})
         second = model(*inputs)
         assert all(torch.equal(first[key], second[key]) is same for key in first)
+
+
+def test_a_larger_reach_moves_the_outputs_farther():
+    moves = []
+    for reach in (0.1, 1.0):
+        torch.manual_seed(0)
+        model, (x,) = build("conditioned", reach=reach).eval(), tiny("conditioned").inputs(4)
+        torch.nn.init.normal_(model.trunk.modulation[-1].weight, generator=torch.Generator().manual_seed(1))
+        first = model(x)["a"]
+        model.set_preference({"a": 5.0})
+        moves.append(float((model(x)["a"] - first).detach().abs().mean()))
+    assert moves[1] > 3 * moves[0] > 0
+    with pytest.raises(ValueError, match="conditioned: reach must be positive, got 0"):
+        build("conditioned", reach=0)
 
 
 def test_a_graph_may_take_the_preference_as_an_input():

@@ -127,7 +127,7 @@ def _options(owner: str, backbone: str, in_channels: int, image_size: int | None
                     for stage in _cut(net):
                         x = stage(x)
                 except Exception as error:  # each family has its own
-                    reasons.setdefault(str(way), " ".join(str(error).split())[:120] or type(error).__name__)
+                    reasons[str(way)] = " ".join(str(error).split())[:120] or type(error).__name__
                     if "img_size" not in str(error):
                         break
                     continue

@@ -57,6 +57,16 @@ def test_stages_of_a_plain_transformer_give_its_tokens():
     torch.testing.assert_close(x.transpose(1, 2), expected)
 
 
+@pytest.mark.parametrize("backbone", ["test_vit", "test_resnet"])
+def test_every_pixel_is_read(backbone):
+    """Also of an image that is no multiple of the patch."""
+    image = torch.randn(2, 1, 36, 36, requires_grad=True)
+    make("mmoe_timm", backbone=backbone, image_size=36).eval()(image)["a"].sum().backward()
+    unread = image.grad.abs().sum((0, 1)) == 0
+    assert not unread.all(0).any()
+    assert not unread.all(1).any()
+
+
 def test_a_trunk_that_is_no_list_of_layers_is_refused():
     with pytest.raises(ValueError, match="us: backbone 'xcit_nano_12_p8_224' cannot be cut into stages"):
         timm_stages("us", "xcit_nano_12_p8_224", 1, None)
@@ -180,7 +190,7 @@ def test_pretrained_weights_start_every_copy(name, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"backbone": "test_vit", "image_size": 36}, "not for images of 36 pixels"),
+        ({"backbone": "xcit_nano_12_p8_224", "image_size": 36}, "not for images of 36 pixels"),
         ({"backbone": "resnet_18"}, "timm has no backbone"),
         ({"in_channels": 0}, "in_channels must be at least 1"),
     ],

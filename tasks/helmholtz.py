@@ -40,8 +40,8 @@ class Helmholtz(PhysicsTask):
     ) -> None:
         if a < 1 or b < 1:
             raise ValueError(f"helmholtz: a and b must be at least 1, got {a} and {b}")
-        if not k >= 0:
-            raise ValueError(f"helmholtz: k must be at least 0, got {k}")
+        if not 0 <= k < math.inf:
+            raise ValueError(f"helmholtz: k must be finite and at least 0, got {k}")
         self.a, self.b, self.k = a, b, k
         super().__init__(("equation",), ("boundary",), conditions == "hard", points)
 

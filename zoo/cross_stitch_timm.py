@@ -56,6 +56,8 @@ class TimmCrossStitch(BaseModel):
         ValueError: A backbone that cannot be cut, or not for this size, or weights that cannot be had.
     """
 
+    ordered_by_objective = ("mixes",)
+
     def __init__(
         self,
         in_channels: int,

@@ -239,6 +239,11 @@ class DenseViT(MapModel):
         if image_size is not None:
             if len(image_size) != 2 or min(image_size) < 1:
                 raise ValueError(f"dense_vit: image_size must be height and width, at least 1, got {list(image_size)}")
+            if patch_size is not None and patch_size > min(image_size):
+                height, width = image_size
+                raise ValueError(
+                    f"dense_vit: patch_size={patch_size} is larger than an image of {height} x {width} pixels; take a smaller one"
+                )
             fitting = fitting_size("dense_vit", encoder, in_channels, image_size, own)
             options |= {} if fitting is None else {"img_size": fitting}
         trunk = _Trunk(encoder, options, tuple(sizes), dim, attention_heads, depth)
@@ -247,6 +252,7 @@ class DenseViT(MapModel):
             for place, (name, size) in enumerate(sizes.items())
         }
         super().__init__(trunk, head | label_heads("dense_vit", labels, sizes, len(sizes) * dim, -1), kinds)
+        self.ordered_by_objective = tuple(labels or ())  # they read the means of all maps in a row
         if pretrained:
             source = create_timm("dense_vit", "encoder", encoder, True, pretrained_file, **options)
             trunk.encoder.load_state_dict(source.state_dict())

@@ -141,7 +141,7 @@ class PINN(BaseModel):
         depth: Number of hidden layers, at least 1.
         activation: After each hidden layer.
         fourier: How many random frequencies the inputs are read with; 0: the coordinates themselves.
-        fourier_scale: Their deviation, in periods over half of the domain.
+        fourier_scale: Their deviation, in periods over the width of the domain.
         trial: Conditions that the fields fulfil exactly, by the task that has them; ``None``: they are learned.
         periodic: Coordinates, from 0 on, in which the fields are periodic.
     """

@@ -64,6 +64,8 @@ class TimmPLE(BaseModel):
         ValueError: A backbone that cannot be cut, or not for this size, or weights that cannot be had.
     """
 
+    ordered_by_objective = ("shared_gate",)
+
     def __init__(
         self,
         in_channels: int,

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.registry import ModelInfo
@@ -40,7 +41,10 @@ class Stage(nn.Module):
 
 
 class _Tokens(nn.Module):
-    """Image -> tokens (B, N, C) of a plain transformer, with their positions."""
+    """Image -> tokens (B, N, C) of a plain transformer, with their positions.
+
+    Images are padded to whole patches, as timm would not read what is left of them at the right and at the bottom.
+    """
 
     def __init__(self, net: Any) -> None:
         super().__init__()
@@ -48,7 +52,9 @@ class _Tokens(nn.Module):
         net.blocks, net.norm, net.fc_norm, net.attn_pool = nn.Identity(), nn.Identity(), nn.Identity(), None
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.net.forward_features(image)
+        height, width = self.net.patch_embed.patch_size
+        padded = F.pad(image, (0, -image.shape[-1] % width, 0, -image.shape[-2] % height))
+        return self.net.forward_features(padded)
 
 
 class Stages(nn.ModuleList):
@@ -124,10 +130,13 @@ def _options(owner: str, backbone: str, in_channels: int, image_size: int | None
                 try:
                     x: Tensor = torch.empty(1, in_channels, *[image_size or 224] * 2)
                     net = timm.create_model(backbone, **options).eval()
+                    if sized and isinstance(net, timm.models.VisionTransformer):  # positions for whole patches
+                        options["img_size"] = [x.shape[-1] + -x.shape[-1] % side for side in net.patch_embed.patch_size]
+                        net = timm.create_model(backbone, **options).eval()
                     for stage in _cut(net):
                         x = stage(x)
                 except Exception as error:  # each family has its own
-                    reasons.setdefault(str(way), " ".join(str(error).split())[:120] or type(error).__name__)
+                    reasons[str(way)] = " ".join(str(error).split())[:120] or type(error).__name__
                     if "img_size" not in str(error):
                         break
                     continue

@@ -71,6 +71,7 @@ def test_other_sizes_are_refused_where_the_encoder_has_one():
     ("arguments", "message"),
     [
         ({"patch_size": 0}, "cannot have patch_size=0"),
+        ({"patch_size": 40}, "patch_size=40 is larger than an image of 32 x 48 pixels"),
         ({"encoder": "test_resnet", "patch_size": 8, "image_size": None}, "cannot have patch_size=8"),
         ({"dim": 9}, "dim must be a multiple of attention_heads, got 9 and 2"),
         ({"depth": -1}, "depth must be at least 0"),
@@ -102,3 +103,14 @@ def test_labels_of_the_whole_image_beside_maps():
     assert model(torch.zeros(2, 3, 32, 32))["weather"].shape == (2, 3)
     model.train()(torch.rand(2, 3, 32, 32))["weather"].sum().backward()
     assert all(p.grad is not None for p in model.head["weather"].parameters())
+
+
+def test_labels_read_the_maps_in_their_order():
+    """So their weights are not those of a model with another order, which the name says to whoever moves weights."""
+    labels, x = {"weather": 3}, torch.randn(2, 3, 32, 48)
+    one, two = (make(maps=maps, labels=labels) for maps in (("segmentation", "depth"), ("depth", "segmentation")))
+    two.load_state_dict(one.state_dict())
+    expected, found = one(x), two(x)
+    assert {name for name in expected if not torch.allclose(expected[name], found[name], atol=1e-5)} == {"weather"}
+    assert two.ordered_by_objective == ("weather",)
+    assert make().ordered_by_objective == ()

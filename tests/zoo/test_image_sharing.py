@@ -57,9 +57,42 @@ def test_stages_of_a_plain_transformer_give_its_tokens():
     torch.testing.assert_close(x.transpose(1, 2), expected)
 
 
+@pytest.mark.parametrize("backbone", ["test_vit", "test_resnet"])
+def test_every_pixel_is_read(backbone):
+    """Also of an image that is no multiple of the patch."""
+    image = torch.randn(2, 1, 36, 36, requires_grad=True)
+    make("mmoe_timm", backbone=backbone, image_size=36).eval()(image)["a"].sum().backward()
+    unread = image.grad.abs().sum((0, 1)) == 0
+    assert not unread.all(0).any()
+    assert not unread.all(1).any()
+
+
 def test_a_trunk_that_is_no_list_of_layers_is_refused():
     with pytest.raises(ValueError, match="us: backbone 'xcit_nano_12_p8_224' cannot be cut into stages"):
         timm_stages("us", "xcit_nano_12_p8_224", 1, None)
+    with pytest.raises(ValueError, match=r"us: backbone 'hrnet_w18_small' cannot .* pixels \((?!.*img_size)"):
+        timm_stages("us", "hrnet_w18_small", 1, 36)  # for a reason that is not the size
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("cross_stitch_timm", "mixes"), ("mmoe_timm", None), ("ple_timm", "shared_gate")]
+)
+def test_weights_with_a_place_for_each_objective_are_named(name, part):
+    """All others are found by the objective's name, whatever the order."""
+    one, two = (make(name, classifiers, {}) for classifiers in ({"a": 3, "b": 2}, {"b": 2, "a": 3}))
+    for tensor in one.parameters():
+        tensor.data += 0.1 * torch.randn_like(tensor)
+    two.load_state_dict(one.state_dict())
+    x = torch.randn(3, 1, 32, 32)
+    expected, found = one.eval()(x), two.eval()(x)
+    assert all(torch.allclose(expected[key], found[key], atol=1e-5) for key in "ab") == (part is None)
+    assert two.ordered_by_objective == (() if part is None else (part,))
+    if part is not None:
+        with torch.no_grad():
+            for key, tensor in two.state_dict().items():
+                if part in key.split("."):  # two places for each objective's mix, and its expert and a shared one
+                    tensor.copy_(tensor.flip(0) if part == "mixes" else tensor[[1, 0, 2]])
+        torch.testing.assert_close(two(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("heads", HEADS, ids=["one", "three"])
@@ -157,7 +190,7 @@ def test_pretrained_weights_start_every_copy(name, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"backbone": "test_vit", "image_size": 36}, "not for images of 36 pixels"),
+        ({"backbone": "xcit_nano_12_p8_224", "image_size": 36}, "not for images of 36 pixels"),
         ({"backbone": "resnet_18"}, "timm has no backbone"),
         ({"in_channels": 0}, "in_channels must be at least 1"),
     ],

@@ -28,6 +28,10 @@ def test_random_frequencies_have_the_scale_that_was_asked_for():
     waves = model.inputs(torch.rand(5, 2))
     assert waves.shape == (5, 4000)
     torch.testing.assert_close(waves[:, :2000] ** 2 + waves[:, 2000:] ** 2, torch.ones(5, 2000))
+    model.inputs.frequencies.copy_(torch.tensor([[1.0], [0.0]]))
+    line = torch.tensor([0, 0.5 * math.pi, math.pi, 2 * math.pi])  # a frequency of 1: one period from edge to edge
+    waves = model.inputs(torch.stack([line, torch.rand(4)], 1))
+    torch.testing.assert_close(waves[:, 0], torch.tensor([-1.0, 0.0, 1.0, -1.0]), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sin", "silu", "gelu"])

@@ -16,8 +16,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 def check_choices(owner: str | None = None) -> Callable[[F], F]:
     """Decorator that checks arguments of functions and classes.
 
-    Their names, values of those annotated with a ``Literal``, and that numbers are finite, also in mappings and lists. A class is
-    checked when it is made. Annotations are read at the first call.
+    Their names, values of those annotated with a ``Literal``, and that numbers are finite, also in mappings and lists; those that
+    a class names in ``may_be_infinite`` are not NaN. A class is checked when it is made. Annotations are read at the first call.
 
     Args:
         owner: What messages begin with; the name of the function or class if not given.
@@ -67,7 +67,9 @@ def _checked(function: Any, owner: str) -> Any:
             _check_names(owner, signature().parameters, kwargs)
             given = {}  # the call below raises it where it belongs
         for name, value in [*kwargs.items(), *given.items()]:
-            if (wrong := _not_finite(value)) is not None:
+            wrong = _not_finite(value)
+            infinite = name in getattr(args[0], "may_be_infinite", ()) if args else False
+            if wrong is not None and not (infinite and math.isinf(wrong)):
                 raise ValueError(f"{owner}: {name} must be finite, got {wrong}")
             if name in annotations():
                 raise_for_choice(owner, name, value, annotations()[name])

@@ -34,7 +34,9 @@ def terminal(monkeypatch):
     """What is written to a terminal of 100 columns."""
     file = io.StringIO()
     monkeypatch.setattr(
-        engine.progress, "Console", lambda **options: Console(file=file, force_terminal=True, width=100, **options)
+        engine.progress,
+        "_LastingConsole",
+        lambda **options: Console(file=file, force_terminal=True, width=100, **options),
     )
     return file
 

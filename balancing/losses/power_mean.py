@@ -29,10 +29,10 @@ class PowerMean(LossBalancer):
     convention = "own"
     positive = True
     preference_on = "rows"
+    may_be_infinite = ("gamma",)
 
     def __init__(self, objectives: Sequence[str], *, gamma: float = 2.0, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        self.reject(math.isnan(gamma), f"gamma must be a number, got {gamma}")
         self.gamma = gamma
 
     def compute_weights(self, losses: Tensor) -> Tensor:

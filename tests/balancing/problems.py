@@ -132,7 +132,7 @@ LEARNED = [name for name in ALL if list(make(name).parameters())]
 #: Methods that need more objectives than one or two.
 MANY = ("krum", "trimmed_mean")
 #: Loss methods whose weights depend on the order of the objectives, on chance or on given values.
-UNEQUAL = ("single", "alternating", "rlw", "preference_sampling", "prior_loss")
+UNEQUAL = ("single", "alternating", "rlw", "preference_sampling", "prior_loss", "ldc_mtl")
 #: Loss methods that treat all objectives alike, with options.
 SYMMETRIC = [
     *((name, {}) for name in LOSS if name not in UNEQUAL),

@@ -282,7 +282,7 @@ def test_a_choice_that_cannot_be_is_refused_before_the_data_are_read(criteria, m
     ("labels", "chosen", "message"),
     [
         ("classes", "huber", "huber is for number or count, and these labels are classes; choose from binary_cross"),
-        ("number", "ordinal", "ordinal is for ordered, and these labels are number; choose from huber, l1, poisson"),
+        ("number", "ordinal", "ordinal is for ordered, and these labels are number; choose from huber, l1, "),
         ("classes", "binary_cross_entropy", "needs two classes, got 3; use cross_entropy"),
         (
             "classes",

@@ -160,7 +160,11 @@ TINY = {
 
 #: Classes that stand under another name as well, with millions of parameters: what takes long is shown with the other alone.
 VARIANTS = ("cross_stitch_resnet18", "dense_resnet18", "mmoe_resnet18", "ple_resnet18", "shared_trunk_resnet18")
-MODELS = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in zoo.list_models()]
+#: Classes made of the parts of others, of which those are shown.
+ALIKE = ("dense_mtan_original", "mmoe_timm", "ple_timm")
+MODELS = [
+    pytest.param(name, marks=pytest.mark.slow) if name in (*VARIANTS, *ALIKE) else name for name in zoo.list_models()
+]
 
 
 def tiny(name: str) -> Tiny:

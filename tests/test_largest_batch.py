@@ -111,3 +111,8 @@ def test_largest_batch_on_cuda_leaves_room(stones, capsys):
     torch.cuda.reset_peak_memory_stats()
     run = train.build(engine.compose([f"task.csv={stones}", "trainer.device=cuda", "model.width=4096"]))
     assert take_two_steps(run, train.train_step, found, GIB).fits
+
+
+def test_a_model_without_measurable_memory_gets_the_largest_size():
+    tried = [Try(size, 0, 1.0, True) for size in (16, 1392)]
+    assert with_reserve(tried, 1392, 64 * 2**30, 16) == 1392

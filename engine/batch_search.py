@@ -96,8 +96,8 @@ def with_reserve(tried: Sequence[Try], largest: int, limit: int, unit: int) -> i
     """The largest size that leaves a tenth of ``limit``, on a line through the measured memory."""
     known = sorted((each.size, each.memory) for each in tried if each.fits)
     (first, low), (last, high) = known[0], known[-1]
-    if last == largest and high <= (1 - _RESERVE) * limit:
-        return largest  # also where the memory of so small a model cannot be told from none
+    if last == largest and high < limit / 1000:
+        return largest  # so little memory cannot be told from none, and has room to grow
     size = largest * (1 - _RESERVE)
     if high > low:
         size = first + ((1 - _RESERVE) * limit - low) * (last - first) / (high - low)

@@ -65,3 +65,20 @@ def unknown_objective(name: str, objectives: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, objectives, n=1) if isinstance(name, str) else []
     hint = f"did you mean {near[0]!r}?" if near else f"the objectives are {', '.join(map(str, objectives))}"
     return f"unknown objective {name!r}; {hint}"
+
+
+def primary_index(owner: str, primary: str | None, objectives: Sequence[str]) -> int:
+    """Index of the primary objective; ``None``: the first.
+
+    Raises ValueError, which begins with ``owner``, for an unknown name.
+    """
+    if primary is None:
+        return 0
+    if primary not in objectives:
+        raise ValueError(f"{owner}: {unknown_objective(primary, objectives)}")
+    return objectives.index(primary)
+
+
+def primary_among(primary: int, indices: Sequence[int]) -> int:
+    """Index of the primary objective among those that are present; the first stands in for it."""
+    return indices.index(primary) if primary in indices else 0

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
+from ..objectives import primary_among, primary_index
 from ..options import BalancerOptions
 
 
@@ -37,13 +38,12 @@ class CosineGate(GramianBalancer):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
-        first = self.objectives[0] if primary is None else primary
-        self.primary = int(self.vector({first: 1.0}, default=0.0).argmax())
+        self.primary = primary_index(self.name, primary, self.objectives)
         self.form = form
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
         super().narrowed_to(indices)
-        self.primary = indices.index(self.primary) if self.primary in indices else 0
+        self.primary = primary_among(self.primary, indices)
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         norms = gramian.diagonal().clamp(min=0).sqrt()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
+from ..objectives import primary_among, primary_index
 from ..options import BalancerOptions
 
 
@@ -45,15 +46,14 @@ class MetaBalance(GramianBalancer):
         super().__init__(objectives, **options)
         self.reject(not 0 <= relax <= 1, f"relax must be in [0, 1], got {relax}")
         self.reject(not 0 <= beta < 1, f"beta must be in [0, 1), got {beta}")
-        first = self.objectives[0] if primary is None else primary
-        self.primary = int(self.vector({first: 1.0}, default=0.0).argmax())
+        self.primary = primary_index(self.name, primary, self.objectives)
         self.relax, self.beta = relax, beta
         self.lengths = nn.Buffer(torch.zeros(len(self.objectives)))
         self.mass = nn.Buffer(torch.zeros(len(self.objectives)))
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
         super().narrowed_to(indices)
-        self.primary = indices.index(self.primary) if self.primary in indices else 0
+        self.primary = primary_among(self.primary, indices)
 
     def compute_weights(self, losses: Tensor, gramian: Tensor) -> Tensor:
         norms = gramian.diagonal().clamp(min=0).sqrt()

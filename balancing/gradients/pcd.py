@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
+from ..objectives import primary_among, primary_index
 from ..options import BalancerOptions
 from ..solvers import UnboundedError, constrained_weights, cosine_matrix, min_norm_weights
 
@@ -50,8 +51,7 @@ class PCD(GramianBalancer):
         super().__init__(objectives, **options)
         self.reject(not 0 <= tau <= 1, f"tau must be in [0, 1], got {tau}")
         self.reject(not 0 <= beta < 1, f"beta must be in [0, 1), got {beta}")
-        first = self.objectives[0] if primary is None else primary
-        self.primary = int(self.vector({first: 1.0}, default=0.0).argmax())
+        self.primary = primary_index(self.name, primary, self.objectives)
         self.tau, self.beta = tau, beta
         # not buffers, which would follow the model to devices without float64
         self.memory = {
@@ -61,7 +61,7 @@ class PCD(GramianBalancer):
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
         super().narrowed_to(indices)
-        self.primary = indices.index(self.primary) if self.primary in indices else 0
+        self.primary = primary_among(self.primary, indices)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         super().set_extra_state(state)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..factory import register_balancer
 from ..jacobian_balancer import RowBalancer
 from ..measuring.pieces import Rows
+from ..objectives import primary_among, primary_index
 from ..options import BalancerOptions
 
 
@@ -48,14 +49,13 @@ class LearningRateAnnealing(RowBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.reject(not 0 < alpha <= 1, f"alpha must be in (0, 1], got {alpha}")
-        first = self.objectives[0] if primary is None else primary
-        self.primary = int(self.vector({first: 1.0}, default=0.0).argmax())
+        self.primary = primary_index(self.name, primary, self.objectives)
         self.alpha = alpha
         self.current = nn.Buffer(torch.ones(len(self.objectives)))
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
         super().narrowed_to(indices)
-        self.primary = indices.index(self.primary) if self.primary in indices else 0
+        self.primary = primary_among(self.primary, indices)
 
     def compute_weights(self, losses: Tensor, jacobian: Tensor) -> Tensor:
         return self.weights_of_rows(losses, Rows.of(jacobian))

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, TypedDict, get_type_hints
 
 from .choices import raise_for_choice
+from .registry import suggestion
 
 #: Earlier names of options.
 _RENAMED = {"every": "update_every", "ema": "weight_ema"}
@@ -109,10 +109,7 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused],
             raise ValueError(f"{owner}: the option {old}= was renamed to {new}=")
     defaults = {field.name: field.default for field in fields(Options)}
     for name in given.keys() - defaults.keys():
-        known = [*own, *defaults]
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(known)}"
-        raise TypeError(f"{owner} has no option {name!r}; {hint}")
+        raise TypeError(f"{owner} has no option {name!r}; {suggestion(name, [*own, *defaults], 'choose from {}')}")
     options = Options(**given)
     for name, annotation in _hints(Options).items():
         raise_for_choice(owner, name, getattr(options, name), annotation)

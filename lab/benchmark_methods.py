@@ -28,7 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import engine
+import mozoo
 import train
 from lab import command, documents, method_tables, results
 from lab.jobs import run_missing
@@ -125,8 +125,8 @@ def measure_cost(name: str, rounds: int = 20) -> list[dict[str, Any]]:
 def one_step(name: str, method: str) -> Callable[[], None]:
     """A training step on the first batch of a study, after three to warm up."""
     overrides = (*STUDIES[name].common, f"balancer={method}", "trainer.num_threads=1", "trainer.device=cpu")
-    run = train.build(engine.compose(overrides))
-    batch = next(iter(engine.epoch_batches(run, 0, 0)))
+    run = train.build(mozoo.compose(overrides))
+    batch = next(iter(mozoo.epoch_batches(run, 0, 0)))
     run.model.train()
 
     def step() -> None:

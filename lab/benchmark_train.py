@@ -35,12 +35,12 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import engine
+import mozoo
 import train
-from engine.device import describe_device, resolve_device
-from engine.seeding import epoch_order
 from lab import command, documents, results
 from lab.timing import Seconds, take_turns, timed
+from mozoo.device import describe_device, resolve_device
+from mozoo.seeding import epoch_order
 from tasks import Batch, TensorData
 
 FILE = "train_speed.csv"
@@ -83,7 +83,7 @@ class BareLoop:
     """The model of ``run``, with its weights of now, in a loop written by hand."""
 
     def __init__(
-        self, run: engine.Run, losses: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Sequence[Tensor]]
+        self, run: mozoo.Run, losses: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Sequence[Tensor]]
     ):
         config = run.config
         self.model, self.losses = deepcopy(run.model), losses
@@ -141,12 +141,12 @@ class BareLoop:
 class TrainLoop:
     """``train.train_epoch`` with everything that it writes while it trains."""
 
-    def __init__(self, run: engine.Run, folder: Path) -> None:
-        engine.write_text(folder / "config.yaml", "")
-        self.run, self.folder, tracker = run, folder, engine.open_tracker(run, folder, resumed=False)
+    def __init__(self, run: mozoo.Run, folder: Path) -> None:
+        mozoo.write_text(folder / "config.yaml", "")
+        self.run, self.folder, tracker = run, folder, mozoo.open_tracker(run, folder, resumed=False)
         assert tracker is not None
-        self.tracker: engine.Tracker = tracker
-        self.display, self.stop = engine.Display(run.total_steps), engine.StopRequest()
+        self.tracker: mozoo.Tracker = tracker
+        self.display, self.stop = mozoo.Display(run.total_steps), mozoo.StopRequest()
 
     def train_epoch(self) -> None:
         """The steps of one epoch."""
@@ -163,7 +163,7 @@ def by_hand(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Seq
     return cross_entropy(outputs["cut"], targets["cut"]), mse_loss(outputs["price"], targets["price"])
 
 
-def both(config: engine.Config, folder: Path) -> tuple[TrainLoop, BareLoop]:
+def both(config: mozoo.Config, folder: Path) -> tuple[TrainLoop, BareLoop]:
     """The two loops before their first step."""
     run = train.build(config)
     own = by_hand if run.task.name == "diamonds" else lambda *pair: list(run.task.criteria(*pair).values())
@@ -195,11 +195,11 @@ def measure_work(name: str, rounds: int, device: str) -> list[Row]:
     """Samples per second of both loops, and the ratio with its interval."""
     rounds = rounds if name == "diamonds" else max(rounds // 2, 3)
     with tempfile.TemporaryDirectory() as folder:
-        config = engine.compose([*WORK[name], *place(name, device), f"trainer.epochs={rounds + 1}"])
+        config = mozoo.compose([*WORK[name], *place(name, device), f"trainer.epochs={rounds + 1}"])
         loop, bare = both(config, Path(folder))
 
         def synchronize() -> None:
-            engine.synchronize(loop.run.device)
+            mozoo.synchronize(loop.run.device)
 
         def complete(epoch: Callable[[], None]) -> None:
             epoch()
@@ -243,7 +243,7 @@ def measure_lightning(rounds: int, device: str) -> list[Row]:
             folder = Path(name)
             # a table is all that both write
             options = (f"balancer={method}", f"trainer.epochs={rounds + 1}", "logger.tensorboard=false")
-            run = train.build(engine.compose([*place("diamonds", device), *options]))
+            run = train.build(mozoo.compose([*place("diamonds", device), *options]))
             loop = TrainLoop(run, folder)
             own: Callable[[], Seconds] = partial(timed, loop.train_epoch)
             variants = {"train.py": own}
@@ -252,7 +252,7 @@ def measure_lightning(rounds: int, device: str) -> list[Row]:
             seconds: dict[str, list[Seconds]] = {variant: [] for variant in variants}
             for turn in track(range(rounds + 1), description=f"lightning, {method}"):
                 for variant in reversed(variants) if turn % 2 else variants:
-                    engine.synchronize(run.device)
+                    mozoo.synchronize(run.device)
                     taken = variants[variant]()
                     if turn:
                         seconds[variant].append(taken)
@@ -280,7 +280,7 @@ def measure_files(rounds: int, device: str) -> list[Row]:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = engine.compose([*place("diamonds", device), f"trainer.epochs={rounds + 1}"])
+        config = mozoo.compose([*place("diamonds", device), f"trainer.epochs={rounds + 1}"])
         run = train.build(config)
         loop = TrainLoop(run, folder)
         log, logging = loop.tracker.log_report, []
@@ -295,7 +295,7 @@ def measure_files(rounds: int, device: str) -> list[Row]:
         writers: dict[str, Callable[[], object]] = {
             "metrics.csv and TensorBoard": log_epoch,
             "checkpoint": partial(train.save, run, folder, loop.tracker),
-            "best weights": partial(engine.save_weights, folder / "best", run.trained, model),
+            "best weights": partial(mozoo.save_weights, folder / "best", run.trained, model),
         }
         written: list[Seconds] = []
         parts = ("balance.csv and TensorBoard", *writers, "together")

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.environment import git_commit
 from lab import command, documents, results
 from lab.reproductions.published_tables import read
+from mozoo.environment import git_commit
 from tasks.molecule_files import PROPERTIES
 from tasks.qm9 import QM9, UNITS, MoleculeData
 

@@ -38,12 +38,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import engine
+import mozoo
 import train
-from engine.tracking import read_rows
 from lab import command
 from lab.jobs import progress
 from lab.results import read_yaml, write_stones
+from mozoo.tracking import read_rows
 
 DATA: Mapping[str, Any] = read_yaml(Path(__file__).with_suffix(".yaml"))
 COMMON: Sequence[str] = DATA["common"]
@@ -173,7 +173,7 @@ def _carry_out(words: Sequence[str], log: Path) -> None:
     with log.open("a", buffering=1, encoding="utf-8") as out:
         sys.stdout = sys.stderr = out
         sys.argv = ["train.py", *words]
-        engine.write_report = lambda folder, *_: folder
+        mozoo.write_report = lambda folder, *_: folder
         print(f"$ {' '.join(sys.argv)}")
         train.main()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import engine
+import mozoo
 from lab import results
 
 #: Document -> name of a block -> what writes its content.
@@ -32,7 +32,7 @@ def fill_in(document: Path, script: str, blocks: Mapping[str, str]) -> None:
     for name, content in blocks.items():
         before, _, after = _split(text, document, script, name)
         text = before + content + after
-    engine.write_text(document, text)
+    mozoo.write_text(document, text)
 
 
 def write(script: str, blocks: Blocks) -> None:

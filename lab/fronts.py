@@ -23,14 +23,14 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import engine
+import mozoo
 import train
-from engine.comparison.estimates import estimate
-from engine.prediction import best_folder, load_best
-from engine.run_evaluation import evaluation_config
-from engine.tracking import read_rows
 from lab import command, documents, results
 from lab.jobs import Training, run_missing
+from mozoo.comparison.estimates import estimate
+from mozoo.prediction import best_folder, load_best
+from mozoo.run_evaluation import evaluation_config
+from mozoo.tracking import read_rows
 from tasks.results import ResultKey
 from tasks.scores import hypervolume
 
@@ -98,16 +98,16 @@ class Tested:
         folder = self.training.folder
         job = train.build(evaluation_config(folder, {"trainer.device": "cpu"}))
         load_best(best_folder(folder), job.trained)
-        size, points = engine.evaluation_size(job.config), []
+        size, points = mozoo.evaluation_size(job.config), []
         for share in self.shares:
             chosen = dict(zip(self.objectives, (share, 1 - share), strict=True))
             preference = chosen if job.config.balancer["name"] == "preference_sampling" else None
-            found = engine.evaluate(
+            found = mozoo.evaluate(
                 job.trained, job.task, job.splits, size, job.precision, name="test", preference=preference
             )
             assert found is not None  # it is not to be stopped
             points.append([share, *(found.values[str(ResultKey(o, "loss"))] for o in self.objectives)])
-        engine.write_text(self.file, json.dumps(points, allow_nan=False) + "\n")
+        mozoo.write_text(self.file, json.dumps(points, allow_nan=False) + "\n")
 
 
 def jobs(name: str) -> dict[tuple[str, int], list[Tested]]:

@@ -22,9 +22,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import engine
+import mozoo
 import train
-from engine.comparison.runs import is_training_of
+from mozoo.comparison.runs import is_training_of
 
 
 class Job(Protocol):
@@ -84,12 +84,12 @@ class Training:
 def train_quietly(folder: Path, overrides: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Train into the folder, or resume from a checkpoint there, and return the summary."""
     if resume and (folder / "last.pt").is_file():
-        composed = engine.saved_config(engine.load_checkpoint(folder / "last.pt")["config"])
+        composed = mozoo.saved_config(mozoo.load_checkpoint(folder / "last.pt")["config"])
         composed.resume = str(folder)
-        config = engine.validate(composed)
+        config = mozoo.validate(composed)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        config = engine.compose([*overrides, f"run_dir='{folder}'"])
+        config = mozoo.compose([*overrides, f"run_dir='{folder}'"])
     with contextlib.redirect_stdout(io.StringIO()):
         return train.run(config)
 

@@ -17,11 +17,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from engine.comparison.estimates import Estimate, estimate
-from engine.figures import front
-from engine.tracking import read_rows
 from lab import documents, results
 from lab.studies import METHODS, STUDIES, Trial, baseline, directions
+from mozoo.comparison.estimates import Estimate, estimate
+from mozoo.figures import front
+from mozoo.tracking import read_rows
 from tasks.results import ResultKey
 from tasks.scores import delta_m
 

@@ -1,4 +1,4 @@
-"""Files in configs/ and tables in docs/trainer.md, written from engine/config.py.
+"""Files in configs/ and tables in docs/trainer.md, written from mozoo/config.py.
 
 python lab/options.py        # writes them; change the declaration there, not these files
 """
@@ -16,10 +16,10 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import engine
-from engine.config import CONFIG_DIR, Config
-from engine.options import bounds
+import mozoo
 from lab import command, documents, results
+from mozoo.config import CONFIG_DIR, Config
+from mozoo.options import bounds
 
 PAGE = CONFIG_DIR.parent / "docs" / "trainer.md"
 #: File in configs/ -> its first line, and the values that differ from the declared defaults.
@@ -40,7 +40,7 @@ def yaml_file(options: Sequence[Field[Any]], title: str, values: Mapping[str, An
         help = item.metadata["help"] + (f" ({bounds(choices)})" if choices else "")
         lines[f"{item.name}: {_value(values.get(item.name, item.default))}"] = help
     width = max(map(len, lines))
-    comments = [f"# {title}", "# Written by lab/options.py from engine/config.py; change it there."]
+    comments = [f"# {title}", "# Written by lab/options.py from mozoo/config.py; change it there."]
     return "\n".join([*comments, *(f"{line:{width}}  # {help}" for line, help in lines.items())]) + "\n"
 
 
@@ -64,7 +64,7 @@ def write(folder: Path, page: Path) -> None:
     declared = sections()
     for name, (title, values) in PRESETS.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        engine.write_text(folder / f"{name}.yaml", yaml_file(declared[name.partition("/")[0]], title, values))
+        mozoo.write_text(folder / f"{name}.yaml", yaml_file(declared[name.partition("/")[0]], title, values))
     documents.fill_in(page, "options", {name: make() for name, make in blocks().items()})
 
 

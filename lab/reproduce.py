@@ -34,9 +34,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import engine
-from engine.arguments import did_you_mean
-from engine.environment import git_commit, versions
+import mozoo
 from lab import command, documents, results
 from lab.jobs import run_missing
 from lab.reproductions import (
@@ -51,6 +49,8 @@ from lab.reproductions import (
 )
 from lab.reproductions.experiment import TIERS, Experiment
 from lab.reproductions.recipes import RECIPES, read_recipe
+from mozoo.arguments import did_you_mean
+from mozoo.environment import git_commit, versions
 
 TOYS = (
     *(uncertainty_toy, famo_toy, fonseca, trajectories, published_tables),
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         known = experiments()
         chosen = choose(known, options.names, options.tier)
-    except engine.ConfigError as error:
+    except mozoo.ConfigError as error:
         parser.exit(2, f"error: {error}\n")
     if options.list:
         command.console().print(overview(chosen if options.names else list(known.values())))
@@ -121,7 +121,7 @@ def choose(known: Mapping[str, Experiment], names: Sequence[str], tier: str) -> 
     for name in names:
         fitting = fnmatch.filter(known, name)
         if not fitting:
-            raise engine.ConfigError(f"there is no experiment {name!r}; {did_you_mean(name, list(known))}")
+            raise mozoo.ConfigError(f"there is no experiment {name!r}; {did_you_mean(name, list(known))}")
         chosen |= {each: known[each] for each in fitting}
     return list(chosen.values())
 
@@ -164,7 +164,7 @@ class Reproduction:
         if not attempt.is_file() or attempt.read_text(encoding="utf-8") != experiment.recipe:
             shutil.rmtree(self.folder, ignore_errors=True)  # of another recipe
         self.folder.mkdir(parents=True, exist_ok=True)
-        engine.write_text(attempt, experiment.recipe)
+        mozoo.write_text(attempt, experiment.recipe)
         clock = time.perf_counter()
         metrics = experiment.run(self.seed, self.folder)
         trained = self.folder / "run" / "summary.json"
@@ -177,7 +177,7 @@ class Reproduction:
             "git": git_commit(),
             "date": date.today().isoformat(),
         }
-        engine.write_text(self.folder / "result.json", json.dumps(facts, indent=2) + "\n")
+        mozoo.write_text(self.folder / "result.json", json.dumps(facts, indent=2) + "\n")
 
 
 # ---- judging ---------------------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image
 
-import engine
-from engine.environment import git_commit
-from engine.tracking import read_rows
+import mozoo
+from mozoo.environment import git_commit
+from mozoo.tracking import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -42,7 +42,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[s
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(exist_ok=True)
-    engine.write_text(path, text.getvalue())
+    mozoo.write_text(path, text.getvalue())
 
 
 def record(

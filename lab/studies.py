@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from balancing import BalancingError
-from engine.tracking import read_rows
 from lab import results
 from lab.jobs import Training
+from mozoo.tracking import read_rows
 from tasks.results import ResultKey
 from tasks.scores import delta_m
 

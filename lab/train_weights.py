@@ -28,13 +28,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import engine
+import mozoo
 import train
-from engine.checkpoint import write_json
-from engine.prediction import load_predictor
-from engine.run_evaluation import evaluate_best, evaluation_config
 from lab import command, documents, results
 from lab.jobs import Training, run_missing
+from mozoo.checkpoint import write_json
+from mozoo.prediction import load_predictor
+from mozoo.run_evaluation import evaluate_best, evaluation_config
 from tasks import create_task
 from tasks.results import ResultKey, with_split
 from zoo import pretrained
@@ -89,7 +89,7 @@ def record(name: str) -> dict[str, Any]:
 
 def data_of(name: str) -> str:
     """The data of their task, and the licence."""
-    return create_task(**engine.compose(WEIGHTS[name]).task).data_source
+    return create_task(**mozoo.compose(WEIGHTS[name]).task).data_source
 
 
 def pack(name: str, run: Training) -> None:
@@ -102,7 +102,7 @@ def pack(name: str, run: Training) -> None:
         folder = Path(temporary, name)
         shutil.copytree(run.folder / "best", folder / "best")
         config = asdict(evaluation_config(run.folder, {})) | {"run_dir": None, "resume": None}
-        engine.write_text(folder / "config.yaml", OmegaConf.to_yaml(config))
+        mozoo.write_text(folder / "config.yaml", OmegaConf.to_yaml(config))
         weights = load_file(folder / "best" / "model.safetensors")
         halved = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
         half = values = store(folder, halved, summary["metrics"])
@@ -122,7 +122,7 @@ def pack(name: str, run: Training) -> None:
         summary["versions"] |= {"mozoo": project["version"]}
         write_json(folder / "summary.json", summary)
         predictor = load_predictor(folder, "cpu")
-        engine.write_model_card(folder / "best", summary, predictor.model, predictor.task, name)
+        mozoo.write_model_card(folder / "best", summary, predictor.model, predictor.task, name)
         shutil.rmtree(pretrained.FOLDER / name, ignore_errors=True)
         shutil.copytree(folder, pretrained.FOLDER / name)
 

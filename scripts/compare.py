@@ -17,10 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.arguments import ConfigError
-from engine.comparison.output import compare_runs
-from engine.comparison.runs import ComparisonError
-from engine.comparison.section import Choices
+from mozoo.arguments import ConfigError
+from mozoo.comparison.output import compare_runs
+from mozoo.comparison.runs import ComparisonError
+from mozoo.comparison.section import Choices
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

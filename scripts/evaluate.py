@@ -23,8 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
-from engine.command_line import run_command
-from engine.run_evaluation import evaluate_run
+from mozoo.command_line import run_command
+from mozoo.run_evaluation import evaluate_run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

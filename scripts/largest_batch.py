@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import engine
+import mozoo
 import train
-from engine.batch_search import GIB, search
+from mozoo.batch_search import GIB, search
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,11 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="memory=GIB, or as for train.py")
     words = parser.parse_args(arguments).overrides
-    with engine.reporting():
+    with mozoo.reporting():
         limits = [word.removeprefix("memory=") for word in words if word.startswith("memory=")]
-        config = engine.compose([word for word in words if not word.startswith("memory=")])
+        config = mozoo.compose([word for word in words if not word.startswith("memory=")])
         return search(config, _as_bytes(limits[-1]) if limits else None, train.build, train.train_step)
-    raise AssertionError("engine.reporting ends the process")
+    raise AssertionError("mozoo.reporting ends the process")
 
 
 def _as_bytes(text: str) -> int:
@@ -41,7 +41,7 @@ def _as_bytes(text: str) -> int:
     except (ValueError, OverflowError):
         limit = 0
     if limit <= 0:
-        raise engine.ConfigError(f"memory is a number of GiB greater than 0, got {text!r}")
+        raise mozoo.ConfigError(f"memory is a number of GiB greater than 0, got {text!r}")
     return limit
 
 

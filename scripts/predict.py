@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.command_line import run_command
-from engine.inference import predict
+from mozoo.command_line import run_command
+from mozoo.inference import predict
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-import engine
+import mozoo
 import train
 from scripts import evaluate
 from tasks import DataError, create_task
@@ -39,10 +39,10 @@ def edited(path, change):
 
 
 def resume(run):
-    content = engine.load_checkpoint(run / "last.pt")["config"]
-    composed = engine.saved_config(content)
+    content = mozoo.load_checkpoint(run / "last.pt")["config"]
+    composed = mozoo.saved_config(content)
     composed.resume = str(run)
-    return train.run(engine.validate(composed))
+    return train.run(mozoo.validate(composed))
 
 
 def metrics(path):

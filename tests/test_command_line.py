@@ -13,7 +13,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import train
-from engine.words import quoted
+from mozoo.words import quoted
 from tests.forks import start
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-import engine
+import mozoo
 import tasks
 import train
-from engine.comparison.estimates import estimate, student_t
-from engine.comparison.run_sets import group
-from engine.comparison.runs import FORMER_DIRECTIONS, FinishedRun, directions, find_runs
+from mozoo.comparison.estimates import estimate, student_t
+from mozoo.comparison.run_sets import group
+from mozoo.comparison.runs import FORMER_DIRECTIONS, FinishedRun, directions, find_runs
 from scripts import compare
 from tasks.results import ResultKey
 from tests.test_report import browser, elements, inspect, pictures
@@ -33,11 +33,11 @@ RESULTS = {
 def write_run(folder, overrides=(), seed=0, values=(0.5, 0.5), status="finished", seconds=10.0):
     """A run folder as train.py leaves it, without training."""
     folder.mkdir(parents=True)
-    config = engine.compose([*overrides, f"seed={seed}", "logger.tensorboard=false"])
+    config = mozoo.compose([*overrides, f"seed={seed}", "logger.tensorboard=false"])
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(asdict(config)))
     accuracy, r2 = values
     metrics = {"cut/loss": 1 - accuracy, "cut/accuracy": accuracy, "price/loss": 1 - r2, "price/r2": r2}
-    tracker = engine.Tracker(folder, list(metrics), ("cut", "price"), config.logger, None)
+    tracker = mozoo.Tracker(folder, list(metrics), ("cut", "price"), config.logger, None)
     for epoch in (1, 2, 3):
         tracker.log_metrics(epoch, epoch, "val", 1.0, 0.1, {name: value * epoch / 3 for name, value in metrics.items()})
     names = {"model": config.model["name"], "task": config.task["name"], "balancer": config.balancer["name"]}
@@ -321,7 +321,7 @@ def test_real_runs_can_be_compared(stones, tmp_path):
     short = ("trainer.device=cpu", "trainer.batch_size=64", "trainer.max_steps=10", "logger.tensorboard=false")
     for balancer in ("sum", "pcgrad"):
         folder = tmp_path / "runs" / balancer
-        train.run(engine.compose([f"task.csv={stones}", f"run_dir={folder}", f"balancer={balancer}", *short]))
+        train.run(mozoo.compose([f"task.csv={stones}", f"run_dir={folder}", f"balancer={balancer}", *short]))
     found = table(made(tmp_path, tmp_path / "runs")[".csv"])
     summary = json.loads((tmp_path / "runs" / "pcgrad" / "summary.json").read_text())
     assert found["pcgrad", "cut/accuracy"][0] == pytest.approx(summary["metrics"]["test/cut/accuracy"])

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 import balancing
-import engine
+import mozoo
 import tasks
 import zoo
-from engine import config as schema
+from mozoo import config as schema
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ARGUMENTS = {
@@ -36,7 +36,7 @@ def files(*groups):
 @functools.cache
 def composed(*words):
     """The configuration for these words, which is not to be changed."""
-    return engine.compose(words)
+    return mozoo.compose(words)
 
 
 def plain(value):
@@ -62,13 +62,13 @@ def test_file_lists_every_argument_with_its_default(group, name):
 def test_file_lists_every_field(group, name):
     listed = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
     assert list(listed) == [field.name for field in dataclasses.fields(SCHEMAS[group])]
-    engine.compose([f"{group}={name}"])
+    mozoo.compose([f"{group}={name}"])
 
 
 @pytest.mark.parametrize(("group", "name"), files("experiment", "debug"))
 def test_recipe_composes(group, name):
     is_default = (group, name) == ("experiment", "diamonds")  # the run of the README by a name
-    assert (engine.compose([f"{group}={name}"]) == composed()) == is_default
+    assert (mozoo.compose([f"{group}={name}"]) == composed()) == is_default
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in ARGUMENTS for name in ARGUMENTS[group][0]()])
@@ -85,7 +85,7 @@ def test_model_brings_its_default_task(name):
 
 @pytest.mark.parametrize("task", tasks.list_tasks())
 def test_task_on_the_command_line_wins(task):
-    assert engine.compose([f"task={task}", "model=shared_trunk"]).task["name"] == task
+    assert mozoo.compose([f"task={task}", "model=shared_trunk"]).task["name"] == task
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))

@@ -5,10 +5,10 @@ import csv
 import pytest
 import torch
 
-import engine
+import mozoo
 import train
-from engine.conflicts import layers_of
-from engine.tracking import read_rows
+from mozoo.conflicts import layers_of
+from mozoo.tracking import read_rows
 
 SHORT = [
     "trainer.device=cpu",
@@ -22,8 +22,8 @@ SHORT = [
 def trained(folder, *words, report=False):
     with pytest.MonkeyPatch.context() as patch:
         if not report:  # it takes longer than the rest
-            patch.setattr(engine, "write_report", lambda *arguments: None)
-        train.run(engine.compose([*SHORT, *words, f"run_dir='{folder}'"]))
+            patch.setattr(mozoo, "write_report", lambda *arguments: None)
+        train.run(mozoo.compose([*SHORT, *words, f"run_dir='{folder}'"]))
     return read_rows(folder / "balance.csv")
 
 
@@ -50,9 +50,9 @@ def test_what_is_measured_equals_what_a_gradient_method_measures(tmp_path, optio
 
 
 def test_layers_add_up_to_the_whole():
-    config = engine.compose([*SHORT, "balancer=sum", "trainer.measure_conflicts=1"])
+    config = mozoo.compose([*SHORT, "balancer=sum", "trainer.measure_conflicts=1"])
     job = train.build(config)
-    batch = next(iter(engine.epoch_batches(job, 0)))
+    batch = next(iter(mozoo.epoch_batches(job, 0)))
     (report,) = train.train_step(job, batch)
     assert list(report.groups) == list(layers_of(job.model, job.phases[0]))
     assert len(report.groups) == 4
@@ -78,6 +78,6 @@ def test_the_report_shows_conflicts_under_the_plain_sum(tmp_path):
 
 
 def test_bilevel_methods_are_refused_by_name():
-    config = engine.compose([*SHORT, "balancer=forum", "trainer.measure_conflicts=5"])
-    with pytest.raises(engine.ConfigError, match="balancer forum takes several"):
+    config = mozoo.compose([*SHORT, "balancer=forum", "trainer.measure_conflicts=5"])
+    with pytest.raises(mozoo.ConfigError, match="balancer forum takes several"):
         train.build(config)

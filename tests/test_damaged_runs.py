@@ -8,11 +8,11 @@ import shutil
 import pytest
 import torch
 
-import engine
+import mozoo
 import train
-from engine.config import merged_files
-from engine.fine_tuning import initialize
-from engine.run_evaluation import evaluate_run
+from mozoo.config import merged_files
+from mozoo.fine_tuning import initialize
+from mozoo.run_evaluation import evaluate_run
 from scripts import evaluate, predict
 from tasks import create_task
 from zoo import create_model
@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
     (place / "t.csv").write_text("age,city,zone,churn,spend\n" + "\n".join(rows) + "\n")
     words = ["task=table", f"task.csv={place / 't.csv'}", "task.objectives={churn: classes, spend: number}"]
     short = ["model.width=4", "trainer.max_steps=2", "trainer.device=cpu", "logger.tensorboard=false"]
-    train.run(engine.compose([*words, *short, f"run_dir={place / 'run'}", f"data_dir={place}"]))
+    train.run(mozoo.compose([*words, *short, f"run_dir={place / 'run'}", f"data_dir={place}"]))
     return place
 
 
@@ -120,9 +120,9 @@ def test_a_resumed_run_names_what_is_damaged(place, damage):
     words = [f"resume={place / 'run'}"]
 
     def resume():
-        train.run(engine.validate(engine.resumed_config(merged_files(words), words)))
+        train.run(mozoo.validate(mozoo.resumed_config(merged_files(words), words)))
 
-    with pytest.raises(engine.ConfigError, match=r"not a checkpoint|is damaged"):
+    with pytest.raises(mozoo.ConfigError, match=r"not a checkpoint|is damaged"):
         resume()
 
 
@@ -155,12 +155,12 @@ def test_weights_with_a_damaged_description_are_refused(place, text):
     splits = task.splits()
     model = create_model("shared_trunk", in_features=1, categories=task.info["categories"], classifiers={"churn": 2}, regressors={"spend": 1}, width=4)  # fmt: skip
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(engine.ConfigError, match=r"config.json is damaged .*; restore it, or remove it"):
+    with pytest.raises(mozoo.ConfigError, match=r"config.json is damaged .*; restore it, or remove it"):
         initialize(model, str(place / "run"), task, splits)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["null", "3", "[a]"])
 def test_a_name_that_is_none_is_told(name):
-    with pytest.raises(engine.ConfigError, match=r"task.name must be a name, got"):
-        engine.compose([f"task.name={name}"])
+    with pytest.raises(mozoo.ConfigError, match=r"task.name must be a name, got"):
+        mozoo.compose([f"task.name={name}"])

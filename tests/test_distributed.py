@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-import engine
+import mozoo
 import train
 from tests import forks
 from tests.conftest import ROOT
@@ -48,8 +48,8 @@ def train_in(folder, stones, overrides, processes=None):
     if "task=image_table" in overrides:
         data = (*overrides, f"task.csv={photographs(Path(stones).parent / 'photographs')}")
         overrides = ()
-    config = engine.compose([*data, f"run_dir={folder}", *overrides])
-    return train.run(config, processes or engine.Processes())
+    config = mozoo.compose([*data, f"run_dir={folder}", *overrides])
+    return train.run(config, processes or mozoo.Processes())
 
 
 def photographs(folder):
@@ -73,7 +73,7 @@ def worker(rank, port, folder, stones, cases):
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2"
     )
     torch.set_num_threads(1)
-    with engine.join_processes({"trainer": {"device": "cpu"}}) as processes:
+    with mozoo.join_processes({"trainer": {"device": "cpu"}}) as processes:
         for name, overrides in cases.items():
             found = train_in(f"{folder}/{name}", stones, overrides, processes)
             torch.save(found, f"{folder}/{name} {rank}.pt")
@@ -90,7 +90,7 @@ def folders(tmp_path_factory, stones):
     """Runs of every case in one process, and in two."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "write_report", lambda *arguments: None)
+        patch.setattr(mozoo, "write_report", lambda *arguments: None)
         for name, overrides in CASES.items():
             train_in(one / name, stones, overrides)
     forks.spawn(worker, (free_port(), str(two), stones, CASES | OWN_HALVES), 2)
@@ -192,5 +192,5 @@ def test_batch_that_cannot_be_split_is_refused(monkeypatch):
     launched = {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(engine.ConfigError, match="batch_size=64 cannot be split over 3 processes"):
-        engine.compose(["trainer.batch_size=64"])
+    with pytest.raises(mozoo.ConfigError, match="batch_size=64 cannot be split over 3 processes"):
+        mozoo.compose(["trainer.batch_size=64"])

@@ -8,10 +8,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file, save_file
 
-import engine
+import mozoo
 import train
 from balancing import create_balancer
-from engine.fine_tuning import initialize, layer_scales
+from mozoo.fine_tuning import initialize, layer_scales
 from zoo import create_model
 
 PER_EPOCH = 1398 // 64
@@ -20,14 +20,14 @@ CONSTANT = ("scheduler=constant", f"trainer.max_steps={PER_EPOCH}")
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
 
 
 @pytest.fixture
 def train_in(stones, tmp_path):
     def start(name, *overrides):
         short = ("trainer.device=cpu", "trainer.batch_size=64", "logger.tensorboard=false", "model.width=16")
-        train.run(engine.compose([f"task.csv={stones}", f"run_dir={tmp_path / name}", *short, *overrides]))
+        train.run(mozoo.compose([f"task.csv={stones}", f"run_dir={tmp_path / name}", *short, *overrides]))
         return tmp_path / name
 
     return start
@@ -138,7 +138,7 @@ def unreadable(kind, path):
 )
 def test_weights_that_cannot_be_taken_are_one_message(tmp_path, kind):
     path, told = unreadable(kind, tmp_path)
-    with pytest.raises(engine.ConfigError, match=re.escape(told)):
+    with pytest.raises(mozoo.ConfigError, match=re.escape(told)):
         initialize(small_model(a=2), str(path))
 
 
@@ -179,8 +179,8 @@ def test_frozen_head_and_module_keep_their_weights(train_in):
     ],
 )
 def test_part_that_cannot_be_frozen_is_one_message(words, told):
-    config = engine.compose(["trainer.device=cpu", "trainer.dry_run=true", *words])
-    with pytest.raises(engine.ConfigError, match=re.escape(told)):
+    config = mozoo.compose(["trainer.device=cpu", "trainer.dry_run=true", *words])
+    with pytest.raises(mozoo.ConfigError, match=re.escape(told)):
         train.run(config)
 
 
@@ -199,8 +199,8 @@ def test_rates_fall_from_the_heads_to_the_first_layer():
     stem = {name for name, parameter in trunk.items() if scales.get(parameter) == first}
     assert stem
     assert all(".conv1." in name or ".bn1." in name for name in stem)
-    config = engine.compose(["optimizer.layer_decay=0.5", "optimizer.weight_decay=0.1"])
-    phase = engine.build_phase_optimizer(model, model.phases[0], create_balancer("sum", ["a"]), config, total_steps=10)
+    config = mozoo.compose(["optimizer.layer_decay=0.5", "optimizer.weight_decay=0.1"])
+    phase = mozoo.build_phase_optimizer(model, model.phases[0], create_balancer("sum", ["a"]), config, total_steps=10)
     phase.schedule(5)
     rates = {p: group["lr"] for group in phase.optimizers["all"].param_groups for p in group["params"]}
     decays = {p: group["weight_decay"] for group in phase.optimizers["all"].param_groups for p in group["params"]}
@@ -214,8 +214,8 @@ def test_constant_rate_keeps_the_factor_of_its_layer():
     model = create_model(
         "shared_trunk_timm", backbone="resnet10t", in_channels=3, image_size=32, classifiers={"a": 2}, regressors={}
     )
-    config = engine.compose(["optimizer.layer_decay=0.5", "scheduler=constant", "optimizer.lr=0.1"])
-    phase = engine.build_phase_optimizer(model, model.phases[0], create_balancer("sum", ["a"]), config, total_steps=10)
+    config = mozoo.compose(["optimizer.layer_decay=0.5", "scheduler=constant", "optimizer.lr=0.1"])
+    phase = mozoo.build_phase_optimizer(model, model.phases[0], create_balancer("sum", ["a"]), config, total_steps=10)
     for step in range(2):
         phase.schedule(step, factor=0.5)
         scales = {group["lr_scale"]: group["lr"] for group in phase.optimizers["all"].param_groups}

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-import engine
+import mozoo
 import tasks
 import train
 from tasks import fashion_gan
@@ -37,7 +37,7 @@ def rows(path):
 def test_a_gan_trains_through_the_same_loop(tmp_path, overrides):
     folder = tmp_path / "run"
     task = () if "task=grid_of_gaussians" in overrides else ("task=ring_of_gaussians",)
-    summary = train.run(engine.compose([*SMALL, *task, *overrides, f"run_dir={folder}"]))
+    summary = train.run(mozoo.compose([*SMALL, *task, *overrides, f"run_dir={folder}"]))
     assert summary["status"] == "finished"
     assert set(summary["metrics"]) == {f"test/samples/{name}" for name in ("modes", "high_quality", "reverse_kl")}
     training, validation, *_ = rows(folder / "metrics.csv")
@@ -50,27 +50,27 @@ def test_a_gan_trains_through_the_same_loop(tmp_path, overrides):
 
 
 def test_the_best_epoch_can_be_chosen_by_a_result_about_samples(tmp_path):
-    config = engine.compose([*SMALL, "trainer.monitor=val/samples/modes"])
+    config = mozoo.compose([*SMALL, "trainer.monitor=val/samples/modes"])
     task = tasks.create_task(**config.task)
-    selector = engine.Selector(config.trainer.monitor, task, task.splits())
+    selector = mozoo.Selector(config.trainer.monitor, task, task.splits())
     assert selector.score({"samples/modes": 7.0}, 1) < selector.score({"samples/modes": 6.0}, 1)
-    selector = engine.Selector("val/samples/reverse_kl", task, task.splits())
+    selector = mozoo.Selector("val/samples/reverse_kl", task, task.splits())
     assert selector.score({"samples/reverse_kl": 0.1}, 1) < selector.score({"samples/reverse_kl": 0.2}, 1)
-    with pytest.raises(engine.ConfigError, match="did you mean val/samples/modes"):
-        engine.Selector("val/samples/mode", task, task.splits())
+    with pytest.raises(mozoo.ConfigError, match="did you mean val/samples/modes"):
+        mozoo.Selector("val/samples/mode", task, task.splits())
     for losses in ("loss", "val/real_fake/loss"):
-        with pytest.raises(engine.ConfigError, match="ring_of_gaussians has no rule"):
-            engine.Selector(losses, task, task.splits())
+        with pytest.raises(mozoo.ConfigError, match="ring_of_gaussians has no rule"):
+            mozoo.Selector(losses, task, task.splits())
 
 
 def test_resume_is_bit_equal(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
     overrides = (*SMALL, "task.labels=true", "balancer=pcgrad", "scheduler=constant")
-    train.run(engine.compose([*overrides, f"run_dir={tmp_path / 'whole'}"]))
+    train.run(mozoo.compose([*overrides, f"run_dir={tmp_path / 'whole'}"]))
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
-        train.run(engine.compose([*overrides, f"run_dir={tmp_path / 'stopped'}"]))
-    train.run(engine.compose([*overrides, f"resume={tmp_path / 'stopped'}"]))
+        train.run(mozoo.compose([*overrides, f"run_dir={tmp_path / 'stopped'}"]))
+    train.run(mozoo.compose([*overrides, f"resume={tmp_path / 'stopped'}"]))
     once, twice = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "stopped"))
     for part in ("model", "turns", "rng"):
         torch.testing.assert_close(twice[part], once[part], rtol=0, atol=0)
@@ -87,7 +87,7 @@ def test_the_running_mean_of_the_generator_is_what_is_judged_and_kept(tmp_path, 
     folder = tmp_path / "run"
     small = ("model=gan", "model.width=4", "trainer.batch_size=16", "trainer.epochs=2", "trainer.ema=0.9")
     paths = (f"data_dir={tmp_path}", f"run_dir={folder}")
-    config = engine.compose([*small, *paths, "trainer.device=cpu", "trainer.monitor=last", "logger.tensorboard=false"])
+    config = mozoo.compose([*small, *paths, "trainer.device=cpu", "trainer.monitor=last", "logger.tensorboard=false"])
     summary = train.run(config)
     saved, kept = torch.load(folder / "last.pt", weights_only=True), GAN.from_pretrained(folder / "best").eval()
     torch.testing.assert_close(dict(kept.state_dict()), saved["ema"], rtol=0, atol=0)
@@ -100,24 +100,24 @@ def test_the_running_mean_of_the_generator_is_what_is_judged_and_kept(tmp_path, 
 
 
 def test_an_evaluation_that_is_stopped_has_no_values():
-    config = engine.compose([*SMALL])
+    config = mozoo.compose([*SMALL])
     run = train.build(config)
-    stop = engine.StopRequest()
+    stop = mozoo.StopRequest()
     stop.asked = True
     assert train.evaluate(run, "val", stop) is None
 
 
 def test_betas_reach_the_optimizer_and_one_without_them_says_so():
-    turn = train.build(engine.compose([*SMALL])).phases[0]
+    turn = train.build(mozoo.compose([*SMALL])).phases[0]
     assert next(iter(turn.optimizers.values())).param_groups[0]["betas"] == (0.5, 0.999)
-    with pytest.raises(engine.ConfigError, match=r"optimizer\.betas"):
-        train.build(engine.compose([*SMALL, "optimizer.name=sgd"]))
+    with pytest.raises(mozoo.ConfigError, match=r"optimizer\.betas"):
+        train.build(mozoo.compose([*SMALL, "optimizer.name=sgd"]))
 
 
 def test_names_of_another_turn_may_stand_in_the_options_of_a_balancer():
-    config = engine.compose([*SMALL, "task.labels=true", "balancer=mgda", "balancer.preference={fake_class: 2.0}"])
+    config = mozoo.compose([*SMALL, "task.labels=true", "balancer=mgda", "balancer.preference={fake_class: 2.0}"])
     first, second = train.build(config).phases
     assert first.balancer.preference.tolist() == [1, 1]
     assert second.balancer.preference[1] == 2 * second.balancer.preference[0]
-    with pytest.raises(engine.ConfigError, match="fake_clas"):
-        train.build(engine.compose([*SMALL, "balancer=mgda", "balancer.preference={fake_clas: 2.0}"]))
+    with pytest.raises(mozoo.ConfigError, match="fake_clas"):
+        train.build(mozoo.compose([*SMALL, "balancer=mgda", "balancer.preference={fake_clas: 2.0}"]))

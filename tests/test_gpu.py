@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-import engine
+import mozoo
 import train
 from balancing import NonFiniteError, create_balancer
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.gpu
 def train_on(device, folder, stones, *overrides):
     short = ("trainer.batch_size=64", "trainer.max_steps=20", "logger.tensorboard=false", "trainer.tf32=false")
     train.run(
-        engine.compose([f"task.csv={stones}", f"run_dir={folder}", *short, f"trainer.device={device}", *overrides])
+        mozoo.compose([f"task.csv={stones}", f"run_dir={folder}", *short, f"trainer.device={device}", *overrides])
     )
     return json.loads((folder / "summary.json").read_text())["metrics"]
 
@@ -39,7 +39,7 @@ def test_low_precision_trains_close_to_full_precision(tmp_path, stones, balancer
 
 def test_memory_format_and_compilation_train_a_dense_model(tmp_path):
     small = ("task.height=32", "task.width=32", "task.train=8", "task.val=4", "task.test=4", "trainer.batch_size=4")
-    config = engine.compose(
+    config = mozoo.compose(
         [
             *("model=dense_resnet18", f"data_dir={tmp_path}", f"run_dir={tmp_path / 'run'}", *small),
             *("trainer.max_steps=4", "trainer.channels_last=true", "trainer.precision=bf16", "trainer.compile=true"),

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import engine
+import mozoo
 import train
-from engine.batch_search import Try, bisect, take_two_steps, with_reserve
+from mozoo.batch_search import Try, bisect, take_two_steps, with_reserve
 from scripts import largest_batch
 
 GIB = 2**30
@@ -63,10 +63,10 @@ def test_every_sample_fits_into_enough_memory(small, capsys):
 
 def test_memory_grows_with_the_batch_and_stops_the_search(small, capsys):
     wide = [*small, "model.width=256", "model.depth=24"]
-    few, many = (take_two_steps(train.build(engine.compose(wide)), train.train_step, n, GIB, 0) for n in (8, 1392))
+    few, many = (take_two_steps(train.build(mozoo.compose(wide)), train.train_step, n, GIB, 0) for n in (8, 1392))
     assert many.memory - few.memory > 20e6
     limit = (few.memory + many.memory) / 2
-    assert not take_two_steps(train.build(engine.compose(wide)), train.train_step, 1392, int(limit), 0).fits
+    assert not take_two_steps(train.build(mozoo.compose(wide)), train.train_step, 1392, int(limit), 0).fits
 
 
 def test_too_little_memory_is_one_line(small, capsys):
@@ -87,10 +87,10 @@ def test_mistake_is_one_line(small, capsys, override, told):
 
 
 def test_out_of_memory_is_a_size_that_does_not_fit(small):
-    run = train.build(engine.compose(small))
+    run = train.build(mozoo.compose(small))
 
     def limited(job, batch):
-        if engine.data.batch_size(batch) > 100:
+        if mozoo.data.batch_size(batch) > 100:
             raise torch.OutOfMemoryError("no room")
         return train.train_step(job, batch)
 
@@ -98,7 +98,7 @@ def test_out_of_memory_is_a_size_that_does_not_fit(small):
 
 
 def test_other_errors_are_not_taken_for_it(small):
-    run = train.build(engine.compose(small))
+    run = train.build(mozoo.compose(small))
     with pytest.raises(ZeroDivisionError):
         take_two_steps(run, lambda *arguments: 1 / 0, 8, GIB)
 
@@ -109,7 +109,7 @@ def test_largest_batch_on_cuda_leaves_room(stones, capsys):
     assert found % 8 == 0
     assert f"trainer.batch_size={found}" in capsys.readouterr().out
     torch.cuda.reset_peak_memory_stats()
-    run = train.build(engine.compose([f"task.csv={stones}", "trainer.device=cuda", "model.width=4096"]))
+    run = train.build(mozoo.compose([f"task.csv={stones}", "trainer.device=cuda", "model.width=4096"]))
     assert take_two_steps(run, train.train_step, found, GIB).fits
 
 

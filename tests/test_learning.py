@@ -2,7 +2,7 @@
 
 import pytest
 
-import engine
+import mozoo
 import train
 
 #: The tour in ``notebooks`` shows others with learned weights in a loop of its own, by default.
@@ -18,7 +18,7 @@ def metrics(tmp_path_factory):
         if overrides not in found:
             folder = tmp_path_factory.mktemp("run") / "run"
             fixed = ("trainer.device=cpu", "logger.tensorboard=false", f"run_dir={folder}")
-            found[overrides] = train.run(engine.compose([*overrides, *fixed]))["metrics"]
+            found[overrides] = train.run(mozoo.compose([*overrides, *fixed]))["metrics"]
         return found[overrides]
 
     return get

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import engine
+import mozoo
 import train
-from engine.inference import predict
-from engine.run_evaluation import evaluate_run
+from mozoo.inference import predict
+from mozoo.run_evaluation import evaluate_run
 from tasks import DataError
 from tests.tasks.maps_of_photos import arrays, write_photos
 
@@ -31,7 +31,7 @@ def run(place):
         *("trainer.device=cpu", "trainer.epochs=30", "trainer.batch_size=4", "trainer.num_threads=1"),
         *("trainer.precision=fp32", "logger.tensorboard=false", f"data_dir={place}", f"run_dir={place / 'run'}"),
     ]
-    train.run(engine.compose(overrides))
+    train.run(mozoo.compose(overrides))
     return place / "run"
 
 

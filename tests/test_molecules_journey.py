@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-import engine
+import mozoo
 import train
-from engine.inference import predict
-from engine.run_evaluation import evaluate_run
+from mozoo.inference import predict
+from mozoo.run_evaluation import evaluate_run
 from tasks.molecule_files import PROPERTIES
 from tests.tasks.test_qm9 import METHANE, build_package
 
@@ -28,8 +28,8 @@ def run(place):
         *("trainer.device=cpu", "logger.tensorboard=false", f"data_dir={place}", f"run_dir={place / 'run'}"),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "write_report", lambda *arguments: None)  # takes longer than the rest
-        train.run(engine.compose(overrides))
+        patch.setattr(mozoo, "write_report", lambda *arguments: None)  # takes longer than the rest
+        train.run(mozoo.compose(overrides))
     return place / "run"
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import engine
+import mozoo
 import train
-from engine.fine_tuning import initialize
-from engine.prediction import load_predictor
+from mozoo.fine_tuning import initialize
+from mozoo.prediction import load_predictor
 from scripts import evaluate, predict
 from zoo import create_model, pretrained
 
@@ -50,7 +50,7 @@ def test_evaluation_writes_the_recorded_results(tmp_path, capsys):
 
 def test_a_folder_of_that_name_comes_first(tmp_path):
     (tmp_path / NAME).mkdir()
-    with pytest.raises(engine.ConfigError, match="is no run folder"):
+    with pytest.raises(mozoo.ConfigError, match="is no run folder"):
         load_predictor(NAME)
 
 
@@ -59,18 +59,18 @@ def test_a_folder_of_that_name_comes_first(tmp_path):
 )
 def test_an_unknown_name_lists_the_known_ones(name, advice):
     with pytest.raises(
-        engine.ConfigError, match=f"there is no folder {name}; .*, or a name of weights of the zoo; {advice}"
+        mozoo.ConfigError, match=f"there is no folder {name}; .*, or a name of weights of the zoo; {advice}"
     ):
         load_predictor(name)
 
 
 def test_training_begins_with_them():
-    config = engine.compose(["model.pretrained=diamonds", "trainer.device=cpu"])
+    config = mozoo.compose(["model.pretrained=diamonds", "trainer.device=cpu"])
     run = train.build(config)
     stored = load_file(pretrained.FOLDER / NAME / "best" / "model.safetensors")
     assert all(torch.equal(tensor.float(), run.model.state_dict()[key]) for key, tensor in stored.items())
     assert run.arguments["pretrained"] == "diamonds"
-    assert "pretrained" not in engine.compose(["model.pretrained=null"]).model
+    assert "pretrained" not in mozoo.compose(["model.pretrained=null"]).model
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_training_begins_with_them():
     ],
 )
 def test_what_cannot_begin_is_one_message(words, message):
-    with pytest.raises(engine.ConfigError, match=message):
-        train.build(engine.compose([*words, "trainer.device=cpu"]))
+    with pytest.raises(mozoo.ConfigError, match=message):
+        train.build(mozoo.compose([*words, "trainer.device=cpu"]))
 
 
 def test_init_takes_the_tensors_that_fit():

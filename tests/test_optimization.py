@@ -6,9 +6,9 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 import zoo
-from engine.config import OptimizerConfig, SchedulerConfig
-from engine.optimization import _make_optimizer
-from engine.schedules import learning_rate
+from mozoo.config import OptimizerConfig, SchedulerConfig
+from mozoo.optimization import _make_optimizer
+from mozoo.schedules import learning_rate
 
 
 def timm_rates(config, highest, total):

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OURS = {"balancing", "zoo", "tasks", "engine", "configs", "scripts", "lab", "train", "hubconf", "tests"}
+OURS = {"balancing", "zoo", "tasks", "mozoo", "configs", "scripts", "lab", "train", "hubconf", "tests"}
 SOURCES = [*(path for name in OURS for path in (ROOT / name).rglob("*.py")), ROOT / "train.py", ROOT / "hubconf.py"]
 
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import engine
+import mozoo
 import train
 from balancing import create_balancer
-from engine.prediction import load_predictor
-from engine.run_evaluation import evaluate_run
+from mozoo.prediction import load_predictor
+from mozoo.run_evaluation import evaluate_run
 from tasks import create_task
 from tests.tiny_runs import stop_after
 
@@ -29,7 +29,7 @@ def rows(path):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Without reports, and with a small grid for the reference: both take longer than the rest."""
-    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
     monkeypatch.setattr("tasks.burgers.Burgers.grid", (16, 10))
 
 
@@ -53,7 +53,7 @@ def test_every_kind_of_method_trains_on_losses_with_derivatives(tmp_path, overri
     task = () if any(word.startswith("task=") for word in overrides) else ("task=burgers",)
     folder = tmp_path / "run"
     paths = (f"run_dir={folder}", f"data_dir={tmp_path / 'data'}")
-    summary = train.run(engine.compose([*SMALL, *task, *overrides, *paths]))
+    summary = train.run(mozoo.compose([*SMALL, *task, *overrides, *paths]))
     assert summary["status"] == "finished"
     assert all(0 < value < 50 for value in summary["metrics"].values())
     assert {name.rpartition("/")[2] for name in summary["metrics"]} == {"relative_l2"}
@@ -65,11 +65,11 @@ def test_every_kind_of_method_trains_on_losses_with_derivatives(tmp_path, overri
 
 def test_resume_is_bit_equal_within_an_epoch_and_within_l_bfgs(tmp_path, monkeypatch):
     overrides = (*SMALL, "task=burgers", "balancer=pcgrad", "trainer.lbfgs_steps=30")
-    train.run(engine.compose([*overrides, f"run_dir={tmp_path / 'whole'}"]))
+    train.run(mozoo.compose([*overrides, f"run_dir={tmp_path / 'whole'}"]))
     with monkeypatch.context() as patch:
         stop_after(patch, 2)  # of three in an epoch
-        train.run(engine.compose([*overrides, f"run_dir={tmp_path / 'stopped'}"]))
-    finish, request = train.engine.finish, []
+        train.run(mozoo.compose([*overrides, f"run_dir={tmp_path / 'stopped'}"]))
+    finish, request = train.mozoo.finish, []
 
     def interrupted(job, stop):
         """A request to stop that arrives in the middle of L-BFGS."""
@@ -79,11 +79,11 @@ def test_resume_is_bit_equal_within_an_epoch_and_within_l_bfgs(tmp_path, monkeyp
         return finish(job, stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "finish", interrupted)
-        summary = train.run(engine.compose([*overrides, f"resume={tmp_path / 'stopped'}"]))
+        patch.setattr(mozoo, "finish", interrupted)
+        summary = train.run(mozoo.compose([*overrides, f"resume={tmp_path / 'stopped'}"]))
     assert (summary["status"], len(request)) == ("stopped", 1)
     for _ in range(2):  # a run that is finished repeats L-BFGS
-        train.run(engine.compose([*overrides, f"resume={tmp_path / 'stopped'}"]))
+        train.run(mozoo.compose([*overrides, f"resume={tmp_path / 'stopped'}"]))
         once, twice = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "stopped"))
         for part in ("model", "turns", "rng"):
             torch.testing.assert_close(twice[part], once[part], rtol=0, atol=0)
@@ -97,8 +97,8 @@ def test_resume_is_bit_equal_within_an_epoch_and_within_l_bfgs(tmp_path, monkeyp
 
 
 def test_l_bfgs_lowers_the_weighted_sum_and_leaves_the_balancer_as_it_is(tmp_path):
-    job = train.build(engine.compose([*SMALL, "task=burgers", "balancer=relobralo", "trainer.lbfgs_steps=25"]))
-    batch = next(engine.epoch_batches(job, 0))
+    job = train.build(mozoo.compose([*SMALL, "task=burgers", "balancer=relobralo", "trainer.lbfgs_steps=25"]))
+    batch = next(mozoo.epoch_batches(job, 0))
     for _ in range(3):
         train.train_step(job, batch)
     balancer = job.phases[0].balancer
@@ -110,27 +110,27 @@ def test_l_bfgs_lowers_the_weighted_sum_and_leaves_the_balancer_as_it_is(tmp_pat
         return sum(job.task.losses(job.model, whole, "train")[0].values()).item()
 
     high = total()
-    assert engine.finish(job, engine.StopRequest())
+    assert mozoo.finish(job, mozoo.StopRequest())
     assert total() < 0.7 * high
     torch.testing.assert_close(balancer.state_dict(), before, rtol=0, atol=0)
     assert {p.dtype for p in job.model.state_dict().values()} == {torch.float32}
-    assert {*engine.mean_losses(job)} == {"equation", "initial", "boundary"}
+    assert {*mozoo.mean_losses(job)} == {"equation", "initial", "boundary"}
     job.config.trainer.lbfgs_steps = None
-    assert not engine.finish(job, engine.StopRequest())
+    assert not mozoo.finish(job, mozoo.StopRequest())
 
 
 def test_l_bfgs_finishes_a_model_of_a_table_too(tmp_path):
     """With dropout and labels that are classes: nothing of it is about equations."""
     small = ("model.width=8", "model.depth=1", "model.dropout=0.2", "trainer.max_steps=4", "trainer.lbfgs_steps=20")
     paths = (f"run_dir={tmp_path / 'run'}", "trainer.device=cpu", "logger.tensorboard=false")
-    train.run(engine.compose([*small, *paths, "trainer.lbfgs_samples=500", "balancer=mgda"]))
+    train.run(mozoo.compose([*small, *paths, "trainer.lbfgs_samples=500", "balancer=mgda"]))
     first, last = (row for row in rows(tmp_path / "run/metrics.csv") if row["split"] == "val")
     assert float(last["cut/loss"]) + float(last["price/loss"]) < float(first["cut/loss"]) + float(first["price/loss"])
 
 
 def test_a_run_predicts_and_is_evaluated(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    summary = train.run(engine.compose([*SMALL, "task=advection", "task.conditions=hard", "run_dir=run"]))
+    summary = train.run(mozoo.compose([*SMALL, "task=advection", "task.conditions=hard", "run_dir=run"]))
     assert "| `u` | a field over x and t |" in (tmp_path / "run/best/README.md").read_text()
     predictor = load_predictor(tmp_path / "run")
     (tmp_path / "points.csv").write_text("x,t\n1.0,0.0\n2.0,0.0\n")
@@ -161,22 +161,22 @@ def test_a_run_predicts_and_is_evaluated(tmp_path, monkeypatch, capsys):
 def test_what_does_not_fit_is_refused_by_name(overrides, message, tmp_path):
     given = [word for word in SMALL if not (word.startswith("task.") and "task=diamonds" in overrides)]
     task = [] if "task=diamonds" in overrides else ["task=burgers"]
-    with pytest.raises(engine.ConfigError, match=message):
-        train.run(engine.compose([*given, *task, *overrides, f"run_dir={tmp_path / 'run'}"]))
+    with pytest.raises(mozoo.ConfigError, match=message):
+        train.run(mozoo.compose([*given, *task, *overrides, f"run_dir={tmp_path / 'run'}"]))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_compiled_model_is_refused_by_name():
-    config = engine.compose([*SMALL, "task=burgers", "trainer.compile=true"])
+    config = mozoo.compose([*SMALL, "task=burgers", "trainer.compile=true"])
     balancer, task = create_balancer("sum", ("equation", "initial", "boundary")), create_task("burgers")
-    with pytest.raises(engine.ConfigError, match=r"trainer\.compile=true .* task burgers hold derivatives"):
-        engine.check_balancer(balancer, config.trainer, engine.Processes(), task, None)
+    with pytest.raises(mozoo.ConfigError, match=r"trainer\.compile=true .* task burgers hold derivatives"):
+        mozoo.check_balancer(balancer, config.trainer, mozoo.Processes(), task, None)
 
 
 def test_two_phases_have_no_one_sum_for_l_bfgs():
     small = ("model=gan_points", "task.samples=64", "trainer.lbfgs_steps=5")
-    with pytest.raises(engine.ConfigError, match="needs a model that trains in one phase"):
-        train.build(engine.compose(small))
+    with pytest.raises(mozoo.ConfigError, match="needs a model that trains in one phase"):
+        train.build(mozoo.compose(small))
 
 
 @pytest.mark.parametrize("derivatives", [True, False])
@@ -184,8 +184,8 @@ def test_multiplications_with_ten_bits_are_not_for_derivatives(derivatives, monk
     chosen = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
     monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace())
-    model, trainer = torch.nn.Linear(2, 2), engine.compose(SMALL).trainer
+    model, trainer = torch.nn.Linear(2, 2), mozoo.compose(SMALL).trainer
     monkeypatch.setattr(model, "to", lambda *arguments: model)
-    assert engine.place_model(model, torch.device("cuda"), trainer, engine.Processes(), derivatives) is model
+    assert mozoo.place_model(model, torch.device("cuda"), trainer, mozoo.Processes(), derivatives) is model
     assert chosen == (["highest"] if derivatives else ["high"])
     assert torch.backends.cudnn.allow_tf32 == (not derivatives)

@@ -14,11 +14,11 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
-import engine
+import mozoo
 import zoo
-from engine.inference import write_samples
-from engine.model_card import write_model_card
-from engine.prediction import load_predictor, model_config
+from mozoo.inference import write_samples
+from mozoo.model_card import write_model_card
+from mozoo.prediction import load_predictor, model_config
 from scripts import predict
 from tasks import DataError, Task, compressed_fashion, create_task, multi_fashion, two_view_fashion
 from tests.tasks import test_celeba, test_office
@@ -420,7 +420,7 @@ def test_every_model_is_built_again_from_its_folder(name, tmp_path, monkeypatch)
     model, inputs = build(name), tiny(name).inputs(2)
     config = SimpleNamespace(model={"name": name}, task={"name": "diamonds"}, imports=[])
     run = SimpleNamespace(config=config, arguments=tiny(name).arguments, model=model, task=create_task("diamonds"))
-    engine.save_weights(tmp_path, model, model_config(run))
+    mozoo.save_weights(tmp_path, model, model_config(run))
     other = type(model).from_pretrained(tmp_path)
     torch.testing.assert_close(dict(other.eval()(*inputs)), dict(model.eval()(*inputs)), rtol=0, atol=0)
     assert other.phases == model.phases

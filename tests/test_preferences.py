@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-import engine
+import mozoo
 import train
 from scripts import evaluate, predict
 from tests.tiny_runs import SHORT, stop_after, table
@@ -21,12 +21,12 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def configure(data, tmp_path):
-    return lambda name, *overrides: engine.compose([*SHORT, *MODEL, *data, *overrides, f"run_dir={tmp_path / name}"])
+    return lambda name, *overrides: mozoo.compose([*SHORT, *MODEL, *data, *overrides, f"run_dir={tmp_path / name}"])
 
 
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch):
-    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)  # takes longer than the rest
+    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)  # takes longer than the rest
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def moved(data, tmp_path_factory):
     """A run whose modulation has moved."""
     folder = tmp_path_factory.mktemp("moved") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "write_report", lambda *arguments: None)
+        patch.setattr(mozoo, "write_report", lambda *arguments: None)
         overrides = ("optimizer.lr=0.05", "scheduler=constant", "trainer.max_steps=12", f"run_dir={folder}")
-        train.run(engine.compose([*SHORT, *MODEL, *data, *overrides]))
+        train.run(mozoo.compose([*SHORT, *MODEL, *data, *overrides]))
     return folder
 
 
@@ -63,7 +63,7 @@ def test_the_model_reads_what_weighs_the_losses(configure, monkeypatch, balancer
         return forward(x, preference)
 
     monkeypatch.setattr(job.model.trunk, "forward", noted)
-    for batch in list(engine.epoch_batches(job, 0))[:3]:
+    for batch in list(mozoo.epoch_batches(job, 0))[:3]:
         seen.clear()
         (report,) = train.train_step(job, batch)
         assert len(seen) == 4  # micro-batches
@@ -85,14 +85,14 @@ def test_resume_is_bit_equal(configure, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("balancer", ["sum", "cosmos", "pcgrad", "moml"])
 def test_a_balancer_that_draws_none_is_refused(configure, tmp_path, balancer):
-    with pytest.raises(engine.ConfigError, match=f"balancer {balancer} draws none.*use balancer=preference_sampling"):
+    with pytest.raises(mozoo.ConfigError, match=f"balancer {balancer} draws none.*use balancer=preference_sampling"):
         train.run(configure("run", f"balancer={balancer}"))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_draw_may_come_before_another_method(configure):
     job = train.build(configure("run", "balancer=pcgrad", "balancer.before=preference_sampling"))
-    train.train_step(job, next(iter(engine.epoch_batches(job, 0))))
+    train.train_step(job, next(iter(mozoo.epoch_batches(job, 0))))
     torch.testing.assert_close(job.model.preference, job.phases[0].balancer.loss_balancer.ray)
 
 
@@ -142,7 +142,7 @@ def test_a_preference_that_cannot_be_read_is_one_message(moved, capsys, preferen
 
 
 def test_other_models_read_no_preference(data, tmp_path, capsys):
-    train.run(engine.compose([*SHORT, *data, f"run_dir={tmp_path / 'run'}"]))
+    train.run(mozoo.compose([*SHORT, *data, f"run_dir={tmp_path / 'run'}"]))
     for script, words in ((predict, ["input=unread.csv"]), (evaluate, [])):
         problem = told(capsys, script, f"run={tmp_path / 'run'}", *words, "preference={cut: 3}")
         assert problem == "error: preference is for a model that reads one, such as conditioned; leave it out\n"

@@ -11,9 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-import engine.progress
+import mozoo.progress
 from balancing import BalanceReport
-from engine import Display
+from mozoo import Display
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 NAMES = ("cut", "price")
@@ -34,7 +34,7 @@ def terminal(monkeypatch):
     """What is written to a terminal of 100 columns."""
     file = io.StringIO()
     monkeypatch.setattr(
-        engine.progress,
+        mozoo.progress,
         "_LastingConsole",
         lambda **options: Console(file=file, force_terminal=True, width=100, **options),
     )

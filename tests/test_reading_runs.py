@@ -6,9 +6,9 @@ from dataclasses import asdict
 import pytest
 from omegaconf import OmegaConf
 
-import engine
-from engine.comparison import runs
-from engine.config import read_yaml
+import mozoo
+from mozoo.comparison import runs
+from mozoo.config import read_yaml
 
 VALUES = (
     *("1e-3", "1.0e-05", "-1", "0x1f", "010", "1_000", "1:30", "1:30.5", ".5", ".5e+3", ".5e3", ".inf", ".nan", "true"),
@@ -32,10 +32,10 @@ def test_file_that_is_no_configuration_is_an_error(text, tmp_path):
 
 def test_runs_that_differ_in_seed_and_learning_rate_share_a_composition(tmp_path, monkeypatch):
     composed = []
-    monkeypatch.setattr(runs, "compose_alike", lambda words: composed.append(words) or engine.compose(words))
+    monkeypatch.setattr(runs, "compose_alike", lambda words: composed.append(words) or mozoo.compose(words))
     common = ("balancer=mgda", "trainer.epochs=3")
     words = [(*common, f"optimizer.lr={rate}", f"seed={seed}") for rate in ("0.1", "4", "1e-05") for seed in (0, 7)]
-    content = OmegaConf.to_yaml(asdict(engine.compose([*common, "optimizer.lr=4", "seed=7"])))
+    content = OmegaConf.to_yaml(asdict(mozoo.compose([*common, "optimizer.lr=4", "seed=7"])))
     (tmp_path / "config.yaml").write_text(content)
     runs._composed.cache_clear()
     assert [each for each in words if runs.is_training_of(tmp_path, each)] == [words[3]]

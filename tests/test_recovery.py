@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import balancing
-import engine
+import mozoo
 import tasks
 import train
 from balancing import BalanceReport
@@ -17,11 +17,11 @@ from balancing import BalanceReport
 @pytest.fixture
 def train_in(stones, monkeypatch, tmp_path):
     """Train in a folder of ``tmp_path`` and return that folder."""
-    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
 
     def start(name, *overrides):
         short = ("trainer.device=cpu", "trainer.batch_size=64", "trainer.max_steps=20", "logger.tensorboard=false")
-        train.run(engine.compose([f"task.csv={stones}", f"run_dir={tmp_path / name}", *short, *overrides]))
+        train.run(mozoo.compose([f"task.csv={stones}", f"run_dir={tmp_path / name}", *short, *overrides]))
         return tmp_path / name
 
     return start
@@ -82,7 +82,7 @@ def test_updates_that_never_happen_are_an_error(train_in, monkeypatch, overrides
 
 
 def test_steps_that_a_phase_skips_count_for_it_alone():
-    state, names = engine.State(), ("a",)
+    state, names = mozoo.State(), ("a",)
     for _ in range(49):
         state.add("one", BalanceReport(names, torch.zeros(1), skipped=True))
         state.add("two", BalanceReport(names, torch.zeros(1)))
@@ -91,16 +91,16 @@ def test_steps_that_a_phase_skips_count_for_it_alone():
 
 
 def test_loss_that_is_found_late_is_one_of_the_step_before(stones):
-    job = train.build(engine.compose([f"task.csv={stones}", "trainer.device=cpu", "trainer.batch_size=64"]))
+    job = train.build(mozoo.compose([f"task.csv={stones}", "trainer.device=cpu", "trainer.batch_size=64"]))
     error = balancing.NonFiniteError("the loss is not finite")
     for step in (7, job.steps_per_epoch):  # the second looks back into an epoch that has ended
         job.state.step, job.state.epoch = step, step // job.steps_per_epoch
         error.late = False
-        here = str(engine.locate(job, error))
+        here = str(mozoo.locate(job, error))
         error.late = True
-        before = str(engine.locate(job, error))
+        before = str(mozoo.locate(job, error))
         job.state.step, job.state.epoch, error.late = step - 1, (step - 1) // job.steps_per_epoch, False
-        assert (before, f"step {step}, ") == (str(engine.locate(job, error)), before[: len(f"step {step}, ")])
+        assert (before, f"step {step}, ") == (str(mozoo.locate(job, error)), before[: len(f"step {step}, ")])
         assert here.startswith(f"step {step + 1}, ")
 
 
@@ -124,7 +124,7 @@ def test_rollback_returns_to_the_last_checkpoint_with_half_the_rate(train_in, mo
 
 def test_rollback_gives_up_when_it_does_not_help(train_in, monkeypatch):
     spoil(monkeypatch, steps=range(3, 1000), change=infinite_gradient)
-    with pytest.raises(engine.Diverged, match=r"^step 3, training samples .*the norm of the gradients is not finite"):
+    with pytest.raises(mozoo.Diverged, match=r"^step 3, training samples .*the norm of the gradients is not finite"):
         train_in("run", "trainer.on_nonfinite=rollback")
 
 
@@ -132,11 +132,11 @@ def test_running_mean_is_what_is_evaluated_and_kept(train_in, stones):
     folder = train_in("run", "trainer.ema=0.9")
     state = saved(folder)
     assert any(not torch.equal(state["ema"][name], state["model"][name]) for name in state["ema"])
-    config = engine.compose([f"task.csv={stones}", "trainer.device=cpu", "trainer.ema=0.9"])
+    config = mozoo.compose([f"task.csv={stones}", "trainer.device=cpu", "trainer.ema=0.9"])
     job = train.build(config)
-    engine.load_weights(folder / "best", job.model)
+    mozoo.load_weights(folder / "best", job.model)
     torch.testing.assert_close(dict(job.model.state_dict()), state["ema"], rtol=0, atol=0)
-    found = engine.evaluate(job.model, job.task, job.splits, 1024, job.precision, name="test")
+    found = mozoo.evaluate(job.model, job.task, job.splits, 1024, job.precision, name="test")
     summary = json.loads((folder / "summary.json").read_text())
     assert {f"test/{name}": value for name, value in found.values.items()} == pytest.approx(summary["metrics"])
 
@@ -193,6 +193,6 @@ def test_run_that_is_cut_off_within_an_epoch_ends_like_an_uninterrupted_one(trai
     ],
 )
 def test_options_out_of_range_say_what_is_possible(train_in, tmp_path, override, problem):
-    with pytest.raises(engine.ConfigError, match=problem):
+    with pytest.raises(mozoo.ConfigError, match=problem):
         train_in("run", override)
     assert not (tmp_path / "run").exists()

@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-import engine
+import mozoo
 import train
-from engine.arguments import check_arguments
-from engine.renames import renamed, renamed_value, translate
+from mozoo.arguments import check_arguments
+from mozoo.renames import renamed, renamed_value, translate
 from scripts import evaluate
 from tests.tiny_runs import stop_after
 
@@ -37,7 +37,7 @@ def in_old_words(config):
 @pytest.fixture
 def words(stones, tmp_path, monkeypatch):
     """Overrides of a short run whose configuration has a value for every name that changed."""
-    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
     return (
         *(f"task.csv={stones}", f"run_dir={tmp_path / 'run'}", "trainer.device=cpu", "trainer.batch_size=64"),
         *("trainer.grad_accum_steps=2", "trainer.max_grad_norm=1", "trainer.monitor=last", "trainer.max_steps=30"),
@@ -59,14 +59,14 @@ def test_run_made_before_is_resumed(words, tmp_path, monkeypatch, resumes):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_after(patch, 25)
-        assert train.run(engine.compose(words))["steps"] == 25
+        assert train.run(mozoo.compose(words))["steps"] == 25
     before = torch.load(folder / "last.pt", weights_only=True)["config"]
     rewrite(folder)
     if resumes == "command":
         monkeypatch.setattr("sys.argv", ["train.py", f"resume={folder}"])
         train.main()
     else:
-        train.run(engine.compose([*words, f"resume={folder}"]))
+        train.run(mozoo.compose([*words, f"resume={folder}"]))
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["status"], summary["steps"], summary["select"]) == ("finished", 30, "last")
     after = torch.load(folder / "last.pt", weights_only=True)["config"]
@@ -74,15 +74,15 @@ def test_run_made_before_is_resumed(words, tmp_path, monkeypatch, resumes):
 
 
 def test_run_made_before_is_evaluated(words, tmp_path):
-    metrics = train.run(engine.compose(words))["metrics"]
+    metrics = train.run(mozoo.compose(words))["metrics"]
     rewrite(tmp_path / "run")
     evaluate.main([f"run={tmp_path / 'run'}"])
     assert json.loads((tmp_path / "run" / "evaluation-test.json").read_text())["metrics"] == metrics
 
 
 def test_saved_configuration_of_today_stays_as_it_is():
-    content = asdict(engine.compose(["balancer=pcgrad", "balancer.before=uncertainty"]))
-    assert engine.saved_config(content) == content
+    content = asdict(mozoo.compose(["balancer=pcgrad", "balancer.before=uncertainty"]))
+    assert mozoo.saved_config(content) == content
 
 
 def test_options_of_a_balancer_are_translated_to_names_that_exist():
@@ -101,7 +101,7 @@ def test_options_of_a_balancer_are_translated_to_names_that_exist():
 @pytest.mark.parametrize("group", ["balancer", "balancer.before"])
 @pytest.mark.parametrize(("old", "new"), [("every", "update_every"), ("ema", "weight_ema")])
 def test_old_option_of_a_balancer_is_named_with_its_new_name(group, old, new):
-    with pytest.raises(engine.ConfigError, match=rf"^{group}\.{old} was renamed to {group}\.{new}$"):
+    with pytest.raises(mozoo.ConfigError, match=rf"^{group}\.{old} was renamed to {group}\.{new}$"):
         check_arguments(group, {"name": "sum", old: 2}, {new: None})
 
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torchmetrics import R2Score
 from torchmetrics.classification import MulticlassAccuracy
 
-import engine
+import mozoo
 import tasks
-from engine.data import batches_per_epoch, evaluation_batches, micro_batches, training_batches
-from engine.seeding import epoch_order
+from mozoo.data import batches_per_epoch, evaluation_batches, micro_batches, training_batches
+from mozoo.seeding import epoch_order
 from tasks import Batch, CrossEntropy, MetricSpec, Objective, SquaredError, TensorData
 from zoo import create_model
 
@@ -87,7 +87,7 @@ def test_training_batches_from_an_offset_are_the_tail_of_the_epoch(make, start):
 
 
 class Augmented(torch.utils.data.Dataset):
-    """A sample holds its index, and what the engine said about the epoch."""
+    """A sample holds its index, and what the mozoo said about the epoch."""
 
     def set_epoch(self, seed, epoch):
         self.said = (seed, epoch)
@@ -158,7 +158,7 @@ def model():
 
 def evaluate(model, task, data, batch_size=50):
     features_only = TensorData(data.inputs[1:], data.targets)
-    return engine.evaluate(model, task, tasks.Splits(*[features_only] * 3), batch_size, engine.Precision("fp32", CPU))
+    return mozoo.evaluate(model, task, tasks.Splits(*[features_only] * 3), batch_size, mozoo.Precision("fp32", CPU))
 
 
 def test_evaluation_leaves_out_missing_labels(model, task):
@@ -197,11 +197,11 @@ def test_evaluation_gives_the_model_back_as_it_was(model, task):
 
 
 def test_evaluation_that_is_asked_to_stop_gives_nothing(model, task):
-    stop = engine.StopRequest()
+    stop = mozoo.StopRequest()
     stop.asked = True
-    precision = engine.Precision("fp32", CPU)
+    precision = mozoo.Precision("fp32", CPU)
     data = TensorData(table().inputs[1:], table().targets)
-    assert engine.evaluate(model, task, tasks.Splits(data, data, data), 8, precision, stop=stop) is None
+    assert mozoo.evaluate(model, task, tasks.Splits(data, data, data), 8, precision, stop=stop) is None
 
 
 def test_missing_labels_have_no_gradient(model, task):

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-import engine
-from engine.comparison import runs, settings
-from engine.config import CONFIG_DIR
+import mozoo
 from lab import results
 from lab.studies import STUDIES, Trial
+from mozoo.comparison import runs, settings
+from mozoo.config import CONFIG_DIR
 
 WORDS = (
     (),
@@ -35,19 +35,19 @@ WRONG = (
 
 @pytest.mark.parametrize("words", WORDS)
 def test_configurations_are_those_of_hydra(words):
-    assert settings.compose_alike(words) == engine.compose(words)
+    assert settings.compose_alike(words) == mozoo.compose(words)
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_configurations_of_studies_are_those_of_hydra(name):
     words = Trial(name, list(STUDIES[name].settings())[-1], 0.5, 3).training.overrides
-    assert settings.compose_alike(words) == engine.compose(words)
+    assert settings.compose_alike(words) == mozoo.compose(words)
 
 
 @pytest.mark.parametrize("word", WRONG)
 def test_wrong_words_have_the_message_of_hydra(word):
     messages = []
-    for compose in (engine.compose, settings.compose_alike):
+    for compose in (mozoo.compose, settings.compose_alike):
         with pytest.raises(Exception, match=r".") as caught:
             compose(["balancer=mgda", word])
         messages.append((type(caught.value), str(caught.value)))
@@ -76,7 +76,7 @@ def test_files_that_change_a_method_are_composed_with_it(monkeypatch, tmp_path):
     (tmp_path / "balancer" / "long.yaml").write_text(
         "# @package _global_\ndefaults: [/balancer/mgda@balancer, _self_]\nseed: 9\n"
     )
-    for module in (settings, engine.config):
+    for module in (settings, mozoo.config):
         monkeypatch.setattr(module, "CONFIG_DIR", tmp_path)
     with cleared():
         smooth = settings.compose_alike(["experiment=smooth", "balancer=mgda", "seed=3"])
@@ -99,7 +99,7 @@ def test_runs_of_other_words_are_not_counted(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text('{"status": "finished"}')
 
-    config = OmegaConf.create(asdict(engine.compose(trial.training.overrides)))
+    config = OmegaConf.create(asdict(mozoo.compose(trial.training.overrides)))
 
     def counted(*words: str) -> bool:
         content = config.copy()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tasks
-from engine import load_checkpoint
+from mozoo import load_checkpoint
 from tasks.room_renderer import KINDS
 from tests import forks
 
@@ -77,9 +77,9 @@ def files(folder):
 STOPPED_EVALUATION = """
 import os
 import signal
-import engine.evaluation
+import mozoo.evaluation
 
-batches = engine.evaluation.evaluation_batches
+batches = mozoo.evaluation.evaluation_batches
 
 def announced(*arguments):
     for number, batch in enumerate(batches(*arguments), start=1):
@@ -88,7 +88,7 @@ def announced(*arguments):
             os.kill(os.getpid(), signal.SIGTERM)
         yield batch
 
-engine.evaluation.evaluation_batches = announced
+mozoo.evaluation.evaluation_batches = announced
 """
 
 SLOW_STEP = """

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-import engine
+import mozoo
 import train
 from tasks import CrossEntropy, Objective, SquaredError, Task, TensorData
 from tasks.criteria import MultiLabel
@@ -36,7 +36,7 @@ def overrides(tmp_path_factory):
 
 
 def trained(overrides, folder: Path, *more):
-    train.run(engine.compose([*overrides, f"run_dir={folder}", *more]))
+    train.run(mozoo.compose([*overrides, f"run_dir={folder}", *more]))
     with (folder / "balance.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -53,7 +53,7 @@ def trained(overrides, folder: Path, *more):
     ],
 )
 def test_batches_without_labels_leave_the_objective_out(overrides, tmp_path, more, monkeypatch):
-    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
     table = trained(overrides, tmp_path / "run", *more)
     labelled = [row["loss/weight"] != "" for row in table]
     assert len(table) == 12
@@ -66,7 +66,7 @@ def test_batches_without_labels_leave_the_objective_out(overrides, tmp_path, mor
 
 
 def test_the_head_of_an_absent_objective_rests(overrides, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
     moved, step = [], train.train_step
 
     def watched(run, batch):
@@ -83,13 +83,13 @@ def test_the_head_of_an_absent_objective_rests(overrides, tmp_path, monkeypatch)
 
 
 def test_resume_with_sparse_labels_is_exact(overrides, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
     more = ("balancer=gradnorm", "balancer.before=famo")
     whole = trained(overrides, tmp_path / "whole", *more)
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
         trained(overrides, tmp_path / "stopped", *more)
-    train.run(engine.compose([*overrides, *more, f"resume={tmp_path / 'stopped'}"]))
+    train.run(mozoo.compose([*overrides, *more, f"resume={tmp_path / 'stopped'}"]))
     with (tmp_path / "stopped/balance.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == whole
 
@@ -117,5 +117,5 @@ def test_objectives_that_may_be_absent_are_found_whatever_their_criterion_counts
     if missing:
         for name, values in targets.items():
             values[1] = -1 if name in ("weighted", "light") else torch.nan
-    found = engine.data.sparse_objectives(Labelled(), TensorData((torch.zeros(3, 1),), targets))
+    found = mozoo.data.sparse_objectives(Labelled(), TensorData((torch.zeros(3, 1),), targets))
     assert found == (set(targets) if missing else set())

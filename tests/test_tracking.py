@@ -12,8 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import engine
-from engine.tracking import read_rows
+import mozoo
+from mozoo.tracking import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("cut", "price")
@@ -27,9 +27,9 @@ def tracker(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
 
     def make(*overrides, done=None, names=NAMES):
-        config = engine.compose(["trainer.epochs=3", *overrides])
+        config = mozoo.compose(["trainer.epochs=3", *overrides])
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(asdict(config)))
-        return engine.Tracker(folder, [f"{name}/loss" for name in names], names, config.logger, done)
+        return mozoo.Tracker(folder, [f"{name}/loss" for name in names], names, config.logger, done)
 
     make.folder = folder
     return make
@@ -104,8 +104,8 @@ def test_a_missing_package_is_one_message_before_anything_is_written(service, tm
         importlib.util, "find_spec", lambda name, *more: None if name == service else found(name, *more)
     )
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(engine.ConfigError, match=rf"logger\.{service}=true needs .*pip install -e '\.\[{service}\]'"):
-        engine.compose([f"logger.{service}=true"])
+    with pytest.raises(mozoo.ConfigError, match=rf"logger\.{service}=true needs .*pip install -e '\.\[{service}\]'"):
+        mozoo.compose([f"logger.{service}=true"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,8 +114,8 @@ def test_a_folder_of_that_name_is_no_package(service, tmp_path, monkeypatch):
     (tmp_path / service).mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, service, raising=False)
-    with pytest.raises(engine.ConfigError, match="pip install"):
-        engine.compose([f"logger.{service}=true"])
+    with pytest.raises(mozoo.ConfigError, match="pip install"):
+        mozoo.compose([f"logger.{service}=true"])
 
 
 def test_what_the_messages_ask_to_install_exists():
@@ -177,9 +177,7 @@ def test_wandb_that_refuses_is_an_error_of_the_configuration(tracker, wandb):
         raise wandb.Error("no key\nmore lines")
 
     wandb.init = refuse
-    with pytest.raises(
-        engine.ConfigError, match=r"logger\.wandb: no key; log in with `wandb login`, or set WANDB_MODE"
-    ):
+    with pytest.raises(mozoo.ConfigError, match=r"logger\.wandb: no key; log in with `wandb login`, or set WANDB_MODE"):
         tracker("logger.wandb=true")
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import balancing
-import engine
+import mozoo
 import tasks
 import train
 from tests import forks
@@ -26,7 +26,7 @@ def configure(stones):
 
     def compose(folder, *overrides):
         short = ("trainer.device=cpu", "trainer.batch_size=64", "trainer.max_steps=20", "logger.tensorboard=false")
-        return engine.compose([f"task.csv={stones}", f"run_dir={folder}", *short, *overrides])
+        return mozoo.compose([f"task.csv={stones}", f"run_dir={folder}", *short, *overrides])
 
     return compose
 
@@ -34,7 +34,7 @@ def configure(stones):
 @pytest.fixture
 def train_in(configure, monkeypatch, tmp_path):
     """Train in a folder of ``tmp_path`` and return that folder; the report, which takes longest, is left out."""
-    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
 
     def start(name, *overrides):
         train.run(configure(tmp_path / name, *overrides))
@@ -182,7 +182,7 @@ def test_summary_has_every_promised_key(finished):
 
 def test_config_file_repeats_the_configuration(finished):
     folder, config, _ = finished
-    assert engine.validate(engine.config.OmegaConf.load(folder / "config.yaml")) == config
+    assert mozoo.validate(mozoo.config.OmegaConf.load(folder / "config.yaml")) == config
 
 
 def test_best_weights_give_the_recorded_test_metrics(finished):
@@ -190,7 +190,7 @@ def test_best_weights_give_the_recorded_test_metrics(finished):
     model = SharedTrunk.from_pretrained(folder / "best").eval()
     task = tasks.create_task(**config.task)
     test = task.splits().test
-    found = engine.evaluate(model, task, task.splits(), 256, engine.Precision("fp32", torch.device("cpu")), name="test")
+    found = mozoo.evaluate(model, task, task.splits(), 256, mozoo.Precision("fp32", torch.device("cpu")), name="test")
     assert {f"test/{name}": value for name, value in found.values.items()} == pytest.approx(summary["metrics"])
     with torch.no_grad():
         outputs = model(*test.inputs)
@@ -203,7 +203,7 @@ def test_best_weights_give_the_recorded_test_metrics(finished):
 def test_folder_with_files_in_it_is_refused_and_left_alone(train_in, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    with pytest.raises(engine.ConfigError, match="is not empty"):
+    with pytest.raises(mozoo.ConfigError, match="is not empty"):
         train_in("run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
@@ -232,10 +232,10 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_not_to_be_resumed(train
     monkeypatch.setattr(train, "train_step", fail_later)
     with pytest.raises(balancing.BalancingError, match="step 3: too large"):
         train_in("a b")
-    with pytest.raises(engine.ConfigError, match=r"a b is not empty; choose another folder$"):
+    with pytest.raises(mozoo.ConfigError, match=r"a b is not empty; choose another folder$"):
         train_in("a b")
     (tmp_path / "a b/last.pt").touch()
-    with pytest.raises(engine.ConfigError) as caught:
+    with pytest.raises(mozoo.ConfigError) as caught:
         train_in("a b")
     assert str(caught.value).endswith(f"""or continue its run with: python train.py 'resume="{tmp_path}/a b"'""")
 
@@ -284,7 +284,7 @@ def test_every_kind_of_balancer_trains(train_in, configure, tmp_path, balancer):
     ],
 )
 def test_a_balancer_that_cannot_run_says_so_before_anything_is_written(configure, tmp_path, overrides, problem):
-    with pytest.raises(engine.ConfigError, match=problem):
+    with pytest.raises(mozoo.ConfigError, match=problem):
         train.run(configure(tmp_path / "run", *overrides))
     assert not (tmp_path / "run").exists()
 
@@ -390,9 +390,9 @@ def test_compiled_gan_measures_what_the_eager_one_does(configure, monkeypatch, t
     monkeypatch.setattr(torch, "compile", lambda function: compile_(function, backend="aot_eager"))
     for flag in ("false", "true"):
         torch._dynamo.reset()
-        job = train.build(engine.compose([*words, "trainer.batch_size=64", f"trainer.compile={flag}"]))
+        job = train.build(mozoo.compose([*words, "trainer.batch_size=64", f"trainer.compile={flag}"]))
         torch.manual_seed(0)
-        batch = next(engine.epoch_batches(job, 0))
+        batch = next(mozoo.epoch_batches(job, 0))
         found.append([report.gramian for report in train.train_step(job, batch)])
     torch._dynamo.reset()
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
@@ -445,7 +445,7 @@ def test_skipped_step_moves_no_parameter(configure, monkeypatch, tmp_path, balan
     job = train.build(configure(tmp_path, *overrides))
     before = [parameter.detach().clone() for parameter in job.model.parameters()]
     spoil(monkeypatch, "price", step=1 + accumulate // 2)
-    batch = next(engine.data.training_batches(job.splits.train, 64, 0, 0, 0, job.device, 0))
+    batch = next(mozoo.data.training_batches(job.splits.train, 64, 0, 0, 0, job.device, 0))
     (report,) = train.train_step(job, batch)
     assert report.skipped
     assert report.skips == 1
@@ -517,7 +517,7 @@ def test_resumed_run_needs_its_best_weights_and_writes_its_configuration_again(t
     train_in("unused", "trainer.max_steps=5", f"resume={folder}")
     assert (folder / "config.yaml").read_text().replace("unused", "run") == config
     shutil.rmtree(folder / "best")
-    with pytest.raises(engine.ConfigError, match=r"there is no .*best, the weights of epoch 1; restore it"):
+    with pytest.raises(mozoo.ConfigError, match=r"there is no .*best, the weights of epoch 1; restore it"):
         train_in("unused", "trainer.max_steps=5", f"resume={folder}")
 
 
@@ -576,7 +576,7 @@ def task(stones):
 
 
 def best_epoch(rule, task, epochs):
-    selector = engine.Selector(rule, task, task.splits())
+    selector = mozoo.Selector(rule, task, task.splits())
     scores = [selector.score(values, number) for number, values in enumerate(epochs, start=1)]
     return scores.index(min(scores)) + 1
 
@@ -594,7 +594,7 @@ def test_selector_knows_which_direction_is_better(task):
 def test_selector_weighs_losses_by_their_priors(task):
     priors = task.prior_losses(task.splits())
     values = {f"{name}/loss": 0.5 * prior for name, prior in priors.items()}
-    assert engine.Selector("loss", task, task.splits()).score(values, 1) == pytest.approx(0.5)
+    assert mozoo.Selector("loss", task, task.splits()).score(values, 1) == pytest.approx(0.5)
 
 
 def test_selector_never_prefers_what_is_not_a_number(task):
@@ -605,9 +605,9 @@ def test_selector_never_prefers_what_is_not_a_number(task):
 def test_best_weights_are_those_of_the_best_epoch(train_in, monkeypatch):
     values = iter([0.5, 0.9, 0.7])
     kept = []
-    save = engine.save_weights
-    monkeypatch.setattr(engine.Selector, "score", lambda self, found, epoch, seen: -next(values))
-    monkeypatch.setattr(engine, "save_weights", lambda *arguments: (kept.append(None), save(*arguments)))
+    save = mozoo.save_weights
+    monkeypatch.setattr(mozoo.Selector, "score", lambda self, found, epoch, seen: -next(values))
+    monkeypatch.setattr(mozoo, "save_weights", lambda *arguments: (kept.append(None), save(*arguments)))
     folder = train_in("run", f"trainer.max_steps={3 * PER_EPOCH}")
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["best_epoch"], summary["score"], len(kept)) == (2, -0.9, 2)

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from engine import ConfigError
-from engine.fine_tuning import initialize
-from engine.transfer import match
+from mozoo import ConfigError
+from mozoo.fine_tuning import initialize
+from mozoo.transfer import match
 from tasks import Splits, TensorData, create_task
 from tasks.table_inputs import CategoryInput
 from tasks.table_transfer import number_meanings

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-import engine
+import mozoo
 import train
-from engine.config import merged_files
-from engine.prediction import load_predictor
-from engine.resuming import only_writer, sweep
-from engine.run_evaluation import evaluation_config
-from engine.trust import check_modules, check_plain
+from mozoo.config import merged_files
+from mozoo.prediction import load_predictor
+from mozoo.resuming import only_writer, sweep
+from mozoo.run_evaluation import evaluation_config
+from mozoo.trust import check_modules, check_plain
 from tests import forks
 
 SHORT = ("trainer.device=cpu", "trainer.epochs=1", "trainer.max_steps=3", "logger.tensorboard=false", "seed=1")
@@ -74,33 +74,33 @@ def test_compare_imports_nothing(foreign):
 
 def test_weights_alone_need_trust_as_well(foreign, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, str(foreign)])
-    with pytest.raises(engine.ConfigError, match=r"asks to import harmless_module.*trust=true"):
+    with pytest.raises(mozoo.ConfigError, match=r"asks to import harmless_module.*trust=true"):
         load_predictor(foreign / "run" / "best")
 
 
 @pytest.mark.parametrize("modules", ["os", None, [1], {"a": 1}])
 def test_imports_that_are_no_list_of_names_are_refused(tmp_path, modules):
-    with pytest.raises(engine.ConfigError, match="must be a list of names"):
+    with pytest.raises(mozoo.ConfigError, match="must be a list of names"):
         check_modules(tmp_path, modules, trust=True)
 
 
 def test_a_saved_configuration_looks_nothing_up(tmp_path):
     check_plain(tmp_path, {"model": {"widths": [1, 2], "name": "a"}, "seed": 1})
     for content in ({"data_dir": "${oc.env:HOME}"}, {"model": {"names": ["a", {"b": "${seed}"}]}}):
-        with pytest.raises(engine.ConfigError, match="plain values only"):
+        with pytest.raises(mozoo.ConfigError, match="plain values only"):
             check_plain(tmp_path, content)
     (tmp_path / "config.yaml").write_text("data_dir: ${oc.env:HOME}\nmodel: {name: shared_trunk}\n")
-    with pytest.raises(engine.ConfigError, match=r"data_dir is '\$\{oc.env:HOME\}'"):
+    with pytest.raises(mozoo.ConfigError, match=r"data_dir is '\$\{oc.env:HOME\}'"):
         evaluation_config(tmp_path, {})
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks of folders are POSIX's")
 def test_a_folder_has_one_writer_until_it_is_released(tmp_path):
     with only_writer(tmp_path):
-        with pytest.raises(engine.ConfigError, match="another process trains there"), only_writer(tmp_path):
+        with pytest.raises(mozoo.ConfigError, match="another process trains there"), only_writer(tmp_path):
             pass
-        config = engine.compose([f"resume='{tmp_path}'"])
-        with pytest.raises(engine.ConfigError, match="another process trains there"):
+        config = mozoo.compose([f"resume='{tmp_path}'"])
+        with pytest.raises(mozoo.ConfigError, match="another process trains there"):
             train.run(config)
     with only_writer(tmp_path):
         pass
@@ -130,13 +130,13 @@ def test_of_two_runs_in_one_folder_one_starts(tmp_path):
 def test_words_beside_resume_have_their_types(foreign, words, message):
     words = [*([] if words[0].startswith("resume") else [f"resume={foreign / 'run'}"]), *words]
     composed = merged_files(words)
-    with pytest.raises(engine.ConfigError, match=message):
-        engine.resumed_config(composed, words)
+    with pytest.raises(mozoo.ConfigError, match=message):
+        mozoo.resumed_config(composed, words)
 
 
 def test_a_limit_can_be_lifted(foreign):
     words = [f"resume={foreign / 'run'}", "trust=true", "trainer.max_steps=null", "trainer.epochs=2"]
-    trainer = engine.resumed_config(merged_files(words), words).trainer
+    trainer = mozoo.resumed_config(merged_files(words), words).trainer
     assert (trainer.max_steps, trainer.epochs) == (None, 2)
 
 

@@ -4,10 +4,10 @@ import socket
 
 import pytest
 
-import engine
+import mozoo
 import train
 from balancing import create_balancer
-from engine.words import check_words
+from mozoo.words import check_words
 from tests import forks
 from zoo import create_model
 
@@ -34,8 +34,8 @@ from zoo import create_model
     ],
 )
 def test_configuration(words, message):
-    with pytest.raises(engine.ConfigError) as caught:
-        engine.compose(words.split())
+    with pytest.raises(mozoo.ConfigError) as caught:
+        mozoo.compose(words.split())
     assert message in str(caught.value)
 
 
@@ -55,13 +55,13 @@ def test_configuration(words, message):
     ],
 )
 def test_parts_of_a_run(words, message):
-    with pytest.raises(engine.ConfigError) as caught:
-        train.build(engine.compose(["trainer.device=cpu", *words.split()]))
+    with pytest.raises(mozoo.ConfigError) as caught:
+        train.build(mozoo.compose(["trainer.device=cpu", *words.split()]))
     assert message in str(caught.value)
 
 
 def test_a_list_of_methods_is_no_choice_of_one():
-    with pytest.raises(engine.ConfigError, match=r"a run has one balancer; for a sweep: python train.py -m"):
+    with pytest.raises(mozoo.ConfigError, match=r"a run has one balancer; for a sweep: python train.py -m"):
         check_words(["balancer=[sum,mgda]"])
 
 
@@ -82,8 +82,8 @@ def test_a_list_of_methods_is_no_choice_of_one():
 def test_variables_of_a_launcher(monkeypatch, variables, message):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(engine.ConfigError) as caught:
-        engine.compose([])
+    with pytest.raises(mozoo.ConfigError) as caught:
+        mozoo.compose([])
     assert message in str(caught.value)
     assert "torchrun" in str(caught.value)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import engine
+import mozoo
 import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,19 +64,19 @@ def finished(kind: str, make_folder: pytest.TempPathFactory) -> Path:
         (root / "data").mkdir()
         overrides = [*SHORT, *KINDS[kind](root / "data"), f"data_dir={root / 'data'}", f"run_dir={root / 'run'}"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine, "write_report", lambda *arguments: None)  # takes longer than the rest
-            train.run(engine.compose(overrides))
+            patch.setattr(mozoo, "write_report", lambda *arguments: None)  # takes longer than the rest
+            train.run(mozoo.compose(overrides))
         _FINISHED[kind] = root / "run"
     return _FINISHED[kind]
 
 
 def stop_after(monkeypatch, steps):
     """Ask the next run to stop once it has taken ``steps`` steps in all."""
-    request, step = engine.StopRequest(), train.train_step
+    request, step = mozoo.StopRequest(), train.train_step
 
     def counted(run, batch):
         request.asked = run.state.step + 1 == steps
         return step(run, batch)
 
     monkeypatch.setattr(train, "train_step", counted)
-    monkeypatch.setattr(engine, "StopRequest", lambda processes: request)
+    monkeypatch.setattr(mozoo, "StopRequest", lambda processes: request)

@@ -20,12 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import engine
-from engine.config import CONFIG_DIR
+import mozoo
 from lab.jobs import train_quietly
 from lab.reproductions.experiment import TIERS, Experiment
 from lab.reproductions.published_rows import published_rows
 from lab.results import read_yaml
+from mozoo.config import CONFIG_DIR
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -54,7 +54,7 @@ def read_recipe(file: Path) -> list[Experiment]:
         config = tuple(recipe["config"])
         rows = published_rows(file.stem, config, expect["published"]) if "published" in expect else []
     except ValueError as error:
-        raise engine.ConfigError(f"{file.relative_to(file.parent.parent)}: {error}") from None
+        raise mozoo.ConfigError(f"{file.relative_to(file.parent.parent)}: {error}") from None
     options = [
         read_yaml(CONFIG_DIR / "experiment" / f"{name}.yaml")
         for key, _, name in (override.partition("=") for override in config)

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-import engine
-from engine.comparison.estimates import Estimate
+import mozoo
 from lab import benchmark_methods, jobs, method_tables, results
 from lab.benchmark_methods import repeats, write_runs
 from lab.studies import METHODS, STUDIES, Study, Trial, directions, sweep, trials
+from mozoo.comparison.estimates import Estimate
 from tasks import create_task
 from tasks.results import ResultKey
 
@@ -28,7 +28,7 @@ def test_every_run_is_a_valid_configuration(name):
     chosen = [job for job in trials(name) if job.rate == STUDIES[name].rates[1]]
     assert {job.label for job in chosen} >= set(METHODS)
     for job in chosen[:: len(chosen) // 4]:
-        config = engine.compose(job.training.overrides)
+        config = mozoo.compose(job.training.overrides)
         assert config.optimizer.lr == job.rate
     points = [job for job in chosen if job.label.startswith("fixed")]
     assert len(points) >= (9 if len(STUDIES[name].objectives) == 2 else 12)
@@ -38,7 +38,7 @@ def test_every_run_is_a_valid_configuration(name):
 @pytest.mark.parametrize("name", STUDIES)
 def test_directions_are_those_of_the_task(name):
     study = STUDIES[name]
-    known = create_task(**engine.compose(list(study.common)).task).results()
+    known = create_task(**mozoo.compose(list(study.common)).task).results()
     keys = {heading: ResultKey.parse(key).name for heading, (key, _) in study.metrics.items()}
     assert directions(name) == {heading: known[key] for heading, key in keys.items()}
 
@@ -190,7 +190,7 @@ def test_runs_become_rows_and_a_rate_is_chosen(tiny, monkeypatch):
 
 def test_a_run_that_diverges_is_a_result(tiny, monkeypatch):
     def explode(*_, **__):
-        raise engine.Diverged("step 1: loss cut is not finite")
+        raise mozoo.Diverged("step 1: loss cut is not finite")
 
     monkeypatch.setattr(jobs, "train_quietly", explode)
     job = Trial("tiny", "sum", 4e-3, 0)

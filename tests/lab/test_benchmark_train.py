@@ -5,14 +5,14 @@ import csv
 import pytest
 import torch
 
-import engine
+import mozoo
 import train
 from lab import benchmark_train, results
 
 
 def finished(tmp_path, *overrides):
     """Both loops after two epochs."""
-    config = engine.compose([*overrides, "trainer.device=cpu", "trainer.epochs=2", f"data_dir={tmp_path / 'data'}"])
+    config = mozoo.compose([*overrides, "trainer.device=cpu", "trainer.epochs=2", f"data_dir={tmp_path / 'data'}"])
     (tmp_path / "run").mkdir()
     loop, bare = benchmark_train.both(config, tmp_path / "run")
     before = [parameter.detach().clone() for parameter in loop.run.model.parameters()]
@@ -49,7 +49,7 @@ def test_lightning_does_the_same_work(method, stones, tmp_path):
     pytest.importorskip("lightning")
     small = ("model.width=16", "model.depth=2", "trainer.batch_size=64", "logger.tensorboard=false")
     options = (*small, "trainer.device=cpu", "trainer.epochs=2", f"balancer={method}", f"task.csv={stones}")
-    run = train.build(engine.compose([*options, f"data_dir={tmp_path / 'data'}"]))
+    run = train.build(mozoo.compose([*options, f"data_dir={tmp_path / 'data'}"]))
     (tmp_path / "run").mkdir()
     loop = benchmark_train.TrainLoop(run, tmp_path / "run")
     others = [benchmark_train.LightningLoop(loop, sparing, tmp_path / str(sparing)) for sparing in (False, True)]
@@ -108,13 +108,13 @@ def test_what_stays_the_same_is_not_written_after_every_epoch(tmp_path):
     folder, model = tmp_path / "best", torch.nn.Linear(2, 1)
 
     def written():
-        engine.save_weights(folder, model, {"model": "linear"})
+        mozoo.save_weights(folder, model, {"model": "linear"})
         return [(folder / name).stat().st_ino for name in ("config.json", "model.safetensors")]
 
     (config, weights), (config_again, weights_again) = written(), written()
     assert config == config_again
     assert weights != weights_again
-    engine.save_weights(folder, model, {"model": "line"})
+    mozoo.save_weights(folder, model, {"model": "line"})
     assert '"line"' in (folder / "config.json").read_text()
 
 

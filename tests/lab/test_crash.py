@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import engine.data
+import mozoo.data
 import train
 from lab.crash_trials import COMMON, Start, comparable, differences, last_line, log_of, run_trials, unequal
 from tests.tiny_runs import maps
@@ -162,7 +162,7 @@ def test_run_with_workers_that_is_killed_ends_like_one_without(words, undisturbe
 
 def test_stop_that_reaches_the_workers_too_waits_for_the_step(words, monkeypatch, tmp_path):
     folder, main, step = tmp_path / "run", train.main, train.train_step
-    prepare = engine.data._obey_only_the_parent
+    prepare = mozoo.data._obey_only_the_parent
 
     def lead():
         os.setpgid(0, 0)  # a group of its own, with its workers
@@ -180,7 +180,7 @@ def test_stop_that_reaches_the_workers_too_waits_for_the_step(words, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(train, "main", lead)
         patch.setattr(train, "train_step", announce)
-        patch.setattr(engine.data, "_obey_only_the_parent", prepare_late)
+        patch.setattr(mozoo.data, "_obey_only_the_parent", prepare_late)
         start = Start(folder, (*words["rooms"], "trainer.num_workers=2", f"run_dir={folder}"))
     while not (tmp_path / "within a step").exists() and start.alive:
         time.sleep(0.02)

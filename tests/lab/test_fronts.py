@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import engine
+import mozoo
 from lab import fronts, results
 from tests.lab.test_tables import workplace  # noqa: F401  a fixture
 from tests.tiny_runs import table
@@ -24,7 +24,7 @@ def test_the_one_network_trains_as_long_as_the_sweep(name):
         assert epochs == parts * fronts.FRONTS[name].epochs
         shares = {fronts.SWEEP: [(s,) for s in fronts.SHARES], fronts.EQUAL: [(0.5,)]}
         assert [job.shares for job in jobs] == shares.get(setting, [fronts.ASKED])
-        engine.compose(jobs[0].training.overrides)  # options that exist
+        mozoo.compose(jobs[0].training.overrides)  # options that exist
 
 
 @pytest.mark.usefixtures("workplace")

@@ -1,14 +1,14 @@
-"""Files and tables that follow from the declaration of options in engine/config.py."""
+"""Files and tables that follow from the declaration of options in mozoo/config.py."""
 
 import dataclasses
 
 import pytest
 import yaml
 
-import engine
-from engine.config import CONFIG_DIR
-from engine.options import bounds
+import mozoo
 from lab import options
+from mozoo.config import CONFIG_DIR
+from mozoo.options import bounds
 
 DECLARED = [(group, item) for group, items in options.sections().items() for item in items]
 
@@ -56,7 +56,7 @@ def test_page_has_a_row_with_default_and_bounds(group, item):
 
 @pytest.mark.parametrize("group", options.sections())
 def test_command_and_code_have_the_same_defaults(group):
-    section = dataclasses.asdict(getattr(engine.compose(), group))
+    section = dataclasses.asdict(getattr(mozoo.compose(), group))
     if group == "trainer":
         section["num_threads"] = None  # the file of the default model has its own
-    assert section == dataclasses.asdict(getattr(engine.Config(), group))
+    assert section == dataclasses.asdict(getattr(mozoo.Config(), group))

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torchvision.models.segmentation import deeplabv3_resnet50
 
-import engine
+import mozoo
 import tasks
 import zoo
 from balancing import create_balancer
@@ -78,10 +78,10 @@ def trained(tmp_path_factory):
             make, small = TINY[name]
             overrides = [*PLAIN, f"data_dir={place / 'data'}", *make(place / "data"), *small]
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(engine, "write_report", lambda *arguments: None)  # takes longer than the rest
-                patch.setattr(engine, "write_model_card", lambda *arguments: None)
-                compose = engine.compose
-                patch.setattr(engine, "compose", lambda chosen: compose([*chosen, *overrides]))
+                patch.setattr(mozoo, "write_report", lambda *arguments: None)  # takes longer than the rest
+                patch.setattr(mozoo, "write_model_card", lambda *arguments: None)
+                compose = mozoo.compose
+                patch.setattr(mozoo, "compose", lambda chosen: compose([*chosen, *overrides]))
                 known[name] = ROWS[name].run(0, place), place / "run"
         return known[name]
 
@@ -101,7 +101,7 @@ def test_every_recipe_has_a_row_that_trains():
 
 @pytest.mark.parametrize("family", sorted({each.family for each in ROWS.values()}))
 def test_rows_expect_results_of_their_task(family):
-    config = engine.compose([f"experiment={family}"])
+    config = mozoo.compose([f"experiment={family}"])
     known = {f"test/{name}" for name in tasks.create_task(**config.task).results()} | {published(family)["statistic"]}
     for each in ROWS.values():
         if each.family == family:
@@ -112,10 +112,10 @@ def test_rows_expect_results_of_their_task(family):
 # what several recipes add alike is tried once
 @pytest.mark.parametrize("overrides", sorted({each.overrides[1:]: each.overrides for each in ROWS.values()}.values()))
 def test_rows_compose_and_their_balancers_take_the_options(overrides):
-    config = engine.compose(list(overrides))
+    config = mozoo.compose(list(overrides))
     task = tasks.create_task(**config.task)
     objectives = [objective.name for objective in task.objectives]
-    name, options = engine.resolve_arguments("balancer", config.balancer, task, tasks.Splits([], [], []), objectives)
+    name, options = mozoo.resolve_arguments("balancer", config.balancer, task, tasks.Splits([], [], []), objectives)
     assert f"balancer={create_balancer(name, objectives, **options).name}" == overrides[1]
 
 
@@ -123,7 +123,7 @@ def test_a_row_is_a_command():
     assert ROWS["celeba_cagrad"].overrides == (
         *("experiment=celeba", "balancer=cagrad", "balancer.c=0.4", "balancer.scale=sum", "balancer.max_norm=1"),
     )
-    config = engine.compose(list(ROWS["nyuv2_segnet_single_depth"].overrides))
+    config = mozoo.compose(list(ROWS["nyuv2_segnet_single_depth"].overrides))
     assert (config.model["name"], config.model["maps"], config.trainer.monitor) == ("dense_segnet", ["depth"], "last10")
     assert config.model["original"]
 
@@ -199,9 +199,9 @@ def test_last10_reports_means_over_epochs(trained):
 
 def test_last10_forgets_earlier_epochs_and_survives_a_checkpoint(trained, tmp_path):
     _, folder = trained("nyuv2_segnet_sum")
-    seen = engine.load_checkpoint(folder / "last.pt")["state"]["seen"]
+    seen = mozoo.load_checkpoint(folder / "last.pt")["state"]["seen"]
     assert [pytest.approx(each, rel=1e-6) for each in values(folder, "val")] == seen
-    selector = engine.Selector("last10", *loaded(tmp_path, "validation=0"))
+    selector = mozoo.Selector("last10", *loaded(tmp_path, "validation=0"))
     for epoch in range(12):
         seen = selector.remember(seen, {"depth/loss": float(epoch)})
     assert [each["depth/loss"] for each in seen] == list(range(2, 12))
@@ -210,8 +210,8 @@ def test_last10_forgets_earlier_epochs_and_survives_a_checkpoint(trained, tmp_pa
 
 
 def test_last10_needs_a_task_that_validates_on_its_test_split(tmp_path):
-    with pytest.raises(engine.ConfigError, match=r"use task\.validation=0"):
-        engine.Selector("last10", *loaded(tmp_path, "validation=0.5"))
+    with pytest.raises(mozoo.ConfigError, match=r"use task\.validation=0"):
+        mozoo.Selector("last10", *loaded(tmp_path, "validation=0.5"))
 
 
 def loaded(folder, *options):
@@ -222,7 +222,7 @@ def loaded(folder, *options):
 
 def test_gain_is_relative_to_the_first_epoch_and_an_objective_counts_once(tmp_path):
     task, splits = loaded(tmp_path, "validation=0")
-    selector = engine.Selector("gain", task, splits)
+    selector = mozoo.Selector("gain", task, splits)
     first = dict.fromkeys(task.results(), 2.0)
     # half of the metrics of a third of the objectives
     better = first | {"segmentation/miou": 3.0, "segmentation/loss": 9.0}
@@ -238,9 +238,9 @@ def test_gain_is_relative_to_the_first_epoch_and_an_objective_counts_once(tmp_pa
 def test_a_star_is_the_mean_over_objectives():
     task = tasks.create_task("celeba", attributes=["Smiling", "Bald"])
     nothing = tasks.Splits([], [], [])
-    selector = engine.Selector("val/*/f1", task, nothing)
+    selector = mozoo.Selector("val/*/f1", task, nothing)
     assert selector.score({"Smiling/f1": 0.5, "Bald/f1": 0.25}, 1) == -0.375
-    assert engine.Selector("val/*/loss", task, nothing).score({"Smiling/loss": 0.5, "Bald/loss": 0.25}, 1) == 0.375
+    assert mozoo.Selector("val/*/loss", task, nothing).score({"Smiling/loss": 0.5, "Bald/loss": 0.25}, 1) == 0.375
 
 
 def test_selecting_on_the_test_split_is_said(trained):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import engine
+import mozoo
 from balancing import create_balancer
 from lab import reproduce, results
 from lab.reproductions import (
@@ -195,7 +195,7 @@ def test_recipe_composes_and_expects_results_of_its_task(name):
     recipe = OmegaConf.load(RECIPES / f"{name}.yaml")
     assert (recipe.expect.seeds, recipe.expect.tier) == (list(KNOWN[name].seeds), KNOWN[name].tier)
     assert recipe.expect.metrics == {key: list(pair) for key, pair in KNOWN[name].expected.items()}
-    known = reproduce_results(engine.compose(recipe.config))
+    known = reproduce_results(mozoo.compose(recipe.config))
     assert {key.removeprefix("test/") for key in recipe.expect.metrics} <= known
 
 
@@ -225,48 +225,48 @@ def test_recipe_that_cannot_be_judged_is_refused(tmp_path, change, problem):
     file = tmp_path / "recipes" / "mine.yaml"
     file.parent.mkdir()
     file.write_text("config: []\nexpect:\n" + "".join(f"  {line}\n" for line in lines.values()))
-    with pytest.raises(engine.ConfigError, match=f"recipes/mine.yaml: {problem}"):
+    with pytest.raises(mozoo.ConfigError, match=f"recipes/mine.yaml: {problem}"):
         read_recipe(file)
 
 
 @pytest.mark.parametrize("text", ["seeds: [0]", "config: experiment=diamonds\nexpect: {}", "config: []\nexpects: {}"])
 def test_recipe_needs_config_and_expect(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(engine.ConfigError, match="needs config, a list of overrides, and expect"):
+    with pytest.raises(mozoo.ConfigError, match="needs config, a list of overrides, and expect"):
         read_recipe(tmp_path / "mine.yaml")
 
 
 def test_training_options_without_expectations_are_no_reproduction():
     assert "diamonds_usd" not in KNOWN
-    assert engine.compose(["experiment=diamonds_usd"]).task["target"] == "price_usd"
+    assert mozoo.compose(["experiment=diamonds_usd"]).task["target"] == "price_usd"
 
 
 @pytest.mark.parametrize("key", ["seeds", "tier", "source", "expected", "published"])
 def test_keys_of_recipes_are_unknown_to_a_training(key):
     with pytest.raises(Exception, match=f"there is no key '{key}'"):
-        engine.compose([f"+{key}=1"])
+        mozoo.compose([f"+{key}=1"])
 
 
 def test_a_recipe_is_trained_and_goes_on_where_it_stopped(tmp_path, monkeypatch, stones):
     monkeypatch.setattr(results, "OUTPUTS", tmp_path)
     job, folder = reproduce.Reproduction("diamonds", 0), tmp_path / "reproduce" / "diamonds" / "seed0"
-    compose = engine.compose
+    compose = mozoo.compose
     small = ("trainer.epochs=2", "trainer.max_steps=8", f"task.csv={stones}", "logger.tensorboard=false")
-    monkeypatch.setattr(engine, "compose", lambda overrides: compose([*overrides, *small]))
+    monkeypatch.setattr(mozoo, "compose", lambda overrides: compose([*overrides, *small]))
     job.run()
     kept = job.result()
     assert kept["metrics"].keys() >= KNOWN["diamonds"].expected.keys()
     summary = json.loads((folder / "run" / "summary.json").read_text())
     assert kept["device"] == summary["device"]
     (folder / "result.json").unlink()
-    monkeypatch.setattr(engine, "compose", None)  # going on needs no configuration but that of the checkpoint
+    monkeypatch.setattr(mozoo, "compose", None)  # going on needs no configuration but that of the checkpoint
     job.run()
     assert job.result()["metrics"] == kept["metrics"]
 
 
 def test_a_typo_of_seed_is_told_so():
     with pytest.raises(Exception, match=r"mean seed\?") as found:
-        engine.compose(["+seedz=1"])
+        mozoo.compose(["+seedz=1"])
     assert "seeds" not in str(found.value)
 
 

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-import engine
+import mozoo
 from lab import documents, results, run_figures, tables
 from lab.tables import EXPERIMENTS, Experiment
 from tasks import compressed_fashion, fashion_gan, multi_fashion, two_view_fashion
@@ -34,7 +34,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(results, "OUTPUTS", tmp_path / "outputs")
-    monkeypatch.setattr(engine, "write_report", lambda *arguments: None)  # takes longer than the rest
+    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)  # takes longer than the rest
     (tmp_path / "results").mkdir()
     return tmp_path
 
@@ -115,10 +115,10 @@ def test_missing_runs_do_not_keep_other_tables_from_being_collected(workplace, m
     )
     for overrides in ([], ["seed=0", "model.width=8"], ["seed=1"]):  # nobody knows what it was; another training
         if overrides:
-            (run / "config.yaml").write_text(OmegaConf.to_yaml(asdict(engine.compose(overrides))))
+            (run / "config.yaml").write_text(OmegaConf.to_yaml(asdict(mozoo.compose(overrides))))
         with pytest.raises(SystemExit, match=r"two, one: left as is"):
             tables.main(["--collect"])
-    (run / "config.yaml").write_text(OmegaConf.to_yaml(asdict(engine.compose(["seed=0"]))))
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(asdict(mozoo.compose(["seed=0"]))))
     with pytest.raises(SystemExit, match=r"two: left as is.*plain-seed0"):
         tables.main(["--collect"])
     assert documents.block(page, "tables", "one") == "| run | accuracy |\n|---|---|\n| plain | 0.50 |\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-import engine
+import mozoo
 from tasks import DataError, create_task
 from tasks.celeba import ATTRIBUTES
 
@@ -142,7 +142,7 @@ def test_workers_change_nothing(tmp_path):
     build(tmp_path)
     train = create_task("celeba", flip=0.5).splits(tmp_path).train
     alone, helped = (
-        list(engine.data.training_batches(train, 4, 0, 0, 0, torch.device("cpu"), workers)) for workers in (0, 2)
+        list(mozoo.data.training_batches(train, 4, 0, 0, 0, torch.device("cpu"), workers)) for workers in (0, 2)
     )
     assert all(torch.equal(a.inputs[0], b.inputs[0]) for a, b in zip(alone, helped, strict=True))
 

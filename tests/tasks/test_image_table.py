@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-import engine
+import mozoo
 import train
 from tasks import Batch, DataError, create_task
 from tasks.image_reading import View
@@ -297,7 +297,7 @@ def test_training_images_are_mirrored_as_often_as_asked(folder):
 
 def test_workers_change_nothing(folder):
     train = task_in(folder).splits().train
-    alone, helped = (list(engine.data.training_batches(train, 6, 0, 1, 0, CPU, workers)) for workers in (0, 2))
+    alone, helped = (list(mozoo.data.training_batches(train, 6, 0, 1, 0, CPU, workers)) for workers in (0, 2))
     assert len(alone) == 3
     for a, b in zip(alone, helped, strict=True):
         assert torch.equal(a.inputs[0], b.inputs[0])
@@ -308,8 +308,8 @@ def test_workers_change_nothing(folder):
 
 def test_an_epoch_goes_on_where_it_stopped(folder):
     train = task_in(folder).splits().train
-    whole = list(engine.data.training_batches(train, 6, 0, 1, 0, CPU, 0))
-    rest = list(engine.data.training_batches(task_in(folder).splits().train, 6, 0, 1, 2, CPU, 0))
+    whole = list(mozoo.data.training_batches(train, 6, 0, 1, 0, CPU, 0))
+    rest = list(mozoo.data.training_batches(task_in(folder).splits().train, 6, 0, 1, 2, CPU, 0))
     assert torch.equal(whole[2].inputs[0], rest[0].inputs[0])
 
 
@@ -357,7 +357,7 @@ def test_one_command_leads_from_a_folder_to_a_report(folder):
         ),
         *("trainer.device=cpu", "trainer.num_threads=1", f"run_dir={folder}/run", "logger.tensorboard=false"),
     ]
-    summary = train.run(engine.compose(overrides))
+    summary = train.run(mozoo.compose(overrides))
     assert summary["metrics"]["test/species/accuracy"] > 0.6  # one colour for each species
     assert "Images of the test split" in (folder / "run/report.html").read_text()
 

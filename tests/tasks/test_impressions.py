@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import engine
+import mozoo
 import train
 from tasks import create_task
 from tasks.rate_metrics import RateAUC, RateBias
@@ -67,8 +67,8 @@ def test_the_true_rate_is_evaluated_and_never_trained(small):
     assert [o.name for o in own.objectives] == ["click", "conversion", "cvr"]
     assert set(own.losses(model, splits.val.batch(torch.arange(8)), "train")[0]) == {"click", "conversion"}
     assert set(own.prior_losses(splits)) == set(own.initial_losses(splits)) == {"click", "conversion"}
-    precision = engine.Precision("fp32", torch.device("cpu"))
-    found = engine.evaluate(model, own, splits, 1024, precision)
+    precision = mozoo.Precision("fp32", torch.device("cpu"))
+    found = mozoo.evaluate(model, own, splits, 1024, precision)
     assert {"cvr/bias", "cvr/auc", "cvr/mae", "cvr/loss", "conversion/auroc"} <= set(found.values)
     x, codes = splits.val.inputs
     rate = model.tower["conversion"](model.features(x, codes)[0]).detach().double().sigmoid()
@@ -78,8 +78,8 @@ def test_the_true_rate_is_evaluated_and_never_trained(small):
 
 
 def test_a_product_is_not_trained_on_clicks_alone(tmp_path):
-    config = engine.compose(["model=esmm", "task.labels=clicked", "task.samples=100", f"run_dir={tmp_path / 'run'}"])
-    with pytest.raises(engine.ConfigError, match="asks its task for 'stages'"):
+    config = mozoo.compose(["model=esmm", "task.labels=clicked", "task.samples=100", f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(mozoo.ConfigError, match="asks its task for 'stages'"):
         train.run(config)
 
 

@@ -203,7 +203,7 @@ def test_photos_in_folders(photos):
 
 
 def test_a_map_that_is_missing_is_unknown_and_its_objective_sparse(photos):
-    from engine.data import sparse_objectives
+    from mozoo.data import sparse_objectives
 
     task = made(photos)
     splits = task.splits(photos.parent)

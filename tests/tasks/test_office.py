@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-import engine
+import mozoo
 from tasks import DataError, create_task
 
 CPU = torch.device("cpu")
@@ -136,7 +136,7 @@ def test_each_domain_passes_the_model_by_itself(tmp_path):
     task = task_in(build(tmp_path))
     torch.manual_seed(0)
     model = Tiny()
-    (batch,) = engine.data.training_batches(task.splits().train, 7, 0, 0, 0, CPU, 0)
+    (batch,) = mozoo.data.training_batches(task.splits().train, 7, 0, 0, 0, CPU, 0)
     losses, features = task.losses(model, batch, "train")
     for index, name in enumerate(COUNTS):
         expected = nn.functional.cross_entropy(model(batch.inputs[index])[name], batch.targets[name])
@@ -156,7 +156,7 @@ def test_evaluation_uses_each_domains_own_head(tmp_path):
         nn.init.zeros_(head.bias)
         head.bias.data[number] = 1.0  # amazon always says class 0, dslr 1, webcam 2
     test = task.splits().test
-    found = engine.evaluate(model, task, task.splits(), 3, engine.Precision("fp32", CPU), name="test")
+    found = mozoo.evaluate(model, task, task.splits(), 3, mozoo.Precision("fp32", CPU), name="test")
     assert found is not None
     for number, name in enumerate(COUNTS):
         labels = test.targets[name]
@@ -167,7 +167,7 @@ def test_evaluation_uses_each_domains_own_head(tmp_path):
 def test_a_model_with_fewer_domains_will_do(tmp_path):
     task = task_in(build(tmp_path))
     task = task.restrict(["dslr"])
-    (batch,) = engine.data.training_batches(task.splits().train, 7, 0, 0, 0, CPU, 0)
+    (batch,) = mozoo.data.training_batches(task.splits().train, 7, 0, 0, 0, CPU, 0)
     losses, features = task.losses(Tiny(("dslr",)), batch, "train")
     assert list(losses) == ["dslr"]
     assert len(features) == 1
@@ -182,9 +182,9 @@ def test_reference_losses_count_each_image_once(tmp_path):
 
 def test_workers_and_resuming_change_nothing(tmp_path):
     train = task_in(build(tmp_path), flip=0.5, crop=0.5).splits().train
-    whole = list(engine.data.training_batches(train, 2, 0, 1, 0, CPU, 0))
-    helped = list(engine.data.training_batches(pickle.loads(pickle.dumps(train)), 2, 0, 1, 0, CPU, 2))
-    rest = list(engine.data.training_batches(task_in(tmp_path, flip=0.5, crop=0.5).splits().train, 2, 0, 1, 2, CPU, 0))
+    whole = list(mozoo.data.training_batches(train, 2, 0, 1, 0, CPU, 0))
+    helped = list(mozoo.data.training_batches(pickle.loads(pickle.dumps(train)), 2, 0, 1, 0, CPU, 2))
+    rest = list(mozoo.data.training_batches(task_in(tmp_path, flip=0.5, crop=0.5).splits().train, 2, 0, 1, 2, CPU, 0))
     for a, b in [*zip(whole, helped, strict=True), (whole[2], rest[0])]:
         assert all(torch.equal(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))
         assert all(torch.equal(a.targets[name], b.targets[name]) for name in COUNTS)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-import engine
+import mozoo
 import train
-from engine.prediction import load_predictor
+from mozoo.prediction import load_predictor
 from tasks import DataError, create_task
 
 COLORS = {"blue": (0, 0, 200), "red": (200, 0, 0)}
@@ -54,7 +54,7 @@ def test_a_run_from_a_folder_to_samples(tmp_path, monkeypatch):
     root = pictures(tmp_path / "p")
     words = ("model=gan", "task=picture_gan", f"task.folder={root}", "task.image_size=8", "model.width=4")
     short = ("trainer.max_steps=4", "trainer.batch_size=16", "trainer.device=cpu", "logger.tensorboard=false")
-    summary = train.run(engine.compose([*words, *short, f"run_dir={tmp_path / 'run'}", f"data_dir={tmp_path}"]))
+    summary = train.run(mozoo.compose([*words, *short, f"run_dir={tmp_path / 'run'}", f"data_dir={tmp_path}"]))
     assert summary["metrics"]["test/samples/frechet"] > 0
     assert (tmp_path / "run/report.html").is_file()
     samples, names = load_predictor(tmp_path / "run", "cpu").sample(4)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import engine
+import mozoo
 import train
 from tasks import DataError, Prediction, create_task
 from tasks.table_files import moment
@@ -625,7 +625,7 @@ def test_another_labelled_table_is_prepared_as_in_training(csv, tmp_path):
 def test_a_step_with_a_bilevel_method_and_with_absent_objectives(csv, tmp_path):
     words = ["task=table", f"task.csv={csv}", "task.objectives=[churn,spend]", f"run_dir={tmp_path / 'run'}"]
     tiny = ["model.width=4", "model.depth=1", "trainer.batch_size=8", "trainer.max_steps=2", "logger.tensorboard=false"]
-    summary = train.run(engine.compose([*words, *tiny, "balancer=auto_lambda", "trainer.device=cpu"]))
+    summary = train.run(mozoo.compose([*words, *tiny, "balancer=auto_lambda", "trainer.device=cpu"]))
     assert summary["status"] == "finished"
     report = (tmp_path / "run/report.html").read_text(encoding="utf-8")
     assert "Inputs in the training rows" in report

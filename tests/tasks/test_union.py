@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-import engine
+import mozoo
 import train
-from engine.data import batches_per_epoch, sparse_objectives, training_batches
-from engine.inference import predict
+from mozoo.data import batches_per_epoch, sparse_objectives, training_batches
+from mozoo.inference import predict
 from tasks import DataError, TensorData, create_task
 from tasks.batch_order import BatchOrder
 from tasks.union import UnionData, _joined
@@ -58,7 +58,7 @@ def sources(folder, size=12):
 def trained(folder, target, *more):
     given = re.sub(r'"(\w+)":', r"\1:", json.dumps(sources(folder)))
     words = ["task=union", f"task.sources={given}", *MODEL, *SHORT, f"run_dir={target}", *more]
-    return train.run(engine.compose(words))
+    return train.run(mozoo.compose(words))
 
 
 def test_sample_has_the_labels_of_its_source_alone(folder):
@@ -113,7 +113,7 @@ def test_stopped_run_resumes_bit_for_bit(folder, tmp_path, more, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         assert trained(folder, tmp_path / "stopped", *more)["status"] == "stopped"
-    config = engine.validate(engine.saved_config(engine.load_checkpoint(tmp_path / "stopped/last.pt")["config"]))
+    config = mozoo.validate(mozoo.saved_config(mozoo.load_checkpoint(tmp_path / "stopped/last.pt")["config"]))
     config.resume = str(tmp_path / "stopped")
     assert train.run(config)["status"] == "finished"
     balance = [(tmp_path / name / "balance.csv").read_text() for name in ("whole", "stopped")]

@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import constants, hf_hub_download
 
 import zoo.hub
-from engine import ConfigError
-from engine.fine_tuning import initialize
+from mozoo import ConfigError
+from mozoo.fine_tuning import initialize
 from zoo import create_model
 from zoo.hub import quiet_hub
 from zoo.timm_models import create_timm

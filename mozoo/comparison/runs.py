@@ -1,0 +1,157 @@
+"""Run folders as they are read again: results, directions and configuration."""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from mozoo.comparison.settings import compose_alike
+from mozoo.config import flatten, read_yaml, saved_content
+from mozoo.words import shell_word
+from tasks.results import ResultKey, without_split
+
+#: Options that do not change what is learned: dotted keys, or how they start.
+IGNORED = (
+    *(
+        "seed",
+        "tier",
+        "source",
+        "expected",
+        "published",
+        "run_dir",
+        "resume",
+        "data_dir",
+        "imports",
+        "trust",
+        "logger.",
+    ),
+    *("task.download", "trainer.device", "trainer.num_threads"),
+    *("trainer.num_workers", "trainer.log_every", "trainer.dry_run", "trainer.save_every", "trainer.profile"),
+)
+#: Options that no other depends on: runs that differ in these alone share a configuration.
+_PLAIN = {"seed": int, "optimizer.lr": float}
+#: Metric -> whether higher is better, for runs of versions that did not write directions.
+FORMER_DIRECTIONS = {
+    **dict.fromkeys(["accuracy", "class_accuracy", "pixel_accuracy", "f1", "macro_f1", "miou", "psnr", "r2"], True),
+    **dict.fromkeys(["r2_usd", "delta1", "delta2", "delta3", "within_11_25", "within_22_5", "within_30"], True),
+    **dict.fromkeys(["modes", "high_quality", "smallest_class"], True),
+    **dict.fromkeys(["loss", "mae", "mae_usd", "rmse", "abs_err", "rel_err", "mean", "median"], False),
+    **dict.fromkeys(["frechet", "frechet_share", "largest_class", "reverse_kl"], False),
+}
+
+
+class ComparisonError(ValueError):
+    """Runs that cannot be compared; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder, its ``summary.json`` and its configuration with dotted keys."""
+
+    folder: Path
+    summary: dict[str, Any]
+    config: dict[str, Any]
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Test results, ``<objective>/<metric>``; not a number where the run has none."""
+        values = without_split(self.summary["metrics"])
+        return {name: math.nan if value is None else value for name, value in values.items()}
+
+    def result(self, name: str) -> float:
+        """One of them."""
+        return self.metrics.get(name, math.nan)
+
+    @property
+    def higher_is_better(self) -> dict[str, bool]:
+        """Test results -> direction. Raises ComparisonError if an earlier version left one open."""
+        if "higher_is_better" in self.summary:
+            return without_split(self.summary["higher_is_better"])
+        unknown = [name for name in self.metrics if ResultKey.parse(name).metric not in FORMER_DIRECTIONS]
+        if unknown:
+            raise ComparisonError(
+                f"{self.folder / 'summary.json'} was written by an earlier version, without directions; add whether higher is "
+                f'better: "higher_is_better": {{"test/{unknown[0]}": true, ...}}'
+            )
+        return {name: FORMER_DIRECTIONS[ResultKey.parse(name).metric] for name in self.metrics}
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Training time only."""
+        return self.summary["seconds"] / max(self.summary["steps"], 1)
+
+
+def directions(runs: Sequence[FinishedRun]) -> dict[str, bool]:
+    """Test results -> whether higher is better, in the order of the run that has most."""
+    known = sorted((run.higher_is_better for run in runs), key=len, reverse=True)
+    return {name: better for each in known for name, better in each.items()}
+
+
+def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
+    """Finished runs in and below folders, and the folders of runs that are not finished.
+
+    Raises ComparisonError for a place that does not exist, or nothing finished in all of them.
+    """
+    folders: dict[Path, None] = {}
+    for place in places:
+        matches = [Path(match) for match in sorted(glob.glob(place))]
+        if not matches:
+            raise ComparisonError(
+                f"there is no {place}; give run folders, or folders that contain some, such as outputs"
+            )
+        for match in matches:
+            start = match.parent if match.is_file() else match
+            folders |= dict.fromkeys(sorted(file.parent.resolve() for file in start.rglob("summary.json")))
+    if not folders:
+        raise ComparisonError(
+            f"no summary.json in {', '.join(places)}; a run writes it at its end, and python train.py makes a run"
+        )
+    finished, others = [], []
+    for folder in folders:
+        try:
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            config = _saved(folder)
+            status = summary["status"]
+            if status == "finished" and not isinstance(summary["metrics"], dict):
+                raise ValueError("summary.json holds no results")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise ComparisonError(f"{folder} cannot be read as a run ({reason}); leave it out") from None
+        if status == "finished":
+            finished.append(FinishedRun(folder, summary, flatten(config)))
+        else:
+            others.append(folder)
+    if not finished:
+        raise ComparisonError(
+            f"none of {len(others)} runs is finished; go on with: python train.py {shell_word('resume', others[0])}"
+        )
+    return finished, others
+
+
+def is_training_of(run: Path, overrides: Sequence[str]) -> bool:
+    """Whether a run folder has the configuration of these overrides, but for :data:`IGNORED`."""
+    if not (run / "config.yaml").is_file():
+        return False
+    words = [each.partition("=") for each in overrides]
+    plain = {key: _PLAIN[key](value) for key, _, value in words if key in _PLAIN}
+    others = tuple(each for each, (key, _, _) in zip(overrides, words, strict=True) if key not in _PLAIN)
+    return _decisive(_saved(run)) == _composed(others) | plain
+
+
+def _saved(run: Path) -> dict[str, Any]:
+    return saved_content(read_yaml(run / "config.yaml"))
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    return _decisive(asdict(compose_alike(overrides)))
+
+
+def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flatten(config).items() if key == "seed" or not key.startswith(IGNORED)}

@@ -1,0 +1,219 @@
+"""Predictions for a user's files, or samples of a GAN, as files and as printed rows.
+
+    predictions.csv                             a line for each picture, or for each line of a table
+    <picture>-<map>.npy, <picture>-<map>.png    numbers and colors of a map; <map>.csv is their legend
+    samples.npy, samples.png, samples.csv       what a GAN made, and of which class
+
+Maps are written one after the other as they are made, the table at the end.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torchvision.utils import save_image
+
+from mozoo.arguments import ConfigError, PartialError, some
+from mozoo.prediction import load_predictor, written_folder
+from mozoo.preferences import parse_preference
+from tasks import DataError, Prediction
+from tasks.file_checks import is_hidden
+
+# fmt: off
+_PICTURES = {
+    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+}
+# fmt: on
+
+
+def input_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """A file, or the pictures in and below a folder, and the files there that are none.
+
+    Hidden files and folders do not count. Raises ConfigError if there are no pictures.
+    """
+    if path.is_file():
+        return [path], []
+    if not path.is_dir():
+        raise ConfigError(f"input: there is no {path}")
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not is_hidden(file, path))
+    pictures = [file for file in files if file.suffix.lower() in _PICTURES] or [f for f in files if f.suffix == ".npy"]
+    if not pictures:
+        raise ConfigError(f"input: there are no pictures in {path} ({', '.join(sorted(_PICTURES))}, or .npy)")
+    known = set(pictures)
+    return pictures, [file for file in files if file not in known]
+
+
+def _check_names(pictures: Sequence[Path]) -> None:
+    """Raise ConfigError if the maps of two pictures would be written to the same files."""
+    stems: dict[Path, Path] = {}
+    for file in pictures:
+        other = stems.setdefault(file.with_suffix(""), file)
+        if other != file:
+            raise ConfigError(f"input: {other} and {file} would be written to the same files; rename one")
+
+
+def write_predictions(
+    folder: Path, source: Path, predictions: Iterable[tuple[Path, Prediction]]
+) -> list[dict[str, str | float]]:
+    """Write the predictions of files of ``source``; returns the rows of ``predictions.csv``.
+
+    Nothing is written before the first prediction. Raises ConfigError if ``folder`` cannot be written.
+    """
+    rows: list[dict[str, str | float]] = []
+    remaining = iter(predictions)
+    first = next(remaining)
+    with _writing(folder):
+        for path, prediction in chain([first], remaining):
+            name = path.relative_to(source) if source.is_dir() else Path(path.name)
+            for key, array in prediction.maps.items():
+                target = folder / name.with_name(f"{name.stem}-{key}.npy")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                np.save(target, array[0])  # maps are of one picture
+                if key in prediction.pictures:
+                    Image.fromarray(prediction.pictures[key][0]).save(target.with_suffix(".png"))
+            for key, legend in prediction.legends.items():
+                _write_table(folder / f"{key}.csv", _rows(legend))
+            table = path.suffix.lower() not in {*_PICTURES, ".npy"}
+            if prediction.own:
+                _write_columns(folder / "predictions.csv", {**prediction.own, **prediction.cells})
+                return _rows(prediction.cells)
+            for number, row in enumerate(_rows(prediction.cells), start=1):
+                rows.append({"row": number, **row} if table else {"file": str(name), **row})
+        if rows:
+            _write_table(folder / "predictions.csv", rows)
+    return rows
+
+
+def write_samples(folder: Path, samples: Tensor, classes: Sequence[str]) -> None:
+    """Write images (N, C, H, W) or points (N, 2) as ``.npy`` and ``.png``, and their classes.
+
+    Images in [-1, 1] are saved as (N, H, W) or (N, H, W, C) in [0, 1]. Raises ConfigError if ``folder`` cannot be written.
+    """
+    with _writing(folder):
+        if samples.dim() == 4:
+            images = (samples.clamp(-1, 1) + 1) / 2
+            np.save(folder / "samples.npy", images.movedim(1, -1).squeeze(-1).numpy())
+            save_image(images, folder / "samples.png", nrow=len(set(classes)) or 8)
+        else:
+            from matplotlib.figure import Figure  # takes a second to import, and pictures and tables need none
+
+            np.save(folder / "samples.npy", samples.numpy())
+            figure = Figure(figsize=(5.6, 5.6), layout="constrained")
+            axes = figure.add_subplot(aspect="equal")
+            axes.scatter(samples[:, 0].numpy(), samples[:, 1].numpy(), s=6, linewidths=0, color="#d97706")
+            figure.savefig(folder / "samples.png", dpi=150)
+        if classes:
+            _write_table(folder / "samples.csv", _rows({"sample": range(1, len(classes) + 1), "class": classes}))
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Makes the folder; what keeps it from being written is a ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ConfigError(f"output: cannot write to {folder} ({error.strerror or error})") from error
+
+
+def _rows(columns: Mapping[str, Sequence[str | float]]) -> list[dict[str, str | float]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+def _write_columns(path: Path, columns: Mapping[str, Sequence[str | float]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            writer.writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row])
+
+
+_SHOWN = 10  # rows that are printed
+
+
+def predict(
+    run: str,
+    input: str | None = None,
+    output: str | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    size: str | None = None,
+    preference: str | None = None,
+) -> None:
+    """Predict or sample, write files and print the first rows.
+
+    Raises ConfigError or DataError before anything is written, and PartialError if some files of a folder cannot be read.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    if size not in (None, "picture", "model"):
+        raise ConfigError(f"size must be picture or model, got {size!r}")
+    predictor = load_predictor(run, device, parse_preference(preference), trust)
+    place = written_folder(run)
+    if input is None:
+        generated, classes = predictor.sample(64 if samples is None else samples, seed or 0)
+        folder = Path(output or place / "predictions" / "samples")
+        write_samples(folder, generated, classes)
+        console.print(f"{len(generated)} samples in {folder}", markup=False)
+        return
+    if samples is not None or seed is not None:
+        raise ConfigError("samples and seed are for a model that generates, without input; leave them out")
+    source = Path(input)
+    files, others = input_files(source)
+    folder = Path(output or place / "predictions" / source.resolve().stem)
+    problems: list[DataError] = []
+    notes: list[str] = []
+
+    def predictions() -> Iterator[tuple[Path, Prediction]]:
+        checked = False
+        for file in files:
+            try:
+                prediction = predictor.predict(file, size="model" if size == "model" else "picture")
+            except DataError as error:
+                problems.append(error)
+                continue
+            if prediction.maps and not checked:  # nothing is written yet
+                _check_names(files)
+            checked = True
+            notes.extend(prediction.notes)
+            yield file, prediction
+        if len(problems) == len(files):
+            raise problems[0]
+
+    rows = write_predictions(folder, source, predictions())
+    if rows:
+        table = Table(*rows[0])
+        for row in rows[:_SHOWN]:
+            table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+        console.print(table)
+    more = f" ({len(rows) - _SHOWN} more rows)" if len(rows) > _SHOWN else ""
+    console.print(f"predictions{more} in {folder}", markup=False)
+    for note in notes:
+        console.print(note, markup=False)
+    if others:
+        console.print(
+            f"left out, as they are no pictures: {some([str(path.relative_to(source)) for path in others], _SHOWN)}",
+            markup=False,
+        )
+    if problems:
+        raise PartialError(
+            f"{len(problems)} of {len(files)} files have no prediction: {some(list(map(str, problems)), _SHOWN, '; ')}"
+        )

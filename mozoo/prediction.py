@@ -1,0 +1,183 @@
+"""Predictions of the best weights of a run, for files of a user, in units of the data.
+
+    best/config.json -> task, with its preprocessing state, and model
+    picture or CSV -> task.preprocess -> model -> task.decode -> Prediction; a GAN: noise -> task.sample
+
+The training data are not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mozoo.arguments import ConfigError, did_you_mean
+from mozoo.checkpoint import load_weights
+from mozoo.data import evaluation_batches
+from mozoo.device import resolve_device
+from mozoo.preferences import set_preference
+from mozoo.run import Run
+from mozoo.transfer import stored_task
+from mozoo.words import shell_word
+from tasks import Prediction, Task, TensorData
+from tasks.dense_windows import Windows
+from tasks.gan_task import GanTask
+from tasks.table import Table
+from zoo import create_model, list_models, model_arguments
+from zoo.pretrained import run_folder
+
+Size = Literal["picture", "model"]
+
+
+def model_config(run: Run) -> dict[str, Any]:
+    """The content of ``best/config.json``, for building the model and preparing its inputs.
+
+    Holds the arguments of ``create_model``, those of the class for its ``from_pretrained``, and the task.
+    """
+    return {
+        "model": run.config.model["name"],
+        **run.arguments,
+        **(getattr(run.model, "_hub_mixin_config", None) or {}),
+        "task": run.config.task,
+        "learnt": run.task.state_dict(),
+        "imports": run.config.imports,
+    }
+
+
+def best_folder(run: Path) -> Path:
+    """Folder of the best weights of a run, or ``run`` if it holds some. Raises ConfigError.
+
+    Weights of the zoo have the name of the weights in place of a folder.
+    """
+    run = run_folder(run)
+    for folder in (run / "best", run):
+        if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file():
+            return folder
+    if not run.is_dir():
+        named = f", or a name of weights of the zoo; {did_you_mean(str(run), list_models(pretrained=True))}"
+        raise ConfigError(f"run: there is no folder {run}; it is the one that train.py said it was writing to{named}")
+    if (run / "config.yaml").is_file():
+        raise ConfigError(
+            f"run: {run} has no weights in best/ yet, as no epoch is finished; go on with: python train.py {shell_word('resume', run)}"
+        )
+    inside = sorted(str(path.parent) for path in run.glob("**/best"))
+    hint = f"; did you mean {', '.join(inside[-3:])}?" if inside else ", which has a config.yaml and a folder best/"
+    raise ConfigError(f"run: {run} is no run folder{hint}")
+
+
+def written_folder(run: str) -> Path:
+    """Folder for files about a run: its own, or ``outputs/<name>`` for weights of the zoo."""
+    return Path(run) if Path(run).exists() else Path("outputs", run)
+
+
+@dataclass
+class Predictor:
+    """A trained model with its task."""
+
+    task: Task
+    model: Any  # an nn.Module that keeps the contract of balancing.MultiObjectiveModel
+    device: torch.device
+
+    def predict(self, path: Any, batch_size: int = 256, size: Size = "picture") -> Prediction:
+        """Prediction for what ``task.preprocess`` reads. Raises DataError if it cannot be read.
+
+        Args:
+            path: The file, or a data frame.
+            batch_size: Samples that go through the model at once.
+            size: Of maps: that of the ``picture``, or that at which the ``model`` was trained, of the middle of the picture where
+                training samples were cut.
+        """
+        data: Any = self.task.preprocess(path)
+        if isinstance(data, Windows):
+            if size == "picture" and data.scaled:
+                outputs = list(self._outputs(data, min(batch_size, 8)))
+                task: Any = self.task
+                return task.decode_windows(
+                    data, {key: torch.cat([part[key] for part in outputs]) for key in outputs[0]}
+                )
+            data = data.middle()
+        parts = list(map(self.task.decode, self._outputs(data, batch_size)))
+        first = parts[0]
+        whole = Prediction(
+            {name: [cell for part in parts for cell in part.cells[name]] for name in first.cells},
+            {name: np.concatenate([part.maps[name] for part in parts]) for name in first.maps},
+            {name: np.concatenate([part.pictures[name] for part in parts]) for name in first.pictures},
+            first.legends,
+        )
+        return self.task.annotate(data, whole)
+
+    @torch.no_grad()
+    def _outputs(self, data: TensorData, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        """Outputs of each batch, on the CPU."""
+        for batch in evaluation_batches(data.to(self.device), batch_size, self.device, workers=0):
+            outputs = self.task.outputs(self.model, batch)
+            yield {name: values.float().cpu() for name, values in outputs.items()}
+
+    def sample(self, count: int, seed: int = 0) -> tuple[Tensor, list[str]]:
+        """Samples of a GAN, and their classes. Raises ConfigError for any other model."""
+        if not isinstance(self.task, GanTask):
+            raise ConfigError(
+                f"input must be given, as task {self.task.name} does not generate samples: input=picture, folder or CSV"
+            )
+        if count < 1 or not 0 <= seed < 2**63:
+            raise ConfigError(f"samples must be at least 1 and seed at least 0, got {count} and {seed}")
+        return self.task.sample(self.model, count, seed)
+
+
+def load_best(folder: Path, model: nn.Module) -> None:
+    """Read the weights in ``folder``. Raises ConfigError for damaged ones or another model."""
+    with _loading(folder):
+        load_weights(folder, model)
+
+
+def load_predictor(
+    run: str | Path, device: str = "auto", preference: Mapping[str, float] | None = None, trust: bool = False
+) -> Predictor:
+    """The best model of a run or of the zoo, in eval mode, for a preference if it reads one.
+
+    With ``trust`` the modules are imported that the folder names. Raises ConfigError if it names any without, if the model is
+    missing or damaged, or for a preference that it does not read.
+    """
+    folder = best_folder(Path(run))
+    with _loading(folder):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        task = stored_task(folder, trust)
+        known = model_arguments(config["model"])
+        # pretrained weights would be fetched, only to be replaced
+        arguments = {key: value for key, value in config.items() if key in known and key != "pretrained"}
+        if isinstance(task, Table):
+            _check_inputs(task.for_model(known), arguments)
+        model: Any = create_model(config["model"], **arguments)
+        task = task.restrict(model.objectives)
+    load_best(folder, model)
+    set_preference(model, preference)
+    place = resolve_device(device)
+    return Predictor(task, model.to(place).eval(), place)
+
+
+def _check_inputs(task: Table, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError if the model was made for other inputs than the task prepares."""
+    for key in ("in_features", "categories"):
+        prepared, read = task.info.get(key), arguments.get(key)
+        if prepared is not None and read is not None and prepared != (tuple(read) if key == "categories" else read):
+            raise ValueError(f"the model has {key}={read}, and the inputs are prepared for {prepared}")
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Turn every error of a damaged or foreign file into a ConfigError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"run: {folder} cannot be loaded ({type(error).__name__}: {reason})") from error

@@ -1,0 +1,44 @@
+"""What a run folder from elsewhere may do: give data, and name code to a user who agrees."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mozoo.arguments import ConfigError, some
+
+
+def check_modules(folder: Path, modules: Any, trust: bool, named: Sequence[str] = ()) -> list[str]:
+    """The modules that the configuration of ``folder`` asks to import, where the user agrees.
+
+    Args:
+        folder: A run folder, or one with weights.
+        modules: What its configuration has under ``imports``.
+        trust: Whether the user trusts the folder.
+        named: Modules that the user named himself; those that are imported already run no code again.
+
+    Raises ConfigError that lists the other modules without ``trust``.
+    """
+    if not isinstance(modules, Sequence) or isinstance(modules, str) or not all(isinstance(m, str) for m in modules):
+        raise ConfigError(f"run: imports in the configuration of {folder} must be a list of names, got {modules!r}")
+    foreign = [module for module in modules if module not in named and module not in sys.modules]
+    if foreign and not trust:
+        raise ConfigError(
+            f"{folder} asks to import {some(foreign)}, which runs their code; if you know them, add trust=true"
+        )
+    return list(modules)
+
+
+def check_plain(folder: Path, content: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a value in the configuration of ``folder`` that looks up others."""
+    waiting: list[tuple[str, Any]] = list(content.items())
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(f"{key}.{inner}", item) for inner, item in value.items()]
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            waiting += [(key, item) for item in value]
+        elif isinstance(value, str) and "${" in value:
+            raise ConfigError(f"{folder}: {key} is {value!r}; the configuration of a run holds plain values only")

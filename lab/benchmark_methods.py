@@ -34,6 +34,7 @@ from lab import command, documents, method_tables, results
 from lab.jobs import run_missing
 from lab.studies import METHODS, STUDIES, Trial, baseline, trials
 from lab.timing import peak_bytes, timed
+from mozoo import tools
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,7 +127,7 @@ def one_step(name: str, method: str) -> Callable[[], None]:
     """A training step on the first batch of a study, after three to warm up."""
     overrides = (*STUDIES[name].common, f"balancer={method}", "trainer.num_threads=1", "trainer.device=cpu")
     run = train.build(mozoo.compose(overrides))
-    batch = next(iter(mozoo.epoch_batches(run, 0, 0)))
+    batch = next(iter(tools.epoch_batches(run, 0, 0)))
     run.model.train()
 
     def step() -> None:

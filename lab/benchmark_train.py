@@ -39,6 +39,7 @@ import mozoo
 import train
 from lab import command, documents, results
 from lab.timing import Seconds, take_turns, timed
+from mozoo import tools
 from mozoo.device import describe_device, resolve_device
 from mozoo.seeding import epoch_order
 from tasks import Batch, TensorData
@@ -83,7 +84,7 @@ class BareLoop:
     """The model of ``run``, with its weights of now, in a loop written by hand."""
 
     def __init__(
-        self, run: mozoo.Run, losses: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Sequence[Tensor]]
+        self, run: tools.Run, losses: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Sequence[Tensor]]
     ):
         config = run.config
         self.model, self.losses = deepcopy(run.model), losses
@@ -141,12 +142,12 @@ class BareLoop:
 class TrainLoop:
     """``train.train_epoch`` with everything that it writes while it trains."""
 
-    def __init__(self, run: mozoo.Run, folder: Path) -> None:
-        mozoo.write_text(folder / "config.yaml", "")
-        self.run, self.folder, tracker = run, folder, mozoo.open_tracker(run, folder, resumed=False)
+    def __init__(self, run: tools.Run, folder: Path) -> None:
+        tools.write_text(folder / "config.yaml", "")
+        self.run, self.folder, tracker = run, folder, tools.open_tracker(run, folder, resumed=False)
         assert tracker is not None
-        self.tracker: mozoo.Tracker = tracker
-        self.display, self.stop = mozoo.Display(run.total_steps), mozoo.StopRequest()
+        self.tracker: tools.Tracker = tracker
+        self.display, self.stop = tools.Display(run.total_steps), tools.StopRequest()
 
     def train_epoch(self) -> None:
         """The steps of one epoch."""
@@ -199,7 +200,7 @@ def measure_work(name: str, rounds: int, device: str) -> list[Row]:
         loop, bare = both(config, Path(folder))
 
         def synchronize() -> None:
-            mozoo.synchronize(loop.run.device)
+            tools.synchronize(loop.run.device)
 
         def complete(epoch: Callable[[], None]) -> None:
             epoch()
@@ -252,7 +253,7 @@ def measure_lightning(rounds: int, device: str) -> list[Row]:
             seconds: dict[str, list[Seconds]] = {variant: [] for variant in variants}
             for turn in track(range(rounds + 1), description=f"lightning, {method}"):
                 for variant in reversed(variants) if turn % 2 else variants:
-                    mozoo.synchronize(run.device)
+                    tools.synchronize(run.device)
                     taken = variants[variant]()
                     if turn:
                         seconds[variant].append(taken)
@@ -295,7 +296,7 @@ def measure_files(rounds: int, device: str) -> list[Row]:
         writers: dict[str, Callable[[], object]] = {
             "metrics.csv and TensorBoard": log_epoch,
             "checkpoint": partial(train.save, run, folder, loop.tracker),
-            "best weights": partial(mozoo.save_weights, folder / "best", run.trained, model),
+            "best weights": partial(tools.save_weights, folder / "best", run.trained, model),
         }
         written: list[Seconds] = []
         parts = ("balance.csv and TensorBoard", *writers, "together")

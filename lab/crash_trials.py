@@ -38,11 +38,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import mozoo
 import train
 from lab import command
 from lab.jobs import progress
 from lab.results import read_yaml, write_stones
+from mozoo import tools
 from mozoo.tracking import read_rows
 
 DATA: Mapping[str, Any] = read_yaml(Path(__file__).with_suffix(".yaml"))
@@ -173,7 +173,7 @@ def _carry_out(words: Sequence[str], log: Path) -> None:
     with log.open("a", buffering=1, encoding="utf-8") as out:
         sys.stdout = sys.stderr = out
         sys.argv = ["train.py", *words]
-        mozoo.write_report = lambda folder, *_: folder
+        tools.write_report = lambda folder, *_: folder
         print(f"$ {' '.join(sys.argv)}")
         train.main()
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import mozoo
 from lab import results
+from mozoo import tools
 
 #: Document -> name of a block -> what writes its content.
 Blocks = Mapping[str, Mapping[str, Callable[[], str]]]
@@ -32,7 +32,7 @@ def fill_in(document: Path, script: str, blocks: Mapping[str, str]) -> None:
     for name, content in blocks.items():
         before, _, after = _split(text, document, script, name)
         text = before + content + after
-    mozoo.write_text(document, text)
+    tools.write_text(document, text)
 
 
 def write(script: str, blocks: Blocks) -> None:

@@ -23,10 +23,10 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import mozoo
 import train
 from lab import command, documents, results
 from lab.jobs import Training, run_missing
+from mozoo import tools
 from mozoo.comparison.estimates import estimate
 from mozoo.prediction import best_folder, load_best
 from mozoo.run_evaluation import evaluation_config
@@ -98,16 +98,16 @@ class Tested:
         folder = self.training.folder
         job = train.build(evaluation_config(folder, {"trainer.device": "cpu"}))
         load_best(best_folder(folder), job.trained)
-        size, points = mozoo.evaluation_size(job.config), []
+        size, points = tools.evaluation_size(job.config), []
         for share in self.shares:
             chosen = dict(zip(self.objectives, (share, 1 - share), strict=True))
             preference = chosen if job.config.balancer["name"] == "preference_sampling" else None
-            found = mozoo.evaluate(
+            found = tools.evaluate(
                 job.trained, job.task, job.splits, size, job.precision, name="test", preference=preference
             )
             assert found is not None  # it is not to be stopped
             points.append([share, *(found.values[str(ResultKey(o, "loss"))] for o in self.objectives)])
-        mozoo.write_text(self.file, json.dumps(points, allow_nan=False) + "\n")
+        tools.write_text(self.file, json.dumps(points, allow_nan=False) + "\n")
 
 
 def jobs(name: str) -> dict[tuple[str, int], list[Tested]]:

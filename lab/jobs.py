@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import mozoo
 import train
+from mozoo import tools
 from mozoo.comparison.runs import is_training_of
 
 
@@ -84,9 +85,9 @@ class Training:
 def train_quietly(folder: Path, overrides: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Train into the folder, or resume from a checkpoint there, and return the summary."""
     if resume and (folder / "last.pt").is_file():
-        composed = mozoo.saved_config(mozoo.load_checkpoint(folder / "last.pt")["config"])
+        composed = tools.saved_config(tools.load_checkpoint(folder / "last.pt")["config"])
         composed.resume = str(folder)
-        config = mozoo.validate(composed)
+        config = tools.validate(composed)
     else:
         shutil.rmtree(folder, ignore_errors=True)
         config = mozoo.compose([*overrides, f"run_dir='{folder}'"])

@@ -16,8 +16,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import mozoo
 from lab import command, documents, results
+from mozoo import tools
 from mozoo.config import CONFIG_DIR, Config
 from mozoo.options import bounds
 
@@ -64,7 +64,7 @@ def write(folder: Path, page: Path) -> None:
     declared = sections()
     for name, (title, values) in PRESETS.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        mozoo.write_text(folder / f"{name}.yaml", yaml_file(declared[name.partition("/")[0]], title, values))
+        tools.write_text(folder / f"{name}.yaml", yaml_file(declared[name.partition("/")[0]], title, values))
     documents.fill_in(page, "options", {name: make() for name, make in blocks().items()})
 
 

@@ -49,6 +49,7 @@ from lab.reproductions import (
 )
 from lab.reproductions.experiment import TIERS, Experiment
 from lab.reproductions.recipes import RECIPES, read_recipe
+from mozoo import tools
 from mozoo.arguments import did_you_mean
 from mozoo.environment import git_commit, versions
 
@@ -164,7 +165,7 @@ class Reproduction:
         if not attempt.is_file() or attempt.read_text(encoding="utf-8") != experiment.recipe:
             shutil.rmtree(self.folder, ignore_errors=True)  # of another recipe
         self.folder.mkdir(parents=True, exist_ok=True)
-        mozoo.write_text(attempt, experiment.recipe)
+        tools.write_text(attempt, experiment.recipe)
         clock = time.perf_counter()
         metrics = experiment.run(self.seed, self.folder)
         trained = self.folder / "run" / "summary.json"
@@ -177,7 +178,7 @@ class Reproduction:
             "git": git_commit(),
             "date": date.today().isoformat(),
         }
-        mozoo.write_text(self.folder / "result.json", json.dumps(facts, indent=2) + "\n")
+        tools.write_text(self.folder / "result.json", json.dumps(facts, indent=2) + "\n")
 
 
 # ---- judging ---------------------------------------------------------------------------------------------------------

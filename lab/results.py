@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image
 
-import mozoo
+from mozoo import tools
 from mozoo.environment import git_commit
 from mozoo.tracking import read_rows
 
@@ -42,7 +42,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[s
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(exist_ok=True)
-    mozoo.write_text(path, text.getvalue())
+    tools.write_text(path, text.getvalue())
 
 
 def record(

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 from torchvision.utils import make_grid
 
-import mozoo
 import train
 from lab.results import GRID
-from mozoo import figures
+from mozoo import figures, tools
 from mozoo.figures import COLORS
 from mozoo.prediction import best_folder, load_best
 from mozoo.run_evaluation import evaluation_config
@@ -232,7 +231,7 @@ def image_sharing(runs: Runs) -> Figure:
     return figure
 
 
-def _shares(job: mozoo.Run) -> tuple[dict[str, Tensor], float]:
+def _shares(job: tools.Run) -> tuple[dict[str, Tensor], float]:
     """Objective -> shares (units or samples, places), and what they are about at the start."""
     model, name = job.trained, job.config.model["name"]
     x = job.splits.test.inputs[0]  # type: ignore[union-attr]
@@ -263,13 +262,13 @@ def _chosen(model: nn.Module, gate: nn.Module, x: Tensor) -> Tensor:
 def _predicted(objective: str, runs: Runs) -> tuple[Objective, Tensor, Tensor]:
     """The objective, with predictions and labels of the test split."""
     job = _load(runs)
-    size, workers = mozoo.evaluation_size(job.config), job.config.trainer.num_workers
-    evaluation = mozoo.evaluate(job.trained, job.task, job.splits, size, job.precision, workers, name="test")
+    size, workers = tools.evaluation_size(job.config), job.config.trainer.num_workers
+    evaluation = tools.evaluate(job.trained, job.task, job.splits, size, job.precision, workers, name="test")
     assert evaluation is not None  # it is not to be stopped
     return next(o for o in job.task.objectives if o.name == objective), *evaluation.predictions[objective]
 
 
-def _load(runs: Runs) -> mozoo.Run:
+def _load(runs: Runs) -> tools.Run:
     """The first of the runs with its best weights, on the CPU."""
     folder = next(iter(runs.values()))
     job = train.build(evaluation_config(folder, {"trainer.device": "cpu"}))

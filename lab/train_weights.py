@@ -32,6 +32,7 @@ import mozoo
 import train
 from lab import command, documents, results
 from lab.jobs import Training, run_missing
+from mozoo import tools
 from mozoo.checkpoint import write_json
 from mozoo.prediction import load_predictor
 from mozoo.run_evaluation import evaluate_best, evaluation_config
@@ -102,7 +103,7 @@ def pack(name: str, run: Training) -> None:
         folder = Path(temporary, name)
         shutil.copytree(run.folder / "best", folder / "best")
         config = asdict(evaluation_config(run.folder, {})) | {"run_dir": None, "resume": None}
-        mozoo.write_text(folder / "config.yaml", OmegaConf.to_yaml(config))
+        tools.write_text(folder / "config.yaml", OmegaConf.to_yaml(config))
         weights = load_file(folder / "best" / "model.safetensors")
         halved = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
         half = values = store(folder, halved, summary["metrics"])
@@ -122,7 +123,7 @@ def pack(name: str, run: Training) -> None:
         summary["versions"] |= {"mozoo": project["version"]}
         write_json(folder / "summary.json", summary)
         predictor = load_predictor(folder, "cpu")
-        mozoo.write_model_card(folder / "best", summary, predictor.model, predictor.task, name)
+        tools.write_model_card(folder / "best", summary, predictor.model, predictor.task, name)
         shutil.rmtree(pretrained.FOLDER / name, ignore_errors=True)
         shutil.copytree(folder, pretrained.FOLDER / name)
 

@@ -1,49 +1,39 @@
-"""Parts of a training run: configuration, data, optimizers, checkpoints, tracking, report."""
+"""Multi-objective models for PyTorch, with their losses balanced.
 
-from mozoo.arguments import ConfigError, constructing, resolve_arguments
-from mozoo.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights, write_text
-from mozoo.command_line import reporting
-from mozoo.config import Config, compose, saved_config, validate
-from mozoo.data import Split, batches_per_epoch, label_shares, micro_batches, present_losses, weigh_losses
-from mozoo.device import compile_model, describe_device, own_threads, place_model, resolve_device, synchronize
-from mozoo.diagnostics import describe_run, profile_run
-from mozoo.distributed import Processes, join_processes
-from mozoo.environment import training_command
-from mozoo.evaluation import Evaluation, Selector, evaluate, expert_shares
-from mozoo.fine_tuning import freeze, frozen_modules, initialize
-from mozoo.finish import finish
-from mozoo.interrupts import StopRequest, interruptible
-from mozoo.model_card import write_model_card
-from mozoo.optimization import PhaseOptimizer, build_phase_optimizer, check_balancer
-from mozoo.precision import Precision
-from mozoo.prediction import model_config
-from mozoo.preferences import draw_preference
-from mozoo.progress import Display
-from mozoo.report import write_report
-from mozoo.resuming import only_writer, resume_command, resumed_config
-from mozoo.run import (
-    Diverged,
-    Run,
-    State,
-    average_batchnorm_buffers,
-    checkpoint_state,
-    complete_folder,
-    epoch_batches,
-    evaluation_size,
-    extend,
-    locate,
-    make_task,
-    mean_losses,
-    mean_weights,
-    measured_conflicts,
-    open_tracker,
-    restore,
-    roll_back,
-    run_folder,
-    sample_pictures,
-    saved_state,
-    summarize,
-)
-from mozoo.seeding import seed_everything
-from mozoo.tracking import Tracker
-from mozoo.words import check_words, shell_word
+>>> model = mozoo.create_model("shared_trunk", in_features=21, classifiers={"cut": 5}, regressors={"price": 1})
+>>> balancer = mozoo.create_balancer("pcgrad", model.objectives)
+>>> trained = mozoo.load("outputs/<run>")
+
+Each name is documented in docs/using.md. The parts of a training run are modules of this package.
+"""
+# ruff: noqa: E402  files of a user with the names of these packages are refused before they are imported
+
+from mozoo.shadows import check_packages
+
+check_packages("balancing", "zoo", "tasks")
+
+from balancing import create_balancer, list_balancers
+from mozoo.arguments import ConfigError
+from mozoo.config import Config, compose
+from mozoo.prediction import Predictor, load, load_predictor
+from tasks import create_task, list_tasks
+from zoo import create_model, list_models
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Predictor",
+    "compose",
+    "create_balancer",
+    "create_model",
+    "create_task",
+    "list_balancers",
+    "list_models",
+    "list_tasks",
+    "load",
+    "load_predictor",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

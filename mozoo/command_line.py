@@ -22,6 +22,7 @@ import tasks
 from mozoo.arguments import ConfigError, PartialError, did_you_mean
 from mozoo.checkpoint import SaveError
 from mozoo.config import REGISTRIES, places_of, unknown_key
+from mozoo.program import program
 from mozoo.renames import renamed
 from mozoo.words import quoted, unreadable, values_of_name
 
@@ -66,7 +67,7 @@ def explain(error: Exception) -> str:
     if several := re.search(r"Ambiguous value for argument '(?P<word>.+)'", text):
         word = several["word"]
         whole = "" if word.partition("=")[0] in REGISTRIES else f"; if it is one value, write {quoted(word)}"
-        return f"{word} has several values, for a sweep: python train.py -m {shlex.quote(word)}{whole}"
+        return f"{word} has several values, for a sweep: {program('train')} -m {shlex.quote(word)}{whole}"
     deleted = re.search(r"Could not delete from config. '(?P<key>[^']+)' does not exist", text)
     if deleted:
         return unknown_key(deleted["key"])

@@ -12,6 +12,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from mozoo.program import program, started_as
+
 _PACKAGES = ("mozoo", "torch", "torchvision", "timm", "hydra-core", "torchmetrics", "numpy")
 
 
@@ -38,7 +40,7 @@ def git_commit() -> str | None:
 
 def command() -> str:
     """The command line of this process, ready to be pasted into a shell."""
-    return shlex.join(["python", *sys.argv])
+    return shlex.join([*started_as(), *sys.argv[1:]])
 
 
 def training_command(folder: Path) -> str:
@@ -48,7 +50,7 @@ def training_command(folder: Path) -> str:
     """
     if not HydraConfig.initialized():
         config = ["--config-dir", str(folder), "--config-name", "config", "run_dir=null"]
-        return shlex.join(["python", "train.py", *config, "hydra.run.dir=.", "hydra.output_subdir=null"])
+        return shlex.join([*program("train").split(), *config, "hydra.run.dir=.", "hydra.output_subdir=null"])
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.RUN:
         return command()
@@ -56,4 +58,4 @@ def training_command(folder: Path) -> str:
     config = [word for each in folders for word in ("--config-dir", each)]
     if hydra.job.config_name not in (None, "train"):
         config += ["--config-name", str(hydra.job.config_name)]
-    return shlex.join(["python", sys.argv[0], *config, *hydra.overrides.task])
+    return shlex.join([*started_as(), *config, *hydra.overrides.task])

@@ -8,6 +8,7 @@ The training data are not needed.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,14 +25,16 @@ from mozoo.checkpoint import load_weights
 from mozoo.data import evaluation_batches
 from mozoo.device import resolve_device
 from mozoo.preferences import set_preference
+from mozoo.program import program
 from mozoo.run import Run
 from mozoo.transfer import stored_task
+from mozoo.trust import check_modules
 from mozoo.words import shell_word
 from tasks import Prediction, Task, TensorData
 from tasks.dense_windows import Windows
 from tasks.gan_task import GanTask
 from tasks.table import Table
-from zoo import create_model, list_models, model_arguments
+from zoo import BaseModel, create_model, list_models, model_arguments
 from zoo.pretrained import run_folder
 
 Size = Literal["picture", "model"]
@@ -63,10 +66,11 @@ def best_folder(run: Path) -> Path:
             return folder
     if not run.is_dir():
         named = f", or a name of weights of the zoo; {did_you_mean(str(run), list_models(pretrained=True))}"
-        raise ConfigError(f"run: there is no folder {run}; it is the one that train.py said it was writing to{named}")
+        raise ConfigError(f"run: there is no folder {run}; it is the one that a training said it was writing to{named}")
     if (run / "config.yaml").is_file():
         raise ConfigError(
-            f"run: {run} has no weights in best/ yet, as no epoch is finished; go on with: python train.py {shell_word('resume', run)}"
+            f"run: {run} has no weights in best/ yet, as no epoch is finished; "
+            f"go on with: {program('train')} {shell_word('resume', run)}"
         )
     inside = sorted(str(path.parent) for path in run.glob("**/best"))
     hint = f"; did you mean {', '.join(inside[-3:])}?" if inside else ", which has a config.yaml and a folder best/"
@@ -138,6 +142,47 @@ def load_best(folder: Path, model: nn.Module) -> None:
         load_weights(folder, model)
 
 
+def load(source: str | Path, trust: bool = False) -> nn.Module:
+    """The trained model of a run, a folder or a name of the zoo, on the CPU and in eval mode.
+
+    Args:
+        source: A run folder or its ``best/``, a folder of ``save_pretrained``, or a name such as ``shared_trunk.diamonds``.
+        trust: Whether the modules that the folder names may be imported.
+
+    Raises ConfigError if there are no weights, damaged ones, or modules to import without ``trust``. Inputs must be prepared as
+    in training; what :func:`load_predictor` returns prepares them.
+    """
+    folder = best_folder(Path(source))
+    with _loading(folder):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for module in check_modules(folder, config.get("imports", []), trust):
+            importlib.import_module(module)
+        model = _untrained(config)
+    load_best(folder, model)
+    return model.eval()
+
+
+def _untrained(config: Mapping[str, Any]) -> nn.Module:
+    """The model that ``config.json`` describes by its name in the zoo, or by its class where ``save_pretrained`` wrote it."""
+    # pretrained weights would be fetched, only to be replaced
+    given = {key: value for key, value in config.items() if key != "pretrained"}
+    if "model" in config:
+        known = model_arguments(config["model"])
+        return create_model(config["model"], **{key: value for key, value in given.items() if key in known})
+    kinds = [kind for kind in _subclasses(BaseModel) if kind.__name__ == config.get("class")]
+    if len(kinds) != 1:
+        raise ConfigError(
+            "config.json does not say which model it is; load it by its class, as in SharedTrunk.from_pretrained(folder)"
+        )
+    return kinds[0](**{key: value for key, value in given.items() if key != "class"})
+
+
+def _subclasses(kind: type) -> Iterator[Any]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
 def load_predictor(
     run: str | Path, device: str = "auto", preference: Mapping[str, float] | None = None, trust: bool = False
 ) -> Predictor:
@@ -150,12 +195,9 @@ def load_predictor(
     with _loading(folder):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         task = stored_task(folder, trust)
-        known = model_arguments(config["model"])
-        # pretrained weights would be fetched, only to be replaced
-        arguments = {key: value for key, value in config.items() if key in known and key != "pretrained"}
         if isinstance(task, Table):
-            _check_inputs(task.for_model(known), arguments)
-        model: Any = create_model(config["model"], **arguments)
+            _check_inputs(task.for_model(model_arguments(config["model"])), config)
+        model: Any = _untrained(config)
         task = task.restrict(model.objectives)
     load_best(folder, model)
     set_preference(model, preference)

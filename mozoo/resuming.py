@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from mozoo.arguments import ConfigError, some
 from mozoo.checkpoint import load_checkpoint
 from mozoo.config import saved_config
+from mozoo.program import program
 from mozoo.trust import check_modules, check_plain
 from mozoo.words import shell_word
 
@@ -63,7 +64,7 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
 def resume_command(folder: Path, imports: Sequence[str]) -> str:
     """The command that goes on with the run in ``folder``."""
     named = f" 'imports=[{','.join(imports)}]'" if imports else ""
-    return f"python train.py {shell_word('resume', folder)}{named}"
+    return f"{program('train')} {shell_word('resume', folder)}{named}"
 
 
 @contextmanager

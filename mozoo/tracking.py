@@ -13,6 +13,7 @@ from balancing import BalanceReport
 from mozoo.arguments import ConfigError
 from mozoo.checkpoint import saving, write_json, write_text
 from mozoo.config import LoggerConfig
+from mozoo.program import program
 from mozoo.services import start_services
 from mozoo.words import shell_word
 from tasks.results import with_split
@@ -42,7 +43,7 @@ def check_empty(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         remedy = "choose another folder"
         if (folder / "last.pt").is_file():
-            remedy += f", or continue its run with: python train.py {shell_word('resume', folder)}"
+            remedy += f", or continue its run with: {program('train')} {shell_word('resume', folder)}"
         raise ConfigError(f"run_dir: {folder} is not empty; {remedy}")
 
 

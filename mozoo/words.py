@@ -9,6 +9,7 @@ from dataclasses import is_dataclass
 
 from mozoo.arguments import ConfigError
 from mozoo.config import REGISTRIES, SCHEDULES, Config, places_of
+from mozoo.program import program
 
 #: Options of hydra's command line -> whether a value follows.
 _OPTIONS = {
@@ -39,7 +40,9 @@ def check_words(words: Sequence[str]) -> None:
         elif not word.startswith("-"):
             keys += 1
             if after:
-                raise ConfigError(f"{after} stands between two key=value; write it first: python train.py {after} ...")
+                raise ConfigError(
+                    f"{after} stands between two key=value; write it first: {program('train')} {after} ..."
+                )
             _check_section(word)
 
 
@@ -49,7 +52,7 @@ def _check_section(word: str) -> None:
         advice = (
             ", or for one before the other: balancer=pcgrad balancer.before=uncertainty" if group == "balancer" else ""
         )
-        raise ConfigError(f"{word}: a run has one {group}; for a sweep: python train.py -m {group}=a,b{advice}")
+        raise ConfigError(f"{word}: a run has one {group}; for a sweep: {program('train')} -m {group}=a,b{advice}")
     sections = [name for name, section in vars(Config()).items() if is_dataclass(section) or name in REGISTRIES]
     if group in sections and (value.replace(".", "", 1).isdigit() or value in ("true", "false", "null")):
         raise ConfigError(f"{group} is a section with keys of its own, and {word} names no file of configs/{group}")

@@ -1,36 +1,13 @@
-"""Test the best weights of a run again, on the test split or in another split or protocol.
-
-python scripts/evaluate.py run=outputs/<run>                                # the test split
-python scripts/evaluate.py run=outputs/<run> split=val
-python scripts/evaluate.py run=outputs/<run> protocol=mtan batch_size=2     # averages over batches, as public code
-python scripts/evaluate.py run=outputs/<run> data_dir=/data device=cpu
-python scripts/evaluate.py run=outputs/<run> preference='{cut: 3}'          # a model that reads one; others count 1
-python scripts/evaluate.py run=outputs/<run> task.csv=other.csv             # all rows of another table with labels
-
-Prints a table and writes <run>/evaluation-<split>.json, or evaluation-<split>-<protocol>.json; of another table,
-evaluation-<table>.json; with a preference, its numbers end the name. Classes and scales are those of the run. A table that
-has changed since training is refused.
-trust=true imports the modules of your own that a run names; without it no code of a run folder is run.
-"""
+"""``mozoo evaluate`` in a clone, also one that is not installed: ``python scripts/evaluate.py --help`` describes it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import train
-from mozoo.command_line import run_command
-from mozoo.run_evaluation import evaluate_run
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and evaluate."""
-    run_command(partial(evaluate_run, train.build), arguments, __doc__)
-
+from mozoo.commands.evaluate import main
 
 if __name__ == "__main__":
     main()

@@ -1,49 +1,13 @@
-"""Search for the largest batch that fits, for any model, task and balancer as for train.py.
-
-python scripts/largest_batch.py model=dense_resnet18 trainer.precision=bf16 balancer=pcgrad
-python scripts/largest_batch.py memory=4 model=shared_trunk        # GiB that may be used; on the CPU half of what is free
-
-Two training steps are taken with every size. Sizes are doubled until one does not fit, or holds every training sample; then the
-limit is closed in on, to a multiple of 8 (times trainer.grad_accum_steps) within 2 %. On CUDA a size does not fit if the device runs
-out of memory, on the CPU if the process grows by more than `memory`, model, data and optimizer included. What is recommended
-leaves a tenth of the memory free.
-"""
+"""``mozoo largest_batch`` in a clone, also one that is not installed: ``python scripts/largest_batch.py --help`` describes it."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import mozoo
-import train
-from mozoo.batch_search import GIB, search
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line, search, and return the recommended size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="memory=GIB, or as for train.py")
-    words = parser.parse_args(arguments).overrides
-    with mozoo.reporting():
-        limits = [word.removeprefix("memory=") for word in words if word.startswith("memory=")]
-        config = mozoo.compose([word for word in words if not word.startswith("memory=")])
-        return search(config, _as_bytes(limits[-1]) if limits else None, train.build, train.train_step)
-    raise AssertionError("mozoo.reporting ends the process")
-
-
-def _as_bytes(text: str) -> int:
-    try:
-        limit = int(float(text) * GIB)
-    except (ValueError, OverflowError):
-        limit = 0
-    if limit <= 0:
-        raise mozoo.ConfigError(f"memory is a number of GiB greater than 0, got {text!r}")
-    return limit
-
+from mozoo.commands.largest_batch import main
 
 if __name__ == "__main__":
     main()

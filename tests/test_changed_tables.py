@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-import mozoo
 import train
+from mozoo import tools
 from scripts import evaluate
 from tasks import DataError, create_task
 from tests.tasks import test_office
@@ -39,10 +39,10 @@ def edited(path, change):
 
 
 def resume(run):
-    content = mozoo.load_checkpoint(run / "last.pt")["config"]
-    composed = mozoo.saved_config(content)
+    content = tools.load_checkpoint(run / "last.pt")["config"]
+    composed = tools.saved_config(content)
     composed.resume = str(run)
-    return train.run(mozoo.validate(composed))
+    return train.run(tools.validate(composed))
 
 
 def metrics(path):

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 import mozoo
 import tasks
 import train
+from mozoo import tools
 from mozoo.comparison.estimates import estimate, student_t
 from mozoo.comparison.run_sets import group
 from mozoo.comparison.runs import FORMER_DIRECTIONS, FinishedRun, directions, find_runs
@@ -37,7 +38,7 @@ def write_run(folder, overrides=(), seed=0, values=(0.5, 0.5), status="finished"
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(asdict(config)))
     accuracy, r2 = values
     metrics = {"cut/loss": 1 - accuracy, "cut/accuracy": accuracy, "price/loss": 1 - r2, "price/r2": r2}
-    tracker = mozoo.Tracker(folder, list(metrics), ("cut", "price"), config.logger, None)
+    tracker = tools.Tracker(folder, list(metrics), ("cut", "price"), config.logger, None)
     for epoch in (1, 2, 3):
         tracker.log_metrics(epoch, epoch, "val", 1.0, 0.1, {name: value * epoch / 3 for name, value in metrics.items()})
     names = {"model": config.model["name"], "task": config.task["name"], "balancer": config.balancer["name"]}

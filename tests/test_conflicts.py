@@ -7,6 +7,7 @@ import torch
 
 import mozoo
 import train
+from mozoo import tools
 from mozoo.conflicts import layers_of
 from mozoo.tracking import read_rows
 
@@ -22,7 +23,7 @@ SHORT = [
 def trained(folder, *words, report=False):
     with pytest.MonkeyPatch.context() as patch:
         if not report:  # it takes longer than the rest
-            patch.setattr(mozoo, "write_report", lambda *arguments: None)
+            patch.setattr(tools, "write_report", lambda *arguments: None)
         train.run(mozoo.compose([*SHORT, *words, f"run_dir='{folder}'"]))
     return read_rows(folder / "balance.csv")
 
@@ -52,7 +53,7 @@ def test_what_is_measured_equals_what_a_gradient_method_measures(tmp_path, optio
 def test_layers_add_up_to_the_whole():
     config = mozoo.compose([*SHORT, "balancer=sum", "trainer.measure_conflicts=1"])
     job = train.build(config)
-    batch = next(iter(mozoo.epoch_batches(job, 0)))
+    batch = next(iter(tools.epoch_batches(job, 0)))
     (report,) = train.train_step(job, batch)
     assert list(report.groups) == list(layers_of(job.model, job.phases[0]))
     assert len(report.groups) == 4

@@ -10,6 +10,7 @@ import torch
 
 import mozoo
 import train
+from mozoo import tools
 from mozoo.config import merged_files
 from mozoo.fine_tuning import initialize
 from mozoo.run_evaluation import evaluate_run
@@ -120,7 +121,7 @@ def test_a_resumed_run_names_what_is_damaged(place, damage):
     words = [f"resume={place / 'run'}"]
 
     def resume():
-        train.run(mozoo.validate(mozoo.resumed_config(merged_files(words), words)))
+        train.run(tools.validate(tools.resumed_config(merged_files(words), words)))
 
     with pytest.raises(mozoo.ConfigError, match=r"not a checkpoint|is damaged"):
         resume()

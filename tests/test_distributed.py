@@ -16,6 +16,7 @@ from PIL import Image
 
 import mozoo
 import train
+from mozoo import tools
 from tests import forks
 from tests.conftest import ROOT
 
@@ -49,7 +50,7 @@ def train_in(folder, stones, overrides, processes=None):
         data = (*overrides, f"task.csv={photographs(Path(stones).parent / 'photographs')}")
         overrides = ()
     config = mozoo.compose([*data, f"run_dir={folder}", *overrides])
-    return train.run(config, processes or mozoo.Processes())
+    return train.run(config, processes or tools.Processes())
 
 
 def photographs(folder):
@@ -73,7 +74,7 @@ def worker(rank, port, folder, stones, cases):
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2"
     )
     torch.set_num_threads(1)
-    with mozoo.join_processes({"trainer": {"device": "cpu"}}) as processes:
+    with tools.join_processes({"trainer": {"device": "cpu"}}) as processes:
         for name, overrides in cases.items():
             found = train_in(f"{folder}/{name}", stones, overrides, processes)
             torch.save(found, f"{folder}/{name} {rank}.pt")
@@ -90,7 +91,7 @@ def folders(tmp_path_factory, stones):
     """Runs of every case in one process, and in two."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mozoo, "write_report", lambda *arguments: None)
+        patch.setattr(tools, "write_report", lambda *arguments: None)
         for name, overrides in CASES.items():
             train_in(one / name, stones, overrides)
     forks.spawn(worker, (free_port(), str(two), stones, CASES | OWN_HALVES), 2)

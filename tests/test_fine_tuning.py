@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import mozoo
 import train
 from balancing import create_balancer
+from mozoo import tools
 from mozoo.fine_tuning import initialize, layer_scales
 from zoo import create_model
 
@@ -20,7 +21,7 @@ CONSTANT = ("scheduler=constant", f"trainer.max_steps={PER_EPOCH}")
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_rates_fall_from_the_heads_to_the_first_layer():
     assert stem
     assert all(".conv1." in name or ".bn1." in name for name in stem)
     config = mozoo.compose(["optimizer.layer_decay=0.5", "optimizer.weight_decay=0.1"])
-    phase = mozoo.build_phase_optimizer(model, model.phases[0], create_balancer("sum", ["a"]), config, total_steps=10)
+    phase = tools.build_phase_optimizer(model, model.phases[0], create_balancer("sum", ["a"]), config, total_steps=10)
     phase.schedule(5)
     rates = {p: group["lr"] for group in phase.optimizers["all"].param_groups for p in group["params"]}
     decays = {p: group["weight_decay"] for group in phase.optimizers["all"].param_groups for p in group["params"]}
@@ -215,7 +216,7 @@ def test_constant_rate_keeps_the_factor_of_its_layer():
         "shared_trunk_timm", backbone="resnet10t", in_channels=3, image_size=32, classifiers={"a": 2}, regressors={}
     )
     config = mozoo.compose(["optimizer.layer_decay=0.5", "scheduler=constant", "optimizer.lr=0.1"])
-    phase = mozoo.build_phase_optimizer(model, model.phases[0], create_balancer("sum", ["a"]), config, total_steps=10)
+    phase = tools.build_phase_optimizer(model, model.phases[0], create_balancer("sum", ["a"]), config, total_steps=10)
     for step in range(2):
         phase.schedule(step, factor=0.5)
         scales = {group["lr_scale"]: group["lr"] for group in phase.optimizers["all"].param_groups}

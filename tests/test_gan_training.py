@@ -9,6 +9,7 @@ import torch
 import mozoo
 import tasks
 import train
+from mozoo import tools
 from tasks import fashion_gan
 from tests.tiny_runs import stop_after
 from zoo.gan import GAN
@@ -52,19 +53,19 @@ def test_a_gan_trains_through_the_same_loop(tmp_path, overrides):
 def test_the_best_epoch_can_be_chosen_by_a_result_about_samples(tmp_path):
     config = mozoo.compose([*SMALL, "trainer.monitor=val/samples/modes"])
     task = tasks.create_task(**config.task)
-    selector = mozoo.Selector(config.trainer.monitor, task, task.splits())
+    selector = tools.Selector(config.trainer.monitor, task, task.splits())
     assert selector.score({"samples/modes": 7.0}, 1) < selector.score({"samples/modes": 6.0}, 1)
-    selector = mozoo.Selector("val/samples/reverse_kl", task, task.splits())
+    selector = tools.Selector("val/samples/reverse_kl", task, task.splits())
     assert selector.score({"samples/reverse_kl": 0.1}, 1) < selector.score({"samples/reverse_kl": 0.2}, 1)
     with pytest.raises(mozoo.ConfigError, match="did you mean val/samples/modes"):
-        mozoo.Selector("val/samples/mode", task, task.splits())
+        tools.Selector("val/samples/mode", task, task.splits())
     for losses in ("loss", "val/real_fake/loss"):
         with pytest.raises(mozoo.ConfigError, match="ring_of_gaussians has no rule"):
-            mozoo.Selector(losses, task, task.splits())
+            tools.Selector(losses, task, task.splits())
 
 
 def test_resume_is_bit_equal(tmp_path, monkeypatch):
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
     overrides = (*SMALL, "task.labels=true", "balancer=pcgrad", "scheduler=constant")
     train.run(mozoo.compose([*overrides, f"run_dir={tmp_path / 'whole'}"]))
     with monkeypatch.context() as patch:
@@ -102,7 +103,7 @@ def test_the_running_mean_of_the_generator_is_what_is_judged_and_kept(tmp_path, 
 def test_an_evaluation_that_is_stopped_has_no_values():
     config = mozoo.compose([*SMALL])
     run = train.build(config)
-    stop = mozoo.StopRequest()
+    stop = tools.StopRequest()
     stop.asked = True
     assert train.evaluate(run, "val", stop) is None
 

@@ -7,6 +7,7 @@ import pytest
 
 import mozoo
 import train
+from mozoo import tools
 from mozoo.inference import predict
 from mozoo.run_evaluation import evaluate_run
 from tasks.molecule_files import PROPERTIES
@@ -28,7 +29,7 @@ def run(place):
         *("trainer.device=cpu", "logger.tensorboard=false", f"data_dir={place}", f"run_dir={place / 'run'}"),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mozoo, "write_report", lambda *arguments: None)  # takes longer than the rest
+        patch.setattr(tools, "write_report", lambda *arguments: None)  # takes longer than the rest
         train.run(mozoo.compose(overrides))
     return place / "run"
 

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 import mozoo
 import train
+from mozoo import tools
 
 ROOT = Path(__file__).resolve().parent.parent
 DENSE = (
@@ -88,7 +89,7 @@ def test_activations_of_a_model_without_timm_trunk_cannot_be_checkpointed(stones
 
 def test_overfit_learns_its_samples_by_heart(stones, tmp_path, monkeypatch):
     for name in ("write_report", "save_checkpoint"):  # they take longer than the rest
-        monkeypatch.setattr(mozoo, name, lambda *arguments: None)
+        monkeypatch.setattr(tools, name, lambda *arguments: None)
     short = ("trainer.device=cpu", "trainer.epochs=100", "trainer.monitor=last", "logger.tensorboard=false")
     config = mozoo.compose(["debug=overfit", f"task.csv={stones}", f"run_dir={tmp_path / 'run'}", *short])
     runs = []
@@ -107,7 +108,7 @@ def test_overfit_learns_its_samples_by_heart(stones, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_overfitting_a_handful_runs_through(stones, tmp_path, monkeypatch, count):
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
     short = ("trainer.device=cpu", "trainer.epochs=2", "logger.tensorboard=false", f"run_dir={tmp_path / 'run'}")
     summary = train.run(mozoo.compose(["debug=overfit", f"task.csv={stones}", f"trainer.overfit={count}", *short]))
     assert summary["status"] == "finished"
@@ -132,7 +133,7 @@ def test_what_cannot_be_trained_is_one_message(stones, overrides, problem):
 
 def test_threads_of_a_run_do_not_outlast_it():
     before = torch.get_num_threads()
-    with mozoo.own_threads():
+    with tools.own_threads():
         torch.set_num_threads(before + 1)
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
@@ -199,5 +200,5 @@ def test_page_tells_every_launcher(launcher):
 @pytest.mark.parametrize("supported", [True, False])
 def test_precision_auto_is_bf16_where_the_hardware_multiplies_it(monkeypatch, supported):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
-    precision = mozoo.Precision("auto", torch.device("cpu"))
+    precision = tools.Precision("auto", torch.device("cpu"))
     assert (precision.name, precision.dtype) == (("bf16", torch.bfloat16) if supported else ("fp32", None))

@@ -10,6 +10,7 @@ import torch
 import mozoo
 import train
 from balancing import create_balancer
+from mozoo import tools
 from mozoo.prediction import load_predictor
 from mozoo.run_evaluation import evaluate_run
 from tasks import create_task
@@ -29,7 +30,7 @@ def rows(path):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Without reports, and with a small grid for the reference: both take longer than the rest."""
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
     monkeypatch.setattr("tasks.burgers.Burgers.grid", (16, 10))
 
 
@@ -69,7 +70,7 @@ def test_resume_is_bit_equal_within_an_epoch_and_within_l_bfgs(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         stop_after(patch, 2)  # of three in an epoch
         train.run(mozoo.compose([*overrides, f"run_dir={tmp_path / 'stopped'}"]))
-    finish, request = train.mozoo.finish, []
+    finish, request = train.tools.finish, []
 
     def interrupted(job, stop):
         """A request to stop that arrives in the middle of L-BFGS."""
@@ -79,7 +80,7 @@ def test_resume_is_bit_equal_within_an_epoch_and_within_l_bfgs(tmp_path, monkeyp
         return finish(job, stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mozoo, "finish", interrupted)
+        patch.setattr(tools, "finish", interrupted)
         summary = train.run(mozoo.compose([*overrides, f"resume={tmp_path / 'stopped'}"]))
     assert (summary["status"], len(request)) == ("stopped", 1)
     for _ in range(2):  # a run that is finished repeats L-BFGS
@@ -98,7 +99,7 @@ def test_resume_is_bit_equal_within_an_epoch_and_within_l_bfgs(tmp_path, monkeyp
 
 def test_l_bfgs_lowers_the_weighted_sum_and_leaves_the_balancer_as_it_is(tmp_path):
     job = train.build(mozoo.compose([*SMALL, "task=burgers", "balancer=relobralo", "trainer.lbfgs_steps=25"]))
-    batch = next(mozoo.epoch_batches(job, 0))
+    batch = next(tools.epoch_batches(job, 0))
     for _ in range(3):
         train.train_step(job, batch)
     balancer = job.phases[0].balancer
@@ -110,13 +111,13 @@ def test_l_bfgs_lowers_the_weighted_sum_and_leaves_the_balancer_as_it_is(tmp_pat
         return sum(job.task.losses(job.model, whole, "train")[0].values()).item()
 
     high = total()
-    assert mozoo.finish(job, mozoo.StopRequest())
+    assert tools.finish(job, tools.StopRequest())
     assert total() < 0.7 * high
     torch.testing.assert_close(balancer.state_dict(), before, rtol=0, atol=0)
     assert {p.dtype for p in job.model.state_dict().values()} == {torch.float32}
-    assert {*mozoo.mean_losses(job)} == {"equation", "initial", "boundary"}
+    assert {*tools.mean_losses(job)} == {"equation", "initial", "boundary"}
     job.config.trainer.lbfgs_steps = None
-    assert not mozoo.finish(job, mozoo.StopRequest())
+    assert not tools.finish(job, tools.StopRequest())
 
 
 def test_l_bfgs_finishes_a_model_of_a_table_too(tmp_path):
@@ -170,7 +171,7 @@ def test_a_compiled_model_is_refused_by_name():
     config = mozoo.compose([*SMALL, "task=burgers", "trainer.compile=true"])
     balancer, task = create_balancer("sum", ("equation", "initial", "boundary")), create_task("burgers")
     with pytest.raises(mozoo.ConfigError, match=r"trainer\.compile=true .* task burgers hold derivatives"):
-        mozoo.check_balancer(balancer, config.trainer, mozoo.Processes(), task, None)
+        tools.check_balancer(balancer, config.trainer, tools.Processes(), task, None)
 
 
 def test_two_phases_have_no_one_sum_for_l_bfgs():
@@ -186,6 +187,6 @@ def test_multiplications_with_ten_bits_are_not_for_derivatives(derivatives, monk
     monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace())
     model, trainer = torch.nn.Linear(2, 2), mozoo.compose(SMALL).trainer
     monkeypatch.setattr(model, "to", lambda *arguments: model)
-    assert mozoo.place_model(model, torch.device("cuda"), trainer, mozoo.Processes(), derivatives) is model
+    assert tools.place_model(model, torch.device("cuda"), trainer, tools.Processes(), derivatives) is model
     assert chosen == (["highest"] if derivatives else ["high"])
     assert torch.backends.cudnn.allow_tf32 == (not derivatives)

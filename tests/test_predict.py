@@ -14,8 +14,8 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
-import mozoo
 import zoo
+from mozoo import tools
 from mozoo.inference import write_samples
 from mozoo.model_card import write_model_card
 from mozoo.prediction import load_predictor, model_config
@@ -420,7 +420,7 @@ def test_every_model_is_built_again_from_its_folder(name, tmp_path, monkeypatch)
     model, inputs = build(name), tiny(name).inputs(2)
     config = SimpleNamespace(model={"name": name}, task={"name": "diamonds"}, imports=[])
     run = SimpleNamespace(config=config, arguments=tiny(name).arguments, model=model, task=create_task("diamonds"))
-    mozoo.save_weights(tmp_path, model, model_config(run))
+    tools.save_weights(tmp_path, model, model_config(run))
     other = type(model).from_pretrained(tmp_path)
     torch.testing.assert_close(dict(other.eval()(*inputs)), dict(model.eval()(*inputs)), rtol=0, atol=0)
     assert other.phases == model.phases

@@ -8,6 +8,7 @@ import torch
 
 import mozoo
 import train
+from mozoo import tools
 from scripts import evaluate, predict
 from tests.tiny_runs import SHORT, stop_after, table
 
@@ -26,7 +27,7 @@ def configure(data, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch):
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)  # takes longer than the rest
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)  # takes longer than the rest
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def moved(data, tmp_path_factory):
     """A run whose modulation has moved."""
     folder = tmp_path_factory.mktemp("moved") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mozoo, "write_report", lambda *arguments: None)
+        patch.setattr(tools, "write_report", lambda *arguments: None)
         overrides = ("optimizer.lr=0.05", "scheduler=constant", "trainer.max_steps=12", f"run_dir={folder}")
         train.run(mozoo.compose([*SHORT, *MODEL, *data, *overrides]))
     return folder
@@ -63,7 +64,7 @@ def test_the_model_reads_what_weighs_the_losses(configure, monkeypatch, balancer
         return forward(x, preference)
 
     monkeypatch.setattr(job.model.trunk, "forward", noted)
-    for batch in list(mozoo.epoch_batches(job, 0))[:3]:
+    for batch in list(tools.epoch_batches(job, 0))[:3]:
         seen.clear()
         (report,) = train.train_step(job, batch)
         assert len(seen) == 4  # micro-batches
@@ -92,7 +93,7 @@ def test_a_balancer_that_draws_none_is_refused(configure, tmp_path, balancer):
 
 def test_a_draw_may_come_before_another_method(configure):
     job = train.build(configure("run", "balancer=pcgrad", "balancer.before=preference_sampling"))
-    train.train_step(job, next(iter(mozoo.epoch_batches(job, 0))))
+    train.train_step(job, next(iter(tools.epoch_batches(job, 0))))
     torch.testing.assert_close(job.model.preference, job.phases[0].balancer.loss_balancer.ray)
 
 

@@ -12,12 +12,13 @@ import mozoo
 import tasks
 import train
 from balancing import BalanceReport
+from mozoo import tools
 
 
 @pytest.fixture
 def train_in(stones, monkeypatch, tmp_path):
     """Train in a folder of ``tmp_path`` and return that folder."""
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
 
     def start(name, *overrides):
         short = ("trainer.device=cpu", "trainer.batch_size=64", "trainer.max_steps=20", "logger.tensorboard=false")
@@ -82,7 +83,7 @@ def test_updates_that_never_happen_are_an_error(train_in, monkeypatch, overrides
 
 
 def test_steps_that_a_phase_skips_count_for_it_alone():
-    state, names = mozoo.State(), ("a",)
+    state, names = tools.State(), ("a",)
     for _ in range(49):
         state.add("one", BalanceReport(names, torch.zeros(1), skipped=True))
         state.add("two", BalanceReport(names, torch.zeros(1)))
@@ -96,11 +97,11 @@ def test_loss_that_is_found_late_is_one_of_the_step_before(stones):
     for step in (7, job.steps_per_epoch):  # the second looks back into an epoch that has ended
         job.state.step, job.state.epoch = step, step // job.steps_per_epoch
         error.late = False
-        here = str(mozoo.locate(job, error))
+        here = str(tools.locate(job, error))
         error.late = True
-        before = str(mozoo.locate(job, error))
+        before = str(tools.locate(job, error))
         job.state.step, job.state.epoch, error.late = step - 1, (step - 1) // job.steps_per_epoch, False
-        assert (before, f"step {step}, ") == (str(mozoo.locate(job, error)), before[: len(f"step {step}, ")])
+        assert (before, f"step {step}, ") == (str(tools.locate(job, error)), before[: len(f"step {step}, ")])
         assert here.startswith(f"step {step + 1}, ")
 
 
@@ -124,7 +125,7 @@ def test_rollback_returns_to_the_last_checkpoint_with_half_the_rate(train_in, mo
 
 def test_rollback_gives_up_when_it_does_not_help(train_in, monkeypatch):
     spoil(monkeypatch, steps=range(3, 1000), change=infinite_gradient)
-    with pytest.raises(mozoo.Diverged, match=r"^step 3, training samples .*the norm of the gradients is not finite"):
+    with pytest.raises(tools.Diverged, match=r"^step 3, training samples .*the norm of the gradients is not finite"):
         train_in("run", "trainer.on_nonfinite=rollback")
 
 
@@ -134,9 +135,9 @@ def test_running_mean_is_what_is_evaluated_and_kept(train_in, stones):
     assert any(not torch.equal(state["ema"][name], state["model"][name]) for name in state["ema"])
     config = mozoo.compose([f"task.csv={stones}", "trainer.device=cpu", "trainer.ema=0.9"])
     job = train.build(config)
-    mozoo.load_weights(folder / "best", job.model)
+    tools.load_weights(folder / "best", job.model)
     torch.testing.assert_close(dict(job.model.state_dict()), state["ema"], rtol=0, atol=0)
-    found = mozoo.evaluate(job.model, job.task, job.splits, 1024, job.precision, name="test")
+    found = tools.evaluate(job.model, job.task, job.splits, 1024, job.precision, name="test")
     summary = json.loads((folder / "summary.json").read_text())
     assert {f"test/{name}": value for name, value in found.values.items()} == pytest.approx(summary["metrics"])
 

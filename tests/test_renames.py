@@ -9,6 +9,7 @@ import yaml
 
 import mozoo
 import train
+from mozoo import tools
 from mozoo.arguments import check_arguments
 from mozoo.renames import renamed, renamed_value, translate
 from scripts import evaluate
@@ -37,7 +38,7 @@ def in_old_words(config):
 @pytest.fixture
 def words(stones, tmp_path, monkeypatch):
     """Overrides of a short run whose configuration has a value for every name that changed."""
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
     return (
         *(f"task.csv={stones}", f"run_dir={tmp_path / 'run'}", "trainer.device=cpu", "trainer.batch_size=64"),
         *("trainer.grad_accum_steps=2", "trainer.max_grad_norm=1", "trainer.monitor=last", "trainer.max_steps=30"),
@@ -82,7 +83,7 @@ def test_run_made_before_is_evaluated(words, tmp_path):
 
 def test_saved_configuration_of_today_stays_as_it_is():
     content = asdict(mozoo.compose(["balancer=pcgrad", "balancer.before=uncertainty"]))
-    assert mozoo.saved_config(content) == content
+    assert tools.saved_config(content) == content
 
 
 def test_options_of_a_balancer_are_translated_to_names_that_exist():

@@ -23,7 +23,7 @@ import tasks
 import train
 import zoo
 from balancing import BalanceReport
-from mozoo import figures
+from mozoo import figures, tools
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on the PATH")
@@ -157,7 +157,7 @@ def test_names_are_escaped(folder, tmp_path, stones):
     summary = json.loads((folder / "summary.json").read_text()) | {"balancer": "<script>alert(1)</script>"}
     (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
     task = tasks.create_task("diamonds", csv=str(stones))
-    written = mozoo.write_report(tmp_path / "run", task, {}).read_text(encoding="utf-8")
+    written = tools.write_report(tmp_path / "run", task, {}).read_text(encoding="utf-8")
     assert "<script>" not in written
     assert "&lt;script&gt;" in written
 
@@ -167,7 +167,7 @@ def test_pictures_of_the_task_are_shown_with_their_captions(folder, tmp_path, st
     figure = Figure()
     figure.subplots().plot([0, 1])
     task = tasks.create_task("diamonds", csv=str(stones))
-    written = mozoo.write_report(tmp_path / "run", task, {}, {"what the model saw": figure}).read_text("utf-8")
+    written = tools.write_report(tmp_path / "run", task, {}, {"what the model saw": figure}).read_text("utf-8")
     samples = written.partition("<h2>Samples</h2>")[2].partition("<h2>")[0]
     assert len(pictures(samples)) == 1
     assert "<figcaption>what the model saw</figcaption>" in samples
@@ -177,7 +177,7 @@ def test_shares_of_experts_are_a_section(folder, tmp_path, stones):
     shutil.copytree(folder, tmp_path / "run")
     task = tasks.create_task("diamonds", csv=str(stones))
     rows = {"cut": {"cut 1": 0.25, "shared 1": 0.75}, "price": {"price 1": 0.5, "shared 1": 0.5}}
-    written = mozoo.write_report(tmp_path / "run", task, {}, shares=rows).read_text("utf-8")
+    written = tools.write_report(tmp_path / "run", task, {}, shares=rows).read_text("utf-8")
     shown = pictures(written.partition("<h2>Sharing</h2>")[2].partition("<h2>")[0])
     assert len(shown) == 1
     drawn = base64.b64decode(shown[0].removeprefix(PICTURE)).decode()
@@ -192,7 +192,7 @@ def test_shares_of_experts_are_means_over_the_split(name, stones, tmp_path):
     model = zoo.create_model(
         name, in_features=task.info["in_features"], classifiers={"cut": 5}, regressors={"price": 1}
     )
-    rows = mozoo.expert_shares(model, task, split, 8, torch.device("cpu"))
+    rows = tools.expert_shares(model, task, split, 8, torch.device("cpu"))
     assert bool(rows) == (name != "shared_trunk")
     assert all(sum(row.values()) == pytest.approx(1, abs=1e-5) for row in rows.values())
     assert model.training
@@ -231,7 +231,7 @@ def made_up(folder, names, epochs=3, steps=20, phases=None, measures=("accuracy"
     config = mozoo.compose(["trainer.device=cpu", "logger.tensorboard=false"])
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(asdict(config)))
     keys = [f"{name}/{key}" for name in names for key in ("loss", *measures)]
-    tracker = mozoo.Tracker(folder, keys, names, config.logger, None)
+    tracker = tools.Tracker(folder, keys, names, config.logger, None)
     generator = torch.Generator().manual_seed(0)
 
     def numbers():
@@ -271,7 +271,7 @@ def made_up(folder, names, epochs=3, steps=20, phases=None, measures=("accuracy"
     task = tasks.Task()
     task.objectives = tuple(tasks.Objective(name, tasks.CrossEntropy(("no", "yes")), {}) for name in names)
     guesses = torch.randint(2, (2, 50), generator=generator)
-    mozoo.write_report(folder, task, dict.fromkeys(names, tuple(guesses)) if tested else {})
+    tools.write_report(folder, task, dict.fromkeys(names, tuple(guesses)) if tested else {})
     return (folder / "report.html").read_text(encoding="utf-8")
 
 

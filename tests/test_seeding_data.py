@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torchmetrics import R2Score
 from torchmetrics.classification import MulticlassAccuracy
 
-import mozoo
 import tasks
+from mozoo import tools
 from mozoo.data import batches_per_epoch, evaluation_batches, micro_batches, training_batches
 from mozoo.seeding import epoch_order
 from tasks import Batch, CrossEntropy, MetricSpec, Objective, SquaredError, TensorData
@@ -158,7 +158,7 @@ def model():
 
 def evaluate(model, task, data, batch_size=50):
     features_only = TensorData(data.inputs[1:], data.targets)
-    return mozoo.evaluate(model, task, tasks.Splits(*[features_only] * 3), batch_size, mozoo.Precision("fp32", CPU))
+    return tools.evaluate(model, task, tasks.Splits(*[features_only] * 3), batch_size, tools.Precision("fp32", CPU))
 
 
 def test_evaluation_leaves_out_missing_labels(model, task):
@@ -197,11 +197,11 @@ def test_evaluation_gives_the_model_back_as_it_was(model, task):
 
 
 def test_evaluation_that_is_asked_to_stop_gives_nothing(model, task):
-    stop = mozoo.StopRequest()
+    stop = tools.StopRequest()
     stop.asked = True
-    precision = mozoo.Precision("fp32", CPU)
+    precision = tools.Precision("fp32", CPU)
     data = TensorData(table().inputs[1:], table().targets)
-    assert mozoo.evaluate(model, task, tasks.Splits(data, data, data), 8, precision, stop=stop) is None
+    assert tools.evaluate(model, task, tasks.Splits(data, data, data), 8, precision, stop=stop) is None
 
 
 def test_missing_labels_have_no_gradient(model, task):

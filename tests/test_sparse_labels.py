@@ -10,6 +10,7 @@ from PIL import Image
 
 import mozoo
 import train
+from mozoo import tools
 from tasks import CrossEntropy, Objective, SquaredError, Task, TensorData
 from tasks.criteria import MultiLabel
 from tests.tiny_runs import stop_after
@@ -53,7 +54,7 @@ def trained(overrides, folder: Path, *more):
     ],
 )
 def test_batches_without_labels_leave_the_objective_out(overrides, tmp_path, more, monkeypatch):
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
     table = trained(overrides, tmp_path / "run", *more)
     labelled = [row["loss/weight"] != "" for row in table]
     assert len(table) == 12
@@ -66,7 +67,7 @@ def test_batches_without_labels_leave_the_objective_out(overrides, tmp_path, mor
 
 
 def test_the_head_of_an_absent_objective_rests(overrides, tmp_path, monkeypatch):
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
     moved, step = [], train.train_step
 
     def watched(run, batch):
@@ -83,7 +84,7 @@ def test_the_head_of_an_absent_objective_rests(overrides, tmp_path, monkeypatch)
 
 
 def test_resume_with_sparse_labels_is_exact(overrides, tmp_path, monkeypatch):
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
     more = ("balancer=gradnorm", "balancer.before=famo")
     whole = trained(overrides, tmp_path / "whole", *more)
     with monkeypatch.context() as patch:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mozoo
+from mozoo import tools
 from mozoo.tracking import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +30,7 @@ def tracker(tmp_path, monkeypatch):
     def make(*overrides, done=None, names=NAMES):
         config = mozoo.compose(["trainer.epochs=3", *overrides])
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(asdict(config)))
-        return mozoo.Tracker(folder, [f"{name}/loss" for name in names], names, config.logger, done)
+        return tools.Tracker(folder, [f"{name}/loss" for name in names], names, config.logger, done)
 
     make.folder = folder
     return make

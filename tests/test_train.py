@@ -13,6 +13,7 @@ import balancing
 import mozoo
 import tasks
 import train
+from mozoo import tools
 from tests import forks
 from tests.tiny_runs import stop_after
 from zoo.shared_trunk import SharedTrunk
@@ -34,7 +35,7 @@ def configure(stones):
 @pytest.fixture
 def train_in(configure, monkeypatch, tmp_path):
     """Train in a folder of ``tmp_path`` and return that folder; the report, which takes longest, is left out."""
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
 
     def start(name, *overrides):
         train.run(configure(tmp_path / name, *overrides))
@@ -182,7 +183,7 @@ def test_summary_has_every_promised_key(finished):
 
 def test_config_file_repeats_the_configuration(finished):
     folder, config, _ = finished
-    assert mozoo.validate(mozoo.config.OmegaConf.load(folder / "config.yaml")) == config
+    assert tools.validate(mozoo.config.OmegaConf.load(folder / "config.yaml")) == config
 
 
 def test_best_weights_give_the_recorded_test_metrics(finished):
@@ -190,7 +191,7 @@ def test_best_weights_give_the_recorded_test_metrics(finished):
     model = SharedTrunk.from_pretrained(folder / "best").eval()
     task = tasks.create_task(**config.task)
     test = task.splits().test
-    found = mozoo.evaluate(model, task, task.splits(), 256, mozoo.Precision("fp32", torch.device("cpu")), name="test")
+    found = tools.evaluate(model, task, task.splits(), 256, tools.Precision("fp32", torch.device("cpu")), name="test")
     assert {f"test/{name}": value for name, value in found.values.items()} == pytest.approx(summary["metrics"])
     with torch.no_grad():
         outputs = model(*test.inputs)
@@ -392,7 +393,7 @@ def test_compiled_gan_measures_what_the_eager_one_does(configure, monkeypatch, t
         torch._dynamo.reset()
         job = train.build(mozoo.compose([*words, "trainer.batch_size=64", f"trainer.compile={flag}"]))
         torch.manual_seed(0)
-        batch = next(mozoo.epoch_batches(job, 0))
+        batch = next(tools.epoch_batches(job, 0))
         found.append([report.gramian for report in train.train_step(job, batch)])
     torch._dynamo.reset()
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
@@ -576,7 +577,7 @@ def task(stones):
 
 
 def best_epoch(rule, task, epochs):
-    selector = mozoo.Selector(rule, task, task.splits())
+    selector = tools.Selector(rule, task, task.splits())
     scores = [selector.score(values, number) for number, values in enumerate(epochs, start=1)]
     return scores.index(min(scores)) + 1
 
@@ -594,7 +595,7 @@ def test_selector_knows_which_direction_is_better(task):
 def test_selector_weighs_losses_by_their_priors(task):
     priors = task.prior_losses(task.splits())
     values = {f"{name}/loss": 0.5 * prior for name, prior in priors.items()}
-    assert mozoo.Selector("loss", task, task.splits()).score(values, 1) == pytest.approx(0.5)
+    assert tools.Selector("loss", task, task.splits()).score(values, 1) == pytest.approx(0.5)
 
 
 def test_selector_never_prefers_what_is_not_a_number(task):
@@ -605,9 +606,9 @@ def test_selector_never_prefers_what_is_not_a_number(task):
 def test_best_weights_are_those_of_the_best_epoch(train_in, monkeypatch):
     values = iter([0.5, 0.9, 0.7])
     kept = []
-    save = mozoo.save_weights
-    monkeypatch.setattr(mozoo.Selector, "score", lambda self, found, epoch, seen: -next(values))
-    monkeypatch.setattr(mozoo, "save_weights", lambda *arguments: (kept.append(None), save(*arguments)))
+    save = tools.save_weights
+    monkeypatch.setattr(tools.Selector, "score", lambda self, found, epoch, seen: -next(values))
+    monkeypatch.setattr(tools, "save_weights", lambda *arguments: (kept.append(None), save(*arguments)))
     folder = train_in("run", f"trainer.max_steps={3 * PER_EPOCH}")
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["best_epoch"], summary["score"], len(kept)) == (2, -0.9, 2)

@@ -8,6 +8,7 @@ import pytest
 
 import mozoo
 import train
+from mozoo import tools
 from mozoo.config import merged_files
 from mozoo.prediction import load_predictor
 from mozoo.resuming import only_writer, sweep
@@ -131,12 +132,12 @@ def test_words_beside_resume_have_their_types(foreign, words, message):
     words = [*([] if words[0].startswith("resume") else [f"resume={foreign / 'run'}"]), *words]
     composed = merged_files(words)
     with pytest.raises(mozoo.ConfigError, match=message):
-        mozoo.resumed_config(composed, words)
+        tools.resumed_config(composed, words)
 
 
 def test_a_limit_can_be_lifted(foreign):
     words = [f"resume={foreign / 'run'}", "trust=true", "trainer.max_steps=null", "trainer.epochs=2"]
-    trainer = mozoo.resumed_config(merged_files(words), words).trainer
+    trainer = tools.resumed_config(merged_files(words), words).trainer
     assert (trainer.max_steps, trainer.epochs) == (None, 2)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 import mozoo
 import train
+from mozoo import tools
 
 ROOT = Path(__file__).resolve().parent.parent
 COLORS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
@@ -64,7 +65,7 @@ def finished(kind: str, make_folder: pytest.TempPathFactory) -> Path:
         (root / "data").mkdir()
         overrides = [*SHORT, *KINDS[kind](root / "data"), f"data_dir={root / 'data'}", f"run_dir={root / 'run'}"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(mozoo, "write_report", lambda *arguments: None)  # takes longer than the rest
+            patch.setattr(tools, "write_report", lambda *arguments: None)  # takes longer than the rest
             train.run(mozoo.compose(overrides))
         _FINISHED[kind] = root / "run"
     return _FINISHED[kind]
@@ -72,11 +73,11 @@ def finished(kind: str, make_folder: pytest.TempPathFactory) -> Path:
 
 def stop_after(monkeypatch, steps):
     """Ask the next run to stop once it has taken ``steps`` steps in all."""
-    request, step = mozoo.StopRequest(), train.train_step
+    request, step = tools.StopRequest(), train.train_step
 
     def counted(run, batch):
         request.asked = run.state.step + 1 == steps
         return step(run, batch)
 
     monkeypatch.setattr(train, "train_step", counted)
-    monkeypatch.setattr(mozoo, "StopRequest", lambda processes: request)
+    monkeypatch.setattr(tools, "StopRequest", lambda processes: request)

@@ -82,7 +82,8 @@ class BaseModel(nn.Module, PyTorchModelHubMixin):
         self._check_restored(config)
         super()._save_pretrained(save_directory)
         # the mixin would sort the keys, and with them the objectives
-        (save_directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        stored = {"class": type(self).__name__, **config}
+        (save_directory / "config.json").write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
 
     def _check_restored(self, config: Mapping[str, Any]) -> None:
         """Raise ValueError if ``config`` builds another model than this one."""

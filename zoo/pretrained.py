@@ -67,7 +67,7 @@ def trained_arguments(
         if key in trained and not _agree(value, trained[key]):
             raise ValueError(
                 f"{model}: the weights {weights!r} are of a model with {key}={trained[key]!r}, not {value!r}; leave {key} out, or "
-                f"train from the tensors that fit: python train.py init={name}"
+                f"train from the tensors that fit with init={name}"
             )
     return {**given, **trained}
 

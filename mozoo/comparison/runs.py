@@ -13,6 +13,7 @@ from typing import Any
 
 from mozoo.comparison.settings import compose_alike
 from mozoo.config import flatten, read_yaml, saved_content
+from mozoo.program import program
 from mozoo.words import shell_word
 from tasks.results import ResultKey, without_split
 
@@ -110,7 +111,7 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
             folders |= dict.fromkeys(sorted(file.parent.resolve() for file in start.rglob("summary.json")))
     if not folders:
         raise ComparisonError(
-            f"no summary.json in {', '.join(places)}; a run writes it at its end, and python train.py makes a run"
+            f"no summary.json in {', '.join(places)}; a run writes it at its end, and {program('train')} makes a run"
         )
     finished, others = [], []
     for folder in folders:
@@ -129,7 +130,7 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
             others.append(folder)
     if not finished:
         raise ComparisonError(
-            f"none of {len(others)} runs is finished; go on with: python train.py {shell_word('resume', others[0])}"
+            f"none of {len(others)} runs is finished; go on with: {program('train')} {shell_word('resume', others[0])}"
         )
     return finished, others
 

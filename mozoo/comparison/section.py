@@ -12,6 +12,7 @@ from mozoo.comparison.estimates import Estimate, estimate
 from mozoo.comparison.run_sets import RunSet
 from mozoo.comparison.runs import ComparisonError, directions
 from mozoo.figures import front
+from mozoo.program import program
 from tasks.results import ResultKey, objectives_of
 from tasks.scores import delta_m, hypervolume, mean_rank
 
@@ -145,7 +146,7 @@ def _one_by_one(part: Section, each: RunSet) -> Reference:
     if missing:
         raise ComparisonError(
             f"--single-task: no finished run of {each.model} trains {', '.join(missing)} alone; make one with: "
-            f"python train.py model={each.model} balancer=single balancer.objective={missing[0]}"
+            f"{program('train')} model={each.model} balancer=single balancer.objective={missing[0]}"
         )
     return Reference(results, seconds)
 

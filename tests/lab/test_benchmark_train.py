@@ -8,6 +8,7 @@ import torch
 import mozoo
 import train
 from lab import benchmark_train, results
+from mozoo import tools
 
 
 def finished(tmp_path, *overrides):
@@ -108,13 +109,13 @@ def test_what_stays_the_same_is_not_written_after_every_epoch(tmp_path):
     folder, model = tmp_path / "best", torch.nn.Linear(2, 1)
 
     def written():
-        mozoo.save_weights(folder, model, {"model": "linear"})
+        tools.save_weights(folder, model, {"model": "linear"})
         return [(folder / name).stat().st_ino for name in ("config.json", "model.safetensors")]
 
     (config, weights), (config_again, weights_again) = written(), written()
     assert config == config_again
     assert weights != weights_again
-    mozoo.save_weights(folder, model, {"model": "line"})
+    tools.save_weights(folder, model, {"model": "line"})
     assert '"line"' in (folder / "config.json").read_text()
 
 

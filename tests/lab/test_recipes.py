@@ -18,6 +18,7 @@ from lab import reproduce
 from lab.reproductions.published_rows import published_rows
 from lab.reproductions.published_tables import read
 from lab.reproductions.recipes import RECIPES
+from mozoo import tools
 from tests.tasks import test_celeba, test_dense_folders, test_office, test_qm9
 
 ROWS = {each.name: each for each in reproduce.experiments().values() if each.family}
@@ -78,8 +79,8 @@ def trained(tmp_path_factory):
             make, small = TINY[name]
             overrides = [*PLAIN, f"data_dir={place / 'data'}", *make(place / "data"), *small]
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(mozoo, "write_report", lambda *arguments: None)  # takes longer than the rest
-                patch.setattr(mozoo, "write_model_card", lambda *arguments: None)
+                patch.setattr(tools, "write_report", lambda *arguments: None)  # takes longer than the rest
+                patch.setattr(tools, "write_model_card", lambda *arguments: None)
                 compose = mozoo.compose
                 patch.setattr(mozoo, "compose", lambda chosen: compose([*chosen, *overrides]))
                 known[name] = ROWS[name].run(0, place), place / "run"
@@ -115,7 +116,7 @@ def test_rows_compose_and_their_balancers_take_the_options(overrides):
     config = mozoo.compose(list(overrides))
     task = tasks.create_task(**config.task)
     objectives = [objective.name for objective in task.objectives]
-    name, options = mozoo.resolve_arguments("balancer", config.balancer, task, tasks.Splits([], [], []), objectives)
+    name, options = tools.resolve_arguments("balancer", config.balancer, task, tasks.Splits([], [], []), objectives)
     assert f"balancer={create_balancer(name, objectives, **options).name}" == overrides[1]
 
 
@@ -199,9 +200,9 @@ def test_last10_reports_means_over_epochs(trained):
 
 def test_last10_forgets_earlier_epochs_and_survives_a_checkpoint(trained, tmp_path):
     _, folder = trained("nyuv2_segnet_sum")
-    seen = mozoo.load_checkpoint(folder / "last.pt")["state"]["seen"]
+    seen = tools.load_checkpoint(folder / "last.pt")["state"]["seen"]
     assert [pytest.approx(each, rel=1e-6) for each in values(folder, "val")] == seen
-    selector = mozoo.Selector("last10", *loaded(tmp_path, "validation=0"))
+    selector = tools.Selector("last10", *loaded(tmp_path, "validation=0"))
     for epoch in range(12):
         seen = selector.remember(seen, {"depth/loss": float(epoch)})
     assert [each["depth/loss"] for each in seen] == list(range(2, 12))
@@ -211,7 +212,7 @@ def test_last10_forgets_earlier_epochs_and_survives_a_checkpoint(trained, tmp_pa
 
 def test_last10_needs_a_task_that_validates_on_its_test_split(tmp_path):
     with pytest.raises(mozoo.ConfigError, match=r"use task\.validation=0"):
-        mozoo.Selector("last10", *loaded(tmp_path, "validation=0.5"))
+        tools.Selector("last10", *loaded(tmp_path, "validation=0.5"))
 
 
 def loaded(folder, *options):
@@ -222,7 +223,7 @@ def loaded(folder, *options):
 
 def test_gain_is_relative_to_the_first_epoch_and_an_objective_counts_once(tmp_path):
     task, splits = loaded(tmp_path, "validation=0")
-    selector = mozoo.Selector("gain", task, splits)
+    selector = tools.Selector("gain", task, splits)
     first = dict.fromkeys(task.results(), 2.0)
     # half of the metrics of a third of the objectives
     better = first | {"segmentation/miou": 3.0, "segmentation/loss": 9.0}
@@ -238,9 +239,9 @@ def test_gain_is_relative_to_the_first_epoch_and_an_objective_counts_once(tmp_pa
 def test_a_star_is_the_mean_over_objectives():
     task = tasks.create_task("celeba", attributes=["Smiling", "Bald"])
     nothing = tasks.Splits([], [], [])
-    selector = mozoo.Selector("val/*/f1", task, nothing)
+    selector = tools.Selector("val/*/f1", task, nothing)
     assert selector.score({"Smiling/f1": 0.5, "Bald/f1": 0.25}, 1) == -0.375
-    assert mozoo.Selector("val/*/loss", task, nothing).score({"Smiling/loss": 0.5, "Bald/loss": 0.25}, 1) == 0.375
+    assert tools.Selector("val/*/loss", task, nothing).score({"Smiling/loss": 0.5, "Bald/loss": 0.25}, 1) == 0.375
 
 
 def test_selecting_on_the_test_split_is_said(trained):

@@ -13,6 +13,7 @@ from PIL import Image
 import mozoo
 from lab import documents, results, run_figures, tables
 from lab.tables import EXPERIMENTS, Experiment
+from mozoo import tools
 from tasks import compressed_fashion, fashion_gan, multi_fashion, two_view_fashion
 from tasks.fashion import CLASSES
 
@@ -34,7 +35,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(results, "OUTPUTS", tmp_path / "outputs")
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)  # takes longer than the rest
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)  # takes longer than the rest
     (tmp_path / "results").mkdir()
     return tmp_path
 

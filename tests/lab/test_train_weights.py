@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import mozoo
 import train
 import zoo
 from lab import documents, results, train_weights
 from lab.train_weights import LEFT_OUT, WEIGHTS
+from mozoo import tools
 from mozoo.run_evaluation import evaluate_best
 from tasks.results import with_split
 from zoo import pretrained
@@ -54,7 +54,7 @@ def workplace(tmp_path, monkeypatch, stones):
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "weights")
     monkeypatch.setattr(train_weights, "WEIGHTS", {"shared_trunk.tiny": tiny})
     monkeypatch.setattr(train_weights, "data_of", lambda name: "a few diamonds (MIT)")
-    monkeypatch.setattr(mozoo, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
     monkeypatch.setattr(train_weights, "run_missing", run_here)
     (tmp_path / "docs").mkdir()
     marks = [

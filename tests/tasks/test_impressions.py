@@ -5,6 +5,7 @@ import torch
 
 import mozoo
 import train
+from mozoo import tools
 from tasks import create_task
 from tasks.rate_metrics import RateAUC, RateBias
 from zoo import create_model
@@ -67,8 +68,8 @@ def test_the_true_rate_is_evaluated_and_never_trained(small):
     assert [o.name for o in own.objectives] == ["click", "conversion", "cvr"]
     assert set(own.losses(model, splits.val.batch(torch.arange(8)), "train")[0]) == {"click", "conversion"}
     assert set(own.prior_losses(splits)) == set(own.initial_losses(splits)) == {"click", "conversion"}
-    precision = mozoo.Precision("fp32", torch.device("cpu"))
-    found = mozoo.evaluate(model, own, splits, 1024, precision)
+    precision = tools.Precision("fp32", torch.device("cpu"))
+    found = tools.evaluate(model, own, splits, 1024, precision)
     assert {"cvr/bias", "cvr/auc", "cvr/mae", "cvr/loss", "conversion/auroc"} <= set(found.values)
     x, codes = splits.val.inputs
     rate = model.tower["conversion"](model.features(x, codes)[0]).detach().double().sigmoid()

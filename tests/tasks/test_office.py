@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 import mozoo
+from mozoo import tools
 from tasks import DataError, create_task
 
 CPU = torch.device("cpu")
@@ -156,7 +157,7 @@ def test_evaluation_uses_each_domains_own_head(tmp_path):
         nn.init.zeros_(head.bias)
         head.bias.data[number] = 1.0  # amazon always says class 0, dslr 1, webcam 2
     test = task.splits().test
-    found = mozoo.evaluate(model, task, task.splits(), 3, mozoo.Precision("fp32", CPU), name="test")
+    found = tools.evaluate(model, task, task.splits(), 3, tools.Precision("fp32", CPU), name="test")
     assert found is not None
     for number, name in enumerate(COUNTS):
         labels = test.targets[name]

@@ -12,6 +12,7 @@ from PIL import Image
 
 import mozoo
 import train
+from mozoo import tools
 from mozoo.data import batches_per_epoch, sparse_objectives, training_batches
 from mozoo.inference import predict
 from tasks import DataError, TensorData, create_task
@@ -113,7 +114,7 @@ def test_stopped_run_resumes_bit_for_bit(folder, tmp_path, more, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         assert trained(folder, tmp_path / "stopped", *more)["status"] == "stopped"
-    config = mozoo.validate(mozoo.saved_config(mozoo.load_checkpoint(tmp_path / "stopped/last.pt")["config"]))
+    config = tools.validate(tools.saved_config(tools.load_checkpoint(tmp_path / "stopped/last.pt")["config"]))
     config.resume = str(tmp_path / "stopped")
     assert train.run(config)["status"] == "finished"
     balance = [(tmp_path / name / "balance.csv").read_text() for name in ("whole", "stopped")]

@@ -31,6 +31,8 @@ def versions() -> dict[str, str]:
 def git_commit() -> str | None:
     """Commit of this code, ``-dirty`` if files differ; ``None`` outside a repository."""
     root, describe = Path(__file__).resolve().parent.parent, "git describe --always --dirty --abbrev=12 --exclude=*"
+    if not (root / ".git").exists():  # an installed package may lie within another repository
+        return None
     try:
         done = subprocess.run(describe.split(), cwd=root, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

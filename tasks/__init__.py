@@ -29,7 +29,7 @@ from tasks import (
     union,
 )
 from tasks.criteria import CrossEntropy, SquaredError
-from tasks.registry import create_task, list_tasks, register_task, task_arguments
+from tasks.registry import create_task, list_tasks, register_task, task_arguments, task_class
 from tasks.task import Batch, DataError, MetricSpec, Objective, Prediction, Splits, Task, TensorData
 
 __all__ = [
@@ -47,4 +47,5 @@ __all__ = [
     "list_tasks",
     "register_task",
     "task_arguments",
+    "task_class",
 ]

@@ -42,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     find_own_modules()
     sys.argv = [f"mozoo {name}", *rest]
     # a module each, as comparing needs matplotlib, which takes longer to import than a training to start
-    importlib.import_module(f"mozoo.commands.{name}").main()
+    command = importlib.import_module(f"mozoo.commands.{name}")
+    try:
+        command.main()
+    except BrokenPipeError:  # a reader such as head has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def find_own_modules() -> None:

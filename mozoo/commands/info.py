@@ -1,0 +1,89 @@
+"""A model, balancer, task, optimizer or scheduler: what it is, its options with their defaults, an example.
+
+mozoo info pcgrad
+mozoo info dense_vit
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import balancing
+import tasks
+import zoo
+from mozoo.arguments import ConfigError, did_you_mean
+from mozoo.command_line import reporting
+from mozoo.commands.entries import KINDS, Row
+from mozoo.config import CONFIG_DIR
+from mozoo.program import program, usage
+
+_CODE = {"model": zoo.model_entrypoint, "balancer": balancing.balancer_class, "task": tasks.task_class}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and print a description."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or {"-h", "--help"} & {*words}:
+        print(usage("info", __doc__))
+        return
+    with reporting():
+        if len(words) > 1:
+            raise ConfigError(f"mozoo info takes one name, got {' '.join(words)}")
+        rows = {(kind.removesuffix("s"), row["name"]): row for kind, entries in KINDS.items() for row in entries()}
+        found = {key: row for key, row in rows.items() if key[1] == words[0]}
+        if not found:
+            raise ConfigError(
+                f"there is nothing named {words[0]!r}; {did_you_mean(words[0], [name for _, name in rows])}"
+            )
+        print("\n\n".join(description(group, row) for (group, _), row in found.items()))
+
+
+def description(group: str, row: Row) -> str:
+    """What a user would look up about ``row`` of ``models``, ``balancers`` and so on."""
+    name = row["name"]
+    parts = [f"{name} ({group})"]
+    if group not in _CODE:
+        parts += [row["description"], _options(group, "adamw" if group == "optimizer" else "one_cycle")]
+        return "\n\n".join([*parts, f"example: {program('train')} {group}.name={name}"])
+    code = _CODE[group](name)
+    if group == "model":
+        about = zoo.model_info(name)
+        parts.append(
+            f"{about.summary}\ninputs: {about.inputs}\nobjectives: {about.objectives}\norigin: {about.origin}\n"
+            f"default task: {about.default_task}"
+        )
+    parts += [inspect.getdoc(code) or "", *_measured(row), _options(group, name)]
+    parts += [f"source: {_source(code)}", f"example: {program('train')} {group}={name}"]
+    return "\n\n".join(filter(None, parts))
+
+
+def _options(group: str, name: str) -> str:
+    """The file in configs/, which has every option with its default; that of all balancers after that of one."""
+    files = [CONFIG_DIR / group / f"{each}.yaml" for each in (name, *(["_options"] if group == "balancer" else []))]
+    shown = [
+        f"options, {group}.<option>=... ({file.name}):\n\n{file.read_text(encoding='utf-8').strip()}"
+        for file in files
+        if file.is_file()
+    ]
+    return "\n\n".join(shown)
+
+
+def _measured(row: Row) -> list[str]:
+    if row.get("parameters"):
+        text = f"{row['parameters']:,} parameters; {row['operations']:,} multiply-accumulates for a sample of {row['task']}"
+        results = ", ".join(f"{key} {value:g}" for key, value in row["results"].items())
+        weights = f"\ntrained weights: {', '.join(row['weights'])}" if row["weights"] else ""
+        return [text + (f"\n{results}, by {row['command']}" if results else "") + weights]
+    if row.get("time"):
+        return [f"{row['time']:g} times the time of a plain step, for a small convolutional network with two losses"]
+    return []
+
+
+def _source(code: Any) -> str:
+    file = Path(inspect.getsourcefile(inspect.unwrap(code)) or "")
+    root = CONFIG_DIR.parent
+    return str(file.relative_to(root)) if root in file.parents else str(file)

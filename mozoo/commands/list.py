@@ -1,0 +1,79 @@
+"""Names that can be chosen, with what was measured; a glob chooses some of them.
+
+mozoo list models                     # parameters, operations, results on the default task
+mozoo list balancers                  # time of a step, and how often a method was better than tuned static weights
+mozoo list balancers '*grad*'         # some
+mozoo list models 'dense*' json=true  # for a program
+mozoo list tasks | optimizers | schedulers
+
+Operations are multiply-accumulates for one sample. The time of a step is relative to one of the plain sum, for a small
+convolutional network with two losses. Results are means over seeds of the command that json=true shows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mozoo.arguments import ConfigError, did_you_mean
+from mozoo.command_line import reporting
+from mozoo.commands.entries import KINDS, Row
+from mozoo.program import usage
+
+#: Columns that JSON alone shows.
+_JSON_ALONE = {"command", "weights", "models"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and print a table, or JSON."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or {"-h", "--help"} & {*words}:
+        print(usage("list", __doc__))
+        return
+    with reporting():
+        as_json = bool({"json=true", "--json"} & {*words})
+        kind, *rest = [word for word in words if word not in ("json=true", "json=false", "--json")] or [""]
+        if kind not in KINDS:
+            raise ConfigError(f"mozoo list has no {kind!r}; {did_you_mean(kind, KINDS)}")
+        if len(rest) > 1 or any("=" in word or word.startswith("-") for word in rest):
+            raise ConfigError(f"mozoo list {kind} takes one name with * in it, and json=true; got {' '.join(rest)}")
+        rows = KINDS[kind]()
+        chosen = [row for row in rows if fnmatch(row["name"], rest[0])] if rest else rows
+        if not chosen:
+            raise ConfigError(
+                f"there are no {kind} {rest[0]!r}; {did_you_mean(rest[0], [row['name'] for row in rows])}"
+            )
+        if as_json:
+            print(json.dumps(chosen, indent=2))
+        else:
+            show(kind, chosen)
+
+
+def show(kind: str, rows: Sequence[Row]) -> None:
+    """Print the rows as a table as wide as the terminal, or wide enough for a file."""
+    terminal = Console()
+    table = Table()
+    for heading in (key for key in rows[0] if key not in _JSON_ALONE):
+        number = heading in ("parameters", "operations", "time")
+        table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=heading == "name")
+    for row in rows:
+        table.add_row(*(_cell(key, value) for key, value in row.items() if key not in _JSON_ALONE))
+    (terminal if terminal.is_terminal else Console(width=160)).print(table)
+
+
+def _cell(key: str, value: Any) -> str:
+    if not value:
+        return ""
+    if key == "results":
+        return ", ".join(f"{name} {number:g}" for name, number in list(value.items())[:3])
+    if key == "studies":
+        return f"better in {value['better']}, worse in {value['worse']} of {sum(value.values())}"
+    if key == "operations":
+        return f"{value / 1e6:,.1f} M" if value >= 1e5 else f"{value / 1e3:,.1f} k"
+    return f"{value:,}" if isinstance(value, int) else f"{value}"

@@ -1,4 +1,4 @@
-"""What `mozoo list` knows besides names: mozoo/commands/recorded.json, from results/ and from the models.
+"""mozoo/commands/recorded.json, which `mozoo list` shows, from results/ and the models.
 
 python lab/recorded.py            # all of it: two minutes, rooms are rendered and data are read
 python lab/recorded.py --collect  # keep the sizes of models, take the rest from results/ again
@@ -33,6 +33,8 @@ from mozoo.data import evaluation_batches
 from mozoo.tracking import read_rows
 from tasks import DataError
 
+#: Number of words, table and words -> its rows.
+Runs = dict[tuple[int, str], list[dict[str, str]]]
 #: Default task -> words that make its data small, with samples of the same size.
 SMALL = {"rooms": ("task.train=1", "task.val=1", "task.test=1"), "multi_fashion": ("task.copies=1",)}
 #: Words that a recorded run may have besides its model.
@@ -51,10 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def content(sizes: dict[str, Any]) -> dict[str, Any]:
     """Everything, with the sizes of models that were measured before."""
+    rows = [(file.name, row) for file in sorted(results.RESULTS.glob("*.csv")) for row in read_rows(file)]
+    runs = plain_runs(rows)
     models = {}
     for name in zoo.list_models():
         size = sizes.get(name, {})
-        models[name] = {key: size.get(key) for key in ("parameters", "operations")} | runs_of(name)
+        models[name] = {key: size.get(key) for key in ("parameters", "operations")} | means(runs.get(name, {}))
     return {"models": models, "balancers": costs()}
 
 
@@ -84,27 +88,31 @@ def size_of(name: str) -> dict[str, int]:
     return {"parameters": parameters, "operations": counter.get_total_flops() // 2}
 
 
-def runs_of(name: str) -> dict[str, Any]:
-    """Mean results over the seeds of the recorded runs with the fewest words besides the model, and their command."""
-    runs: dict[tuple[int, str], list[dict[str, str]]] = {}
-    for file in sorted(results.RESULTS.glob("*.csv")):
-        for row in read_rows(file):
-            words = shlex.split(row.get("command") or "")[2:]
-            models = [word.removeprefix("model=") for word in words if word.startswith("model=")] or ["shared_trunk"]
-            if words and models == [name] and all(map(_PLAIN.match, words)) and "epochs" in row:
-                rest = [word for word in words if not word.startswith("seed=")]
-                runs.setdefault((len(rest), f"{file.name} {' '.join(rest)}"), []).append(row)
+def plain_runs(rows: Sequence[tuple[str, dict[str, str]]]) -> dict[str, Runs]:
+    """Model -> the recorded runs that name nothing but it, a task and a length."""
+    found: dict[str, Runs] = {}
+    for file, row in rows:
+        words = shlex.split(row.get("command") or "")[2:]
+        models = [word.removeprefix("model=") for word in words if word.startswith("model=")] or ["shared_trunk"]
+        if words and len(models) == 1 and all(map(_PLAIN.match, words)) and "epochs" in row:
+            rest = [word for word in words if not word.startswith("seed=")]
+            found.setdefault(models[0], {}).setdefault((len(rest), f"{file} {' '.join(rest)}"), []).append(row)
+    return found
+
+
+def means(runs: Runs) -> dict[str, Any]:
+    """Mean results over the seeds of the runs with the fewest words, and their command."""
     if not runs:
         return {"results": {}, "command": None}
     rows = runs[min(runs)]
     columns = list(rows[0])
-    headings = [
-        each
-        for each in columns[columns.index("seed") + 1 : columns.index("epochs")]
+    headings = columns[columns.index("seed") + 1 : columns.index("epochs")]
+    values = {
+        each: float(f"{statistics.fmean(float(row[each]) for row in rows):.4g}")
+        for each in headings
         if each not in ("seconds", "steps")
-    ]
-    means = {each: float(f"{statistics.fmean(float(row[each]) for row in rows):.4g}") for each in headings}
-    return {"results": means, "command": re.sub(r" seed=\d+$", "", rows[0]["command"])}
+    }
+    return {"results": values, "command": re.sub(r" seed=\d+$", "", rows[0]["command"])}
 
 
 def costs() -> dict[str, dict[str, Any]]:

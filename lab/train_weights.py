@@ -3,6 +3,7 @@
 python lab/train_weights.py                         # everything (about ten minutes on one core)
 python lab/train_weights.py shared_trunk.diamonds   # some of it
 python lab/train_weights.py --collect               # train nothing; take finished runs, and write the page
+python lab/train_weights.py --cards                 # only write the model cards again
 
 Another entry is a line of lab/train_weights.yaml. Runs are kept in outputs/weights/, and an interrupted command goes on where it
 stopped. Weights that zoo/weights has from the same command are not trained again; delete their folder for that. They are stored
@@ -53,7 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is missing, pack it, write the page."""
     parser = command.parser(__doc__)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--cards", action="store_true", help="only write the model cards again")
     options = command.parse(parser, arguments, "weights", WEIGHTS)
+    if options.cards:
+        for name in set(options.names) & {*pretrained.list_weights()}:
+            write_card(pretrained.FOLDER / name, name)
+        return
     missing = {name: job(name) for name in options.names if not is_packed(name)}
     if silent := [name for name in missing if not data_of(name)]:
         sys.exit(
@@ -122,10 +128,16 @@ def pack(name: str, run: Training) -> None:
         project = tomllib.loads((results.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         summary["versions"] |= {"mozoo": project["version"]}
         write_json(folder / "summary.json", summary)
-        predictor = load_predictor(folder, "cpu")
-        tools.write_model_card(folder / "best", summary, predictor.model, predictor.task, name)
+        write_card(folder, name)
         shutil.rmtree(pretrained.FOLDER / name, ignore_errors=True)
         shutil.copytree(folder, pretrained.FOLDER / name)
+
+
+def write_card(folder: Path, name: str) -> None:
+    """Write the model card of weights from the ``summary.json`` beside them."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    predictor = load_predictor(folder, "cpu")
+    tools.write_model_card(folder / "best", summary, predictor.model, predictor.task, name)
 
 
 def store(folder: Path, weights: Mapping[str, Tensor], recorded: Mapping[str, Any]) -> dict[str, float] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def mend_help() -> None:
-    """Let hydra 1.3 make its parser with help that is text, where argparse reads the help of an option at once.
+    """Let hydra 1.3 make its parser where argparse reads the help of an option at once.
 
     The help of ``--shell-completion`` is an object that becomes text when it is printed, which Python 3.14 refuses.
     """

@@ -1,14 +1,14 @@
 """Model card of the best weights: ``best/README.md``, in the format of the Hugging Face hub.
 
-Front matter (YAML: library, tags, metrics, results), then how good it is, how to load it, what goes in and comes out, and how
-to repeat the run. With it the folder can be uploaded as it is: ``hf upload <user>/<name> <run>/best``.
+Front matter (YAML: library, licence, tags, metrics, results), then how good it is, how to install and load it, what goes in and
+comes out, what it is for and what not, and how to repeat the run. With it the folder can be uploaded as it is: ``hf upload <user>/<name> <run>/best``.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tasks.results import ResultKey
 from zoo import model_info
 
 _HERE = "path/to/this/folder"
+_INSTALL = "git clone https://github.com/mozoo/mozoo && pip install -e ./mozoo"
 
 
 def write_model_card(
@@ -34,12 +35,14 @@ def write_model_card(
     """
     objectives: Any = model.objectives
     sections = [
-        f"---\n{_front_matter(summary)}\n---",
+        f"---\n{_front_matter(summary, weights)}\n---",
         f"# {summary['model']} on {summary['task']}",
         f"{model_info(summary['model']).summary}. Trained by mozoo on the task `{summary['task']}` with several losses at once "
         f"({', '.join(f'`{name}`' for name in objectives)}), balanced by `{summary['balancer']}`.",
         f"## Results\n\n{_results(summary)}",
         f"## Use\n\n{_usage(summary, model, task, weights)}",
+        f"## Data\n\n{_data(summary, task)}",
+        f"## Intended use\n\n{_intended(summary, objectives, task)}",
         f"## Repeat\n\n{_origin(summary)}",
         f"## Licence\n\n{_licence(task, weights)}",
     ]
@@ -47,7 +50,7 @@ def write_model_card(
     return folder / "README.md"
 
 
-def _front_matter(summary: Mapping[str, Any]) -> str:
+def _front_matter(summary: Mapping[str, Any], weights: str | None) -> str:
     names = summary["model"], summary["task"], summary["balancer"]
     data_set = {"dataset_type": summary["task"], "dataset_name": summary["task"], "dataset_split": "test"}
     results = [
@@ -57,6 +60,7 @@ def _front_matter(summary: Mapping[str, Any]) -> str:
     ]
     data = ModelCardData(
         library_name="mozoo",
+        license=None if weights is None else "mit",
         tags=["pytorch", "multi-task-learning", "model_hub_mixin", "pytorch_model_hub_mixin", *names],
         metrics=list(dict.fromkeys(result.metric_type for result in results)),
         model_name="-".join(names) if results else None,
@@ -83,23 +87,14 @@ def _results(summary: Mapping[str, Any]) -> str:
 
 
 def _usage(summary: Mapping[str, Any], model: Any, task: Task, weights: str | None) -> str:
-    kind = type(model)
-    if weights is not None:
-        imports = "from zoo import create_model"
-        load = f'create_model("{summary["model"]}", pretrained="{weights.partition(".")[2]}").eval()'
-    elif hasattr(kind, "from_pretrained"):
-        imports = f"from {kind.__module__} import {kind.__name__}"
-        load = f'{kind.__name__}.from_pretrained("{_HERE}").eval()'
-    else:
-        imports = "from pathlib import Path\n\nfrom mozoo.prediction import load_predictor"
-        load = f'load_predictor(Path("{_HERE}")).model'
+    imports = "import mozoo"
     words, outputs = "input=<picture, folder or table>", ""
     if isinstance(task, GanTask):
         labels = f", torch.arange(64) % {model.classes}" if model.classes else ""
         imports = f"import torch\n\n{imports}" if labels else imports
         call, words = f"samples = model.generate(model.noise(64){labels})", "samples=64"
     else:
-        given = inspect.signature(kind.forward).parameters.items()
+        given = inspect.signature(type(model).forward).parameters.items()
         every = bool(getattr(model, "categories", ()))  # of numbers alone, no codes have to be given
         names = [name for name, p in given if name != "self" and (every or p.default is p.empty)]
         call = f"outputs = model({', '.join(names)})  # {model_info(summary['model']).inputs}"
@@ -109,19 +104,42 @@ def _usage(summary: Mapping[str, Any], model: Any, task: Task, weights: str | No
         rows = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in meanings.items())
         outputs = f"\n\n| output | meaning |\n|---|---|\n{rows}"
     return (
-        f"```python\n{imports}\n\nmodel = {load}\n{call}\n```{outputs}\n\n"
+        f"```bash\n{_INSTALL}\n```\n\n"
+        f'```python\n{imports}\n\nmodel = mozoo.load("{weights or _HERE}")\n{call}\n```{outputs}\n\n'
         "The model takes inputs that are prepared as in training. This command prepares them, and answers in words and in the "
-        f"units of the data:\n\n```bash\npython scripts/predict.py run={weights or _HERE} {words}\n```"
+        f"units of the data:\n\n```bash\nmozoo predict run={weights or _HERE} {words}\n```"
+    )
+
+
+def _data(summary: Mapping[str, Any], task: Task) -> str:
+    source = f"The data are {task.data_source}." if task.data_source else "The data are files of those who trained it."
+    return (
+        f"{source} Weights are from the training split, the epoch was chosen by `trainer.monitor={summary['select']}`, and the "
+        "results above are of the test split."
+    )
+
+
+def _intended(summary: Mapping[str, Any], objectives: Iterable[str], task: Task) -> str:
+    """What the model is for, and for what nothing was measured."""
+    what = (
+        "samples like those of the data" if isinstance(task, GanTask) else f"predictions of {' and '.join(objectives)}"
+    )
+    if isinstance(task, PhysicsTask):
+        what = f"values of {', '.join(task.fields)} inside of the domain of `{task.name}`"
+    return (
+        f"For {what}, for comparisons with other ways of balancing losses on the task `{summary['task']}`, and as the start of "
+        "another training (`init=`).\n\n"
+        "Out of scope: data from another source or of another kind, for which the results above say nothing, and decisions about "
+        "people or safety. Calibration, robustness and fairness were not measured."
     )
 
 
 def _licence(task: Task, weights: str | None) -> str:
-    data = f" The data are {task.data_source}." if task.data_source else ""
     if weights is not None:
-        return f"Model and weights are MIT.{data}"
+        return f"Model and weights are MIT. The data are {task.data_source}."
     return (
-        f"The code of the model is MIT. The weights are for those who trained them to license; the licence of the data may "
-        f"restrict what can be done with them.{data}"
+        "The code of the model is MIT. The weights are for those who trained them to license; the licence of the data may "
+        "restrict what can be done with them."
     )
 
 

@@ -99,7 +99,7 @@ class Predictor:
             size: Of maps: that of the ``picture``, or that at which the ``model`` was trained, of the middle of the picture where
                 training samples were cut.
         """
-        data: Any = self.task.preprocess(path)
+        data: Any = self.task.preprocess(Path(path) if isinstance(path, str) else path)
         if isinstance(data, Windows):
             if size == "picture" and data.scaled:
                 outputs = list(self._outputs(data, min(batch_size, 8)))
@@ -163,7 +163,7 @@ def load(source: str | Path, trust: bool = False) -> nn.Module:
 
 
 def _untrained(config: Mapping[str, Any]) -> nn.Module:
-    """The model that ``config.json`` describes by its name in the zoo, or by its class where ``save_pretrained`` wrote it."""
+    """The model that ``config.json`` names, or whose class ``save_pretrained`` stored."""
     # pretrained weights would be fetched, only to be replaced
     given = {key: value for key, value in config.items() if key != "pretrained"}
     if "model" in config:

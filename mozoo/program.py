@@ -1,4 +1,4 @@
-"""How a user starts a command here: as a file of the clone, or with ``mozoo`` where the package is installed."""
+"""How a command is started here: as a file of the clone, or with ``mozoo``."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ _HOME = Path(__file__).resolve().parent.parent
 
 
 def check_packages(*names: str) -> None:
-    """Raise ImportError that names the file, if one of the packages or modules is not the one beside mozoo."""
+    """Raise ImportError if one of the packages or modules is not the one beside mozoo."""
     for name in names:
         try:
             spec = importlib.util.find_spec(name)

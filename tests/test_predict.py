@@ -444,7 +444,9 @@ def test_the_card_tells_the_results_and_its_example_runs(run_of, kind, tmp_path)
     assert results == {key: value for key, value in metrics.items() if not key.endswith("/loss") and value is not None}
     assert set(data["metrics"]) == {key.split("/")[2] for key in results}
     assert summary(run)["command"] in card.text
+    assert re.findall(r"^## (.+)$", card.text, re.MULTILINE)[2:4] == ["Data", "Intended use"]
     assert "Licence" in card.text
+    assert data.get("license") is None  # the weights are the user's to license
     (example,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     inputs = {"table": {"x": torch.randn(2, 21)}, "images": {"image": torch.randn(2, 3, 12, 12)}}
     names = {"maps": {"image": torch.rand(2, 3, 24, 32)}, "points": {}, **inputs}[kind]

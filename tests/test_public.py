@@ -22,7 +22,7 @@ def test_public_names_are_few_and_documented():
     assert dir(mozoo) == sorted(mozoo.__all__)
     assert len(mozoo.__all__) < 16
     page = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
-    assert [name for name in mozoo.__all__ if f"`{name}" not in page] == []
+    assert [name for name in mozoo.__all__ if f"`mozoo.{name}" not in page] == []
     assert all(getattr(mozoo, name).__doc__ for name in mozoo.__all__)
 
 

@@ -1,1 +1,4 @@
-"""The commands of ``mozoo``, a module each with a function ``main``; only these import ``train``."""
+"""The commands of ``mozoo``: a module each, with a function ``main``.
+
+Only these import ``train``.
+"""

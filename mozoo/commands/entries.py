@@ -1,4 +1,4 @@
-"""What can be chosen by name, one row each: models, balancers, tasks, optimizers, schedulers."""
+"""Rows of models, balancers, tasks, optimizers and schedulers, which are chosen by name."""
 
 from __future__ import annotations
 

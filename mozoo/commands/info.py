@@ -1,4 +1,4 @@
-"""A model, balancer, task, optimizer or scheduler: what it is, its options with their defaults, an example.
+"""What a model, balancer, task, optimizer or scheduler is: description, options, example.
 
 mozoo info pcgrad
 mozoo info dense_vit
@@ -62,7 +62,7 @@ def description(group: str, row: Row) -> str:
 
 
 def _options(group: str, name: str) -> str:
-    """The file in configs/, which has every option with its default; that of all balancers after that of one."""
+    """The file in configs/ with every option, its default and its meaning."""
     files = [CONFIG_DIR / group / f"{each}.yaml" for each in (name, *(["_options"] if group == "balancer" else []))]
     shown = [
         f"options, {group}.<option>=... ({file.name}):\n\n{file.read_text(encoding='utf-8').strip()}"

@@ -1,6 +1,8 @@
-"""A small project for data of your own: a task, a model and their configuration, which train at once.
+"""A small project for data of your own: a task, a model and their configuration.
 
 mozoo init my_project     # writes README.md, own.py and configs/ into a new folder
+
+It trains at once; replace what it makes up by your data.
 """
 
 from __future__ import annotations

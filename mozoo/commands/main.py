@@ -50,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def find_own_modules() -> None:
-    """Look for modules in the current folder, after all others: ``imports=[mine]`` finds them, and none hides one of ours."""
+    """Look for modules in the current folder, too, after all other places.
+
+    ``imports=[mine]`` finds them, and none hides one of ours.
+    """
     here = os.getcwd()
     sys.path[:] = [*(path for path in sys.path if path not in ("", here)), here]
 

@@ -1,4 +1,4 @@
-"""Measurements that ``mozoo list`` shows, in ``recorded.json``, which ``lab/recorded.py`` writes."""
+"""Measurements that ``mozoo list`` shows; ``lab/recorded.py`` writes them to a file."""
 
 from __future__ import annotations
 

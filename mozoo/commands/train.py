@@ -1,4 +1,4 @@
-"""Train any model on any task with any balancer: ``train.py``, which lies beside this package, from any folder."""
+"""``train.py``, which lies beside this package, from any folder."""
 # ruff: noqa: E402  a user's own train.py is refused before it is carried out
 
 from mozoo.shadows import check_packages

@@ -1,6 +1,7 @@
 """Trained weights of the zoo by their names: what is loaded, what is said about it, and what is refused."""
 
 import json
+import re
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_weights_are_loaded_by_name(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_card_says_where_weights_come_from(name):
     summary, card = json.loads((best(name).parent / "summary.json").read_text()), (best(name) / "README.md").read_text()
-    model, weights = name.split(".")
+    model = name.partition(".")[0]
     assert (summary["status"], summary["model"]) == ("finished", model)
     assert summary["command"].startswith((f"python train.py model={model}", "python train.py experiment="))
     told = (
@@ -53,7 +54,12 @@ def test_card_says_where_weights_come_from(name):
         *zoo.create_model(name).objectives,
     )
     assert [words for words in told if words not in card] == []
-    assert f'create_model("{model}", pretrained="{weights}")' in card
+    assert f'mozoo.load("{name}")' in card
+    assert "license: mit" in card
+    sections = ("Results", "Use", "Data", "Intended use", "Repeat", "Licence")
+    assert re.findall(r"^## (.+)$", card, re.MULTILINE) == list(sections)
+    assert "pip install" in card
+    assert "Out of scope: " in card
     assert f"run={name} " in card
     for file in ("summary.json", "config.yaml", "best/config.json", "best/README.md"):
         text = (best(name).parent / file).read_text()

@@ -45,7 +45,7 @@ class Own(Task):
         return TensorData((torch.tensor(x, dtype=torch.float32),), targets)
 
     def preprocess(self, path: Path) -> TensorData:
-        """Rows of a CSV file without a header, for ``mozoo predict``. Raises DataError if it has other columns."""
+        """Rows of a CSV file without a header, for ``mozoo predict``."""
         try:
             x = np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32)
         except (OSError, ValueError) as error:

@@ -177,7 +177,7 @@ def _untrained(config: Mapping[str, Any]) -> nn.Module:
     return kinds[0](**{key: value for key, value in given.items() if key != "class"})
 
 
-def _subclasses(kind: type) -> Iterator[Any]:
+def _subclasses(kind: Any) -> Iterator[Any]:
     for each in kind.__subclasses__():
         yield each
         yield from _subclasses(each)

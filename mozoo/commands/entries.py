@@ -25,7 +25,7 @@ _SHAPES = {
 def models() -> list[Row]:
     """Every model, also one without measurements."""
     known = recorded("models")
-    missing = {"parameters": None, "operations": None, "results": {}, "command": None}
+    missing: Row = {"parameters": None, "operations": None, "results": {}, "command": None}
     return [
         {"name": name, "task": zoo.model_info(name).default_task, **known.get(name, missing)}
         | {"weights": zoo.list_models(f"{name}.*", pretrained=True), "description": zoo.model_info(name).summary}

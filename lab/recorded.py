@@ -74,7 +74,7 @@ def measured() -> dict[str, dict[str, int]]:
 
 
 def size_of(name: str) -> dict[str, int]:
-    """Parameters of a model, and multiply-accumulates of a forward pass for one sample of its default task."""
+    """Parameters, and multiply-accumulates for one sample of the default task."""
     config = mozoo.compose([f"model={name}", *SMALL.get(zoo.model_info(name).default_task, ())])
     task = tools.make_task(config, {})
     splits = task.splits(config.data_dir)
@@ -116,7 +116,7 @@ def means(runs: Runs) -> dict[str, Any]:
 
 
 def costs() -> dict[str, dict[str, Any]]:
-    """Balancer -> time of a step relative to a plain one, and studies where it was better or worse than tuned weights."""
+    """Balancer -> time of a step relative to a plain one, and how its studies ended."""
     rows = benchmark_balancers.read("lenet")
     time = {row["variant"]: float(row["to_plain"]) for row in rows if row["objectives"] == "2"}
     outcomes = [method_tables.Results(name) for name in STUDIES if method_tables.runs_file(name).is_file()]

@@ -9,7 +9,7 @@ _CLONE = (Path(__file__).resolve().parent.parent / "pyproject.toml").is_file()
 
 
 def program(name: str) -> str:
-    """What starts the command ``name``: ``mozoo train``, or ``python train.py`` in a clone that did not start it so."""
+    """What starts the command ``name`` here: ``mozoo train``, or ``python train.py`` in a clone."""
     if sys.argv[0].startswith("mozoo ") or not _CLONE:
         return f"mozoo {name}"
     return "python train.py" if name == "train" else f"python scripts/{name}.py"
@@ -21,5 +21,5 @@ def started_as() -> list[str]:
 
 
 def usage(name: str, text: str | None) -> str:
-    """The description of the command ``name``, with examples that start it as :func:`program` does."""
+    """The description of a command, with examples that start it as :func:`program` does."""
     return (text or "").replace(f"mozoo {name}", program(name)).strip()

@@ -1,4 +1,4 @@
-"""``mozoo compare`` in a clone: ``python scripts/compare.py --help`` describes it."""
+"""``mozoo compare`` in a clone; ``--help`` describes it."""
 
 from __future__ import annotations
 

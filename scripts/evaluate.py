@@ -1,4 +1,4 @@
-"""``mozoo evaluate`` in a clone: ``python scripts/evaluate.py --help`` describes it."""
+"""``mozoo evaluate`` in a clone; ``--help`` describes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mozoo largest_batch`` in a clone: ``python scripts/largest_batch.py --help`` describes it."""
+"""``mozoo largest_batch`` in a clone; ``--help`` describes it."""
 
 from __future__ import annotations
 

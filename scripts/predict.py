@@ -1,4 +1,4 @@
-"""``mozoo predict`` in a clone: ``python scripts/predict.py --help`` describes it."""
+"""``mozoo predict`` in a clone; ``--help`` describes it."""
 
 from __future__ import annotations
 

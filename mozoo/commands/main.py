@@ -27,7 +27,7 @@ COMMANDS = ("train", "predict", "evaluate", "compare", "largest_batch", "list", 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Start the command that the first word names. Exit code 2 with one message if there is none."""
+    """Start the command that the first word names; exit code 2 if there is none."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())

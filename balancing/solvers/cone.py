@@ -41,14 +41,14 @@ def conic_weights(gramian: Tensor, cosine: float) -> Tensor:
     along = cosines[-1].tolist()
     low = min(v * c for v, c in zip(n, along, strict=False) if v > 0)
     high = min(v for v in n if v > 0) * limit
-    best, t = [0.0] * size + [1.0], high
+    best, far, t = [0.0] * size + [1.0], 1.0, high
     for _ in range(200):
         try:
             x, length = shortest(t)
         except UnboundedError:  # no d makes so much progress
             x, length = [], float("inf")
         if length <= limit * (1 + 1e-13):
-            best, low = x, t
+            best, far, low = x, length, t
         else:
             high = t
         if abs(length - limit) <= 1e-13 * limit or high - low <= 1e-15 * max(abs(high), abs(low)):
@@ -59,7 +59,8 @@ def conic_weights(gramian: Tensor, cosine: float) -> Tensor:
         raise SolverError("the edge of the cone was not met")
     weights = torch.tensor(best[:-1], dtype=gramian.dtype) * torch.tensor(rates[:-1], dtype=gramian.dtype)
     weights += best[-1] / (size * mean)
-    return weights * (mean / (weights @ gramian @ weights).sqrt())
+    square, terms = float(weights @ gramian @ weights), float(weights @ lengths[:-1])
+    return weights * (mean / (square**0.5 if square > 1e-9 * terms**2 else far))
 
 
 def _where_length_is(limit: float, problem: ActiveSet, rates: list[float], offsets: list[float]) -> float:

@@ -66,7 +66,10 @@ class Rescaling:
 
     @classmethod
     def of(cls, method: Method, factor: float) -> Rescaling:
-        """As the options and the class of a method have it; ``factor``: of objectives that are drawn."""
+        """As the options and the class of a method have it.
+
+        ``factor`` is that of objectives that are drawn for a step.
+        """
         options = method.options
         summed = options.scale == "sum" and method.convention == "mean"
         share = factor if summed or method.convention == "sum" else 1.0

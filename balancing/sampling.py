@@ -1,4 +1,4 @@
-"""The option ``sample``: some of the objectives for each step, the others as if they were absent."""
+"""The option ``sample``: some of the objectives for each step, the others as if absent."""
 
 from __future__ import annotations
 

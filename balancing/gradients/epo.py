@@ -14,7 +14,7 @@ from ..solvers import largest_gain, min_norm_weights
 
 @register_balancer("epo")
 class EPO(GramianBalancer):
-    """EPO Search: the Pareto optimum where the losses are inversely proportional to a preference.
+    """EPO Search: the Pareto optimum with losses inversely proportional to a preference.
 
     At the end ``r_i L_i`` is the same for all i, r the option ``preference``. The distance from there is
     ``mu = sum_i s_i log(K s_i)``, the shares ``s_i = r_i L_i / sum_j r_j L_j``; ``a_i = r_i (log(K s_i) - mu)`` points along its

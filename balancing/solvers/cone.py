@@ -64,7 +64,10 @@ def conic_weights(gramian: Tensor, cosine: float) -> Tensor:
 
 
 def _where_length_is(limit: float, problem: ActiveSet, rates: list[float], offsets: list[float]) -> float:
-    """The t of this length if the active constraints stay the same; the length is ``|| t first - second ||``."""
+    """The t of this length if the active constraints stay the same.
+
+    The length is ``|| t first - second ||``.
+    """
     first, second = problem.forward(rates), problem.forward(offsets)
     aa, ab, bb = (sum(map(mul, *pair)) for pair in ((first, first), (first, second), (second, second)))
     return (ab + max(ab * ab - aa * (bb - limit * limit), 0.0) ** 0.5) / aa if aa > 0 else float("nan")

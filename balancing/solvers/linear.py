@@ -7,8 +7,9 @@ from ..errors import SolverError
 
 
 def largest_gain(gain: Tensor, rows: Tensor, floor: Tensor, sizes: Tensor) -> Tensor | None:
-    """(K,) ``argmax gain.x`` over x >= 0 with ``rows x >= floor`` and ``sizes.x = 1``; ``None`` if there is none.
+    """(K,) ``argmax gain.x`` over x >= 0 with ``rows x >= floor`` and ``sizes.x = 1``.
 
+    ``None`` if there is none.
     Dantzig's simplex method in two phases, with Bland's rule against cycles, which the many zeros of ``floor`` invite.
     Plain floats: at this size a tensor operation costs more than the arithmetic in it.
 
@@ -42,7 +43,10 @@ def largest_gain(gain: Tensor, rows: Tensor, floor: Tensor, sizes: Tensor) -> Te
 
 
 def _climb(table: list[list[float]], basis: list[int], costs: list[float], allowed: int) -> None:
-    """Exchange variables among the first ``allowed`` until none has a positive cost; all arguments change in place."""
+    """Exchange variables among the first ``allowed`` until none has a positive cost.
+
+    Table, basis and costs change in place. Raises SolverError without a maximum.
+    """
     for _ in range(1000 + 50 * allowed):
         joining = next((k for k in range(allowed) if costs[k] > 1e-12), -1)
         if joining < 0:

@@ -57,7 +57,10 @@ def run(
 
 
 def run_epo(seed: int, folder: Path) -> dict[str, float]:
-    """Four searches of 100 steps from the authors' start, with their four preferences and the least of their step sizes."""
+    """Four searches of 100 steps from the authors' start, with their four preferences.
+
+    The learning rate is the least of theirs, which grows with the distance from the ray.
+    """
     start = torch.tensor([0.3, -0.3], dtype=torch.float64).repeat(SIZE // 2)
     points, imbalance = [], 0.0
     for angle in np.linspace(math.pi / 20, 9 * math.pi / 20, 4):

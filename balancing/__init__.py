@@ -17,8 +17,10 @@ from .factory import balancer_arguments, balancer_class, create_balancer, list_b
 from .gradients.aligned_mtl import AlignedMTL
 from .gradients.cagrad import CAGrad
 from .gradients.conflict_free import ConflictFree
+from .gradients.conicgrad import ConicGrad
 from .gradients.cosine_gate import CosineGate
 from .gradients.dualproj import DualProj
+from .gradients.epo import EPO
 from .gradients.fairgrad import FairGrad
 from .gradients.grad_normalize import GradNormalize
 from .gradients.gradnorm import GradNorm
@@ -85,7 +87,7 @@ from .report import BalanceReport
 __all__ = [
     "AlignedMTL", "Alternating", "AutoLambda", "BalanceReport", "Balancer", "BalancerOptions", "BalancingError",
     "BilevelBalancer", "CAGrad", "CoefficientOfVariation", "Composed", "ConflictFree", "ConflictFreeMomentum",
-    "CosineGate", "Cosmos", "DBMTL", "DWA", "DualProj", "ExcessMTL", "FAMO", "FORUM", "FairGrad", "Fixed", "GO4Align",
+    "ConicGrad", "CosineGate", "Cosmos", "DBMTL", "DWA", "DualProj", "EPO", "ExcessMTL", "FAMO", "FORUM", "FairGrad", "Fixed", "GO4Align",
     "Geometric", "GradDrop", "GradNorm", "GradNormalize", "GradVac", "GramianBalancer", "GroupDRO", "IGB", "IMTL",
     "ImpartialGradient", "ImpartialLoss", "InitialLoss", "InverseMean", "JacobianBalancer", "Krum", "LearningRateAnnealing", "LossBalancer", "LossDiscrepancyControl",
     "MGDA", "MOML", "MetaBalance", "Method", "MoCo", "MoDo", "MultiObjectiveModel", "NashMTL", "NonFiniteError", "Options", "PCD",

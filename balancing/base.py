@@ -87,11 +87,15 @@ class Balancer(StepMethod):
         A method whose weights do not depend on the losses has added their gradients to ``.grad``, which ``zero_grad`` clears.
         """
         self.micro_batches.discard()
+        self.sampling.forget()
 
     def _over_present(self, losses: Mapping[str, Tensor | None], call: Call) -> BalanceReport:
         """A step of the objectives that are present, by a copy for these if they are not all."""
         earlier = self.micro_batches.take(self.name)  # forgotten if this call fails
         now = self._agreement.losses(lambda: ordered_losses(self.name, self.objectives, losses))
+        if self.options.sample is not None:
+            self.reject(call.weights_of is not None, "weights_of= needs the same objectives, which sample= draws anew")
+            now = self.sampling.of(self, now, call.last)
         step = earlier.step(now, call.last)
         self.micro_batches.seen = step.present
         if all(step.present):

@@ -53,6 +53,7 @@ class Composed(Balancer):
         self.measures = gradient_balancer.measures
         self.observes = loss_balancer.observes or gradient_balancer.observes
         self.gradient_balancer, self.loss_balancer = gradient_balancer, loss_balancer
+        self.sampling = gradient_balancer.sampling
         self.micro_batches, self._agreement = gradient_balancer.micro_batches, gradient_balancer._agreement
         self._loss_weights_now: Tensor | None = None
 

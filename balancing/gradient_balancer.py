@@ -66,7 +66,7 @@ class GradientBalancer(Balancer):
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self.head_rule = self.options.heads or self.head_convention
-        self._unit_heads = torch.ones(len(self.objectives))
+        self._unit_heads = torch.full((len(self.objectives),), self.sampling.factor)
 
     @abstractmethod
     def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
@@ -122,13 +122,13 @@ class GradientBalancer(Balancer):
             direction = measured.combination(weights, self.options.max_norm)
         elif not gradients.inputs or self.alone:
             # nothing is shared, so there is nothing to balance: each objective keeps its own, or its first, gradient
-            weights = torch.ones_like(losses) if loss_weights is None else loss_weights.to(losses)
+            weights = self._own_weights(losses, loss_weights)
             direction = measured.combination(weights, self.options.max_norm)
         elif len(reaching) < len(losses):
             weights, direction = self._direction_among(reaching, measured, loss_weights)
         else:
             weights, direction = self._direction(measured, loss_weights)
-        factors = self._unit_heads if loss_weights is None else loss_weights
+        factors = self._unit_heads if loss_weights is None else loss_weights * self.sampling.factor
         if self.options.update_every > 1 and not self.alone:
             self.cache.heads.copy_(factors)
         self.head_weights = None if self.head_rule == "weighted" else factors
@@ -146,7 +146,7 @@ class GradientBalancer(Balancer):
 
         The others keep their own gradients.
         """
-        own = torch.ones_like(measured.losses) if loss_weights is None else loss_weights.to(measured.losses)
+        own = self._own_weights(measured.losses, loss_weights)
         if len(reaching) == 1:
             return own, measured.combination(own, self.options.max_norm)
         theirs = None if loss_weights is None else loss_weights[list(reaching)]
@@ -156,6 +156,11 @@ class GradientBalancer(Balancer):
             whole.weights = None if part.weights is None else own.index_copy(0, torch.tensor(reaching), part.weights)
         self.cache.keep(own, [k for k in range(len(own)) if k not in reaching])
         return None if weights is None else own.index_copy(0, torch.tensor(reaching), weights), direction
+
+    def _own_weights(self, losses: Tensor, loss_weights: Tensor | None) -> Tensor:
+        """(K,) weights of objectives that are not balanced."""
+        own = torch.ones_like(losses) if loss_weights is None else loss_weights.to(losses)
+        return own * self.rescaling.share
 
     def _reaching(self, parts: Sequence[Part]) -> list[int]:
         """Objectives with a gradient at the inputs, on any process.

@@ -98,6 +98,7 @@ class _WholeGradients(GradientBalancer):
     refused: ClassVar[tuple[Refused, ...]] = (
         Refused("at", "combines whole gradients, so at='subset' has no meaning", "subset"),
         Refused("memory", "combines whole gradients, so memory='lean' has no meaning", "lean"),
+        Refused("sample", "needs the gradients of all objectives, so sample= has no meaning"),
     )
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:

@@ -26,6 +26,7 @@ class BalancerOptions(TypedDict, total=False):
     weight_ema: float
     max_norm: float
     memory: Literal["full", "lean"] | None
+    sample: int | None
     on_nonfinite: Literal["raise", "skip"]
     seed: int
 
@@ -51,6 +52,10 @@ class Options:
         memory: ``full``: the gradients of all objectives at the shared parameters are in memory at once. ``lean``: they are
             measured segment by segment of the graph, for about one backward more; about one gradient is in memory at a
             time. ``None``: ``lean`` where the gradients would take more than half of the free memory.
+        sample: Draw this many objectives for each step, at least 2, and differentiate these alone. The others are absent from
+            it, as with a loss of ``None``: their state and their heads rest. Weights that sum to about K, and gradients of
+            heads, are multiplied by K / sample, so that the mean over draws is what all objectives would give where the weights
+            do not depend on the others. ``None``: all.
         on_nonfinite: ``raise`` on a non-finite loss, or gradient where the method measures it, or ``skip`` the step and
             count it in the report.
         seed: Seed of the balancer's own random generator.
@@ -66,6 +71,7 @@ class Options:
     weight_ema: float = 0.0
     max_norm: float = 0.0
     memory: Literal["full", "lean"] | None = None
+    sample: int | None = None
     on_nonfinite: Literal["raise", "skip"] = "raise"
     seed: int = 0
 
@@ -91,6 +97,7 @@ ABOUT_GRADIENTS = (
     Refused("normalize", "looks at no gradients, so normalize= has no meaning"),
     Refused("max_norm", "max_norm= needs a gradient method with at='shared'"),
     Refused("memory", "measures no gradients, so memory= has no meaning"),
+    Refused("sample", "measures no gradients of which sample= would save some"),
 )
 #: Options that need weights.
 ABOUT_WEIGHTS = (
@@ -114,11 +121,18 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused],
     for name, annotation in _hints(Options).items():
         raise_for_choice(owner, name, getattr(options, name), annotation)
     every, ema, limit = options.update_every, options.weight_ema, options.max_norm
+    sample = options.sample
+    kept = "sample= draws other objectives at each step, of which update_every= and weight_ema= would keep the weights"
     unmeasured = "measures no gradients between the steps of update_every=, so max_norm= would not hold there"
     rules = [
         (every >= 1 and every % 1 == 0, f"update_every must be a whole number of at least 1, got {every}"),
         (0 <= ema < 1, f"weight_ema must be in [0, 1), got {ema}"),
         (0 <= options.seed < 2**63, f"seed must be at least 0 and below 2**63, got {options.seed}"),
+        (
+            sample is None or (sample >= 2 and sample % 1 == 0),
+            f"sample must be a whole number of at least 2, got {sample}",
+        ),
+        (sample is None or (every == 1 and ema == 0), kept),
         (limit >= 0, f"max_norm must not be negative, got {limit}"),
         (limit == 0 or options.at == "shared", "max_norm= needs a gradient method with at='shared'"),
         (limit == 0 or every == 1, unmeasured),

@@ -50,6 +50,7 @@ class Rescaling:
         preference_on: See :class:`balancing.base.Balancer`.
         prefers_losses: Whether ``preference_on="rows"`` multiplies the losses, too.
         size: Factor of the weights.
+        share: The part of it that is due to objectives that were not drawn.
         require_positive: Raises for losses that are not.
     """
 
@@ -60,12 +61,18 @@ class Rescaling:
     preference_on: str
     prefers_losses: bool
     size: float
+    share: float
     require_positive: Callable[[Tensor], None]
 
     @classmethod
-    def of(cls, method: Method) -> Rescaling:
-        """As the options and the class of a method have it."""
+    def of(cls, method: Method, factor: float) -> Rescaling:
+        """As the options and the class of a method have it.
+
+        ``factor`` is that of objectives that are drawn for a step.
+        """
         options = method.options
+        summed = options.scale == "sum" and method.convention == "mean"
+        share = factor if summed or method.convention == "sum" else 1.0
         return cls(
             log_losses=options.log_losses,
             by_length=options.normalize in ("l2", "loss+"),
@@ -73,7 +80,8 @@ class Rescaling:
             preference=None if options.preference is None else method.preference,
             preference_on=method.preference_on,
             prefers_losses=not method.measures,
-            size=float(len(method.objectives)) if options.scale == "sum" and method.convention == "mean" else 1.0,
+            size=len(method.objectives) * share if summed else share,
+            share=share,
             require_positive=method.require_positive,
         )
 

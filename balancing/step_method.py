@@ -20,6 +20,7 @@ from .options import BalancerOptions
 from .own_gradients import OwnGradients
 from .report import BalanceReport
 from .rescaling import Rescaling
+from .sampling import ObjectiveSampling
 from .surroundings import known_weights
 from .weight_cache import WeightCache
 
@@ -50,7 +51,10 @@ class StepMethod(Method):
 
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
-        self.rescaling = Rescaling.of(self)
+        size, sample = len(self.objectives), self.options.sample
+        self.reject(sample is not None and sample >= size, f"sample must be below the {size} objectives, got {sample}")
+        self.sampling = ObjectiveSampling(size, sample)
+        self.rescaling = Rescaling.of(self, self.sampling.factor)
         self.cache = WeightCache(len(self.objectives), self.options.update_every, self.options.weight_ema)
         self.micro_batches, self.own_gradients = MicroBatches(apart=self.unbiased), OwnGradients()
         self.place, self.sharing = PLACES[self.options.at], Sharing(self.name)
@@ -141,7 +145,7 @@ class StepMethod(Method):
         return self.finish(losses, weights) if finite else self.skip(losses)
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
-        self.rescaling = Rescaling.of(self)
+        self.rescaling = Rescaling.of(self, self.sampling.factor)
         if len(indices) == 1 and self.measures:
             self.alone, self.place = True, PLACES["shared"]
 

@@ -181,6 +181,7 @@ def _check_finish(balancer: Balancer, trainer: TrainerConfig, processes: Process
         "trainer.compile=false": not trainer.compile,
         "trainer.ema=null": trainer.ema is None,
         "a balancer of one level": not isinstance(balancer, BilevelBalancer),
+        "balancer.sample=null": balancer.options.sample is None,
     }
     lacking = [need for need, holds in needs.items() if not holds]
     if lacking:

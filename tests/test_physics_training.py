@@ -152,6 +152,10 @@ def test_a_run_predicts_and_is_evaluated(tmp_path, monkeypatch, capsys):
         (("trainer.precision=bf16",), r"trainer\.precision=bf16 .* task burgers hold derivatives"),
         (("trainer.lbfgs_steps=5", "trainer.ema=0.9"), r"trainer\.lbfgs_steps=5 needs trainer\.ema=null"),
         (("trainer.lbfgs_steps=5", "balancer=moml"), r"trainer\.lbfgs_steps=5 needs a balancer of one level"),
+        (
+            ("trainer.lbfgs_steps=5", "balancer=mgda", "balancer.sample=2"),
+            r"trainer\.lbfgs_steps=5 needs balancer\.sample=null",
+        ),
         (("trainer.lbfgs_steps=0",), r"trainer\.lbfgs_steps must be at least 1"),
         (("balancer=prior_loss",), "asks its task for 'prior_losses', which task 'burgers' cannot say"),
         (("task=diamonds", "trainer.overfit=8"), "model 'pinn' asks its task for 'lower'"),

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..objectives import primary_among, primary_index
-from ..options import BalancerOptions
+from ..options import BalancerOptions, Refused
 
 
 @register_balancer("cosine_gate")
@@ -28,6 +28,8 @@ class CosineGate(GramianBalancer):
         primary: The objective that the others help; ``None``: the first named.
         form: ``cosine``: weights between 0 and 1. ``sign``: 0 or 1.
     """
+
+    refused = (Refused("sample", "needs the primary objective in each step, so sample= has no meaning"),)
 
     def __init__(
         self,

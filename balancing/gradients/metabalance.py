@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..objectives import primary_among, primary_index
-from ..options import BalancerOptions
+from ..options import BalancerOptions, Refused
 
 
 @register_balancer("metabalance")
@@ -33,6 +33,7 @@ class MetaBalance(GramianBalancer):
     """
 
     per_group = False
+    refused = (Refused("sample", "needs the primary objective in each step, so sample= has no meaning"),)
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
-from ..options import BalancerOptions
+from ..options import BalancerOptions, Refused
 from ..solvers import min_norm_weights
 
 
@@ -38,6 +38,7 @@ class ParetoMTL(GramianBalancer):
     per_group = False
     preference_on = "method"
     per_objective = {"differences": (1,)}
+    refused = (Refused("sample", "has rays of all losses, so sample= has no meaning"),)
 
     def __init__(
         self,

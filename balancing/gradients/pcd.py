@@ -9,7 +9,7 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..objectives import primary_among, primary_index
-from ..options import BalancerOptions
+from ..options import BalancerOptions, Refused
 from ..solvers import UnboundedError, constrained_weights, cosine_matrix, min_norm_weights
 
 
@@ -38,6 +38,7 @@ class PCD(GramianBalancer):
     per_group = False
     convention = "own"
     preference_on = "method"
+    refused = (Refused("sample", "needs the primary objective in each step, so sample= has no meaning"),)
 
     def __init__(
         self,

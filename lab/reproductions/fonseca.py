@@ -6,6 +6,8 @@ Ten searches of 100 plain gradient steps from uniform points in [-0.5, 0.5]^20. 
 bulges away from the origin, so no weighted sum has its minimum between the ends. A search that ends with both losses above
 0.05 is an interior point. Weighted sums get random weights, Pareto MTL ten rays on the quarter circle, as published; the
 other methods with preferences, which are our addition, get those rays as preferences.
+
+EPO Search has the same losses in its figures: four rays from one start, and the end of each where its ray meets the front.
 """
 
 from __future__ import annotations
@@ -54,6 +56,27 @@ def run(
     }
 
 
+def run_epo(seed: int, folder: Path) -> dict[str, float]:
+    """Four searches of 100 steps from the authors' start, with their four preferences.
+
+    The learning rate is the least of theirs, which grows with the distance from the ray.
+    """
+    start = torch.tensor([0.3, -0.3], dtype=torch.float64).repeat(SIZE // 2)
+    points, imbalance = [], 0.0
+    for angle in np.linspace(math.pi / 20, 9 * math.pi / 20, 4):
+        preference = dict(zip(NAMES, (math.cos(angle), math.sin(angle)), strict=True))
+        end = descend(losses, create_balancer("epo", NAMES, preference=preference), start.clone(), 0.1, STEPS, epochs=1)
+        points.append([value.item() for value in losses(end).values()])
+        first, second = (value * r for value, r in zip(points[-1], preference.values(), strict=True))
+        imbalance = max(imbalance, abs(first - second) / (first + second))
+    ends = np.array(points)
+    return {
+        "distance from the ray": imbalance,
+        "distance to the front": float(distances(ends).max()),
+        "hypervolume": hypervolume(ends, (1, 1)),
+    }
+
+
 def distances(points: np.ndarray) -> np.ndarray:
     """How far (N, 2) losses are from the front, x_i = s / sqrt(20) with s in [-1, 1]."""
     s = np.linspace(-1, 1, 100_001)
@@ -97,4 +120,5 @@ RUNS = {
     # small steps, as only one of the two losses is trained in each
     "fonseca_tchebycheff": partial(run, partial(preferring, "tchebycheff"), 0.1, 5),
     "fonseca_mgda_preference": partial(run, partial(preferring, "mgda"), 0.5, 2),
+    "fonseca_epo": run_epo,
 }

@@ -15,6 +15,7 @@ from tests.balancing.problems import ALL, BILEVEL, GRAMIAN, Net, inputs, make
 
 CASES = [(name, {}) for name in ALL] + [(name, {"at": "features"}) for name in GRAMIAN]
 CASES += [("mgda", {"update_every": 2}), ("pcgrad", {"at": "subset"}), ("pcgrad", {"before": "uncertainty"})]
+CASES += [("mgda", {"sample": 2}), ("gradvac", {"sample": 2, "at": "features"})]
 
 
 def steps(part):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balancing import create_balancer
-from tests.balancing.formulas import CONFLICT, double, random_gramian
+from tests.balancing.formulas import CONFLICT, KINDS, double, gramian_weights, random_gramian, rows
 
 
 def test_known_case_of_mgda():
@@ -46,6 +46,42 @@ def test_mgda_preference_sets_the_ratio_of_progress():
     progress = j @ (w @ j)
     torch.testing.assert_close(progress / progress[1], torch.tensor([4.0, 1.0, 1.0], dtype=torch.float64))
     assert abs(w.sum() - 1) < 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [2, 3, 5, 20])
+@pytest.mark.parametrize("share", [0.01, 0.5, 1.0])
+def test_least_weights_are_held_and_the_rest_is_optimal(kind, size, share):
+    least = share / size
+    j = rows(kind, size)
+    w = gramian_weights("mgda", j, min_weight=least)
+    assert w.sum() == pytest.approx(1, abs=1e-12)
+    assert w.min() >= least - 1e-12
+    slope = j @ (w @ j)  # the conditions of Karush, Kuhn and Tucker
+    above = w > least + 1e-9
+    rounding = 1e-11 * float(j.norm(dim=1).max() ** 2)
+    if above.any():
+        multiplier = slope[above].max()
+        assert (slope >= multiplier - rounding).all()
+
+
+def test_least_weights_of_two_gradients_in_closed_form():
+    j = double([[1.0, 0.0], [3.0, 1.0]])  # the first alone is the shortest point of the whole hull
+    assert gramian_weights("mgda", j).tolist() == [1, 0]
+    assert gramian_weights("mgda", j, min_weight=0.125).tolist() == pytest.approx([0.875, 0.125], abs=1e-12)
+    assert gramian_weights("mgda", CONFLICT, min_weight=0.1).tolist() == pytest.approx([0.6, 0.4], abs=1e-12)
+
+
+def test_frank_wolfe_holds_least_weights():
+    j = rows("random", 4)
+    w = gramian_weights("mgda", j, solver="frank_wolfe", iterations=100_000, tolerance=1e-12, min_weight=0.1)
+    torch.testing.assert_close(w, gramian_weights("mgda", j, min_weight=0.1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("least", [-0.1, 0.51, float("nan")])
+def test_a_least_weight_out_of_range_is_named(least):
+    with pytest.raises(ValueError, match="mgda: min_weight must be"):
+        create_balancer("mgda", ("a", "b"), min_weight=least)
 
 
 @pytest.mark.parametrize("options", [{"iterations": 0}, {"tolerance": -1.0}, {"solver": "cvxpy"}])

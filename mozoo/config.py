@@ -146,6 +146,7 @@ class TrainerConfig:
         "steps between measurements of all gradients, under any balancer: lengths, cosines, conflicts by layer",
         least=1,
     )
+    watch: bool = option(False, "write report.html while training too; the open page loads itself again")
     log_every: int = option(10, "steps between rows of balance.csv", least=1)
     save_every: int | None = option(None, "steps between checkpoints, besides those at the ends of epochs", least=1)
     overfit: int | None = option(None, "train and evaluate on this many training samples only", least=2)

@@ -78,12 +78,11 @@ def curves(
             axes.plot(x, y, color=color, alpha=0.2, linewidth=0.8)
             x, y = _smooth(x, False), _smooth(y, logarithmic)
         dot: Any = {"marker": "o", "markerfacecolor": "white" if style == "--" else color} if len(x) < 3 else {}
-        axes.plot(x, y, style, color=color, label=_short(label), linewidth=1.6, **dot)
+        axes.plot(x, y, style, color=color, label=short(label), linewidth=1.6, **dot)
         if best is not None and best in x:
             axes.plot(best, y[list(x).index(best)], "o", color=color, markersize=5)
     if logarithmic:
-        axes.set_yscale("log")
-        _plain(axes.yaxis)
+        _logarithmic(axes)
     if xlabel in ("epoch", "step"):
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     if limits:
@@ -117,7 +116,7 @@ def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str, ring: 
             _plain(axis)
         else:
             axis.set_major_locator(MaxNLocator(4))
-    axes.set(xlabel=_short(xlabel, 45), ylabel=_short(ylabel))
+    axes.set(xlabel=short(xlabel, 45), ylabel=short(ylabel))
     return figure
 
 
@@ -146,7 +145,7 @@ def heat_map(title: str, x: Sequence[float], rows: Mapping[str, Sequence[float]]
     image = axes.imshow(
         smooth, aspect="auto", extent=extent, interpolation="nearest", norm="log" if logarithmic else None, **colors
     )
-    axes.set_yticks(range(len(rows)), labels=list(map(_short, rows)), fontsize=8)
+    axes.set_yticks(range(len(rows)), labels=list(map(short, rows)), fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     axes.set_xlabel(xlabel)
     bar = figure.colorbar(image, ax=axes, label=label, aspect=max(6, 2 * len(rows)), pad=0.02)
@@ -160,7 +159,7 @@ def matrix(title: str, names: Sequence[str], table: np.ndarray, label: str) -> F
     figure, axes = new_axes(title, height=4.2, grid=False)
     image = axes.imshow(table, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     size = 8 if len(names) < 20 else 5
-    shown = list(map(_short, names))
+    shown = list(map(short, names))
     axes.set_xticks(range(len(names)), labels=shown, rotation=90, fontsize=size)
     axes.set_yticks(range(len(names)), labels=shown, fontsize=size)
     figure.colorbar(image, ax=axes, label=label, aspect=30, pad=0.02)
@@ -184,8 +183,8 @@ def draw_shares(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
         for i, j in np.argwhere(np.isfinite(table)):
             color = PAPER if table[i, j] > 0.5 else INK
             axes.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color)
-    axes.set_xticks(range(len(columns)), labels=list(map(_short, columns)), rotation=30, ha="right", fontsize=8)
-    axes.set_yticks(range(len(rows)), labels=list(map(_short, rows)), fontsize=8)
+    axes.set_xticks(range(len(columns)), labels=list(map(short, columns)), rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), labels=list(map(short, rows)), fontsize=8)
 
 
 def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -204,7 +203,7 @@ def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Se
             color = PAPER if share[i, j] > 0.5 else INK
             axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=9, color=color)
     if size <= 30:
-        labels = list(map(_short, classes))
+        labels = list(map(short, classes))
         axes.set_xticks(range(size), labels=labels, rotation=30, ha="right", fontsize=8)
         axes.set_yticks(range(size), labels=labels, fontsize=8)
     axes.set(xlabel="predicted", ylabel="true")
@@ -223,7 +222,7 @@ def tags(title: str, predicted: np.ndarray, actual: np.ndarray, names: Sequence[
     for offset, values, color, label in ((-0.2, actual, "#d97706", "true"), (0.2, predicted, "#2563eb", "predicted")):
         axes.barh(places + offset, values.mean(0)[order], 0.36, color=color, alpha=0.45, label=label)
         axes.barh(places + offset, both, 0.36, color=color)
-    axes.set_yticks(places, labels=[_short(names[i]) for i in order], fontsize=8)
+    axes.set_yticks(places, labels=[short(names[i]) for i in order], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("share of samples")
     axes.set_xlim(right=1.35 * axes.get_xlim()[1])  # room for the legend
@@ -242,8 +241,20 @@ def scatter(title: str, predicted: np.ndarray, actual: np.ndarray, unit: str) ->
         ends = [float(actual[finite].min()), float(actual[finite].max())]
         axes.plot(ends, ends, color="#d97706", linewidth=1)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set(xlabel=f"true ({_short(unit, 40)})" if unit else "true", ylabel="predicted")
+    axes.set(xlabel=f"true ({short(unit, 40)})" if unit else "true", ylabel="predicted")
     return figure
+
+
+def scale_to(axes: Axes, values: np.ndarray) -> None:
+    """A logarithmic axis for values that need one, and whole numbers of epochs."""
+    if _spans_magnitudes(values[np.isfinite(values)]):
+        _logarithmic(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale("log")
+    _plain(axes.yaxis)
 
 
 def _spans_magnitudes(values: np.ndarray) -> bool:
@@ -257,7 +268,7 @@ def _smooth(values: Sequence[float], logarithmic: bool) -> list[float]:
     return [float(np.exp(piece.mean()) if logarithmic else piece.mean()) for piece in pieces]
 
 
-def _short(name: str, longest: int = 28) -> str:
+def short(name: str, longest: int = 28) -> str:
     """A name that fits: without its middle if it is long, indented if matplotlib would hide it."""
     name = visible(name)
     if len(name) > longest:
@@ -271,15 +282,17 @@ def _plain(axis: Axis) -> None:
     plain_ticks(axis)
 
 
-def new_axes(title: str, height: float = 2.7, left: float = 0.16, grid: bool = True) -> tuple[Figure, Axes]:
-    """Axes of 4.4 inches, a phone's width; without ``grid``, with margins that fit the labels.
+def new_axes(
+    title: str, height: float = 2.7, left: float = 0.16, grid: bool = True, width: float = 4.4
+) -> tuple[Figure, Axes]:
+    """Axes of 4.4 inches, a phone's width, if not of another; without ``grid``, with margins that fit the labels.
 
     Margins are fixed otherwise, as computing them doubles the time.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.4, height), layout=None if grid else "constrained")
+        figure = Figure(figsize=(width, height), layout=None if grid else "constrained")
         axes = figure.add_subplot()
-        axes.set_title(_short(title, 64), fontsize=11 if len(title) < 36 else 9 if len(title) < 46 else 7.5)
+        axes.set_title(short(title, 64), fontsize=11 if len(title) < 36 else 9 if len(title) < 46 else 7.5)
         if grid:
             figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
         else:

@@ -20,7 +20,7 @@ h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem } h2 { font-size: 
 nav a { margin-right: 1rem } a { color: inherit }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 16px; align-items: start }
 .stack { display: grid; gap: 16px } .stack img { width: auto; max-width: 100%; margin: auto }
-.pair { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 16px; align-items: start } @media (max-width: 800px) { .pair { grid-template-columns: minmax(0, 1fr) } }
+.wide-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); gap: 16px; align-items: start }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 150px), 1fr)); gap: 12px; margin: 16px 0 8px }
 .card, figure, pre, .wide { background: var(--card); border: 1px solid var(--line); border-radius: 10px }
 .card { padding: 12px 16px } .card b { display: block; font-size: 1.35rem } .card span { color: var(--faint); font-size: .85rem } .card small { font-size: .85rem; font-weight: 400; color: var(--faint) }
@@ -111,7 +111,8 @@ def _place(title: str) -> str:
 def section(title: str, pictures: Iterable[tuple[str, str]], layout: str = "grid", note: str = "") -> str:
     """Pictures (data URI, caption) under a heading and a note; nothing without both.
 
-    ``layout``: ``grid``, as many beside each other as fit, or ``stack``, one below the other, none larger than it is.
+    ``layout``: ``grid``, as many beside each other as fit, ``wide-grid``, the same of larger ones, or ``stack``, one below the
+    other, none larger than it is.
     """
     shown = figures(pictures, layout)
     if not shown and not note:
@@ -120,7 +121,7 @@ def section(title: str, pictures: Iterable[tuple[str, str]], layout: str = "grid
 
 
 def figures(pictures: Iterable[tuple[str, str]], layout: str = "grid") -> str:
-    """Pictures (data URI, caption) without a heading; ``pair``: two beside each other."""
+    """Pictures (data URI, caption) without a heading."""
     shown = "".join(
         f'<figure><img alt="{escape(caption)}" src="{source}"><figcaption>{escape(caption)}</figcaption></figure>'
         for source, caption in pictures

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mozoo.svg import data_uri
 from mozoo.thin_tables import NOTHING, Series, ThinTable
 from mozoo.titles import Titles
 from tasks.results import ResultKey, objectives_of
@@ -32,7 +31,7 @@ def learning(metrics: Metrics, balance: Iterable[ThinTable], titles: Titles, bes
 
     ``best`` is the best epoch, or 0.
     """
-    from mozoo import figures  # matplotlib takes a second to import
+    from mozoo import figures, svg  # matplotlib takes a second to import
 
     keys = titles.sorted(result_keys(metrics))
     objectives = objectives_of(map(str, keys))
@@ -51,19 +50,19 @@ def learning(metrics: Metrics, balance: Iterable[ThinTable], titles: Titles, bes
             if lines:  # what is judged as a whole has no loss of its own
                 figure = figures.curves(f"{name}: loss ↓", lines, "epoch", order=objectives, best=mark)
                 caption = "Dashed: training, solid: validation." if len(lines) == 2 else "Training."
-                yield data_uri(figure), caption + note
+                yield svg.data_uri(figure), caption + note
         for key in keys:
             line = val.series(str(key), "epoch")
             if line[0] and not key.is_loss and not _constant({"": line}):
                 title = titles.full(key) + titles.arrow(key)
                 figure = figures.curves(title, {key.objective: line}, "epoch", order=objectives, best=mark)
-                yield data_uri(figure), "Validation split." + note
+                yield svg.data_uri(figure), "Validation split." + note
     pairs = list(combinations(objectives, 2))
     if len(pairs) > 3:  # those that conflict most
         cosines = {}
         for a, b in pairs:
-            found = [table.series(f"cosine/{a}/{b}", "step")[1] for table in balance]
-            cosines[a, b] = float(np.mean(sum(found, []) or [1.0]))
+            found = [value for table in balance for value in table.series(f"cosine/{a}/{b}", "step")[1]]
+            cosines[a, b] = float(np.mean(found or [1.0]))
         pairs.sort(key=lambda pair: cosines[pair])
     for a, b in pairs[:3]:
         x, y = (val.series(str(ResultKey(name, "loss")), "epoch") for name in (a, b))
@@ -71,7 +70,7 @@ def learning(metrics: Metrics, balance: Iterable[ThinTable], titles: Titles, bes
             ring = float(best) if best > 0 else x[0][-1]
             figure = figures.trade_off(f"{a} against {b}", x, y, f"loss of {a}", f"loss of {b}", ring)
             caption = "Validation losses, epoch by epoch; lower left is better for both. Filled: no other epoch beats it in both."
-            yield data_uri(figure), f"{caption} Ring: the {'best' if best > 0 else 'last'} epoch."
+            yield svg.data_uri(figure), f"{caption} Ring: the {'best' if best > 0 else 'last'} epoch."
 
 
 def _results_together(metric: str, keys: Sequence[ResultKey], val: ThinTable, titles: Titles) -> Pictures:
@@ -90,7 +89,7 @@ def balancing(balance: ThinTable, order: Sequence[str], notes: list[str]) -> Pic
 
     What does not change has no picture; ``notes`` gets a line that says what it is.
     """
-    from mozoo import figures
+    from mozoo import figures, svg
 
     def all_of(kind: str) -> dict[str, Series]:
         names = [name for name in balance.columns if name.startswith(kind + "/")]
@@ -119,12 +118,12 @@ def balancing(balance: ThinTable, order: Sequence[str], notes: list[str]) -> Pic
         lines = {"conflicts": _smooth(x, y)}
         figure = figures.curves("pairs in conflict", lines, "step", limits=(-0.02, 1.02))
         note = f"Share of pairs with a negative cosine, averaged over neighboring steps; {np.mean(y):.0%} over the whole run."
-        yield data_uri(figure), note
+        yield svg.data_uri(figure), note
     x, y = balance.series("alignment", "step")
     if x and len(norms) > 2:  # of two, it is the cosine
         figure = figures.curves("alignment of gradients", {"alignment": _smooth(x, y)}, "step", limits=(-1.02, 1.02))
         note = f"Alignment score: 1, all gradients point the same way; -1, they cancel. Mean {np.mean(y):.2f}."
-        yield data_uri(figure), note
+        yield svg.data_uri(figure), note
     parts = all_of("conflicts")
     if parts:
         shown = {name: _smooth(*line) for name, line in list(parts.items())[:_PAIRS]}
@@ -132,16 +131,16 @@ def balancing(balance: ThinTable, order: Sequence[str], notes: list[str]) -> Pic
         most = max(shares, key=lambda name: shares[name])
         more = f" The first {_PAIRS} of {len(parts)} are shown; balance.csv has all." if len(parts) > _PAIRS else ""
         note = f"Share of pairs in conflict in each part of the shared parameters; most in {most}, {shares[most]:.0%}.{more}"
-        yield data_uri(_heat_map("conflicts by part", shown, "step", "share")), note
+        yield svg.data_uri(_heat_map("conflicts by part", shown, "step", "share")), note
 
 
 def sharing(rows: Mapping[str, Mapping[str, float]]) -> Pictures:
     """What each objective takes from which tower or expert, of a model that mixes them."""
-    from mozoo import figures
+    from mozoo import figures, svg
 
     if rows:
         note = "Each row: mean shares of towers or experts in what the objective reads, over a batch of the test split."
-        yield data_uri(figures.shares("shares of towers and experts", rows), crop=True), note
+        yield svg.data_uri(figures.shares("shares of towers and experts", rows), crop=True), note
 
 
 def _constant(lines: Mapping[str, Series]) -> bool:
@@ -157,7 +156,7 @@ def _smooth(x: list[float], y: list[float]) -> Series:
 
 def _agreement(cosines: Mapping[str, Series], names: Sequence[str]) -> Pictures:
     """Cosines of all pairs over time; of many pairs, their means, and those in conflict."""
-    from mozoo import figures
+    from mozoo import figures, svg
 
     if not cosines:
         return
@@ -168,7 +167,7 @@ def _agreement(cosines: Mapping[str, Series], names: Sequence[str]) -> Pictures:
         title = "cosine of the gradients"
         figure = figures.curves(title, {pair: line}, "step", limits=(-1.02, 1.02))
         yield (
-            data_uri(figure),
+            svg.data_uri(figure),
             f"{' and '.join(pair.split('/'))}: below 0 the gradients conflict. Mean {means[pair]:.2f}.",
         )
         return
@@ -179,25 +178,25 @@ def _agreement(cosines: Mapping[str, Series], names: Sequence[str]) -> Pictures:
             i, j = (names.index(name) for name in pair.split("/"))
             table[i, j] = table[j, i] = mean
         picture = figures.matrix("agreement of gradients, mean", names, table, "cosine")
-        yield data_uri(picture), f"Mean over the run. {caption}"
+        yield svg.data_uri(picture), f"Mean over the run. {caption}"
     if len(chosen) > _PAIRS:
         chosen = sorted(chosen, key=lambda pair: means[pair])[:_PAIRS]
         caption += f" Of {len(means)} pairs, the {_PAIRS} that conflict most."
     lines = {pair.replace("/", " · "): cosines[pair] for pair in chosen}
-    yield data_uri(_heat_map("agreement of gradients", lines, "step", "cosine")), caption
+    yield svg.data_uri(_heat_map("agreement of gradients", lines, "step", "cosine")), caption
 
 
 def _together(
     title: str, lines: Mapping[str, Series], xlabel: str, label: str, caption: str, order: Sequence[str] = ()
 ) -> Pictures:
     """Lines of all objectives in one picture; a heat map if they are many."""
-    from mozoo import figures
+    from mozoo import figures, svg
 
     lines = {name: line for name, line in lines.items() if line[0]}
     if len(lines) > MANY:
-        yield data_uri(_heat_map(title, lines, xlabel, label)), caption
+        yield svg.data_uri(_heat_map(title, lines, xlabel, label)), caption
     elif lines:
-        yield data_uri(figures.curves(title, lines, xlabel, order)), caption
+        yield svg.data_uri(figures.curves(title, lines, xlabel, order)), caption
 
 
 def _heat_map(title: str, lines: Mapping[str, Series], xlabel: str, label: str) -> Figure:

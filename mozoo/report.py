@@ -14,7 +14,6 @@ from torch import Tensor
 from mozoo.checkpoint import write_text
 from mozoo.page import cards, details, escape, number, page, reloading, section, table
 from mozoo.panels import MANY, Metrics, Pictures, balancing, learning, result_keys, sharing
-from mozoo.svg import data_uri
 from mozoo.thin_tables import ThinTable, read_thin
 from mozoo.titles import Titles
 from tasks import Task
@@ -46,9 +45,11 @@ def write_page(
     reload: float | None = None,
 ) -> Path:
     """The same with the content of ``summary.json``; the page loads itself again after ``reload`` seconds."""
+    from mozoo import svg  # matplotlib takes a second to import
+
     titles = Titles(task)
     metrics, balance = read_thin(folder / "metrics.csv", "split"), read_thin(folder / "balance.csv", "phase")
-    samples = [(data_uri(figure, crop=True), caption) for caption, figure in (pictures or {}).items()]
+    samples = [(svg.data_uri(figure, crop=True), caption) for caption, figure in (pictures or {}).items()]
     order = objectives_of(map(str, titles.sorted(result_keys(metrics))))
     learned = learning(metrics, balance.values(), titles, summary["best_epoch"])
     parts = [_header(summary, metrics, titles), section("Learning", learned, note=_thinned(metrics))]
@@ -135,7 +136,7 @@ def _name(key: ResultKey, titles: Titles) -> str:
 def _predictions(
     task: Task, predictions: Mapping[str, tuple[Tensor, Tensor]], tested: Mapping[str, float | None]
 ) -> Pictures:
-    from mozoo import figures  # matplotlib takes a second to import
+    from mozoo import figures, svg  # matplotlib takes a second to import
 
     rest = ""
     shown = [o for o in task.objectives if o.name in predictions and hasattr(o.criterion, "fits")]
@@ -150,16 +151,16 @@ def _predictions(
             labels = predicted >= 0.5 if predicted.is_floating_point() else predicted
             figure = figures.confusion(objective.name, labels.long().numpy(), actual.numpy(), criterion.classes)
             note = "Each row: where the samples of one true class went, in percent; red: wrong."
-            yield data_uri(figure), note + rest
+            yield svg.data_uri(figure), note + rest
         elif "tags" in criterion.fits:
             figure = figures.tags(objective.name, predicted.numpy() >= 0.5, actual.numpy() > 0, criterion.classes)
-            yield data_uri(figure), "How many samples have each tag, and how many are predicted to." + rest
+            yield svg.data_uri(figure), "How many samples have each tag, and how many are predicted to." + rest
         else:
             if objective.unit:
                 predicted, actual = objective.inverse_transform(predicted), objective.inverse_transform(actual)
             unit = objective.unit or criterion.unit
             figure = figures.scatter(objective.name, predicted.numpy(), actual.numpy(), unit)
-            yield data_uri(figure), "Darker: more samples; the line is a perfect prediction." + rest
+            yield svg.data_uri(figure), "Darker: more samples; the line is a perfect prediction." + rest
 
 
 def _repeat(folder: Path, summary: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ import tasks
 import train
 import zoo
 from balancing import BalanceReport
-from mozoo import figures
+from mozoo import figures, svg
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on the PATH")
@@ -58,7 +58,7 @@ def test_names_of_any_letters_and_length_are_shown(recwarn):
     assert max(len(text.get_text()) for text in table.axes[0].get_xticklabels()) == 28
     assert len(table.axes[0].get_title("left")) == 64
     for figure in (lines, table):
-        figures.data_uri(figure, crop=True)
+        svg.data_uri(figure, crop=True)
     assert not recwarn.list
 
 

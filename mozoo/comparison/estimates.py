@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from mozoo.page import number
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -20,10 +22,10 @@ class Estimate:
         if not math.isfinite(self.mean):
             return "-"
         if self.half is None:
-            return f"{self.mean:.4g}"
+            return number(self.mean)
         # as many digits as the interval leaves meaningful: two of its own
-        digits = 4 if self.half == 0 else min(max(1 - math.floor(math.log10(self.half)), 0), 6)
-        return self.text(digits)
+        digits = 4 if self.half == 0 else max(1 - math.floor(math.log10(self.half)), 0)
+        return self.text(digits) if digits <= 6 else f"{self.mean:.3e} ± {self.half:.1e}"
 
     def text(self, digits: int) -> str:
         """With this many digits after the point, without a minus before 0."""

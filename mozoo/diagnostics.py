@@ -25,7 +25,7 @@ from tasks import Batch
 
 
 def describe_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]]) -> dict[str, Any]:
-    """Print configuration, data, shapes, parameter counts and memory, take two steps, write nothing."""
+    """Print configuration, data, shapes, counts and memory, take two steps, write nothing."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(OmegaConf.to_yaml(asdict(run.config)).rstrip(), markup=False)
     splits = run.splits
@@ -78,7 +78,7 @@ def describe_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]]
 
 
 def _memory(before: Mapping[str, int], after: Mapping[str, int], most: int | None, step: str) -> list[str]:
-    """Lines about what a step needs, from bytes before and after, and the most in between beyond those before."""
+    """Lines about a step, from bytes before and after it, and the most beyond those before."""
     kinds = ", ".join(f"{name} {_size(count)}" for name, count in after.items() if count)
     if most is None:
         return [f"memory      {kinds}; the rest of a step, such as activations, is not measured on this device"]

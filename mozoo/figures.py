@@ -285,9 +285,9 @@ def _plain(axis: Axis) -> None:
 def new_axes(
     title: str, height: float = 2.7, left: float = 0.16, grid: bool = True, width: float = 4.4
 ) -> tuple[Figure, Axes]:
-    """Axes of 4.4 inches, a phone's width, if not of another; without ``grid``, with margins that fit the labels.
+    """Axes of a phone's width, 4.4 inches, or another.
 
-    Margins are fixed otherwise, as computing them doubles the time.
+    Without ``grid``, margins fit the labels. They are fixed otherwise, as computing them doubles the time.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout=None if grid else "constrained")

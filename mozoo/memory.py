@@ -1,4 +1,4 @@
-"""What a training step needs: bytes of each kind of tensor, the most at one time, and multiply-adds."""
+"""What a training step needs: bytes by kind, the most at one time, and multiply-adds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def held_bytes(run: Run) -> dict[str, int]:
-    """Bytes between two steps: parameters, gradients, state of optimizers, running mean, data on the device."""
+    """Bytes between steps: parameters, gradients, optimizer state, running mean, data in memory."""
     parameters = [*run.model.parameters(), *run.model.buffers()]
     balancers = [optimizer.balancer for optimizer in run.phases if isinstance(optimizer.balancer, nn.Module)]
     parameters += [tensor for balancer in balancers for tensor in (*balancer.parameters(), *balancer.buffers())]

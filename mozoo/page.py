@@ -64,7 +64,7 @@ def escape(text: str, lines: bool = False) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, thousands apart: ``0.9881``, ``347.1``, ``12,293``, ``1.184e-05``."""
+    """Four significant digits: ``0.9881``, ``347.1``, ``12,293``, ``1.184e-05``."""
     if value is None or not math.isfinite(value):
         return "not finite"
     if value == 0:

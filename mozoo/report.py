@@ -44,7 +44,7 @@ def write_page(
     shares: Mapping[str, Mapping[str, float]] | None = None,
     reload: float | None = None,
 ) -> Path:
-    """The same with the content of ``summary.json``; the page loads itself again after ``reload`` seconds."""
+    """The same with this ``summary``; an open page loads itself again after ``reload`` seconds."""
     from mozoo import svg  # matplotlib takes a second to import
 
     titles = Titles(task)
@@ -101,7 +101,7 @@ def _header(summary: Mapping[str, Any], metrics: Metrics, titles: Titles) -> str
 
 
 def _results(values: Mapping[str, float | None], titles: Titles) -> str:
-    """A card per result; of many objectives, a table, and a card for each mean that has a meaning."""
+    """A card per result; of many objectives, a table, and a card per mean with a meaning."""
     results = {ResultKey.parse(name): value for name, value in values.items()}
     keys = titles.sorted(list(results))
     objectives = objectives_of(map(str, keys))

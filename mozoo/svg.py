@@ -1,4 +1,4 @@
-"""Figures as self-contained SVG images, with names as they are, in the colors that the reader prefers."""
+"""Figures as self-contained SVG images, with names as they are, for light and dark pages."""
 
 from __future__ import annotations
 

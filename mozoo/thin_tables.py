@@ -16,7 +16,7 @@ from mozoo.arguments import ConfigError
 FEWEST = 500  # points that a long table keeps at least; at most it has twice as many
 _KINDS = 64  # values of the column that divides a table
 _CELLS = 4_000_000  # of a file with more, a random sample of the rows is read
-_AT_ONCE = 200_000  # cells
+_AT_ONCE = 20_000  # cells
 Series = tuple[list[float], list[float]]
 
 
@@ -92,7 +92,7 @@ def _sample(lines: Iterable[str], share: float) -> Iterator[str]:
 
 
 class _Means:
-    """Sums and counts over pieces of as many rows each, which double when there are too many pieces."""
+    """Sums over pieces of as many rows each, which double when there are too many pieces."""
 
     def __init__(self, width: int) -> None:
         self.sums, self.counts = np.zeros((2 * FEWEST, width)), np.zeros((2 * FEWEST, width), np.int32)

@@ -81,7 +81,7 @@ class Titles:
         return f"{key.objective}: {self.metric(key.metric)}" + (f", {unit}" if unit else "")
 
     def comparable(self, keys: Sequence[ResultKey]) -> bool:
-        """Whether a mean of these results of one metric has a meaning: one unit, and one kind of loss."""
+        """Whether a mean of these results of one metric has a meaning: same unit, same loss."""
         if keys[0].is_loss:
             return len({self._losses.get(key.objective, "") for key in keys}) == 1
         return len({self.unit(key) for key in keys}) == 1

@@ -9,7 +9,7 @@ _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\
 
 
 def visible(text: str, lines: bool = False) -> str:
-    """The text with a sign for each control character; ``lines``: but for ends of lines and tabs.
+    """The text with a sign for each control character, or all but line ends and tabs.
 
     U+0000 to U+001F become their pictures, such as U+240A for the end of a line; others U+FFFD.
     """

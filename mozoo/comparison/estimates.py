@@ -10,6 +10,8 @@ from functools import cache
 
 from mozoo.page import number
 
+_DIGITS = 6  # after the point; of smaller intervals, powers of ten
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -23,14 +25,27 @@ class Estimate:
             return "-"
         if self.half is None:
             return number(self.mean)
-        # as many digits as the interval leaves meaningful: two of its own
-        digits = 4 if self.half == 0 else max(1 - math.floor(math.log10(self.half)), 0)
-        return self.text(digits) if digits <= 6 else f"{self.mean:.3e} ± {self.half:.1e}"
+        digits = 4 if self.half == 0 else meaningful_digits(self.half)
+        return self.text(digits) if digits <= _DIGITS else f"{self.mean:.3e} ± {self.half:.1e}"
 
     def text(self, digits: int) -> str:
         """With this many digits after the point, without a minus before 0."""
         mean = f"{round(self.mean, digits) + 0.0:,.{digits}f}"
         return mean if self.half is None else f"{mean} ± {self.half:,.{digits}f}"
+
+
+def meaningful_digits(half: float) -> int:
+    """Digits after the point that an interval leaves meaningful: two of its own."""
+    return max(1 - math.floor(math.log10(half)), 0)
+
+
+def column_texts(column: Sequence[Estimate]) -> list[str]:
+    """Estimates below each other, all with the digits of a usual interval among them."""
+    halves = [each.half for each in column if each.half]
+    digits = meaningful_digits(statistics.median(halves)) if halves else _DIGITS + 1
+    if digits > _DIGITS:
+        return [str(each) for each in column]
+    return [each.text(digits) if math.isfinite(each.mean) else "-" for each in column]
 
 
 def estimate(values: Sequence[float]) -> Estimate:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mozoo.checkpoint import write_text
+from mozoo.comparison.estimates import column_texts
 from mozoo.comparison.pictures import curves, pareto
 from mozoo.comparison.run_sets import group
 from mozoo.comparison.runs import ComparisonError, find_runs
@@ -66,11 +67,12 @@ def _order(part: Section) -> list[int]:
 def _table(part: Section) -> tuple[list[list[str]], list[str], list[tuple[int, int]]]:
     """Rows by mean rank, heading, and (row, column) of the best mean of each result."""
     names, order = _columns(part), _order(part)
+    texts = [column_texts(part.columns[name]) for name in names]
     rows = []
     for i in order:
         each = part.sets[i]
         star = " ★" if each.label in part.front else ""
-        rows.append([each.label + star, str(len(each.runs)), *(str(part.columns[name][i]) for name in names)])
+        rows.append([each.label + star, str(len(each.runs)), *(column[i] for column in texts)])
     best = []
     for column, name in enumerate(names, start=2):
         means = np.array([part.columns[name][i].mean for i in order])

@@ -143,7 +143,7 @@ def _nothing_finished(others: Mapping[Path, str]) -> str:
 
 
 def _check(run: FinishedRun) -> None:
-    """Raise KeyError, TypeError, ValueError or ComparisonError if a comparison could not use a run."""
+    """Raise KeyError, TypeError or ComparisonError if a run cannot be compared."""
     names = [run.summary[key] for key in ("model", "task", "balancer", "device")]
     numbers = [run.summary[key] for key in ("seed", "steps", "seconds", "samples_per_second")]
     values, results = [*numbers, *run.metrics.values()], run.higher_is_better

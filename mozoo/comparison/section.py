@@ -78,7 +78,8 @@ def compare(title: str, sets: list[RunSet], choices: Choices) -> Section:
     balancers = {each.balancer for each in sets}
     if baseline is None and not single_task and "sum" in balancers and len(balancers) > 1:
         baseline = "sum"
-    references = [_reference(part, each, baseline, single_task) for each in sets]
+    asked = choices.baseline is not None
+    references = [_reference(part, each, baseline, single_task, asked) for each in sets]
     part.notes += [reference.note for reference in references if reference is not None and reference.note]
     against = "one model per objective" if single_task else f"{baseline}"
     part.baseline = next((each.label for each in sets if baseline in (each.label, each.balancer)), None)
@@ -96,8 +97,8 @@ def compare(title: str, sets: list[RunSet], choices: Choices) -> Section:
     return part
 
 
-def _reference(part: Section, each: RunSet, baseline: str | None, single_task: bool) -> Reference | None:
-    """The baseline of a set; ``None`` if its model has none."""
+def _reference(part: Section, each: RunSet, baseline: str | None, single_task: bool, asked: bool) -> Reference | None:
+    """The baseline of a set; ``None`` if its model has none, or several that nobody asked for."""
     if single_task:
         return None if each.balancer == "single" else _one_by_one(part, each)
     if baseline is None:
@@ -112,6 +113,11 @@ def _reference(part: Section, each: RunSet, baseline: str | None, single_task: b
     chosen = fitting or named
     if len(chosen) > 1:
         labels = ", ".join(repr(other.label) for other in chosen)
+        if not asked:
+            part.notes.append(
+                f"{each.label}: no delta-m, as several sets could be its baseline ({labels}); --baseline chooses."
+            )
+            return None
         raise ComparisonError(f"--baseline: {part.title} has several sets of {baseline!r}; choose one of {labels}")
     if not chosen:
         return None
@@ -162,7 +168,7 @@ def _delta(part: Section, each: RunSet, reference: Reference | None) -> Estimate
 
 
 def _changed_signs(part: Section, references: Sequence[Reference | None]) -> list[str]:
-    """A line about results whose sign differs from the baseline's, for which a relative change says little."""
+    """A line about results whose sign is not the baseline's, where relative change says little."""
     names = dict.fromkeys(
         name
         for i, reference in enumerate(references)

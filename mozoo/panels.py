@@ -149,8 +149,8 @@ def _constant(lines: Mapping[str, Series]) -> bool:
 
 
 def _smooth(x: list[float], y: list[float]) -> Series:
-    """About thirty means of neighboring values."""
-    window = max(len(y) // 30, 1)
+    """About thirty means of neighboring values, or fewer, of five each."""
+    window = max(len(y) // 30, min(len(y) // 4, 5), 1)
     return x[::window], [float(np.mean(y[i : i + window])) for i in range(0, len(y), window)]
 
 

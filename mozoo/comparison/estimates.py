@@ -34,15 +34,18 @@ class Estimate:
         return mean if self.half is None else f"{mean} ± {self.half:,.{digits}f}"
 
 
-def meaningful_digits(half: float) -> int:
-    """Digits after the point that an interval leaves meaningful: two of its own."""
-    return max(1 - math.floor(math.log10(half)), 0)
+def meaningful_digits(half: float, own: int = 2) -> int:
+    """Digits after the point that an interval leaves meaningful: two of its ``own``."""
+    return max(own - 1 - math.floor(math.log10(half)), 0)
 
 
 def column_texts(column: Sequence[Estimate]) -> list[str]:
-    """Estimates below each other, all with the digits of a usual interval among them."""
+    """A column with the same digits: those of a usual interval, or three of a usual mean."""
     halves = [each.half for each in column if each.half]
-    digits = meaningful_digits(statistics.median(halves)) if halves else _DIGITS + 1
+    means = [abs(each.mean) for each in column if each.mean and math.isfinite(each.mean)]
+    if not halves or not means:
+        return [str(each) for each in column]
+    digits = max(meaningful_digits(statistics.median(halves)), meaningful_digits(statistics.median(means), 3))
     if digits > _DIGITS:
         return [str(each) for each in column]
     return [each.text(digits) if math.isfinite(each.mean) else "-" for each in column]

@@ -50,6 +50,7 @@ def pareto(part: Section) -> Iterator[tuple[str, str]]:
             look: Any = {"color": colors.get(part.sets[i].label, _OTHER), "elinewidth": 0.8, "markersize": 5}
             axes.errorbar(x[i].mean, y[i].mean, xerr=x[i].half, yerr=y[i].half, fmt="o", **look)
         _limit(axes, points)
+        axes.locator_params(nbins=5)
         axes.set(xlabel=f"{a}{_arrow(part, a)}", ylabel=f"{b}{_arrow(part, b)}")
         first = [label for label in colors if label in {part.sets[i].label for i in shown}]
         order = sorted(range(len(shown)), key=lambda k: (not best[k], part.sets[shown[k]].label not in first))

@@ -80,6 +80,7 @@ def compare(title: str, sets: list[RunSet], choices: Choices) -> Section:
         baseline = "sum"
     asked = choices.baseline is not None
     references = [_reference(part, each, baseline, single_task, asked) for each in sets]
+    part.notes[:] = dict.fromkeys(part.notes)
     part.notes += [reference.note for reference in references if reference is not None and reference.note]
     against = "one model per objective" if single_task else f"{baseline}"
     part.baseline = next((each.label for each in sets if baseline in (each.label, each.balancer)), None)
@@ -114,9 +115,7 @@ def _reference(part: Section, each: RunSet, baseline: str | None, single_task: b
     if len(chosen) > 1:
         labels = ", ".join(repr(other.label) for other in chosen)
         if not asked:
-            part.notes.append(
-                f"{each.label}: no delta-m, as several sets could be its baseline ({labels}); --baseline chooses."
-            )
+            part.notes.append(f"No delta-m where several sets could be the baseline: {labels}. Choose with --baseline.")
             return None
         raise ComparisonError(f"--baseline: {part.title} has several sets of {baseline!r}; choose one of {labels}")
     if not chosen:

@@ -152,7 +152,7 @@ class TrainerConfig:
     overfit: int | None = option(None, "train and evaluate on this many training samples only", least=2)
     profile: int | None = option(None, "record this many steps, show where their time goes and stop", least=1)
     deterministic: bool = option(False, "deterministic kernels only")
-    dry_run: bool = option(False, "show everything, try one step, write nothing")
+    dry_run: bool = option(False, "show everything, try two steps, say what memory they need, write nothing")
 
 
 @dataclass

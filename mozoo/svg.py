@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import warnings
+from typing import Any
 
 import matplotlib
 from matplotlib.axis import Axis
@@ -52,7 +53,7 @@ def data_uri(figure: Figure, crop: bool = False) -> str:
     """
     _show_names(figure)
     drawn = io.StringIO()
-    look = {"svg.fonttype": "none", "text.parse_math": False}
+    look: Any = {"svg.fonttype": "none", "text.parse_math": False}
     with matplotlib.rc_context(look), warnings.catch_warnings():
         # letters that matplotlib has no font for: a browser has
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)

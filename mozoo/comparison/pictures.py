@@ -54,7 +54,7 @@ def pareto(part: Section) -> Iterator[tuple[str, str]]:
         axes.set(xlabel=f"{a}{_arrow(part, a)}", ylabel=f"{b}{_arrow(part, b)}")
         first = [label for label in colors if label in {part.sets[i].label for i in shown}]
         order = sorted(range(len(shown)), key=lambda k: (not best[k], part.sets[shown[k]].label not in first))
-        left_out = _write_names(axes, [(part.sets[shown[k]].label, points[k]) for k in order])
+        left_out = _write_names(figure, axes, [(part.sets[shown[k]].label, points[k]) for k in order])
         more = f" {left_out} names that found no room are left out." if left_out else ""
         yield svg.data_uri(figure), f"Dashed: sets that no other beats in both; bars: 95 % intervals.{more}"
 
@@ -140,9 +140,9 @@ def _limit(axes: Axes, points: np.ndarray) -> None:
     axes.set_ylim(low[1] - 0.2 * space[1], high[1] + 0.25 * space[1])
 
 
-def _write_names(axes: Axes, points: Sequence[tuple[str, np.ndarray]]) -> int:
+def _write_names(figure: Figure, axes: Axes, points: Sequence[tuple[str, np.ndarray]]) -> int:
     """Write each name beside its point where it covers nothing; how many found no room."""
-    scale = np.array(axes.figure.get_size_inches()) * 72 * axes.get_position().size
+    scale = np.array(figure.get_size_inches()) * 72 * axes.get_position().size
     low, size = (
         np.array([axes.get_xlim()[0], axes.get_ylim()[0]]),
         np.array([np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())]),
@@ -160,7 +160,7 @@ def _write_names(axes: Axes, points: Sequence[tuple[str, np.ndarray]]) -> int:
             inside = box[0] >= 0 and box[2] <= scale[0] and box[1] >= 0 and box[3] <= scale[1]
             if inside and not any(map(partial(_overlap, box), taken)):
                 place: Any = {"xytext": (dx, dy), "textcoords": "offset points", "ha": side, "fontsize": 7.5}
-                axes.annotate(name, point, **place)
+                axes.annotate(name, (point[0], point[1]), **place)
                 taken.append(box)
                 break
         else:

@@ -149,6 +149,7 @@ def heat_map(title: str, x: Sequence[float], rows: Mapping[str, Sequence[float]]
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     axes.set_xlabel(xlabel)
     bar = figure.colorbar(image, ax=axes, label=label, aspect=max(6, 2 * len(rows)), pad=0.02)
+    bar.ax.tick_params(labelsize=8)
     if logarithmic:
         _plain(bar.ax.yaxis)
     return figure

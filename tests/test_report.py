@@ -24,6 +24,8 @@ import train
 import zoo
 from balancing import BalanceReport
 from mozoo import figures, svg
+from mozoo.page import page as write_page
+from mozoo.page import reloading
 from mozoo.titles import Titles
 from tasks.metrics import absolute_error, accuracy
 from tasks.results import ResultKey
@@ -494,6 +496,22 @@ def test_pages_and_pictures_are_dark_for_who_prefers_it(folder, tmp_path):
     light, dark = brightness(), brightness("--blink-settings=preferredColorScheme=0")
     assert min(light) > 0.85
     assert max(dark) < 0.3
+
+
+@browser
+def test_an_open_page_loads_itself_again_where_the_reader_was(tmp_path):
+    count = "const seen = 1 + Number(sessionStorage.getItem('seen') ?? 0); sessionStorage.setItem('seen', seen);"
+    told = "document.title = JSON.stringify([seen, scrollY]); if (seen === 1) scrollTo(0, 777);"
+    tall = '<div style="height: 5000px"></div>'
+    script = (
+        reloading(0.2)
+        .replace("<script>", f"<script>{count}", 1)
+        .replace("setTimeout(", f"{told} if (seen < 2) setTimeout(", 1)
+    )
+    (tmp_path / "page.html").write_text(write_page("a", [tall], script), encoding="utf-8")
+    dom, log = browse(tmp_path / "page.html", tmp_path, "--dump-dom", "--virtual-time-budget=5000")
+    assert json.loads(re.search("<title>(.*?)</title>", dom)[1]) == [2, 777]
+    assert "CONSOLE" not in log
 
 
 @browser

@@ -5,7 +5,7 @@ python train.py balancer=pcgrad model.norm=layer             # another method, a
 python train.py -m balancer=sum,mgda,gradnorm seed=0,1,2     # a sweep
 python train.py resume=outputs/<run>                         # go on where a run stopped, bit for bit on the CPU
 python train.py init=outputs/<run> 'freeze=[trunk]'          # begin with the weights of another run, and keep its trunk
-python train.py trainer.dry_run=true                         # configuration, shapes, parameter counts, one step
+python train.py trainer.dry_run=true                         # configuration, shapes, parameter counts, memory
 torchrun --nproc-per-node 4 train.py balancer=pcgrad         # several processes, each with its part of every batch
 """
 

@@ -146,12 +146,13 @@ class TrainerConfig:
         "steps between measurements of all gradients, under any balancer: lengths, cosines, conflicts by layer",
         least=1,
     )
+    watch: bool = option(False, "write report.html while training too; the open page loads itself again")
     log_every: int = option(10, "steps between rows of balance.csv", least=1)
     save_every: int | None = option(None, "steps between checkpoints, besides those at the ends of epochs", least=1)
     overfit: int | None = option(None, "train and evaluate on this many training samples only", least=2)
     profile: int | None = option(None, "record this many steps, show where their time goes and stop", least=1)
     deterministic: bool = option(False, "deterministic kernels only")
-    dry_run: bool = option(False, "show everything, try one step, write nothing")
+    dry_run: bool = option(False, "show everything, try two steps, say what memory they need, write nothing")
 
 
 @dataclass

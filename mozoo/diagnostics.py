@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,20 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Column, Table
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from balancing import BalanceReport
 from balancing.spans import span
 from mozoo.data import Split
 from mozoo.device import describe_device, synchronize
+from mozoo.memory import held_bytes, multiply_adds, peak_bytes
 from mozoo.run import Run, epoch_batches
 from tasks import Batch
 
 
 def describe_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]]) -> dict[str, Any]:
-    """Print configuration, data, shapes and parameter counts, take one step, write nothing."""
+    """Print configuration, data, shapes, counts and memory, take two steps, write nothing."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(OmegaConf.to_yaml(asdict(run.config)).rstrip(), markup=False)
     splits = run.splits
@@ -41,18 +43,63 @@ def describe_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]]
 
     batch = next(epoch_batches(run, epoch=0))
     run.model.eval()
-    with torch.no_grad():
+    outputs: Mapping[str, Tensor] = {}
+
+    @torch.no_grad()
+    def forward() -> None:
+        nonlocal outputs
         outputs = run.task.outputs(run.model, batch)
+
+    products = None if run.config.trainer.compile else multiply_adds(forward)
+    if products is None:
+        forward()
     run.train_mode()
     console.print("inputs      " + "  ".join(str(tuple(tensor.shape)) for tensor in batch.inputs))
     console.print("outputs     " + "  ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in outputs.items()))
-    for optimizer, report in zip(run.phases, step(run, batch), strict=True):
+    before = held_bytes(run)
+
+    def two_steps() -> Sequence[BalanceReport]:
+        reports = step(run, batch)
+        step(run, batch)  # optimizers have their state only now
+        return reports
+
+    reports, most = peak_bytes(run.device, two_steps)
+    for optimizer, report in zip(run.phases, reports, strict=True):
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in report.as_dict().items())
         console.print(f"one step    phase {optimizer.phase.name}: {numbers}")
-    if run.device.type == "cuda":
-        console.print(f"memory      {torch.cuda.max_memory_allocated(run.device) / 2**20:,.0f} MiB at most")
+    samples = len(batch.inputs[0])
+    if products:
+        per_sample = _count(products / samples)
+        console.print(f"forward     {per_sample} multiply-adds per sample, in matrix products and convolutions")
+    for line in _memory(before, held_bytes(run), most, f"{samples} samples on {run.device.type}"):
+        console.print(line)
     console.print("dry run: nothing was written")
     return {"status": "dry_run"}
+
+
+def _memory(before: Mapping[str, int], after: Mapping[str, int], most: int | None, step: str) -> list[str]:
+    """Lines about a step, from bytes before and after it, and the most beyond those before."""
+    kinds = ", ".join(f"{name} {_size(count)}" for name, count in after.items() if count)
+    if most is None:
+        return [f"memory      {kinds}; the rest of a step, such as activations, is not measured on this device"]
+    whole = sum(before.values()) + most
+    rest = max(whole - sum(after.values()), 0)
+    return [
+        f"memory      {_size(whole)} at most in a step of {step}, as torch allocated it:",
+        f"            {kinds}, activations and all that is temporary {_size(rest)}",
+    ]
+
+
+def _size(count: int) -> str:
+    """Bytes in MiB, or GiB if they are many."""
+    return f"{count / 2**20:,.1f} MiB" if count < 10 * 2**30 else f"{count / 2**30:,.1f} GiB"
+
+
+def _count(value: float) -> str:
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
 
 
 _WARM_UP = 5

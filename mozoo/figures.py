@@ -1,10 +1,7 @@
-"""The pictures of a report: matplotlib figures as self-contained SVG."""
+"""The pictures of a report as matplotlib figures; :mod:`mozoo.svg` puts them on a page."""
 
 from __future__ import annotations
 
-import base64
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,18 +10,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from mozoo.svg import INK, PAPER, plain_ticks
+from mozoo.visible import visible
 
 COLORS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#be185d")
 STYLES = ("-", "-.", ":")  # of lines, once all colors are taken
 _STYLE: Any = {
-    "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#94a3b8",
     "axes.labelcolor": "#334155",
+    "text.color": "#334155",
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -39,16 +39,6 @@ _STYLE: Any = {
 Series = tuple[Sequence[float], Sequence[float]]
 
 
-def data_uri(figure: Figure, crop: bool = False) -> str:
-    """The figure as a self-contained SVG image; ``crop`` removes margins in twice the time."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # letters that matplotlib has no font for: a browser has
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight" if crop else None)
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def curves(
     title: str,
     series: Mapping[str, Series],
@@ -57,6 +47,7 @@ def curves(
     bands: Mapping[str, Series] | None = None,
     limits: tuple[float, float] | None = None,
     legend: bool = True,
+    best: float | None = None,
 ) -> Figure:
     """Lines over time, smoothed if long; logarithmic if positive values span a factor of 50.
 
@@ -68,8 +59,11 @@ def curves(
         bands: Label of a series -> lower and upper end of the band around it.
         limits: Of the y axis; as the values need by default.
         legend: Whether to name the lines, if there are several.
+        best: Where to draw a vertical line and dots, as at the best epoch.
     """
     figure, axes = new_axes(title)
+    if best is not None:
+        axes.axvline(best, color="#64748b", linestyle=":", linewidth=1.4, zorder=1)
     values = np.array([y for _, ys in series.values() for y in ys if np.isfinite(y)])
     logarithmic = limits is None and _spans_magnitudes(values)
     for index, (label, (x, y)) in enumerate(series.items()):
@@ -84,10 +78,11 @@ def curves(
             axes.plot(x, y, color=color, alpha=0.2, linewidth=0.8)
             x, y = _smooth(x, False), _smooth(y, logarithmic)
         dot: Any = {"marker": "o", "markerfacecolor": "white" if style == "--" else color} if len(x) < 3 else {}
-        axes.plot(x, y, style, color=color, label=_short(label), linewidth=1.6, **dot)
+        axes.plot(x, y, style, color=color, label=short(label), linewidth=1.6, **dot)
+        if best is not None and best in x:
+            axes.plot(best, y[list(x).index(best)], "o", color=color, markersize=5)
     if logarithmic:
-        axes.set_yscale("log")
-        _plain(axes.yaxis)
+        _logarithmic(axes)
     if xlabel in ("epoch", "step"):
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     if limits:
@@ -98,19 +93,22 @@ def curves(
     return figure
 
 
-def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str) -> Figure:
+def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str, ring: float) -> Figure:
     """One objective against another, epoch by epoch; ``x`` and ``y`` are (epochs, values).
 
-    Filled dots: epochs that no other beats in both; the ring is the last epoch.
+    Filled dots: epochs that no other beats in both; the epoch nearest to ``ring`` has one.
     """
     figure, axes = new_axes(title, left=0.21)
     points = np.array([x[1], y[1]]).T
+    chosen = int(np.abs(np.array(x[0]) - ring).argmin())
     best = points[front(points)]
     axes.plot(*points.T, color="#94a3b8", linewidth=1, marker="o", markersize=3, markerfacecolor="white")
     axes.plot(*best.T, "o", color="#2563eb", markersize=5)
-    axes.plot(*points[-1], "o", color="#d97706", markersize=11, markerfacecolor="none", markeredgewidth=2)
+    axes.plot(*points[chosen], "o", color="#d97706", markersize=11, markerfacecolor="none", markeredgewidth=2)
     side = "left" if points[0, 0] < points[:, 0].mean() else "right"
-    axes.annotate(f"epoch {x[0][0]:.0f}", points[0], xytext=(0, 5), textcoords="offset points", fontsize=8, ha=side)
+    above = len(points) < 2 or points[1, 1] <= points[0, 1]
+    place: Any = {"xytext": (0, 5 if above else -12), "textcoords": "offset points", "ha": side}
+    axes.annotate(f"epoch {x[0][0]:.0f}", points[0], fontsize=8, **place)
     axes.margins(0.12)
     for values, scale, axis in ((x[1], axes.set_xscale, axes.xaxis), (y[1], axes.set_yscale, axes.yaxis)):
         if _spans_magnitudes(np.array(values)):
@@ -118,7 +116,7 @@ def trade_off(title: str, x: Series, y: Series, xlabel: str, ylabel: str) -> Fig
             _plain(axis)
         else:
             axis.set_major_locator(MaxNLocator(4))
-    axes.set(xlabel=_short(xlabel, 45), ylabel=_short(ylabel))
+    axes.set(xlabel=short(xlabel, 45), ylabel=short(ylabel))
     return figure
 
 
@@ -132,7 +130,8 @@ def front(points: np.ndarray) -> np.ndarray:
 def heat_map(title: str, x: Sequence[float], rows: Mapping[str, Sequence[float]], xlabel: str, label: str) -> Figure:
     """Values over time, a row each, time from left to right.
 
-    ``rows``: name -> a value for each of ``x``. ``label`` is what the colors mean; ``cosine``: from -1, red, to 1, blue.
+    ``rows``: name -> a value for each of ``x``. ``label`` is what the colors mean; ``cosine``: from -1, red, to 1, blue;
+    ``share``: from 0 to 1.
     """
     values = np.array(list(rows.values()), dtype=float)
     columns = np.array_split(values, min(values.shape[1], 120), axis=1)
@@ -140,15 +139,17 @@ def heat_map(title: str, x: Sequence[float], rows: Mapping[str, Sequence[float]]
     figure, axes = new_axes(title, height=1.3 + 0.22 * len(rows), grid=False)
     margin = (x[-1] - x[0]) / max(len(x) - 1, 1) / 2 or 0.5
     extent = (x[0] - margin, x[-1] + margin, len(rows) - 0.5, -0.5)
-    logarithmic = label != "cosine" and _spans_magnitudes(smooth)
-    colors: Any = {"cmap": "RdBu", "vmin": -1, "vmax": 1} if label == "cosine" else {"cmap": "viridis"}
+    limits = {"cosine": {"cmap": "RdBu", "vmin": -1, "vmax": 1}, "share": {"cmap": "Reds", "vmin": 0, "vmax": 1}}
+    colors: Any = limits.get(label, {"cmap": "viridis"})
+    logarithmic = label not in limits and _spans_magnitudes(smooth)
     image = axes.imshow(
         smooth, aspect="auto", extent=extent, interpolation="nearest", norm="log" if logarithmic else None, **colors
     )
-    axes.set_yticks(range(len(rows)), labels=list(map(_short, rows)), fontsize=8)
+    axes.set_yticks(range(len(rows)), labels=list(map(short, rows)), fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     axes.set_xlabel(xlabel)
     bar = figure.colorbar(image, ax=axes, label=label, aspect=max(6, 2 * len(rows)), pad=0.02)
+    bar.ax.tick_params(labelsize=8)
     if logarithmic:
         _plain(bar.ax.yaxis)
     return figure
@@ -159,7 +160,7 @@ def matrix(title: str, names: Sequence[str], table: np.ndarray, label: str) -> F
     figure, axes = new_axes(title, height=4.2, grid=False)
     image = axes.imshow(table, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     size = 8 if len(names) < 20 else 5
-    shown = list(map(_short, names))
+    shown = list(map(short, names))
     axes.set_xticks(range(len(names)), labels=shown, rotation=90, fontsize=size)
     axes.set_yticks(range(len(names)), labels=shown, fontsize=size)
     figure.colorbar(image, ax=axes, label=label, aspect=30, pad=0.02)
@@ -181,28 +182,31 @@ def draw_shares(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
     axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     if len(columns) <= 10:
         for i, j in np.argwhere(np.isfinite(table)):
-            color = "white" if table[i, j] > 0.5 else "#334155"
+            color = PAPER if table[i, j] > 0.5 else INK
             axes.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color)
-    axes.set_xticks(range(len(columns)), labels=list(map(_short, columns)), rotation=30, ha="right", fontsize=8)
-    axes.set_yticks(range(len(rows)), labels=list(map(_short, rows)), fontsize=8)
+    axes.set_xticks(range(len(columns)), labels=list(map(short, columns)), rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), labels=list(map(short, rows)), fontsize=8)
 
 
 def confusion(title: str, predicted: np.ndarray, actual: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Share of each true class (row) that is predicted as each class (column)."""
+    """Share of each true class (row) that is predicted as each class (column); errors are red."""
     size = len(classes)
     table = np.zeros((size, size))
     np.add.at(table, (actual, predicted), 1)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
     figure, axes = new_axes(title, height=min(max(2.7, 0.32 * size + 1), 6.0), grid=False)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    right = np.eye(size, dtype=bool)
+    for part, cmap in ((right, "Blues"), (~right, "Reds")):
+        shown = np.ma.masked_array(share, ~part)
+        axes.imshow(shown, cmap=cmap, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     if size <= 10:
         for i, j in np.ndindex(size, size):
-            color = "white" if share[i, j] > 0.5 else "#334155"
+            color = PAPER if share[i, j] > 0.5 else INK
             axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=9, color=color)
     if size <= 30:
-        shown = list(map(_short, classes))
-        axes.set_xticks(range(size), labels=shown, rotation=30, ha="right", fontsize=8)
-        axes.set_yticks(range(size), labels=shown, fontsize=8)
+        labels = list(map(short, classes))
+        axes.set_xticks(range(size), labels=labels, rotation=30, ha="right", fontsize=8)
+        axes.set_yticks(range(size), labels=labels, fontsize=8)
     axes.set(xlabel="predicted", ylabel="true")
     return figure
 
@@ -219,7 +223,7 @@ def tags(title: str, predicted: np.ndarray, actual: np.ndarray, names: Sequence[
     for offset, values, color, label in ((-0.2, actual, "#d97706", "true"), (0.2, predicted, "#2563eb", "predicted")):
         axes.barh(places + offset, values.mean(0)[order], 0.36, color=color, alpha=0.45, label=label)
         axes.barh(places + offset, both, 0.36, color=color)
-    axes.set_yticks(places, labels=[names[i] for i in order], fontsize=8)
+    axes.set_yticks(places, labels=[short(names[i]) for i in order], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("share of samples")
     axes.set_xlim(right=1.35 * axes.get_xlim()[1])  # room for the legend
@@ -237,8 +241,21 @@ def scatter(title: str, predicted: np.ndarray, actual: np.ndarray, unit: str) ->
         axes.pcolormesh(*edges, shade, cmap="Blues", vmin=-1, rasterized=True)
         ends = [float(actual[finite].min()), float(actual[finite].max())]
         axes.plot(ends, ends, color="#d97706", linewidth=1)
-    axes.set(xlabel=f"true ({_short(unit, 40)})" if unit else "true", ylabel="predicted")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set(xlabel=f"true ({short(unit, 40)})" if unit else "true", ylabel="predicted")
     return figure
+
+
+def scale_to(axes: Axes, values: np.ndarray) -> None:
+    """A logarithmic axis for values that need one, and whole numbers of epochs."""
+    if _spans_magnitudes(values[np.isfinite(values)]):
+        _logarithmic(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale("log")
+    _plain(axes.yaxis)
 
 
 def _spans_magnitudes(values: np.ndarray) -> bool:
@@ -252,29 +269,31 @@ def _smooth(values: Sequence[float], logarithmic: bool) -> list[float]:
     return [float(np.exp(piece.mean()) if logarithmic else piece.mean()) for piece in pieces]
 
 
-def _short(name: str, longest: int = 28) -> str:
+def short(name: str, longest: int = 28) -> str:
     """A name that fits: without its middle if it is long, indented if matplotlib would hide it."""
+    name = visible(name)
     if len(name) > longest:
         name = f"{name[: longest // 2]}\N{HORIZONTAL ELLIPSIS}{name[-(longest - longest // 2 - 1) :]}"
     return f" {name}" if name.startswith("_") else name
 
 
 def _plain(axis: Axis) -> None:
-    """Ticks of a logarithmic axis as plain numbers."""
+    """Ticks of a logarithmic axis, at 1 and 3 times powers of ten, as plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    plain_ticks(axis)
 
 
-def new_axes(title: str, height: float = 2.7, left: float = 0.16, grid: bool = True) -> tuple[Figure, Axes]:
-    """Axes of 4.4 inches, a phone's width; without ``grid``, with margins that fit the labels.
+def new_axes(
+    title: str, height: float = 2.7, left: float = 0.16, grid: bool = True, width: float = 4.4
+) -> tuple[Figure, Axes]:
+    """Axes of a phone's width, 4.4 inches, or another.
 
-    Margins are fixed otherwise, as computing them doubles the time.
+    Without ``grid``, margins fit the labels. They are fixed otherwise, as computing them doubles the time.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.4, height), layout=None if grid else "constrained")
+        figure = Figure(figsize=(width, height), layout=None if grid else "constrained")
         axes = figure.add_subplot()
-        axes.set_title(_short(title, 64), fontsize=11 if len(title) < 36 else 8)
+        axes.set_title(short(title, 64), fontsize=11 if len(title) < 36 else 9 if len(title) < 46 else 7.5)
         if grid:
             figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Mapping
@@ -13,17 +12,15 @@ import numpy as np
 from torch import Tensor
 
 from mozoo.checkpoint import write_text
-from mozoo.page import cards, details, page, section, table
-from mozoo.panels import MANY, Pictures, Rows, balancing, learning, result_keys, sharing
-from mozoo.tracking import read_rows
+from mozoo.page import cards, details, escape, number, page, reloading, section, table
+from mozoo.panels import MANY, Metrics, Pictures, balancing, learning, result_keys, sharing
+from mozoo.thin_tables import ThinTable, read_thin
+from mozoo.titles import Titles
 from tasks import Task
 from tasks.results import ResultKey, objectives_of, without_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-#: Order of the results of an objective; others follow.
-_RANKS = {name: rank for rank, name in enumerate(("accuracy", "macro_f1", "r2", "r2_usd", "mae_usd", "loss"))}
 
 
 def write_report(
@@ -34,72 +31,112 @@ def write_report(
     shares: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Path:
     """Write ``report.html`` from a run's tables, predictions, pictures and shares of experts."""
-    from mozoo import figures  # matplotlib takes a second to import
-
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    metrics, balance = read_rows(folder / "metrics.csv"), read_rows(folder / "balance.csv")
-    phases = list(dict.fromkeys(row["phase"] for row in balance))
-    samples = [(figures.data_uri(figure, crop=True), caption) for caption, figure in (pictures or {}).items()]
-    parts = [_header(summary, metrics), section("Learning", learning(metrics, balance))]
-    for phase in phases:
-        title = "Balancing" if len(phases) == 1 else f"Balancing: {phase}"
-        parts.append(section(title, balancing([row for row in balance if row["phase"] == phase], metrics)))
+    return write_page(folder, task, summary, predictions, pictures, shares)
+
+
+def write_page(
+    folder: Path,
+    task: Task,
+    summary: Mapping[str, Any],
+    predictions: Mapping[str, tuple[Tensor, Tensor]],
+    pictures: Mapping[str, Figure] | None = None,
+    shares: Mapping[str, Mapping[str, float]] | None = None,
+    reload: float | None = None,
+) -> Path:
+    """The same with this ``summary``; an open page loads itself again after ``reload`` seconds."""
+    from mozoo import svg  # matplotlib takes a second to import
+
+    titles = Titles(task)
+    metrics, balance = read_thin(folder / "metrics.csv", "split"), read_thin(folder / "balance.csv", "phase")
+    samples = [(svg.data_uri(figure, crop=True), caption) for caption, figure in (pictures or {}).items()]
+    order = objectives_of(map(str, titles.sorted(result_keys(metrics))))
+    learned = learning(metrics, balance.values(), titles, summary["best_epoch"])
+    parts = [_header(summary, metrics, titles), section("Learning", learned, note=_thinned(metrics))]
+    for phase, rows in balance.items():
+        title = "Balancing" if len(balance) == 1 else f"Balancing: {phase}"
+        notes = [_thinned({phase: rows})]
+        drawn = list(balancing(rows, order, notes))
+        parts.append(section(title, drawn, note=" ".join(filter(None, notes))))
     parts += [
         section("Predictions on the test split", _predictions(task, predictions, summary["metrics"])),
         section("Sharing", sharing(shares or {})),
         section("Samples", samples, layout="stack"),
         _repeat(folder, summary),
     ]
-    write_text(folder / "report.html", page(f"{summary['model']} on {summary['task']}, {summary['balancer']}", parts))
+    title = f"{summary['model']} on {summary['task']}, {summary['balancer']}"
+    script = "" if reload is None else reloading(reload)
+    write_text(folder / "report.html", page(title, parts, script))
     return folder / "report.html"
 
 
-def _header(summary: Mapping[str, Any], rows: Rows) -> str:
+def _thinned(tables: Mapping[str, ThinTable]) -> str:
+    """What became of a table with more rows than a picture can show."""
+    merged = max((each.merged for each in tables.values()), default=1)
+    return f"Of a long table: each point is the mean of {merged:,} rows." if merged > 1 else ""
+
+
+def _header(summary: Mapping[str, Any], metrics: Metrics, titles: Titles) -> str:
     """Title, facts and results: of the test split or, of a stopped run, the last on validation."""
     tested = without_split(summary["metrics"])
-    note = f"Test split, looked at {summary['tested']}."
+    note = f"Test split, looked at {summary.get('tested')}."
     if not tested:
-        last = [row for row in rows if row["split"] == "val"][-1:]
-        tested = {str(key): float(row[str(key)]) for row in last for key in result_keys(rows) if row[str(key)]}
-        note = f"Validation split, epoch {summary['epochs']}: the run stopped before its test."
-    facts = (
-        f"seed {summary['seed']} · {summary['epochs']} epochs, best {summary['best_epoch']} · {summary['steps']:,} steps · "
-        f"{summary['seconds']:.1f} s of training · {summary['samples_per_second']:,.0f} samples/s · {summary['device']} · {summary['precision']}"
-    )
+        last = metrics["val"].last if "val" in metrics else {}
+        tested = {str(key): last[str(key)] for key in result_keys(metrics) if str(key) in last}
+        tested = {key: value for key, value in tested.items() if not math.isnan(value)}
+        rest = "the run stopped before its test" if summary["status"] == "stopped" else "the test comes at the end"
+        note = f"Validation split, epoch {summary['epochs']}: {rest}."
+    facts = [
+        f"seed {summary['seed']}",
+        f"{summary['epochs']} epoch{'' if summary['epochs'] == 1 else 's'}, best {summary['best_epoch']}",
+    ]
+    facts += [f"{summary['steps']:,} steps", f"{number(summary['seconds'])} s of training"]
+    facts += [f"{number(summary['samples_per_second'])} samples/s", summary["device"], summary["precision"]]
+    facts += [summary["written"]] if "written" in summary else []
     return (
-        f"<h1>{html.escape(summary['model'])} on {html.escape(summary['task'])}, balanced by {html.escape(summary['balancer'])}</h1>"
-        f'<p><b class="{summary["status"]}">{summary["status"]}</b> · {html.escape(facts)}</p>'
-        + (f"{_results(tested)}<p>{note}</p>" if tested else "")
+        f"<h1>{escape(summary['model'])} on {escape(summary['task'])}, balanced by {escape(summary['balancer'])}</h1>"
+        f'<p><b class="{escape(summary["status"])}">{escape(summary["status"])}</b> · {escape(" · ".join(facts))}</p>'
+        + (f"{_results(tested, titles)}<p>{escape(note)}</p>" if tested else "")
     )
 
 
-def _results(values: Mapping[str, float | None]) -> str:
-    """A card per result; of many objectives, a card for each mean, and a table."""
+def _results(values: Mapping[str, float | None], titles: Titles) -> str:
+    """A card per result; of many objectives, a table, and a card per mean with a meaning."""
     results = {ResultKey.parse(name): value for name, value in values.items()}
-    keys = sorted(results, key=lambda key: (key.objective, _RANKS.get(key.metric, len(_RANKS))))
+    keys = titles.sorted(list(results))
     objectives = objectives_of(map(str, keys))
     if len(objectives) <= MANY:
-        return cards({str(key): _number(results[key]) for key in keys})
-    metrics = sorted({key.metric for key in keys}, key=lambda metric: (_RANKS.get(metric, len(_RANKS)), metric))
-    means = {}
-    for metric in metrics:
-        known = [value for key in keys if key.metric == metric and (value := results[key]) is not None]
-        means[f"{metric}, mean of {len(known)}"] = _number(float(np.mean(known)) if known else None)
-    rows = [
-        [o, *(_number(results[key]) if (key := ResultKey(o, metric)) in results else "" for metric in metrics)]
-        for o in objectives
-    ]
-    return cards(means) + details("Every objective", table(rows, ["objective", *metrics]))
+        return cards((_name(key, titles), number(results[key]), titles.unit(key)) for key in keys)
+    means = []
+    for metric in dict.fromkeys(key.metric for key in keys):
+        same = [key for key in keys if key.metric == metric]
+        known = [value for key in same if (value := results[key]) is not None]
+        if titles.comparable(same) and known:
+            name = f"{titles.metric(metric)}, mean of {len(known)}{titles.arrow(same[0])}"
+            means.append((name, number(float(np.mean(known))), titles.unit(same[0])))
+    every = _every(results, keys, titles)
+    return cards(means) + (details("Every objective", every) if means else every)
 
 
-def _number(value: float | None) -> str:
-    return f"{value:.4g}" if value is not None and math.isfinite(value) else "not finite"
+def _every(results: Mapping[ResultKey, float | None], keys: list[ResultKey], titles: Titles) -> str:
+    """A row per objective."""
+    metrics = {key.metric: titles.metric(key.metric) + titles.arrow(key) for key in keys}
+    rows = []
+    for objective in objectives_of(map(str, keys)):
+        own = [ResultKey(objective, metric) for metric in metrics]
+        cells = [f"{number(results[key])} {titles.unit(key)}".strip() if key in results else "" for key in own]
+        rows.append([objective, *cells])
+    return table(rows, ["objective", *metrics.values()])
+
+
+def _name(key: ResultKey, titles: Titles) -> str:
+    return f"{key.objective}: {titles.metric(key.metric)}{titles.arrow(key)}"
 
 
 def _predictions(
     task: Task, predictions: Mapping[str, tuple[Tensor, Tensor]], tested: Mapping[str, float | None]
 ) -> Pictures:
-    from mozoo import figures
+    from mozoo import figures, svg  # matplotlib takes a second to import
 
     rest = ""
     shown = [o for o in task.objectives if o.name in predictions and hasattr(o.criterion, "fits")]
@@ -113,24 +150,25 @@ def _predictions(
             # probabilities are those of the second of two classes
             labels = predicted >= 0.5 if predicted.is_floating_point() else predicted
             figure = figures.confusion(objective.name, labels.long().numpy(), actual.numpy(), criterion.classes)
-            yield figures.data_uri(figure), "Each row: where the samples of one true class went, in percent." + rest
+            note = "Each row: where the samples of one true class went, in percent; red: wrong."
+            yield svg.data_uri(figure), note + rest
         elif "tags" in criterion.fits:
             figure = figures.tags(objective.name, predicted.numpy() >= 0.5, actual.numpy() > 0, criterion.classes)
-            yield figures.data_uri(figure), "How many samples have each tag, and how many are predicted to." + rest
+            yield svg.data_uri(figure), "How many samples have each tag, and how many are predicted to." + rest
         else:
             if objective.unit:
                 predicted, actual = objective.inverse_transform(predicted), objective.inverse_transform(actual)
             unit = objective.unit or criterion.unit
             figure = figures.scatter(objective.name, predicted.numpy(), actual.numpy(), unit)
-            yield figures.data_uri(figure), "Darker: more samples; the line is a perfect prediction." + rest
+            yield svg.data_uri(figure), "Darker: more samples; the line is a perfect prediction." + rest
 
 
 def _repeat(folder: Path, summary: Mapping[str, Any]) -> str:
     facts = {"commit": summary["git"] or "unknown", **{key: summary[key] for key in ("device", "precision")}}
     facts |= {"processes": summary["world_size"], **summary["versions"]}
-    config = html.escape((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = escape((folder / "config.yaml").read_text(encoding="utf-8"), lines=True)
     return (
-        f"<h2>Repeat this run</h2><pre>{html.escape(summary['command'])}</pre>"
+        f"<h2>Repeat this run</h2><pre>{escape(summary['command'], lines=True)}</pre>"
         + details("Configuration", f"<pre>{config}</pre>")
         + "<h2>Environment</h2>"
         + table([[name, str(value)] for name, value in facts.items()])

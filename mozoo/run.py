@@ -30,6 +30,7 @@ from mozoo.precision import Precision
 from mozoo.resuming import only_writer, sweep
 from mozoo.seeding import load_rng_state, rng_state
 from mozoo.tracking import Tracker, check_empty, make_run_dir
+from mozoo.watching import LivePage
 from tasks import Batch, Splits, Task, create_task
 from tasks.results import with_split
 from tasks.task import Pictures
@@ -242,7 +243,8 @@ def open_tracker(run: Run, folder: Path, resumed: bool) -> Tracker | None:
     done = (run.state.epoch, run.state.step) if resumed else None
     measured = run.config.trainer.measure_conflicts is not None
     groups = list(dict.fromkeys(name for optimizer in run.phases for name in _groups(run, optimizer, measured)))
-    return Tracker(folder, list(run.task.results()), objectives, run.config.logger, done, groups, measured)
+    live = LivePage(folder, run.task, lambda: summarize(run, {}), resumed) if run.config.trainer.watch else None
+    return Tracker(folder, list(run.task.results()), objectives, run.config.logger, done, groups, measured, live)
 
 
 def _groups(run: Run, optimizer: PhaseOptimizer, measured: bool) -> Iterable[str]:

@@ -14,7 +14,7 @@ from mozoo.arguments import ConfigError
 from mozoo.checkpoint import saving, write_json, write_text
 from mozoo.config import LoggerConfig
 from mozoo.program import program
-from mozoo.services import start_services
+from mozoo.services import Service, start_services
 from mozoo.words import shell_word
 from tasks.results import with_split
 
@@ -113,6 +113,7 @@ class Tracker:
         done: (epochs, steps) before a resume; later rows are dropped.
         groups: Parts of the parameters for which conflicts are counted.
         alignment: Whether the agreement of all gradients is written as one number.
+        live: Takes numbers as a service does.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Tracker:
         done: tuple[int, int] | None,
         groups: Sequence[str] = (),
         alignment: bool = False,
+        live: Service | None = None,
     ) -> None:
         self.folder = folder
         pairs = [(a, b) for i, a in enumerate(objectives) for b in objectives[i + 1 :]]
@@ -140,7 +142,7 @@ class Tracker:
         self.balance = Table(folder / "balance.csv", balance, lambda row: int(row["step"]) <= steps)
         self._late: list[tuple[int, int, str, BalanceReport]] = []
         self._status = "failed"
-        self._services = start_services(folder, logger, steps if done else None)
+        self._services = [*start_services(folder, logger, steps if done else None), *filter(None, [live])]
         self._unsent: list[tuple[Mapping[str, float], int]] = []
         self._sent = time.monotonic()
 
@@ -181,6 +183,7 @@ class Tracker:
 
     def _send_all(self) -> None:
         unsent, self._unsent, self._sent = self._unsent, [], time.monotonic()
+        self.balance.flush()  # for a page that reads it
         for values, step in unsent:
             for service in self._services:
                 service.log(values, step)
@@ -194,15 +197,14 @@ class Tracker:
         """Bring the files up to date with what was logged."""
         self._write_late()
         self._send_all()
-        self.balance.flush()
         for service in self._services:
             service.flush()
 
     def close(self) -> None:
         """Finish all files."""
         self._write_late()
+        self._send_all()
         self.metrics.close()
         self.balance.close()
-        self._send_all()
         for service in self._services:
             service.close(self._status)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tasks.criteria import CrossEntropy, SquaredError
 from tasks.fashion import CLASSES, DATA, draw_sheet, fashion_splits, pad, read_garment
+from tasks.marks import CROSS
 from tasks.metrics import accuracy, metric
 from tasks.registry import register_task
 from tasks.task import Objective, Pictures, Prediction, Split, Splits, Task, TensorData
@@ -90,10 +91,14 @@ class CompressedFashion(Task):
         batch = split.batch(torch.arange(min(12, len(split)), device=split.inputs[0].device))
         outputs = model(*batch.inputs)
         images = torch.stack([batch.targets["image"], outputs["image"].float()])[:, :, 0].clamp(0, 1)
-        names = [CLASSES[index] for index in outputs["class"].argmax(1).tolist()]
+        guesses, truth = outputs["class"].argmax(1).tolist(), batch.targets["class"].tolist()
+        names = [
+            ("" if guess == label else CROSS) + CLASSES[guess] for guess, label in zip(guesses, truth, strict=True)
+        ]
         figure = draw_sheet(images, names, (9.0, 2.4), 0)
         figure.axes[0].set_yticks([0.5 * self.image_size, 1.5 * self.image_size], ["image", "reconstruction"])
-        return {f"Images, reconstructions from {self.measurements} measurements, and predicted classes.": figure}
+        caption = f"Images, reconstructions from {self.measurements} measurements, and predicted classes; {CROSS}wrong."
+        return {caption: figure}
 
 
 def _standardize(measured: Tensor, state: Mapping[str, Any]) -> Tensor:

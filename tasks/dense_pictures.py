@@ -40,7 +40,7 @@ def compare(samples: Sequence[Batch], outputs: Sequence[Mapping[str, Tensor]], m
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
             if axis in grid[0]:
-                axis.set_title(title.replace("$", r"\$"), fontsize=8, fontweight="normal", loc="center")
+                axis.set_title(title, fontsize=8, fontweight="normal", loc="center")
     return figure
 
 

@@ -62,7 +62,7 @@ class Diamonds(Task):
         if self.target == "log_price":
             unit, dollars = "log price, standardised", partial(_dollars, log_mean=log_mean, log_std=log_std)
             price = {"r2": r2(), "r2_usd": r2(dollars), "mae_usd": absolute_error(dollars)}
-            regression = Objective("price", SquaredError(unit, complete=True), price, dollars)
+            regression = Objective("price", SquaredError(unit, complete=True), price, dollars, "USD")
         else:
             price = {"r2": r2(), "mae_usd": absolute_error()}
             regression = Objective("price", SquaredError("price in US dollars", complete=True), price)

@@ -30,6 +30,7 @@ from torch import Tensor
 from tasks.criteria import LabelKind, choose_criteria, create_criterion, criterion_state, default_criterion
 from tasks.file_checks import file_identity
 from tasks.image_reading import ImageFiles, View, check_image
+from tasks.marks import CROSS, WRONG
 from tasks.metrics import identity
 from tasks.registry import register_task
 from tasks.table_files import (
@@ -211,8 +212,9 @@ class ImageTable(Task):
         for row, (axes, index) in enumerate(zip(figure.axes, chosen, strict=False)):
             axes.imshow(split.view.pixels(split.paths[index]))
             captions = [_caption(o, outputs[o.name][row], split.targets[o.name][index]) for o in objectives]
-            axes.set_title("\n".join(captions), fontsize=7, fontweight="normal", loc="left")
-        return {"Images of the test split: prediction, and the true label in brackets.": figure}
+            color = WRONG if any(caption.startswith(CROSS) for caption in captions) else "black"
+            axes.set_title("\n".join(captions), fontsize=7, fontweight="normal", loc="left", color=color)
+        return {f"Images of the test split: prediction, and the true label in brackets. {CROSS}a wrong class.": figure}
 
     def _describe(
         self,
@@ -389,13 +391,14 @@ def _destandardize(values: Tensor, mean: float, std: float) -> Tensor:
 
 
 def _caption(objective: Objective, output: Tensor, label: Tensor) -> str:
-    """``objective: prediction (label)``."""
+    """``objective: prediction (label)``, with a cross before a wrong class."""
     criterion: Any = objective.criterion
     cell = criterion.decode("", output[None], objective.inverse_transform)[""][0]
     predicted = f"{cell:.3g}" if isinstance(cell, float) else cell
+    wrong = ""
     if criterion.kind == "classification":
         actual = criterion.classes[int(label)] if label >= 0 else "unknown"
+        wrong = CROSS if label >= 0 and cell != actual else ""
     else:
         actual = "unknown" if label.isnan() else f"{objective.inverse_transform(label).item():.3g}"
-    # a dollar sign would begin a formula
-    return f"{objective.name}: {predicted} ({actual})".replace("$", r"\$")
+    return f"{wrong}{objective.name}: {predicted} ({actual})"

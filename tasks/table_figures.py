@@ -63,5 +63,4 @@ def missing_shares(inputs: Sequence[Input]) -> Figure:
 
 
 def _short(text: str, length: int = 10) -> str:
-    text = text.replace("$", r"\$")  # a dollar sign would begin a formula
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -1,6 +1,7 @@
 """scripts/compare.py: sets of seeds, what is computed of them, the three files, and errors that name the remedy."""
 
 import csv
+import html
 import json
 import math
 import os
@@ -15,12 +16,15 @@ import mozoo
 import tasks
 import train
 from mozoo import tools
-from mozoo.comparison.estimates import estimate, student_t
-from mozoo.comparison.run_sets import group
+from mozoo.comparison.estimates import column_texts, estimate, student_t
+from mozoo.comparison.pictures import named_sets, pareto
+from mozoo.comparison.run_sets import RunSet, group
 from mozoo.comparison.runs import FORMER_DIRECTIONS, FinishedRun, directions, find_runs
+from mozoo.comparison.section import Section
 from scripts import compare
 from tasks.results import ResultKey
-from tests.test_report import browser, elements, inspect, pictures
+from tests.test_report import browse, browser, elements, inspect, pictures
+from tests.test_shown_names import texts
 
 # test results of made-up runs of diamonds: set -> seed -> cut/accuracy, price/r2
 RESULTS = {
@@ -99,8 +103,14 @@ def test_intervals_are_of_the_mean():
     assert (found.mean, found.half) == (2.0, pytest.approx(4.3027 / math.sqrt(3), rel=1e-4))
     assert estimate([5.0]).half is None
     assert (str(estimate([0.7, 0.72, 0.74])), str(estimate([314.0])), str(estimate([math.nan]))) == (
-        *("0.720 ± 0.050", "314", "-"),
+        *("0.720 ± 0.050", "314.0", "-"),
     )
+    assert str(estimate([1e-9, 2e-9, 3e-9])) == "2.000e-09 ± 2.5e-09"
+
+
+def test_a_column_has_one_number_of_digits():
+    column = [estimate(values) for values in ([0.70, 0.72, 0.74], [0.6], [0.8, 0.8], [math.nan, 1.0], [0.71, 0.72])]
+    assert column_texts(column) == ["0.720 ± 0.050", "0.600", "0.800 ± 0.000", "-", "0.715 ± 0.064"]
 
 
 def test_command_computes_what_the_formulas_say(outputs, tmp_path):
@@ -243,7 +253,8 @@ def test_runs_of_earlier_versions_can_be_compared(outputs, tmp_path, capsys):
     known = directions(find_runs([str(tmp_path)])[0])
     assert known == {"cut/loss": False, "cut/accuracy": True, "price/loss": False, "price/r2": True}
     former(tmp_path / "other", **{"test/price/own": 1.0})
-    message = refusal(capsys, tmp_path)
+    made(tmp_path, tmp_path)
+    message = capsys.readouterr().err
     assert str(tmp_path / "other" / "summary.json") in message
     assert "written by an earlier version, without directions; add whether higher is better" in message
     assert '"higher_is_better": {"test/price/own": true, ...}' in message
@@ -280,7 +291,76 @@ def test_errors_name_what_is_wrong_and_what_to_do(outputs, tmp_path, capsys):
     assert "cannot create" in refusal(capsys, outputs, "--out", tmp_path / "file" / "folder")
     for text in ("{", "[]", '{"status": "finished", "metrics": "none"}', '{"status": "finished"}'):
         (tmp_path / "empty" / "summary.json").write_text(text)
-        assert re.search("empty cannot be read as a run", refusal(capsys, tmp_path / "empty"))
+        assert re.search("none of 1 runs can be compared; .*empty: it ", refusal(capsys, tmp_path / "empty"))
+
+
+#: What is in a folder -> what is said about it.
+NO_RUNS = {
+    "a list": ("summary.json", "[]", "it cannot be read as a run"),
+    "half a file": ("summary.json", '{"status": "fini', "it cannot be read as a run"),
+    "of another program": ("summary.json", '{"loss": 1}', "it cannot be read as a run \\(it lacks 'status'\\)"),
+    "without results": ("summary.json", '{"status": "finished", "metrics": {}}', "it cannot be read as a run"),
+    "text as a result": (
+        "summary.json",
+        '{"status": "finished", "metrics": {"test/a/b": "x"}}',
+        "it cannot be read as a run",
+    ),
+    "without a configuration": ("config.yaml", None, "it cannot be read as a run"),
+    "an empty configuration": ("config.yaml", "", "it cannot be read as a run"),
+    "a binary configuration": ("config.yaml", b"\xff\xfe", "it cannot be read as a run"),
+    "stopped": ("summary.json", '{"status": "stopped"}', "it is not finished"),
+}
+
+
+def test_what_is_no_run_is_left_out_with_a_line_each(outputs, tmp_path, capsys):
+    for name, (file, content, _) in NO_RUNS.items():
+        path = write_run(tmp_path / "others" / name) / file
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    files = made(tmp_path, outputs, tmp_path / "others")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(NO_RUNS)
+    for name, (_, _, reason) in NO_RUNS.items():
+        assert [line for line in said if re.match(f"left out, as {reason}.*/{name}$", line)], name
+        assert f"{tmp_path / 'others' / name}: it " in files[".html"]
+    assert "Comparison of 9 runs" in files[".html"]
+    assert f"| {len(RESULTS['sum'])} |" in files[".md"]
+
+
+def test_a_run_of_packages_that_are_gone_and_of_another_folder_is_compared(outputs, tmp_path):
+    moved = write_run(tmp_path / "elsewhere", ["balancer=mgda", "run_dir=/gone", "data_dir=/gone"])
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(config.replace("imports: []", "imports: [a_package_that_is_gone]"))
+    summary = json.loads((moved / "summary.json").read_text()) | {"balancer": "my_own", "model": "my_model"}
+    (moved / "summary.json").write_text(json.dumps(summary))
+    found = table(made(tmp_path, outputs, moved)[".csv"])
+    assert found["my_model, my_own", "cut/accuracy"] == (0.5, None)
+
+
+def test_a_damaged_table_leaves_its_run_out_of_the_curves(outputs, tmp_path):
+    damaged = write_run(tmp_path / "damaged", ["balancer=cagrad"])
+    (damaged / "metrics.csv").write_bytes(b"\xff\xfe,")
+    files = made(tmp_path, outputs, damaged)
+    assert "| cagrad ★ | 1 | 0.5000 |" in files[".md"] or "| cagrad | 1 |" in files[".md"]
+
+
+def test_a_default_baseline_that_could_be_several_sets_is_none(tmp_path):
+    for rate in (0.1, 0.2):
+        write_run(tmp_path / f"sum{rate}", ["balancer=sum", f"optimizer.lr={rate}"])
+    write_run(tmp_path / "mgda", ["balancer=mgda"])
+    files = made(tmp_path, tmp_path)
+    assert files[".md"].count("No delta-m where several sets could be the baseline: 'sum (optimizer.lr=0.1)'") == 1
+    assert table(files[".csv"])["mgda", "delta-m, %"] == (None, None)
+    assert table(files[".csv"])["sum (optimizer.lr=0.1)", "delta-m, %"] == (0, None)
+
+
+def test_a_result_that_changed_its_sign_is_explained(tmp_path):
+    write_run(tmp_path / "sum", ["balancer=sum"], values=(0.7, -0.1))
+    write_run(tmp_path / "mgda", ["balancer=mgda"], values=(0.7, 0.5))
+    note = "Of price/r2, some set and its baseline differ in sign"
+    assert note in made(tmp_path, tmp_path)[".md"]
+    assert note not in made(tmp_path, tmp_path, "--metrics", "cut/accuracy")[".md"]
 
 
 def test_a_baseline_that_could_be_several_sets_is_asked_for(tmp_path, capsys):
@@ -303,17 +383,73 @@ def test_markdown_has_a_row_for_each_set_best_rank_first(outputs, tmp_path):
     assert rows[0].startswith("| balancer | seeds | delta-m, % | mean rank | cut/accuracy ↑ | price/r2 ↑ |")
     assert rows[-1].startswith("| rlw | 1 |")
     assert len(rows) == 1 + len(RESULTS)
-    assert "**0.8000 ± 0.0000**" in next(row for row in rows if "mgda" in row)
+    assert "**0.800 ± 0.000**" in next(row for row in rows if "mgda" in row)
+
+
+def test_every_picture_names_the_sets(outputs, tmp_path):
+    for picture in pictures(made(tmp_path, outputs)[".html"]):
+        assert {*RESULTS} <= {text.strip() for text in texts(picture)}
+
+
+def test_of_many_sets_the_best_and_the_baseline_have_a_color(tmp_path):
+    sets = [RunSet(f"set {i}", "m", f"b{i}", {}, ()) for i in range(20)]
+    part = Section("task", sets, {"a/r2": True, "b/r2": True}, ["a/r2"], ["a/r2", "b/r2"], baseline="set 19")
+    part.columns["mean rank"] = [estimate([float(i)]) for i in range(20)]
+    assert list(named_sets(part)) == [*(f"set {i}" for i in range(7)), "set 19"]
+    part.columns |= {name: [estimate([float(i * i % 7)]) for i in range(20)] for name in part.main}
+    ((picture, caption),) = pareto(part)
+    shown = {text.strip() for text in texts(picture)}
+    hidden = re.search(r"(\d+) names that found no room are left out", caption)
+    assert len({each.label for each in sets} & shown) == 20 - int(hidden[1] if hidden else 0)
+    assert "set 6" in shown  # the best
+
+
+def test_a_single_run_has_no_charts(tmp_path):
+    write_run(tmp_path / "runs" / "a")
+    page = made(tmp_path, tmp_path / "runs")[".html"]
+    assert pictures(page) == []
+    assert "A single run: its report.html shows it." in page
+
+
+def test_several_tasks_have_an_index(tmp_path):
+    write_run(tmp_path / "runs" / "a")
+    write_run(tmp_path / "runs" / "b", ["task.target=price_usd"])
+    page = made(tmp_path, tmp_path / "runs")[".html"]
+    links = [attributes["href"][1:] for tag, attributes in elements(page) if tag == "a"]
+    places = [attributes["id"] for tag, attributes in elements(page) if tag == "h2" and "id" in attributes]
+    assert links == places
+    assert len(links) == 2
+
+
+PRESS = """<script>addEventListener("load", () => {
+  const read = () => Array.from(document.querySelectorAll("tr")).slice(1).map(row => row.cells[0].textContent);
+  const found = [read()];
+  for (const column of [4, 4, 0]) { document.querySelectorAll("th button")[column].click(); found.push(read()); }
+  document.title = JSON.stringify(found);
+})</script></body>"""
+
+
+@browser
+def test_a_press_on_a_heading_sorts(outputs, tmp_path):
+    page = made(tmp_path, outputs)[".html"]
+    (tmp_path / "page.html").write_text(page.replace("</body>", PRESS), encoding="utf-8")
+    dom, _ = browse(tmp_path / "page.html", tmp_path, "--dump-dom", "--virtual-time-budget=10000")
+    before, rising, falling, by_name = json.loads(html.unescape(re.search("<title>(.*?)</title>", dom)[1]))
+    accuracy = {"sum": 0.72, "mgda": 0.80, "pcgrad": 0.60, "rlw": 0.60}
+    for rows, sign in ((rising, 1), (falling, -1)):
+        values = [sign * accuracy[row.removesuffix(" ★")] for row in rows]
+        assert values == sorted(values)
+    assert by_name == sorted(before)
 
 
 @browser
 def test_page_is_complete_on_a_phone(outputs, tmp_path):
     page = made(tmp_path, outputs)[".html"]
-    assert len(pictures(page)) == 6  # a pair of objectives, the legend, two results and two losses
-    assert [a["src"][:5] for tag, a in elements(page) if "src" in a] == ["data:"] * 6
+    assert len(pictures(page)) == 5  # a pair of objectives, two results and two losses
+    assert [a["src"][:5] for tag, a in elements(page) if "src" in a] == ["data:"] * 5
     (seen,), console = inspect([page], tmp_path)
     assert console == []
-    assert seen["pictures"] == [True] * 6
+    assert seen["pictures"] == [True] * 5
     assert seen["requests"] == []
     assert seen["width"][1] <= seen["width"][0] <= 390
 

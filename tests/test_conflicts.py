@@ -2,6 +2,7 @@
 
 import csv
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,8 @@ import mozoo
 import train
 from mozoo import tools
 from mozoo.conflicts import layers_of
+from mozoo.panels import balancing
+from mozoo.thin_tables import ThinTable
 from mozoo.tracking import read_rows
 
 SHORT = [
@@ -72,10 +75,24 @@ def test_layers_add_up_to_the_whole():
 def test_the_report_shows_conflicts_under_the_plain_sum(tmp_path):
     trained(tmp_path / "run", "balancer=sum", "trainer.measure_conflicts=1", report=True)
     page = (tmp_path / "run" / "report.html").read_text()
-    for title in ("1: all gradients point the same way", "part by part", "Length of each objective"):
+    for title in (
+        "cut and price: below 0 the gradients conflict",
+        "in each part of the shared",
+        "Length of each objective",
+    ):
         assert title in page, title
+    assert "Alignment score" not in page  # of two objectives, it is their cosine
     with (tmp_path / "run" / "balance.csv").open() as file:
         assert any(name.startswith("conflicts/trunk") for name in next(csv.reader(file)))
+
+
+def test_the_report_shows_the_alignment_of_three_and_the_layer_with_most_conflicts():
+    steps = np.arange(1.0, 5.0)
+    columns = {"step": steps, **{f"{kind}/{name}": steps for kind in ("loss", "weight", "norm") for name in "abc"}}
+    columns |= {"alignment": steps / 8, "conflicts/trunk.0": steps / 4, "conflicts/trunk.1": steps / 5}
+    captions = [caption for _, caption in balancing(ThinTable(columns, 1, {}), ["a", "b", "c"], [])]
+    assert "Alignment score: 1, all gradients point the same way; -1, they cancel. Mean 0.31." in captions
+    assert any("most in trunk.0, 62%" in caption for caption in captions)
 
 
 def test_bilevel_methods_are_refused_by_name():

@@ -48,6 +48,12 @@ def test_memory_format_and_compilation_train_a_dense_model(tmp_path):
     assert train.run(config)["steps"] == 4
 
 
+def test_dry_run_measures_memory_on_the_device(stones, capfd):
+    words = [f"task.csv={stones}", "trainer.device=cuda", "trainer.dry_run=true", "trainer.batch_size=4096"]
+    train.run(mozoo.compose(words))
+    assert " MiB at most in a step of 4096 samples on cuda, as torch allocated it:" in capfd.readouterr().out
+
+
 def test_loss_that_is_not_a_number_is_told_one_step_late_without_waiting():
     weight = torch.ones(3, device="cuda", requires_grad=True)
     balancer = create_balancer("sum", ("a", "b"))

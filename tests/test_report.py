@@ -23,11 +23,17 @@ import tasks
 import train
 import zoo
 from balancing import BalanceReport
-from mozoo import figures, tools
+from mozoo import figures, svg, tools
+from mozoo.page import page as write_page
+from mozoo.page import reloading
+from mozoo.titles import Titles
+from tasks.metrics import absolute_error, accuracy
+from tasks.results import ResultKey
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on the PATH")
 PICTURE = "data:image/svg+xml;base64,"
+CARD = r'<div class="card"><span>(.*?)</span><b>(.*?)</b></div>'
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +64,7 @@ def test_names_of_any_letters_and_length_are_shown(recwarn):
     assert max(len(text.get_text()) for text in table.axes[0].get_xticklabels()) == 28
     assert len(table.axes[0].get_title("left")) == 64
     for figure in (lines, table):
-        figures.data_uri(figure, crop=True)
+        svg.data_uri(figure, crop=True)
     assert not recwarn.list
 
 
@@ -135,8 +141,15 @@ def test_every_picture_is_an_svg_that_needs_nothing_else(page):
 def test_page_names_the_run_and_shows_every_test_result(page, folder):
     summary = json.loads((folder / "summary.json").read_text())
     assert "<title>shared_trunk on diamonds, pcgrad</title>" in page
-    cards = dict(re.findall(r'<div class="card"><span>(.*?)</span><b>(.*?)</b></div>', page))
-    assert cards == {name.removeprefix("test/"): f"{value:.4g}" for name, value in summary["metrics"].items()}
+    cards = dict(re.findall(CARD, page))
+    assert list(cards) == [
+        *("cut: accuracy ↑", "cut: F1, mean of classes ↑", "cut: loss ↓"),
+        *("price: R² ↑", "price: R² in USD ↑", "price: mean absolute error ↓", "price: loss ↓"),
+    ]
+    shown = [float(text.partition(" <")[0].replace(",", "")) for text in cards.values()]
+    order = ("cut/accuracy", "cut/macro_f1", "cut/loss", "price/r2", "price/r2_usd", "price/mae_usd", "price/loss")
+    assert shown == pytest.approx([summary["metrics"][f"test/{name}"] for name in order], rel=1e-3)
+    assert cards["price: mean absolute error ↓"].endswith("<small>USD</small>")
 
 
 def test_page_holds_what_repeats_the_run(page, folder):
@@ -219,14 +232,30 @@ def test_run_that_diverged_gets_its_report(tmp_path, stones):
     summary = (tmp_path / "run" / "summary.json").read_text(encoding="utf-8")
     assert '"test/price/loss": null' in summary
     assert "NaN" not in summary
-    assert "<span>price/loss</span><b>not finite</b>" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "<span>price: loss ↓</span><b>not finite</b>" in (tmp_path / "run" / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 # ---- runs of other kinds -----------------------------------------------------------------------------------------------
 
 
-def made_up(folder, names, epochs=3, steps=20, phases=None, measures=("accuracy",), tested=True):
-    """The folder of a run that nobody trained, written by the tracker, and the report of it."""
+def made_up(
+    folder,
+    names,
+    epochs=3,
+    steps=20,
+    phases=None,
+    measures=("accuracy",),
+    tested=True,
+    units=(),
+    trained=(),
+    constant=False,
+):
+    """The folder of a run that nobody trained, written by the tracker, and the report of it.
+
+    ``units``: of objectives, which are numbers then. ``trained``: results that validation does not have. ``constant``: weights of 1.
+    """
     folder.mkdir()
     config = mozoo.compose(["trainer.device=cpu", "logger.tensorboard=false"])
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(asdict(config)))
@@ -239,11 +268,13 @@ def made_up(folder, names, epochs=3, steps=20, phases=None, measures=("accuracy"
 
     for epoch in range(1, epochs + 1):
         for split in ("train", "val"):
-            tracker.log_metrics(epoch, epoch * 10, split, 1.0, 0.1, numbers())
+            values = {key: value for key, value in numbers().items() if split == "train" or key not in trained}
+            tracker.log_metrics(epoch, epoch * 10, split, 1.0, 0.1, values)
     for step in range(1, steps + 1):
         for phase, own in (phases or {"all": names}).items():
             rows = torch.randn(len(own), 5, generator=generator)
             losses, weights = torch.rand(2, len(own), generator=generator)
+            weights = torch.ones(len(own)) if constant else weights
             report = BalanceReport(tuple(own), losses, weights, rows @ rows.T)
             tracker.log_report(step, 1, phase, report)
     summary = {
@@ -269,8 +300,16 @@ def made_up(folder, names, epochs=3, steps=20, phases=None, measures=("accuracy"
     tracker.write_summary(summary)
     tracker.close()
     task = tasks.Task()
-    task.objectives = tuple(tasks.Objective(name, tasks.CrossEntropy(("no", "yes")), {}) for name in names)
     guesses = torch.randint(2, (2, 50), generator=generator)
+    if units:
+        pairs = zip(names, units, strict=True)
+        task.objectives = tuple(
+            tasks.Objective(n, tasks.SquaredError(), {"mae": absolute_error()}, unit=u) for n, u in pairs
+        )
+        guesses = guesses.float()
+    else:
+        known = {"accuracy": accuracy(2)}
+        task.objectives = tuple(tasks.Objective(n, tasks.CrossEntropy(("no", "yes")), known) for n in names)
     tools.write_report(folder, task, dict.fromkeys(names, tuple(guesses)) if tested else {})
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -300,8 +339,8 @@ def test_every_phase_has_its_own_pictures(two_phases):
 
 
 def test_forty_objectives_are_shown_together(forty):
-    cards = dict(re.findall(r'<div class="card"><span>(.*?)</span><b>(.*?)</b></div>', forty))
-    assert set(cards) == {"accuracy, mean of 40", "loss, mean of 40"}
+    cards = dict(re.findall(CARD, forty))
+    assert set(cards) == {"accuracy, mean of 40 ↑", "loss, mean of 40 ↓"}
     assert "<td>attribute_39</td>" in forty
     assert len(pictures(forty)) < 25
     assert any("Of 780 pairs, the 28 that conflict most" in text for text in captions(forty, "Balancing"))
@@ -310,6 +349,77 @@ def test_forty_objectives_are_shown_together(forty):
     assert all("8 objectives of 40 with the largest loss" in text for text in predictions)
     heights = [float(ET.fromstring(base64.b64decode(s[len(PICTURE) :])).get("height")[:-2]) for s in pictures(forty)]
     assert max(heights) < 1000  # points; a row for each of 780 pairs would be a picture of four metres
+
+
+def test_eleven_units_are_not_averaged_but_listed(tmp_path):
+    names = [f"property_{i}" for i in range(11)]
+    page = made_up(tmp_path / "run", names, measures=("mae",), units=[f"unit_{i}" for i in range(11)])
+    assert "mean of 11" not in page.replace("loss, mean of 11", "")  # of the same loss of standardized numbers
+    for i, name in enumerate(names):
+        assert re.search(rf"<td>{name}</td><td>[\d.]+ unit_{i}</td>", page)
+    assert "Each row is relative to its first epoch, as the objectives have different units." in page
+    assert any("Of 55 pairs, the 28 that conflict most" in text for text in captions(page, "Balancing"))
+
+
+def test_means_are_of_results_with_one_unit():
+    def titles(*units):
+        task = tasks.Task()
+        metric = {"mae": absolute_error()}
+        task.objectives = tuple(
+            tasks.Objective(f"o{i}", tasks.SquaredError(), metric, unit=unit) for i, unit in enumerate(units)
+        )
+        return Titles(task)
+
+    keys = [ResultKey("o0", "mae"), ResultKey("o1", "mae")]
+    assert titles("m", "m").comparable(keys)
+    assert not titles("m", "s").comparable(keys)
+    assert titles("m", "s").full(keys[1]) == "o1: mean absolute error, s"
+    assert titles("m, standardised", "s").unit(keys[0]) == ""
+    assert [
+        str(key) for key in titles("m", "s").sorted([ResultKey("u", "my_own"), ResultKey("o1", "loss"), *keys])
+    ] == [
+        *("o0/mae", "o1/mae", "o1/loss", "u/my_own"),
+    ]
+    assert titles("m").full(ResultKey("u", "my_own")) + titles("m").arrow(ResultKey("u", "my_own")) == "u: my own"
+
+
+def test_what_never_changes_has_no_picture(tmp_path):
+    page = made_up(tmp_path / "run", ["cut", "price"], constant=True)
+    assert "The weights are the same in every step: 1 for all." in page
+    assert not [text for text in captions(page, "Balancing") if "Weight" in text]
+    assert [
+        text for text in captions(made_up(tmp_path / "other", ["cut", "price"]), "Balancing") if "Weight of" in text
+    ]
+
+
+def test_captions_say_which_split_is_shown(tmp_path):
+    page = made_up(tmp_path / "run", ["equation", "boundary"], trained=("equation/loss",))
+    found = captions(page, "Learning")
+    assert found[:2] == [
+        f"{text} Dotted: the best epoch." for text in ("Training.", "Dashed: training, solid: validation.")
+    ]
+
+
+def test_best_epoch_is_marked():
+    line = ([1, 2, 3], [0.3, 0.1, 0.2])
+    (axes,) = figures.curves("loss", {"a val": line}, "epoch", best=2).axes
+    assert [list(each.get_xdata()) for each in axes.lines if each.get_linestyle() == ":"] == [[2, 2]]
+    (dot,) = [each for each in axes.lines if each.get_marker() == "o"]
+    assert (list(dot.get_xdata()), list(dot.get_ydata())) == ([2], [0.1])
+
+
+def test_errors_of_a_confusion_are_red():
+    figure = figures.confusion("cut", np.array([0, 0, 1]), np.array([0, 1, 1]), ["no", "yes"])
+    right, wrong = (image.get_array() for image in figure.axes[0].images)
+    assert right.mask.tolist() == [[False, True], [True, False]]
+    assert wrong.mask.tolist() == [[True, False], [False, True]]
+    assert [image.get_cmap().name for image in figure.axes[0].images] == ["Blues", "Reds"]
+
+
+def test_a_long_run_has_a_report_as_small_as_a_short_one(tmp_path):
+    page = made_up(tmp_path / "run", ["cut", "price"], steps=2100)
+    assert "Of a long table: each point is the mean of 4 rows." in page
+    assert len(page) < 1_000_000
 
 
 def test_one_objective_has_nothing_to_balance_and_no_conflicts(tmp_path):
@@ -373,6 +483,35 @@ def test_phone_shows_every_kind_of_report_without_complaint(page, forty, two_pha
         assert seen["pictures"] == [True] * len(pictures(source))
         assert seen["requests"] == []
         assert seen["width"][1] <= seen["width"][0] <= 390
+
+
+@browser
+def test_pages_and_pictures_are_dark_for_who_prefers_it(folder, tmp_path):
+    def brightness(*flags):
+        size = ("--window-size=500,900", f"--screenshot={tmp_path / 'page.png'}")
+        browse(folder / "report.html", tmp_path, *size, *flags)
+        shown = matplotlib.image.imread(tmp_path / "page.png")[..., :3]
+        return shown.mean(), shown[500:].mean()  # of the page, and where pictures are
+
+    light, dark = brightness(), brightness("--blink-settings=preferredColorScheme=0")
+    assert min(light) > 0.85
+    assert max(dark) < 0.3
+
+
+@browser
+def test_an_open_page_loads_itself_again_where_the_reader_was(tmp_path):
+    count = "const seen = 1 + Number(sessionStorage.getItem('seen') ?? 0); sessionStorage.setItem('seen', seen);"
+    told = "document.title = JSON.stringify([seen, scrollY]); if (seen === 1) scrollTo(0, 777);"
+    tall = '<div style="height: 5000px"></div>'
+    script = (
+        reloading(0.2)
+        .replace("<script>", f"<script>{count}", 1)
+        .replace("setTimeout(", f"{told} if (seen < 2) setTimeout(", 1)
+    )
+    (tmp_path / "page.html").write_text(write_page("a", [tall], script), encoding="utf-8")
+    dom, log = browse(tmp_path / "page.html", tmp_path, "--dump-dom", "--virtual-time-budget=5000")
+    assert json.loads(re.search("<title>(.*?)</title>", dom)[1]) == [2, 777]
+    assert "CONSOLE" not in log
 
 
 @browser

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from mozoo.page import number
+
+_DIGITS = 6  # after the point; of smaller intervals, powers of ten
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -20,15 +24,31 @@ class Estimate:
         if not math.isfinite(self.mean):
             return "-"
         if self.half is None:
-            return f"{self.mean:.4g}"
-        # as many digits as the interval leaves meaningful: two of its own
-        digits = 4 if self.half == 0 else min(max(1 - math.floor(math.log10(self.half)), 0), 6)
-        return self.text(digits)
+            return number(self.mean)
+        digits = 4 if self.half == 0 else meaningful_digits(self.half)
+        return self.text(digits) if digits <= _DIGITS else f"{self.mean:.3e} ± {self.half:.1e}"
 
     def text(self, digits: int) -> str:
         """With this many digits after the point, without a minus before 0."""
         mean = f"{round(self.mean, digits) + 0.0:,.{digits}f}"
         return mean if self.half is None else f"{mean} ± {self.half:,.{digits}f}"
+
+
+def meaningful_digits(half: float, own: int = 2) -> int:
+    """Digits after the point that an interval leaves meaningful: two of its ``own``."""
+    return max(own - 1 - math.floor(math.log10(half)), 0)
+
+
+def column_texts(column: Sequence[Estimate]) -> list[str]:
+    """A column with the same digits: those of a usual interval, or three of a usual mean."""
+    halves = [each.half for each in column if each.half]
+    means = [abs(each.mean) for each in column if each.mean and math.isfinite(each.mean)]
+    if not halves or not means:
+        return [str(each) for each in column]
+    digits = max(meaningful_digits(statistics.median(halves)), meaningful_digits(statistics.median(means), 3))
+    if digits > _DIGITS:
+        return [str(each) for each in column]
+    return [each.text(digits) if math.isfinite(each.mean) else "-" for each in column]
 
 
 def estimate(values: Sequence[float]) -> Estimate:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
 import sys
@@ -13,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from mozoo.checkpoint import write_text
+from mozoo.comparison.estimates import column_texts
 from mozoo.comparison.pictures import curves, pareto
 from mozoo.comparison.run_sets import group
 from mozoo.comparison.runs import ComparisonError, find_runs
 from mozoo.comparison.section import Choices, Section, compare
-from mozoo.page import page, section, table
+from mozoo.page import escape, heading, index, page, section, sorting, table
+from mozoo.visible import visible
 
 _MANY = 12  # results that fit beside each other; of more, the table has the first of each objective
 _ARROWS = {True: " ↑", False: " ↓", None: ""}
@@ -28,41 +29,54 @@ def compare_runs(places: Sequence[str], out: Path, choices: Choices) -> None:
 
     Raises ComparisonError for runs that cannot be compared, or a folder that cannot be made.
     """
-    finished, unfinished = find_runs(places)
+    finished, others = find_runs(places)
     sections = [compare(title, sets, choices) for title, sets in group(finished).items()]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ComparisonError(f"--out: cannot create {out} ({error.strerror})") from None
-    for folder in unfinished:
-        print(f"left out, as it is not finished: {folder}", file=sys.stderr)
+    for folder, reason in others.items():
+        print(visible(f"left out, as {reason}: {folder}"), file=sys.stderr)
     text = "\n".join(map(_as_markdown, sections))
-    heading = f"<h1>Comparison of {len(finished)} runs</h1>"
-    write_text(out / "comparison.html", page("Comparison of runs", [heading, *map(_as_html, sections)]))
+    start = f"<h1>Comparison of {len(finished)} run{'s' if len(finished) > 1 else ''}</h1>"
+    start += index(part.title for part in sections) if len(sections) > 1 else ""
+    end = section("Left out", [], note="; ".join(f"{folder}: {reason}" for folder, reason in others.items()))
+    write_text(out / "comparison.html", page("Comparison of runs", [start, *map(_as_html, sections), end], sorting()))
     write_text(out / "comparison.md", text)
     write_text(out / "comparison.csv", _as_csv(sections))
     print(text)
     print(f"open {out / 'comparison.html'}")
 
 
-def _table(part: Section) -> tuple[list[list[str]], list[str], list[tuple[int, int]]]:
-    """Rows by mean rank, heading, and (row, column) of the best mean of each result."""
+def _columns(part: Section) -> list[str]:
+    """Columns of the table, test results last but for the costs; of many results, the main ones."""
     costs = ("cost", "samples/s")
     names = sorted(part.columns, key=lambda name: (name in part.higher) + 2 * (name in costs))
     if len(part.higher) > _MANY:
         main = part.main if len(part.main) <= _MANY else []
         names = [name for name in names if name not in part.higher or name in main]
+    return names
+
+
+def _order(part: Section) -> list[int]:
+    """Places of the sets by mean rank, those without one last."""
     ranks = [each.mean for each in part.columns.get("mean rank", [])] or [0.0] * len(part.sets)
-    order = sorted(range(len(part.sets)), key=lambda i: math.inf if math.isnan(ranks[i]) else ranks[i])
+    return sorted(range(len(part.sets)), key=lambda i: math.inf if math.isnan(ranks[i]) else ranks[i])
+
+
+def _table(part: Section) -> tuple[list[list[str]], list[str], list[tuple[int, int]]]:
+    """Rows by mean rank, heading, and (row, column) of the best mean of each result."""
+    names, order = _columns(part), _order(part)
+    texts = [column_texts(part.columns[name]) for name in names]
     rows = []
     for i in order:
         each = part.sets[i]
         star = " ★" if each.label in part.front else ""
-        rows.append([each.label + star, str(len(each.runs)), *(str(part.columns[name][i]) for name in names)])
+        rows.append([each.label + star, str(len(each.runs)), *(column[i] for column in texts)])
     best = []
     for column, name in enumerate(names, start=2):
         means = np.array([part.columns[name][i].mean for i in order])
-        if name in part.higher and np.isfinite(means).any():
+        if name in part.higher and np.isfinite(means).sum() > 1:
             best.append((int(np.nanargmax(means) if part.higher[name] else np.nanargmin(means)), column))
     return rows, ["balancer", "seeds", *(name + _ARROWS[part.higher.get(name)] for name in names)], best
 
@@ -70,11 +84,16 @@ def _table(part: Section) -> tuple[list[list[str]], list[str], list[tuple[int, i
 def _as_markdown(part: Section) -> str:
     """Heading, table and notes."""
     rows, heading, best = _table(part)
-    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+    lines = ["| " + " | ".join(map(_cell, heading)) + " |", "|" + "---|" * len(heading)]
     for i, row in enumerate(rows):
-        marked = [f"**{cell}**" if (i, j) in best else cell.replace("|", "\\|") for j, cell in enumerate(row)]
+        marked = [f"**{_cell(cell)}**" if (i, j) in best else _cell(cell) for j, cell in enumerate(row)]
         lines.append("| " + " | ".join(marked) + " |")
-    return f"## {part.title}\n\n" + "\n".join(lines) + "\n\n" + "".join(f"- {note}\n" for note in part.notes)
+    notes = "".join(f"- {visible(note)}\n" for note in part.notes)
+    return f"## {visible(part.title)}\n\n" + "\n".join(lines) + "\n\n" + notes
+
+
+def _cell(text: str) -> str:
+    return visible(text).replace("|", "\\|")
 
 
 def _as_csv(sections: Sequence[Section]) -> str:
@@ -93,12 +112,21 @@ def _as_csv(sections: Sequence[Section]) -> str:
 
 
 def _as_html(part: Section) -> str:
-    """Table, notes, Pareto view and curves."""
-    note = "Mean over seeds and its 95 % interval (Student's t); bold: the best mean."
+    """Table, notes, Pareto view and curves; no pictures of a single run, whose report has them."""
+    runs = [run for each in part.sets for run in each.runs]
+    rows, names, best = _table(part)
+    means = [
+        [None, float(len(part.sets[i].runs)), *(part.columns[name][i].mean for name in _columns(part))]
+        for i in _order(part)
+    ]
+    note = "Mean over seeds and its 95 % interval (Student's t); bold: the best mean. Press a heading to sort."
+    shown = f"<p>{note}</p>" + table(rows, names, best, means)
+    if len(runs) == 1:
+        return heading(part.title) + table(rows, names) + "<p>A single run: its report.html shows it.</p>"
     return (
-        section(part.title, [], note=note)
-        + table(*_table(part))
-        + "".join(f"<p>{html.escape(line)}</p>" for line in part.notes)
-        + section("Pareto view of the test results", pareto(part))
-        + section("Validation split, epoch by epoch", curves(part))
+        heading(part.title)
+        + shown
+        + "".join(f"<p>{escape(line)}</p>" for line in part.notes)
+        + section("Pareto view of the test results", pareto(part), "wide-grid")
+        + section("Results over the epochs", curves(part))
     )

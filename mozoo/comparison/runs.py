@@ -34,7 +34,9 @@ IGNORED = (
     ),
     *("task.download", "trainer.device", "trainer.num_threads"),
     *("trainer.num_workers", "trainer.log_every", "trainer.dry_run", "trainer.save_every", "trainer.profile"),
+    "trainer.watch",
 )
+_UNFINISHED = "it is not finished"
 #: Options that no other depends on: runs that differ in these alone share a configuration.
 _PLAIN = {"seed": int, "optimizer.lr": float}
 #: Metric -> whether higher is better, for runs of versions that did not write directions.
@@ -94,8 +96,8 @@ def directions(runs: Sequence[FinishedRun]) -> dict[str, bool]:
     return {name: better for each in known for name, better in each.items()}
 
 
-def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
-    """Finished runs in and below folders, and the folders of runs that are not finished.
+def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], dict[Path, str]]:
+    """Finished runs in and below folders, and others: folder -> why it is left out.
 
     Raises ComparisonError for a place that does not exist, or nothing finished in all of them.
     """
@@ -113,26 +115,45 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
         raise ComparisonError(
             f"no summary.json in {', '.join(places)}; a run writes it at its end, and {program('train')} makes a run"
         )
-    finished, others = [], []
+    finished, others = [], {}
     for folder in folders:
         try:
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            config = _saved(folder)
-            status = summary["status"]
-            if status == "finished" and not isinstance(summary["metrics"], dict):
-                raise ValueError("summary.json holds no results")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = " ".join(str(error).split())
-            raise ComparisonError(f"{folder} cannot be read as a run ({reason}); leave it out") from None
-        if status == "finished":
-            finished.append(FinishedRun(folder, summary, flatten(config)))
-        else:
-            others.append(folder)
+            if summary["status"] == "finished":
+                run = FinishedRun(folder, summary, flatten(_saved(folder)))
+                _check(run)
+                finished.append(run)
+            else:
+                others[folder] = _UNFINISHED
+        except ComparisonError as error:
+            others[folder] = str(error)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            others[folder] = f"it cannot be read as a run ({reason})"
     if not finished:
-        raise ComparisonError(
-            f"none of {len(others)} runs is finished; go on with: {program('train')} {shell_word('resume', others[0])}"
-        )
+        raise ComparisonError(_nothing_finished(others))
     return finished, others
+
+
+def _nothing_finished(others: Mapping[Path, str]) -> str:
+    folder = next((folder for folder, reason in others.items() if reason == _UNFINISHED), None)
+    if folder is None:
+        folder, reason = next(iter(others.items()))
+        return f"none of {len(others)} runs can be compared; {folder}: {reason}"
+    return f"none of {len(others)} runs is finished; go on with: {program('train')} {shell_word('resume', folder)}"
+
+
+def _check(run: FinishedRun) -> None:
+    """Raise KeyError, TypeError or ComparisonError if a run cannot be compared."""
+    names = [run.summary[key] for key in ("model", "task", "balancer", "device")]
+    numbers = [run.summary[key] for key in ("seed", "steps", "seconds", "samples_per_second")]
+    values, results = [*numbers, *run.metrics.values()], run.higher_is_better
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("model, task, balancer and device must be names")
+    if not all(isinstance(value, int | float) for value in values) or not run.metrics:
+        raise TypeError("summary.json holds no results")
+    if not all(isinstance(higher, bool) for higher in results.values()) or set(results) < set(run.metrics):
+        raise TypeError("higher_is_better must hold true or false for each result")
 
 
 def is_training_of(run: Path, overrides: Sequence[str]) -> bool:

@@ -28,6 +28,7 @@ class Section:
     higher: dict[str, bool]  # test results -> whether higher is better
     scored: list[str]  # results that delta-m and mean rank are computed from
     main: list[str]  # the first of them for each objective, for the Pareto front
+    baseline: str | None = None  # label of the set that most others are relative to
     columns: dict[str, list[Estimate]] = field(default_factory=dict)  # heading -> a value per set; test results first
     front: set[str] = field(default_factory=set)  # labels of the sets that no other beats
     notes: list[str] = field(default_factory=list)  # lines below the table
@@ -78,13 +79,17 @@ def compare(title: str, sets: list[RunSet], choices: Choices) -> Section:
     balancers = {each.balancer for each in sets}
     if baseline is None and not single_task and "sum" in balancers and len(balancers) > 1:
         baseline = "sum"
-    references = [_reference(part, each, baseline, single_task) for each in sets]
+    asked = choices.baseline is not None
+    references = [_reference(part, each, baseline, single_task, asked) for each in sets]
+    part.notes[:] = dict.fromkeys(part.notes)
     part.notes += [reference.note for reference in references if reference is not None and reference.note]
     against = "one model per objective" if single_task else f"{baseline}"
+    part.baseline = next((each.label for each in sets if baseline in (each.label, each.balancer)), None)
     if any(references):
         part.columns["delta-m, %"] = [_delta(part, *pair) for pair in zip(sets, references, strict=True)]
         note = f"mean relative loss of quality against {against}, over {', '.join(scored)}; negative is better."
         part.notes.append(f"delta-m: {note}")
+        part.notes += _changed_signs(part, references)
     else:
         part.notes.append("No delta-m without a baseline: choose one with --baseline, or use --single-task.")
     _rank(part)
@@ -94,8 +99,8 @@ def compare(title: str, sets: list[RunSet], choices: Choices) -> Section:
     return part
 
 
-def _reference(part: Section, each: RunSet, baseline: str | None, single_task: bool) -> Reference | None:
-    """The baseline of a set; ``None`` if its model has none."""
+def _reference(part: Section, each: RunSet, baseline: str | None, single_task: bool, asked: bool) -> Reference | None:
+    """The baseline of a set; ``None`` if its model has none, or several that nobody asked for."""
     if single_task:
         return None if each.balancer == "single" else _one_by_one(part, each)
     if baseline is None:
@@ -110,6 +115,9 @@ def _reference(part: Section, each: RunSet, baseline: str | None, single_task: b
     chosen = fitting or named
     if len(chosen) > 1:
         labels = ", ".join(repr(other.label) for other in chosen)
+        if not asked:
+            part.notes.append(f"No delta-m where several sets could be the baseline: {labels}. Choose with --baseline.")
+            return None
         raise ComparisonError(f"--baseline: {part.title} has several sets of {baseline!r}; choose one of {labels}")
     if not chosen:
         return None
@@ -157,6 +165,24 @@ def _delta(part: Section, each: RunSet, reference: Reference | None) -> Estimate
         return _NOTHING
     values = [{name: run.result(name) for name in part.scored} for run in each.runs]
     return estimate([delta_m(results, reference.results, part.higher) for results in values])
+
+
+def _changed_signs(part: Section, references: Sequence[Reference | None]) -> list[str]:
+    """A line about results whose sign is not the baseline's, where relative change says little."""
+    names = dict.fromkeys(
+        name
+        for i, reference in enumerate(references)
+        if reference is not None
+        for name, value in reference.results.items()
+        if value * part.columns[name][i].mean < 0
+    )
+    if not names:
+        return []
+    shown = ", ".join(names)
+    return [
+        f"delta-m takes changes relative to the size of the baseline. Of {shown}, some set and its baseline differ in sign, so that "
+        "this change says more about how near to 0 the baseline is than about quality; --metrics leaves such a result out."
+    ]
 
 
 def _rank(part: Section) -> None:

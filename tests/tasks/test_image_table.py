@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -337,6 +338,8 @@ def test_report_shows_images_with_predictions(folder):
     titles = [axes.get_title("left") for axes in figure.axes]
     assert len(titles) == 10 + 2  # two places stay empty
     assert titles[1] == "species: green (green)\nweight: 20 (41)"
+    red = [axes.get_title("left") for axes in figure.axes if axes._left_title.get_color() == "#dc2626"]
+    assert red == [title for title in titles if re.match(r"✗ species: green \((blue|red)\)", title)] != []
     assert titles[0].endswith("(unknown)")
 
 

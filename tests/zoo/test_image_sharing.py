@@ -21,7 +21,10 @@ NAMES = ("cross_stitch_timm", "mmoe_timm", "ple_timm")
 
 def make(name, classifiers=None, regressors=None, **arguments):
     torch.manual_seed(0)
-    heads = {"classifiers": {"a": 3} if classifiers is None else classifiers, "regressors": {"b": 2} if regressors is None else regressors}
+    heads = {
+        "classifiers": {"a": 3} if classifiers is None else classifiers,
+        "regressors": {"b": 2} if regressors is None else regressors,
+    }
     return zoo.create_model(name, **{"in_channels": 1, "backbone": "test_resnet", **heads, **arguments})
 
 
@@ -130,7 +133,8 @@ def test_gradients_through_the_features_are_those_of_the_sum(variant, maps):
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone"), [*zip(NAMES, ("test_resnet", "test_vit", "test_convnext"), strict=True), (NAMES[0], "test_vit")]
+    ("name", "backbone"),
+    [*zip(NAMES, ("test_resnet", "test_vit", "test_convnext"), strict=True), (NAMES[0], "test_vit")],
 )
 def test_maps_have_the_size_of_any_image(name, backbone):
     """Of feature maps, of tokens, and beside a head for the whole image."""

@@ -8,8 +8,10 @@ becomes a linear mix of the same channel in all trunks, as the units of ``cross_
                                                                                                   |
                                                                                     features (B, objectives, width)
 
+An objective that is a map has a decoder on the stages of its trunk, after their mixes, and on a detail that all maps share.
 Shared parameters: all trunks, and all mixes but the last, as the last mix lets every objective read every trunk.
-Features for ``at="features"``: the pooled outputs of the trunks, before the last mix; a row of this mix belongs to its head.
+Features for ``at="features"``: the pooled outputs of the trunks, before the last mix; a row of this mix belongs to its head. With maps:
+detail, mixed stages, and the last stage before its mix.
 Origin: I. Misra et al., "Cross-stitch Networks for Multi-task Learning", CVPR 2016 (arXiv:1604.03539). Differs in that the trunks
 start with random weights, or equal ones; there they are networks trained on one objective first.
 

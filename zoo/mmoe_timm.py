@@ -7,8 +7,11 @@ experts. A gate per objective reads the pooled output of the shared stages, and 
                                              |-> pooled -> gate a: Linear -> softmax (B, experts) -> weighted mean -> Linear -> a
                                              |-> pooled -> gate b: Linear -> softmax (B, experts) -> weighted mean -> Linear -> b
 
-Shared parameters: the first stages and the experts. Gates and heads belong to one objective each.
-Features for ``at="features"``: the pooled outputs of the experts and of the shared stages, which the gates read.
+An objective that is a map has a decoder on the shared stages, on mixtures of what the experts give in each of their stages, and on
+a detail that all maps share.
+Shared parameters: the first stages, the detail and the experts. Gates and heads belong to one objective each.
+Features for ``at="features"``: the pooled outputs of the experts and of the shared stages, which the gates read; with maps the same
+as maps, and the detail.
 Origin: J. Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts", KDD 2018. Differs in
 that experts begin behind shared stages, as the first stages of a trunk for images are alike and cost most.
 

@@ -12,9 +12,11 @@ weights, as shared experts and as experts of one objective each. Gates read the 
       state a -> own experts a --> mixture by gate a (own a, shared) -> Linear -> a
       state b -> own experts b --> mixture by gate b (own b, shared) -> Linear -> b
 
+An objective that is a map has a decoder on the shared stages, on its state after each level, and on a detail that all maps share.
 Shared parameters: the first stages, all experts and shared gates below the last level, and its shared experts; with three levels or
 more also the gates below the last two. The other gates, the own experts of the last level and the heads have one objective each.
-Features for ``at="features"``: the pooled outputs of the last shared experts, and the state of each objective.
+Features for ``at="features"``: the pooled outputs of the last shared experts, and the state of each objective; with maps the
+same as maps, with the shared stages and the detail.
 Origin: H. Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for Personalized
 Recommendations", RecSys 2020. Differs in that levels begin behind shared stages.
 

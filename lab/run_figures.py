@@ -20,6 +20,7 @@ from torchvision.utils import make_grid
 import train
 from lab.results import GRID
 from mozoo import figures, tools
+from mozoo.evaluation import expert_shares
 from mozoo.figures import COLORS
 from mozoo.prediction import best_folder, load_best
 from mozoo.run_evaluation import evaluation_config
@@ -219,13 +220,14 @@ def sharing(runs: Runs) -> Figure:
 
 @torch.no_grad()
 def image_sharing(runs: Runs) -> Figure:
-    """Shares of trunks and experts in models for images, means over test samples."""
+    """Shares of trunks and experts in models for images and maps, means over test samples."""
     names = ("cross_stitch_timm", "mmoe_timm", "ple_timm")
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 3), names, strict=True):
+    tables = []
+    for name in names:
         job = _load({name: runs[f"`{name}`"]})
-        split: Any = job.splits.test
-        rows = job.trained.sharing(*split.batch(torch.arange(SHARED)).inputs)
+        tables.append(expert_shares(job.trained, job.task, job.splits.test, SHARED, torch.device("cpu")))
+    figure = Figure(figsize=(10, max(3.4, 0.3 * max(map(len, tables)))), layout="constrained")
+    for axes, name, rows in zip(figure.subplots(1, 3), names, tables, strict=True):
         figures.draw_shares(axes, rows)
         axes.set_title(name, loc="left", fontsize=10)
     return figure
@@ -284,6 +286,7 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "shared_trunk_price.svg": partial(scatter, "price", "US dollars"),
     "soft_sharing.svg": sharing,
     "image_sharing.svg": image_sharing,
+    "map_sharing.svg": image_sharing,
     "multi_fashion.png": partial(answers, whole),
     "impressions.svg": partial(calibration, "cvr"),
     "compressed_fashion.png": partial(answers, garment_over_copy),

@@ -7,7 +7,7 @@ python lab/train_weights.py --cards                 # only write the model cards
 
 Another entry is a line of lab/train_weights.yaml. Runs are kept in outputs/weights/, and an interrupted command goes on where it
 stopped. Weights that zoo/weights has from the same command are not trained again; delete their folder for that. They are stored
-in half precision if that changes no test result by more than a thousandth, else as they are.
+in half precision if that changes no test result by more than a thousandth, else with their small tensors as they are, else all so.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ CONTENT: Mapping[str, Any] = results.read_yaml(Path(__file__).with_suffix(".yaml
 WEIGHTS: Mapping[str, Sequence[str]] = CONTENT["weights"]
 #: Model -> why it has no weights.
 LEFT_OUT: Mapping[str, str] = CONTENT["left_out"]
-LARGEST = 5_000_000  # bytes of a file
+LARGEST = 6_000_000  # bytes of a file
+#: Size from which on a tensor is stored in half precision; they are tried in turn.
+HALVED_FROM = (0, 20_000, math.inf)
 TOLERANCE = 1e-3  # relative change of a test result by half precision
 
 
@@ -111,11 +113,11 @@ def pack(name: str, run: Training) -> None:
         config = asdict(evaluation_config(run.folder, {})) | {"run_dir": None, "resume": None}
         tools.write_text(folder / "config.yaml", OmegaConf.to_yaml(config))
         weights = load_file(folder / "best" / "model.safetensors")
-        halved = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
-        half = values = store(folder, halved, summary["metrics"])
-        if values is None:
-            values = store(folder, weights, summary["metrics"])
-        if values is None:
+        for least in HALVED_FROM:
+            stored = halved(weights, least)
+            if (values := store(folder, stored, summary["metrics"])) is not None:
+                break
+        else:
             raise ValueError(f"{name}: an evaluation of {run.folder} gives other results than its summary.json")
         size = (folder / "best" / "model.safetensors").stat().st_size
         if size > LARGEST:
@@ -123,7 +125,8 @@ def pack(name: str, run: Training) -> None:
                 f"{name}: {size / 1e6:.1f} MB are more than a file may have; say so in left_out, in its place"
             )
         summary |= {"metrics": values, "command": run.command, "data": data_of(name)}
-        summary["dtype"] = "float32" if half is None else "float16"
+        kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in stored.values() if tensor.is_floating_point()}
+        summary["dtype"] = " and ".join(sorted(kinds))
         summary["parameters"] = sum(tensor.numel() for tensor in weights.values())
         project = tomllib.loads((results.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         summary["versions"] |= {"mozoo": project["version"]}
@@ -138,6 +141,11 @@ def write_card(folder: Path, name: str) -> None:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     predictor = load_predictor(folder, "cpu")
     tools.write_model_card(folder / "best", summary, predictor.model, predictor.task, name)
+
+
+def halved(weights: Mapping[str, Tensor], least: float) -> dict[str, Tensor]:
+    """Tensors of at least so many numbers in half precision."""
+    return {k: t.half() if t.is_floating_point() and t.numel() >= least else t for k, t in weights.items()}
 
 
 def store(folder: Path, weights: Mapping[str, Tensor], recorded: Mapping[str, Any]) -> dict[str, float] | None:

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 from torchvision.utils import save_image
 
@@ -145,7 +147,35 @@ def _write_columns(path: Path, columns: Mapping[str, Sequence[str | float]]) -> 
             writer.writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row])
 
 
+def row_tables(rows: Sequence[Mapping[str, str | float]], width: int) -> list[Table]:
+    """Rows as a table, or as several where its columns would not fit side by side; each begins with the first column."""
+    cells = [
+        [name, *(f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for row in rows)]
+        for name in rows[0]
+    ]
+    first, *others = cells
+    blocks, room = [[first]], 0
+    for column in others:
+        needed = max(map(cell_len, column)) + _FRAME
+        if room < needed and len(blocks[-1]) > 1:
+            blocks.append([first])
+        if len(blocks[-1]) == 1:
+            room = width - 1 - max(map(cell_len, first)) - _FRAME
+        blocks[-1].append(column)
+        room -= needed
+    tables = []
+    for block in blocks:
+        table = Table()
+        for column in block:
+            table.add_column(Text(column[0]))
+        for row in zip(*(column[1:] for column in block), strict=True):
+            table.add_row(*map(Text, row))
+        tables.append(table)
+    return tables
+
+
 _SHOWN = 10  # rows that are printed
+_FRAME = 3  # line and spaces of a column
 
 
 def predict(
@@ -200,10 +230,8 @@ def predict(
 
     rows = write_predictions(folder, source, predictions())
     if rows:
-        table = Table(*rows[0])
-        for row in rows[:_SHOWN]:
-            table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-        console.print(table)
+        for table in row_tables(rows[:_SHOWN], console.width):
+            console.print(table)
     more = f" ({len(rows) - _SHOWN} more rows)" if len(rows) > _SHOWN else ""
     console.print(f"predictions{more} in {folder}", markup=False)
     for note in notes:

@@ -16,6 +16,7 @@ from balancing import BalanceReport
 from tasks.results import ResultKey, objectives_of
 
 _ROWS = 8  # objectives that fit below the bar
+_IN_UNITS = "mae"  # metric in the unit of its objective
 
 
 class _LastingConsole(Console):
@@ -110,12 +111,13 @@ class Display:
 
 
 def _brief(values: Mapping[str, float]) -> str:
-    """``<objective>/<metric> value`` in one line; of many objectives, the mean of each metric."""
+    """``<objective>/<metric> value`` in one line; of many objectives, the means of metrics that have no unit."""
     objectives = objectives_of(values)
     if len(objectives) <= _ROWS:
         return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
     groups: dict[str, list[float]] = {}
     for name, value in values.items():
-        groups.setdefault(ResultKey.parse(name).metric, []).append(value)
+        if (metric := ResultKey.parse(name).metric) != _IN_UNITS:
+            groups.setdefault(metric, []).append(value)
     means = "  ".join(f"{metric} {sum(group) / len(group):.4g}" for metric, group in groups.items())
     return f"{means}  (means of {len(objectives)} objectives)"

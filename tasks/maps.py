@@ -183,13 +183,13 @@ class Maps(DenseTask):
         )
 
     def for_model(self, arguments: Collection[str]) -> Self:
-        """The task itself. Raises DataError for labels that the model has no heads for."""
-        if self.labels and "labels" not in arguments:
+        """As for other tasks. Raises DataError for labels that the model has no heads for."""
+        if self.labels and "labels" not in arguments and not {"maps", "classifiers"} <= {*arguments}:
             raise DataError(
                 f"maps: this model has no heads for labels of the whole picture, and task.labels names {', '.join(self._columns)}; "
                 "choose model=dense or another dense model with model.labels=auto, or leave the labels out"
             )
-        return self
+        return super().for_model(arguments)
 
     def read_image(self, path: Path) -> np.ndarray:
         """(H, W, 3) in [0, 1] of a picture, or of an .npy file like those of the set."""

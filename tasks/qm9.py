@@ -78,6 +78,8 @@ class QM9(Task):
         root: Folder of the files; ``None``: ``data_dir`` or qm9, qm9/raw, QM9/raw in it, or the package qm9pack.
     """
 
+    data_source = "the molecules of QM9, as in the package qm9pack (MIT)"
+
     def __init__(
         self,
         train: int | None = 10000,

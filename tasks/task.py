@@ -231,8 +231,16 @@ class Task:
         return self.info[name]
 
     def for_model(self, arguments: Collection[str]) -> Self:
-        """The task as :meth:`auto_value` describes it to a model with these arguments."""
-        return self
+        """The task as :meth:`auto_value` describes it to a model with these arguments.
+
+        To one that takes maps beside classifiers and regressors it says of each whether there are some.
+        """
+        if not {"maps", "classifiers"} <= {*arguments}:
+            return self
+        task = copy.copy(self)
+        labels = self.info.get("labels", {})
+        task.info = {"maps": (), "segmentation_classes": None, "classifiers": labels, "regressors": {}, **self.info}
+        return task
 
     # ---- data --------------------------------------------------------------------------------------------------------
 

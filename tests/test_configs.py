@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -103,3 +104,15 @@ def test_key_is_written_once(path):
                 keys(value)
 
     keys(yaml.compose(path.read_text()))
+
+
+@pytest.mark.parametrize("name", ["cross_stitch_timm", "mmoe_timm", "ple_resnet18"])
+def test_models_of_maps_and_classes_take_what_the_task_has(name):
+    section = dict(composed(f"model={name}").model)
+    splits = SimpleNamespace(state={"size": [24, 32]})
+    _, maps = mozoo.resolve_arguments("model", section, tasks.create_task("rooms"), splits)
+    assert (maps["maps"], maps["segmentation_classes"]) == (("segmentation", "depth", "normals"), 13)
+    assert (maps["classifiers"], maps["regressors"], maps.get("image_size", (24, 32))) == ({}, {}, (24, 32))
+    _, classes = mozoo.resolve_arguments("model", section, tasks.create_task("multi_fashion"), splits)
+    assert (classes["maps"], classes["segmentation_classes"]) == ((), None)
+    assert classes["classifiers"] == {"top_left": 10, "bottom_right": 10}

@@ -13,10 +13,11 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from rich.console import Console
 
 import zoo
 from mozoo import tools
-from mozoo.inference import write_samples
+from mozoo.inference import row_tables, write_samples
 from mozoo.model_card import write_model_card
 from mozoo.prediction import load_predictor, model_config
 from scripts import predict
@@ -465,3 +466,21 @@ def test_the_example_of_the_page_runs(run_of):
     run, names = run_of("table"), {}
     exec(code.replace("outputs/<run>", str(run)).replace("stones.csv", str(run.parent / "data/stones.csv")), names)
     assert len(names["prediction"].cells["price"]) == len(rows(run.parent / "data/stones.csv"))
+
+
+def test_a_table_that_is_too_wide_is_printed_in_parts(capsys):
+    names = ["mu", "alpha", "homo", "lumo", "r2", "zpve", "U0", "U", "H", "G", "cv"]
+    found = [{"row": row, **{name: -1000.5 * row - k for k, name in enumerate(names)}} for row in (1, 2)]
+    console = Console(width=60, soft_wrap=True)
+    tables = row_tables(found, 60)
+    for table in tables:
+        console.print(table)
+    printed = capsys.readouterr().out
+    assert all(len(line) <= 60 for line in printed.splitlines())
+    assert printed.count("row") == len(tables) > 1
+    cells = re.findall(r"[\w.-]+", printed)
+    assert [name for name in names if cells.count(name) != 1] == []
+    assert [row[name] for row in found for name in names if f"{row[name]:.4g}" not in cells] == []
+    (whole,) = row_tables(found, 200)
+    assert len(whole.columns) == 12
+    assert len(row_tables([{"file": "a long name " * 9, "cut": "Ideal"}], 60)) == 1  # what no part could hold

@@ -8,8 +8,10 @@ becomes a linear mix of the same channel in all trunks, as the units of ``cross_
                                                                                                   |
                                                                                     features (B, objectives, width)
 
+An objective that is a map has a decoder on the stages of its trunk, after their mixes, and on a detail that all maps share.
 Shared parameters: all trunks, and all mixes but the last, as the last mix lets every objective read every trunk.
-Features for ``at="features"``: the pooled outputs of the trunks, before the last mix; a row of this mix belongs to its head.
+Features for ``at="features"``: the pooled outputs of the trunks, before the last mix; a row of this mix belongs to its head. With maps:
+detail, mixed stages, and the last stage before its mix.
 Origin: I. Misra et al., "Cross-stitch Networks for Multi-task Learning", CVPR 2016 (arXiv:1604.03539). Differs in that the trunks
 start with random weights, or equal ones; there they are networks trained on one objective first.
 
@@ -27,11 +29,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo.base import BaseModel
-from zoo.checks import check_at_least, head_sizes
 from zoo.cross_stitch import mean_shares, mix
+from zoo.maps import Maps
 from zoo.registry import register_model, register_variant
+from zoo.timm_heads import Detail, Heads, all_sizes
 from zoo.timm_models import timm_name
-from zoo.timm_stages import image_info, load_stages, pool, timm_stages
+from zoo.timm_stages import ImageSize, check_image, image_info, load_stages, pool, timm_stages
 
 _ORIGIN = "Misra et al., CVPR 2016"
 
@@ -40,17 +43,20 @@ _ORIGIN = "Misra et al., CVPR 2016"
     "cross_stitch_timm", image_info("any timm trunk per objective, with a learned exchange after each stage", _ORIGIN)
 )
 class TimmCrossStitch(BaseModel):
-    """Trunks of timm that exchange their channels, and a linear head per objective.
+    """Trunks of timm that exchange their channels, and a head per objective.
 
     Args:
         in_channels: Channels of the image.
         classifiers: Objective -> number of classes; the output is logits (B, classes).
         regressors: Objective -> number of values; the output is values (B, dims).
-        image_size: Side of the image; backbones that take any size need none.
+        image_size: Side of the image, or height and width; backbones that take any size need none.
         backbone: Any model of timm that can be cut into stages.
         own: Share in [0, 1] of an objective's own trunk in its mix at the start; the others share the rest equally.
         pretrained: Start every trunk from the weights that timm has for it.
         pretrained_file: File with such weights, with ``pretrained``; otherwise they are downloaded.
+        maps: Which of segmentation, depth and normals; or any names with what they are, see :func:`zoo.maps.map_sizes`.
+        segmentation_classes: Number of classes, if there is a segmentation.
+        decoder_width: Channels of every layer of the decoders of maps, before the last.
 
     Raises:
         ValueError: A backbone that cannot be cut, or not for this size, or weights that cannot be had.
@@ -63,16 +69,19 @@ class TimmCrossStitch(BaseModel):
         in_channels: int,
         classifiers: Mapping[str, int],
         regressors: Mapping[str, int],
-        image_size: int | None = None,
+        image_size: ImageSize = None,
         backbone: str = "resnet18",
         own: float = 0.9,
         pretrained: bool = False,
         pretrained_file: str | None = None,
+        maps: Maps = (),
+        segmentation_classes: int | None = None,
+        decoder_width: int = 32,
     ) -> None:
         super().__init__()
         owner = "cross_stitch_timm"
-        sizes = head_sizes(owner, classifiers, regressors)
-        check_at_least(owner, 1, in_channels=in_channels, image_size=image_size or 1)
+        sizes, kinds = all_sizes(owner, classifiers, regressors, maps, segmentation_classes, decoder_width)
+        check_image(owner, in_channels, image_size)
         if not 0 <= own <= 1:
             raise ValueError(f"{owner}: own must be in [0, 1], got {own}")
         source = (owner, timm_name(owner, "backbone", backbone), in_channels, image_size)
@@ -84,14 +93,20 @@ class TimmCrossStitch(BaseModel):
         self.towers = nn.ModuleDict(trunks)
         # a single trunk has nothing to exchange
         self.mixes = nn.ModuleList(mix(names, width, own) for width in widths if len(names) > 1)
-        self.head = nn.ModuleDict({name: nn.Linear(widths[-1], size) for name, size in sizes.items()})
+        self.detail = Detail(in_channels, trunks[names[0]].strides) if kinds else None
+        self.head = Heads(sizes, kinds, trunks[names[0]], decoder_width)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, in_channels, H, W) -> one output per objective."""
         return self.heads(self.features(image))
 
-    def features(self, image: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, objectives, width), before the last mix."""
+    def features(self, image: Tensor) -> Any:
+        """(B, in_channels, H, W) -> (B, objectives, width), before the last mix.
+
+        With maps: detail, each stage after its mix (B, objectives, C', h, w), and the last stage before it.
+        """
+        detail, image = (None, image) if self.detail is None else self.detail(image)
+        mixed: list[Tensor] = []
         inputs = dict.fromkeys(self.objectives, image)
         towers = [cast(nn.ModuleList, tower) for tower in self.towers.values()]
         count = len(towers[0])
@@ -100,11 +115,22 @@ class TimmCrossStitch(BaseModel):
             if index + 1 < count:
                 stacked = torch.stack(outputs, dim=1)
                 inputs = {name: self._mixed(index, name, stacked) for name in self.objectives}
-        return torch.stack([pool(output) for output in outputs], dim=1)
+                if detail is not None:
+                    mixed.append(torch.stack([*inputs.values()], dim=1))
+        if detail is None:
+            return torch.stack([pool(output) for output in outputs], dim=1)
+        return (detail, *mixed, torch.stack(outputs, dim=1))
 
-    def heads(self, features: Tensor) -> dict[str, Tensor]:
-        """(B, objectives, width) -> one output per objective."""
-        return {name: head(self._mixed(-1, name, features)) for name, head in self.head.items()}
+    def heads(self, features: Any) -> dict[str, Tensor]:
+        """Features -> one output per objective."""
+        if self.detail is None:
+            return {name: head(self._mixed(-1, name, features)) for name, head in self.head.items()}
+        detail, *mixed, last = features
+        states = {
+            name: [*(stage[:, place] for stage in mixed), self._mixed(-1, name, last)]
+            for place, name in enumerate(self.objectives)
+        }
+        return self.head.answer(detail, states)
 
     def head_parameters(self, name: str) -> list[nn.Parameter]:
         """The head of ``name`` and its row of the last mix."""
@@ -112,7 +138,8 @@ class TimmCrossStitch(BaseModel):
 
     def networks(self) -> dict[str, nn.Module]:
         """The trunks, the mixes (which may need a higher learning rate) and the heads."""
-        return {"towers": self.towers, "mixes": self.mixes, "heads": self.head}
+        own = {"towers": self.towers, "mixes": self.mixes, "heads": self.head}
+        return own if self.detail is None else {**own, "detail": self.detail}
 
     def sharing(self, image: Tensor) -> dict[str, dict[str, float]]:
         """Stage and objective -> share of each trunk, mean over channels."""

@@ -27,11 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.checks import check_at_least
-from zoo.maps import MAPS, MapModel, Maps, conv_block, label_heads, map_info, map_sizes
+from zoo.maps import DETAIL, MAPS, MapDecoder, MapModel, Maps, conv_block, label_heads, map_info, map_sizes
 from zoo.registry import register_model, register_variant
 from zoo.timm_models import create_timm, fitting_size, timm_name
 
-_DETAIL = 16  # channels at the size of the image
 _ORIGIN = "Shelhamer et al., CVPR 2015; Lin et al., CVPR 2017"
 
 
@@ -42,9 +41,9 @@ class _Trunk(nn.Module):
         super().__init__()
         self.encoder = create_timm("dense", "encoder", encoder, **options)
         in_channels = options["in_chans"]
-        self.stem = conv_block(in_channels, _DETAIL)
+        self.stem = conv_block(in_channels, DETAIL)
         stages: Any = self.encoder.feature_info
-        self.channels = [_DETAIL, *stages.channels()]
+        self.channels = [DETAIL, *stages.channels()]
         self.strides = stages.reduction()
         self.channels_last = str(getattr(self.encoder, "output_fmt", "NCHW")).endswith("NHWC")
 
@@ -55,30 +54,6 @@ class _Trunk(nn.Module):
             stages = [stage.permute(0, 3, 1, 2) for stage in stages]
         # copies, as none of the features may be computed from another: gradients at them would count twice
         return (self.stem(image), *(stage.view_as(stage) for stage in stages))
-
-
-class _Decoder(nn.Module):
-    """From the coarsest stage to the finest, adding each on the way; the detail comes last."""
-
-    def __init__(self, channels: Sequence[int], stride: int, width: int, outputs: int) -> None:
-        super().__init__()
-        detail, *stages = channels
-        self.stride = stride
-        self.inputs = nn.ModuleList(nn.Conv2d(size, width, 1) for size in stages)
-        self.blocks = nn.ModuleList(conv_block(width, width) for _ in stages[1:])
-        self.output = nn.Conv2d(width, outputs * stride**2, 3, padding=1)
-        self.sharpen = nn.Conv2d(detail, outputs, 1)
-
-    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
-        detail, *stages = features
-        *finer, values = [layer(stage) for layer, stage in zip(self.inputs, stages, strict=True)]
-        for block, stage in zip(self.blocks, reversed(finer), strict=True):
-            values = block(F.interpolate(values, size=stage.shape[-2:], mode="bilinear") + stage)
-        height, width = detail.shape[-2:]
-        rows, columns = -(-height // self.stride), -(-width // self.stride)
-        if values.shape[-2] < rows or values.shape[-1] < columns:  # an encoder that does not pad its convolutions
-            values = F.interpolate(values, size=(rows, columns), mode="bilinear")
-        return F.pixel_shuffle(self.output(values), self.stride)[..., :height, :width] + self.sharpen(detail)
 
 
 @register_model("dense", map_info("any timm encoder with a decoder per map", _ORIGIN))
@@ -123,7 +98,7 @@ class Dense(MapModel):
             options |= {} if fitting is None else {"img_size": fitting}
         trunk = _Trunk(encoder, options)
         head: dict[str, nn.Module] = {
-            name: _Decoder(trunk.channels, trunk.strides[0], width, size) for name, size in sizes.items()
+            name: MapDecoder(trunk.channels, trunk.strides[0], width, size) for name, size in sizes.items()
         }
         super().__init__(trunk, head | label_heads("dense", labels, sizes, trunk.channels[-1], -1), kinds)
         if pretrained:

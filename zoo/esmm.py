@@ -116,7 +116,8 @@ class ESMM(BaseModel):
     def features(self, x: Tensor, codes: Tensor | None = None) -> tuple[Tensor, ...]:
         """Inputs -> embedded inputs (B, inputs), and the logit (B, 1) of every stage but the last."""
         x = embed(self.embedding, x, codes)
-        return x, *(self.tower[name](x) for name in self.objectives[:-1])
+        # a copy, as no feature may be computed from another: gradients at them would count twice
+        return x.view_as(x), *(self.tower[name](x) for name in self.objectives[:-1])
 
     def heads(self, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Features -> logit (B, 1) of reaching each stage, from an impression on."""

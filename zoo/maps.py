@@ -24,6 +24,7 @@ from zoo.checks import check_at_least
 from zoo.registry import ModelInfo
 
 MAPS = ("segmentation", "depth", "normals")
+DETAIL = 16  # channels at the size of the image
 Maps = Sequence[str] | Mapping[str, Mapping[str, str | int]]
 _CHANNELS = {"classes": 0, "binary": 1, "share": 1, "depth": 1, "disparity": 1, "normals": 3}
 
@@ -134,6 +135,38 @@ def conv_block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
+
+
+class MapDecoder(nn.Module):
+    """From the coarsest stage to the finest, adding each on the way; the detail comes last.
+
+    Args:
+        channels: Of the detail, then of the stages, from fine to coarse.
+        stride: Of the finest stage.
+        width: Channels of every layer before the last.
+        outputs: Channels of the map.
+    """
+
+    def __init__(self, channels: Sequence[int], stride: int, width: int, outputs: int) -> None:
+        super().__init__()
+        detail, *stages = channels
+        self.stride = stride
+        self.inputs = nn.ModuleList(nn.Conv2d(size, width, 1) for size in stages)
+        self.blocks = nn.ModuleList(conv_block(width, width) for _ in stages[1:])
+        self.output = nn.Conv2d(width, outputs * stride**2, 3, padding=1)
+        self.sharpen = nn.Conv2d(detail, outputs, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Detail (B, DETAIL, H, W) and stages -> (B, outputs, H, W)."""
+        detail, *stages = features
+        *finer, values = [layer(stage) for layer, stage in zip(self.inputs, stages, strict=True)]
+        for block, stage in zip(self.blocks, reversed(finer), strict=True):
+            values = block(F.interpolate(values, size=stage.shape[-2:], mode="bilinear") + stage)
+        height, width = detail.shape[-2:]
+        rows, columns = -(-height // self.stride), -(-width // self.stride)
+        if values.shape[-2] < rows or values.shape[-1] < columns:  # an encoder that does not pad its convolutions
+            values = F.interpolate(values, size=(rows, columns), mode="bilinear")
+        return F.pixel_shuffle(self.output(values), self.stride)[..., :height, :width] + self.sharpen(detail)
 
 
 def finish_maps(maps: Mapping[str, Tensor], kinds: Mapping[str, str], positive_depth: bool) -> dict[str, Tensor]:

@@ -96,7 +96,7 @@ class MMoE(BaseModel):
     def features(self, x: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, in_features) -> outputs of the experts (B, experts, width), and x for the gates."""
         x = embed(self.embedding, x, codes)
-        return self.experts(x), x
+        return self.experts(x), x.view_as(x)  # a copy: no feature may be computed from another
 
     def heads(self, features: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """(B, experts, width) and (B, in_features) -> one output per objective."""

@@ -177,7 +177,8 @@ class PLE(BaseModel):
     def features(self, x: Tensor, codes: Tensor | None = None) -> tuple[Tensor, ...]:
         """(B, in_features) -> last shared experts (B, shared_experts, width), states of objectives."""
         x = embed(self.embedding, x, codes)
-        common, states = x, [x] * len(self.objectives)
+        # copies, as none of the features may be computed from another: gradients at them would count twice
+        common, states = x, [x.view_as(x) for _ in self.objectives]
         for level in self.levels[:-1]:
             common, states = level(common, states)
         return self._last.shared(common), *states

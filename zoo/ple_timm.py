@@ -12,9 +12,11 @@ weights, as shared experts and as experts of one objective each. Gates read the 
       state a -> own experts a --> mixture by gate a (own a, shared) -> Linear -> a
       state b -> own experts b --> mixture by gate b (own b, shared) -> Linear -> b
 
+An objective that is a map has a decoder on the shared stages, on its state after each level, and on a detail that all maps share.
 Shared parameters: the first stages, all experts and shared gates below the last level, and its shared experts; with three levels or
 more also the gates below the last two. The other gates, the own experts of the last level and the heads have one objective each.
-Features for ``at="features"``: the pooled outputs of the last shared experts, and the state of each objective.
+Features for ``at="features"``: the pooled outputs of the last shared experts, and the state of each objective; with maps the
+same as maps, with the shared stages and the detail.
 Origin: H. Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for Personalized
 Recommendations", RecSys 2020. Differs in that levels begin behind shared stages.
 
@@ -32,12 +34,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.base import BaseModel
-from zoo.checks import check_at_least, head_sizes
+from zoo.checks import check_at_least
+from zoo.maps import Maps
 from zoo.mmoe import mixture
 from zoo.ple import Level, level_shares
 from zoo.registry import register_model, register_variant
+from zoo.timm_heads import Detail, Heads, all_sizes, copies, in_turn
 from zoo.timm_models import timm_name
-from zoo.timm_stages import check_below, image_info, load_stages, pool, timm_stages
+from zoo.timm_stages import ImageSize, check_below, check_image, image_info, load_stages, pool, timm_stages
 
 _ORIGIN = "Tang et al., RecSys 2020"
 
@@ -46,19 +50,22 @@ _ORIGIN = "Tang et al., RecSys 2020"
     "ple_timm", image_info("last stages of any timm trunk as shared and own experts, mixed by gates", _ORIGIN)
 )
 class TimmPLE(BaseModel):
-    """Shared stages of a timm trunk, levels of shared and own experts, and linear heads.
+    """Shared stages of a timm trunk, levels of shared and own experts, and heads.
 
     Args:
         in_channels: Channels of the image.
         classifiers: Objective -> number of classes; the output is logits (B, classes).
         regressors: Objective -> number of values; the output is values (B, dims).
-        image_size: Side of the image; backbones that take any size need none.
+        image_size: Side of the image, or height and width; backbones that take any size need none.
         backbone: Any model of timm that can be cut into stages.
         levels: How many of the last stages are levels; at least one is left to be shared.
         shared_experts: Number of shared experts in each level, at least 1.
         own_experts: Number of experts of each objective in each level, at least 1.
         pretrained: Start stages and experts from the weights that timm has; then the experts of a level are equal at first.
         pretrained_file: File with such weights, with ``pretrained``; otherwise they are downloaded.
+        maps: Which of segmentation, depth and normals; or any names with what they are, see :func:`zoo.maps.map_sizes`.
+        segmentation_classes: Number of classes, if there is a segmentation.
+        decoder_width: Channels of every layer of the decoders of maps, before the last.
 
     Raises:
         ValueError: A backbone that cannot be cut, or not for this size, or weights that cannot be had.
@@ -71,18 +78,21 @@ class TimmPLE(BaseModel):
         in_channels: int,
         classifiers: Mapping[str, int],
         regressors: Mapping[str, int],
-        image_size: int | None = None,
+        image_size: ImageSize = None,
         backbone: str = "resnet18",
         levels: int = 2,
         shared_experts: int = 1,
         own_experts: int = 1,
         pretrained: bool = False,
         pretrained_file: str | None = None,
+        maps: Maps = (),
+        segmentation_classes: int | None = None,
+        decoder_width: int = 32,
     ) -> None:
         super().__init__()
         owner = "ple_timm"
-        sizes = head_sizes(owner, classifiers, regressors)
-        check_at_least(owner, 1, in_channels=in_channels, image_size=image_size or 1)
+        sizes, kinds = all_sizes(owner, classifiers, regressors, maps, segmentation_classes, decoder_width)
+        check_image(owner, in_channels, image_size)
         check_at_least(owner, 1, shared_experts=shared_experts, own_experts=own_experts)
         source = (owner, timm_name(owner, "backbone", backbone), in_channels, image_size)
         self.objectives = names = tuple(sizes)
@@ -97,14 +107,20 @@ class TimmPLE(BaseModel):
             expert = iter([trunk[place] for trunk in trunks]).__next__
             last = place + 1 == len(widths)
             self.levels.append(Level(names, widths[place - 1], expert, own_experts, shared_experts, last, pool))
-        self.head = nn.ModuleDict({name: nn.Linear(widths[-1], size) for name, size in sizes.items()})
+        self.detail = Detail(in_channels, trunks[0].strides) if kinds else None
+        self.head = Heads(sizes, kinds, trunks[0], decoder_width)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, in_channels, H, W) -> one output per objective."""
         return self.heads(self.features(image))
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Image -> last shared experts (B, shared_experts, width), states of objectives."""
+        """Image -> last shared experts (B, shared_experts, width), states of objectives.
+
+        With maps: detail, shared stages, states of objectives after each level but the last, last shared experts.
+        """
+        if self.detail is not None:
+            return self._map_features(*self.detail(image))
         common = self.stem(image)
         # copies, as none of the features may be computed from another: gradients at them would count twice
         states = [common.view_as(common) for _ in self.objectives]
@@ -113,7 +129,9 @@ class TimmPLE(BaseModel):
         return _pooled(self._last.shared, common), *states
 
     def heads(self, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Last shared experts and states of the objectives -> one output per objective."""
+        """Features -> one output per objective."""
+        if self.detail is not None:
+            return self._map_heads(*features)
         shared, *states = features
         last, outputs = self._last, {}
         for name, state in zip(self.objectives, states, strict=True):
@@ -129,11 +147,32 @@ class TimmPLE(BaseModel):
 
     def networks(self) -> dict[str, nn.Module]:
         """The shared stages, the levels and the heads, for an optimizer each."""
-        return {"stem": self.stem, "levels": self.levels, "heads": self.head}
+        own = {"stem": self.stem, "levels": self.levels, "heads": self.head}
+        return own if self.detail is None else {**own, "detail": self.detail}
 
     def sharing(self, image: Tensor) -> dict[str, dict[str, float]]:
         """Level and objective -> share of each expert, mean over the images."""
+        image = image if self.detail is None else self.detail.padded(image)
         return level_shares(self.levels, self.stem(image), len(self.objectives))
+
+    def _map_features(self, detail: Tensor, image: Tensor) -> tuple[Tensor, ...]:
+        stem = in_turn(cast(nn.Sequential, self.stem), image)
+        common, states = stem[-1], [stem[-1]] * len(self.objectives)
+        between: list[Tensor] = []  # apart, as a gate below the last level has one objective
+        for level in self.levels[:-1]:
+            common, states = level(common, states)
+            between += copies(states)
+        return (detail, *copies(stem), *between, self._last.shared(common))
+
+    def _map_heads(self, detail: Tensor, *features: Tensor) -> dict[str, Tensor]:
+        *stages, shared = features
+        stem, between = stages[: len(self.stem)], stages[len(self.stem) :]
+        last, states = self._last, {}
+        for place, name in enumerate(self.objectives):
+            own = [*stem, *between[place :: len(self.objectives)]]
+            experts = torch.cat([last.own[name](own[-1]), shared], dim=1)
+            states[name] = [*own, mixture(last.gate[name], pool(own[-1]), experts)]
+        return self.head.answer(detail, states)
 
     @property
     def _last(self) -> Level:

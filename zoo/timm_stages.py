@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.checks import check_at_least
 from zoo.registry import ModelInfo
 from zoo.timm_models import create_timm
 
+ImageSize = int | Sequence[int] | None
 _PARTS = 4  # of the blocks of a plain transformer
 
 
@@ -58,18 +60,18 @@ class _Tokens(nn.Module):
 
 
 class Stages(nn.ModuleList):
-    """The stages of a trunk; ``widths``: how many channels each gives."""
+    """The stages of a trunk; ``widths``: how many channels each gives; ``strides``: how many pixels a place stands for."""
 
-    def __init__(self, stages: Sequence[Stage], widths: Sequence[int]) -> None:
+    def __init__(self, stages: Sequence[Stage], widths: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__(stages)
-        self.widths = list(widths)
+        self.widths, self.strides = list(widths), list(strides)
 
 
 def timm_stages(
     owner: str,
     backbone: str,
     in_channels: int,
-    image_size: int | None,
+    image_size: ImageSize,
     pretrained: bool = False,
     pretrained_file: str | None = None,
 ) -> Stages:
@@ -79,7 +81,7 @@ def timm_stages(
         owner: Begins the messages.
         backbone: As :func:`zoo.timm_models.timm_name` gives it.
         in_channels: Channels of the image.
-        image_size: Side of the image, for trunks that are made for one size.
+        image_size: Side of the image, or height and width, for trunks that are made for one size.
         pretrained: With the weights that timm has for it.
         pretrained_file: With those of this file instead.
 
@@ -106,7 +108,7 @@ def check_below(owner: str, option: str, value: int, trunk: Stages) -> None:
 
 def image_info(summary: str, origin: str) -> ModelInfo:
     """Description of a model for images."""
-    objectives = "any number of classifiers and regressors"
+    objectives = "any number of classifiers and regressors; maps of any names and kinds"
     return ModelInfo(summary, "image (B, in_channels, H, W)", objectives, "multi_fashion", origin)
 
 
@@ -115,11 +117,21 @@ def pool(x: Tensor) -> Tensor:
     return x.flatten(2).mean(2)
 
 
-def _options(owner: str, backbone: str, in_channels: int, image_size: int | None) -> dict[str, Any]:
+def check_image(owner: str, in_channels: int, image_size: ImageSize) -> None:
+    """Raise ValueError for sizes that cannot be."""
+    sides = [image_size or 1] if image_size is None or isinstance(image_size, int) else [*image_size]
+    if isinstance(image_size, Sequence) and len(sides) != 2:
+        raise ValueError(f"{owner}: image_size must be a side, or height and width, got {sides}")
+    for side in sides:
+        check_at_least(owner, 1, in_channels=in_channels, image_size=side)
+
+
+def _options(owner: str, backbone: str, in_channels: int, image_size: ImageSize) -> dict[str, Any]:
     """Options for timm with which a trunk can be cut; no memory or random numbers are used."""
     import timm
 
     size = {} if image_size is None else {"img_size": image_size}
+    shape = [*image_size] if isinstance(image_size, Sequence) else [image_size or 224] * 2
     listed = {"features_only": True}
     flat = {**listed, "feature_cfg": {"feature_cls": "list", "flatten_sequential": True}}
     reasons: dict[str, str] = {}
@@ -128,7 +140,7 @@ def _options(owner: str, backbone: str, in_channels: int, image_size: int | None
             options: dict[str, Any] = {"in_chans": in_channels, **way, **sized}
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 try:
-                    x: Tensor = torch.empty(1, in_channels, *[image_size or 224] * 2)
+                    x: Tensor = torch.empty(1, in_channels, *shape)
                     net = timm.create_model(backbone, **options).eval()
                     if sized and isinstance(net, timm.models.VisionTransformer):  # positions for whole patches
                         options["img_size"] = [x.shape[-1] + -x.shape[-1] % side for side in net.patch_embed.patch_size]
@@ -141,8 +153,9 @@ def _options(owner: str, backbone: str, in_channels: int, image_size: int | None
                         break
                     continue
             return options
+    told = shape[0] if len({*shape}) == 1 else " x ".join(map(str, shape))
     raise ValueError(
-        f"{owner}: backbone {backbone!r} cannot be cut into stages, or not for images of {image_size or 224} pixels "
+        f"{owner}: backbone {backbone!r} cannot be cut into stages, or not for images of {told} pixels "
         f"({reasons[str(listed)]}); try resnet18, convnext_atto, mobilenetv3_small_050 or vit_tiny_patch16_224"
     )
 
@@ -166,7 +179,7 @@ def _cut(net: Any) -> Stages:
         if name in net.return_layers:
             stages.append(Stage(layers, last and bool(stages), last))
             layers = []
-    return Stages(stages, net.feature_info.channels())
+    return Stages(stages, net.feature_info.channels(), net.feature_info.reduction())
 
 
 def _plain(net: Any) -> Stages:
@@ -175,6 +188,7 @@ def _plain(net: Any) -> Stages:
     count = min(_PARTS, len(blocks))
     cuts = [len(blocks) * part // count for part in range(count + 1)]
     parts: list[list[nn.Module]] = [blocks[start:end] for start, end in pairwise(cuts)]
+    strides = [max(net.patch_embed.patch_size)] * count
     parts[0] = [_Tokens(net), *parts[0]]
     parts[-1] = [*parts[-1], *norms]
-    return Stages([Stage(part, index > 0, True) for index, part in enumerate(parts)], [width] * count)
+    return Stages([Stage(part, index > 0, True) for index, part in enumerate(parts)], [width] * count, strides)

@@ -564,10 +564,17 @@ def test_a_model_without_heads_for_labels_is_refused(tmp_path):
     task = labelled(write_table(tmp_path / "photos"))
     task.splits(tmp_path)
     assert task.for_model(["in_channels", "maps", "labels"]) is task
+    assert task.for_model(["maps", "classifiers", "regressors"]).info["classifiers"] == {
+        "sky": 2,
+        "radius": 1,
+        "seen": 2,
+    }
     with pytest.raises(
         DataError, match=r"no heads for labels of the whole picture, and task\.labels names sky, radius, seen"
     ):
         task.for_model(["in_channels", "maps"])
+    with pytest.raises(DataError, match="no heads for labels"):
+        task.for_model(["in_channels", "classifiers", "regressors"])
 
 
 def test_labels_and_maps_of_two_sets_in_a_union(tmp_path):

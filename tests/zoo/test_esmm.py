@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import balancing
 import zoo
 from tasks import create_task
 from tests.zoo.tiny import build, tiny
@@ -91,3 +92,21 @@ def test_the_product_is_less_biased_than_a_model_of_clicks_alone():
     assert product["bias"] < naive["bias"] / 2
     assert product["mae"] < 0.7 * naive["mae"]
     assert product["auc"] > naive["auc"] + 0.02
+
+
+def test_gradients_through_the_features_are_those_of_the_sum_with_categories():
+    model = zoo.create_model("esmm", in_features=2, classifiers={"a": 1, "b": 1}, categories=[3], width=4)
+    inputs = torch.randn(5, 2), torch.randint(3, (5, 1))
+
+    def losses(features):
+        return {name: output.square().mean() for name, output in model.heads(features).items()}
+
+    sum(losses(model.features(*inputs)).values()).backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    features = model.features(*inputs)
+    balancer = balancing.create_balancer("mgda", model.objectives, at="features")
+    balancer.compute_weights = lambda values, gramian: torch.ones_like(values)
+    balancer.backward(losses(features), features=features, shared=model.shared_parameters())
+    for p, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient)

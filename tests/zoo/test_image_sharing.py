@@ -10,6 +10,7 @@ from balancing.measuring.leaves import find_leaves
 from zoo.timm_stages import timm_stages
 
 HEADS = [({"a": 3}, {}), ({"a": 3, "b": 2}, {"c": 1})]
+MAPS = {"maps": ("segmentation", "depth", "normals"), "segmentation_classes": 4}
 VARIANTS = [
     ("cross_stitch_timm", {}),
     *(("mmoe_timm", {"experts": count, "expert_stages": count}) for count in (1, 2)),
@@ -20,7 +21,10 @@ NAMES = ("cross_stitch_timm", "mmoe_timm", "ple_timm")
 
 def make(name, classifiers=None, regressors=None, **arguments):
     torch.manual_seed(0)
-    heads = {"classifiers": classifiers or {"a": 3}, "regressors": {"b": 2} if regressors is None else regressors}
+    heads = {
+        "classifiers": {"a": 3} if classifiers is None else classifiers,
+        "regressors": {"b": 2} if regressors is None else regressors,
+    }
     return zoo.create_model(name, **{"in_channels": 1, "backbone": "test_resnet", **heads, **arguments})
 
 
@@ -95,10 +99,11 @@ def test_weights_with_a_place_for_each_objective_are_named(name, part):
         torch.testing.assert_close(two(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("maps", [{}, MAPS], ids=["pooled", "maps"])
 @pytest.mark.parametrize("heads", HEADS, ids=["one", "three"])
-def test_declared_parameters_are_those_the_graph_shows(variant, heads):
+def test_declared_parameters_are_those_the_graph_shows(variant, heads, maps):
     name, arguments = variant
-    model = make(name, *heads, **arguments)
+    model = make(name, *heads, **arguments, **maps)
     values = losses(model, model.features(torch.randn(3, 1, 32, 32)))
     masks = find_leaves([values[key] for key in model.objectives])
     assert set(masks) == set(model.parameters())
@@ -111,9 +116,10 @@ def test_declared_parameters_are_those_the_graph_shows(variant, heads):
     assert len(networks) == len(set(networks)) == len(masks)
 
 
-def test_gradients_through_the_features_are_those_of_the_sum(variant):
+@pytest.mark.parametrize("maps", [{}, MAPS], ids=["pooled", "maps"])
+def test_gradients_through_the_features_are_those_of_the_sum(variant, maps):
     name, arguments = variant
-    model, x = make(name, **arguments).eval(), torch.randn(3, 1, 32, 32)
+    model, x = make(name, **arguments, **maps).eval(), torch.randn(3, 1, 32, 32)
     sum(losses(model, model.features(x)).values()).backward()
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
@@ -124,6 +130,58 @@ def test_gradients_through_the_features_are_those_of_the_sum(variant):
     balancer.backward(losses(model, features), features=features, shared=model.shared_parameters())
     for p, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [*zip(NAMES, ("test_resnet", "test_vit", "test_convnext"), strict=True), (NAMES[0], "test_vit")],
+)
+def test_maps_have_the_size_of_any_image(name, backbone):
+    """Of feature maps, of tokens, and beside a head for the whole image."""
+    size = (33, 40) if backbone == "test_vit" else None
+    model = make(name, regressors={}, backbone=backbone, image_size=size, **MAPS).eval()
+    image = torch.randn(2, 1, 33, 40)
+    with torch.no_grad():
+        outputs, rows = model(image), model.sharing(image)
+        one = model(image[:1])
+    shapes = {key: tuple(value.shape[1:]) for key, value in outputs.items()}
+    assert shapes == {"segmentation": (4, 33, 40), "depth": (1, 33, 40), "normals": (3, 33, 40), "a": (3,)}
+    assert (outputs["depth"] > 0).all()
+    torch.testing.assert_close(outputs["normals"].norm(dim=1), torch.ones(2, 33, 40))
+    assert all(sum(row.values()) == pytest.approx(1, abs=1e-5) for row in rows.values())
+    for key, value in one.items():
+        torch.testing.assert_close(value, outputs[key][:1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_models_of_maps_are_saved_compiled_and_exported(name, tmp_path):
+    model, image = make(name, **MAPS), torch.randn(4, 1, 32, 32)
+    model(image)  # statistics of a batch
+    model.eval().save_pretrained(tmp_path)
+    restored = type(model).from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = model(image)
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        program = torch.export.export(model, (image,), dynamic_shapes=[{0: torch.export.Dim("batch", min=1, max=64)}])
+        torch.testing.assert_close(restored(image), expected, rtol=0, atol=0)
+        torch.testing.assert_close(dict(compiled(image)), dict(expected))
+        torch.testing.assert_close(program.module()(image[:3]), {key: value[:3] for key, value in expected.items()})
+
+
+def test_gates_choose_what_decoders_read():
+    """A map is that of an expert which its gate takes alone, in every stage that experts have."""
+    model = make("mmoe_timm", {}, {}, experts=2, expert_stages=2, **MAPS).eval()
+    image = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        model.gate["depth"].weight.zero_()
+        model.gate["depth"].bias.copy_(torch.tensor([0.0, 1e4]))
+        before = model(image)
+        for parameter in model.experts[0].parameters():
+            parameter.mul_(2)
+        after = model(image)
+    torch.testing.assert_close(after["depth"], before["depth"])
+    assert not torch.allclose(after["segmentation"], before["segmentation"])
 
 
 def test_towers_that_keep_to_themselves_are_separate_networks():
@@ -208,6 +266,10 @@ def test_impossible_trunks_are_refused(name, wrong, message):
         ("mmoe_timm", {"expert_stages": 5}, r"expert_stages must be in 1 ... 4"),
         ("ple_timm", {"levels": 0}, r"levels must be in 1 ... 4"),
         ("ple_timm", {"own_experts": 0}, "own_experts must be at least 1"),
+        ("ple_timm", {"decoder_width": 0, **MAPS}, "decoder_width must be at least 1"),
+        ("mmoe_timm", {"maps": ("segmentation",)}, "segmentation needs segmentation_classes"),
+        ("mmoe_timm", {"maps": {"a": {"kind": "depth"}}}, "a map and another objective are both called 'a'"),
+        ("cross_stitch_timm", {"image_size": (32,)}, "image_size must be a side, or height and width"),
     ],
 )
 def test_impossible_options_are_refused(name, wrong, message):

@@ -60,13 +60,16 @@ def test_declared_parameters_are_those_the_graph_shows(variant, heads):
     assert len(networks) == len(set(networks)) == len(masks)
 
 
-def test_gradients_through_the_features_are_those_of_the_sum(variant):
+@pytest.mark.parametrize("categories", [(), (3, 2)], ids=["numbers", "categories"])
+def test_gradients_through_the_features_are_those_of_the_sum(variant, categories):
+    """With categories the inputs of the experts have gradients too."""
     name, arguments = variant
-    model, x = make(name, **arguments), torch.randn(5, 4)
-    sum(losses(model, model.features(x)).values()).backward()
+    model = make(name, **arguments, categories=categories)
+    inputs = [torch.randn(5, 4), *([torch.randint(2, (5, 2))] if categories else [])]
+    sum(losses(model, model.features(*inputs)).values()).backward()
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    features = model.features(x)
+    features = model.features(*inputs)
     # a method that measures gradients, with weights of one
     balancer = balancing.create_balancer("mgda", model.objectives, at="features")
     balancer.compute_weights = lambda values, gramian: torch.ones_like(values)

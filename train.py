@@ -326,13 +326,14 @@ def fit(
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def _main(composed: DictConfig) -> float | None:
-    with mozoo.reporting():  # in here, as hydra adds lines of its own to an exception that leaves a job
+    with mozoo.job():  # in here, as hydra adds lines of its own to an exception that leaves a job
         config = mozoo.validate(mozoo.resumed_config(composed, HydraConfig.get().overrides.task))
         with mozoo.interruptible(), mozoo.own_threads(), mozoo.join_processes(asdict(config)) as processes:
             summary = run(config, processes)
         if summary["status"] == "stopped":
             sys.exit(0)  # also ends a sweep
         return summary.get("score")
+    return float("inf")  # of a run that failed, to a search that goes on
 
 
 def main() -> None:
@@ -340,8 +341,9 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them
     gc.freeze()  # what was imported stays: without this, every full collection looks through it for a tenth of a second
     with mozoo.reporting():
-        mozoo.check_words(sys.argv[1:])
+        mozoo.check_command(sys.argv[1:])
         _main()
+    mozoo.end_of_sweep()
 
 
 if __name__ == "__main__":

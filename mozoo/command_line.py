@@ -30,7 +30,8 @@ from mozoo.words import quoted, unreadable, values_of_name
 def reporting() -> Iterator[None]:
     """End the process with one line instead of a traceback.
 
-    Exit code 2 for bad input, 1 for a step or some files that failed, 0 for an interrupt before there was anything to save.
+    Exit code 2 for bad input, 1 for a step or some files that failed or what the system refuses, 0 for an interrupt before there
+    was anything to save.
     """
     try:
         yield
@@ -40,6 +41,9 @@ def reporting() -> Iterator[None]:
         message, code = explain(error), 2
     except (balancing.BalancingError, SaveError, PartialError) as error:
         message, code = str(error), 1
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        message, code = f"{place}{error.strerror or error}", 1
     except torch.distributed.DistError as error:
         message, code = f"another process ended ({str(error).splitlines()[0]})", 1
     except KeyboardInterrupt:

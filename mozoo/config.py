@@ -109,8 +109,10 @@ class TrainerConfig:
 
     epochs: int = option(30, "passes over the training data", least=1)
     max_steps: int | None = option(None, "stop early, in steps; schedules are fitted to it", least=1)
-    batch_size: int = option(256, "samples per update, of all processes together", least=1)
-    eval_batch_size: int | None = option(None, "samples per evaluation batch; null: four training batches", least=1)
+    batch_size: int = option(256, "samples per update, of all processes together", least=1, below=2**31)
+    eval_batch_size: int | None = option(
+        None, "samples per evaluation batch; null: four training batches", least=1, below=2**31
+    )
     grad_accum_steps: int = option(1, "micro-batches per update; must divide the batch size", least=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps; auto: the accelerator if there is one, else the CPU")
     num_threads: int | None = option(None, "CPU threads for one operation; null: as torch decides", least=1, below=1025)
@@ -337,11 +339,14 @@ def _check_values(config: Config) -> None:
         package = importlib.util.find_spec(service)
         if getattr(config.logger, service) and (package is None or package.origin is None):  # a folder has no origin
             raise ConfigError(f"logger.{service}=true needs the package: pip install -e '.[{service}]'")
-    if not config.data_dir:
-        raise ConfigError("data_dir needs a folder; the default is data_dir=data")
+    for key, default in (("data_dir", "data"), ("run_dir", "null")):
+        if getattr(config, key) == "":
+            raise ConfigError(f"{key} needs a folder; the default is {key}={default}")
     if config.optimizer.betas is not None and not all(0 <= beta < 1 for beta in config.optimizer.betas):
         raise ConfigError(f"optimizer.betas must be at least 0 and below 1, got {config.optimizer.betas}")
     trainer = config.trainer
+    if trainer.dry_run and trainer.profile is not None:
+        raise ConfigError("trainer.dry_run writes nothing, and trainer.profile writes a profile; leave one of them out")
     processes, parts = process_place()[1], trainer.grad_accum_steps
     if trainer.overfit is not None and trainer.overfit < processes:
         raise ConfigError(f"trainer.overfit must be at least {processes}, got {trainer.overfit}")

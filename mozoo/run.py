@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -174,7 +175,7 @@ def run_folder(run: Run, name: str) -> Iterator[Path]:
         yield Path(config.resume)
         return
     chosen = None if config.run_dir is None else Path(config.run_dir)
-    before = chosen is not None and chosen.is_dir()
+    before = chosen is not None and os.path.isdir(chosen)  # of a Path it raises an error if the name is too long
     fresh = make_run_dir(name, config.seed, config.run_dir) if main else None
     with only_writer(fresh):
         if fresh is not None:

@@ -24,9 +24,10 @@ def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
     candidates = [Path("outputs", name, stem + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
     if chosen is not None:
         candidates = [Path(chosen)]
-        check_empty(candidates[0])
     for folder in candidates:
         try:
+            if chosen is not None:
+                check_empty(folder)
             folder.mkdir(parents=True, exist_ok=chosen is not None)
             return folder
         except FileExistsError:

@@ -143,7 +143,7 @@ def test_processes_with_different_options_end_at_once(tmp_path):
 
 
 def test_a_name_that_is_too_long_for_a_folder_is_refused():
-    with pytest.raises(mozoo.ConfigError, match="run_dir: cannot create x+ .*too long"):
+    with pytest.raises(mozoo.ConfigError, match=r"run_dir: cannot create x+ .*too long"):
         train.run(mozoo.compose(["trainer.device=cpu", f"run_dir={'x' * 300}"]))
 
 

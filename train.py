@@ -252,8 +252,8 @@ def _run(config: Config, processes: mozoo.Processes) -> dict[str, Any]:
             return mozoo.profile_run(job, train_step, folder)
         if saved is not None:
             mozoo.restore(job, saved)
-            mozoo.extend(job, folder, saved)
             mozoo.complete_folder(job, folder)
+            mozoo.extend(job, folder, saved)
         else:
             job.state.command = mozoo.training_command(folder)
             if processes.main:

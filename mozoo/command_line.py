@@ -22,8 +22,9 @@ import tasks
 from mozoo.arguments import ConfigError, PartialError, did_you_mean
 from mozoo.checkpoint import SaveError
 from mozoo.config import REGISTRIES, places_of, unknown_key
+from mozoo.data import WorkerError
 from mozoo.renames import renamed
-from mozoo.words import quoted, unreadable, values_of_name
+from mozoo.words import printable, quoted, unreadable, values_of_name
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def reporting() -> Iterator[None]:
         message, code = str(error), 2
     except (HydraException, OmegaConfBaseException) as error:
         message, code = explain(error), 2
-    except (balancing.BalancingError, SaveError, PartialError) as error:
+    except (balancing.BalancingError, SaveError, PartialError, WorkerError) as error:
         message, code = str(error), 1
     except OSError as error:
         place = "" if error.filename is None else f"{error.filename}: "
@@ -52,7 +53,8 @@ def reporting() -> Iterator[None]:
     else:
         return
     rank = os.environ.get("RANK", "0")
-    print(f"error{'' if rank == '0' else f' in process {rank}'}: {message}", file=sys.stderr)
+    place = "" if rank == "0" else f" in process {rank}"
+    print(f"error{place}: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 

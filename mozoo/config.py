@@ -24,6 +24,7 @@ from mozoo.arguments import ConfigError, check_arguments, constructing, did_you_
 from mozoo.distributed import process_place
 from mozoo.options import check_options, option
 from mozoo.renames import renamed, translate
+from tasks.file_checks import check_regular
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 
@@ -219,6 +220,7 @@ def _known_options() -> dict[str, set[str]]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Content of a configuration file, as ``OmegaConf.load`` reads it. Raises ValueError."""
+    check_regular(path)
     with path.open(encoding="utf-8") as file:
         try:
             content = yaml.load(file, _yaml_loader())

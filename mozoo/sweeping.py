@@ -1,4 +1,4 @@
-"""Sweeps: every value checked before the first run starts, and runs that go on after one that failed."""
+"""Sweeps: values checked before the first run, and runs that go on after one that failed."""
 
 from __future__ import annotations
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mozoo.arguments import ConfigError, some
+from tasks.file_checks import check_regular
+
+_FILES = ("config.yaml", "summary.json", "metrics.csv", "balance.csv", "last.pt", "services.json", "report.html")
+_FILES += ("best/config.json", "best/model.safetensors", "best/README.md")
 
 
 def check_modules(folder: Path, modules: Any, trust: bool, named: Sequence[str] = ()) -> list[str]:
@@ -29,6 +34,17 @@ def check_modules(folder: Path, modules: Any, trust: bool, named: Sequence[str] 
             f"{folder} asks to import {some(foreign)}, which runs their code; if you know them, add trust=true"
         )
     return list(modules)
+
+
+def check_files(folder: Path) -> None:
+    """Raise ConfigError if one of the files of a run is there and no regular file, as a pipe."""
+    for name in _FILES:
+        path = folder / name
+        try:
+            if os.path.lexists(path):
+                check_regular(path)
+        except OSError as error:
+            raise ConfigError(f"run: {path} cannot be used ({error.strerror or error}); restore it") from None
 
 
 def check_plain(folder: Path, content: Mapping[str, Any]) -> None:

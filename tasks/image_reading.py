@@ -119,7 +119,10 @@ def check_image(path: str | Path) -> None:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Image.Image]:
-    """A picture, not yet decoded. Raises OSError for a pipe, and ValueError beyond the limit of pixels."""
+    """A picture, not yet decoded.
+
+    Raises OSError for what is no regular file, and ValueError for more pixels than the limit.
+    """
     check_regular(path)
     most = limit("MOZOO_MAX_PIXELS", MAX_PIXELS)
     Image.MAX_IMAGE_PIXELS = None  # the check below is instead of Pillow's, which warns before it refuses

@@ -190,7 +190,10 @@ class ImageTable(Task):
     def _readable(
         self, table: TextTable, parts: Mapping[str, np.ndarray], unreadable: Mapping[int, str]
     ) -> Mapping[str, np.ndarray]:
-        """The parts without ``unreadable`` rows. Raises DataError if there are some, unless they are skipped."""
+        """The parts without ``unreadable`` rows.
+
+        Raises DataError if there are some, unless they are skipped.
+        """
         if not unreadable:
             return parts
         if self.unreadable == "stop":

@@ -14,6 +14,7 @@ from typing import Any
 from mozoo.comparison.settings import compose_alike
 from mozoo.config import flatten, read_yaml, saved_content
 from mozoo.words import shell_word
+from tasks.file_checks import check_regular
 from tasks.results import ResultKey, without_split
 
 #: Options that do not change what is learned: dotted keys, or how they start.
@@ -115,6 +116,7 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], list[Path]]:
     finished, others = [], []
     for folder in folders:
         try:
+            check_regular(folder / "summary.json")
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             config = _saved(folder)
             status = summary["status"]

@@ -226,9 +226,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
             content = yaml.load(file, _yaml_loader())
         except yaml.YAMLError as error:
             raise ValueError(str(error)) from None
+        except RecursionError:
+            raise ValueError("it nests too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no mapping")
+    _check_no_aliases(content)
     return content
+
+
+def _check_no_aliases(content: Mapping[str, Any]) -> None:
+    """Raise ValueError for a part that stands in two places: a few lines of aliases can mean gigabytes."""
+    waiting: list[Any] = [content]
+    seen: set[int] = set()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, (dict, list)) and part:
+            if id(part) in seen:
+                raise ValueError("it has an alias (*), which no run writes")
+            seen.add(id(part))
+            waiting += part.values() if isinstance(part, dict) else part
 
 
 @cache

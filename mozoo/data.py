@@ -69,6 +69,10 @@ def training_batches(
     if hasattr(split, "set_epoch"):
         split.set_epoch(seed, epoch)
     chunks = _epoch(split, batch_size, seed, epoch)[start:]
+    if min(map(len, chunks), default=processes.size) < processes.size * (2 if halves else 1):
+        raise DataError(
+            f"a training batch has {min(map(len, chunks))} samples, too few for {processes.size} processes; start fewer, or add data"
+        )
     if halves and processes.size > 1:
         parts = [torch.cat([_part(half, processes) for half in chunk.tensor_split(2)]) for chunk in chunks]
     else:

@@ -297,7 +297,7 @@ def restore(run: Run, saved: Mapping[str, Any]) -> None:
         run.state = State(**saved["state"])
         run.state.sums = {phase: total.to(run.device) for phase, total in run.state.sums.items()}
         load_rng_state(saved["rng"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch names the tensor in the second
         raise ConfigError(f"resume: the checkpoint does not fit what its configuration describes ({reason})") from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,6 +16,7 @@ from hydra.types import RunMode
 from mozoo.arguments import some
 from mozoo.command_line import reporting
 from mozoo.config import compose
+from mozoo.trust import check_config_folder
 from mozoo.words import check_words
 
 _MOST = 50  # values of one key that are checked
@@ -22,11 +25,16 @@ _failed: list[list[str]] = []
 
 
 def check_command(words: Sequence[str]) -> None:
-    """Raise ConfigError for words that cannot be read, and for any value of a sweep.
+    """Raise ConfigError for words that cannot be read, for code in files, and for any value of a sweep.
 
     A sweep with files of the user's own, or with another sweeper than hydra's, is checked run by run instead.
     """
     check_words(words)
+    folders = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
+    folders += [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
+    for folder in folders:
+        if "trust=true" not in words:
+            check_config_folder(Path(folder))
     if not {"-m", "--multirun"} & {*words}:
         return
     plain = [word for word in words if not word.startswith(("-", "hydra"))]

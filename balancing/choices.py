@@ -145,7 +145,9 @@ def _checked(function: Any, owner: str) -> Any:
             infinite = name in getattr(args[0], "may_be_infinite", ()) if args else False
             known = parameters.get(name)
             typed = known is not None and known.kind not in (known.VAR_KEYWORD, known.VAR_POSITIONAL)
-            typed = typed and name != "objectives" and known.annotation is not known.empty
+            typed = (
+                typed and name != "objectives" and known.annotation is not known.empty and value is not known.default
+            )
             check_value(owner, name, value, known.annotation if typed and known is not None else Any, infinite)
         return function(*args, **kwargs)
 

@@ -81,6 +81,16 @@ def test_numbers_and_types_are_checked_by_annotation(options, message):
     mix(1, names=["a"], values={"a": 0})
 
 
+def test_a_default_fits_whatever_its_annotation_says():
+    @check_choices()
+    def old(width: int = None) -> None:  # noqa: RUF013  as written before PEP 484 changed
+        pass
+
+    old(width=None)
+    with pytest.raises(TypeError, match="old: width must be an integer"):
+        old(width="x")
+
+
 @pytest.mark.parametrize("value", [1e308, -1e308, 10**400, 1e-320, object(), b"x", [[1]], {1: 2}, torch.tensor(1.0)])
 def test_no_balancer_takes_an_option_of_another_type_or_size(value):
     for name in list_balancers():

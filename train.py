@@ -251,8 +251,8 @@ def _run(config: Config, processes: tools.Processes) -> dict[str, Any]:
             return tools.profile_run(job, train_step, folder)
         if saved is not None:
             tools.restore(job, saved)
-            tools.extend(job, folder, saved)
             tools.complete_folder(job, folder)
+            tools.extend(job, folder, saved)
         else:
             job.state.command = tools.training_command(folder)
             if processes.main:
@@ -325,13 +325,14 @@ def fit(
 
 @hydra.main(version_base="1.3", config_path=str(tools.CONFIG_DIR), config_name="train")
 def _main(composed: DictConfig) -> float | None:
-    with tools.reporting():  # in here, as hydra adds lines of its own to an exception that leaves a job
+    with tools.job():  # in here, as hydra adds lines of its own to an exception that leaves a job
         config = tools.validate(tools.resumed_config(composed, HydraConfig.get().overrides.task))
         with tools.interruptible(), tools.own_threads(), tools.join_processes(asdict(config)) as processes:
             summary = run(config, processes)
         if summary["status"] == "stopped":
             sys.exit(0)  # also ends a sweep
         return summary.get("score")
+    return float("inf")  # of a run that failed, to a search that goes on
 
 
 def main() -> None:
@@ -339,9 +340,10 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them
     gc.freeze()  # what was imported stays: without this, every full collection looks through it for a tenth of a second
     with tools.reporting():
-        tools.check_words(sys.argv[1:])
+        tools.check_command(sys.argv[1:])
         tools.mend_help()
         _main()
+    tools.end_of_sweep()
 
 
 if __name__ == "__main__":

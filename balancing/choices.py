@@ -1,4 +1,4 @@
-"""One check of arguments: names, choices, finite numbers. Standard library alone."""
+"""One check of arguments: names, types, choices, sizes of numbers. Standard library alone."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 F = TypeVar("F", bound=Callable[..., Any])
+_LARGEST, _SMALLEST = 3.4028235e38, 1.1754944e-38  # of float32
 
 
 def check_choices(owner: str | None = None) -> Callable[[F], F]:
     """Decorator that checks arguments of functions and classes.
 
-    Their names, values of those annotated with a ``Literal``, and that numbers are finite, also in mappings and lists; those that
-    a class names in ``may_be_infinite`` are not NaN. A class is checked when it is made. Annotations are read at the first call.
+    Their names and types, values of those annotated with a ``Literal``, and that numbers are finite and those of float32, also
+    in mappings and lists; those that a class names in ``may_be_infinite`` are not NaN. A class is checked when it is made.
+    Annotations are read at the first call; ``objectives`` are left to the function.
 
     Args:
         owner: What messages begin with; the name of the function or class if not given.
@@ -31,48 +34,121 @@ def check_choices(owner: str | None = None) -> Callable[[F], F]:
         name = owner or target.__name__
         if not isinstance(target, type):
             return _checked(target, name)
-        if "__init__" in target.__dict__:
+        own = "__init__" in target.__dict__
+        if own or (inspect.isfunction(target.__init__) and not hasattr(target.__init__, "__wrapped__")):
             target.__init__ = _checked(target.__init__, name)  # type: ignore[misc]
         return target
 
     return decorate
 
 
+def check_value(owner: str, name: str, value: Any, annotation: Any, infinite: bool = False) -> None:
+    """Raise an error about a number that float32 does not hold, or see :func:`raise_for_choice`.
+
+    ``infinite`` numbers are allowed on request.
+    """
+    for number in _numbers(value):
+        if number != number or (abs(number) == math.inf and not infinite):
+            raise ValueError(f"{owner}: {name} must be finite, got {number}")
+        if isinstance(number, int) and not -(2**63) <= number < 2**63:
+            raise ValueError(f"{owner}: {name} must be a number of 64 bits, got {_shown(number)}")
+        if _LARGEST < abs(number) < math.inf or 0 < abs(number) < _SMALLEST:
+            raise ValueError(f"{owner}: {name} must be a number of float32, 1.2e-38 to 3.4e38, got {number}")
+    raise_for_choice(owner, name, value, annotation)
+
+
 def raise_for_choice(owner: str, name: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError if ``value`` is none of those of the ``Literal`` in ``annotation``."""
-    kinds = list(_kinds(annotation))
-    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-    others = [kind for kind in kinds if get_origin(kind) is not Literal]
-    if not choices or (value in choices and not isinstance(value, bool)):
+    """Raise an error about a ``value`` that its ``annotation`` excludes.
+
+    ValueError where that names choices, otherwise TypeError. Annotations of other classes than numbers, texts, lists and mappings
+    are compared with ``isinstance``.
+    """
+    if fits(value, annotation):
         return
-    if (value is None and type(None) in others) or (others != [type(None)] and others and not isinstance(value, str)):
-        return  # what is not a name is checked where it is used
-    numbers = ["a number"] if {int, float} & {*others} else []
-    raise ValueError(f"{owner}: {name} must be {_either([*numbers, *map(str, choices)])}, got {value!r}")
+    kinds = list(_kinds(annotation))
+    words = dict.fromkeys(word for kind in kinds for word in _words(kind))
+    chosen = [word for kind in kinds if get_origin(kind) is Literal for word in map(str, get_args(kind))]
+    if chosen:
+        words.pop("None", None)
+    words = [word for word in words if word not in chosen] + chosen
+    error = ValueError if chosen else TypeError
+    raise error(f"{owner}: {name} must be {_either(words)}, got {_shown(value)}")
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether ``value`` is of the type, or one of the choices."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, option) for option in arguments)
+    if annotation is Any or annotation is None:
+        return annotation is Any or value is None
+    if origin is Literal:
+        return isinstance(value, (str, int, float, type(None))) and not isinstance(value, bool) and value in arguments
+    if annotation in (int, float):
+        return isinstance(value, Integral if annotation is int else Real) and not isinstance(value, bool)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        mapped = isinstance(value, Mapping)
+        return mapped and all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        if getattr(value, "ndim", 0) > 0:
+            return True  # an array of numbers
+        listed = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+        return listed and all(fits(item, arguments[0]) for item in value)
+    try:
+        return isinstance(value, annotation) if isinstance(annotation, type) else True
+    except TypeError:  # a protocol
+        return True
+
+
+def _words(kind: Any) -> Iterator[str]:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        yield from map(str, arguments)
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        yield f"a mapping of {_either(list(_words_of(arguments[0])))} to {_either(list(_words_of(arguments[1])))}"
+    elif isinstance(origin, type) and issubclass(origin, Sequence):
+        yield f"a list of {_either(list(_words_of(arguments[0])))}"
+    else:
+        plain = {
+            int: "an integer",
+            float: "a number",
+            bool: "True or False",
+            str: "a string",
+            type(None): "None",
+            Any: "anything",
+        }
+        yield plain.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _words_of(annotation: Any) -> Iterator[str]:
+    for kind in _kinds(annotation):
+        yield from _words(kind)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}..."
 
 
 def _checked(function: Any, owner: str) -> Any:
     signature = functools.cache(functools.partial(inspect.signature, function, eval_str=True))
 
-    @functools.cache
-    def annotations() -> Mapping[str, Any]:
-        kinds = {name: p.annotation for name, p in signature().parameters.items()}
-        return {name: kind for name, kind in kinds.items() if any(get_origin(k) is Literal for k in _kinds(kind))}
-
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
+        parameters = signature().parameters
         try:
             given = signature().bind(*args, **kwargs).arguments
         except TypeError:
-            _check_names(owner, signature().parameters, kwargs)
+            _check_names(owner, parameters, kwargs)
             given = {}  # the call below raises it where it belongs
         for name, value in [*kwargs.items(), *given.items()]:
-            wrong = _not_finite(value)
             infinite = name in getattr(args[0], "may_be_infinite", ()) if args else False
-            if wrong is not None and not (infinite and math.isinf(wrong)):
-                raise ValueError(f"{owner}: {name} must be finite, got {wrong}")
-            if name in annotations():
-                raise_for_choice(owner, name, value, annotations()[name])
+            known = parameters.get(name)
+            typed = known is not None and known.kind not in (known.VAR_KEYWORD, known.VAR_POSITIONAL)
+            typed = (
+                typed and name != "objectives" and known.annotation is not known.empty and value is not known.default
+            )
+            check_value(owner, name, value, known.annotation if typed and known is not None else Any, infinite)
         return function(*args, **kwargs)
 
     return checked
@@ -90,15 +166,13 @@ def _check_names(owner: str, parameters: Mapping[str, inspect.Parameter], given:
             raise TypeError(f"{owner} has no option {name!r}; {hint}")
 
 
-def _not_finite(value: Any) -> float | None:
-    """A number in ``value`` that is not finite, also in mappings and sequences."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else value
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return next((wrong for item in value if (wrong := _not_finite(item)) is not None), None)
-    return None
+def _numbers(value: Any) -> Iterator[Any]:
+    """All numbers in ``value``, also in mappings and sequences."""
+    if isinstance(value, Real):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _numbers(item)
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

@@ -22,10 +22,11 @@ def register_balancer(name: str) -> Callable[[F], F]:
     """Decorator: register a balancer as ``name``. Raises ValueError if the name is taken."""
 
     def register(target: F) -> F:
-        _BALANCERS.add(name, target)
-        if isinstance(target, type) and issubclass(target, Method):
-            target.name = name
-        return check_choices(name)(target)
+        checked = check_choices(name)(target)
+        _BALANCERS.add(name, checked)
+        if isinstance(checked, type) and issubclass(checked, Method):
+            checked.name = name
+        return checked
 
     return register
 
@@ -87,7 +88,7 @@ def create_balancer(
         return Composed(create_balancer(first, objectives), balancer)
     if before is None:
         return balancer
-    chosen: Mapping[str, Any] = {"name": before} if isinstance(before, str) else before
-    if "name" not in chosen:
-        raise ValueError(f"{last}: before= must be a name, or a mapping with a name, got {dict(chosen)}")
+    chosen: Any = {"name": before} if isinstance(before, str) else before
+    if not isinstance(chosen, Mapping) or "name" not in chosen:
+        raise ValueError(f"{last}: before= must be a name, or a mapping with a name, got {before!r}")
     return Composed(create_balancer(**{**chosen, "objectives": objectives}), balancer)

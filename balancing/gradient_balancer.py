@@ -11,6 +11,7 @@ from torch import Tensor
 from .base import Balancer
 from .errors import BalancingError
 from .groups import Group, split_into_groups
+from .hints import warn_if_unshared
 from .measuring.gradients import Direction, Gradients
 from .measuring.graph import LossGraph
 from .measuring.processes import sum_over_samples
@@ -122,6 +123,8 @@ class GradientBalancer(Balancer):
             direction = measured.combination(weights, self.options.max_norm)
         elif not gradients.inputs or self.alone:
             # nothing is shared, so there is nothing to balance: each objective keeps its own, or its first, gradient
+            if not self.alone and len(losses) > 1:
+                warn_if_unshared(self)
             weights = self._own_weights(losses, loss_weights)
             direction = measured.combination(weights, self.options.max_norm)
         elif len(reaching) < len(losses):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .gradient_balancer import GradientBalancer, Measured
+from .hints import warn_if_idle
 from .measuring.gradients import Direction
 from .measuring.lean import Lean
 from .measuring.looped import AtShared
@@ -45,7 +46,7 @@ class GramianBalancer(GradientBalancer):
         """
         rescaled = self.rescaling.before(losses, loss_weights, gramian)
         raw = self._call(self.compute_weights, rescaled.losses, rescaled.of(gramian))
-        self.warn_if_idle()
+        warn_if_idle(self)
         return self.cache.store(self.rescaling.after(raw, rescaled), self.step)
 
     def check_groups(self) -> None:

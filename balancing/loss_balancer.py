@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .base import Balancer
+from .hints import warn_if_idle
 from .measuring.gradients import Gradients
 from .measuring.graph import LossGraph
 from .measuring.processes import several_processes
@@ -50,7 +51,7 @@ class LossBalancer(Balancer):
         losses = losses.to(self.cache.weights.device)
         rescaled = self.rescaling.before(losses, loss_weights)
         raw = self._raw_weights(rescaled.losses)
-        self.warn_if_idle()
+        warn_if_idle(self)
         weights = self.cache.store(self.rescaling.after(raw, rescaled), self.step)
         if self.constant and loss_weights is None and not self.options.log_losses:
             self._known = weights

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from .errors import BalancingError, SolverError, caller_level
+from .errors import BalancingError, SolverError
 from .finiteness import FiniteCheck
 from .objectives import objective_names, unknown_objective
 from .options import BalancerOptions, Refused, read_options
@@ -92,7 +91,7 @@ class Method(nn.Module):
         self.step, self.epoch, self.skips = 0, 0, 0
         self.memory: dict[str, Tensor] = {}
         self.finite = FiniteCheck(self.name, self.objectives, self.options.on_nonfinite == "skip")
-        self._unmoved, self._versions = 0, -1
+        self._unmoved, self._versions, self._unshared = 0, -1, 0
         self._still: list[Tensor] = []  # own parameters where they stopped
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
@@ -174,26 +173,6 @@ class Method(nn.Module):
         else:
             self.advance()
         return BalanceReport(self.objectives, losses, weights, gramian, overflow, self.skips, overflow)
-
-    def warn_if_idle(self) -> None:
-        """Warn once if parameters of the method itself never move: it is then a plain sum."""
-        own = list(self._parameters.values())
-        if not own:
-            return
-        versions = sum(parameter._version for parameter in own if parameter is not None)
-        self._unmoved = self._unmoved + 1 if versions == self._versions else 0
-        self._versions = versions
-        if self._unmoved == 1:
-            self._still = [parameter.detach().clone() for parameter in self.parameters(recurse=False)]
-        if self._unmoved == 100 and not all(map(torch.equal, self._still, self.parameters(recurse=False))):
-            self._unmoved = 0  # fused optimizers do not count versions
-        elif self._unmoved == 100:
-            observing = ", and call balancer.observe after each step of the model's" if self.observes else ""
-            warnings.warn(
-                f"{self.name}: its parameters have not moved for 100 steps; "
-                f"give balancer.parameters() to an optimizer{observing}",
-                stacklevel=caller_level(),
-            )
 
     def identity(self) -> dict[str, Any]:
         """What a state belongs to: method, objectives, and the options that decide what it means."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, TypedDict, get_type_hints
 
-from .choices import raise_for_choice
+from .choices import check_value
 from .registry import suggestion
 
 #: Earlier names of options.
@@ -119,7 +119,7 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused],
         raise TypeError(f"{owner} has no option {name!r}; {suggestion(name, [*own, *defaults], 'choose from {}')}")
     options = Options(**given)
     for name, annotation in _hints(Options).items():
-        raise_for_choice(owner, name, getattr(options, name), annotation)
+        check_value(owner, name, getattr(options, name), annotation)
     every, ema, limit = options.update_every, options.weight_ema, options.max_norm
     sample = options.sample
     kept = "sample= draws other objectives at each step, of which update_every= and weight_ema= would keep the weights"

@@ -102,5 +102,7 @@ def _fill(text: str) -> str:
 
 
 def shorter(line: str) -> str:
-    """The same command, with words that let it end soon."""
-    return " ".join([line, *(words for pattern, words in RULES["shorter"].items() if re.search(pattern, line))])
+    """The same command, with words that let it end soon in place of its own."""
+    added = [words for pattern, words in RULES["shorter"].items() if re.search(pattern, line)]
+    keys = {word.partition("=")[0] for words in added for word in words.split() if "=" in word}
+    return " ".join([*(word for word in line.split(" ") if word.partition("=")[0] not in keys or "'" in word), *added])

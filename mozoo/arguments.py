@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Union, get_args, get_origin
 
+from balancing.choices import fits
 from mozoo.renames import renamed, renamed_value
 from tasks import Splits, Task
 
@@ -23,11 +25,17 @@ class PartialError(RuntimeError):
 
 @contextmanager
 def constructing() -> Iterator[None]:
-    """Errors of a constructor about its arguments become ConfigErrors."""
+    """Errors of a constructor about its arguments, or for lack of memory, become ConfigErrors."""
     try:
         yield
     except (ValueError, TypeError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search(r"allocate|out of memory|overflow", str(error)):
+            raise
+        asked = re.search(r"allocate (\d+) bytes", str(error))
+        size = f" ({int(asked[1]) / 2**30:,.0f} GiB)" if asked else ""
+        raise ConfigError(f"there is no memory for a part of this size{size}; choose a smaller one") from error
 
 
 def resolve_arguments(
@@ -117,27 +125,8 @@ def check_arguments(group: str, section: Mapping[str, Any], parameters: Mapping[
         wanted, from_task = parameters[key].annotation, value == "auto" and group != "task"
         if problem := renamed_value(f"{group}.{key}", value):
             raise ConfigError(problem)
-        if not from_task and not _fits(value, wanted):
+        if not from_task and not fits(value, wanted):
             raise ConfigError(f"{group}.{key} must be {_describe(wanted)}, got {value!r}")
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    origin, arguments = get_origin(wanted), get_args(wanted)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in arguments)
-    if wanted is Any:
-        return True
-    if origin is Literal:
-        return value in arguments and not isinstance(value, bool)
-    if origin is not None and issubclass(origin, Mapping):
-        mapped = isinstance(value, Mapping)
-        return mapped and all(_fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items())
-    if origin is not None and issubclass(origin, Sequence):
-        listed = isinstance(value, Sequence) and not isinstance(value, str)
-        return listed and all(_fits(item, arguments[0]) for item in value)
-    if wanted in (int, float):
-        return isinstance(value, (int, wanted)) and not isinstance(value, bool)
-    return isinstance(value, wanted) if isinstance(wanted, type) else True
 
 
 def _describe(wanted: Any) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import nn
 
 from mozoo.arguments import ConfigError
@@ -121,11 +122,12 @@ def save_weights(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> N
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise SaveError(f"cannot make {folder} ({error.strerror})") from error
-    if not described.is_file() or described.read_text(encoding="utf-8") != text:  # it is the same after every epoch
+    if not described.is_file() or described.read_bytes() != text.encode():  # it is the same after every epoch
         write_text(described, text)
     with _replacing(folder / "model.safetensors") as temporary:
-        temporary.touch()  # safetensors would give no one else the right to read it
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}, temporary)
+        # what safetensors writes itself no one else may read, and a kill leaves a file of another name behind
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+        temporary.write_bytes(serialize(tensors))
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

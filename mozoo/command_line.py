@@ -7,6 +7,8 @@ import os
 import re
 import shlex
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import make_dataclass
@@ -22,16 +24,18 @@ import tasks
 from mozoo.arguments import ConfigError, PartialError, did_you_mean
 from mozoo.checkpoint import SaveError
 from mozoo.config import REGISTRIES, places_of, unknown_key
+from mozoo.data import WorkerError
 from mozoo.program import program
 from mozoo.renames import renamed
-from mozoo.words import quoted, unreadable, values_of_name
+from mozoo.words import printable, quoted, unreadable, values_of_name
 
 
 @contextmanager
 def reporting() -> Iterator[None]:
-    """End the process with one line instead of a traceback.
+    """End the process with one line instead of a traceback, which of several processes is in a file.
 
-    Exit code 2 for bad input, 1 for a step or some files that failed, 0 for an interrupt before there was anything to save.
+    Exit code 2 for bad input, 1 for a step or some files that failed or what the system refuses, 0 for an interrupt before there
+    was anything to save.
     """
     try:
         yield
@@ -39,17 +43,29 @@ def reporting() -> Iterator[None]:
         message, code = str(error), 2
     except (HydraException, OmegaConfBaseException) as error:
         message, code = explain(error), 2
-    except (balancing.BalancingError, SaveError, PartialError) as error:
+    except (balancing.BalancingError, SaveError, PartialError, WorkerError) as error:
         message, code = str(error), 1
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        message, code = f"{place}{error.strerror or error}", 1
     except torch.distributed.DistError as error:
         message, code = f"another process ended ({str(error).splitlines()[0]})", 1
+    except Exception as error:
+        if int(os.environ.get("WORLD_SIZE") or 1) < 2:
+            raise
+        number, path = tempfile.mkstemp(prefix="mozoo-", suffix=".txt")
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+        first = (str(error).splitlines() or [""])[0]
+        message, code = f"{type(error).__name__}: {first} (its traceback: {path})", 1
     except KeyboardInterrupt:
         print("interrupted before the first step; nothing is lost, start again", file=sys.stderr)
         sys.exit(0)
     else:
         return
     rank = os.environ.get("RANK", "0")
-    print(f"error{'' if rank == '0' else f' in process {rank}'}: {message}", file=sys.stderr)
+    place = "" if rank == "0" else f" in process {rank}"
+    print(f"error{place}: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -24,6 +24,7 @@ from mozoo.arguments import ConfigError, check_arguments, constructing, did_you_
 from mozoo.distributed import process_place
 from mozoo.options import check_options, option
 from mozoo.renames import renamed, translate
+from tasks.file_checks import check_regular
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 
@@ -109,8 +110,10 @@ class TrainerConfig:
 
     epochs: int = option(30, "passes over the training data", least=1)
     max_steps: int | None = option(None, "stop early, in steps; schedules are fitted to it", least=1)
-    batch_size: int = option(256, "samples per update, of all processes together", least=1)
-    eval_batch_size: int | None = option(None, "samples per evaluation batch; null: four training batches", least=1)
+    batch_size: int = option(256, "samples per update, of all processes together", least=1, below=2**31)
+    eval_batch_size: int | None = option(
+        None, "samples per evaluation batch; null: four training batches", least=1, below=2**31
+    )
     grad_accum_steps: int = option(1, "micro-batches per update; must divide the batch size", least=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps; auto: the accelerator if there is one, else the CPU")
     num_threads: int | None = option(None, "CPU threads for one operation; null: as torch decides", least=1, below=1025)
@@ -218,14 +221,31 @@ def _known_options() -> dict[str, set[str]]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Content of a configuration file, as ``OmegaConf.load`` reads it. Raises ValueError."""
+    check_regular(path)
     with path.open(encoding="utf-8") as file:
         try:
             content = yaml.load(file, _yaml_loader())
         except yaml.YAMLError as error:
             raise ValueError(str(error)) from None
+        except RecursionError:
+            raise ValueError("it nests too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no mapping")
+    _check_no_aliases(content)
     return content
+
+
+def _check_no_aliases(content: Mapping[str, Any]) -> None:
+    """Raise ValueError for a part that stands in two places: a few lines of aliases can mean gigabytes."""
+    waiting: list[Any] = [content]
+    seen: set[int] = set()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, (dict, list)) and part:
+            if id(part) in seen:
+                raise ValueError("it has an alias (*), which no run writes")
+            seen.add(id(part))
+            waiting += part.values() if isinstance(part, dict) else part
 
 
 @cache
@@ -338,11 +358,14 @@ def _check_values(config: Config) -> None:
         package = importlib.util.find_spec(service)
         if getattr(config.logger, service) and (package is None or package.origin is None):  # a folder has no origin
             raise ConfigError(f"logger.{service}=true needs the package: pip install -e '.[{service}]'")
-    if not config.data_dir:
-        raise ConfigError("data_dir needs a folder; the default is data_dir=data")
+    for key, default in (("data_dir", "data"), ("run_dir", "null")):
+        if getattr(config, key) == "":
+            raise ConfigError(f"{key} needs a folder; the default is {key}={default}")
     if config.optimizer.betas is not None and not all(0 <= beta < 1 for beta in config.optimizer.betas):
         raise ConfigError(f"optimizer.betas must be at least 0 and below 1, got {config.optimizer.betas}")
     trainer = config.trainer
+    if trainer.dry_run and trainer.profile is not None:
+        raise ConfigError("trainer.dry_run writes nothing, and trainer.profile writes a profile; leave one of them out")
     processes, parts = process_place()[1], trainer.grad_accum_steps
     if trainer.overfit is not None and trainer.overfit < processes:
         raise ConfigError(f"trainer.overfit must be at least {processes}, got {trainer.overfit}")

@@ -25,6 +25,10 @@ Losses = Mapping[str, torch.Tensor | None]  # None: without labels
 _SENDER_IS_KNOWN = hasattr(signal, "sigwaitinfo")  # of a signal: neither on macOS nor on Windows
 
 
+class WorkerError(RuntimeError):
+    """A process that loads data has ended, or has no shared memory; the message says which."""
+
+
 def batches_per_epoch(split: Split, batch_size: int) -> int:
     """Number of full batches; a short last one would weigh its samples more."""
     if (order := getattr(split, "order", None)) is not None:
@@ -54,18 +58,32 @@ def training_batches(
     device: torch.device,
     workers: int,
     processes: Processes = Processes(),  # noqa: B008  it never changes
+    halves: bool = False,
 ) -> Iterator[Batch]:
     """The batches of ``epoch`` from number ``start`` on; the order depends on seed and epoch.
 
-    Each process gets its part of every batch; parts are disjoint and of equal size. A data set with
+    Each process gets its part of every batch; parts are disjoint and of equal size. With ``halves`` the two halves of its part
+    are parts of the two halves of the batch, which then are those of one process. A data set with
     ``set_epoch(seed, epoch)`` gets both, so that its augmentations follow from them and the index.
     """
     if hasattr(split, "set_epoch"):
         split.set_epoch(seed, epoch)
     chunks = _epoch(split, batch_size, seed, epoch)[start:]
-    sizes = [len(chunk) // processes.size for chunk in chunks]
-    parts = [c[processes.rank * n : (processes.rank + 1) * n] for c, n in zip(chunks, sizes, strict=True)]
+    if min(map(len, chunks), default=processes.size) < processes.size * (2 if halves else 1):
+        raise DataError(
+            f"a training batch has {min(map(len, chunks))} samples, too few for {processes.size} processes; start fewer, or add data"
+        )
+    if halves and processes.size > 1:
+        parts = [torch.cat([_part(half, processes) for half in chunk.tensor_split(2)]) for chunk in chunks]
+    else:
+        parts = [_part(chunk, processes) for chunk in chunks]
     yield from _batches(split, parts, device, workers)
+
+
+def _part(indices: torch.Tensor, processes: Processes) -> torch.Tensor:
+    """The part of this process, as large as that of every other."""
+    size = len(indices) // processes.size
+    return indices[processes.rank * size : (processes.rank + 1) * size]
 
 
 def evaluation_batches(
@@ -178,6 +196,20 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
             yield move(Batch(*batch), device)
     except DataError as error:  # one from a worker has that process's traceback in its message
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+    except RuntimeError as error:
+        if not _of_a_worker(str(error)):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise WorkerError(
+            f"a loader process ended or found no room ({reason}); fewer trainer.num_workers need less memory, and --shm-size gives a "
+            "container more"
+        ) from None
+
+
+def _of_a_worker(message: str) -> bool:
+    return any(
+        words in message for words in ("DataLoader worker", "DataLoader timed out", "shared memory", "unable to mmap")
+    )
 
 
 @contextmanager

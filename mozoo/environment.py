@@ -6,9 +6,12 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
@@ -38,6 +41,17 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers of a step depend on besides the configuration: versions, commit, threads."""
+    return {"versions": versions(), "commit": git_commit(), "threads": torch.get_num_threads()}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs in two results of :func:`environment`: name -> (before, now)."""
+    old, new = ({**each["versions"], "commit": each["commit"], "threads": each["threads"]} for each in (before, now))
+    return {name: (old.get(name), value) for name, value in new.items() if old.get(name) != value}
 
 
 def command() -> str:

@@ -4,14 +4,16 @@
     <picture>-<map>.npy, <picture>-<map>.png    numbers and colors of a map; <map>.csv is their legend
     samples.npy, samples.png, samples.csv       what a GAN made, and of which class
 
-Maps are written one after the other as they are made, the table at the end.
+Maps are written one after the other as they are made, the table at the end. In a folder of the user's own, the hidden file
+``.predictions`` lists what was written: these files may be replaced by later predictions and are no inputs; others never are.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -25,28 +27,32 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from mozoo.arguments import ConfigError, PartialError, some
+from mozoo.checkpoint import write_text
 from mozoo.prediction import load_predictor, written_folder
 from mozoo.preferences import parse_preference
+from mozoo.words import printable
 from tasks import DataError, Prediction
-from tasks.file_checks import is_hidden
+from tasks.file_checks import check_regular, is_hidden
 
 # fmt: off
+_LIST = ".predictions"
 _PICTURES = {
     ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 }
 # fmt: on
 
 
-def input_files(path: Path) -> tuple[list[Path], list[Path]]:
+def input_files(path: Path, written: Container[Path] = ()) -> tuple[list[Path], list[Path]]:
     """A file, or the pictures in and below a folder, and the files there that are none.
 
-    Hidden files and folders do not count. Raises ConfigError if there are no pictures.
+    Hidden files and folders do not count, nor those that earlier predictions have ``written``. Raises ConfigError if there are no pictures.
     """
     if path.is_file():
         return [path], []
     if not path.is_dir():
         raise ConfigError(f"input: there is no {path}")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not is_hidden(file, path))
+    found = sorted(file for file in path.rglob("*") if file.is_file() and not is_hidden(file, path))
+    files = [file for file in found if file not in written]
     pictures = [file for file in files if file.suffix.lower() in _PICTURES] or [f for f in files if f.suffix == ".npy"]
     if not pictures:
         raise ConfigError(f"input: there are no pictures in {path} ({', '.join(sorted(_PICTURES))}, or .npy)")
@@ -63,19 +69,77 @@ def _check_names(pictures: Sequence[Path]) -> None:
             raise ConfigError(f"input: {other} and {file} would be written to the same files; rename one")
 
 
+class Written:
+    """The files of a folder that predictions wrote, which later ones may replace.
+
+    Args:
+        folder: Where files are written.
+        own: The folder belongs to a run, and so does everything in it.
+    """
+
+    def __init__(self, folder: Path, own: bool = False) -> None:
+        self.folder, self._own = folder, own
+        self._names: set[str] = set()
+        with suppress(OSError, UnicodeDecodeError):
+            check_regular(folder / _LIST)
+            self._names = set((folder / _LIST).read_text(encoding="utf-8").splitlines())
+
+    def __contains__(self, path: Path) -> bool:
+        inside = path.resolve().is_relative_to(self.folder.resolve())
+        return inside and path.resolve().relative_to(self.folder.resolve()).as_posix() in self._names
+
+    def check(self, paths: Iterable[Path]) -> None:
+        """Raise ConfigError if one of the paths is a file of somebody else."""
+        for path in paths:
+            if not self._own and os.path.lexists(path) and path not in self:
+                raise ConfigError(f"output: {path} is there already, and no prediction; choose another output")
+
+    def add(self, *paths: Path) -> None:
+        """Check the paths, and list them before they are written."""
+        self.check(paths)
+        names = {path.relative_to(self.folder).as_posix() for path in paths} - self._names
+        if names and not self._own:
+            self._names |= names
+            write_text(self.folder / _LIST, "".join(f"{name}\n" for name in sorted(self._names)))
+
+
+def _targets(folder: Path, name: Path, prediction: Prediction) -> list[Path]:
+    """Where the maps of a picture called ``name`` are written."""
+    arrays = [folder / name.with_name(f"{name.stem}-{key}.npy") for key in prediction.maps]
+    return [
+        *arrays,
+        *(
+            path.with_suffix(".png")
+            for path, key in zip(arrays, prediction.maps, strict=True)
+            if key in prediction.pictures
+        ),
+    ]
+
+
 def write_predictions(
-    folder: Path, source: Path, predictions: Iterable[tuple[Path, Prediction]]
+    folder: Path,
+    source: Path,
+    predictions: Iterable[tuple[Path, Prediction]],
+    own: bool = True,
+    files: Sequence[Path] = (),
 ) -> list[dict[str, str | float]]:
     """Write the predictions of files of ``source``; returns the rows of ``predictions.csv``.
 
-    Nothing is written before the first prediction. Raises ConfigError if ``folder`` cannot be written.
+    Nothing is written before the first prediction. With ``own``, everything in ``folder`` may be replaced; otherwise what
+    predictions wrote. Raises ConfigError if ``folder`` cannot be written, or for a file that would be replaced.
     """
     rows: list[dict[str, str | float]] = []
     remaining = iter(predictions)
     first = next(remaining)
+    written = Written(folder, own)
+    named = [file.relative_to(source) if source.is_dir() else Path(file.name) for file in files or [first[0]]]
+    tables = [folder / f"{key}.csv" for key in (*first[1].legends, *(["predictions"] if first[1].cells else ()))]
+    written.check([*tables, *(path for name in named for path in _targets(folder, name, first[1]))])
     with _writing(folder):
+        written.add(*tables)
         for path, prediction in chain([first], remaining):
             name = path.relative_to(source) if source.is_dir() else Path(path.name)
+            written.add(*_targets(folder, name, prediction))
             for key, array in prediction.maps.items():
                 target = folder / name.with_name(f"{name.stem}-{key}.npy")
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -95,12 +159,17 @@ def write_predictions(
     return rows
 
 
-def write_samples(folder: Path, samples: Tensor, classes: Sequence[str]) -> None:
+def write_samples(folder: Path, samples: Tensor, classes: Sequence[str], own: bool = True) -> None:
     """Write images (N, C, H, W) or points (N, 2) as ``.npy`` and ``.png``, and their classes.
 
-    Images in [-1, 1] are saved as (N, H, W) or (N, H, W, C) in [0, 1]. Raises ConfigError if ``folder`` cannot be written.
+    Images in [-1, 1] are saved as (N, H, W) or (N, H, W, C) in [0, 1]. ``own`` is that of :func:`write_predictions`. Raises
+    ConfigError if ``folder`` cannot be written.
     """
+    targets = [folder / f"samples.{ending}" for ending in ("npy", "png", *(["csv"] if classes else ()))]
+    written = Written(folder, own)
+    written.check(targets)
     with _writing(folder):
+        written.add(*targets)
         if samples.dim() == 4:
             images = (samples.clamp(-1, 1) + 1) / 2
             np.save(folder / "samples.npy", images.movedim(1, -1).squeeze(-1).numpy())
@@ -167,9 +236,9 @@ def row_tables(rows: Sequence[Mapping[str, str | float]], width: int) -> list[Ta
     for block in blocks:
         table = Table()
         for column in block:
-            table.add_column(Text(column[0]))
+            table.add_column(Text(printable(column[0])))
         for row in zip(*(column[1:] for column in block), strict=True):
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         tables.append(table)
     return tables
 
@@ -193,7 +262,7 @@ def predict(
 
     Raises ConfigError or DataError before anything is written, and PartialError if some files of a folder cannot be read.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     if size not in (None, "picture", "model"):
         raise ConfigError(f"size must be picture or model, got {size!r}")
     predictor = load_predictor(run, device, parse_preference(preference), trust)
@@ -201,14 +270,14 @@ def predict(
     if input is None:
         generated, classes = predictor.sample(64 if samples is None else samples, seed or 0)
         folder = Path(output or place / "predictions" / "samples")
-        write_samples(folder, generated, classes)
-        console.print(f"{len(generated)} samples in {folder}", markup=False)
+        write_samples(folder, generated, classes, own=output is None)
+        console.print(f"{len(generated)} samples in {folder}")
         return
     if samples is not None or seed is not None:
         raise ConfigError("samples and seed are for a model that generates, without input; leave them out")
     source = Path(input)
-    files, others = input_files(source)
     folder = Path(output or place / "predictions" / source.resolve().stem)
+    files, others = input_files(source, Written(folder))
     problems: list[DataError] = []
     notes: list[str] = []
 
@@ -228,18 +297,19 @@ def predict(
         if len(problems) == len(files):
             raise problems[0]
 
-    rows = write_predictions(folder, source, predictions())
+    rows = write_predictions(folder, source, predictions(), output is None, files)
     if rows:
         for table in row_tables(rows[:_SHOWN], console.width):
             console.print(table)
     more = f" ({len(rows) - _SHOWN} more rows)" if len(rows) > _SHOWN else ""
-    console.print(f"predictions{more} in {folder}", markup=False)
+    console.print(printable(f"predictions{more} in {folder}"))
     for note in notes:
-        console.print(note, markup=False)
+        console.print(printable(note))
     if others:
         console.print(
-            f"left out, as they are no pictures: {some([str(path.relative_to(source)) for path in others], _SHOWN)}",
-            markup=False,
+            printable(
+                f"left out, as they are no pictures: {some([str(path.relative_to(source)) for path in others], _SHOWN)}"
+            )
         )
     if problems:
         raise PartialError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
 from mozoo.checkpoint import write_text
+from mozoo.environment import differences
 from tasks import Objective, Task
 from tasks.gan_task import GanTask
 from tasks.physics import PhysicsTask
@@ -160,5 +162,15 @@ def _origin(summary: Mapping[str, Any]) -> str:
     return (
         f"```bash\n{summary['command']}\n```\n\nCommit {summary['git'] or 'unknown'}, seed {summary['seed']}, {summary['epochs']} epochs, "
         f"{summary['steps']:,} steps, {summary['seconds']:,.0f} s of training on {summary['device']} in {summary['precision']}, "
-        f"{summary['world_size']} process{'es' if summary['world_size'] > 1 else ''}. {versions}."
+        f"{summary['world_size']} process{'es' if summary['world_size'] > 1 else ''}. {versions}.{_changes(summary)}"
     )
+
+
+def _changes(summary: Mapping[str, Any]) -> str:
+    """What was different before the run was resumed, in words."""
+    sentences = []
+    for before, after in pairwise(summary.get("environments", [])):
+        changes = differences(before, after).items()
+        shown = ", ".join(f"{name} {old} before and {new} after" for name, (old, new) in changes)
+        sentences.append(f" It was resumed after step {after['step']:,} with {shown}.")
+    return "".join(sentences)

@@ -49,6 +49,8 @@ def check_options(prefix: str, section: Any) -> None:
         numbers = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
         if item.metadata and any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise ConfigError(f"{key} must be finite, got {value!r}")
+        if item.metadata and any(isinstance(number, int) and abs(number) >= 2**63 for number in numbers):
+            raise ConfigError(f"{key} must be a number of 64 bits, got {value!r}")
         for rule, limit in item.metadata.get("rules", {}).items():
             holds, words = _RULES[rule]
             if value is not None and not holds(value, limit):

@@ -28,7 +28,7 @@ from mozoo.preferences import set_preference
 from mozoo.program import program
 from mozoo.run import Run
 from mozoo.transfer import stored_task
-from mozoo.trust import check_modules
+from mozoo.trust import check_files, check_modules
 from mozoo.words import shell_word
 from tasks import Prediction, Task, TensorData
 from tasks.dense_windows import Windows
@@ -191,6 +191,7 @@ def load_predictor(
     With ``trust`` the modules are imported that the folder names. Raises ConfigError if it names any without, if the model is
     missing or damaged, or for a preference that it does not read.
     """
+    check_files(Path(run))
     folder = best_folder(Path(run))
     with _loading(folder):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

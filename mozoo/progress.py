@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from balancing import BalanceReport
+from mozoo.words import printable
 from tasks.results import ResultKey, objectives_of
 
 _ROWS = 8  # objectives that fit below the bar
@@ -37,7 +38,7 @@ class Display:
     """
 
     def __init__(self, total: int, done: int = 0) -> None:
-        self.console = _LastingConsole(highlight=False, soft_wrap=True)
+        self.console = _LastingConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
         columns = ("{task.description}", BarColumn(bar_width=None), MofNCompleteColumn(), "{task.fields[speed]}")
         times = (TimeElapsedColumn(), "left", TimeRemainingColumn())
         self._bar = Progress(*columns, *times, console=self.console, expand=True)
@@ -82,7 +83,7 @@ class Display:
         columns = [Column("objective", no_wrap=True), *(Column(name, justify="right") for name in ("loss", "weight"))]
         table = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
         for name, loss in list(losses.items())[:_ROWS]:
-            table.add_row(Text(name), f"{loss:.4g}", f"{weights[name]:.4g}" if name in weights else "")
+            table.add_row(Text(printable(name)), f"{loss:.4g}", f"{weights[name]:.4g}" if name in weights else "")
         notes = [f"and {len(losses) - _ROWS} more objectives"] if len(losses) > _ROWS else []
         shares = [report.conflicts for report in reports if report.conflicts is not None]
         if shares:
@@ -96,7 +97,7 @@ class Display:
 
     def say(self, text: str, end: str = "\n") -> None:
         """Print a line."""
-        self.console.print(text, markup=False, end=end)
+        self.console.print(printable(text), end=end)
 
     def results(self, title: str, values: Mapping[str, float]) -> None:
         """Print a table of final results, a row per objective."""
@@ -104,9 +105,9 @@ class Display:
         for name, value in values.items():
             key = ResultKey.parse(name)
             rows.setdefault(key.objective, []).append(f"{key.metric} {value:.4g}")
-        table = Table("objective", "results", title=title, title_justify="left")
+        table = Table("objective", "results", title=Text(printable(title)), title_justify="left")
         for objective, cells in rows.items():
-            table.add_row(objective, "   ".join(cells))
+            table.add_row(printable(objective), printable("   ".join(cells)))
         self.console.print(table)
 
 

@@ -14,7 +14,7 @@ from mozoo.arguments import ConfigError, some
 from mozoo.checkpoint import load_checkpoint
 from mozoo.config import saved_config
 from mozoo.program import program
-from mozoo.trust import check_modules, check_plain
+from mozoo.trust import check_files, check_modules, check_plain
 from mozoo.words import shell_word
 
 #: Keys that may be given with ``resume``: how long to train, and whether modules that the run names are imported.
@@ -47,6 +47,7 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
     if not isinstance(named, ListConfig):
         raise ConfigError("imports must be a list, even of one: 'imports=[...]'")
     folder = Path(str(resume))
+    check_files(folder)
     content = load_checkpoint(folder / "last.pt")["config"]
     check_plain(folder, content)
     modules = check_modules(folder, content.get("imports", []), composed.trust, named)
@@ -96,5 +97,5 @@ def only_writer(folder: Path | None) -> Iterator[None]:
 
 def sweep(folder: Path) -> None:
     """Delete files that a killed process left half-written. The caller holds the folder."""
-    for part in (*folder.glob("*.part"), *folder.glob("best/*.part")):
+    for part in (*folder.glob("*.part"), *folder.glob("best/*.part"), *folder.glob("best/.tmp*")):
         part.unlink(missing_ok=True)

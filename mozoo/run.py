@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,21 +16,21 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from balancing import BalanceReport, BalancingError, NonFiniteError
+from balancing import BalanceReport, BalancingError, BilevelBalancer, NonFiniteError
 from mozoo.arguments import ConfigError, constructing
 from mozoo.checkpoint import load_checkpoint, write_text
 from mozoo.config import Config
 from mozoo.conflicts import Conflicts, layers_of
-from mozoo.data import batch_indices, sparse_objectives, training_batches
+from mozoo.data import WorkerError, batch_indices, sparse_objectives, training_batches
 from mozoo.device import describe_device
 from mozoo.distributed import Processes, average_buffers
-from mozoo.environment import command, git_commit, versions
+from mozoo.environment import command, differences, environment, git_commit, versions
 from mozoo.fine_tuning import frozen_modules
 from mozoo.optimization import PhaseOptimizer
 from mozoo.precision import Precision
-from mozoo.resuming import only_writer, sweep
+from mozoo.resuming import only_writer, resume_command, sweep
 from mozoo.seeding import load_rng_state, rng_state
-from mozoo.tracking import Tracker, check_empty, make_run_dir
+from mozoo.tracking import Tracker, check_empty, check_tables, make_run_dir
 from mozoo.watching import LivePage
 from tasks import Batch, Splits, Task, create_task
 from tasks.results import with_split
@@ -57,6 +58,7 @@ class State:
     sums: dict[str, Tensor] = field(default_factory=dict)  # phase -> (K,) sum of the training losses of this epoch
     counts: dict[str, int] = field(default_factory=dict)  # phase -> how many steps are in that sum
     absences: dict[str, list[int]] = field(default_factory=dict)  # phase -> of how many of them an objective was absent
+    made: list[dict[str, Any]] = field(default_factory=list)  # from which steps on the run had which environment
     skips: dict[str, int] = field(default_factory=dict)  # phase -> steps in a row that were skipped, until now
 
     def add(self, phase: str, report: BalanceReport) -> None:
@@ -175,11 +177,12 @@ def run_folder(run: Run, name: str) -> Iterator[Path]:
         yield Path(config.resume)
         return
     chosen = None if config.run_dir is None else Path(config.run_dir)
-    before = chosen is not None and chosen.is_dir()
+    before = chosen is not None and os.path.isdir(chosen)  # of a Path it raises an error if the name is too long
     fresh = make_run_dir(name, config.seed, config.run_dir) if main else None
     with only_writer(fresh):
         if fresh is not None:
             check_empty(fresh)
+            run.state.made = [{"step": 0, **environment()}]
         with _nothing_left(run, run.processes.broadcast(fresh), before) as folder:
             yield folder
 
@@ -189,7 +192,7 @@ def _nothing_left(run: Run, folder: Path, before: bool) -> Iterator[Path]:
     """After an error before the first step, empty the folder; delete it if it is new."""
     try:
         yield folder
-    except BaseException:
+    except BaseException as error:
         if run.processes.main and run.state.step == 0:
             for path in folder.iterdir():
                 if path.is_dir():
@@ -199,15 +202,17 @@ def _nothing_left(run: Run, folder: Path, before: bool) -> Iterator[Path]:
             if not before:
                 with suppress(OSError):
                     folder.rmdir()
+        if isinstance(error, WorkerError) and (folder / "last.pt").is_file():
+            raise WorkerError(f"{error}; then go on with: {resume_command(folder, run.config.imports)}") from None
         raise
 
 
 def epoch_batches(run: Run, epoch: int, start: int = 0) -> Iterator[Batch]:
     """This process's parts of the training batches of ``epoch``, from batch number ``start`` on."""
     trainer, seed = run.config.trainer, run.config.seed
-    return training_batches(
-        run.splits.train, trainer.batch_size, seed, epoch, start, run.device, trainer.num_workers, run.processes
-    )
+    halves = any(isinstance(optimizer.balancer, BilevelBalancer) for optimizer in run.phases)
+    place = run.device, trainer.num_workers, run.processes
+    return training_batches(run.splits.train, trainer.batch_size, seed, epoch, start, *place, halves)
 
 
 def mean_losses(run: Run) -> dict[str, float]:
@@ -294,7 +299,7 @@ def restore(run: Run, saved: Mapping[str, Any]) -> None:
         run.state = State(**saved["state"])
         run.state.sums = {phase: total.to(run.device) for phase, total in run.state.sums.items()}
         load_rng_state(saved["rng"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch names the tensor in the second
         raise ConfigError(f"resume: the checkpoint does not fit what its configuration describes ({reason})") from error
 
@@ -318,10 +323,22 @@ def extend(run: Run, folder: Path, saved: Mapping[str, Any]) -> None:
 
 
 def complete_folder(run: Run, folder: Path) -> None:
-    """Check or write the files that a resumed run needs besides ``last.pt``. Raises ConfigError."""
+    """Check or write the files that a resumed run needs besides ``last.pt``, and note what has changed since.
+
+    Raises ConfigError.
+    """
+    check_tables(folder)  # before anything is written
     if run.state.best_epoch > 0 and not (folder / "best" / "model.safetensors").is_file():
         weights = f"{folder / 'best'}, the weights of epoch {run.state.best_epoch}"
         raise ConfigError(f"resume: there is no {weights}; restore it")
+    if run.processes.main and run.state.made:
+        before, now = run.state.made[-1], environment()
+        if changes := differences(before, now):
+            run.state.made.append({"step": run.state.step, **now})
+            shown = ", ".join(f"{name} {old} then, {new} now" for name, (old, new) in changes.items())
+            run.origin = (
+                f"changed since step {run.state.step}: {shown}; an uninterrupted run may have ended differently"
+            )
     if run.processes.main and not (folder / "config.yaml").is_file():
         write_text(folder / "config.yaml", OmegaConf.to_yaml({**run.settings, "resume": None}))
 
@@ -361,6 +378,7 @@ def summarize(job: Run, tested: Mapping[str, float]) -> dict[str, Any]:
         "world_size": job.processes.size,
         "versions": versions(),
         "git": git_commit(),
+        **({"environments": state.made} if len(state.made) > 1 else {}),
         "command": state.command,
     }
 
@@ -391,9 +409,9 @@ def roll_back(run: Run, folder: Path, tracker: Tracker | None, error: Diverged) 
     """
     if run.config.trainer.on_nonfinite != "rollback" or run.state.rollbacks == _TRIES:
         raise error
-    done = run.state.rollbacks + 1
+    done, made = run.state.rollbacks + 1, run.state.made
     restore(run, load_checkpoint(folder / "last.pt"))
-    run.state.rollbacks = done
+    run.state.rollbacks, run.state.made = done, made
     torch.manual_seed(run.config.seed + done)  # other noise, in case that it was the noise
     if tracker is not None:
         tracker.close()

@@ -9,11 +9,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from mozoo.arguments import ConfigError
 from mozoo.checkpoint import saving, write_json
-from mozoo.config import Config, saved_config, validate
+from mozoo.config import Config, read_yaml, saved_config, validate
 from mozoo.device import describe_device
 from mozoo.distributed import Processes
 from mozoo.environment import command, git_commit, versions
@@ -22,7 +21,7 @@ from mozoo.prediction import best_folder, load_best, written_folder
 from mozoo.preferences import parse_preference
 from mozoo.progress import Display
 from mozoo.run import Run, evaluation_size, make_task, saved_state
-from mozoo.trust import check_modules, check_plain
+from mozoo.trust import check_files, check_modules, check_plain
 from tasks import Task, task_arguments
 from tasks.results import with_split
 from zoo.pretrained import run_folder
@@ -97,6 +96,7 @@ def evaluate_best(
     """
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split must be train, val or test, got {split!r}")
+    check_files(folder)
     best = best_folder(folder)
     config = evaluation_config(folder, changes, protocol, trust)
     task = make_task(config, saved_state(folder, {}))
@@ -124,7 +124,7 @@ def evaluation_config(
     if not path.is_file():
         raise ConfigError(f"run: there is no {path}; an evaluation needs the whole run folder, not only best/")
     try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+        content: Any = read_yaml(path)
         check_plain(folder, content)
         content |= {"init": None, "trust": trust}  # weights are in best/, and a folder cannot trust itself
         saved: Any = saved_config(content)
@@ -134,7 +134,9 @@ def evaluation_config(
                 raise ConfigError(f"protocol: task {saved.task.name} has no choice of protocols; leave it out")
             saved.task.protocol = protocol
         saved.model.pop("pretrained", None)  # weights that would be fetched, only to be replaced
-    except (OmegaConfBaseException, YAMLError, AttributeError, TypeError, UnicodeDecodeError) as error:
+    except (OmegaConfBaseException, AttributeError, TypeError, RecursionError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"run: {path} is damaged ({str(error).splitlines()[0]})") from None
     saved.trainer.compile = False
     for key, value in changes.items():

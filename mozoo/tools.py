@@ -46,5 +46,6 @@ from mozoo.run import (
     summarize,
 )
 from mozoo.seeding import seed_everything
+from mozoo.sweeping import check_command, end_of_sweep, job
 from mozoo.tracking import Tracker
-from mozoo.words import check_words, shell_word
+from mozoo.words import shell_word

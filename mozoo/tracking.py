@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,9 +26,10 @@ def make_run_dir(name: str, seed: int, chosen: str | None) -> Path:
     candidates = [Path("outputs", name, stem + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
     if chosen is not None:
         candidates = [Path(chosen)]
-        check_empty(candidates[0])
     for folder in candidates:
         try:
+            if chosen is not None:
+                check_empty(folder)
             folder.mkdir(parents=True, exist_ok=chosen is not None)
             return folder
         except FileExistsError:
@@ -82,6 +84,12 @@ class Table:
         with saving(self.path):
             self._file.flush()
 
+    def sync(self) -> None:
+        """Bring written rows to the disk."""
+        with saving(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Finish the file."""
         with saving(self.path):
@@ -100,6 +108,16 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} is damaged ({error}); restore it, or remove it") from None
+
+
+def check_tables(folder: Path) -> None:
+    """Raise ConfigError for a table of a run that cannot be continued."""
+    for name, keys in (("metrics.csv", ("epoch", "split")), ("balance.csv", ("step",))):
+        for row in read_rows(folder / name):
+            if any(key not in row or (key != "split" and not row[key].isdecimal()) for key in keys):
+                raise ConfigError(
+                    f"{folder / name} is damaged (a row without {' and '.join(keys)}); restore it, or remove it"
+                )
 
 
 class Tracker:
@@ -194,9 +212,11 @@ class Tracker:
         write_json(self.folder / "summary.json", summary)
 
     def flush(self) -> None:
-        """Bring the files up to date with what was logged."""
+        """Bring the files on the disk up to date with what was logged."""
         self._write_late()
         self._send_all()
+        self.metrics.sync()
+        self.balance.sync()
         for service in self._services:
             service.flush()
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mozoo.arguments import ConfigError, some
+from tasks.file_checks import check_regular
+
+_CODE = ("callbacks", "_target_", "()", "class", "searchpath")
+_FILES = ("config.yaml", "summary.json", "metrics.csv", "balance.csv", "last.pt", "services.json", "report.html")
+_FILES += ("best/config.json", "best/model.safetensors", "best/README.md")
 
 
 def check_modules(folder: Path, modules: Any, trust: bool, named: Sequence[str] = ()) -> list[str]:
@@ -29,6 +37,47 @@ def check_modules(folder: Path, modules: Any, trust: bool, named: Sequence[str] 
             f"{folder} asks to import {some(foreign)}, which runs their code; if you know them, add trust=true"
         )
     return list(modules)
+
+
+def check_config_folder(folder: Path) -> None:
+    """Raise ConfigError for configuration files that make hydra import classes.
+
+    These are callbacks and all other parts of ``hydra`` that name a class.
+    """
+    for path in sorted(file for ending in ("*.yaml", "*.yml") for file in folder.rglob(ending)):
+        try:
+            check_regular(path)
+            content = yaml.load(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+            continue  # hydra says it, if it reads the file at all
+        inside = path.parent.relative_to(folder).parts[:1] == ("hydra",)
+        section = content if inside else content.get("hydra") if isinstance(content, dict) else None
+        if (found := _naming_code(section)) is not None:
+            raise ConfigError(f"{path} has hydra's {found}, which runs code; if you know it, add trust=true")
+
+
+def _naming_code(section: Any) -> str | None:
+    """The first key in a section of hydra that names code."""
+    waiting, seen = [section], set()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, (dict, list)) and id(part) not in seen:
+            seen.add(id(part))
+            if isinstance(part, dict) and (named := [key for key in part if key in _CODE and part[key]]):
+                return str(named[0])
+            waiting += part.values() if isinstance(part, dict) else part
+    return None
+
+
+def check_files(folder: Path) -> None:
+    """Raise ConfigError if one of the files of a run is there and no regular file, as a pipe."""
+    for name in _FILES:
+        path = folder / name
+        try:
+            if os.path.lexists(path):
+                check_regular(path)
+        except OSError as error:
+            raise ConfigError(f"run: {path} cannot be used ({error.strerror or error}); restore it") from None
 
 
 def check_plain(folder: Path, content: Mapping[str, Any]) -> None:

@@ -23,9 +23,11 @@ _OPTIONS = {
 def check_words(words: Sequence[str]) -> None:
     """Raise ConfigError for words that hydra would meet with its usage.
 
-    These are options that do not exist, such as ``--epochs 3``, options between two ``key=value``, and sections given a number.
+    These are options that do not exist, such as ``--epochs 3``, options between two ``key=value``, a key with two values, and
+    sections given a number.
     """
     value_follows, keys, after = False, 0, ""
+    given: dict[str, str] = {}
     for place, word in enumerate(words):
         if value_follows:
             value_follows = False
@@ -44,6 +46,9 @@ def check_words(words: Sequence[str]) -> None:
                     f"{after} stands between two key=value; write it first: {program('train')} {after} ..."
                 )
             _check_section(word)
+            key = word.lstrip("+").partition("=")[0]
+            if given.setdefault(key, word) != word:
+                raise ConfigError(f"{key} is given twice, as {given[key]} and as {word}; keep one")
 
 
 def _check_section(word: str) -> None:
@@ -54,6 +59,9 @@ def _check_section(word: str) -> None:
         )
         raise ConfigError(f"{word}: a run has one {group}; for a sweep: {program('train')} -m {group}=a,b{advice}")
     sections = [name for name, section in vars(Config()).items() if is_dataclass(section) or name in REGISTRIES]
+    key = word.removeprefix("~").partition("=")[0]
+    if word.startswith("~") and places_of(key.rpartition(".")[2]) == [key] and key.partition(".")[0] not in REGISTRIES:
+        raise ConfigError(f"{word} deletes {key}, which a run needs; leave the word out, and {key} has its default")
     if group in sections and (value.replace(".", "", 1).isdigit() or value in ("true", "false", "null")):
         raise ConfigError(f"{group} is a section with keys of its own, and {word} names no file of configs/{group}")
 
@@ -107,6 +115,11 @@ def shell_word(key: str, value: object) -> str:
     """``key=value`` for the command line, with quotes if there must be some."""
     word = f"{key}={value}"
     return word if re.fullmatch(r"[\w./:@%+=-]+", word, re.ASCII) and word.count("=") == 1 else quoted(word)
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters as escapes, so that no name moves the cursor of a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t " else c.encode("unicode_escape").decode() for c in text)
 
 
 def values_of_name(group: str) -> Sequence[str]:

@@ -10,6 +10,7 @@ Z. Liu, P. Luo, X. Wang, X. Tang, "Deep Learning Face Attributes in the Wild", I
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 
 from balancing.registry import suggestion
 from tasks.criteria import CrossEntropy
+from tasks.file_checks import check_regular
 from tasks.image_reading import ImageFiles, View, check_images
 from tasks.metrics import metric
 from tasks.registry import register_task
@@ -148,7 +150,7 @@ def _attributes(path: Path) -> tuple[list[str], np.ndarray]:
     table = path.suffix == ".csv"
     header = lines[0].split(",")[1:] if table else " ".join(lines[1:2]).split()
     above = 1 if table else 2
-    if tuple(header) != ATTRIBUTES or not (table or lines[0].strip().isdecimal()):
+    if tuple(header) != ATTRIBUTES or not (table or re.fullmatch(r"\d{1,12}", lines[0].strip(), re.ASCII)):
         begin = "the names of the forty attributes" if table else "a number of images and the forty attributes"
         raise DataError(f"celeba: {path} does not begin with {begin}; it is another file")
     if not table and int(lines[0]) != len(lines) - 2:
@@ -195,6 +197,7 @@ def _partition(path: Path, names: Sequence[str], attributes: Path) -> np.ndarray
 def _lines(path: Path) -> list[str]:
     """Lines that are not empty."""
     try:
+        check_regular(path)
         return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()] or [""]
-    except UnicodeDecodeError as error:
-        raise DataError(f"celeba: {path} is damaged ({error}); download it again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"celeba: {path} cannot be read ({error}); download it again") from None

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tasks.file_checks import is_hidden
+from tasks.image_reading import opened
 from tasks.map_files import MapFiles, Read, check_depth, check_image
 from tasks.map_kinds import MapKind
 from tasks.task import DataError
@@ -85,7 +85,7 @@ def _read_disparity(path: Path) -> np.ndarray:
 
 
 def _picture(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
+    with opened(path) as picture:
         return np.asarray(picture)
 
 

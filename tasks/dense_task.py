@@ -19,7 +19,7 @@ from balancing.registry import suggestion
 from tasks.dense_criteria import rarity_weights
 from tasks.dense_windows import Windows, on_picture, windows_of
 from tasks.image_reading import read_pixels, reason_of
-from tasks.map_files import DAMAGE, Folder, check_image
+from tasks.map_files import DAMAGE, Folder, check_image, load_npy
 from tasks.map_kinds import MapKind, model_info
 from tasks.resampling import Sample, crop_sample, planes, resize_sample
 from tasks.task import Batch, DataError, Pictures, Prediction, Split, Splits, Task, sample_seed
@@ -193,7 +193,7 @@ class DenseTask(Task):
 
     def read_image(self, path: Path) -> np.ndarray:
         """(H, W, 3) in [0, 1]. Raises DataError, or what damaged files raise."""
-        return check_image(np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_pixels(path, 3))
+        return check_image(load_npy(path) if path.suffix == ".npy" else read_pixels(path, 3))
 
     def decode(self, outputs: Mapping[str, Tensor]) -> Prediction:
         """Classes, shares, depths in the unit of the set, normals; their colors; labels as cells."""

@@ -2,6 +2,9 @@
 
 A file that fails in the middle of a run costs the hours before it. So all files are read whole once; of a set of many files the
 results are kept in ``<data_dir>/.checked``, and files whose size and times are those of then are not read again.
+
+What is no regular file is never opened: a pipe would wait for its writer. Two limits bound what a file may unpack to, and a variable
+of the environment raises each: ``MOZOO_MAX_PIXELS`` of a picture, ``MOZOO_MAX_TABLE_GIB`` of a compressed table.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +22,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+MAX_PIXELS = 100_000_000
+MAX_TABLE_GIB = 1.0
 MANY = 500  # samples from which on results are kept, and progress is shown
 
 
@@ -27,6 +33,27 @@ def is_hidden(path: Path, root: Path | None = None) -> bool:
     With ``root``, also a file in a hidden folder below it.
     """
     return any(part.startswith(".") for part in ((path.name,) if root is None else path.relative_to(root).parts))
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise OSError for what is there and no regular file, also behind links."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise OSError("it is a folder")
+    if not stat.S_ISREG(mode):
+        raise OSError("it is a pipe or a device; write it to a file first")
+
+
+def limit(name: str, default: float) -> float:
+    """A limit: the variable ``name`` of the environment, or the default. Raises ValueError."""
+    text = os.environ.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise ValueError(f"the environment has {name}={text!r}, which must be a number greater than 0")
+    return value
 
 
 def check_all(
@@ -88,7 +115,8 @@ def _key(files: Sequence[Path], recipe: str) -> str:
 
 
 def _remembered(file: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
+        check_regular(file)
         content = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             return content

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from balancing.choices import check_choices
-from tasks.file_checks import check_all
+from tasks.file_checks import MAX_PIXELS, check_all, check_regular, limit
 from tasks.task import Batch, DataError, sample_seed
 
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet
@@ -101,38 +101,76 @@ class ImageFiles(Dataset[Batch]):
 
 
 def check_image(path: str | Path) -> None:
-    """Raise DataError if the file is missing, is no image of 8 bits a pixel, or is truncated.
+    """Raise DataError if the file is missing, is no image of 8 bits a pixel, or cannot be decoded whole.
 
-    The checksums of a PNG are compared. Otherwise pixels are decoded only if the end is not that of the format, or it has none.
+    The checksums of a PNG are compared; a JPEG is decoded to an eighth of its size, for which all of it is read.
     """
-    with _data_errors(f"image {path}"), Image.open(path) as image, open(path, "rb") as file:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
-        if image.format == "PNG":
-            image.verify()
-            return
-        file.seek(max(os.path.getsize(path) - 64, 0))
-        if image.format != "JPEG" or b"\xff\xd9" not in file.read():
-            image.load()  # truncated, or followed by data of the camera
+    with _data_errors(f"image {path}"):
+        with opened(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError("more than 8 bits a pixel; convert it to 8 bits first")
+            image.draft("RGB", (1, 1))
+            image.load()
+            checksums = image.format == "PNG"
+        if checksums:
+            with opened(path) as image:
+                image.verify()
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """A picture, not yet decoded.
+
+    Raises OSError for what is no regular file, and ValueError for more pixels than the limit.
+    """
+    check_regular(path)
+    most = limit("MOZOO_MAX_PIXELS", MAX_PIXELS)
+    Image.MAX_IMAGE_PIXELS = None  # the check below is instead of Pillow's, which warns before it refuses
+    with Image.open(path) as image:
+        width, height = image.size
+        if width * height > most:
+            raise ValueError(
+                f"it has {width} x {height} pixels, more than {most:,.0f}; make it smaller, or set "
+                f"MOZOO_MAX_PIXELS={width * height} in the environment"
+            )
+        yield image
 
 
 def check_images(task: str, paths: Sequence[str], memory: Path, remedy: str) -> None:
-    """:func:`check_image` for all files of a set; results are kept in the folder ``memory``."""
+    """:func:`check_image` for all files of a set; results are kept in the folder ``memory``.
 
-    def check(index: int) -> int:
+    Raises DataError with the first of the unreadable files, and how many there are.
+    """
+    problems = list(unreadable_images(task, paths, memory).values())
+    if problems:
+        more = f" (and {len(problems) - 1} more that cannot be read)" if len(problems) > 1 else ""
+        raise DataError(f"{task}: {problems[0]}{more}; {remedy}")
+
+
+def unreadable_images(task: str, paths: Sequence[str], memory: Path | None) -> dict[int, str]:
+    """Place in ``paths`` -> what is wrong, for the files that :func:`check_image` refuses."""
+
+    def check(index: int) -> str:
         try:
             check_image(paths[index])
         except DataError as error:
-            raise DataError(f"{task}: {error}; {remedy}") from None
-        return 1
+            return str(error)
+        return ""
 
-    check_all([[Path(path)] for path in paths], check, memory, "image", f"the images of {task}")
+    there = [index for index, path in enumerate(paths) if os.path.exists(path)]
+    files = [[Path(paths[index])] for index in there]
+    found = (
+        check_all(files, lambda i: check(there[i]), memory, "image decoded", f"the images of {task}") if files else []
+    )
+    problems = dict(zip(there, found, strict=True))
+    problems |= {index: check(index) for index in range(len(paths)) if index not in problems}  # of missing ones
+    return {index: problems[index] for index in range(len(paths)) if problems[index]}
 
 
 def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
     """Bytes (H, W, channels) of an upright picture. Raises DataError for other channels."""
     mode = {1: "L", 3: "RGB"}[channels]
-    with _data_errors(f"picture {path}"), Image.open(path) as file:
+    with _data_errors(f"picture {path}"), opened(path) as file:
         image = ImageOps.exif_transpose(file)
         image.load()
     if image.mode != mode:
@@ -145,7 +183,7 @@ def read_pixels(path: str | Path, channels: Literal[1, 3]) -> np.ndarray:
 
 def read_photo(path: str | Path) -> np.ndarray:
     """Bytes (H, W, 3) of an upright picture of 8 bits. Raises ValueError for more bits."""
-    with Image.open(path) as file:
+    with opened(path) as file:
         return np.array(_upright(file))
 
 
@@ -182,7 +220,7 @@ def reason_of(error: BaseException, path: str) -> str:
 def _read(path: str | Path, short: int, fit: str, square: bool) -> np.ndarray:
     """Bytes (H, W, 3), the shorter side ``short`` long; cut or stretched to a square on request."""
     remedies = "; was it moved since the run began?", "; replace it, or take it out of the list"
-    with _data_errors(f"image {path}", *remedies), Image.open(path) as file:
+    with _data_errors(f"image {path}", *remedies), opened(path) as file:
         file.draft(None, (2 * short, 2 * short))  # JPEG: decode no more than is needed; other formats ignore it
         image = _upright(file)
     width, height = image.size

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from tasks.criteria import LabelKind, choose_criteria, create_criterion, criterion_state, default_criterion
 from tasks.file_checks import file_identity
-from tasks.image_reading import ImageFiles, View, check_image
+from tasks.image_reading import ImageFiles, View, unreadable_images
 from tasks.marks import CROSS, WRONG
 from tasks.metrics import identity
 from tasks.registry import register_task
@@ -73,6 +73,8 @@ class ImageTable(Task):
         val_share: Share of the images to validate on.
         test_share: Share of the images to test on.
         split_seed: Seed of the draw.
+        unreadable: Images that cannot be read: ``stop`` before the training, or ``skip`` them and say how many; the others stay
+            where they are in the split.
         criteria: Label column -> criterion, a name or a mapping with a name and options; see docs/adding.md.
 
     Raises:
@@ -96,10 +98,12 @@ class ImageTable(Task):
         val_share: float = 0.15,
         test_share: float = 0.15,
         split_seed: int = 0,
+        unreadable: Literal["stop", "skip"] = "stop",
         criteria: Mapping[str, str | Mapping[str, Any]] | None = None,
     ) -> None:
         self.shares = Shares(val_share, test_share)
         check_shares(self.name, self.shares)
+        self.unreadable = unreadable
         self.missing, self.similar_classes = missing_spellings(missing), similar_classes
         self.split, self.split_by, self.split_seed = split, split_by, split_seed
         self.csv, self.folder, self.view = csv, folder, View(image_size, fit, flip, crop)
@@ -115,11 +119,11 @@ class ImageTable(Task):
         self.objectives = self._describe(classes, dict.fromkeys(self.regression, (0.0, 1.0)), {})
 
     def load(self, data_dir: Path) -> Splits:
-        """Read the table, check every image, and split; ``data_dir`` is not needed."""
+        """Read the table, check every image, and split; ``data_dir`` remembers images that are checked."""
         table = self._table(self.csv)
         if "table" in self._state:
             check_unchanged(table, self._fingerprinted(table), self._state["table"])
-        return self._splits(table, self._parts(table))
+        return self._splits(table, self._parts(table), data_dir / ".checked")
 
     def labelled(self, path: Path) -> Splits:
         """The images of another table, with the classes and scales of training, as all three parts.
@@ -132,13 +136,20 @@ class ImageTable(Task):
             return self._splits(table, self._parts(table))
         return self._splits(table, dict.fromkeys(PARTS, np.arange(len(table))))
 
-    def _splits(self, table: TextTable, parts: Mapping[str, np.ndarray]) -> Splits:
+    def _splits(self, table: TextTable, parts: Mapping[str, np.ndarray], memory: Path | None = None) -> Splits:
         known = self._state or {"classes": {}, "scales": {}}
-        images, train = self._images(table), parts["train"]
+        images = self._images(table)
+        paths = [image.path for image in images]
+        unreadable = unreadable_images("image_table", paths, memory)
+        parts = self._readable(table, parts, unreadable)
+        train = parts["train"]
         classes: dict[str, Sequence[str]] = {}
         scales: dict[str, Sequence[float]] = {}
         targets: dict[str, Tensor] = {}
         notes = [f"{table.source}: {note}" for note in table.notes]
+        if unreadable:
+            first = next(iter(unreadable.values()))
+            notes.append(f"{table.source}: {len(unreadable):,} of {len(images):,} images left out, first: {first}")
         for name, column in self.columns.items():
             column = table.column(column)
             if name in self.classification:
@@ -165,13 +176,6 @@ class ImageTable(Task):
         if train is not parts["test"]:
             counts = ", ".join(f"{len(index):,} {part}" for part, index in parts.items())
             notes.append(f"split: {counts}; {self._origin(table)}")
-        paths = [image.path for image in images]
-        for row, path in enumerate(paths):
-            try:
-                check_image(path)
-            except DataError as error:
-                start = f"(paths count from {self._root(table).resolve()}, or from task.folder)"
-                raise table.error(row, f"{error}; mend it or remove the line {start}") from None
 
         def part_of(part: str) -> ImageFiles:
             index = parts[part]
@@ -183,6 +187,25 @@ class ImageTable(Task):
         if self.chosen:
             state["criteria"] = known.get("criteria") or self._fitted(table, classes, targets, train)
         return Splits(*map(part_of, PARTS), state=state, notes=tuple(notes))
+
+    def _readable(
+        self, table: TextTable, parts: Mapping[str, np.ndarray], unreadable: Mapping[int, str]
+    ) -> Mapping[str, np.ndarray]:
+        """The parts without ``unreadable`` rows.
+
+        Raises DataError if there are some, unless they are skipped.
+        """
+        if not unreadable:
+            return parts
+        if self.unreadable == "stop":
+            row, problem = next(iter(unreadable.items()))
+            more = f" (and {len(unreadable) - 1:,} more that cannot be read)" if len(unreadable) > 1 else ""
+            start = f"(paths count from {self._root(table).resolve()}, or from task.folder)"
+            remedy = f"mend it, remove the line, or set task.unreadable=skip {start}"
+            raise table.error(row, f"{problem}{more}; {remedy}")
+        left = np.array([row not in unreadable for row in range(len(table))])
+        whole = {id(index): index[left[index]] for index in parts.values()}
+        return {part: whole[id(index)] for part, index in parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the names of the classes, and mean and deviation of the numbers."""

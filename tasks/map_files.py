@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from tasks.file_checks import is_hidden
+from tasks.file_checks import check_regular, is_hidden
 from tasks.map_kinds import MapKind
 from tasks.resampling import Sample, planes
 from tasks.task import DataError
@@ -157,6 +157,7 @@ def _read_npy(path: Path, check: Callable[[np.ndarray], np.ndarray]) -> np.ndarr
 
 def load_npy(path: Path) -> np.ndarray:
     """The array of an .npy file. Raises ValueError if it holds none."""
+    check_regular(path)
     array = np.load(path, allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise ValueError("it holds no array")

@@ -23,6 +23,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from balancing.registry import suggestion
+from tasks.file_checks import check_regular
+from tasks.image_reading import opened
 from tasks.map_files import load_npy, plane, real, span
 from tasks.map_kinds import KINDS, MapKind
 from tasks.resampling import planes
@@ -328,13 +330,14 @@ def load_map(path: Path, colored: bool = False) -> np.ndarray:
 
     With ``colored``, those of a palette are colors.
     """
+    check_regular(path)
     ending = path.suffix.lower()
     if ending == ".npy":
         return load_npy(path)
     if ending == ".exr":
         return _load_exr(path)
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             image = ImageOps.exif_transpose(file)
             if colored:
                 image = image.convert("RGB")

@@ -14,6 +14,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tasks.dense_task import DenseData, DenseTask
+from tasks.file_checks import check_regular
 from tasks.map_files import npy_folder
 from tasks.map_kinds import MapKind
 from tasks.registry import register_task
@@ -28,6 +30,7 @@ from tasks.room_renderer import CLASSES, COMMAND, KINDS, SPLITS, VERSION, replac
 from tasks.task import DataError, Splits
 
 _MANIFEST = "rooms.json"
+_LONGEST = 1 << 16  # bytes of it
 
 
 @register_task("rooms")
@@ -82,7 +85,7 @@ class Rooms(DenseTask):
         options = self.options
         key = f"v{VERSION}-{options['height']}x{options['width']}-seed{options['seed']}"
         root = data_dir / f"rooms-{key}{'' if options['holes'] else '-whole'}"
-        render_rooms(root, self.counts, options)
+        rendered, whole = render_rooms(root, self.counts, options), sum(self.counts.values())
         maps = dict(zip(("image", "segmentation", "depth", "normals"), KINDS, strict=True))
 
         def part(split: str) -> DenseData:
@@ -90,11 +93,18 @@ class Rooms(DenseTask):
             folder = npy_folder(root / split, maps, self.maps, remedy, count)
             return DenseData(folder, range(count), self.transform if split == "train" else None)
 
-        return self.make_splits(*map(part, SPLITS))
+        splits = self.make_splits(*map(part, SPLITS))
+        if not 0 < len(rendered) < whole:
+            return splits
+        first = ", ".join(f"{split} {index}" for split, index in rendered[:3])
+        note = f"{root} lacked {len(rendered):,} of {whole:,} rooms, which were rendered again (first {first})"
+        return replace(splits, notes=(*splits.notes, note))
 
 
-def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], processes: int | None = None) -> None:
-    """Make sure that ``root`` has the first rooms of each split.
+def render_rooms(
+    root: Path, counts: dict[str, int], options: dict[str, Any], processes: int | None = None
+) -> list[tuple[str, int]]:
+    """Make sure that ``root`` has the first rooms of each split; returns those that it lacked.
 
     Args:
         root: Folder of the set.
@@ -108,7 +118,7 @@ def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], pr
     recipe = {"recipe": VERSION, **options}
     with contextlib.suppress(OSError):  # folders that are missing or unreadable; the next lines raise
         if _read_manifest(root / _MANIFEST) == recipe and not _missing(root, counts):
-            return  # nothing to write, so the folder may be one that cannot be
+            return []  # nothing to write, so the folder may be one that cannot be
     try:
         for split in counts:
             for kind in KINDS:
@@ -119,6 +129,7 @@ def render_rooms(root: Path, counts: dict[str, int], options: dict[str, Any], pr
             if missing:
                 own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
                 _render(root, missing, options, processes or own or 1)
+            return missing
     except OSError as error:
         raise DataError(f"rooms: cannot write to {root} ({error}); set data_dir to a folder with space") from None
 
@@ -135,15 +146,20 @@ def _missing(root: Path, counts: dict[str, int]) -> list[tuple[str, int]]:
 
 
 def _read_manifest(manifest: Path) -> Any:
-    """Content of a manifest; ``None`` if it is no JSON."""
+    """Content of a manifest; ``None`` if it is no JSON. Raises OSError."""
+    check_regular(manifest)
+    with manifest.open("rb") as file:
+        content = file.read(_LONGEST + 1)
     try:
-        return json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError:
+        return json.loads(content) if len(content) <= _LONGEST else None
+    except (ValueError, RecursionError):
         return None
 
 
 def _check_manifest(path: Path, recipe: dict[str, Any]) -> None:
-    """Write the manifest, or raise DataError if it is that of other rooms."""
+    """Write the manifest, or raise DataError if it is that of other rooms, or was lost."""
+    if not path.is_file() and (path.is_symlink() or path.exists() or any(path.parent.glob("*/*/*.npy"))):
+        raise DataError(f"{path.parent} has rooms, and {path.name} does not say which; move the folder away")
     if not path.is_file():
         with replacing(path) as file:
             file.write((json.dumps(recipe, indent=1) + "\n").encode())
@@ -196,6 +212,8 @@ def _alone(path: Path) -> Iterator[None]:
     except ImportError:
         yield  # two processes would do the same work twice, with the same result
         return
+    if path.exists():
+        check_regular(path)
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -21,7 +21,6 @@ import lzma
 import math
 import os
 import re
-import stat
 import unicodedata
 import zlib
 from collections import Counter
@@ -32,11 +31,12 @@ from datetime import datetime
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 
 from balancing.registry import suggestion
+from tasks.file_checks import MAX_TABLE_GIB, check_regular, limit
 from tasks.task import DataError
 
 #: Spellings of a missing cell, without case; an empty cell is always missing.
@@ -490,17 +490,15 @@ def _notes(columns: Collection[str], header: Sequence[str], delimiter: str, enco
 
 
 def _check_file(path: str | Path, owner: str) -> None:
-    """Raise DataError for what is no regular file: opening a pipe would wait for its writer."""
+    """Raise DataError for what is no regular file."""
+    if os.path.isdir(path):
+        raise DataError(f"{owner}: {path} is a folder; name the table in it")
     try:
-        mode = os.stat(path).st_mode
+        check_regular(path)
     except FileNotFoundError:
         raise DataError(f"{owner}: there is no file {path}; check its name, and where it counts from") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{owner}: cannot read {path} ({getattr(error, 'strerror', None) or error})") from None
-    if stat.S_ISDIR(mode):
-        raise DataError(f"{owner}: {path} is a folder; name the table in it")
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{owner}: {path} is a pipe or a device, and is read more than once; write it to a file first")
 
 
 @contextmanager
@@ -517,9 +515,44 @@ def _data_errors(path: str | Path, owner: str) -> Iterator[None]:
 
 def _open(path: str | Path, content: bytes | None) -> BinaryIO:
     opener: Callable[..., BinaryIO] = {".xz": lzma.open, ".gz": gzip.open}.get(Path(path).suffix.lower(), open)  # type: ignore[assignment]
-    if content is None:
-        return opener(path, "rb")
-    return io.BytesIO(content) if opener is open else opener(io.BytesIO(content), "rb")
+    source: Any = path if content is None else io.BytesIO(content)
+    if opener is open:
+        return opener(path, "rb") if content is None else source
+    return cast(BinaryIO, io.BufferedReader(_Bounded(opener(source, "rb"), path), 1 << 16))
+
+
+class _Bounded(io.RawIOBase):
+    """A compressed file, of which no more is unpacked than the limit allows. Raises ValueError."""
+
+    def __init__(self, file: BinaryIO, path: str | Path) -> None:
+        self._file, self._path, self._gib = file, path, limit("MOZOO_MAX_TABLE_GIB", MAX_TABLE_GIB)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._file.read(len(buffer))
+        if self._file.tell() > self._gib * 2**30:
+            raise _TooLarge(
+                f"it unpacks to more than {self._gib:g} GiB; if that is meant, set MOZOO_MAX_TABLE_GIB to a larger number in "
+                "the environment"
+            )
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _TooLarge(OSError):
+    pass
 
 
 def _text(path: str | Path, content: bytes | None, encoding: str) -> io.TextIOWrapper:

@@ -66,6 +66,8 @@ def choose_labels(
         chosen = [(str(column), said) for column, said in objectives.items()]
     else:
         listed = [objectives] if isinstance(objectives, str) else objectives or ()
+        if not isinstance(listed, Sequence):
+            raise ValueError(f"{owner}: {key} must be a mapping from columns, or a list of them, got {objectives!r}")
         chosen = [_with_kind(owner, each) for each in listed]
     choices = {objective_name(column): _choice(owner, key, column, said) for column, said in chosen}
     for name in choices:

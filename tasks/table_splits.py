@@ -205,7 +205,11 @@ def fingerprint(table: TextTable, names: Sequence[str], like: Mapping[str, Any] 
 
 
 def difference(table: TextTable, names: Sequence[str], known: Mapping[str, Any]) -> str:
-    """How the table differs from the fingerprint ``known``, in words; "" if it does not."""
+    """How the table differs from the fingerprint ``known``, in words; "" if it does not.
+
+    Raises DataError if ``known`` is no fingerprint.
+    """
+    _check_fingerprint(table, known)
     now = fingerprint(table, names, like=known)
     then, rows = known["rows"], len(table)
     gone = [name for name in known["columns"] if name not in now["columns"]]
@@ -228,6 +232,15 @@ def difference(table: TextTable, names: Sequence[str], known: Mapping[str, Any])
     changed = [name for name, digest in now["columns"].items() if digest != known["columns"][name]]
     columns = f" in {', '.join(map(repr, changed))}" if len(changed) < len(names) else ""
     return f"{counted}: the first difference{columns} is in {where}"
+
+
+def _check_fingerprint(table: TextTable, known: Any) -> None:
+    kinds = {"rows": int, "size": int, "columns": Mapping, "blocks": Sequence}
+    fits = isinstance(known, Mapping) and all(isinstance(known.get(key), kind) for key, kind in kinds.items())
+    if not fits or known["rows"] < 0 or known["size"] < 1:
+        raise DataError(
+            f"{table.owner}: what the run knows of {table.source} is damaged; restore its folder, or train anew"
+        )
 
 
 def check_unchanged(table: TextTable, names: Sequence[str], known: Mapping[str, Any], another: bool = True) -> None:

@@ -14,6 +14,7 @@ import mozoo
 import tasks
 import zoo
 from mozoo import config as schema
+from mozoo import tools
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ARGUMENTS = {
@@ -110,9 +111,9 @@ def test_key_is_written_once(path):
 def test_models_of_maps_and_classes_take_what_the_task_has(name):
     section = dict(composed(f"model={name}").model)
     splits = SimpleNamespace(state={"size": [24, 32]})
-    _, maps = mozoo.resolve_arguments("model", section, tasks.create_task("rooms"), splits)
+    _, maps = tools.resolve_arguments("model", section, tasks.create_task("rooms"), splits)
     assert (maps["maps"], maps["segmentation_classes"]) == (("segmentation", "depth", "normals"), 13)
     assert (maps["classifiers"], maps["regressors"], maps.get("image_size", (24, 32))) == ({}, {}, (24, 32))
-    _, classes = mozoo.resolve_arguments("model", section, tasks.create_task("multi_fashion"), splits)
+    _, classes = tools.resolve_arguments("model", section, tasks.create_task("multi_fashion"), splits)
     assert (classes["maps"], classes["segmentation_classes"]) == ((), None)
     assert classes["classifiers"] == {"top_left": 10, "bottom_right": 10}

@@ -1,6 +1,7 @@
 """Damaged files of a run folder: predict, evaluate, resume and compare answer with one message, and write nothing."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -11,11 +12,13 @@ import torch
 import mozoo
 import train
 from mozoo import tools
+from mozoo.comparison.runs import ComparisonError, find_runs
 from mozoo.config import merged_files
 from mozoo.fine_tuning import initialize
+from mozoo.prediction import load_predictor
 from mozoo.run_evaluation import evaluate_run
 from scripts import evaluate, predict
-from tasks import create_task
+from tasks import DataError, create_task
 from zoo import create_model
 
 OBJECTIVES = {"churn": "classes", "spend": "number"}
@@ -113,6 +116,7 @@ def test_inputs_that_contradict_the_model_are_refused(place, capsys, inputs):
         saved(lambda content: content["config"].pop("trainer")),
         saved(lambda content: content.update(task=[1])),
         saved(lambda content: content["task"].pop("labels")),
+        saved(lambda content: content["state"].update(sums={"train": "x"})),
         written(b"\xff\xfe", "metrics.csv"),
     ],
 )
@@ -123,8 +127,17 @@ def test_a_resumed_run_names_what_is_damaged(place, damage):
     def resume():
         train.run(tools.validate(tools.resumed_config(merged_files(words), words)))
 
-    with pytest.raises(mozoo.ConfigError, match=r"not a checkpoint|is damaged"):
+    with pytest.raises(mozoo.ConfigError, match=r"not a checkpoint|is damaged|does not fit"):
         resume()
+
+
+@pytest.mark.parametrize("table", [[1], {"x": 1}, {"rows": -1, "size": 1, "columns": {}, "blocks": []}, None, "x"])
+def test_a_damaged_fingerprint_of_the_table_is_told(place, table):
+    described(lambda content: content["learnt"].update(table=table))(place / "run")
+    saved(lambda content: content["task"].update(table=table))(place / "run")
+    for name in ("resume", "evaluate"):
+        with pytest.raises((mozoo.ConfigError, DataError), match=r"is damaged.*restore its folder"):
+            answers(place, place / "run")[name]()
 
 
 def test_a_folder_cannot_trust_itself(place, monkeypatch):
@@ -159,6 +172,62 @@ def test_weights_with_a_damaged_description_are_refused(place, text):
     with pytest.raises(mozoo.ConfigError, match=r"config.json is damaged .*; restore it, or remove it"):
         initialize(model, str(place / "run"), task, splits)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+FILES = ("config.yaml", "summary.json", "metrics.csv", "balance.csv", "last.pt", "best/config.json")
+
+
+def answers(place, run):
+    """What each command that reads a run folder does."""
+    words = [f"resume={run}"]
+    return {
+        "resume": lambda: train.run(tools.validate(tools.resumed_config(merged_files(words), words))),
+        "predict": lambda: load_predictor(run),
+        "evaluate": lambda: evaluate_run(train.build, str(run)),
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX systems")
+@pytest.mark.parametrize("name", FILES)
+def test_no_command_opens_a_pipe(place, name):
+    (place / "run" / name).unlink()
+    os.mkfifo(place / "run" / name)
+    for answer in answers(place, place / "run").values():
+        with pytest.raises(mozoo.ConfigError, match=r"is a pipe or a device"):
+            answer()
+    if name in ("config.yaml", "summary.json"):
+        with pytest.raises(ComparisonError, match="a pipe or a device"):
+            find_runs([str(place / "run")])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.csv", b"\xff\xfe"),
+        ("balance.csv", b"step,epoch\nx,1\n"),
+        ("metrics.csv", b"a,b\n1,2\n"),
+        ("best/model.safetensors", None),
+    ],
+)
+def test_a_resume_that_is_refused_writes_nothing(place, name, content):
+    run, words = place / "run", [f"resume={place / 'run'}", "trainer.max_steps=4", "trainer.epochs=4"]
+    if content is None:
+        (run / name).unlink()
+    else:
+        (run / name).write_bytes(content)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    def resume():
+        train.run(tools.validate(tools.resumed_config(merged_files(words), words)))
+
+    with pytest.raises(mozoo.ConfigError):
+        resume()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_description_of_the_weights_is_written_again(place):
+    (place / "run/best/config.json").write_bytes(b"\xff\xfe")
+    answers(place, place / "run")["resume"]()
 
 
 @pytest.mark.parametrize("name", ["null", "3", "[a]"])

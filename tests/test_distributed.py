@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from PIL import Image
 import mozoo
 import train
 from mozoo import tools
+from mozoo.data import training_batches
+from tasks import DataError, TensorData
 from tests import forks
 from tests.conftest import ROOT
 
@@ -37,11 +40,10 @@ CASES = {
     "preferences": ("model=conditioned", "trainer.grad_accum_steps=2", *TABLE),
     "gan": ("balancer=sum", *POINTS),
     "balanced gan": ("balancer=pcgrad", "model.discriminators=2", *POINTS),
+    **{name: (f"balancer={name}", *TABLE) for name in ("moml", "auto_lambda", "forum")},
     # half of the labels of one objective are missing, so that the processes have different numbers of them
     "observed with gaps": ("balancer=famo", "trainer.balancer_lr=0.5", *GAPS),
 }
-#: Each process takes virtual steps on half of its own part, so these differ from a run in one process.
-OWN_HALVES = {"bilevel": ("balancer=moml", *TABLE)}
 
 
 def train_in(folder, stones, overrides, processes=None):
@@ -94,7 +96,7 @@ def folders(tmp_path_factory, stones):
         patch.setattr(tools, "write_report", lambda *arguments: None)
         for name, overrides in CASES.items():
             train_in(one / name, stones, overrides)
-    forks.spawn(worker, (free_port(), str(two), stones, CASES | OWN_HALVES), 2)
+    forks.spawn(worker, (free_port(), str(two), stones, CASES), 2)
     return one, two
 
 
@@ -118,7 +120,7 @@ def test_two_processes_report_the_results_of_one(folders, case):
     assert (one["world_size"], two["world_size"]) == (1, 2)
 
 
-@pytest.mark.parametrize("case", [*CASES, *OWN_HALVES])
+@pytest.mark.parametrize("case", CASES)
 def test_all_processes_get_the_same_results(folders, case):
     first, second = (torch.load(folders[1] / f"{case} {rank}.pt")["metrics"] for rank in range(2))
     assert first == second
@@ -195,3 +197,23 @@ def test_batch_that_cannot_be_split_is_refused(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(mozoo.ConfigError, match="batch_size=64 cannot be split over 3 processes"):
         mozoo.compose(["trainer.batch_size=64"])
+
+
+def test_fewer_samples_than_processes_are_refused():
+    data = TensorData((torch.zeros(2, 1),), {})
+    for halves, size in ((False, 3), (True, 2)):
+        batches = training_batches(data, 8, 0, 0, 0, torch.device("cpu"), 0, mozoo.Processes(0, size), halves)
+        with pytest.raises(DataError, match=f"a training batch has 2 samples, too few for {size} processes"):
+            next(batches)
+
+
+def test_an_error_of_one_of_several_processes_is_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as ended, tools.reporting():
+        raise ZeroDivisionError("division by zero")
+    line = capsys.readouterr().err
+    assert ended.value.code == 1
+    found = re.fullmatch(r"error in process 1: ZeroDivisionError: division by zero \(its traceback: (.+)\)\n", line)
+    assert "raise ZeroDivisionError" in Path(found[1]).read_text()
+    Path(found[1]).unlink()

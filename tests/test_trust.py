@@ -95,6 +95,50 @@ def test_a_saved_configuration_looks_nothing_up(tmp_path):
         evaluation_config(tmp_path, {})
 
 
+CALLBACKS = "hydra:\n  callbacks:\n    mine:\n      _target_: harmless_module.Callback\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("config.yaml", CALLBACKS, "callbacks"),
+        ("hydra/callbacks/mine.yaml", "mine:\n  _target_: harmless_module.Callback\n", "_target_"),
+        ("other.yml", "hydra: {job_logging: {handlers: {a: {class: harmless_module.Handler}}}}", "class"),
+        ("config.yaml", "hydra: {searchpath: [pkg://harmless_module]}", "searchpath"),
+    ],
+)
+def test_configuration_from_elsewhere_names_no_code_of_hydra(tmp_path, name, text, found):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(text)
+    for words in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], ["-cd", str(tmp_path), "seed=1"]):
+        with pytest.raises(mozoo.ConfigError, match=f"has hydra's {found}, which runs code; .*trust=true"):
+            tools.check_command(words)
+        tools.check_command([*words, "trust=true"])
+
+
+def test_configuration_of_a_run_passes(foreign):
+    tools.check_command(["--config-dir", str(foreign / "run"), "--config-name", "config"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2\n", "twice"),
+        ("a:\n\tb: 1\n", "damaged"),
+        ("a: *nosuch\n", "alias"),
+        ("a: &x [1]\nb: *x\n", "alias"),
+        ("a: !!python/object/apply:os.system ['true']\n", "constructor"),
+        ("[" * 5000, "damaged"),
+        ("\x00\x01", "damaged"),
+    ],
+)
+def test_odd_yaml_of_a_run_is_one_message(tmp_path, text, message):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(mozoo.ConfigError, match=message) as caught:
+        evaluation_config(tmp_path, {})
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="locks of folders are POSIX's")
 def test_a_folder_has_one_writer_until_it_is_released(tmp_path):
     with only_writer(tmp_path):

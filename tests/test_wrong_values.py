@@ -7,6 +7,7 @@ import pytest
 import mozoo
 import train
 from balancing import create_balancer
+from mozoo import tools
 from mozoo.words import check_words
 from tests import forks
 from zoo import create_model
@@ -28,6 +29,10 @@ from zoo import create_model
         ("trainer.num_threads=100000", "trainer.num_threads must be below 1025"),
         ("trainer.num_workers=100000", "trainer.num_workers must be below 1025"),
         ("data_dir=", "data_dir needs a folder"),
+        ("run_dir=", "run_dir needs a folder"),
+        ("trainer.batch_size=1000000000000", "trainer.batch_size must be below 2147483648"),
+        ("trainer.max_steps=99999999999999999999", "trainer.max_steps must be a number of 64 bits"),
+        ("trainer.profile=2 trainer.dry_run=true", "leave one of them out"),
         ('imports=[""]', "imports: '' is no name of a module"),
         ("imports=[..x]", "imports: '..x' is no name of a module"),
         ("balancer=pcgrad balancer.before={name:uncertainty,before:sum}", "has none before itself"),
@@ -46,10 +51,15 @@ def test_configuration(words, message):
         ("optimizer.betas=[0.9,0.99,0.999]", "adamw has two"),
         ("model.classifiers={cut:7}", "'cut' has 7 outputs, but the data of task 'diamonds' ask for 5"),
         ("model.regressors={price:3}", "'price' has 3 outputs, but the data of task 'diamonds' ask for 1"),
+        ("model.classifiers={a.b:5}", "an objective cannot be called 'a.b'"),
+        ("model.classifiers={__class__:5}", "an objective cannot be called '__class__'"),
+        ("model.depth=100000", "depth must be at most 1000, got 100000"),
+        ("model.width=10000000000", "there is no memory for a part of this size (782 GiB)"),
+        ("task=table task.csv=x.csv task.objectives=3", "must be"),
         ("model.in_features=7", "model.in_features=7, but the data of task 'diamonds' have 21"),
         ("balancer=cagrad balancer.c=inf", "cagrad: c must be finite, got inf"),
         ("balancer=mgda balancer.seed=-1", "mgda: seed must be at least 0"),
-        ("balancer=mgda balancer.preference={cut:1e-320,price:1}", "must not differ by more than 1e12"),
+        ("balancer=mgda balancer.preference={cut:1e-20,price:1}", "must not differ by more than 1e12"),
         ("balancer=fixed balancer.values={cut:inf}", "fixed: values must be finite"),
         ("model.dropout=nan", "must be finite"),
     ],
@@ -131,3 +141,15 @@ def test_processes_with_different_options_end_at_once(tmp_path):
         assert rank.returncode == 2
         assert "different options: trainer.epochs is 2 in process 0 and 3 in process 1" in err
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_name_that_is_too_long_for_a_folder_is_refused():
+    with pytest.raises(mozoo.ConfigError, match=r"run_dir: cannot create x+ .*too long"):
+        train.run(mozoo.compose(["trainer.device=cpu", f"run_dir={'x' * 300}"]))
+
+
+def test_what_the_system_refuses_is_one_line(capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended, tools.reporting():
+        (tmp_path / "nothing" / "file").write_text("")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'nothing' / 'file'}: No such file or directory\n"

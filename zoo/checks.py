@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from numbers import Real
 
+from torch import nn
+
 from balancing.registry import suggestion
+
+_DEEPEST = 1000  # layers; many more take minutes to make
 
 
 def check_at_least(model: str, least: int, **values: int) -> None:
-    """Raise ValueError if one of the values is below ``least``."""
+    """Raise ValueError if one of the values is below ``least``, or a depth above 1000."""
     for name, value in values.items():
         if not isinstance(value, Real) or not value >= least:
             raise ValueError(f"{model}: {name} must be at least {least}, got {value}")
+        if name.endswith("depth") and value > _DEEPEST:
+            raise ValueError(f"{model}: {name} must be at most {_DEEPEST}, got {value}")
 
 
 def check_dropout(model: str, dropout: float) -> None:
@@ -34,11 +40,13 @@ def head_sizes(model: str, classifiers: Mapping[str, int], regressors: Mapping[s
     """Objective -> number of outputs.
 
     Raises:
-        ValueError: No objective, an objective named twice, or a size below 1.
+        ValueError: No objective, an objective named twice or by no name of a module, or a size below 1.
     """
     sizes = {**classifiers, **regressors}
     if not sizes or len(sizes) < len(classifiers) + len(regressors):
         raise ValueError(f"{model} needs at least one objective, and a different name for each")
     for name, size in sizes.items():
+        if not name or "." in name or hasattr(nn.ModuleDict, name):
+            raise ValueError(f"{model}: an objective cannot be called {name!r}; use letters, digits and _")
         check_at_least(model, 1, **{f"the size of head {name!r}": size})
     return sizes

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import BalancingError, NonFiniteError, SolverError
+from ..hints import warn_if_idle
 from ..measuring.agreement import require_one_method
 from ..measuring.call import tensor_list
 from ..measuring.processes import several_processes
@@ -112,7 +113,7 @@ class BilevelBalancer(Method):
             return self.skip(ahead.means)
         except SolverError as error:
             raise BalancingError(f"{self.name}: {error}") from error
-        self.warn_if_idle()
+        warn_if_idle(self)
         for leaf, gradient in zip([*ahead.parameters, self.alpha], [*gradients, slope.to(self.alpha)], strict=True):
             add_grad(leaf, gradient)
         return self.finish(ahead.means, weights * self.preference.to(weights))

@@ -227,6 +227,8 @@ def _aggregator_class(name: str) -> Any:
     abstract = ("Aggregator", "WeightedAggregator", "GramianWeightedAggregator")
     exported = {key: getattr(aggregation, key) for key in aggregation.__all__ if key not in abstract}
     known = {key: cls for key, cls in exported.items() if issubclass(cls, aggregation.Aggregator)}
+    if not isinstance(name, str):
+        raise TypeError(f"torchjd: aggregator must be the name of a class, got {name!r}")
     if name not in known:
         raise ValueError(f"torchjd: unknown aggregator {name!r}; {suggestion(name.removesuffix('Weighting'), known)}")
     return known[name]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..factory import register_balancer
+from ..hints import warn_if_endless
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
 
@@ -51,6 +52,11 @@ class DWA(LossBalancer):
         self.mean: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))  # of the current epoch
         self.count: Tensor = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
         self.period = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
+
+    def advance(self) -> None:
+        super().advance()
+        if self.window is None:
+            warn_if_endless(self)
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         if self.window is None:

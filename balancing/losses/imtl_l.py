@@ -41,6 +41,7 @@ class ImpartialLoss(Scalarization):
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
+        self.reject(init != "losses" and abs(float(init)) > 80, f"init must be from -80 to 80, got {init}")
         self.log_weights = nn.Parameter(torch.full((len(self.objectives),), 0.0 if init == "losses" else float(init)))
         self.started = nn.Buffer(torch.full((len(self.objectives),), int(init != "losses")))
 

@@ -15,6 +15,7 @@ from mozoo.comparison.settings import compose_alike
 from mozoo.config import flatten, read_yaml, saved_content
 from mozoo.program import program
 from mozoo.words import shell_word
+from tasks.file_checks import check_regular
 from tasks.results import ResultKey, without_split
 
 #: Options that do not change what is learned: dotted keys, or how they start.
@@ -118,6 +119,7 @@ def find_runs(places: Sequence[str]) -> tuple[list[FinishedRun], dict[Path, str]
     finished, others = [], {}
     for folder in folders:
         try:
+            check_regular(folder / "summary.json")
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             if summary["status"] == "finished":
                 run = FinishedRun(folder, summary, flatten(_saved(folder)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from balancing.choices import check_choices
 from balancing.registry import Registry, suggestion
 from tasks.criteria.base import LabelKind, NamedCriterion
 
@@ -36,7 +37,7 @@ def register_criterion(name: str, fits: tuple[str, ...]) -> Callable[[C], C]:
     def register(criterion: C) -> C:
         _CRITERIA.add(name, criterion)
         criterion.name, criterion.fits = name, fits  # type: ignore[attr-defined]
-        return criterion
+        return check_choices(name)(criterion)
 
     return register
 

@@ -1,10 +1,13 @@
 """Arguments annotated with a ``Literal`` are checked in one place, for functions and classes alike."""
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import pytest
+import torch
 
+from balancing import balancer_arguments, create_balancer, list_balancers
 from balancing.choices import check_choices
 
 
@@ -48,3 +51,51 @@ def test_a_call_that_does_not_fit_is_told_by_python():
         draw()
     with pytest.raises(TypeError, match="pen has no option 'ink'; choose from start, tip"):
         Pen(ink=1)
+
+
+@check_choices()
+def mix(share: float, count: int = 1, names: Sequence[str] = (), values: Mapping[str, float] | None = None) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"share": "x"}, "mix: share must be a number, got 'x'"),
+        ({"share": True}, "mix: share must be a number, got True"),
+        ({"share": 1e308}, "mix: share must be a number of float32, 1.2e-38 to 3.4e38, got 1e+308"),
+        ({"share": 1e-320}, "mix: share must be a number of float32, 1.2e-38 to 3.4e38, got 1e-320"),
+        ({"share": 10**400}, f"mix: share must be a number of 64 bits, got 1{59 * '0'}..."),
+        ({"share": 1, "count": 2.5}, "mix: count must be an integer, got 2.5"),
+        ({"share": 1, "names": "ab"}, "mix: names must be a list of a string, got 'ab'"),
+        (
+            {"share": 1, "values": {"a": None}},
+            "mix: values must be a mapping of a string to a number or None, got {'a': None}",
+        ),
+        ({"share": 1, "values": {"a": {"b": float("nan")}}}, "mix: values must be finite, got nan"),
+    ],
+)
+def test_numbers_and_types_are_checked_by_annotation(options, message):
+    with pytest.raises((ValueError, TypeError), match=f"^{re.escape(message)}$"):
+        mix(**options)
+    mix(1, names=["a"], values={"a": 0})
+
+
+def test_a_default_fits_whatever_its_annotation_says():
+    @check_choices()
+    def old(width: int = None) -> None:  # noqa: RUF013  as written before PEP 484 changed
+        pass
+
+    old(width=None)
+    with pytest.raises(TypeError, match="old: width must be an integer"):
+        old(width="x")
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 10**400, 1e-320, object(), b"x", [[1]], {1: 2}, torch.tensor(1.0)])
+def test_no_balancer_takes_an_option_of_another_type_or_size(value):
+    for name in list_balancers():
+        for option in balancer_arguments(name):
+            if option == "values" or (name, option, type(value)) == ("torchjd", "arguments", dict):
+                continue
+            with pytest.raises((ValueError, TypeError)):
+                create_balancer(name, ("a", "b", "c"), **{option: value})

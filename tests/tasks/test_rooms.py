@@ -241,3 +241,19 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
 def test_values_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         create_task("rooms", **arguments)
+
+
+def test_rooms_that_were_missing_are_told(tmp_path):
+    options = {"height": 16, "width": 16, "train": 3, "val": 1, "test": 1}
+    assert create_task("rooms", **options).splits(tmp_path).notes == ()
+    (folder,) = tmp_path.glob("rooms*")
+    (folder / "train/depth/1.npy").unlink()
+    (note,) = create_task("rooms", **options).splits(tmp_path).notes
+    assert note == f"{folder} lacked 1 of 5 rooms, which were rendered again (first train 1)"
+    assert create_task("rooms", **options).splits(tmp_path).notes == ()
+    for damage in ("[" * 100_000, None):
+        (folder / "rooms.json").unlink()
+        if damage:
+            (folder / "rooms.json").write_text(damage)
+        with pytest.raises(DataError, match="move the folder away"):
+            create_task("rooms", **options).splits(tmp_path)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lab import documents, results
-from lab.studies import METHODS, STUDIES, Trial, baseline, directions
+from lab.studies import METHODS, STUDIES, Trial, baseline, directions, cost_file, runs_file
 from mozoo.comparison.estimates import Estimate, estimate
 from mozoo.figures import front
 from mozoo.tracking import read_rows

@@ -102,7 +102,9 @@ def measure_cost(plan: Plan) -> list[dict[str, Any]]:
     The time of ``autoscale`` is that of a whole training with its first phase.
     """
     name, study = plan.name, plan.study
-    known = {row["setting"]: row for row in read_rows(studies.cost_file(name))} if studies.cost_file(name).is_file() else {}
+    known = (
+        {row["setting"]: row for row in read_rows(studies.cost_file(name))} if studies.cost_file(name).is_file() else {}
+    )
     wanted = [*study.methods, *([AUTOSCALE] if study.phase else [])]
     lacking = [method for method in wanted if method not in known]
     if lacking:

@@ -203,21 +203,22 @@ class Trial:
             folder.mkdir(parents=True, exist_ok=True)
             self.diverged.write_text(f"{error}\n", encoding="utf-8")
 
+    def recorded_row(self) -> dict[str, Any] | None:
+        """The row in results/, unless it lacks the score that the reference of delta-m and an objective alone need."""
+        study = STUDIES[self.study]
+        row = recorded(runs_file(self.study)).get((self.label, self.rate, self.seed))
+        scored = self.seed == study.seeds[0] and (self.label.startswith("only ") or self.label in study.references)
+        return None if row is None or (scored and not row.get("val score")) else dict(row)
+
     def row(self) -> dict[str, Any] | None:
         """What results/ keep of it, but for the choices; ``None`` if it has yet to be run.
 
-        A row of an earlier session counts if its command is that of today, and if it has the score by which the rate of an
-        objective alone is chosen, where that is needed.
+        A row of an earlier session counts if its command is that of today; of ``autoscale`` always, as the command holds weights
+        that only a run knows.
         """
-        old = recorded(runs_file(self.study)).get((self.label, self.rate, self.seed))
-        if self.label == AUTOSCALE and old is not None:
-            return dict(old)  # its command holds weights that only a run knows
-        if old is not None and _today(old["command"]) != self.training.command:
-            old = None
-        study = STUDIES[self.study]
-        scored = self.seed == study.seeds[0] and (self.label.startswith("only ") or self.label in study.references)
-        if old is not None and (not scored or old.get("val score", "") != ""):
-            return {**old, "command": self.training.command}
+        row = self.recorded_row()
+        if row is not None and (self.label == AUTOSCALE or _today(row["command"]) == self.training.command):
+            return {**row, "command": _today(row["command"])}
         return self.fresh_row() if self.finished else None
 
     def fresh_row(self) -> dict[str, Any]:
@@ -270,7 +271,9 @@ def validation(row: Mapping[str, Any], study: Study) -> dict[str, float]:
 def outcome(row: Mapping[str, Any], study: Study, reference: Mapping[str, float]) -> Outcome:
     """Of a row; its delta-m is the recorded one where its validation results are not."""
     found = validation(row, study)
-    delta = delta_m(found, reference, directions(study)) if found and reference else float(row.get("val delta-m") or "nan")
+    delta = (
+        delta_m(found, reference, directions(study)) if found and reference else float(row.get("val delta-m") or "nan")
+    )
     score = float(row.get("val score") or "nan")
     return Outcome(*(math.inf if math.isnan(value) else value for value in (delta, score)))
 

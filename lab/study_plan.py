@@ -143,7 +143,9 @@ class Plan:
         if label not in self.rates:
             return None
         rows = self._ask(Trial(self.name, label, self.rates[label], seed) for seed in self.study.seeds)
-        return statistics.fmean(self._outcome(row).delta for row in rows) if len(rows) == len(self.study.seeds) else None
+        return (
+            statistics.fmean(self._outcome(row).delta for row in rows) if len(rows) == len(self.study.seeds) else None
+        )
 
     @property
     def chosen(self) -> set[Trial]:

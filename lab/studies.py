@@ -63,14 +63,14 @@ class Study:
     swept: bool = True
 
     @property
-    def middle(self) -> str:
-        """Label of the sweep's middle, the inverse prior losses, which takes no search."""
-        return static((1.0,) * len(self.objectives))
+    def middle(self) -> str | None:
+        """Label of the sweep's middle, the inverse prior losses, which takes no search; None where it is ``sum``."""
+        return static((1.0,) * len(self.objectives)) if self.swept and self.prior else None
 
     @property
     def compared(self) -> list[str]:
         """Labels of methods, of ``autoscale`` and of the sweep's middle."""
-        return [*self.methods, *([AUTOSCALE] if self.phase else []), *([self.middle] if self.swept else [])]
+        return [*self.methods, *([AUTOSCALE] if self.phase else []), *([self.middle] if self.middle else [])]
 
     @property
     def references(self) -> list[str]:
@@ -99,8 +99,8 @@ class Study:
 
 
 STUDIES = {name: Study(**study) for name, study in results.read_yaml(Path(__file__).with_suffix(".yaml")).items()}
-#: Headings of results that are better when lower.
-ERRORS = ("price error, USD", "depth error, m", "normals, mean degrees", "share of a Gaussian's Frechet distance")
+#: Metrics that are better when lower.
+ERRORS = ("mae", "mae_usd", "abs_err", "mean", "frechet_share", "relative_l2")
 
 
 def fixed(weights: Mapping[str, float]) -> tuple[str, str]:
@@ -280,7 +280,7 @@ def outcome(row: Mapping[str, Any], study: Study, reference: Mapping[str, float]
 
 def directions(study: Study) -> dict[str, bool]:
     """Heading -> whether higher is better."""
-    return {heading: heading not in ERRORS for heading in study.metrics}
+    return {heading: ResultKey.parse(key).metric not in ERRORS for heading, (key, _) in study.metrics.items()}
 
 
 def baseline(study: Study, results: Callable[[str], Mapping[str, float]]) -> dict[str, float]:

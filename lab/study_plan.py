@@ -60,7 +60,7 @@ class Plan:
     def __post_init__(self) -> None:
         self._find_reference()
         labels = [label for label in self.study.settings() if not label.startswith("static ")]
-        labels += [self.study.middle] if self.study.swept else []
+        labels += [self.study.middle] if self.study.middle else []
         for label in labels:
             self._tune(label)
         if self.study.swept:

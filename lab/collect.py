@@ -30,6 +30,7 @@ from lab import (
     results,
     tables,
     train_weights,
+    which,
 )
 from lab.studies import STUDIES
 
@@ -45,13 +46,19 @@ BLOCKS: dict[str, documents.Blocks] = {
     "reproduce": reproduce.BLOCKS,
     "tables": tables.blocks(tables.EXPERIMENTS),
     "train_weights": train_weights.BLOCKS,
+    "which": which.BLOCKS,
 }
 FIGURES: results.Figures = {
     **benchmark_balancers.FIGURES,
     **composition_baseline.FIGURES,
     **figures.FIGURES,
     **fronts.FIGURES,
-    **{file: draw for name in STUDIES for file, draw in method_tables.figures(name).items()},
+    **{
+        file: draw
+        for name in STUDIES
+        for file, draw in method_tables.figures(name).items()
+        if (results.RESULTS / file).is_file()  # of a study that is finished
+    },
 }
 
 

@@ -30,17 +30,24 @@ from tasks.results import ResultKey
 from tasks.scores import delta_m
 
 OVER_TIME = ("uncertainty", "realtime", "dwa", "gradnorm", "famo", "mgda", "imtl_g", "nash_mtl")
+UNFINISHED = """The sweep has yet to run: `python lab/benchmark_methods.py {name}`. Until then, the methods that were run are compared with the
+plain sum, which no search has improved, at the best of the first learning rates.
+"""
 WIDE = 4  # results that a table has columns for
 
 
 class Results:
-    """A finished study, read from its files.
+    """A study, read from its files.
+
+    One that is not finished has those settings that were trained with all seeds, at the rates that were chosen then, and no sweep.
 
     Args:
         name: Of the study.
 
     Attributes:
         plan: What validation chose.
+        finished: Whether all runs of the plan are there.
+        rates: Setting -> its best learning rate.
         higher: Heading -> whether higher is better.
         values: Setting -> heading -> results of its seeds, in the order of seeds, not a number where one diverged. Points of the
             sweep that were not among the best have the first seed alone.
@@ -53,18 +60,34 @@ class Results:
         self.study = STUDIES[name]
         self.name, self.higher = name, directions(self.study)
         self.plan = plan_of(name)
-        self.rival = self.plan.tuned or "sum"
-        self.compared = [label for label in self.study.compared if label != self.rival]
-        self.alone = [label for label in self.study.settings() if label.startswith("only ")]
-        self.points = self.plan.points
+        self.finished = not self.plan.missing
         rows = studies.recorded(runs_file(name))
+        if self.finished:
+            self.rates, self.points, self.rival = self.plan.rates, self.plan.points, self.plan.tuned or "sum"
+        else:
+            chosen = {label: rate for (label, rate, _), row in rows.items() if row["chosen"] == "1"}
+            seeds = [{(label, rate, seed) for seed in self.study.seeds} for label, rate in chosen.items()]
+            self.rates = {label: chosen[label] for label, each in zip(chosen, seeds, strict=True) if each <= set(rows)}
+            self.points, self.rival = [], "sum"
+        self.compared = [label for label in self.study.compared if label != self.rival and label in self.rates]
+        self.alone = [label for label in self.study.settings() if label.startswith("only ") and label in self.rates]
         self.values = {}
-        for label in [*self.study.settings(), *self.points]:
-            rate = self.plan.rates.get(label, self.study.rates[len(self.study.rates) // 2])
+        for label in [*self.compared, self.rival, *self.alone, *self.points]:
+            rate = self.rates.get(label, self.study.rates[len(self.study.rates) // 2])
             found = [rows[label, rate, seed] for seed in self.study.seeds if (label, rate, seed) in rows]
             self.values[label] = {heading: [float(row[heading]) for row in found] for heading in self.higher}
         costs = read_rows(cost_file(name)) if cost_file(name).is_file() else []
         self.cost = {row["setting"]: (float(row["time"]), float(row["memory"])) for row in costs}
+
+    def runs(self, label: str) -> int:
+        """Trainings behind a row."""
+        return self.plan.budget(label) if self.finished else len(self.study.rates) + len(self.study.seeds) - 1
+
+    def is_inside(self, label: str) -> bool:
+        """Whether learning rates on both sides of the best were tried."""
+        if self.finished:
+            return self.plan.rate_is_inside(label)
+        return min(self.study.rates) < self.rates[label] < max(self.study.rates)
 
     def estimate(self, label: str, heading: str) -> Estimate:
         """Mean over seeds, with its interval."""
@@ -132,7 +155,7 @@ def table(outcome: Results) -> str:
     shown = study.metrics if len(study.metrics) <= WIDE else {}
     ranks, adjusted, lines = outcome.ranks(ranked), outcome.adjusted(), []
     for label in [*ranked, *outcome.alone]:
-        cells = [called(outcome, label), f"{outcome.plan.rates[label]:g}", str(outcome.plan.budget(label))]
+        cells = [called(outcome, label), f"{outcome.rates[label]:g}", str(outcome.runs(label))]
         cells += [_cell(outcome.estimate(label, heading), digits) for heading, (_, digits) in shown.items()]
         cells += [_cell(outcome.delta(label), 2)] if label in ranks else [""]
         cells += [_cell(outcome.difference(label).mean, 2), f"{adjusted[label]:.2g}"] if label in adjusted else ["", ""]
@@ -146,7 +169,7 @@ def table(outcome: Results) -> str:
         f"delta-m against {against}; negative is better. To the rival: difference of delta-m, paired by seed; p: Holm's, of "
         f"{len(adjusted)} comparisons. Time and memory of a step relative to `sum`. {provenance(outcome)}"
     )
-    ends = [called(outcome, label) for label in [*ranked, *outcome.alone] if not outcome.plan.rate_is_inside(label)]
+    ends = [called(outcome, label) for label in [*ranked, *outcome.alone] if not outcome.is_inside(label)]
     if ends:
         note += f" Best at an end of the rates that were tried, and maybe better beyond it: {', '.join(ends)}."
     return f"{documents.table(head, lines)}\n{note}\n\n{verdict(outcome)}"
@@ -165,9 +188,9 @@ def called(outcome: Results, label: str) -> str:
 def provenance(outcome: Results) -> str:
     """The commits that rows were trained at."""
     rows = studies.recorded(runs_file(outcome.name))
-    needed = [rows[trial.label, trial.rate, trial.seed] for trial in outcome.plan.needed]
+    shown = [row for (label, _, _), row in rows.items() if label in outcome.values]
     commits: dict[str, int] = {}
-    for row in needed:
+    for row in shown:
         commits[row["git"] or "unknown"] = commits.get(row["git"] or "unknown", 0) + 1
     return "Runs by commit: " + ", ".join(f"{commit} {count}" for commit, count in commits.items()) + "."
 
@@ -178,7 +201,7 @@ def _cell(value: Estimate, digits: int) -> str:
 
 def rival_words(outcome: Results) -> str:
     """What the others are compared with, and whether it lies inside the grid."""
-    if outcome.plan.tuned is None:
+    if outcome.rival == "sum":
         return "Against `sum`"
     place = (
         "inside the grid"
@@ -228,8 +251,10 @@ def unfinished() -> str:
 
 def block(name: str) -> str:
     """Table and figures of a study."""
+    if not runs_file(name).is_file():
+        return f"Not run yet: `python lab/benchmark_methods.py {name}`. {STUDIES[name].size}.\n"
     if not finished(name):
-        return f"Not finished: `python lab/benchmark_methods.py {name}`. {STUDIES[name].size}.\n"
+        return f"{UNFINISHED.format(name=name)}\n{table(Results(name))}"
     pictures = f"![Results of the sweep and of the methods, and their cost](../results/methods_{name}.svg)\n"
     if weights_file(name).is_file():
         pictures += f"\n![Weights over time](../results/{weights_file(name).name})\n"
@@ -252,8 +277,6 @@ BLOCKS: documents.Blocks = {
 
 def figures(name: str) -> dict[str, Callable[[Path], None]]:
     """Pairs of results, and delta-m against cost, from the CSV files."""
-    if not finished(name):
-        return {}
     return {f"methods_{name}.svg": partial(results.save_figure, salt=name, draw=partial(draw_results, name))}
 
 
@@ -262,7 +285,7 @@ def weight_figures(name: str) -> dict[str, Callable[[Path], None]]:
 
     outcome = Results(name)
     known = [label for label in OVER_TIME if label in outcome.study.methods]
-    trials = [Trial(name, label, outcome.plan.rates[label], outcome.study.seeds[0]) for label in known]
+    trials = [Trial(name, label, outcome.rates[label], outcome.study.seeds[0]) for label in known]
     folders = {trial.label: trial.training.folder for trial in trials}
     there = {label: folder for label, folder in folders.items() if folder.is_dir()}
     if len(there) < len(folders):  # rows of an earlier session have none, and the figure stays as it is

@@ -6,7 +6,7 @@ import math
 import pytest
 
 import mozoo
-from lab import autoscale, benchmark_methods, jobs, method_tables, results, studies, study_plan
+from lab import autoscale, benchmark_methods, jobs, method_tables, results, studies, study_plan, which
 from lab.benchmark_methods import write_runs
 from lab.grids import weight_grid
 from lab.studies import AUTOSCALE, METHODS, STUDIES, Study, Trial, directions, static
@@ -121,6 +121,45 @@ def test_groups_follow_from_pairs_and_not_from_single_intervals(tiny):
     assert "diverged" in table
     assert f"p: Holm's, of {len(METHODS) + 1} comparisons" in table
     assert "Runs by commit: abc" in table
+
+
+BETTER = {
+    "only cut": (1.0, (0.5, 0.5), (math.nan, math.nan)),
+    "only price": (1.0, (math.nan, math.nan), (1000.0, 1000.0)),
+    static(weight_grid(2)[3]): (0.1, (0.60, 0.70), (1000.0, 1001.0)),
+    "mgda": (1.0, (0.80, 0.90001), (1000.0, 1001.0)),
+    "famo": (1.0, (0.70, 0.80001), (1000.0, 1001.0)),
+    "pcgrad": (1.0, (0.30, 0.40001), (1000.0, 1001.0)),
+}
+
+
+def test_advice_names_the_best_and_the_cheapest_that_beat_the_sweep(tiny, monkeypatch):
+    for module in (which, method_tables):
+        monkeypatch.setattr(module, "STUDIES", {"tiny": TINY})
+    monkeypatch.setattr(results, "environment", lambda device: {})
+    found = write(BETTER, cost=[("mgda", 2.5), ("famo", 1.5)])
+    said = which.advice(found)
+    assert said.startswith("`mgda` (delta-m -20.0 ± 0.0 points to the rival, p ")
+    assert " or `famo` (delta-m -10.0 ± 0.0 points to the rival, p " in said
+    assert "a step takes 2.50) or" in said
+    assert said in which.by_study()
+    assert "| [tiny](results.md#tiny) | 2 | 1.4 | AdamW |" in which.by_study()
+    assert f"- **tiny**: of {len(METHODS) + 1} settings 2 better than the rival, 1 worse" in which.in_short()
+    rows = {line.split(" | ")[0]: line for line in which.by_method().splitlines()}
+    assert rows["| `mgda`"] == "| `mgda` | tiny |  |  | 2.50 |"
+    assert rows["| `pcgrad`"] == "| `pcgrad` |  |  | tiny | 1.00 |"
+    assert list(rows)[-1] == "| `pcgrad`"
+    assert "static weights, v = 1 1 of 1" in which.by_budget()
+    assert "`pcgrad` 0 of 1" in which.by_budget()
+
+
+def test_advice_says_that_nothing_beats_the_sweep(tiny):
+    found = write({label: BETTER[label] for label in BETTER if label not in ("mgda", "famo")}, cost=[("cagrad", 2.0)])
+    said = which.advice(found)
+    assert said.startswith("nothing beats the chosen static weights here; without a search, no worse: ")
+    assert "`sum`" in said
+    assert "`cagrad`" not in said  # as good, but costs more
+    assert "`pcgrad`" not in said
 
 
 def test_figure_frames_the_many_and_names_the_far(tiny):

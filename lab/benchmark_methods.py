@@ -97,8 +97,9 @@ def write_runs(plan: Plan) -> None:
 
 
 def measure_cost(plan: Plan) -> list[dict[str, Any]]:
-    """Time of a step and its peak of memory, relative to ``sum``; what was measured before stays as it is.
+    """Time of a step and its peak of memory, relative to ``sum``.
 
+    What was measured before stays as it is.
     The time of ``autoscale`` is that of a whole training with its first phase.
     """
     name, study = plan.name, plan.study
@@ -142,7 +143,10 @@ def _measure(plan: Plan, methods: Sequence[str], rounds: int = 20) -> list[dict[
 
 
 def one_step(name: str, method: str) -> Callable[[], None]:
-    """A training step on the first batch of a study, after three to warm up; of ``autoscale`` in its first phase."""
+    """A training step on the first batch of a study, after three to warm up.
+
+    Of ``autoscale`` a measured one of its first phase.
+    """
     balancer = ("balancer=sum", "trainer.measure_conflicts=1") if method == AUTOSCALE else (f"balancer={method}",)
     run = train.build(mozoo.compose((*STUDIES[name].common, *balancer, "trainer.num_threads=1", "trainer.device=cpu")))
     batch = next(iter(mozoo.epoch_batches(run, 0, 0)))

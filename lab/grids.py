@@ -1,4 +1,4 @@
-"""Grids of static weights and of learning rates, and how they grow when the best point lies at an edge.
+"""Grids of static weights and learning rates, which grow where the best point is at an edge.
 
 A point holds a number v_i > 0 per objective, of mean 1. The weights of a run are ``w_i = v_i / L_i`` with the loss L_i of the
 best constant prediction, so at v = 1 each term starts near 1.
@@ -54,7 +54,9 @@ def further_points(points: Sequence[Point], chosen: Point) -> list[Point]:
 
 
 def further_rate(rates: Sequence[float], best: float, first: int) -> float | None:
-    """The learning rate to add because the best lies at an end; ``None`` if it lies inside, or the limit is reached.
+    """The learning rate to add because the best lies at an end; ``None`` if none is to be added.
+
+    None is if the best lies inside, or if the limit is reached.
 
     Args:
         rates: Those that were tried, in a constant ratio, in any order.

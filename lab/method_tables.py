@@ -253,12 +253,13 @@ def block(name: str) -> str:
     """Table and figures of a study."""
     if not runs_file(name).is_file():
         return f"Not run yet: `python lab/benchmark_methods.py {name}`. {STUDIES[name].size}.\n"
-    if not finished(name):
-        return f"{UNFINISHED.format(name=name)}\n{table(Results(name))}"
-    pictures = f"![Results of the sweep and of the methods, and their cost](../results/methods_{name}.svg)\n"
+    pictures = []
+    if finished(name):
+        pictures = [f"![Results of the sweep and of the methods, and their cost](../results/methods_{name}.svg)\n"]
     if weights_file(name).is_file():
-        pictures += f"\n![Weights over time](../results/{weights_file(name).name})\n"
-    return f"{table(Results(name))}\n{pictures}"
+        pictures.append(f"![Weights over time](../results/{weights_file(name).name})\n")
+    before = "" if finished(name) else f"{UNFINISHED.format(name=name)}\n"
+    return before + "\n".join([table(Results(name)), *pictures])
 
 
 def weights_file(name: str) -> Path:

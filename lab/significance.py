@@ -45,9 +45,9 @@ def paired(values: Sequence[float], rival: Sequence[float]) -> Difference:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p-values of S. Holm (Scand. J. Statist. 6, 1979); the family-wise error is held without independence.
+    """Adjusted p-values of S. Holm (Scand. J. Statist. 6, 1979).
 
-    The k-th smallest of m is multiplied by m - k + 1; none is below one before it, or above 1.
+    They bound the probability of any false claim, without independence. The k-th smallest of m is multiplied by m - k + 1; none is below one before it, or above 1.
     """
     adjusted: dict[str, float] = {}
     largest = 0.0
@@ -58,7 +58,10 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def against(rival: Sequence[float], others: Mapping[str, Sequence[float]]) -> tuple[list[str], list[str], list[str]]:
-    """Names with significantly smaller values, without a difference, and with larger ones; diverged runs are larger."""
+    """Names with significantly smaller values, without a difference, and with larger ones.
+
+    Those with a diverged run count as larger.
+    """
     differences = {name: paired(values, rival) for name, values in others.items()}
     adjusted = holm({name: difference.p for name, difference in differences.items()})
     groups: tuple[list[str], list[str], list[str]] = ([], [], [])

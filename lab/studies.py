@@ -64,7 +64,7 @@ class Study:
 
     @property
     def middle(self) -> str | None:
-        """Label of the sweep's middle, the inverse prior losses, which takes no search; None where it is ``sum``."""
+        """Label of the sweep's middle, the inverse prior losses; None where that is ``sum``."""
         return static((1.0,) * len(self.objectives)) if self.swept and self.prior else None
 
     @property
@@ -87,7 +87,7 @@ class Study:
         return {label: self.overrides(label) for label in [*labels, *(f"only {name}" for name in alone)]}
 
     def overrides(self, label: str) -> Sequence[str]:
-        """Of ``train.py``, for a setting; without the weights of ``autoscale``, which are found in each run."""
+        """Of ``train.py``, for a setting; weights of ``autoscale`` are found in each run."""
         if label.startswith("static "):
             prior = self.prior or dict.fromkeys(self.objectives, 1.0)
             return fixed({name: v / prior[name] for name, v in zip(self.objectives, values(label), strict=True)})
@@ -158,7 +158,7 @@ class Trial:
 
     @property
     def training(self) -> Training:
-        """The run of ``train.py``; of ``autoscale`` with the weights of its first phase, if that is finished."""
+        """The run of ``train.py``; of ``autoscale`` with weights if its first phase is finished."""
         study, phase = STUDIES[self.study], self.phase
         overrides = study.overrides(self.label)
         if phase is not None and phase.finished:
@@ -204,7 +204,10 @@ class Trial:
             self.diverged.write_text(f"{error}\n", encoding="utf-8")
 
     def recorded_row(self) -> dict[str, Any] | None:
-        """The row in results/, unless it lacks the score that the reference of delta-m and an objective alone need."""
+        """The row in results/, unless it lacks a score that is needed.
+
+        The reference of delta-m needs one, and so does an objective alone, for the first seed.
+        """
         study = STUDIES[self.study]
         row = recorded(runs_file(self.study)).get((self.label, self.rate, self.seed))
         scored = self.seed == study.seeds[0] and (self.label.startswith("only ") or self.label in study.references)

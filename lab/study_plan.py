@@ -86,8 +86,9 @@ class Plan:
         return studies.outcome(row, self.study, self.reference)
 
     def _find_reference(self) -> None:
-        """Validation results of the objectives alone (or of ``sum``), best rate of the first grid, first seed.
+        """Validation results of the objectives alone, or of ``sum``, with the first seed.
 
+        They have the best rate of the first grid.
         The grid that grows plays no part, so that earlier rows stay comparable.
         """
         best = {}

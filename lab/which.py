@@ -1,4 +1,4 @@
-"""Sentences and tables of docs/which.md, docs/results.md and README.md that say which method to use, from results/ alone.
+"""Which method to use: blocks of docs/which.md and docs/results.md, from results/ alone.
 
 python lab/collect.py    # writes them
 """
@@ -16,7 +16,10 @@ CHEAP = 1.1  # time of a step relative to `sum` that counts as none
 
 
 def advice(outcome: Results) -> str:
-    """What to use in a study: the cheapest and the best setting that beat the rival, or what is as good without a search."""
+    """What to use in a study.
+
+    The best and the cheapest setting that beat the rival; without one, what is as good and takes no search.
+    """
     better, same, _ = outcome.groups()
     rival = "the chosen static weights" if outcome.plan.tuned else "`sum`"
     if better:

@@ -41,7 +41,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 @cache
 def student_t(freedom: int, probability: float = 0.95) -> float:
-    """The t for which ``probability`` of Student's distribution lies between -t and t, by bisection."""
+    """The t for which ``probability`` of Student's distribution lies between -t and t."""
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
@@ -55,7 +55,10 @@ def student_share(t: float, freedom: int) -> float:
 
 
 def _share(angle: float, freedom: int) -> float:
-    """Closed form in the angle ``atan(t / sqrt(freedom))`` (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    """The part below an angle ``atan(t / sqrt(freedom))``.
+
+    Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
     odd = freedom % 2
     term = total = 1.0
     if freedom == 1:

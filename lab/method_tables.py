@@ -201,7 +201,7 @@ def _cell(value: Estimate, digits: int) -> str:
 
 def rival_words(outcome: Results) -> str:
     """What the others are compared with, and whether it lies inside the grid."""
-    if outcome.rival == "sum":
+    if outcome.plan.tuned is None or not outcome.finished:
         return "Against `sum`"
     place = (
         "inside the grid"

@@ -6,12 +6,14 @@ python lab/collect.py    # writes them
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache
 
 from lab import documents, method_tables, studies
 from lab.method_tables import Results, called, finished
 from lab.studies import STUDIES, runs_file
 
+MIDDLE = "static weights, v = 1"
 CHEAP = 1.1  # time of a step relative to `sum` that counts as none
 
 
@@ -62,57 +64,62 @@ def by_study() -> str:
     return documents.table(head, lines) + method_tables.unfinished()
 
 
-def by_method() -> str:
-    """A line per setting: in which studies it is better than the rival, like it, or worse."""
-    head = ("setting", "better", "no significant difference", "worse", "time of a step")
-    found: dict[str, tuple[list[str], list[str], list[str], list[float]]] = {}
+@dataclass
+class Tally:
+    """Studies in which a setting was better than the rival, like it, or worse; and times of its steps."""
+
+    groups: tuple[list[str], list[str], list[str]] = field(default_factory=lambda: ([], [], []))
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def kept(self) -> str:
+        """In how many studies it was not worse."""
+        better, same, worse = map(len, self.groups)
+        return f"{better + same} of {better + same + worse}"
+
+
+def tallies() -> dict[str, Tally]:
+    """Setting -> its tally over the finished studies; those that won most often, or lost least often, come first."""
+    found: dict[str, Tally] = {}
     for outcome in outcomes():
         for place, group in enumerate(outcome.groups()):
             for label in group:
                 name = MIDDLE if label.startswith("static ") else f"`{label}`"
-                entry = found.setdefault(name, ([], [], [], []))
-                entry[place].append(outcome.name)
-                entry[3].append(time_of(outcome, label))
-    ordered = sorted(found.items(), key=lambda item: (len(item[1][2]) - len(item[1][0]), len(item[1][2])))
+                tally = found.setdefault(name, Tally())
+                tally.groups[place].append(outcome.name)
+                tally.times.append(time_of(outcome, label))
+
+    def order(name: str) -> tuple[int, int]:
+        better, _, worse = map(len, found[name].groups)
+        return worse - better, worse
+
+    return {name: found[name] for name in sorted(found, key=order)}
+
+
+def by_method() -> str:
+    """A line per setting: in which studies it is better than the rival, like it, or worse."""
+    head = ("setting", "better", "no significant difference", "worse", "time of a step")
     lines = []
-    for name, (*groups, times) in ordered:
-        span = (
-            f"{min(times):.2f}"
-            if f"{min(times):.2f}" == f"{max(times):.2f}"
-            else f"{min(times):.2f} to {max(times):.2f}"
-        )
-        lines.append([name, *(", ".join(group) for group in groups), span])
+    for name, tally in tallies().items():
+        low, high = f"{min(tally.times):.2f}", f"{max(tally.times):.2f}"
+        lines.append([name, *map(", ".join, tally.groups), low if low == high else f"{low} to {high}"])
     return documents.table(head, lines)
-
-
-MIDDLE = "static weights, v = 1"
 
 
 def by_budget() -> str:
     """What each budget buys, over the finished studies."""
-    lines, counts = [], {}
-    for outcome in outcomes():
-        better, same, worse = outcome.groups()
-        for label in (*better, *same, *worse):
-            name = MIDDLE if label.startswith("static ") else f"`{label}`"
-            kept = counts.setdefault(name, [0, 0, 0.0, outcome])
-            kept[0] += label not in worse
-            kept[1] += 1
-            kept[2] = max(kept[2], time_of(outcome, label))
-    searches = [str(outcome.plan.budget(outcome.plan.tuned)) for outcome in outcomes() if outcome.plan.tuned]
-    names = {
-        "one run per learning rate, one backward pass": [n for n, c in counts.items() if c[2] <= CHEAP],
-        "one run per learning rate, some time for measuring or a second forward pass": [
-            n for n, c in counts.items() if c[2] > CHEAP
-        ],
-    }
-    for budget, known in names.items():
-        kept = sorted(known, key=lambda name: -counts[name][0] / counts[name][1])
-        text = ", ".join(f"{name} {counts[name][0]} of {counts[name][1]}" for name in kept)
+    lines = []
+    for budget, measures in {
+        "one run per learning rate, and one backward pass per step": False,
+        "one run per learning rate, and time to measure gradients or losses": True,
+    }.items():
+        known = {name: tally for name, tally in tallies().items() if (max(tally.times) > CHEAP) == measures}
+        text = ", ".join(f"{name} {tally.kept}" for name, tally in known.items())
         lines.append([budget, f"not worse than the chosen static weights in so many studies: {text or 'none'}"])
-    if searches:
-        spent = " to ".join(dict.fromkeys((min(searches, key=int), max(searches, key=int))))
-        lines.append([f"a search, here of {spent} runs", "static weights on the grid of docs/results.md"])
+    budgets = [outcome.runs(outcome.plan.tuned) for outcome in outcomes() if outcome.plan.tuned]
+    if budgets:
+        spent = " to ".join(dict.fromkeys((str(min(budgets)), str(max(budgets)))))
+        lines.append([f"a search, here of {spent} runs", "the chosen static weights"])
     return documents.table(("budget", "what it buys"), lines)
 
 

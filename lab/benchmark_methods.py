@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mozoo
 import train
-from lab import command, documents, method_tables, results, studies
+from lab import command, documents, method_tables, published_order, results, studies, which
 from lab.autoscale import MEASURED
 from lab.jobs import run_missing
 from lab.studies import AUTOSCALE, STUDIES, Trial
@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results.write_rows(studies.cost_file(name), measure_cost(plan))
         results.write_figures(method_tables.figures(name) | method_tables.weight_figures(name))
     documents.write("benchmark_methods", method_tables.BLOCKS)
+    documents.write("which", which.BLOCKS)
+    documents.write("published_order", published_order.BLOCKS)
 
 
 def run(name: str, processes: int) -> Plan:

@@ -14,8 +14,16 @@ from lab.reproductions.published_tables import read
 
 #: Method -> its name in the published table.
 PRINTED = {
-    **{"sum": "LS", "realtime": "SI", "dwa": "DWA", "uncertainty": "UW", "mgda": "MGDA", "pcgrad": "PCGrad"},
-    **{"cagrad": "CAGrad", "imtl_g": "IMTL-G", "nash_mtl": "Nash-MTL", "famo": "FAMO"},
+    "sum": "LS",
+    "realtime": "SI",
+    "dwa": "DWA",
+    "uncertainty": "UW",
+    "mgda": "MGDA",
+    "pcgrad": "PCGrad",
+    "cagrad": "CAGrad",
+    "imtl_g": "IMTL-G",
+    "nash_mtl": "Nash-MTL",
+    "famo": "FAMO",
 }
 
 

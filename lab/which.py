@@ -66,7 +66,7 @@ def by_study() -> str:
 
 @dataclass
 class Tally:
-    """Studies in which a setting was better than the rival, like it, or worse; and times of its steps."""
+    """Studies in which a setting was better than the rival, like it, or worse; times of steps."""
 
     groups: tuple[list[str], list[str], list[str]] = field(default_factory=lambda: ([], [], []))
     times: list[float] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Tally:
 
 
 def tallies() -> dict[str, Tally]:
-    """Setting -> its tally over the finished studies; those that won most often, or lost least often, come first."""
+    """Setting -> its tally over the finished studies; those that won most often come first."""
     found: dict[str, Tally] = {}
     for outcome in outcomes():
         for place, group in enumerate(outcome.groups()):

@@ -3,7 +3,8 @@
 1. Every setting is trained with the first grid of learning rates at the first seed. Where the best rate lies at an end of its
    grid, the next one is tried, up to a limit (lab/grids.py).
 2. Every point of the sweep is trained with the middle rate at the first seed. The best three get rates as in 1, and then all
-   seeds; the one with the best mean is chosen. Where it lies at an edge of the sweep, points are added, up to a limit.
+   seeds; the one with the best mean is chosen. Where it lies at an edge of the sweep, points beyond it are added and judged
+   alike, up to a limit.
 3. Every other setting is trained with all seeds at its best rate.
 
 "Best" is the lowest delta-m on the validation split; of an objective alone the score by which its epoch is chosen.
@@ -88,8 +89,7 @@ class Plan:
     def _find_reference(self) -> None:
         """Validation results of the objectives alone, or of ``sum``, with the first seed.
 
-        They have the best rate of the first grid.
-        The grid that grows plays no part, so that earlier rows stay comparable.
+        They have the best rate of the first grid. Rates that are added play no part, so that earlier rows stay comparable.
         """
         best = {}
         for label in self.study.references:
@@ -133,10 +133,11 @@ class Plan:
             grid = [values(label) for label in self.points]
             added = [static(point) for point in further_points(grid, values(self.tuned))]
             self.inside = not added
-            if extension < ROUNDS:
-                self.points += added
             if not added:
                 return
+            if extension < ROUNDS:
+                self.points += added
+                self.finalists |= dict.fromkeys(added)  # to be judged as the chosen one is
 
     def _mean(self, label: str) -> float | None:
         """Mean delta-m over seeds at the best rate, or None if runs are missing."""

@@ -75,6 +75,16 @@ def test_a_best_point_at_an_end_extends_the_grid():
     assert len(plan.points) == 12  # 2.5, 3 and 3.5 decades
 
 
+def test_an_added_point_is_judged_with_all_rates_and_seeds():
+    """Beyond the end it may need another rate than the middle one."""
+    edge = static((1.98, 0.0198))
+    beyond = Plan("tiny", STUDY, errors(2.0))
+    (added,) = [label for label in beyond.points if label not in Plan("tiny", STUDY, errors(0.0)).points]
+    assert beyond.tuned == edge
+    assert sorted(tried(beyond, added)) == [0.01, 0.1, 1.0]
+    assert {trial.seed for trial in beyond.needed if trial.label == added} == {0, 1}
+
+
 def test_extension_ends_at_its_limit():
     plan = Plan("tiny", STUDY, errors(-7.0))
     assert not plan.inside

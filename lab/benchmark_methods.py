@@ -1,21 +1,20 @@
 """Every method on every task, tuned alike, against the static weights of a sweep.
 
-python lab/benchmark_methods.py                 # everything: an evening on two cores
+python lab/benchmark_methods.py                 # everything: two nights on two cores
 python lab/benchmark_methods.py diamonds        # one study
 python lab/benchmark_methods.py --collect       # only write results/ and the page again, from finished runs
 
-A study is one model on one task, in sizes small enough for two cores. Each method, each point of a sweep of static weights
-and each objective alone is trained with the same three learning rates. The rate with the best delta-m on the validation split
-at seed 0 (of an objective alone: the lowest loss, or what else chooses epochs) is trained with all other seeds. Then steps are
-timed, each next to a plain one, and their memory is measured: leave the machine alone meanwhile.
+A study is one model on one task, in sizes small enough for two cores. lab/study_plan.py says which runs it is made of, and
+lab/studies.yaml what the settings are. Then steps are timed, each next to a plain one, and their memory is measured: leave the
+machine alone meanwhile.
 
-Runs are kept in outputs/methods/, so an interrupted command goes on where it stopped. lab/method_tables.py makes tables
-and figures of what is written here: results/methods_<study>.csv and results/methods_<study>_cost.csv.
+Runs are kept in outputs/methods/, so an interrupted command goes on where it stopped. Rows that results/ hold already are not run
+again if their command is that of today. lab/method_tables.py makes tables and figures of what is written here:
+results/methods_<study>.csv and results/methods_<study>_cost.csv.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import statistics
@@ -30,11 +29,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mozoo
 import train
-from lab import command, documents, method_tables, results
+from lab import command, documents, method_tables, published_order, results, studies, which
+from lab.autoscale import MEASURED
 from lab.jobs import run_missing
-from lab.studies import METHODS, STUDIES, Trial, baseline, trials
+from lab.studies import AUTOSCALE, STUDIES, Trial
+from lab.study_plan import Plan
 from lab.timing import peak_bytes, timed
 from mozoo import tools
+from mozoo.tracking import read_rows
+
+FIRST = ("setting", "lr", "seed", "chosen", "val delta-m")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,90 +47,111 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one per core")
     options = command.parse(parser, arguments, "study", STUDIES)
     for name in options.names:
-        for jobs in (trials, repeats):  # the rates of all others are chosen by the trials
-            if not options.collect:
-                for problem in run_missing(jobs(name), options.processes).values():
-                    raise problem
-            missing = [job for job in jobs(name) if not job.finished]
-            if missing:
-                first = missing[0].training.folder
-                sys.exit(f"error: {len(missing)} runs are missing, such as {first}; run without --collect")
-        if not options.collect or not method_tables.cost_file(name).is_file():
-            results.write_rows(method_tables.cost_file(name), measure_cost(name))
-        write_runs(name)
+        plan = run(name, 0 if options.collect else options.processes)
+        if plan.missing:
+            if options.names == list(STUDIES):
+                continue  # of all studies, those that are finished
+            first = plan.missing[0].training.folder
+            sys.exit(f"error: {len(plan.missing)} runs are missing, such as {first}; run without --collect")
+        write_runs(plan)
+        if not options.collect or not studies.cost_file(name).is_file():
+            results.write_rows(studies.cost_file(name), measure_cost(plan))
         results.write_figures(method_tables.figures(name) | method_tables.weight_figures(name))
     documents.write("benchmark_methods", method_tables.BLOCKS)
+    documents.write("which", which.BLOCKS)
+    documents.write("published_order", published_order.BLOCKS)
 
 
-def repeats(name: str) -> list[Trial]:
-    """Every setting with its best learning rate, all seeds. Needs all trials."""
-    study = STUDIES[name]
-    jobs = {label: list(group) for label, group in itertools.groupby(trials(name), key=lambda job: job.label)}
-    reference = baseline(name, lambda label: min(jobs[label], key=Trial.score).validation())
+def run(name: str, processes: int) -> Plan:
+    """The plan of a study after its runs; as far as it is finished with 0 processes."""
+    rows: dict[Trial, dict[str, Any]] = {}
 
-    def worth(job: Trial) -> float:
-        return job.score() if job.label.startswith("only ") else job.delta(reference)
+    def row(trial: Trial) -> dict[str, Any] | None:
+        if trial not in rows:
+            found = trial.row()
+            if found is None:
+                return None
+            rows[trial] = found
+        return rows[trial]
 
-    rates = {label: min(each, key=worth).rate for label, each in jobs.items()}
-    return [Trial(name, label, rate, seed) for label, rate in rates.items() for seed in study.seeds]
+    while True:
+        plan = Plan(name, STUDIES[name], row)
+        if not plan.missing or not processes:
+            return plan
+        for problem in run_missing(plan.missing, processes).values():
+            raise problem
 
 
-def write_runs(name: str) -> None:
+def write_runs(plan: Plan) -> None:
     """A row per run."""
-    study, rows = STUDIES[name], []
-    chosen = repeats(name)
-    first = {job.label: job for job in reversed(chosen)}
-    reference = baseline(name, lambda label: first[label].validation())
-    for job in dict.fromkeys([*trials(name), *chosen]):
-        summary = job.summary()
-        metrics = summary.get("metrics", {})  # none if the run diverged
-        rows.append(
-            {
-                "setting": job.label,
-                "lr": f"{job.rate:g}",
-                "seed": job.seed,
-                "chosen": int(job in chosen),
-                "val delta-m": "" if job.label.startswith("only ") else f"{job.delta(reference):.6g}",
-                **{heading: f"{metrics.get(key, math.nan):.6g}" for heading, (key, _) in study.metrics.items()},
-                **{key: summary.get(key) for key in ("steps", "seconds", "device", "git")},
-                "torch": summary.get("versions", {}).get("torch"),
-                "command": job.training.command,
-            }
-        )
-    results.write_rows(method_tables.runs_file(name), rows)
+    written = []
+    for trial in plan.needed:
+        row = plan.rows(trial)
+        assert row is not None  # the plan is finished
+        delta = studies.outcome(row, plan.study, plan.reference).delta
+        found = {**row, "chosen": int(trial in plan.chosen)}
+        found["val delta-m"] = "" if trial.label.startswith("only ") or math.isinf(delta) else f"{delta:.6g}"
+        written.append({key: found.get(key, "") for key in [*FIRST, *studies.columns(plan.study)]})
+    results.write_rows(studies.runs_file(plan.name), written)
+    studies.recorded.cache_clear()
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------
 
 
-def measure_cost(name: str, rounds: int = 20) -> list[dict[str, Any]]:
-    """Time of a step and its peak of memory, relative to ``sum``."""
+def measure_cost(plan: Plan) -> list[dict[str, Any]]:
+    """Time of a step and its peak of memory, relative to ``sum``.
+
+    What was measured before stays as it is.
+    The time of ``autoscale`` is that of a whole training with its first phase.
+    """
+    name, study = plan.name, plan.study
+    known = (
+        {row["setting"]: row for row in read_rows(studies.cost_file(name))} if studies.cost_file(name).is_file() else {}
+    )
+    wanted = [*study.methods, *([AUTOSCALE] if study.phase else [])]
+    lacking = [method for method in wanted if method not in known]
+    if lacking:
+        known |= {row["setting"]: row for row in _measure(plan, lacking)}
+    return [known[method] for method in wanted]
+
+
+def _measure(plan: Plan, methods: Sequence[str], rounds: int = 20) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
-    steps = {method: one_step(name, method) for method in METHODS}
-    ratios: dict[str, list[float]] = {method: [] for method in METHODS}
+    steps = {method: one_step(plan.name, method) for method in dict.fromkeys(["sum", *methods])}
+    ratios: dict[str, list[float]] = {method: [] for method in methods}
     for turn in range(rounds):
-        for method, step in steps.items():
+        for method in methods:
             # each goes first in half of the rounds, as the second of two finds warm caches
-            pair = [steps["sum"], step] if turn % 2 else [step, steps["sum"]]
+            pair = [steps["sum"], steps[method]] if turn % 2 else [steps[method], steps["sum"]]
             (first, _), (second, _) = map(timed, pair)
             ratios[method].append(second / first if turn % 2 else first / second)
     peaks = {method: peak_bytes(step) for method, step in steps.items()}
+    times = {method: statistics.median(ratios[method]) for method in methods}
+    if AUTOSCALE in times and plan.study.phase is not None:
+        row = plan.rows(Trial(plan.name, "sum", plan.rates["sum"], plan.study.seeds[0]))
+        assert row is not None  # the plan is finished
+        measured = min(MEASURED, plan.study.phase)
+        times[AUTOSCALE] = 1 + (plan.study.phase + measured * (times[AUTOSCALE] - 1)) / int(row["steps"])
     return [
         {
             "setting": method,
-            "time": f"{statistics.median(ratios[method]):.4g}",
+            "time": f"{times[method]:.4g}",
             "peak bytes": peaks[method],
             "memory": f"{peaks[method] / peaks['sum']:.4g}",
             **results.environment("cpu (1 thread)"),
         }
-        for method in METHODS
+        for method in methods
     ]
 
 
 def one_step(name: str, method: str) -> Callable[[], None]:
-    """A training step on the first batch of a study, after three to warm up."""
-    overrides = (*STUDIES[name].common, f"balancer={method}", "trainer.num_threads=1", "trainer.device=cpu")
-    run = train.build(mozoo.compose(overrides))
+    """A training step on the first batch of a study, after three to warm up.
+
+    Of ``autoscale`` a measured one of its first phase.
+    """
+    balancer = ("balancer=sum", "trainer.measure_conflicts=1") if method == AUTOSCALE else (f"balancer={method}",)
+    run = train.build(mozoo.compose((*STUDIES[name].common, *balancer, "trainer.num_threads=1", "trainer.device=cpu")))
     batch = next(iter(tools.epoch_batches(run, 0, 0)))
     run.model.train()
 

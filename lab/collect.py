@@ -27,10 +27,12 @@ from lab import (
     fronts,
     method_tables,
     options,
+    published_order,
     reproduce,
     results,
     tables,
     train_weights,
+    which,
 )
 from lab.studies import STUDIES
 
@@ -44,16 +46,23 @@ BLOCKS: dict[str, documents.Blocks] = {
     "figures": figures.BLOCKS,
     "fronts": fronts.BLOCKS,
     "options": {"docs/trainer.md": options.blocks()},
+    "published_order": published_order.BLOCKS,
     "reproduce": reproduce.BLOCKS,
     "tables": tables.blocks(tables.EXPERIMENTS),
     "train_weights": train_weights.BLOCKS,
+    "which": which.BLOCKS,
 }
 FIGURES: results.Figures = {
     **benchmark_balancers.FIGURES,
     **composition_baseline.FIGURES,
     **figures.FIGURES,
     **fronts.FIGURES,
-    **{file: draw for name in STUDIES for file, draw in method_tables.figures(name).items()},
+    **{
+        file: draw
+        for name in STUDIES
+        for file, draw in method_tables.figures(name).items()
+        if (results.RESULTS / file).is_file()  # of a study that is finished
+    },
 }
 
 

@@ -1,7 +1,8 @@
 """Tables and figures of lab/benchmark_methods.py, from the CSV files in results/.
 
-What a table says of a setting is the mean over seeds at its best learning rate, with Student's 95 % interval. One is called
-better than another in a result only where the two intervals do not meet, and ranks count only those that are better so.
+What a table says of a setting is the mean over seeds at its best learning rate, with Student's 95 % interval. Whether a setting is
+better than the rival follows from differences paired by seed, corrected for all comparisons of a study (lab/significance.py).
+Ranks count only those that are better beyond the intervals.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lab import documents, results
-from lab.studies import METHODS, STUDIES, Trial, baseline, directions
+from lab import documents, results, studies
+from lab.grids import ROUNDS
+from lab.significance import LEVEL, Difference, against, holm, paired
+from lab.studies import AUTOSCALE, STUDIES, Trial, baseline, cost_file, directions, runs_file
+from lab.study_plan import Plan
 from mozoo.comparison.estimates import Estimate, estimate
 from mozoo.figures import front
 from mozoo.tracking import read_rows
@@ -26,37 +30,64 @@ from tasks.results import ResultKey
 from tasks.scores import delta_m
 
 OVER_TIME = ("uncertainty", "realtime", "dwa", "gradnorm", "famo", "mgda", "imtl_g", "nash_mtl")
+UNFINISHED = """The sweep has yet to run: `python lab/benchmark_methods.py {name}`. Until then, the methods that were run are compared with the
+plain sum, which no search has improved, at the best of the first learning rates.
+"""
+WIDE = 4  # results that a table has columns for
 
 
 class Results:
-    """A study's results, read from its files.
+    """A study, read from its files.
+
+    One that is not finished has those settings that were trained with all seeds, at the rates that were chosen then, and no sweep.
 
     Args:
         name: Of the study.
 
     Attributes:
+        plan: What validation chose.
+        finished: Whether all runs of the plan are there.
+        rates: Setting -> its best learning rate.
         higher: Heading -> whether higher is better.
-        values: Setting -> heading -> results of its seeds, in the order of seeds; none if one of them diverged.
-        tuned: The point of the sweep with the best mean delta-m on the validation split.
-        rate: Setting -> its best learning rate.
+        values: Setting -> heading -> results of its seeds, in the order of seeds, not a number where one diverged. Points of the
+            sweep that were not among the best have the first seed alone.
+        rival: What the others are compared with: the chosen point of the sweep, or ``sum``.
+        compared: Labels of the others.
         cost: Method -> time and memory relative to ``sum``.
     """
 
     def __init__(self, name: str) -> None:
         self.study = STUDIES[name]
-        self.name, self.higher = name, directions(name)
-        rows = [row for row in read_rows(runs_file(name)) if row["chosen"] == "1"]
-        grouped = {label: [row for row in rows if row["setting"] == label] for label in self.study.settings()}
-        self.values = {
-            label: {heading: [float(row[heading]) for row in mine] for heading in self.higher}
-            for label, mine in grouped.items()
-        }
-        self.rate = {label: mine[0]["lr"] for label, mine in grouped.items()}
-        self.cost = {row["setting"]: (float(row["time"]), float(row["memory"])) for row in read_rows(cost_file(name))}
-        self.alone = [label for label in grouped if label.startswith("only ")]
-        self.points = [label for label in grouped if label.startswith("fixed ")]
-        validated = {label: [float(row["val delta-m"]) for row in grouped[label]] for label in self.points}
-        self.tuned = min(self.points, key=lambda label: statistics.fmean(validated[label]))
+        self.name, self.higher = name, directions(self.study)
+        self.plan = plan_of(name)
+        self.finished = not self.plan.missing
+        rows = studies.recorded(runs_file(name))
+        if self.finished:
+            self.rates, self.points, self.rival = self.plan.rates, self.plan.points, self.plan.tuned or "sum"
+        else:
+            chosen = {label: rate for (label, rate, _), row in rows.items() if row["chosen"] == "1"}
+            seeds = [{(label, rate, seed) for seed in self.study.seeds} for label, rate in chosen.items()]
+            self.rates = {label: chosen[label] for label, each in zip(chosen, seeds, strict=True) if each <= set(rows)}
+            self.points, self.rival = [], "sum"
+        self.compared = [label for label in self.study.compared if label != self.rival and label in self.rates]
+        self.alone = [label for label in self.study.settings() if label.startswith("only ") and label in self.rates]
+        self.values = {}
+        for label in [*self.compared, self.rival, *self.alone, *self.points]:
+            rate = self.rates.get(label, self.study.rates[len(self.study.rates) // 2])
+            found = [rows[label, rate, seed] for seed in self.study.seeds if (label, rate, seed) in rows]
+            self.values[label] = {heading: [float(row[heading]) for row in found] for heading in self.higher}
+        costs = read_rows(cost_file(name)) if cost_file(name).is_file() else []
+        self.cost = {row["setting"]: (float(row["time"]), float(row["memory"])) for row in costs}
+
+    def runs(self, label: str) -> int:
+        """Trainings behind a row."""
+        return self.plan.budget(label) if self.finished else len(self.study.rates) + len(self.study.seeds) - 1
+
+    def is_inside(self, label: str) -> bool:
+        """Whether learning rates on both sides of the best were tried."""
+        if self.finished:
+            return self.plan.rate_is_inside(label)
+        return min(self.study.rates) < self.rates[label] < max(self.study.rates)
 
     def estimate(self, label: str, heading: str) -> Estimate:
         """Mean over seeds, with its interval."""
@@ -64,14 +95,29 @@ class Results:
 
     def means(self, label: str) -> dict[str, float]:
         """Heading -> mean over seeds."""
-        return {heading: statistics.fmean(values) for heading, values in self.values[label].items()}
+        return {heading: statistics.fmean(found) for heading, found in self.values[label].items()}
+
+    def deltas(self, label: str) -> list[float]:
+        """delta-m in percent, one per seed; negative is better."""
+        reference, found = baseline(self.study, self.means), self.values[label]
+        runs = zip(*found.values(), strict=True)
+        return [delta_m(dict(zip(found, run, strict=True)), reference, self.higher) for run in runs]
 
     def delta(self, label: str) -> Estimate:
         """delta-m in percent; negative is better."""
-        reference = baseline(self.name, self.means)
-        seeds = range(len(self.study.seeds))
-        values = self.values[label]
-        return estimate([delta_m({h: values[h][i] for h in values}, reference, self.higher) for i in seeds])
+        return estimate(self.deltas(label))
+
+    def difference(self, label: str) -> Difference:
+        """delta-m minus that of the rival, paired by seed."""
+        return paired(self.deltas(label), self.deltas(self.rival))
+
+    def adjusted(self) -> dict[str, float]:
+        """Setting -> Holm's p-value of its difference to the rival."""
+        return holm({label: self.difference(label).p for label in self.compared})
+
+    def groups(self) -> tuple[list[str], list[str], list[str]]:
+        """Settings better than, like, or worse than the rival."""
+        return against(self.deltas(self.rival), {label: self.deltas(label) for label in self.compared})
 
     def ranks(self, labels: list[str]) -> dict[str, float]:
         """Mean over results of 1 + how many others are better beyond the intervals."""
@@ -90,95 +136,135 @@ def beyond(one: Estimate, other: Estimate, higher: bool) -> bool:
     return distance > (one.half or 0.0) + (other.half or 0.0)
 
 
-def runs_file(name: str) -> Path:
-    """The CSV file with a row per run."""
-    return results.RESULTS / f"methods_{name}.csv"
+def plan_of(name: str) -> Plan:
+    """The plan of a study as far as results/ hold its runs."""
+    return Plan(name, STUDIES[name], Trial.recorded_row)
 
 
-def cost_file(name: str) -> Path:
-    """The CSV file with the cost of a step of each method."""
-    return results.RESULTS / f"methods_{name}_cost.csv"
+def finished(name: str) -> bool:
+    """Whether results/ hold all runs of a study."""
+    return cost_file(name).is_file() and not plan_of(name).missing
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
 def table(outcome: Results) -> str:
-    """Methods, the best point of the sweep, objectives alone."""
-    study, ranked = outcome.study, [*METHODS, outcome.tuned]
-    ranks, lines = outcome.ranks(ranked), []
+    """Methods, static weights, objectives alone."""
+    study, ranked = outcome.study, [*outcome.compared, outcome.rival]
+    shown = study.metrics if len(study.metrics) <= WIDE else {}
+    ranks, adjusted, lines = outcome.ranks(ranked), outcome.adjusted(), []
     for label in [*ranked, *outcome.alone]:
-        cells = [_name(label), outcome.rate[label]]
-        cells += [_cell(outcome.estimate(label, heading), digits) for heading, (_, digits) in study.metrics.items()]
-        cells += [_cell(outcome.delta(label), 2), f"{ranks[label]:.1f}"] if label in ranks else ["", ""]
+        cells = [called(outcome, label), f"{outcome.rates[label]:g}", str(outcome.runs(label))]
+        cells += [_cell(outcome.estimate(label, heading), digits) for heading, (_, digits) in shown.items()]
+        cells += [_cell(outcome.delta(label), 2)] if label in ranks else [""]
+        cells += [_cell(outcome.difference(label).mean, 2), f"{adjusted[label]:.2g}"] if label in adjusted else ["", ""]
+        cells += [f"{ranks[label]:.1f}"] if label in ranks else [""]
         cells += [f"{value:.2f}" for value in outcome.cost[label]] if label in outcome.cost else ["", ""]
         lines.append(cells)
-    head = ["setting", "lr", *outcome.higher, "delta-m, %", "mean rank", "time", "memory"]
+    head = ["setting", "lr", "runs", *shown, "delta-m, %", "to the rival", "p", "mean rank", "time", "memory"]
     against = "one model per objective" if study.alone is None else "`sum`"
     note = (
-        f"{study.size}; {len(study.seeds)} seeds, learning rates {', '.join(f'{r:g}' for r in study.rates)}. "
-        f"delta-m against {against}; negative is better. Time and memory of a step relative to `sum`."
+        f"{study.size}; {len(study.seeds)} seeds, learning rates from {', '.join(f'{r:g}' for r in study.rates)}. "
+        f"delta-m against {against}; negative is better. To the rival: difference of delta-m, paired by seed; p: Holm's, of "
+        f"{len(adjusted)} comparisons. Time and memory of a step relative to `sum`. {provenance(outcome)}"
     )
-    ends = [_name(label) for label in [*ranked, *outcome.alone] if float(outcome.rate[label]) in study.rates[::2]]
+    ends = [called(outcome, label) for label in [*ranked, *outcome.alone] if not outcome.is_inside(label)]
     if ends:
-        note += f" Best at an end of these rates, and maybe better beyond it: {', '.join(ends)}."
+        note += f" Best at an end of the rates that were tried, and maybe better beyond it: {', '.join(ends)}."
     return f"{documents.table(head, lines)}\n{note}\n\n{verdict(outcome)}"
 
 
-def _name(label: str) -> str:
-    return f"`{label}`" if label in METHODS else label
+def called(outcome: Results, label: str) -> str:
+    """How tables and sentences name a setting."""
+    if label in outcome.study.methods or label == AUTOSCALE:
+        return f"`{label}`"
+    if not label.startswith("static "):
+        return label
+    point = label.removeprefix("static ")
+    return f"static {point}, chosen" if label == outcome.plan.tuned else f"static {point}"
+
+
+def provenance(outcome: Results) -> str:
+    """The commits that rows were trained at."""
+    rows = studies.recorded(runs_file(outcome.name))
+    shown = [row for (label, _, _), row in rows.items() if label in outcome.values]
+    commits: dict[str, int] = {}
+    for row in shown:
+        commits[row["git"] or "unknown"] = commits.get(row["git"] or "unknown", 0) + 1
+    return "Runs by commit: " + ", ".join(f"{commit} {count}" for commit, count in commits.items()) + "."
 
 
 def _cell(value: Estimate, digits: int) -> str:
     return value.text(digits) if math.isfinite(value.mean) else "diverged"
 
 
-def against_the_sweep(outcome: Results) -> tuple[list[str], list[str], list[str]]:
-    """Methods with a delta-m better than, like, or worse than the chosen static weights."""
-    tuned = outcome.delta(outcome.tuned)
-    groups: tuple[list[str], list[str], list[str]] = ([], [], [])
-    for label in METHODS:
-        delta = outcome.delta(label)
-        worse = beyond(tuned, delta, higher=False) or math.isnan(delta.mean)
-        groups[0 if beyond(delta, tuned, higher=False) else 2 if worse else 1].append(f"`{label}`")
-    return groups
+def rival_words(outcome: Results) -> str:
+    """What the others are compared with, and whether it lies inside the grid."""
+    if outcome.plan.tuned is None or not outcome.finished:
+        return "Against `sum`"
+    place = (
+        "inside the grid"
+        if outcome.plan.inside
+        else f"at an edge after {ROUNDS} extensions, so a wider one may do better"
+    )
+    point = outcome.plan.tuned.removeprefix("static ")
+    return f"Against the static weights that validation chose of {len(outcome.points)} (v = {point}, {place})"
 
 
 def verdict(outcome: Results) -> str:
-    """Methods better, and worse, than the chosen static weights beyond the intervals."""
-    better, same, worse = (", ".join(group) or "none" for group in against_the_sweep(outcome))
-    last = len(outcome.study.objectives) == 2 and outcome.tuned in (outcome.points[0], outcome.points[-1])
-    chosen = f"{outcome.tuned}, the last at that end: a wider sweep may do better" if last else outcome.tuned
+    """Settings better, and worse, than the rival."""
+    groups = [[called(outcome, label) for label in group] for group in outcome.groups()]
+    better, same, worse = (", ".join(group) or "none" for group in groups)
     return (
-        f"Against the static weights that validation chose of the sweep's {len(outcome.points)} ({chosen}), in delta-m: "
-        f"better {better}; no difference beyond the intervals {same}; worse {worse}.\n"
+        f"{rival_words(outcome)}, in delta-m: better {better}; no significant difference {same}; worse {worse}. "
+        f"Significant is a corrected p below {LEVEL:g}.\n"
     )
 
 
 def summary() -> str:
     """A line per study that was run."""
-    head = ("study", "`sum`", "static weights of a sweep", "lowest of the methods", "better than the sweep", "worse")
+    head = ("study", "`sum`", "`grad_normalize`", "static weights, chosen", "lowest of the methods", "better", "worse")
     lines = []
-    for name in STUDIES:
-        if not runs_file(name).is_file():
-            continue
+    for name in filter(finished, STUDIES):
         outcome = Results(name)
-        deltas = {label: outcome.delta(label) for label in METHODS}
-        lowest = min(METHODS, key=lambda label: (math.isnan(deltas[label].mean), deltas[label].mean))
-        better, _, worse = against_the_sweep(outcome)
-        cells = [f"[{name}](docs/results.md#{name})", _cell(deltas["sum"], 1), _cell(outcome.delta(outcome.tuned), 1)]
-        cells += [f"{_cell(deltas[lowest], 1)} (`{lowest}`)", f"{len(better)} of {len(METHODS)}", f"{len(worse)}"]
+        deltas = {label: outcome.delta(label) for label in outcome.study.methods}
+        lowest = min(deltas, key=lambda label: (math.isnan(deltas[label].mean), deltas[label].mean))
+        groups = outcome.groups()
+        count = sum(label in deltas for group in groups for label in group)
+        better, _, worse = ([label for label in group if label in deltas] for group in groups)
+        tuned = "" if outcome.plan.tuned is None else _cell(outcome.delta(outcome.plan.tuned), 1)
+        cells = [f"[{name}](docs/results.md#{name})", _cell(deltas["sum"], 1)]
+        cells += [_cell(deltas["grad_normalize"], 1) if "grad_normalize" in deltas else "", tuned]
+        cells += [f"{_cell(deltas[lowest], 1)} (`{lowest}`)", f"{len(better)} of {count}", f"{len(worse)}"]
         lines.append(cells)
-    return documents.table(head, lines)
+    return documents.table(head, lines) + unfinished()
+
+
+def unfinished() -> str:
+    """A sentence on the studies that have not run."""
+    names = [name for name in STUDIES if not finished(name)]
+    if not names:
+        return ""
+    return f"\nNot finished, so not in this table: {', '.join(names)} (`python lab/benchmark_methods.py {names[0]}`, ...).\n"
 
 
 def block(name: str) -> str:
     """Table and figures of a study."""
     if not runs_file(name).is_file():
-        return f"Not run yet: `python lab/benchmark_methods.py {name}`.\n"
-    pictures = f"![Results of the sweep and of the methods, and their cost](../results/methods_{name}.svg)\n"
-    pictures += f"\n![Weights over time](../results/methods_{name}_weights.svg)\n"
-    return f"{table(Results(name))}\n{pictures}"
+        return f"Not run yet: `python lab/benchmark_methods.py {name}`. {STUDIES[name].size}.\n"
+    pictures = []
+    if finished(name):
+        pictures = [f"![Results of the sweep and of the methods, and their cost](../results/methods_{name}.svg)\n"]
+    if weights_file(name).is_file():
+        pictures.append(f"![Weights over time](../results/{weights_file(name).name})\n")
+    before = "" if finished(name) else f"{UNFINISHED.format(name=name)}\n"
+    return before + "\n".join([table(Results(name)), *pictures])
+
+
+def weights_file(name: str) -> Path:
+    """The figure of weights over time."""
+    return results.RESULTS / f"methods_{name}_weights.svg"
 
 
 BLOCKS: documents.Blocks = {
@@ -198,13 +284,14 @@ def figures(name: str) -> dict[str, Callable[[Path], None]]:
 def weight_figures(name: str) -> dict[str, Callable[[Path], None]]:
     """Weights over time, from the runs at seed 0."""
 
-    def draw() -> Figure:
-        outcome = Results(name)
-        trials = [Trial(name, label, float(outcome.rate[label]), outcome.study.seeds[0]) for label in OVER_TIME]
-        folders = {trial.label: trial.training.folder for trial in trials}
-        return draw_weights(name, {label: folder for label, folder in folders.items() if folder.is_dir()})
-
-    return {f"methods_{name}_weights.svg": partial(results.save_figure, salt=name, draw=draw)}
+    outcome = Results(name)
+    known = [label for label in OVER_TIME if label in outcome.study.methods]
+    trials = [Trial(name, label, outcome.rates[label], outcome.study.seeds[0]) for label in known]
+    folders = {trial.label: trial.training.folder for trial in trials}
+    there = {label: folder for label, folder in folders.items() if folder.is_dir()}
+    if len(there) < len(folders):  # rows of an earlier session have none, and the figure stays as it is
+        return {}
+    return {weights_file(name).name: partial(results.save_figure, salt=name, draw=partial(draw_weights, name, there))}
 
 
 def draw_results(name: str) -> Figure:
@@ -219,14 +306,18 @@ def draw_results(name: str) -> Figure:
     figure = Figure(figsize=(5.2 * (1 + len(pairs)), 4.6), layout="constrained")
     axes = figure.subplots(1, 1 + len(pairs))
     looks: dict[str, dict[str, Any]] = {
-        label: {"marker": "osD"[i // 10], "color": f"C{i % 10}", "label": label} for i, label in enumerate(METHODS)
+        label: {"marker": "osD"[i // 10], "color": f"C{i % 10}", "label": label}
+        for i, label in enumerate(outcome.compared)
+        if not label.startswith("static ")
     }
-    looks[outcome.tuned] = {"marker": "*", "color": "black", "markersize": 12, "label": "chosen by validation"}
+    if outcome.plan.tuned:
+        looks[outcome.plan.tuned] = {"marker": "*", "color": "black", "markersize": 12, "label": "chosen by validation"}
     cross = {"marker": "x", "color": "#64748b", "label": "static weights"}
     for panel, (x, y) in zip(axes, pairs, strict=False):
         places = {label: [outcome.estimate(label, h).mean for h in (x, y)] for label in (*outcome.points, *looks)}
         sweep = np.array([places[label] for label in outcome.points])
-        panel.plot(*_edge(sweep, outcome.higher[x], outcome.higher[y]).T, color="#cbd5e1", zorder=0)
+        if outcome.points:
+            panel.plot(*_edge(sweep, outcome.higher[x], outcome.higher[y]).T, color="#cbd5e1", zorder=0)
         marks = [(point, cross) for point in sweep] + [(np.array(places[label]), look) for label, look in looks.items()]
         _mark(panel, marks, among=np.array([point for point, _ in marks]))
         panel.set(xlabel=x + _arrow(outcome.higher[x]), ylabel=y + _arrow(outcome.higher[y]))
@@ -239,10 +330,10 @@ def draw_results(name: str) -> Figure:
         marks.append((np.array([seconds, delta.mean]), look))
         ends += [(seconds, delta.mean + sign * (delta.half or 0.0)) for sign in (-1, 1)]
     _mark(cost, marks, among=np.array(ends))
-    cost.axhline(outcome.delta(outcome.tuned).mean, color="#cbd5e1", zorder=0)
+    cost.axhline(outcome.delta(outcome.rival).mean, color="#cbd5e1", zorder=0)
     cost.set(xlabel="time of a step, relative to sum", ylabel="delta-m, %" + _arrow(False))
     cost.grid(color=results.GRID)
-    handles = [Line2D([], [], linestyle="", **look) for look in (cross, *looks.values())]
+    handles = [Line2D([], [], linestyle="", **look) for look in (*([cross] if outcome.points else []), *looks.values())]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     return figure
 

@@ -9,13 +9,14 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from balancing import BalancingError
 from lab import results
+from lab.autoscale import equal_lengths, first_phase
+from lab.grids import Point, weight_grid
 from lab.jobs import Training
 from mozoo.tracking import read_rows
 from tasks.results import ResultKey
@@ -23,8 +24,12 @@ from tasks.scores import delta_m
 
 METHODS = (
     *("sum", "uncertainty", "realtime", "dwa", "gradnorm", "famo"),
-    *("pcgrad", "mgda", "cagrad", "imtl_g", "nash_mtl", "aligned_mtl", "upgrad"),
+    *("pcgrad", "mgda", "cagrad", "imtl_g", "nash_mtl", "aligned_mtl", "upgrad", "grad_normalize"),
 )
+#: The setting whose static weights come from gradients of a short first phase; not a balancer.
+AUTOSCALE = "autoscale"
+#: Overrides of recorded commands that have another name today.
+RENAMED = {"trainer.select=": "trainer.monitor="}
 
 
 @dataclass(frozen=True)
@@ -36,44 +41,105 @@ class Study:
         common: Overrides of every run.
         objectives: Those that weights are swept over.
         metrics: Heading -> test result and digits. The first of each objective are the axes of its figure.
-        rates: Learning rates.
-        alone: Overrides that train one objective of several; by default ``balancer=single``.
+        prior: Objective -> loss of the best constant prediction on the training labels, which static weights are divided by.
+            None where a task has none: then weights are not divided.
+        rates: The first grid of learning rates.
+        alone: Overrides that train one objective of several; by default ``balancer=single``. Empty: the reference is ``sum``.
+        methods: Names of balancers.
+        phase: Steps of the first phase of ``autoscale``; None leaves it out.
+        swept: Whether static weights are swept; if not, the rival is ``sum``.
     """
 
     size: str
     common: Sequence[str]
     objectives: Sequence[str]
     metrics: Mapping[str, tuple[str, int]]
+    prior: Mapping[str, float] | None = None
     rates: Sequence[float] = (4e-3, 1.6e-2, 6.4e-2)
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     alone: Mapping[str, Sequence[str]] | None = None
+    methods: Sequence[str] = METHODS
+    phase: int | None = None
+    swept: bool = True
+
+    @property
+    def middle(self) -> str | None:
+        """Label of the sweep's middle, the inverse prior losses; None where that is ``sum``."""
+        return static((1.0,) * len(self.objectives)) if self.swept and self.prior else None
+
+    @property
+    def compared(self) -> list[str]:
+        """Labels of methods, of ``autoscale`` and of the sweep's middle."""
+        return [*self.methods, *([AUTOSCALE] if self.phase else []), *([self.middle] if self.middle else [])]
+
+    @property
+    def references(self) -> list[str]:
+        """Labels of the settings that delta-m is relative to."""
+        if self.alone is not None:
+            return ["sum"]
+        return list(dict.fromkeys(f"only {ResultKey.parse(key).objective}" for key, _ in self.metrics.values()))
 
     def settings(self) -> dict[str, Sequence[str]]:
-        """Label -> overrides of methods, points of the sweep, and objectives alone."""
-        settings: dict[str, Sequence[str]] = {name: (f"balancer={name}",) for name in METHODS}
-        for point in sweep(len(self.objectives)):
-            values = ", ".join(f"{name}: {value:g}" for name, value in zip(self.objectives, point, strict=True))
-            label = f"fixed {' '.join(f'{value:g}' for value in point)}"
-            settings[label] = ("balancer=fixed", f"balancer.values={{{values}}}")
-        alone = self.alone or {
-            name: ("balancer=single", f"balancer.objective={name}", f"trainer.monitor=val/{name}/loss")
-            for name in self.objectives
-        }
-        return settings | {f"only {name}": overrides for name, overrides in alone.items()}
+        """Label -> overrides, of all but the points that a sweep may grow by."""
+        labels = [*self.methods, *([AUTOSCALE] if self.phase else [])]
+        labels += [static(point) for point in weight_grid(len(self.objectives))] if self.swept else []
+        alone = self.objectives if self.alone is None else self.alone
+        return {label: self.overrides(label) for label in [*labels, *(f"only {name}" for name in alone)]}
+
+    def overrides(self, label: str) -> Sequence[str]:
+        """Of ``train.py``, for a setting; weights of ``autoscale`` are found in each run."""
+        if label.startswith("static "):
+            prior = self.prior or dict.fromkeys(self.objectives, 1.0)
+            return fixed({name: v / prior[name] for name, v in zip(self.objectives, values(label), strict=True)})
+        if label.startswith("only "):
+            name = label.removeprefix("only ")
+            single = ("balancer=single", f"balancer.objective={name}", f"trainer.monitor=val/{name}/loss")
+            return single if self.alone is None else self.alone[name]
+        return ("balancer=fixed",) if label == AUTOSCALE else (f"balancer={label}",)
 
 
 STUDIES = {name: Study(**study) for name, study in results.read_yaml(Path(__file__).with_suffix(".yaml")).items()}
-#: Headings of results that are better when lower.
-ERRORS = ("price error, USD", "depth error, m", "normals, mean degrees", "share of a Gaussian's Frechet distance")
+#: Metrics that are better when lower.
+ERRORS = ("mae", "mae_usd", "abs_err", "mean", "frechet_share", "relative_l2")
 
 
-def sweep(objectives: int) -> list[tuple[float, ...]]:
-    """Static weights of mean 1: nine even ones for two objectives, twelve random ones for more."""
-    if objectives == 2:
-        return [(round(2 * w, 3), round(2 - 2 * w, 3)) for w in np.linspace(0.1, 0.9, 9)]
-    # RandomState, unlike Generator, draws the same numbers in every NumPy version
-    points = objectives * np.random.RandomState(0).dirichlet([1.0] * objectives, size=12)
-    return [tuple(round(float(value), 3) for value in point) for point in points]
+def fixed(weights: Mapping[str, float]) -> tuple[str, str]:
+    """Overrides of static weights."""
+    content = ", ".join(f"{name}: {value:.6g}" for name, value in weights.items())
+    return "balancer=fixed", f"balancer.values={{{content}}}"
+
+
+def static(point: Point) -> str:
+    """Label of a point of the sweep."""
+    return f"static {' '.join(f'{value:.4g}' for value in point)}"
+
+
+def values(label: str) -> Point:
+    """Inverse of :func:`static`."""
+    return tuple(float(value) for value in label.removeprefix("static ").split())
+
+
+@cache
+def recorded(file: Path) -> dict[tuple[str, float, int], dict[str, str]]:
+    """(setting, rate, seed) -> the row in results/ of an earlier session."""
+    rows = read_rows(file) if file.is_file() else []
+    return {(row["setting"], float(row["lr"]), int(row["seed"])): row for row in rows}
+
+
+def runs_file(name: str) -> Path:
+    """The CSV file with a row per run of a study."""
+    return results.RESULTS / f"methods_{name}.csv"
+
+
+def cost_file(name: str) -> Path:
+    """The CSV file with the cost of a step of each method."""
+    return results.RESULTS / f"methods_{name}_cost.csv"
+
+
+def columns(study: Study) -> list[str]:
+    """Of the CSV file, after setting, rate, seed and what was chosen."""
+    validated = ["val score", *(f"val {heading}" for heading in study.metrics)]
+    return [*study.metrics, *validated, "steps", "seconds", "device", "git", "torch", "command"]
 
 
 @dataclass(frozen=True)
@@ -92,10 +158,23 @@ class Trial:
 
     @property
     def training(self) -> Training:
-        """The run of ``train.py``."""
+        """The run of ``train.py``; of ``autoscale`` with weights if its first phase is finished."""
+        study, phase = STUDIES[self.study], self.phase
+        overrides = study.overrides(self.label)
+        if phase is not None and phase.finished:
+            overrides = fixed(equal_lengths(phase.folder / "balance.csv", study.objectives))
+        setting = (*study.common, *overrides, f"optimizer.lr={self.rate:g}", f"seed={self.seed}")
+        return Training(results.OUTPUTS / "methods" / self.name, setting)
+
+    @property
+    def phase(self) -> Training | None:
+        """The first phase of ``autoscale``."""
         study = STUDIES[self.study]
-        setting = (*study.settings()[self.label], f"optimizer.lr={self.rate:g}", f"seed={self.seed}")
-        return Training(results.OUTPUTS / "methods" / self.name, (*study.common, *setting))
+        if self.label != AUTOSCALE or study.phase is None:
+            return None
+        folder = results.OUTPUTS / "methods" / f"{self.name}-phase"
+        common = (*study.common, f"optimizer.lr={self.rate:g}", f"seed={self.seed}")
+        return Training(folder, (*common, *first_phase(study.phase)))
 
     @property
     def diverged(self) -> Path:
@@ -104,62 +183,116 @@ class Trial:
 
     @property
     def finished(self) -> bool:
-        """Whether it need not be run again."""
-        return self.training.finished or self.diverged.is_file()
+        """Whether it need not be run again, as its folder is there."""
+        if self.diverged.is_file():
+            return True
+        return (self.phase is None or self.phase.finished) and self.training.finished
 
     def run(self) -> None:
         """Train in a worker process."""
         folder = self.training.folder
         try:
-            self.training.run()
-            shutil.rmtree(folder / "best")  # the weights of all runs would take tens of gigabytes, and are not needed
-            (folder / "last.pt").unlink()
+            for training in filter(None, (self.phase, self.training)):
+                if training.finished:
+                    continue
+                training.run()
+                # the weights of all runs would take tens of gigabytes, and are not needed
+                shutil.rmtree(training.folder / "best")
+                (training.folder / "last.pt").unlink()
         except (FloatingPointError, BalancingError) as error:  # a result, too
             folder.mkdir(parents=True, exist_ok=True)
             self.diverged.write_text(f"{error}\n", encoding="utf-8")
 
-    def summary(self) -> dict[str, Any]:
-        """The content of ``summary.json``; empty if the run diverged."""
-        return {} if self.diverged.is_file() else self.training.summary()
+    def recorded_row(self) -> dict[str, Any] | None:
+        """The row in results/, unless it lacks a score that is needed.
 
-    def validation(self) -> dict[str, float]:
-        """Heading -> validation result in the chosen epoch; not a number if the run diverged."""
-        summary = self.summary()
+        The reference of delta-m needs one, and so does an objective alone, for the first seed.
+        """
+        study = STUDIES[self.study]
+        row = recorded(runs_file(self.study)).get((self.label, self.rate, self.seed))
+        scored = self.seed == study.seeds[0] and (self.label.startswith("only ") or self.label in study.references)
+        return None if row is None or (scored and not row.get("val score")) else dict(row)
+
+    def row(self) -> dict[str, Any] | None:
+        """What results/ keep of it, but for the choices; ``None`` if it has yet to be run.
+
+        A row of an earlier session counts if its command is that of today; of ``autoscale`` always, as the command holds weights
+        that only a run knows.
+        """
+        row = self.recorded_row()
+        if row is not None and (self.label == AUTOSCALE or _today(row["command"]) == self.training.command):
+            return {**row, "command": _today(row["command"])}
+        return self.fresh_row() if self.finished else None
+
+    def fresh_row(self) -> dict[str, Any]:
+        """Of the run folder."""
+        study = STUDIES[self.study]
+        summary = {} if self.diverged.is_file() else self.training.summary()
+        metrics = summary.get("metrics", {})
         rows = read_rows(self.training.folder / "metrics.csv") if summary else []
         chosen = [row for row in rows if row["split"] == "val" and int(row["epoch"]) == summary["best_epoch"]]
-        keys = {heading: ResultKey.parse(key) for heading, (key, _) in STUDIES[self.study].metrics.items()}
-        return {heading: float(chosen[0][key.name]) if chosen else math.nan for heading, key in keys.items()}
-
-    def delta(self, reference: Mapping[str, float]) -> float:
-        """delta-m of the validation split in percent; the lower the better."""
-        value = delta_m(self.validation(), reference, directions(self.study))
-        return math.inf if math.isnan(value) else value
-
-    def score(self) -> float:
-        """By which an epoch was chosen; the lower the better."""
-        score = float(self.summary().get("score", math.inf))
-        return math.inf if math.isnan(score) else score
-
-
-def trials(name: str) -> list[Trial]:
-    """Every setting with every learning rate, first seed."""
-    study = STUDIES[name]
-    return [Trial(name, label, rate, study.seeds[0]) for label in study.settings() for rate in study.rates]
+        keys = {heading: ResultKey.parse(key) for heading, (key, _) in study.metrics.items()}
+        validation = {heading: float(chosen[0][key.name]) if chosen else math.nan for heading, key in keys.items()}
+        return {
+            "setting": self.label,
+            "lr": f"{self.rate:g}",
+            "seed": self.seed,
+            **{heading: f"{metrics.get(key, math.nan):.6g}" for heading, (key, _) in study.metrics.items()},
+            "val score": f"{float(summary.get('score', math.nan)):.6g}",
+            **{f"val {heading}": f"{value:.6g}" for heading, value in validation.items()},
+            **{key: summary.get(key) for key in ("steps", "seconds", "device", "git")},
+            "torch": summary.get("versions", {}).get("torch"),
+            "command": self.training.command,
+        }
 
 
-def directions(name: str) -> dict[str, bool]:
+def _today(command: str) -> str:
+    for old, new in RENAMED.items():
+        command = command.replace(old, new)
+    return command
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What validation says of a run.
+
+    Attributes:
+        delta: delta-m of the validation split in percent; the lower the better.
+        score: By which an epoch was chosen; the lower the better.
+    """
+
+    delta: float
+    score: float
+
+
+def validation(row: Mapping[str, Any], study: Study) -> dict[str, float]:
+    """Heading -> validation result of a row; empty for one that was recorded without."""
+    found = {heading: row.get(f"val {heading}", "") for heading in study.metrics}
+    return {} if "" in found.values() else {heading: float(value) for heading, value in found.items()}
+
+
+def outcome(row: Mapping[str, Any], study: Study, reference: Mapping[str, float]) -> Outcome:
+    """Of a row; its delta-m is the recorded one where its validation results are not."""
+    found = validation(row, study)
+    delta = (
+        delta_m(found, reference, directions(study)) if found and reference else float(row.get("val delta-m") or "nan")
+    )
+    score = float(row.get("val score") or "nan")
+    return Outcome(*(math.inf if math.isnan(value) else value for value in (delta, score)))
+
+
+def directions(study: Study) -> dict[str, bool]:
     """Heading -> whether higher is better."""
-    return {heading: heading not in ERRORS for heading in STUDIES[name].metrics}
+    return {heading: ResultKey.parse(key).metric not in ERRORS for heading, (key, _) in study.metrics.items()}
 
 
-def baseline(name: str, results: Callable[[str], Mapping[str, float]]) -> dict[str, float]:
+def baseline(study: Study, results: Callable[[str], Mapping[str, float]]) -> dict[str, float]:
     """Reference of delta-m: models of one objective, or ``sum`` where there are none.
 
     Args:
-        name: Of the study.
+        study: Of which.
         results: Setting -> heading -> value.
     """
-    study = STUDIES[name]
     if study.alone is not None:
         return dict(results("sum"))
     alone = {heading: f"only {ResultKey.parse(key).objective}" for heading, (key, _) in study.metrics.items()}

@@ -5,6 +5,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
+import mozoo
 import zoo
 from mozoo.config import OptimizerConfig, SchedulerConfig
 from mozoo.optimization import _make_optimizer
@@ -86,3 +87,23 @@ def test_optimizer_is_that_of_timm(module, name, weight_decay):
     assert made.state_dict() == timm.state_dict()
     for ours, theirs in zip(made.param_groups, timm.param_groups, strict=True):
         assert list(map(id, ours["params"])) == list(map(id, theirs["params"]))
+
+
+def test_muon_orthogonalizes_matrices_and_leaves_the_rest_to_adamw():
+    torch.manual_seed(0)
+    config = OptimizerConfig(**mozoo.compose(["optimizer=muon"]).optimizer.__dict__)
+    layers = [torch.nn.Linear(6, 4), torch.nn.Linear(6, 4)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    adamw = torch.optim.AdamW([layers[1].bias], lr=0.01, betas=(0.9, 0.95), weight_decay=0.0)
+    before = layers[0].weight.detach().clone()
+    optimizer = _make_optimizer(layers[0], config, 0.01)
+    layers[0].weight.grad = torch.randn(4, 1) @ torch.randn(1, 6) + 0.1 * torch.randn(4, 6)  # nearly of rank 1
+    layers[0].bias.grad = layers[1].bias.grad = torch.randn(4)
+    optimizer.step()
+    adamw.step()
+    torch.testing.assert_close(layers[0].bias, layers[1].bias)
+    moved = torch.linalg.svdvals(before * (1 - 0.01 * config.weight_decay) - layers[0].weight.detach())
+    assert moved.min() > 0.5 * moved.max()
+    assert moved.square().mean().sqrt() == pytest.approx(
+        0.01 * 0.2 * 6**0.5, rel=0.3
+    )  # entries about 0.2 times the rate

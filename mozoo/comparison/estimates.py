@@ -61,26 +61,31 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 @cache
 def student_t(freedom: int, probability: float = 0.95) -> float:
-    """The t for which ``probability`` of Student's distribution lies between -t and t.
-
-    The share within t has a closed form in the angle ``atan(t / sqrt(freedom))`` (Abramowitz and Stegun, 26.7.3 and 26.7.4),
-    which is inverted by bisection.
-    """
-
-    def share(angle: float) -> float:
-        odd = freedom % 2
-        term = total = 1.0
-        if freedom == 1:
-            return 2 * angle / math.pi
-        for k in range(2 + odd, freedom - 1, 2):
-            term *= (k - 1) / k * math.cos(angle) ** 2
-            total += term
-        if odd:
-            return 2 / math.pi * (angle + math.sin(angle) * math.cos(angle) * total)
-        return math.sin(angle) * total
-
+    """The t for which ``probability`` of Student's distribution lies between -t and t."""
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if share(middle) < probability else (low, middle)
+        low, high = (middle, high) if _share(middle, freedom) < probability else (low, middle)
     return math.sqrt(freedom) * math.tan(low)
+
+
+def student_share(t: float, freedom: int) -> float:
+    """The part of Student's distribution that lies between -t and t."""
+    return _share(math.atan(t / math.sqrt(freedom)), freedom)
+
+
+def _share(angle: float, freedom: int) -> float:
+    """The part below an angle ``atan(t / sqrt(freedom))``.
+
+    Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
+    odd = freedom % 2
+    term = total = 1.0
+    if freedom == 1:
+        return 2 * angle / math.pi
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= (k - 1) / k * math.cos(angle) ** 2
+        total += term
+    if odd:
+        return 2 / math.pi * (angle + math.sin(angle) * math.cos(angle) * total)
+    return math.sin(angle) * total

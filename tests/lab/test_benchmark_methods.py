@@ -3,13 +3,14 @@
 import csv
 import math
 
-import numpy as np
 import pytest
 
 import mozoo
-from lab import benchmark_methods, jobs, method_tables, results
-from lab.benchmark_methods import repeats, write_runs
-from lab.studies import METHODS, STUDIES, Study, Trial, directions, sweep, trials
+from lab import autoscale, benchmark_methods, jobs, method_tables, results, studies, study_plan, which
+from lab.benchmark_methods import write_runs
+from lab.grids import weight_grid
+from lab.studies import AUTOSCALE, METHODS, STUDIES, Study, Trial, directions, static
+from lab.study_plan import Plan
 from mozoo import tools
 from mozoo.comparison.estimates import Estimate
 from tasks import create_task
@@ -20,20 +21,37 @@ TINY = Study(
     ("trainer.max_steps=2", "trainer.num_threads=1"),
     ("cut", "price"),
     {"cut accuracy": ("test/cut/accuracy", 4), "price error, USD": ("test/price/mae_usd", 1)},
+    prior={"cut": 1.373, "price": 1.0},
     seeds=(0, 1),
 )
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_run_is_a_valid_configuration(name):
-    chosen = [job for job in trials(name) if job.rate == STUDIES[name].rates[1]]
-    assert {job.label for job in chosen} >= set(METHODS)
-    for job in chosen[:: len(chosen) // 4]:
-        config = mozoo.compose(job.training.overrides)
-        assert config.optimizer.lr == job.rate
-    points = [job for job in chosen if job.label.startswith("fixed")]
-    assert len(points) >= (9 if len(STUDIES[name].objectives) == 2 else 12)
-    assert len({job.training.folder for job in trials(name)}) == len(trials(name))
+    study = STUDIES[name]
+    trials = [Trial(name, label, study.rates[1], study.seeds[0]) for label in study.settings()]
+    assert {trial.label for trial in trials} >= set(study.methods)
+    for trial in trials[:: len(trials) // 4]:
+        assert mozoo.compose(trial.training.overrides).optimizer.lr == trial.rate
+    points = [trial for trial in trials if trial.label.startswith("static ")]
+    assert len(points) == (0 if not study.swept else 9 if len(study.objectives) == 2 else 16)
+    assert len({trial.training.folder for trial in trials}) == len(trials)
+    assert len(study.seeds) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study.prior])
+def test_prior_losses_are_those_of_the_task(name):
+    config = mozoo.compose(list(STUDIES[name].common))
+    task = create_task(**config.task)
+    found = task.prior_losses(task.splits(config.data_dir))
+    assert {key: found[key] for key in STUDIES[name].prior} == pytest.approx(STUDIES[name].prior, rel=1e-3)
+
+
+def test_weights_of_a_point_are_divided_by_the_prior_losses():
+    study = STUDIES["diamonds_usd"]
+    assert study.overrides("static 0.1818 1.818")[1] == "balancer.values={cut: 0.132411, price: 1.15136e-07}"
+    assert STUDIES["pinn_helmholtz"].overrides("static 0.5 1.5")[1] == "balancer.values={equation: 0.5, boundary: 1.5}"
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -41,85 +59,116 @@ def test_directions_are_those_of_the_task(name):
     study = STUDIES[name]
     known = create_task(**mozoo.compose(list(study.common)).task).results()
     keys = {heading: ResultKey.parse(key).name for heading, (key, _) in study.metrics.items()}
-    assert directions(name) == {heading: known[key] for heading, key in keys.items()}
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_sweep_has_weights_of_mean_one(count):
-    points = np.array(sweep(count))
-    assert (points > 0).all()
-    np.testing.assert_allclose(points.mean(1), 1, atol=2e-3)
-    assert len(np.unique(points, axis=0)) == len(points)
+    assert directions(study) == {heading: known[key] for heading, key in keys.items()}
 
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """A study of four settings, in folders of its own."""
+    """A small study, in folders of its own."""
     monkeypatch.setitem(STUDIES, "tiny", TINY)
     monkeypatch.setattr(results, "OUTPUTS", tmp_path / "outputs")
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     return tmp_path
 
 
-def write(tiny, values, cost=(), rates=()):
+def write(values, cost=(), rates=()):
     """CSV files of the study, as the command writes them: setting -> (score, accuracies, errors) of two seeds."""
-    rows = []
-    for label in TINY.settings():
-        score, accuracies, errors = values.get(label, (1.0, (0.5, 0.52), (1000.0, 1010.0)))
-        for seed, (accuracy, error) in enumerate(zip(accuracies, errors, strict=True)):
-            row = {
-                "setting": label,
-                "lr": dict(rates).get(label, "0.016"),
-                "seed": seed,
-                "chosen": 1,
-                "val delta-m": score,
-            }
-            rows.append({**row, "cut accuracy": accuracy, "price error, USD": error})
-    results.write_rows(tiny / "methods_tiny.csv", rows)
+
+    def row(trial):
+        score, accuracies, prices = values.get(trial.label, (1.0, (0.5, 0.52), (1000.0, 1010.0)))
+        score += abs(math.log(trial.rate / dict(rates).get(trial.label, 0.016)))
+        found = {"cut accuracy": accuracies[trial.seed], "price error, USD": prices[trial.seed]}
+        validated = {"val score": score, "val cut accuracy": 1.0, "val price error, USD": 1000 + score}
+        return {"setting": trial.label, "lr": f"{trial.rate:g}", "seed": trial.seed, **found, **validated, "git": "abc"}
+
+    write_runs(Plan("tiny", TINY, row))
     costs = [{"setting": name, "time": dict(cost).get(name, 1), "memory": 1} for name in METHODS]
-    results.write_rows(tiny / "methods_tiny_cost.csv", costs)
+    results.write_rows(studies.cost_file("tiny"), costs)
     return method_tables.Results("tiny")
 
 
 def test_validation_chooses_the_point_of_the_sweep(tiny):
-    found = write(tiny, {"fixed 0.6 1.4": (0.1, (0.1, 0.1), (9.0, 9.0)), "fixed 1 1": (0.2, (0.9, 0.9), (1.0, 1.0))})
-    assert found.tuned == "fixed 0.6 1.4"
-    assert "(fixed 0.6 1.4)" in method_tables.verdict(found)
-    at_the_end = write(tiny, {"fixed 1.8 0.2": (0.1, (0.1, 0.1), (9.0, 9.0))})
-    assert "(fixed 1.8 0.2, the last at that end: a wider sweep may do better)" in method_tables.verdict(at_the_end)
+    chosen, better = static(weight_grid(2)[3]), static(weight_grid(2)[4])
+    found = write({chosen: (0.1, (0.1, 0.1), (9.0, 9.0)), better: (0.2, (0.9, 0.9), (1.0, 1.0))})
+    assert found.rival == found.plan.tuned == chosen
+    assert "chose of 9 (v = 0.4805 1.519, inside the grid)" in method_tables.verdict(found)
+    at_the_end = write({static(weight_grid(2)[8]): (0.1, (0.1, 0.1), (9.0, 9.0))})
+    assert "chose of 10 (v = 1.98 0.0198, inside the grid)" in method_tables.verdict(at_the_end)
 
 
-def test_better_means_that_intervals_do_not_meet(tiny):
+def test_groups_follow_from_pairs_and_not_from_single_intervals(tiny):
     values = {
         "only cut": (1.0, (0.5, 0.5), (math.nan, math.nan)),
         "only price": (1.0, (math.nan, math.nan), (1000.0, 1000.0)),
-        "fixed 1 1": (0.1, (0.60, 0.601), (1000.0, 1001.0)),
-        "mgda": (1.0, (0.80, 0.801), (1000.0, 1001.0)),  # better
-        "pcgrad": (1.0, (0.30, 0.301), (1000.0, 1001.0)),  # worse
-        "cagrad": (1.0, (0.50, 0.90), (1000.0, 1001.0)),  # better on average, but who knows
+        static(weight_grid(2)[3]): (0.1, (0.60, 0.70), (1000.0, 1001.0)),
+        "mgda": (1.0, (0.80, 0.90001), (1000.0, 1001.0)),  # better by the same in both seeds, which spread as much
+        "pcgrad": (1.0, (0.30, 0.40001), (1000.0, 1001.0)),  # worse
+        "cagrad": (1.0, (0.65, 1.0), (1000.0, 1001.0)),  # better on average, but who knows
         "dwa": (1.0, (math.nan, math.nan), (math.nan, math.nan)),  # diverged
     }
-    found = write(tiny, values, cost=[("mgda", 2.5)])
-    assert found.delta("mgda").mean == pytest.approx(-30.0, abs=0.2)  # 60 % better in one of two results
-    said = method_tables.verdict(found)
-    better, same, worse = said.split("better ")[1].split(";")[0], said.split("intervals ")[1].split(";")[0], said[-80:]
-    assert better == "`mgda`"
-    assert "`cagrad`" in same
-    assert "`pcgrad`" in worse
-    assert "`dwa`" in worse.split("worse")[1]
-    ranks = found.ranks(["mgda", "pcgrad", "cagrad", "fixed 1 1"])
-    assert ranks == {"mgda": 1.0, "pcgrad": 2.0, "cagrad": 1.0, "fixed 1 1": 1.5}
+    found = write(values, cost=[("mgda", 2.5)])
+    assert found.delta("mgda").mean == pytest.approx(-35.0, abs=0.2)  # 70 % better in one of two results
+    assert found.difference("mgda").mean.mean == pytest.approx(-20.0, abs=0.01)
+    better, same, worse = found.groups()
+    assert better == ["mgda"]
+    assert "cagrad" in same
+    assert {"pcgrad", "dwa"} <= set(worse)
+    assert "better `mgda`; no significant difference" in method_tables.verdict(found)
+    ranks = found.ranks(["mgda", "pcgrad", "cagrad"])
+    assert ranks["mgda"] == 1.0
     table = method_tables.table(found)
-    assert "| `mgda` | 0.016 | 0.8005 ±" in table
+    assert "| `mgda` | 0.016 | 4 | 0.8500 ±" in table  # three rates, and the other seed
     assert "| 2.50 | 1.00 |" in table
     assert "diverged" in table
+    assert f"p: Holm's, of {len(METHODS) + 1} comparisons" in table
+    assert "Runs by commit: abc" in table
+
+
+BETTER = {
+    "only cut": (1.0, (0.5, 0.5), (math.nan, math.nan)),
+    "only price": (1.0, (math.nan, math.nan), (1000.0, 1000.0)),
+    static(weight_grid(2)[3]): (0.1, (0.60, 0.70), (1000.0, 1001.0)),
+    "mgda": (1.0, (0.80, 0.90001), (1000.0, 1001.0)),
+    "famo": (1.0, (0.70, 0.80001), (1000.0, 1001.0)),
+    "pcgrad": (1.0, (0.30, 0.40001), (1000.0, 1001.0)),
+}
+
+
+def test_advice_names_the_best_and_the_cheapest_that_beat_the_sweep(tiny, monkeypatch):
+    for module in (which, method_tables):
+        monkeypatch.setattr(module, "STUDIES", {"tiny": TINY})
+    monkeypatch.setattr(results, "environment", lambda device: {})
+    found = write(BETTER, cost=[("mgda", 2.5), ("famo", 1.5)])
+    said = which.advice(found)
+    assert said.startswith("`mgda` (delta-m -20.0 ± 0.0 points to the rival, p ")
+    assert " or `famo` (delta-m -10.0 ± 0.0 points to the rival, p " in said
+    assert "a step takes 2.50) or" in said
+    assert said in which.by_study()
+    assert "| [tiny](results.md#tiny) | 2 | 1.4 | AdamW |" in which.by_study()
+    assert f"- **tiny**: of {len(METHODS) + 1} settings 2 better than the rival, 1 worse" in which.in_short()
+    rows = {line.split(" | ")[0]: line for line in which.by_method().splitlines()}
+    assert rows["| `mgda`"] == "| `mgda` | tiny |  |  | 2.50 |"
+    assert rows["| `pcgrad`"] == "| `pcgrad` |  |  | tiny | 1.00 |"
+    assert list(rows)[-1] == "| `pcgrad`"
+    assert "static weights, v = 1 1 of 1" in which.by_budget()
+    assert "`pcgrad` 0 of 1" in which.by_budget()
+
+
+def test_advice_says_that_nothing_beats_the_sweep(tiny):
+    found = write({label: BETTER[label] for label in BETTER if label not in ("mgda", "famo")}, cost=[("cagrad", 2.0)])
+    said = which.advice(found)
+    assert said.startswith("nothing beats the chosen static weights here; without a search, no worse: ")
+    assert "`sum`" in said
+    assert "`cagrad`" not in said  # as good, but costs more
+    assert "`pcgrad`" not in said
 
 
 def test_figure_frames_the_many_and_names_the_far(tiny):
     places = {label: (1.0, (0.5 + i / 1000,) * 2, (1000.0 + i,) * 2) for i, label in enumerate(TINY.settings())}
+    places[static(weight_grid(2)[3])] = (0.5, (0.5, 0.5), (1000.0, 1000.0))
     far = {"mgda": (1.0, (0.05, 0.05), (1000.0, 1000.0)), "dwa": (1.0, (math.nan,) * 2, (math.nan,) * 2)}
     costs = [(name, 1 + i / 10) for i, name in enumerate(METHODS)]
-    write(tiny, places | far, cost=costs)
+    write(places | far, cost=costs)
     pairs, cost = method_tables.draw_results("tiny").axes
     for panel, value in ((pairs, "0.05"), (cost, None)):
         low, high = panel.get_xlim()
@@ -142,10 +191,30 @@ def test_figure_of_weights_shows_small_shares(tiny, shares, scale):
     assert not any(other.axison for other in rest)
 
 
-def test_a_rate_at_an_end_of_the_grid_is_reported(tiny):
-    assert "Best at an end" not in method_tables.table(write(tiny, {}))
-    table = method_tables.table(write(tiny, {}, rates=[("dwa", "0.064"), ("only cut", "0.004")]))
-    assert "Best at an end of these rates, and maybe better beyond it: `dwa`, only cut.\n" in table
+def test_a_rate_at_an_end_is_reported(tiny):
+    assert "Best at an end" not in method_tables.table(write({}))
+    table = method_tables.table(write({}, rates=[("dwa", 1e9), ("only cut", 0.001)]))
+    assert "Best at an end of the rates that were tried, and maybe better beyond it: `dwa`.\n" in table
+    assert "| `dwa` | 4.096 | 7 |" in table
+
+
+def test_a_study_that_is_not_finished_has_no_table(tiny, monkeypatch):
+    assert not method_tables.finished("tiny")
+    assert method_tables.block("tiny").startswith("Not run yet: `python lab/benchmark_methods.py tiny`. 2 steps")
+    monkeypatch.setattr(method_tables, "STUDIES", {"tiny": TINY})
+    assert "Not finished, so not in this table: tiny (" in method_tables.summary()
+    write({})
+    assert method_tables.finished("tiny")
+    assert "Not finished" not in method_tables.summary()
+    rows = results.read_rows(studies.runs_file("tiny"))
+    results.write_rows(studies.runs_file("tiny"), [row for row in rows if not row["setting"].startswith("static ")])
+    studies.recorded.cache_clear()
+    assert not method_tables.finished("tiny")
+    block = method_tables.block("tiny")
+    assert block.startswith("The sweep has yet to run: `python lab/benchmark_methods.py tiny`.")
+    assert "| `mgda` | 0.016 | 4 |" in block
+    assert "Against `sum`, in delta-m: better none" in block
+    assert "static" not in block
 
 
 def test_intervals_that_touch_are_no_difference():
@@ -156,37 +225,64 @@ def test_intervals_that_touch_are_no_difference():
     assert not method_tables.beyond(Estimate(math.nan, None), one, higher=True)
 
 
-def test_runs_become_rows_and_a_rate_is_chosen(tiny, monkeypatch):
-    settings = {"sum": ("balancer=sum",)}
-    monkeypatch.setattr(Study, "settings", lambda self: settings)
-    for job in trials("tiny"):
-        job.run()
-        assert job.finished
-        folder = job.training.folder
-        assert not list(folder.rglob("*.pt")) + list(folder.rglob("*.safetensors"))
-    other = Study(TINY.size, ("trainer.max_steps=3",), TINY.objectives, TINY.metrics)
-    with monkeypatch.context() as changed:
-        changed.setitem(STUDIES, "tiny", other)
-        assert not any(job.finished for job in trials("tiny"))  # runs of two steps
-    rates = {job.rate: job.validation()["price error, USD"] for job in trials("tiny")}
-    assert len(set(rates.values())) == 3
-    accuracy = {job.rate: job.validation()["cut accuracy"] for job in trials("tiny")}
-    reference = {"cut accuracy": 0.5, "price error, USD": 1000.0}
-    monkeypatch.setattr(benchmark_methods, "baseline", lambda *_: reference)
-    worth = {rate: rates[rate] / 1000.0 - accuracy[rate] / 0.5 for rate in rates}
-    best = min(worth, key=worth.get)
-    chosen = repeats("tiny")
-    assert [(job.rate, job.seed) for job in chosen] == [(best, 0), (best, 1)]
-    chosen[1].run()
-    write_runs("tiny")
-    with (tiny / "methods_tiny.csv").open(newline="") as file:
+def test_runs_become_rows_and_are_not_run_again(tiny, monkeypatch):
+    study = Study(**{**vars(TINY), "methods": ("sum",), "swept": False, "rates": (1.6e-2,), "alone": {}, "phase": 1})
+    monkeypatch.setitem(STUDIES, "tiny", study)
+    monkeypatch.setattr(study_plan, "further_rate", lambda *_: None)
+    monkeypatch.setattr(benchmark_methods, "run_missing", lambda jobs, _: {job.name: job.run() for job in jobs} and {})
+    plan = benchmark_methods.run("tiny", 1)
+    assert not plan.missing
+    for trial in plan.needed:
+        assert trial.finished
+        assert not [*trial.training.folder.rglob("*.pt"), *trial.training.folder.rglob("*.safetensors")]
+    write_runs(plan)
+    with studies.runs_file("tiny").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["chosen"] for row in rows].count("1") == 2
-    assert len(rows) == 4
-    assert float(rows[0]["price error, USD"]) == pytest.approx(
-        trials("tiny")[0].summary()["metrics"]["test/price/mae_usd"], rel=1e-5
-    )
+    assert len(rows) == len(plan.needed)
+    summary = next(iter(plan.needed)).training.summary()
+    assert float(rows[0]["price error, USD"]) == pytest.approx(summary["metrics"]["test/price/mae_usd"], rel=1e-5)
     assert rows[0]["command"].startswith("python train.py trainer.max_steps=2 ")
+    assert {row["setting"] for row in rows if row["val delta-m"]} == {"sum", AUTOSCALE}
+    chosen = {(row["setting"], row["seed"]) for row in rows if row["chosen"] == "1"}
+    assert chosen == {(label, seed) for label in study.settings() for seed in "01"}
+
+    folders, row = tiny / "outputs", next(each for each in rows if each["setting"] == AUTOSCALE)
+    weights = dict(pair.split(": ") for pair in row["command"].split("{")[1].split("}")[0].split(", "))
+    phase = results.read_rows(Trial("tiny", AUTOSCALE, float(row["lr"]), int(row["seed"])).phase.folder / "balance.csv")
+    lengths = {name: float(phase[0][f"norm/{name}"]) for name in weights}
+    assert float(weights["cut"]) / float(weights["price"]) == pytest.approx(lengths["price"] / lengths["cut"], rel=1e-4)
+    assert sum(map(float, weights.values())) == pytest.approx(2.0, rel=1e-4)
+
+    folders.rename(tiny / "gone")
+    assert not Plan("tiny", study, Trial.row).missing  # the rows are enough
+    longer = Study(**{**vars(study), "common": ("trainer.max_steps=3", "trainer.num_threads=1")})
+    monkeypatch.setitem(STUDIES, "tiny", longer)
+    assert {each.label for each in Plan("tiny", longer, Trial.row).missing} == {"sum"}  # of other settings
+
+
+def test_rows_without_validation_count_where_it_is_not_needed(tiny):
+    write({})
+    rows = results.read_rows(studies.runs_file("tiny"))
+    old = ["setting", "lr", "seed", "chosen", "val delta-m", *TINY.metrics, "command"]
+    for row in rows:
+        row["command"] = Trial("tiny", row["setting"], float(row["lr"]), int(row["seed"])).training.command
+        row["command"] = row["command"].replace("trainer.monitor=", "trainer.select=")
+    results.write_rows(studies.runs_file("tiny"), [{key: row[key] for key in old} for row in rows])
+    studies.recorded.cache_clear()
+    missing = Plan("tiny", TINY, Trial.row).missing
+    assert {trial.label for trial in missing} == {"only cut", "only price"}
+    assert {trial.seed for trial in missing} == {0}
+    assert "trainer.monitor=" in Trial("tiny", "only cut", 0.016, 1).row()["command"]
+
+
+def test_lengths_that_are_missing_or_zero_are_refused(tmp_path):
+    file = tmp_path / "balance.csv"
+    results.write_rows(file, [{"step": 1, "norm/a": 3.0, "norm/b": 1.0}, {"step": 2, "norm/a": "", "norm/b": ""}])
+    assert autoscale.equal_lengths(file, ["a", "b"]) == pytest.approx({"a": 0.5, "b": 1.5})
+    for rows in ([{"step": 1, "norm/a": 0.0, "norm/b": 1.0}], [{"step": 1, "norm/a": "", "norm/b": ""}]):
+        results.write_rows(file, rows)
+        with pytest.raises(ValueError, match="no lengths of gradients, or one that is 0"):
+            autoscale.equal_lengths(file, ["a", "b"])
 
 
 def test_a_run_that_diverges_is_a_result(tiny, monkeypatch):
@@ -197,6 +293,6 @@ def test_a_run_that_diverges_is_a_result(tiny, monkeypatch):
     job = Trial("tiny", "sum", 4e-3, 0)
     job.run()
     assert job.finished
-    assert job.score() == math.inf
-    assert job.delta({"cut accuracy": 0.5, "price error, USD": 1000.0}) == math.inf
     assert "not finite" in job.diverged.read_text()
+    found = studies.outcome(job.row(), TINY, {"cut accuracy": 0.5, "price error, USD": 1000.0})
+    assert found == studies.Outcome(math.inf, math.inf)

@@ -63,6 +63,7 @@ TINY = {
     "celeba_famo": (celeba, ["trainer.epochs=1"]),
     "qm9_nash_nash_mtl": (qm9, []),
     "qm9_nash_single_homo": (qm9, []),
+    "qm9_libmtl_gradvac": (qm9, []),
     "office_31_uncertainty": (office, ["trainer.epochs=1"]),
     "office_31_single_dslr": (office, ["trainer.epochs=1"]),
 }

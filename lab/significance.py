@@ -1,0 +1,71 @@
+"""Differences of paired runs, and which of many are significant."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mozoo.comparison.estimates import Estimate, estimate, student_share
+
+LEVEL = 0.05  # probability of a false claim among all of a study
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of paired differences, with the p-value of Student's two-sided test.
+
+    Attributes:
+        mean: With its 95 % interval, before any correction.
+        p: Probability of so large a mean if there were none. 1 if all differences are 0, 0 if a run diverged.
+    """
+
+    mean: Estimate
+    p: float
+
+
+def paired(values: Sequence[float], rival: Sequence[float]) -> Difference:
+    """``values - rival``, one pair per seed.
+
+    Raises:
+        ValueError: Numbers of seeds differ, or are below two.
+    """
+    if len(values) != len(rival) or len(values) < 2:
+        raise ValueError(f"pairs need the same two or more seeds, got {len(values)} and {len(rival)} values")
+    differences = [value - other for value, other in zip(values, rival, strict=True)]
+    mean = estimate(differences)
+    if not math.isfinite(mean.mean):
+        return Difference(mean, 0.0)
+    deviation = statistics.stdev(differences)
+    if deviation == 0:
+        return Difference(mean, 0.0 if mean.mean else 1.0)
+    t = abs(mean.mean) / deviation * math.sqrt(len(differences))
+    return Difference(mean, 1 - student_share(t, len(differences) - 1))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusted p-values of S. Holm (Scand. J. Statist. 6, 1979).
+
+    They bound the probability of any false claim, without independence. The k-th smallest of m is multiplied by m - k + 1; none is below one before it, or above 1.
+    """
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}
+
+
+def against(rival: Sequence[float], others: Mapping[str, Sequence[float]]) -> tuple[list[str], list[str], list[str]]:
+    """Names with significantly smaller values, without a difference, and with larger ones.
+
+    Those with a diverged run count as larger.
+    """
+    differences = {name: paired(values, rival) for name, values in others.items()}
+    adjusted = holm({name: difference.p for name, difference in differences.items()})
+    groups: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for name, difference in differences.items():
+        significant = adjusted[name] < LEVEL
+        groups[1 if not significant else 0 if difference.mean.mean < 0 else 2].append(name)
+    return groups

@@ -30,6 +30,11 @@ def list_tasks(filter: str = "*") -> list[str]:
     return _TASKS.names(filter)
 
 
+def task_class(name: str) -> type[Task]:
+    """The class behind ``name``. Raises ValueError with the nearest names."""
+    return _TASKS.get(name)
+
+
 def task_arguments(name: str) -> dict[str, inspect.Parameter]:
     """Keyword arguments of ``create_task(name, ...)``. Raises ValueError for an unknown name."""
     return dict(inspect.signature(_TASKS.get(name), eval_str=True).parameters)

@@ -66,7 +66,7 @@ def target(link: str, source: str, page: str, host: str) -> str:
 
 
 def outside_code(text: str, change: Callable[[str], str], link: Callable[[re.Match[str]], str]) -> str:
-    """Text with ``change`` applied outside of code and ``link`` to each link, whose words may be code."""
+    """Text with ``link`` applied to each link, and ``change`` to all outside of code."""
     hidden: list[str] = []
 
     def hide(match: re.Match[str]) -> str:

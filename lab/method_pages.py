@@ -1,4 +1,7 @@
-"""A page of the site for each method, from its docstring, its signature, the pages of docs/ and the files in results/."""
+"""A page of the site for each method.
+
+Made from docstring and signature, the pages of docs/ and the files in results/.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ def facts(name: str) -> str:
 
 
 def formula(words: docstrings.Docstring) -> str:
-    """Formulas and their source; a formula that begins a line of the docstring does so here, too."""
+    """Formulas and their source; what begins a line in the docstring does so here."""
     text = words.formula or words.summary
     lines = text.split("\n")
     for index, (line, following) in enumerate(pairwise(lines)):

@@ -38,7 +38,10 @@ def page(name: str) -> str:
 
 
 def written(name: str) -> str:
-    """The page of docs/ on this model, by the README's table. Raises ValueError if it is not there."""
+    """The page of docs/ on this model, by the README's table.
+
+    Raises ValueError if it is not there.
+    """
     for names, target in _ROW.findall((results.ROOT / "README.md").read_text(encoding="utf-8")):
         if f"`{name}`" in names:
             return str(target)
@@ -51,7 +54,7 @@ def commands(name: str) -> str:
 
 
 def weights(name: str) -> str:
-    """Table of trained weights of this model, with the code that loads them; empty if there are none."""
+    """Table of trained weights of this model and code that loads them; empty without any."""
     table = documents.block(results.ROOT / "docs/weights.md", "train_weights", "weights").splitlines()
     rows = [line for line in table if line.startswith(f"| `{name}.")]
     if not rows:
@@ -62,7 +65,10 @@ def weights(name: str) -> str:
 
 
 def model_class(build: Any) -> type:
-    """The class of a model: of a variant, the one that its docstring names. Raises ValueError if it names none."""
+    """The class of a model: of a variant, the one that its docstring names.
+
+    Raises ValueError if it names none.
+    """
     if inspect.isclass(build):
         return build
     named = re.findall(r":class:`(\w+)`", build.__doc__ or "")

@@ -40,7 +40,7 @@ View = Callable[[Batch, Mapping[str, Tensor]], Tensor]
 
 
 def over_time(panels: Mapping[str, str], runs: Runs) -> Figure:
-    """Validation results over epochs: means over seeds, in a band from the lowest to the highest.
+    """Validation results over epochs: means over seeds, in a band from lowest to highest.
 
     Args:
         panels: Column of ``metrics.csv`` -> title.

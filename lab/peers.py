@@ -1,4 +1,4 @@
-"""Comparison with torchjd and LibMTL: what their packages export, and times that were measured.
+"""Comparison with torchjd and LibMTL: exported names, and times that were measured.
 
 python lab/peers.py              # count in the packages that are installed, write results/peers.csv and docs/peers.md
 python lab/peers.py --collect    # only write the page again

@@ -67,6 +67,12 @@ def test_every_method_has_a_page(name):
     assert (f"methods/{name}.svg" in page) == (name not in ("torchjd", *method_pages.FAMILIES["bilevel"]))
 
 
+def test_sources_lead_to_the_paper():
+    page = site_links.rewrite(method_pages.page("pcgrad"), "docs/page.md", "methods/pcgrad.md", HOST)
+    assert 'Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020' in page
+    assert "[arXiv:2001.06782](https://arxiv.org/abs/2001.06782)" in page
+
+
 def test_options_have_defaults_values_and_meanings():
     page = method_pages.page("scheduled")
     assert '| `shape` | `step`, `linear`, `cosine` | `"linear"` |' in page

@@ -45,6 +45,17 @@ def parse(item: Any) -> Docstring:
     return Docstring(" ".join(summary.split()), formula.strip(), notes.strip(), arguments)
 
 
+def meanings(item: Any) -> dict[str, str]:
+    """What arguments mean, by this docstring, those of bases and of classes that it names."""
+    named = re.findall(r":class:`(\w+)`", item.__doc__ or "")
+    others = [getattr(inspect.getmodule(item), name, None) for name in named]
+    bases = item.__mro__[1:] if inspect.isclass(item) else ()
+    words: dict[str, str] = {}
+    for other in [*(other for other in others if inspect.isclass(other)), *reversed(bases), item]:
+        words |= parse(other).arguments
+    return words
+
+
 def markdown(text: str) -> str:
     """Roles of Sphinx as code, and code between single backticks where that is enough."""
     text = _ROLE.sub(lambda match: f"`{match[1].removeprefix('~')}`", text)
@@ -68,6 +79,8 @@ def signature_table(build: Callable[..., Any], skip: tuple[str, ...] = (), words
 
 def shown(value: Any) -> str:
     """A default as one writes it."""
+    if isinstance(value, float):
+        return f"{float(f'{value:.6g}')!r}"
     return f'"{value}"' if isinstance(value, str) else f"{value!r}"
 
 

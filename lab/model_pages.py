@@ -26,13 +26,13 @@ def page(name: str) -> str:
         ["results and diagram", f"[{(where := written(name)).partition('#')[0]}]({where})"],
     ]
     parts = [
-        f"# `{name}`\n\n{info.summary}.",
+        f"# `{name}`\n\n{info.summary[0].upper()}{info.summary[1:]}.",
         documents.table(["property", "value"], rows),
         f"## Train\n\n{commands(name)}",
     ]
     if trained := weights(name):
         parts.append(f"## Trained weights\n\n{trained}")
-    table = docstrings.signature_table(build, words=meanings(build))
+    table = docstrings.signature_table(build, words=docstrings.meanings(build))
     parts += [f"## Parameters\n\n{table}", configuration(name), description(build), api(build)]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
@@ -78,11 +78,6 @@ def model_class(build: Any) -> type:
     raise ValueError(f"{build.__qualname__}: the docstring must name the model's class, as :class:`Name`, got {named}")
 
 
-def meanings(build: Any) -> dict[str, str]:
-    """What arguments mean, of a variant those of its class too."""
-    return docstrings.parse(model_class(build)).arguments | docstrings.parse(build).arguments
-
-
 def configuration(name: str) -> str:
     """The model's YAML."""
     path = results.ROOT / f"configs/model/{name}.yaml"
@@ -125,7 +120,7 @@ def task_list() -> str:
     for name in list_tasks():
         cls = task_class(name)
         words = docstrings.parse(cls)
-        table = docstrings.signature_table(cls, words=words.arguments) if task_arguments(name) else ""
+        table = docstrings.signature_table(cls, words=docstrings.meanings(cls)) if task_arguments(name) else ""
         parts.append(f"## `{name}`\n\n{words.summary}\n\n{fenced(words.formula)}\n\n{table}".strip())
     return "\n\n".join(parts) + "\n"
 

@@ -9,6 +9,7 @@ the files in results/; the reference follows the public names of the packages. N
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ import zoo
 from lab import method_pages, model_pages, site_links
 from lab.site_links import ROOT
 
+HEADING = re.compile(r"^##+ `(\w+)`\n", re.MULTILINE)  # of a method, on the page of its family
 OTHERS = "others"  # stands in the navigation for the pages of docs/ that it does not name
 
 
@@ -98,6 +100,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     source = next((file for file, place in site_links.PAGES.items() if place == path), f"docs/{path}")
     if not (ROOT / source).is_file():
         return markdown
+    if path.startswith("balancing_"):
+        markdown = HEADING.sub(r"\g<0>\n[Code, options, cost, results and API](methods/\1.md)\n", markdown)
     return site_links.rewrite(markdown, source, path, host(config))
 
 

@@ -48,7 +48,11 @@ def rewrite(text: str, source: str, page: str, host: str) -> str:
     def link(match: re.Match[str]) -> str:
         return match[1] + target(match[2], source, page, host) + match[3]
 
-    return outside_code(text, lambda part: _ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", part), link)
+    def change(part: str) -> str:
+        part = part.replace(" ± ", "\u00a0±\u00a0")  # both numbers in one line of a cell
+        return _ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", part)
+
+    return outside_code(text, change, link)
 
 
 def target(link: str, source: str, page: str, host: str) -> str:

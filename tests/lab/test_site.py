@@ -4,8 +4,10 @@ import ast
 
 import pytest
 
+import balancing
 from balancing import list_balancers
 from lab import docstrings, method_pages, model_pages, site_links
+from tasks import list_tasks
 from zoo import list_models
 
 HOST = "https://host/repository"
@@ -95,6 +97,20 @@ def test_every_model_has_a_page(name):
         assert page.count(f"\n## {heading}\n") == 1
     parameters = page.partition("## Parameters\n")[2].partition("\n## ")[0]
     assert "|  |\n" not in parameters, "a parameter without a meaning"
+
+
+def test_the_list_of_tasks_has_every_task_and_what_its_arguments_mean():
+    page = model_pages.task_list()
+    for name in list_tasks():
+        assert page.count(f"\n## `{name}`\n") == 1
+    assert not [line for line in page.splitlines() if line.startswith("|") and line.endswith("|  |")]
+
+
+def test_the_reference_has_public_classes_and_functions():
+    page = model_pages.reference(balancing, "balancing", without=frozenset({"PCGrad"}))
+    assert "\n::: balancing.create_balancer\n" in page
+    assert "\n::: balancing.Balancer\n" in page
+    assert "balancing.PCGrad" not in page
 
 
 def test_docstrings_are_taken_apart():

@@ -118,14 +118,16 @@ def label_lines(axes: Axes, ends: Mapping[str, tuple[float, float]], colors: Map
     places = {name: _fraction(axes, point) for name, point in ends.items()}
     order = sorted(places, key=lambda name: places[name][1])
     heights = spread([places[name][1] for name in order], gap=11.0 / 72 / height)
+    moved = any(abs(y - places[name][1]) > 0.01 for name, y in zip(order, heights, strict=True))
+    edge = 1.06 if moved else 1.02
     for name, y in zip(order, heights, strict=True):
         x, at = places[name]
-        far = abs(y - at) > 0.01
+        far = abs(y - at) > 0.01 or x < 0.95
         arrow = {"arrowstyle": "-", "color": colors[name], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
             name,
             (x, min(max(at, 0.0), 1.0)),
-            (1.035 if far else max(x, 1.0) + 0.015, y),
+            (edge, y),
             xycoords="axes fraction",
             color=colors[name],
             va="center",

@@ -191,7 +191,7 @@ def calibration(objective: str, runs: Runs) -> Figure:
 
     The parts are in the order of the prediction.
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
     axes = figure.add_subplot()
     axes.axline((0, 0), slope=1, color=SOFT, linestyle="--", linewidth=1, label="no error")
     for index, (label, folders) in enumerate(runs.items()):
@@ -203,7 +203,7 @@ def calibration(objective: str, runs: Runs) -> Figure:
     axes.set_xlabel("predicted conversion rate")
     axes.set_ylabel("true conversion rate")
     axes.grid()
-    axes.legend()
+    figure.legend(loc="outside lower left")
     return figure
 
 

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint format types tables reproduce
+.PHONY: help install quickstart test test-slow lint format types site tables reproduce
 
 help:        ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ format:      ## Mend style
 
 types:       ## Check types
 	mypy
+
+site:        ## Build the documentation into site/, or fail at a broken link
+	mkdocs build
 
 tables:      ## Run what is missing and write results/ and the tables of the documents
 	python lab/tables.py

@@ -311,7 +311,7 @@ def fit(
             shares = tools.expert_shares(job.trained, job.task, job.splits.test, size, job.precision.device)
             tools.write_report(folder, job.task, test.predictions, tools.sample_pictures(job), shares)
             tools.write_model_card(folder / "best", summary, job.trained, job.task)
-        display.results(f"test, looked at {summary['tested']}", test.values)
+        display.results(f"test split, evaluated {summary['tested']}", test.values)
         speed = f"{summary['seconds']:.1f} s of training, {summary['samples_per_second']:.0f} samples/s"
         display.say(f"{speed}; open {folder / 'report.html'}")
     else:

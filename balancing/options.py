@@ -92,9 +92,9 @@ class Refused(NamedTuple):
 
 #: Options that need gradients.
 ABOUT_GRADIENTS = (
-    Refused("at", "looks at no gradients, so at= has no meaning"),
+    Refused("at", "measures no gradients, so at= has no meaning"),
     Refused("heads", "weighs losses, so heads='unit' has no meaning", "unit"),
-    Refused("normalize", "looks at no gradients, so normalize= has no meaning"),
+    Refused("normalize", "measures no gradients, so normalize= has no meaning"),
     Refused("max_norm", "max_norm= needs a gradient method with at='shared'"),
     Refused("memory", "measures no gradients, so memory= has no meaning"),
     Refused("sample", "measures no gradients of which sample= would save some"),

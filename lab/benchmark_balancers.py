@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balancing import balancer_class, create_balancer, list_balancers
 from lab import backward_threads, command, documents, results, solvers
+from lab.figure_style import INK, SOFT, WIDTH, label_lines, look, plain_ticks
 from lab.solvers import AGGREGATORS
 from lab.timing import medians, peak_bytes, take_turns
 from zoo import create_model
@@ -443,20 +444,24 @@ def lean_table(part: str) -> str:
 
 def draw() -> Figure:
     """Cost against the number of objectives and of parameters."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, part, column, label in (
         (left, "counts", "objectives", "objectives K"),
         (right, "sizes", "parameters", "shared parameters, K = 3"),
     ):
-        rows = read(part)
-        for name in dict.fromkeys(row["variant"] for row in rows):
+        rows, ends, colors = read(part), {}, {}
+        for index, name in enumerate(dict.fromkeys(row["variant"] for row in rows)):
             points = sorted((int(row[column]), float(row["to_plain"])) for row in rows if row["variant"] == name)
-            color = {"plain": "black", "bare": "grey"}.get(name)
-            axes.plot(*zip(*points, strict=True), marker="o", color=color, label=name)
+            each = {"plain": {"color": INK}, "bare": {"color": SOFT}}.get(name, look(index))
+            axes.plot(*zip(*points, strict=True), **{"marker": "o", "markersize": 4, **each}, linewidth=1.5)
+            ends[name], colors[name] = points[-1], each["color"]
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="time of a step / plain step")
-        axes.grid(color=results.GRID)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
+        places = sorted({int(row[column]) for row in rows})
+        plain_ticks(axes.xaxis, places if column == "objectives" else (1e6, 2e6, 5e6, 1e7, 2e7))
+        plain_ticks(axes.yaxis, (1, 1.5, 2, 3, 5, 10, 20, 40) if column == "objectives" else (0.9, 1, 1.2, 1.5, 2, 2.5))
+        axes.grid()
+        label_lines(axes, ends, colors, 3.0)
     return figure
 
 

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lab import command, documents, results
+from lab.figure_style import WIDTH
 from lab.reproductions.published_tables import read
 from mozoo.environment import git_commit
 from tasks.molecule_files import PROPERTIES
@@ -100,18 +101,18 @@ def table() -> str:
 def picture() -> Figure:
     """Errors as shares of that of the training mean."""
     columns = errors()
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
     for number, (label, color) in enumerate(COLORS.items()):
         values = columns.get(label) or columns[f"`{label}`"]
         shares = [value / constant for value, constant in zip(values, columns["the training mean"], strict=True)]
         bars = axes.bar(np.arange(len(PROPERTIES)) + 0.4 * (number - 0.5), shares, 0.38, color=color, label=label)
-        axes.bar_label(bars, [f"{share:.2f}" for share in shares], fontsize=8, padding=1)
+        axes.bar_label(bars, [f"{share:.2f}" for share in shares], padding=1)
     axes.set_xticks(range(len(PROPERTIES)), PROPERTIES)
     axes.set(ylabel="share of the error of the training mean", ylim=(0, 1))
     axes.set_axisbelow(True)
-    axes.grid(axis="y", color=results.GRID)
-    axes.legend(frameon=False)
+    axes.grid(axis="y")
+    axes.legend()
     return figure
 
 

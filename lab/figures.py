@@ -108,7 +108,7 @@ def follow(
 ANGLES, LENGTHS = (145.0, 15.0, 80.0), (1.0, 2.0, 1.2)
 #: The losses at four steps: the smaller one falls faster.
 LOSSES = ((1.2, 2.4, 1.5), (1.0, 2.2, 1.4), (0.8, 2.0, 1.3), (0.6, 1.8, 1.2))
-A, B, C, GOOD, BAD, CONE = "#2563eb", "#d97706", "#7c3aed", "#111827", "#be123c", "#dcfce7"
+A, B, C, GOOD, BAD, CONE = "#2563eb", "#d97706", "#9333ea", "#111827", "#be123c", "#dcfce7"
 COLUMNS, LEFT, RIGHT, BOTTOM, TOP = 4, -1.35, 2.25, -0.5, 2.1
 
 

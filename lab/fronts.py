@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
 from lab import command, documents, results
+from lab.figure_style import COLORS, INK
 from lab.jobs import Training, run_missing
 from mozoo import tools
 from mozoo.comparison.estimates import estimate
@@ -237,20 +238,20 @@ def draw(name: str) -> Figure:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     looks: Mapping[str, dict[str, Any]] = {
-        LONG: {"color": "#d97706", "linewidth": 2, "marker": "o", "markersize": 3},
-        SHORT: {"color": "#94a3b8", "linewidth": 1.5, "marker": "o", "markersize": 3},
-        SWEEP: {"color": "black", "linewidth": 0, "marker": "s", "markersize": 6},
-        EQUAL: {"color": "black", "linewidth": 0, "marker": "D", "markersize": 7, "markerfacecolor": "none"},
+        LONG: {"color": COLORS[1], "linewidth": 2, "marker": "o", "markersize": 3},
+        SHORT: {"color": COLORS[0], "linewidth": 1.5, "linestyle": "--", "marker": "o", "markersize": 3},
+        SWEEP: {"color": INK, "linewidth": 0, "marker": "s", "markersize": 6},
+        EQUAL: {"color": INK, "linewidth": 0, "marker": "D", "markersize": 7, "markerfacecolor": "none"},
     }
     for setting, look in looks.items():
         x, y = points.mean(setting).T
         axes.plot(x, y, label=setting, **look)
     for share, (x, y) in zip(points.shares[SWEEP], points.mean(SWEEP), strict=True):
-        axes.annotate(f"{share:g}", (x, y), (5, 5), textcoords="offset points", fontsize=8)
+        axes.annotate(f"{share:g}", (x, y), (5, 5), textcoords="offset points")
     axes.set_xlabel(f"{points.columns[0]}, test")
     axes.set_ylabel(f"{points.columns[1]}, test")
-    axes.grid(color=results.GRID)
-    axes.legend(frameon=False, fontsize=9)
+    axes.grid()
+    axes.legend()
     return figure
 
 

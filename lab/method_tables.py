@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from lab import documents, results, studies
+from lab.figure_style import FAINT, INK, SIGNS, SOFT, WIDTH, label_lines, limits, look
 from lab.grids import ROUNDS
 from lab.significance import LEVEL, Difference, against, holm, paired
 from lab.studies import AUTOSCALE, STUDIES, Trial, baseline, cost_file, directions, runs_file
@@ -295,7 +295,7 @@ def weight_figures(name: str) -> dict[str, Callable[[Path], None]]:
 
 
 def draw_results(name: str) -> Figure:
-    """A panel per pair of objectives, and one of cost."""
+    """A panel per pair of objectives, and one of cost, where the points have names."""
     outcome = Results(name)
     objective = {heading: ResultKey.parse(key).objective for heading, (key, _) in outcome.study.metrics.items()}
     first = {objective[heading]: heading for heading in reversed(outcome.higher)}
@@ -303,66 +303,81 @@ def draw_results(name: str) -> Figure:
     if len(headings) == 1:
         headings = list(outcome.higher)[:2]
     pairs = [(a, b) for i, a in enumerate(headings) for b in headings[i + 1 :]]
-    figure = Figure(figsize=(5.2 * (1 + len(pairs)), 4.6), layout="constrained")
-    axes = figure.subplots(1, 1 + len(pairs))
     looks: dict[str, dict[str, Any]] = {
-        label: {"marker": "osD"[i // 10], "color": f"C{i % 10}", "label": label}
-        for i, label in enumerate(outcome.compared)
+        label: {**look(index), "markersize": 7, "label": label}
+        for index, label in enumerate(outcome.compared)
         if not label.startswith("static ")
     }
     if outcome.plan.tuned:
-        looks[outcome.plan.tuned] = {"marker": "*", "color": "black", "markersize": 12, "label": "chosen by validation"}
-    cross = {"marker": "x", "color": "#64748b", "label": "static weights"}
+        looks[outcome.plan.tuned] = {"marker": "*", "color": INK, "markersize": 13, "label": "static weights, chosen"}
+    lines = math.ceil((1 + len(pairs)) / 2)
+    height = max(3.7, 0.17 * (len(looks) + 2))
+    figure = Figure(figsize=(WIDTH, height * lines), layout="constrained")
+    axes = figure.subplots(lines, 2, squeeze=False).ravel()
+    for panel in axes[1 + len(pairs) :]:
+        panel.set_axis_off()
+    cross = {"marker": "x", "color": SOFT}
     for panel, (x, y) in zip(axes, pairs, strict=False):
         places = {label: [outcome.estimate(label, h).mean for h in (x, y)] for label in (*outcome.points, *looks)}
         sweep = np.array([places[label] for label in outcome.points])
         if outcome.points:
-            panel.plot(*_edge(sweep, outcome.higher[x], outcome.higher[y]).T, color="#cbd5e1", zorder=0)
-        marks = [(point, cross) for point in sweep] + [(np.array(places[label]), look) for label, look in looks.items()]
+            panel.plot(*_edge(sweep, outcome.higher[x], outcome.higher[y]).T, color=FAINT, linestyle="-", zorder=0)
+        marks = [(point, cross) for point in sweep] + [(np.array(places[label]), each) for label, each in looks.items()]
         _mark(panel, marks, among=np.array([point for point, _ in marks]))
         panel.set(xlabel=x + _arrow(outcome.higher[x]), ylabel=y + _arrow(outcome.higher[y]))
-        panel.grid(color=results.GRID)
-    cost = axes[-1]
-    marks, ends = [], []
-    for label, look in looks.items():
+        panel.set_title("results; x: static weights of the sweep", fontsize=9, weight="normal")
+        panel.grid()
+    cost = axes[len(pairs)]
+    marks, ends, bars = [], [], []
+    for label, each in looks.items():
         seconds, delta = outcome.cost.get(label, (1.0, 1.0))[0], outcome.delta(label)
-        cost.errorbar(seconds, delta.mean, yerr=delta.half, color=look["color"], capsize=2, fmt="none")
-        marks.append((np.array([seconds, delta.mean]), look))
-        ends += [(seconds, delta.mean + sign * (delta.half or 0.0)) for sign in (-1, 1)]
+        bars.append((seconds, delta.mean, delta.half, each["color"]))
+        marks.append((np.array([seconds, delta.mean]), each))
+        ends += [(seconds, delta.mean + sign * (delta.half or 0.0)) for sign in (-1, 0, 1)]
     _mark(cost, marks, among=np.array(ends))
-    cost.axhline(outcome.delta(outcome.rival).mean, color="#cbd5e1", zorder=0)
+    low, high = cost.get_ylim()
+    for seconds, mean, half, color in bars:
+        if low <= mean <= high:
+            cost.errorbar(seconds, mean, yerr=half, color=color, capsize=2, fmt="none")
+    cost.axhline(outcome.delta(outcome.rival).mean, color=FAINT, zorder=0)
     cost.set(xlabel="time of a step, relative to sum", ylabel="delta-m, %" + _arrow(False))
-    cost.grid(color=results.GRID)
-    handles = [Line2D([], [], linestyle="", **look) for look in (*([cross] if outcome.points else []), *looks.values())]
-    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+    cost.set_title("cost; bars: 95 % intervals", fontsize=9, weight="normal")
+    cost.grid()
+    named = {
+        f"{SIGNS[each['marker']]} {each['label']}": (point, each["color"])
+        for point, each in marks
+        if np.isfinite(point).all()
+    }
+    label_lines(
+        cost,
+        {label: (float(point[0]), float(point[1])) for label, (point, _) in named.items()},
+        {label: color for label, (_, color) in named.items()},
+        height - 0.9,
+    )
     return figure
 
 
 def _mark(panel: Any, marks: Sequence[tuple[np.ndarray, Mapping[str, Any]]], among: np.ndarray) -> None:
     """Draw points in a frame around those ``among`` which they stand.
 
-    One far from all others would press those together: it stands at the edge, hollow, with its value. Far is more than five
+    One far from all others would press those together: it stands at the edge, hollow, with its value. Far is more than two
     interquartile ranges beyond the quartiles. What is not a number, as of runs that diverged, has no place.
     """
-    among = among[np.isfinite(among).all(1)]
-    low, high = np.quantile(among, [0.25, 0.75], axis=0)
-    reach = np.where(high > low, 5 * (high - low), np.inf)
-    near = np.where(np.abs(among - among.clip(low, high)) <= reach, among, np.nan)
-    low, high = np.nanmin(near, axis=0), np.nanmax(near, axis=0)
-    margin = np.where(high > low, 0.06 * (high - low), 0.5)
-    low, high = low - margin, high + margin
+    low, high = np.array([limits(column, reach=2.0) for column in among.T]).T
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    for point, look in marks:
+    for point, each in marks:
         if not np.isfinite(point).all():
             continue
         at = np.clip(point, low, high)
         if np.array_equal(at, point):
-            panel.plot(*point, linestyle="", **look)
+            panel.plot(*point, **{**each, "linestyle": ""})
             continue
-        panel.plot(*at, linestyle="", **{**look, "markerfacecolor": "white", "clip_on": False, "zorder": 3})
+        panel.plot(*at, **{**each, "linestyle": "", "markerfacecolor": "none", "clip_on": False, "zorder": 3})
         text = ", ".join(f"{value:.3g}" for value, shown in zip(point, at, strict=True) if value != shown)
-        offset = (5, 5 + 9 * (len(panel.texts) % 3))  # several at one place
-        panel.annotate(text, at, xytext=offset, textcoords="offset points", fontsize=8, color=look["color"])
+        right, top = at > (low + high) / 2
+        away = 5 + 11 * (len(panel.texts) % 3)  # several at one place
+        place: Any = {"ha": "right" if right else "left", "va": "top" if top else "bottom", "color": each["color"]}
+        panel.annotate(text, at, (-6 if right else 6, -away if top else away), textcoords="offset points", **place)
 
 
 def _arrow(higher: bool) -> str:
@@ -380,7 +395,7 @@ def draw_weights(name: str, folders: Mapping[str, Path]) -> Figure:
     """The share of each objective in the sum of weights, a panel per method."""
     objectives, columns = STUDIES[name].objectives, 4
     rows = max(math.ceil(len(folders) / columns), 1)
-    figure = Figure(figsize=(3.2 * columns, 2.3 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.9 * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     smallest = []
     for panel, (label, folder) in zip(panels, folders.items(), strict=False):
@@ -389,15 +404,16 @@ def draw_weights(name: str, folders: Mapping[str, Path]) -> Figure:
         weights = np.array([[float(row[f"weight/{name}"]) for name in objectives] for row in history])
         shares = weights / weights.sum(1, keepdims=True)
         smallest.append(shares.min())
-        for name, share in zip(objectives, shares.T, strict=True):
-            panel.plot(steps, share, label=name, linewidth=1.2)
-        panel.set_title(label, loc="left", fontsize=10)
-        panel.grid(color=results.GRID)
+        for index, (name, share) in enumerate(zip(objectives, shares.T, strict=True)):
+            panel.plot(steps, share, **{**look(index), "marker": ""}, label=name, linewidth=1.3)
+        panel.set_title(label, fontsize=9)
+        panel.locator_params(axis="x", nbins=4)
+        panel.grid()
     for panel in panels[len(folders) :]:
         panel.set_axis_off()
     if smallest and min(smallest) >= 0 and np.median(smallest) < 1e-3:  # lines at 0 and at 1 would tell nothing
         panels[0].set_yscale("log")
     figure.supylabel("share of the weights")
     figure.supxlabel("step")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return figure

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image
 
+from lab.figure_style import CLEAR, STYLE, themed
 from mozoo import tools
 from mozoo.environment import git_commit
 from mozoo.tracking import read_rows
@@ -22,8 +23,6 @@ from mozoo.tracking import read_rows
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 OUTPUTS = ROOT / "outputs"
-GRID = "#e2e8f0"  # color of the lines behind a curve
-OPEN: Mapping[str, Any] = {"axes.spines.top": False, "axes.spines.right": False}
 
 
 #: File in results/ -> what draws it, given the path.
@@ -60,20 +59,25 @@ def environment(device: str) -> dict[str, str]:
     return {"device": device, "torch": torch.__version__, "git": git_commit() or "unknown"}
 
 
-def save_figure(target: Path, salt: str, draw: Callable[[], Figure], style: Mapping[str, Any] = OPEN) -> None:
+def save_figure(target: Path, salt: str, draw: Callable[[], Figure], style: Mapping[str, Any] = STYLE) -> None:
     """Draw and save a figure as SVG or PNG; the same numbers give the same bytes.
+
+    An SVG is transparent, and its colors follow the page that shows it.
 
     Args:
         target: The file, whose name ends in ``.svg`` or ``.png``.
         salt: Any fixed text, from which matplotlib makes the identifiers in an SVG.
         draw: Returns the figure.
-        style: Further settings of matplotlib.
+        style: Settings of matplotlib.
     """
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": salt, **style}
+    svg = target.suffix == ".svg"
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": salt, **style, **(CLEAR if svg else {})}
     with rc_context(settings):
         figure = draw()
-        if target.suffix == ".svg":
-            figure.savefig(target, metadata={"Date": None})
+        if svg:
+            drawn = io.StringIO()
+            figure.savefig(drawn, format="svg", metadata={"Date": None})
+            tools.write_text(target, themed(drawn.getvalue()))
         else:
             pixels = io.BytesIO()
             figure.savefig(pixels, format="png", dpi=84, bbox_inches="tight")

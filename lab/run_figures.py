@@ -1,6 +1,7 @@
 """Figures of finished runs: results over time, and outputs of the best weights.
 
-Each takes the runs of a table, a folder per row, and most of them show the first. Data are read from the folder of the run.
+Each takes the runs of a table: the folders of each row, a seed each. Most show the first row and the first seed. Data are read from
+the folders.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from torch.utils.data import Subset
 from torchvision.utils import make_grid
 
 import train
-from lab.results import GRID
+from lab.figure_style import COLORS, INK, LINES, SOFT, WIDTH, label_lines, limits, look
 from mozoo import figures, tools
 from mozoo.evaluation import expert_shares
-from mozoo.figures import COLORS
 from mozoo.prediction import best_folder, load_best
 from mozoo.run_evaluation import evaluation_config
 from mozoo.tracking import read_rows
@@ -30,33 +30,41 @@ from tasks.gan_task import GanTask
 
 COLUMNS, ROWS = 8, 2  # of garments, the first of the test split
 GENERATED = 6  # samples of each class
-WIDTH, GAP = 0.97, 0.17  # of a garment in inches; between garments, as a share of that
+GARMENT, GAP = 0.97, 0.17  # width of a garment in inches; between garments, as a share of that
 SHARED = 2000  # samples that gates are averaged over
 LINE = 13  # points from one line of text to the next
 WRONG = "#dc2626"
-Runs = Mapping[str, Path]
+ON_LIGHT = "#1e293b"  # text on a cell, which is light on a dark page too
+Runs = Mapping[str, Sequence[Path]]
 View = Callable[[Batch, Mapping[str, Tensor]], Tensor]
 
 
 def over_time(panels: Mapping[str, str], runs: Runs) -> Figure:
-    """Validation results, a line per run.
+    """Validation results over epochs: means over seeds, in a band from lowest to highest.
 
     Args:
         panels: Column of ``metrics.csv`` -> title.
-        runs: Label -> run folder.
+        runs: Label -> run folders.
     """
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     for axes, (column, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for index, (label, run) in enumerate(runs.items()):
-            rows = [row for row in read_rows(run / "metrics.csv") if row["split"] == "val"]
-            epochs, values = [int(row["epoch"]) for row in rows], [float(row[column]) for row in rows]
-            color, width = ("black", 2.5) if index == 0 else (f"C{index}", 1.5)
-            axes.plot(epochs, values, color=color, linewidth=width, label=label.strip("`"))
-        axes.set_title(title, loc="left")
+        ends, colors, late = {}, {}, []
+        for index, (label, folders) in enumerate(runs.items()):
+            name, each = label.strip("`"), look(index - 1) if index else {"color": INK, "linestyle": "-"}
+            tables = [[row for row in read_rows(run / "metrics.csv") if row["split"] == "val"] for run in folders]
+            epochs = [int(row["epoch"]) for row in tables[0]]
+            values = np.array([[float(row[column]) for row in rows] for rows in tables])
+            mean, width = values.mean(0), 1.5 if index else 2.5
+            axes.fill_between(epochs, values.min(0), values.max(0), color=each["color"], alpha=0.15, linewidth=0)
+            axes.plot(epochs, mean, color=each["color"], linestyle=each["linestyle"], linewidth=width)
+            ends[name], colors[name] = (epochs[-1], float(mean[-1])), each["color"]
+            late.append(mean[len(mean) // 6 :])
+        axes.set_ylim(*limits(np.concatenate(late), reach=3.0))
+        axes.set_xlim(1, max(x for x, _ in ends.values()))
+        axes.set_title(title)
         axes.set_xlabel("epoch")
-        axes.grid(color=GRID)
-    axes.set_ylim(-1.05, 1.05)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+        axes.grid()
+        label_lines(axes, ends, colors, 3.2)
     return figure
 
 
@@ -64,7 +72,7 @@ def confusion(objective: str, runs: Runs) -> Figure:
     """What the samples of each class are taken for."""
     o, predicted, actual = _predicted(objective, runs)
     assert isinstance(o.criterion, CrossEntropy)
-    return figures.confusion(objective, predicted.numpy(), actual.numpy(), o.criterion.classes)
+    return _with_text_on_cells(figures.confusion(objective, predicted.numpy(), actual.numpy(), o.criterion.classes))
 
 
 def scatter(objective: str, unit: str, runs: Runs) -> Figure:
@@ -90,6 +98,15 @@ def reported_of(label: str, first: int, runs: Runs) -> Figure:
     return reported({label: runs[label]}, first)
 
 
+def _with_text_on_cells(figure: Figure) -> Figure:
+    """The figure with texts on colored cells that keep their color on a dark page."""
+    for axes in figure.axes:
+        for text in axes.texts:
+            if text.get_color() == INK:
+                text.set_color(ON_LIGHT)
+    return figure
+
+
 @torch.no_grad()
 def answers(view: View, runs: Runs) -> Figure:
     """Garments with true and predicted classes; errors are red."""
@@ -108,8 +125,8 @@ def answers(view: View, runs: Runs) -> Figure:
             lines.append((o.name.replace("_", " "), cells[o.name], truth))
     pictures = view(batch, outputs)
     rows = -(-len(pictures) // COLUMNS)
-    tall, text = WIDTH * pictures.shape[1] / pictures.shape[2], LINE * (len(lines) + 1) / 72  # inches
-    figure = Figure(figsize=(WIDTH * (COLUMNS + GAP * (COLUMNS - 1)), rows * (tall + text)))
+    tall, text = GARMENT * pictures.shape[1] / pictures.shape[2], LINE * (len(lines) + 1) / 72  # inches
+    figure = Figure(figsize=(GARMENT * (COLUMNS + GAP * (COLUMNS - 1)), rows * (tall + text)))
     figure.subplots_adjust(0, text / figure.get_figheight(), 1, 1, wspace=GAP, hspace=text / tall)
     grid = figure.subplots(rows, COLUMNS, squeeze=False)
     for axes in grid.ravel():
@@ -174,18 +191,19 @@ def calibration(objective: str, runs: Runs) -> Figure:
 
     The parts are in the order of the prediction.
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
     axes = figure.add_subplot()
-    axes.axline((0, 0), slope=1, color="#334155", linestyle="--", linewidth=1, label="no error")
-    for index, (label, run) in enumerate(runs.items()):
-        _, predicted, actual = _predicted(objective, {label: run})
+    axes.axline((0, 0), slope=1, color=SOFT, linestyle="--", linewidth=1, label="no error")
+    for index, (label, folders) in enumerate(runs.items()):
+        _, predicted, actual = _predicted(objective, {label: folders})
         order = predicted.flatten().argsort()
         x, y = (torch.stack([part.mean() for part in each.flatten()[order].chunk(10)]) for each in (predicted, actual))
-        axes.plot(x.numpy(), y.numpy(), color=f"C{index}", marker="o", markersize=4, label=label.replace("`", ""))
+        each = {**look(index), "linestyle": LINES[index % len(LINES)], "markersize": 4}
+        axes.plot(x.numpy(), y.numpy(), **each, label=label.replace("`", ""))
     axes.set_xlabel("predicted conversion rate")
     axes.set_ylabel("true conversion rate")
-    axes.grid(color=GRID)
-    axes.legend(frameon=False, fontsize=8)
+    axes.grid()
+    figure.legend(loc="outside lower left")
     return figure
 
 
@@ -195,12 +213,12 @@ def sharing(runs: Runs) -> Figure:
 
     Mean and deviation over the units of a layer (``cross_stitch``) or over the samples of the test split.
     """
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     titles = {
-        "cross_stitch": ("cross_stitch: from its own tower", "layer"),
-        "mmoe": ("mmoe: from each expert", "expert"),
-        "ple": ("ple: from its own experts", "level"),
+        "cross_stitch": ("cross_stitch: own tower", "layer"),
+        "mmoe": ("mmoe: each expert", "expert"),
+        "ple": ("ple: own experts", "level"),
     }
     for axes, (name, (title, xlabel)) in zip(panels, titles.items(), strict=True):
         shares, start = _shares(_load({name: runs[f"`{name}`"]}))
@@ -208,13 +226,13 @@ def sharing(runs: Runs) -> Figure:
             places = np.arange(1, 1 + values.shape[1])
             middle = places + 0.38 * (number - (len(shares) - 1) / 2)
             mean, spread = values.mean(0).numpy(), values.std(0).numpy()
-            axes.bar(middle, mean, 0.36, yerr=spread, color=COLORS[number], ecolor="#334155", label=objective)
-        axes.axhline(start, color="black", linestyle="--", linewidth=1, label="before training")
-        axes.set_title(title, loc="left", fontsize=10)
-        axes.set(xticks=places, xlabel=xlabel, axisbelow=True)
-        axes.grid(axis="y", color=GRID)
+            axes.bar(middle, mean, 0.36, yerr=spread, color=COLORS[number], ecolor=SOFT, label=objective)
+        axes.axhline(start, color=INK, linestyle="--", linewidth=1, label="before training")
+        axes.set_title(title)
+        axes.set(xticks=places, xlabel=xlabel)
+        axes.grid(axis="y")
     panels[0].set(ylabel="share", ylim=(0, 1.05))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -226,11 +244,11 @@ def image_sharing(runs: Runs) -> Figure:
     for name in names:
         job = _load({name: runs[f"`{name}`"]})
         tables.append(expert_shares(job.trained, job.task, job.splits.test, SHARED, torch.device("cpu")))
-    figure = Figure(figsize=(10, max(3.4, 0.3 * max(map(len, tables)))), layout="constrained")
+    figure = Figure(figsize=(WIDTH, max(3.4, 0.3 * max(map(len, tables)))), layout="constrained")
     for axes, name, rows in zip(figure.subplots(1, 3), names, tables, strict=True):
         figures.draw_shares(axes, rows)
-        axes.set_title(name, loc="left", fontsize=10)
-    return figure
+        axes.set_title(name)
+    return _with_text_on_cells(figure)
 
 
 def _shares(job: tools.Run) -> tuple[dict[str, Tensor], float]:
@@ -272,7 +290,7 @@ def _predicted(objective: str, runs: Runs) -> tuple[Objective, Tensor, Tensor]:
 
 def _load(runs: Runs) -> tools.Run:
     """The first of the runs with its best weights, on the CPU."""
-    folder = next(iter(runs.values()))
+    folder = next(iter(runs.values()))[0]
     job = train.build(evaluation_config(folder, {"trainer.device": "cpu"}))
     load_best(best_folder(folder), job.trained)
     job.trained.eval()

@@ -31,7 +31,7 @@ class Experiment:
         document: The file that shows the table, between two marks.
         rows: Label -> overrides.
         metrics: Heading -> test result and digits.
-        figures: Files in results/, which ``run_figures`` draws from the runs with the first seed.
+        figures: Files in results/, which ``run_figures`` draws from the runs.
         label: Heading of the first column.
         common: Further overrides of every run.
         seeds: The runs of each row.
@@ -126,9 +126,9 @@ def markdown(name: str) -> str:
 
 
 def draw(name: str) -> None:
-    """The figures, from the runs with the first seed; the same runs give the same bytes."""
+    """The figures of the runs; the same runs give the same bytes."""
     experiment = EXPERIMENTS[name]
-    runs = {label: job(name, label, experiment.seeds[0]).folder for label in experiment.rows}
+    runs = {label: [job(name, label, seed).folder for seed in experiment.seeds] for label in experiment.rows}
     for file in experiment.figures:
         results.save_figure(results.RESULTS / file, name, partial(run_figures.FIGURES[file], runs))
 

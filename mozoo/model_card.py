@@ -82,10 +82,7 @@ def _results(summary: Mapping[str, Any]) -> str:
         f"| {objective} | {metric} | {f'{value:.4g}' if math.isfinite(value) else 'not finite'} |"
         for objective, metric, value in _metrics(summary)
     )
-    return (
-        f"On the test split, which was looked at {summary['tested']}:\n\n"
-        f"| objective | metric | value |\n|---|---|---|\n{rows}"
-    )
+    return f"On the test split, evaluated {summary['tested']}:\n\n| objective | metric | value |\n|---|---|---|\n{rows}"
 
 
 def _usage(summary: Mapping[str, Any], model: Any, task: Task, weights: str | None) -> str:

@@ -126,8 +126,11 @@ class RingOfGaussians(_Gaussians):
 class GridOfGaussians(_Gaussians):
     """Gaussians at the points of a square grid around the origin.
 
-    ``side`` is the number of modes in each row and column, ``spacing`` the distance between neighbors; the other arguments
-    are those of :class:`RingOfGaussians`.
+    Arguments that are not named here are those of :class:`RingOfGaussians`.
+
+    Args:
+        side: Number of modes in each row and column.
+        spacing: Distance between neighbors.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ def list_tasks(filter: str = "*") -> list[str]:
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of the task. Raises ValueError with the nearest names if there is none."""
+    """The class behind ``name``. Raises ValueError with the nearest names."""
     return _TASKS.get(name)
 
 

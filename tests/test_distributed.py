@@ -202,7 +202,7 @@ def test_batch_that_cannot_be_split_is_refused(monkeypatch):
 def test_fewer_samples_than_processes_are_refused():
     data = TensorData((torch.zeros(2, 1),), {})
     for halves, size in ((False, 3), (True, 2)):
-        batches = training_batches(data, 8, 0, 0, 0, torch.device("cpu"), 0, mozoo.Processes(0, size), halves)
+        batches = training_batches(data, 8, 0, 0, 0, torch.device("cpu"), 0, tools.Processes(0, size), halves)
         with pytest.raises(DataError, match=f"a training batch has 2 samples, too few for {size} processes"):
             next(batches)
 

@@ -111,7 +111,11 @@ def _info(summary: str) -> ModelInfo:
 
 @register_variant("dual_sum", _info("LinearNet and ConvNet on two views, trained on their sum and on each"), Dual)
 def dual_sum(auxiliary: bool = True) -> dict[str, Any]:
-    """:class:`Dual` with a loss of the sum, and with ``auxiliary`` a loss of each network."""
+    """:class:`Dual` with a loss of the sum, and optionally of each network.
+
+    Args:
+        auxiliary: Whether each network has a loss of its own, too.
+    """
     return {"losses": "all" if auxiliary else "fused"}
 
 

@@ -240,12 +240,14 @@ class GAN(_AdversarialModel):
 class PointGAN(_AdversarialModel):
     """MLPs against each other, for points in the plane or vectors of any length.
 
-    Arguments that are not named here are those of :class:`GAN`.
-
     Args:
         in_features: Numbers in a sample.
+        classes: Number of classes; 0 for a GAN without classifier.
+        latent: Size of the noise.
         width: Units of every hidden layer.
         depth: Hidden layers of each network, at least 1.
+        discriminators: How many play against the generator; they differ in their first weights.
+        discriminator_steps: Updates of the discriminators for one of the generator.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ class AutoLambda(BilevelBalancer):
     ``dF/dlambda_i = -lr g_i . v``, where v is the gradient of the primary validation losses after the virtual step. The
     product is the slope of L_i along v, by a central difference: ``(L_i(theta + e v) - L_i(theta - e v)) / 2e``,
     ``e = radius / ||v||``. A step costs two backwards and two forwards more, whatever the number of objectives.
-    Liu, James, Davison and Johns, "Auto-Lambda: Disentangling Dynamic Task Relationships", TMLR 2022.
+    Liu, James, Davison and Johns, "Auto-Lambda: Disentangling Dynamic Task Relationships", TMLR 2022, arXiv:2202.03091.
 
     needs: validation     scale: own (lambda starts at ``init``)     heads: weighted     preference: scales both losses
     The virtual step is plain gradient descent, without the momentum and weight decay of the model's optimizer, which the

@@ -24,7 +24,8 @@ class FORUM(BilevelBalancer):
     ``q'.d <= -rho ||q'||^2``, u_k the gradient of F_k at theta divided by its length, q' that of q:
     ``-d = sum_k l_k u_k + nu q'``, ``nu = max(0, rho - sum_k l_k u_k.q' / ||q'||^2)``, l in the simplex.
     l is averaged over steps: ``l <- l + (t + 1)^(-3/4) (l_now - l)`` with t the epochs ended.
-    Ye, Lin, Cao, Zhang and Tsang, "A First-Order Multi-Gradient Algorithm for Multi-Objective Bi-Level Optimization", ECAI 2024.
+    Ye, Lin, Cao, Zhang and Tsang, "A First-Order Multi-Gradient Algorithm for Multi-Objective Bi-Level Optimization",
+    ECAI 2024, arXiv:2401.09257.
 
     needs: validation     scale: own (validation gradients have unit length)     heads: weighted     preference: scales both losses
     First order only: K backwards and T steps on the training batch. The model's gradient is ``-d``, not that of the

@@ -20,7 +20,7 @@ class MOML(BilevelBalancer):
     The update descends ``sum_i w_i L_i``, ``w = softmax(alpha)``, and alpha all ``F_k = L_k^val(theta - lr sum_i w_i g_i)`` at once.
     ``dF_k/dw_i = -lr v_k . g_i``, v_k the gradient of validation loss k after the virtual step, is exact for one step and
     needs no second derivative. The K gradients of alpha are divided by their lengths and combined by their min-norm point.
-    Ye, Lin, Yue, Guo, Xiao and Zhang, "Multi-Objective Meta Learning", NeurIPS 2021.
+    Ye, Lin, Yue, Guo, Xiao and Zhang, "Multi-Objective Meta Learning", NeurIPS 2021, arXiv:2102.07121.
 
     needs: validation     scale: mean-like     heads: weighted     preference: scales both losses
     2K backwards a step. The min-norm weights belong to the normalized gradients, whose combination alpha then follows;

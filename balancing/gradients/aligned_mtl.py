@@ -16,7 +16,7 @@ class AlignedMTL(GramianBalancer):
     """Replace the gradients by the nearest orthogonal ones of equal length, and average these.
 
     With ``G = V diag(l) V'`` over the eigenvalues above the rank tolerance, ``w = sqrt(s) V diag(l)^{-1/2} V' u``, u = 1 / K.
-    Senushkin et al., "Independent Component Alignment for Multi-Task Learning", CVPR 2023.
+    Senushkin et al., "Independent Component Alignment for Multi-Task Learning", CVPR 2023, arXiv:2305.19000.
 
     needs: gramian     scale: mean-like (the authors' code sums: scale="sum")     heads: unit     preference: u
     The rank tolerance is K ``tolerance`` times the largest eigenvalue. The update is discontinuous there: with mode="min",

@@ -18,7 +18,7 @@ class CAGrad(GramianBalancer):
 
     ``max_d min_i g_i.d`` with ``||d - g_0|| <= c ||g_0||``, g_0 the mean gradient.
     Its dual is ``min_{w in simplex} g_w.g_0 + c ||g_0|| ||g_w||``, ``g_w = sum_i w_i g_i``, with ``d = g_0 + c ||g_0|| g_w / ||g_w||``.
-    Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021.
+    Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021, arXiv:2110.14048.
 
     needs: gramian     scale: mean-like     heads: unit     preference: scales the gradients, and so g_0
     Where ``g_w = 0`` solves the dual (gradients in balance, or one of them zero), many d are best and the one nearest to

@@ -17,7 +17,8 @@ class ConflictFree(GramianBalancer):
 
     It is the unit vector v with ``cos(v, g_i)`` equal for all i, times ``sum_i g_i.v``.
     With unit gradients U as rows, ``v ~ U^+ 1 = U' C^+ 1``, so the matrix of cosines C is enough.
-    Liu, Chu and Thuerey, "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks", ICLR 2025.
+    Liu, Chu and Thuerey, "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks", ICLR 2025,
+    arXiv:2408.11104.
 
     needs: gramian     scale: sum-like     heads: unit     preference: cosines in proportion to it
     Gradients of any size count the same. Linearly dependent ones cannot all have equal cosines: these are then met in the

@@ -12,8 +12,8 @@ class DualProj(GramianBalancer):
     """DualProj: the direction nearest to the mean gradient that conflicts with no objective.
 
     ``w = argmin w'Gw`` over ``w >= 1/K``.
-    Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017 (there with one gradient to
-    project and the others as constraints).
+    Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017, arXiv:1706.08840 (there with
+    one gradient to project and the others as constraints).
 
     needs: gramian     scale: mean-like     heads: unit     preference: of the gradients in the mean
     Solved on the cosines, so that no gradient is too short to be heard; public code adds a ridge relative to the longest.

@@ -19,7 +19,7 @@ class FairGrad(GramianBalancer):
     ``(G w)_i = p_i w_i^(-1/alpha)`` with w > 0, ``d = sum_i w_i g_i``.
     So ``w_i = (p_i / g_i.d)^alpha``: alpha near 0 is the plain sum, 1 is ``nash_mtl``, and the larger alpha the closer to
     the largest smallest progress. The update grows as the gradients to the power ``(1 - alpha) / (1 + alpha)``.
-    Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024.
+    Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024, arXiv:2402.15638.
 
     needs: gramian     scale: own     heads: unit     preference: p, with progress in proportion to it where w is equal
     The equations are the minimum of ``1/2 w'Gw - sum_i p_i w_i^(1 - 1/alpha) / (1 - 1/alpha)``, convex for every alpha and

@@ -21,8 +21,8 @@ class GradNorm(GramianBalancer):
     ``r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0))``.
     The weights descend ``sum_i |w_i n_i - T_i|`` with T held constant. Its derivative is ``sign(w_i n_i - T_i) n_i``, so
     the Gramian's diagonal is enough and no second backward is needed. ``w = K softmax(theta)`` keeps them positive and their sum K.
-    Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing", ICML 2018, which measures at the last shared
-    layer (``at="subset"``) and renormalizes w after each step instead.
+    Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing", ICML 2018, arXiv:1711.02257, which
+    measures at the last shared layer (``at="subset"``) and renormalizes w after each step instead.
 
     needs: gramian     scale: sum-like     heads: weighted
     theta is a parameter: give ``balancer.parameters()`` to an optimizer (Adam, about 0.02) without weight decay.

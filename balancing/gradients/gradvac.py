@@ -20,7 +20,7 @@ class GradVac(GramianBalancer):
     The multiple is ``||p|| (phi sqrt(1 - c^2) - c sqrt(1 - phi^2)) / (||g_j|| sqrt(1 - phi^2))``; then, changed or not,
     ``phi_ij <- (1 - beta) phi_ij + beta c``. ``d = sum_i p_i``. As phi starts at 0, the first step is PCGrad.
     Wang et al., "Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively Multilingual Models",
-    ICLR 2021.
+    ICLR 2021, arXiv:2010.05874.
 
     needs: gramian     scale: sum-like     heads: unit     preference: scales the gradients before they are changed
     (i, j) and (j, i) are two pairs with targets of their own, each updated once a step with the cosine of p as it then is.

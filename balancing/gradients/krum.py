@@ -16,8 +16,8 @@ class Krum(GramianBalancer):
     """Krum: the mean of the m gradients that lie closest to others.
 
     Close is the sum of ``||g_i - g_j||^2`` over the K - f - 2 nearest others.
-    Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", NIPS 2017; m > 1 is
-    Multi-Krum.
+    Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", NIPS 2017,
+    arXiv:1703.02757; m > 1 is Multi-Krum.
 
     needs: gramian     scale: mean-like     heads: unit
     Needs K >= f + 3 objectives. Distances are squared as published; some public code sums plain distances. Among equal

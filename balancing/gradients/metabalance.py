@@ -18,7 +18,7 @@ class MetaBalance(GramianBalancer):
 
     ``w_i = r m_0 / m_i + (1 - r)``, m_i a running mean of ||g_i||, ``m_i <- beta m_i + (1 - beta) ||g_i||``; ``w_0 = 1``.
     He, Feng, Cheng, Ji, Guo and Caverlee, "MetaBalance: Improving Multi-Task Recommendations via Adapting Gradient
-    Magnitudes of Auxiliary Tasks", WWW 2022.
+    Magnitudes of Auxiliary Tasks", WWW 2022, arXiv:2203.06801.
 
     needs: gramian     scale: sum-like     heads: unit
     The authors compare lengths parameter by parameter; here they are those of all shared parameters. Their means start at

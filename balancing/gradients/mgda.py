@@ -20,7 +20,7 @@ class MGDA(GramianBalancer):
     No objective's gradient has a product with d smaller than ``||d||^2``, so a small step improves all of them; d is zero
     exactly where no direction does (Pareto stationarity).
     Desideri, "Multiple-gradient descent algorithm", C. R. Math. 2012; Sener and Koltun, "Multi-Task Learning as
-    Multi-Objective Optimization", NeurIPS 2018 (whose MGDA-UB is ``at="features"``).
+    Multi-Objective Optimization", NeurIPS 2018, arXiv:1810.04650 (whose MGDA-UB is ``at="features"``).
 
     needs: gramian     scale: mean-like     heads: weighted     preference: progress in proportion to it
     The hull's shortest point lies near the shortest gradient. If the losses have different units, ``normalize="l2"`` or

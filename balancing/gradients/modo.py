@@ -18,7 +18,7 @@ class MoDo(GramianBalancer):
 
     Weights on the simplex descend ``1/2 w'Gw + rho/2 w'w``: ``w <- project(w - gamma (Gw + rho w))``.
     Chen et al., "Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and Conflict-Avoidance",
-    NeurIPS 2023.
+    NeurIPS 2023, arXiv:2305.20057.
 
     needs: gramian     scale: mean-like     heads: unit     preference: progress in proportion to it, in the long run
     With two or more micro-batches per step G is the product of independent samples, so the step is unbiased, as published;

@@ -13,7 +13,7 @@ class NashMTL(GramianBalancer):
 
     ``(G a)_i = p_i / a_i`` with a > 0, ``w = a``, ``d = sum_i a_i g_i``.
     Every objective makes progress, ``g_i.d = p_i / a_i``, and ``||d||^2 = sum_i p_i = K`` whatever the losses' scale.
-    Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022.
+    Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022, arXiv:2202.01017.
 
     needs: gramian     scale: own     heads: weighted     preference: p, the objectives' power in the bargain
     The equations are the minimum of the convex ``1/2 a'Ga - sum_i p_i log a_i``, found by Newton's method to 1e-9. Public

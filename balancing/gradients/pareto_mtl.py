@@ -21,7 +21,7 @@ class ParetoMTL(GramianBalancer):
     While a constraint is violated in the first epochs, the update is the min-norm point of the violated constraints'
     gradients ``sum_i (u_j - u_k)_i g_i`` alone. From the first batch inside on, it is the min-norm point of the objectives'
     gradients and those of the constraints that are violated. Weights may be negative; the sum of their sizes is K.
-    Lin et al., "Pareto Multi-Task Learning", NeurIPS 2019; the authors' code has two objectives only.
+    Lin et al., "Pareto Multi-Task Learning", NeurIPS 2019, arXiv:1912.12854; the authors' code has two objectives only.
 
     needs: gramian     scale: sum-like     heads: unit     preference: factors of the losses before they meet the rays
     A ray is the wanted ratio of the losses, so these should be of one size: divide them by what is usual, or give rays in

@@ -15,8 +15,8 @@ class PCGrad(GramianBalancer):
 
     For each i take p = g_i and, for every j != i in random order, if ``p.g_j < 0``: ``p -= (p.g_j / ||g_j||^2) g_j``.
     ``d = sum_i p_i``.
-    Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020. Each i draws its own order, and projections use the
-    original g_j, as published. Every p stays a combination of the g, so the Gramian suffices.
+    Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, arXiv:2001.06782. Each i draws its own order,
+    and projections use the original g_j, as published. Every p stays a combination of the g, so the Gramian suffices.
 
     needs: gramian     scale: sum-like     heads: unit     preference: scales the gradients before projection
     """

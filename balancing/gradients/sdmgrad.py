@@ -20,7 +20,8 @@ class SDMGrad(GramianBalancer):
     ``g_0 = sum_i u_i g_i``, u = 1 / K.
 
     lam = 0 is MGDA, a large lam the mean gradient.
-    Xiao, Ban and Ji, "Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms", NeurIPS 2023.
+    Xiao, Ban and Ji, "Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms", NeurIPS
+    2023, arXiv:2305.18409.
 
     needs: gramian     scale: mean-like     heads: unit     preference: u
     With two or more micro-batches per step G is the product of independent samples, as published; with one batch it is the

@@ -196,7 +196,8 @@ def torchjd(
     """Any aggregator of torchjd, with the options and the state of this library.
 
     It is the class called ``aggregator`` in ``torchjd.aggregation``.
-    Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024. Needs ``pip install "mozoo[torchjd]"``.
+    Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv:2406.16232. Needs ``pip install
+    "mozoo[torchjd]"``.
 
     needs: gramian, or jacobian where torchjd has no weighting of the Gramian     scale: own (as torchjd gives it)
     heads: unit     preference: scales the gradients beforehand

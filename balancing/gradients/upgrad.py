@@ -14,7 +14,7 @@ class UPGrad(GramianBalancer):
     ``d = 1/K sum_i proj(g_i)`` with the cone ``{d : g_j.d >= 0 for all j}``.
     The projection of g_i is ``sum_j v_j g_j`` with ``v = argmin v'Gv`` over ``v >= e_i``. The update conflicts with no
     objective, and is linear in the length of each gradient.
-    Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024.
+    Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv:2406.16232.
 
     needs: gramian     scale: mean-like     heads: unit     preference: of the gradients in the mean
     Solved on the cosines, so that no gradient is too short to be heard; public code adds a ridge relative to the longest.

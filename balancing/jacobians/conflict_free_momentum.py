@@ -22,7 +22,8 @@ class ConflictFreeMomentum(JacobianBalancer):
     ``m_i`` averages the gradients of objective i and d is ConFIG of ``m_i / (1 - beta1^{t_i})``, t_i counting them. The
     gradient that would have led a single momentum to d, ``g = ((1 - beta1^t) d - beta1 (1 - beta1^{t-1}) d_previous) / (1 - beta1)``,
     feeds the second moment ``s <- beta2 s + (1 - beta2) g^2``; the update is ``d / (sqrt(s / (1 - beta2^t)) + eps)``.
-    Liu, Chu and Thuerey, "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks", ICLR 2025.
+    Liu, Chu and Thuerey, "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks", ICLR 2025,
+    arXiv:2408.11104.
 
     needs: jacobian     scale: own (that of Adam's steps)     heads: unit     preference: cosines in proportion to it
     A step costs one backward whatever K is. Train with plain SGD, as the update is Adam's already. Like the authors' code,

@@ -56,7 +56,7 @@ class DBMTL(Composed):
 
     ``d = sum_i (max_j ||m_j|| / ||m_i||) m_i``, where
     m_i averages the gradients h_i of ``log(L_i + 1e-8)``: ``m_i <- h_i + beta / k^decay (m_i - h_i)`` at step k = 1, 2, ...
-    Lin et al., "Dual-Balancing for Multi-Task Learning", 2023.
+    Lin et al., "Dual-Balancing for Multi-Task Learning", 2023, arXiv:2308.12029.
 
     needs: jacobian     scale: own (K vectors as long as the longest)     heads: unit (of log L)     preference: multiplies the lengths
     m starts at 0, as published: the first update is 1 - beta times what it would be without averaging. The defaults are

@@ -19,7 +19,7 @@ class ExcessMTL(RowBalancer):
     They are multiplied by ``exp(eta e_i / e_i(0))``, e_i the excess risk, and rescaled to sum K.
     ``s_i`` sums the squared gradients of all steps, coordinate by coordinate; ``e_i = sum g_i^2 / sqrt(s_i + 1e-7)``, a
     second-order estimate with the curvature that Adagrad assumes.
-    He et al., "Robust Multi-Task Learning with Excess Risks", ICML 2024.
+    He et al., "Robust Multi-Task Learning with Excess Risks", ICML 2024, arXiv:2402.02009.
 
     needs: jacobian     scale: sum-like     heads: weighted
     The first step sets e(0) and leaves w = 1, as in the authors' code; some public code takes the raw excess there, which

@@ -18,7 +18,8 @@ class GradDrop(JacobianBalancer):
 
     The positive ones with probability ``1/2 (1 + sum_i g_i / sum_i |g_i|)``, else the negative ones:
     ``d = sum_i (l_i + (1 - l_i) M_i) g_i`` with the mask M_i of what is kept of g_i, and its leak l_i.
-    Chen et al., "Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout", NeurIPS 2020.
+    Chen et al., "Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout", NeurIPS 2020,
+    arXiv:2010.06808.
 
     needs: jacobian     scale: sum-like     heads: unit     preference: scales the gradients beforehand
     Acts on parameters, a draw per coordinate; with ``at="features"`` on the features, there too a draw per coordinate and

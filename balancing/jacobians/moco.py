@@ -21,7 +21,8 @@ class MoCo(JacobianBalancer):
     Gradients are averaged, ``y_i <- y_i - beta_k (y_i - h_i)``, and the update is ``d = sum_i w_i y_i``.
     The weights on the simplex descend ``1/2 ||d||^2``: ``w <- project(w - gamma_k (Y Y' + rho) w)``. At step k = 1, 2, ...
     ``beta_k = beta / k^beta_decay`` and ``gamma_k = gamma / k^gamma_decay``; Y starts at 0 and w at 1 / K.
-    Fernando et al., "Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent Approach", ICLR 2023.
+    Fernando et al., "Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent Approach", ICLR 2023,
+    arXiv:2210.12624.
 
     needs: jacobian     scale: mean-like     heads: unit     preference: multiplies the weights
     As in the authors' code, ``h_i = g_i L_i / ||g_i||``, a gradient as long as its loss, which must be positive;

@@ -15,7 +15,7 @@ from ..options import BalancerOptions
 class TrimmedMean(JacobianBalancer):
     """Per coordinate, the mean of the gradients without the b smallest and the b largest.
 
-    Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018.
+    Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018, arXiv:1803.01498.
 
     needs: jacobian     scale: mean-like     heads: unit     preference: scales the gradients beforehand
     Needs K >= 2b + 1 objectives; b = 0 is the mean. A step from which so many objectives are absent that fewer are left

@@ -20,7 +20,8 @@ class Cosmos(LossBalancer):
     ``r'L - penalty cos(r, L)``, with r >= 0 of sum 1.
     With ``alpha`` r is drawn anew at each step from a Dirichlet distribution, and a network that reads r learns a whole
     Pareto front: :meth:`draw` gives r before the forward pass. Without, r is the preference.
-    Ruchte and Grabocka, "Scalable Pareto Front Approximation for Deep Multi-Objective Learning", ICDM 2021.
+    Ruchte and Grabocka, "Scalable Pareto Front Approximation for Deep Multi-Objective Learning", ICDM 2021,
+    arXiv:2103.13392.
 
     needs: losses     scale: own     heads: weighted     preference: r, or the mean of its distribution
     A large r_i weighs L_i more, while the cosine draws L towards multiples of r. Weights may be negative.

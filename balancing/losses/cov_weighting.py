@@ -16,7 +16,8 @@ class CoefficientOfVariation(LossBalancer):
     """More weight to losses whose progress varies: ``w_i ~ std(l_i) / mean(l_i)``, sum 1.
 
     l_i is the ratio of L_i to the mean of its earlier values, 1 at the first step.
-    Groenendijk, Karaoglu, Gevers and Mensink, "Multi-Loss Weighting with Coefficient of Variations", WACV 2021.
+    Groenendijk, Karaoglu, Gevers and Mensink, "Multi-Loss Weighting with Coefficient of Variations", WACV 2021,
+    arXiv:2009.01717.
 
     needs: losses     scale: mean-like     heads: weighted
     Means and deviations are over all steps so far. As long as no ratio varies, as at the first step, all weights are

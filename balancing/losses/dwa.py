@@ -20,7 +20,7 @@ class DWA(LossBalancer):
 
     mean_1 is over the last epoch that ended and mean_2 over the one before it; with ``window`` = n, over the last n
     steps, the current one included, and the n before them. Until both are complete w = 1.
-    Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention", CVPR 2019.
+    Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention", CVPR 2019, arXiv:1803.10704.
 
     needs: losses     scale: sum-like     heads: weighted
     Epochs are counted by ``balancer.next_epoch()``; a loop that does not call it trains with w = 1. Public code with a

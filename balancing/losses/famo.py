@@ -19,7 +19,7 @@ class FAMO(LossBalancer):
 
     c makes w sum to 1. After the optimizer's step the same batch is evaluated again, and xi gets the gradient
     ``(diag z - z z') delta + gamma xi``, ``delta = log D_before - log D_after``: who fell most loses weight.
-    Liu, Feng, Stone and Liu, "FAMO: Fast Adaptive Multitask Optimization", NeurIPS 2023.
+    Liu, Feng, Stone and Liu, "FAMO: Fast Adaptive Multitask Optimization", NeurIPS 2023, arXiv:2306.03792.
 
     needs: losses     scale: mean-like     heads: weighted
     The loop must call ``balancer.observe`` between the model's optimizer step and that of the balancer: a forward pass

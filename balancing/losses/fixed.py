@@ -16,7 +16,7 @@ class Fixed(ScheduleBalancer):
 
     needs: nothing     scale: own     heads: weighted
     With a tuned c this is the strongest simple baseline (Xin et al., "Do Current Multi-Task Optimization Methods in
-    Deep Learning Even Help?", NeurIPS 2022).
+    Deep Learning Even Help?", NeurIPS 2022, arXiv:2209.11379).
 
     Args:
         values: Weight of each objective, 1 where not named; zero switches an objective off.

@@ -13,7 +13,7 @@ class Geometric(LossBalancer):
 
     ``V = (prod_i L_i)^(1/K) = exp(mean_i log L_i)``: ``w_i = V / (K L_i)``.
     Chennupati et al., "MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss Strategy for Multi-Task
-    Learning", CVPR Workshops 2019.
+    Learning", CVPR Workshops 2019, arXiv:1904.08492.
 
     needs: losses     scale: own     heads: weighted
     Invariant to the scale of every loss, up to the length of the update. Raises on a loss that is not positive.

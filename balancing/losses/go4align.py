@@ -21,7 +21,8 @@ class GO4Align(LossBalancer):
 
     p starts at 1/K and follows the losses: ``p_i <- p_i exp(-eta L_i)``, divided by the sum. With one group all
     weights are equal, with K groups w = q.
-    Shen, Wang, Xiao, van Noord and Worring, "GO4Align: Group Optimization for Multi-Task Alignment", NeurIPS 2024.
+    Shen, Wang, Xiao, van Noord and Worring, "GO4Align: Group Optimization for Multi-Task Alignment", NeurIPS 2024,
+    arXiv:2404.06486.
 
     needs: losses     scale: own     heads: weighted
     The groups are the exact k-means clustering of K numbers, which needs no starting point; public code starts

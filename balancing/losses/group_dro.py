@@ -18,7 +18,8 @@ class GroupDRO(LossBalancer):
 
     ``w_i <- w_i exp(eta L_i)``, scaled to sum K.
     Minimizes the greatest loss in the long run.
-    Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020.
+    Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020,
+    arXiv:1911.08731.
 
     needs: losses     scale: sum-like (published: sum 1)     heads: weighted
     The losses should be of one unit: a loss that stays above the others takes all weight in the end.

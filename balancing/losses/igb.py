@@ -17,8 +17,8 @@ class IGB(LossBalancer):
 
     ``sum_i v_i log L_i``, ``v = K softmax(L / base)``, ``w_i = v_i / L_i``.
     The base is the mean of each loss over the first epoch or the first ``window`` steps; until it is known v = 1.
-    Dai, Fei and Lu, "Improvable Gap Balancing for Multi-Task Learning", UAI 2023: the first of its two methods (the
-    other learns v by reinforcement).
+    Dai, Fei and Lu, "Improvable Gap Balancing for Multi-Task Learning", UAI 2023, arXiv:2307.15429: the first of its
+    two methods (the other learns v by reinforcement).
 
     needs: losses     scale: own (the terms sum to K)     heads: weighted
     Invariant to the scale of every loss. Epochs are counted by ``balancer.next_epoch()``.

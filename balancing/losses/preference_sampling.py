@@ -18,7 +18,8 @@ class PreferenceSampling(ScheduleBalancer):
 
     A network that reads r learns the minima of ``r'L`` for all r: :meth:`draw` gives r before the forward pass.
     Dosovitskiy and Djolonga, "You Only Train Once: Loss-Conditional Training of Deep Networks", ICLR 2020; Navon, Shamsian,
-    Fetaya and Chechik, "Learning the Pareto Front with Hypernetworks", ICLR 2021 (linear scalarization).
+    Fetaya and Chechik, "Learning the Pareto Front with Hypernetworks", ICLR 2021, arXiv:2010.04104 (linear
+    scalarization).
 
     needs: nothing     scale: mean-like     heads: weighted     preference: mean of the distribution
     All micro-batches of a step, and all processes, share one draw, which the option ``seed`` decides.

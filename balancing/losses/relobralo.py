@@ -17,7 +17,7 @@ class ReLoBRaLo(LossBalancer):
 
     ``w <- alpha (rho w + (1 - rho) v(0)) + (1 - alpha) v(t-1)``, ``v(s) = K softmax(L(t) / (T L(s)))``, rho = 1 with
     probability ``keep`` and otherwise 0: a look back to the start. w = 1 at the first step.
-    Bischof and Kraus, "Multi-Objective Loss Balancing for Physics-Informed Deep Learning", 2021.
+    Bischof and Kraus, "Multi-Objective Loss Balancing for Physics-Informed Deep Learning", 2021, arXiv:2110.09813.
 
     needs: losses     scale: sum-like     heads: weighted
     The weights do not depend on the scale of any loss.

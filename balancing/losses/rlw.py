@@ -16,7 +16,7 @@ class RLW(ScheduleBalancer):
     """New random weights at every step: ``w = softmax(z)``, z standard normal.
 
     Lin, Ye, Zhang and Tsang, "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task Learning",
-    TMLR 2022.
+    TMLR 2022, arXiv:2111.10603.
 
     needs: nothing     scale: mean-like     heads: weighted
     A method worth its cost should do better. All micro-batches of a step, and all processes, share one draw, which the

@@ -16,7 +16,7 @@ class SoftAdapt(LossBalancer):
     """More weight to losses that fall slowly or rise: ``w = softmax(beta (L(t) - L(t-1)))``.
 
     Heydari, Thompson and Mehmood, "SoftAdapt: Techniques for Adaptive Loss Weighting of Neural Networks with Multi-Part
-    Loss Functions", 2019.
+    Loss Functions", 2019, arXiv:1912.12355.
 
     needs: losses     scale: mean-like     heads: weighted
     Equal weights at the first step. Differences of single batches are mostly noise; ``weight_ema=`` smooths the weights.

@@ -18,8 +18,8 @@ class SmoothTchebycheff(LossBalancer):
     ``form="linear"``:  ``mu log sum_i exp(lambda_i (L_i - z_i) / mu)``, sum of lambda 1: ``tchebycheff`` as mu -> 0.
     ``form="log"``:  ``K mu log sum_i exp(log(p_i L_i / N_i) / mu)``, invariant to every scale. N is the mean
     of the losses over the ``measure`` epochs after a warm-up; up to then ``sum_i p_i log L_i`` is minimized.
-    Lin et al., "Smooth Tchebycheff Scalarization for Multi-Objective Optimization", ICML 2024, whose multi-task
-    experiments use the second form.
+    Lin et al., "Smooth Tchebycheff Scalarization for Multi-Objective Optimization", ICML 2024, arXiv:2402.19078, whose
+    multi-task experiments use the second form.
 
     needs: losses     scale: own     heads: weighted     preference: lambda, or p
 

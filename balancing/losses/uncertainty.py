@@ -17,10 +17,10 @@ class Uncertainty(Scalarization):
 
     ``form="gaussian"`` with s = log sigma^2:  ``sum_i c_i e^{-s_i} L_i + s_i / 2``, c = 1/2 for regression (a Gaussian
     likelihood), 1 for classification (a softmax with temperature). At the optimum ``e^{s_i} = 2 c_i L_i``. May turn negative.
-    Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses", CVPR 2018.
+    Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses", CVPR 2018, arXiv:1705.07115.
 
     ``form="log1p"``:  ``sum_i L_i / (2 p_i^2) + log(1 + p_i^2)``. The second term is never negative; p = 0 is singular.
-    Liebel and Koerner, "Auxiliary Tasks in Multi-Task Learning", 2018.
+    Liebel and Koerner, "Auxiliary Tasks in Multi-Task Learning", 2018, arXiv:1805.06334.
 
     needs: losses     scale: own     heads: weighted
     The levels are parameters: give ``balancer.parameters()`` to an optimizer, with a learning rate of their own (about

@@ -172,11 +172,14 @@ def test_figure_frames_the_many_and_names_the_far(tiny):
     pairs, cost = method_tables.draw_results("tiny").axes
     for panel, value in ((pairs, "0.05"), (cost, None)):
         low, high = panel.get_xlim()
-        hollow = [line for line in panel.get_lines() if line.get_markerfacecolor() == "white"]
+        hollow = [line for line in panel.get_lines() if line.get_markerfacecolor() == "none"]
         assert len(hollow) == 1
         assert value is None or [text.get_text() for text in panel.texts] == [value]
         assert all(low <= line.get_xdata()[0] <= high for line in panel.get_lines() if line.get_marker() in ("o", "s"))
     assert pairs.get_xlim()[0] > 0.4
+    named = {text.get_text().partition(" ")[2] for text in cost.texts}
+    assert named >= {"sum", "pcgrad", "static weights, chosen"}
+    assert "dwa" not in named, "it diverged"
 
 
 @pytest.mark.parametrize(("shares", "scale"), [((0.9, 0.1), "linear"), ((1.0, 1e-6), "log"), ((1.2, -0.2), "linear")])

@@ -91,7 +91,9 @@ def test_figures_of_pictures_are_drawn_from_finished_runs(workplace, few_garment
 
 def test_wrong_answers_are_red(workplace, few_garments):
     drawn("two_view_fashion", 1, ["model.conv_width=2", "model.linear_width=8"])
-    figure = run_figures.answers(run_figures.halves, {"first": tables.job("two_view_fashion", "`dual_sum`", 0).folder})
+    figure = run_figures.answers(
+        run_figures.halves, {"first": [tables.job("two_view_fashion", "`dual_sum`", 0).folder]}
+    )
     columns = [[(text.get_text(), text.get_color()) for text in axes.texts] for axes in figure.axes]
     assert [word for word, _ in columns[0][::2]] == ["true", "fused", "left", "right"]
     columns = [column[1::2] if number % 8 == 0 else column for number, column in enumerate(columns)]  # labels

@@ -17,7 +17,7 @@ from typing import Any
 from balancing import Method, balancer_class, create_balancer
 from lab import docstrings, documents, results
 from lab.method_tables import Results, runs_file
-from lab.studies import METHODS, STUDIES
+from lab.studies import STUDIES
 
 DATA: Mapping[str, Any] = results.read_yaml(Path(__file__).with_suffix(".yaml"))
 METHOD_DATA: Mapping[str, Any] = results.read_yaml(Path(__file__).with_name("figures.yaml"))
@@ -193,10 +193,10 @@ def cost(name: str) -> str:
 
 
 def study_rows(name: str) -> str:
-    """delta-m, rank and cost in each study that has the method."""
-    if name not in METHODS:
+    """delta-m and rank in each study that has the method."""
+    rows = [study_row(study)[name] for study in STUDIES if runs_file(study).is_file() and name in study_row(study)]
+    if not rows:
         return "## Results\n\nNot part of the [comparison of methods](results.md)."
-    rows = [study_row(study)[name] for study in STUDIES if runs_file(study).is_file()]
     head = ["study", "learning rate", "delta-m, %", "mean rank", "delta-m of `sum`"]
     return (
         f"## Results\n\n{documents.table(head, rows)}\ndelta-m: mean relative loss of quality against one model per "
@@ -208,17 +208,18 @@ def study_rows(name: str) -> str:
 def study_row(study: str) -> dict[str, list[str]]:
     """Method -> its row in one study."""
     outcome = Results(study)
-    ranks = outcome.ranks([*METHODS, outcome.tuned])
-    plain = outcome.delta("sum").text(1)
+    ranked = [*outcome.compared, outcome.rival]
+    ranks, plain = outcome.ranks(ranked), outcome.delta("sum").text(1)
     return {
         name: [
             f"[{study}](results.md#{study})",
-            outcome.rate[name],
+            f"{outcome.rates[name]:g}",
             outcome.delta(name).text(1),
             f"{ranks[name]:.1f}",
             plain,
         ]
-        for name in METHODS
+        for name in ranked
+        if name in outcome.study.methods
     }
 
 

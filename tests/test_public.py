@@ -85,7 +85,7 @@ def test_a_file_in_place_of_a_package_is_named(tmp_path, monkeypatch, name, fold
         (own / "__init__.py").touch()
     else:
         own.write_text("raise AssertionError('a user's file was carried out')")
-    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
         ImportError, match=rf"^mozoo needs its own '{name}', and Python finds {own} in its place; rename"

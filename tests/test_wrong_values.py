@@ -30,6 +30,7 @@ from zoo import create_model
         ("data_dir=", "data_dir needs a folder"),
         ('imports=[""]', "imports: '' is no name of a module"),
         ("imports=[..x]", "imports: '..x' is no name of a module"),
+        ("imports=[tasks]", "imports: 'tasks' is the name of a package of mozoo; give your module another name"),
         ("balancer=pcgrad balancer.before={name:uncertainty,before:sum}", "has none before itself"),
     ],
 )

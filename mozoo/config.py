@@ -316,6 +316,8 @@ def validate(composed: DictConfig) -> Config:
     for module in config.imports:
         if not all(part.isidentifier() for part in module.split(".")):
             raise ConfigError(f"imports: {module!r} is no name of a module, such as pumps or pumps.tasks")
+        if module in ("balancing", "configs", "mozoo", "tasks", "train", "zoo"):
+            raise ConfigError(f"imports: {module!r} is the name of a package of mozoo; give your module another name")
         try:
             importlib.import_module(module)
         except ImportError as error:

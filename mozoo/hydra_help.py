@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +15,18 @@ def mend_help() -> None:
 
     The help of ``--shell-completion`` is an object that becomes text when it is printed, which Python 3.14 refuses.
     """
-    module: Any = sys.modules["hydra.main"]
-    if not hasattr(argparse.ArgumentParser, "_check_help") or getattr(module.get_args_parser, "mended", False):
+    users: list[Any] = [sys.modules[name] for name in ("hydra._internal.utils", "hydra.main")]  # completion, and runs
+    make = users[0].get_args_parser
+    if not hasattr(argparse.ArgumentParser, "_check_help") or hasattr(make, "__wrapped__"):
         return
-    make = module.get_args_parser
 
+    @functools.wraps(make)
     def get_args_parser() -> argparse.ArgumentParser:
         with _help_as_text():
             return make()
 
-    get_args_parser.mended = True  # type: ignore[attr-defined]
-    module.get_args_parser = get_args_parser
+    for module in users:
+        module.get_args_parser = get_args_parser
 
 
 @contextmanager

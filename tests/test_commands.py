@@ -240,29 +240,32 @@ def checked_help(monkeypatch):
 
     monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check, raising=False)
     monkeypatch.setattr(argparse.ArgumentParser, "add_argument", add_argument)
-    module = sys.modules["hydra.main"]
-    monkeypatch.setattr(module, "get_args_parser", sys.modules["hydra._internal.utils"].get_args_parser)
-    return module
+    users = [sys.modules[name] for name in ("hydra._internal.utils", "hydra.main")]
+    make = getattr(users[0].get_args_parser, "__wrapped__", users[0].get_args_parser)
+    for module in users:
+        monkeypatch.setattr(module, "get_args_parser", make)
+    return users
 
 
 def test_hydra_makes_its_parser_where_argparse_checks_help(checked_help):
+    """For a run, and for the completion of a line by a shell."""
     with pytest.raises(ValueError, match="badly formed help string"):
-        checked_help.get_args_parser()
+        checked_help[0].get_args_parser()
     mend_help()
-    mended = checked_help.get_args_parser
+    mended = checked_help[0].get_args_parser
+    assert [module.get_args_parser for module in checked_help] == [mended, mended]
     parser = mended()
     assert "Install or Uninstall shell completion:" in parser.format_help()
     assert parser.parse_args(["-m", "seed=1"]).multirun
     mend_help()
-    assert checked_help.get_args_parser is mended
+    assert checked_help[0].get_args_parser is mended
     with pytest.raises(ValueError, match="badly formed help string"):
         argparse.ArgumentParser().add_argument("--other", help=object())
 
 
-def test_hydra_is_left_alone_where_argparse_does_not_check(monkeypatch):
-    monkeypatch.delattr(argparse.ArgumentParser, "_check_help", raising=False)
-    module = sys.modules["hydra.main"]
-    before = object()
-    monkeypatch.setattr(module, "get_args_parser", before)
+@pytest.mark.skipif(hasattr(argparse.ArgumentParser, "_check_help"), reason="argparse checks help")
+def test_hydra_is_left_alone_where_argparse_does_not_check():
+    module = sys.modules["hydra._internal.utils"]
+    before = module.get_args_parser
     mend_help()
     assert module.get_args_parser is before

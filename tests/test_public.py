@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import mozoo
+from mozoo import environment
 from mozoo.shadows import check_packages
 from tests.zoo.tiny import tiny
 from zoo.pretrained import FOLDER
@@ -85,7 +86,7 @@ def test_a_file_in_place_of_a_package_is_named(tmp_path, monkeypatch, name, fold
         (own / "__init__.py").touch()
     else:
         own.write_text("raise AssertionError('a user's file was carried out')")
-    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
         ImportError, match=rf"^mozoo needs its own '{name}', and Python finds {own} in its place; rename"
@@ -117,3 +118,19 @@ def test_import_beside_a_file_of_that_name_ends_with_the_message(tmp_path, name)
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"ImportError: mozoo needs its own '{name}', and Python finds {tmp_path / name}.py")
     assert "train" not in done.stderr  # nothing else was imported
+
+
+def test_a_predictor_takes_a_path_as_text(stones):
+    predictor = mozoo.load_predictor("shared_trunk.diamonds", "cpu")
+    assert predictor.predict(str(stones)).cells == predictor.predict(Path(stones)).cells
+
+
+def test_an_installed_package_has_no_commit_of_a_repository_around_it(tmp_path, monkeypatch):
+    for words in ("init -q .", "-c user.name=a -c user.email=a@b commit -q --allow-empty -m first"):
+        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+    package = tmp_path / "environment" / "mozoo"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(environment, "__file__", str(package / "environment.py"))
+    assert environment.git_commit() is None
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "mozoo" / "environment.py"))
+    assert environment.git_commit()

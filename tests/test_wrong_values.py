@@ -35,6 +35,7 @@ from zoo import create_model
         ("trainer.profile=2 trainer.dry_run=true", "leave one of them out"),
         ('imports=[""]', "imports: '' is no name of a module"),
         ("imports=[..x]", "imports: '..x' is no name of a module"),
+        ("imports=[tasks]", "imports: 'tasks' is the name of a package of mozoo; give your module another name"),
         ("balancer=pcgrad balancer.before={name:uncertainty,before:sum}", "has none before itself"),
     ],
 )

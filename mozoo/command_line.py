@@ -33,8 +33,9 @@ from mozoo.words import printable, quoted, unreadable, values_of_name
 def reporting() -> Iterator[None]:
     """End the process with one line instead of a traceback.
 
-    Of several processes the traceback of an error that is nobody's input goes into a file that the line names. Exit code 2 for bad input, 1 for a step or some files that failed or what the system refuses, 0 for an interrupt before there
-    was anything to save.
+    Of several processes the traceback of an error that is nobody's input goes into a file that the line names. Exit code 2 for
+    bad input, 1 for a step or some files that failed or what the system refuses, 0 for an interrupt before there was anything to
+    save.
     """
     try:
         yield

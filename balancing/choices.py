@@ -34,9 +34,9 @@ def check_choices(owner: str | None = None) -> Callable[[F], F]:
         name = owner or target.__name__
         if not isinstance(target, type):
             return _checked(target, name)
-        own = "__init__" in target.__dict__
-        if own or (inspect.isfunction(target.__init__) and not hasattr(target.__init__, "__wrapped__")):
-            target.__init__ = _checked(target.__init__, name)  # type: ignore[misc]
+        make = vars(target).get("__init__") or getattr(target, "__init__")  # noqa: B009  of a class, mypy warns of the latter
+        if "__init__" in vars(target) or (inspect.isfunction(make) and not hasattr(make, "__wrapped__")):
+            target.__init__ = _checked(make, name)  # type: ignore[misc]
         return target
 
     return decorate
@@ -66,11 +66,9 @@ def raise_for_choice(owner: str, name: str, value: Any, annotation: Any) -> None
     if fits(value, annotation):
         return
     kinds = list(_kinds(annotation))
-    words = dict.fromkeys(word for kind in kinds for word in _words(kind))
+    words = list(dict.fromkeys(word for kind in kinds for word in _words(kind)))
     chosen = [word for kind in kinds if get_origin(kind) is Literal for word in map(str, get_args(kind))]
-    if chosen:
-        words.pop("None", None)
-    words = [word for word in words if word not in chosen] + chosen
+    words = [word for word in words if word not in chosen and not (chosen and word == "None")] + chosen
     error = ValueError if chosen else TypeError
     raise error(f"{owner}: {name} must be {_either(words)}, got {_shown(value)}")
 
@@ -143,15 +141,18 @@ def _checked(function: Any, owner: str) -> Any:
             given = {}  # the call below raises it where it belongs
         for name, value in [*kwargs.items(), *given.items()]:
             infinite = name in getattr(args[0], "may_be_infinite", ()) if args else False
-            known = parameters.get(name)
-            typed = known is not None and known.kind not in (known.VAR_KEYWORD, known.VAR_POSITIONAL)
-            typed = (
-                typed and name != "objectives" and known.annotation is not known.empty and value is not known.default
-            )
-            check_value(owner, name, value, known.annotation if typed and known is not None else Any, infinite)
+            check_value(owner, name, value, _annotation(parameters.get(name), value), infinite)
         return function(*args, **kwargs)
 
     return checked
+
+
+def _annotation(parameter: inspect.Parameter | None, value: Any) -> Any:
+    """What the value of a parameter must fit; ``Any`` for its default, and for objectives."""
+    if parameter is None or parameter.name == "objectives" or value is parameter.default:
+        return Any
+    several = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    return Any if several or parameter.annotation is parameter.empty else parameter.annotation
 
 
 def _check_names(owner: str, parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:

@@ -32,10 +32,11 @@ from mozoo.words import printable, quoted, unreadable, values_of_name
 
 @contextmanager
 def reporting() -> Iterator[None]:
-    """End the process with one line instead of a traceback, which of several processes is in a file.
+    """End the process with one line instead of a traceback.
 
-    Exit code 2 for bad input, 1 for a step or some files that failed or what the system refuses, 0 for an interrupt before there
-    was anything to save.
+    Of several processes the traceback of an error that is nobody's input goes into a file that the line names. Exit code 2 for
+    bad input, 1 for a step or some files that failed or what the system refuses, 0 for an interrupt before there was anything to
+    save.
     """
     try:
         yield

@@ -236,7 +236,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check_no_aliases(content: Mapping[str, Any]) -> None:
-    """Raise ValueError for a part that stands in two places: a few lines of aliases can mean gigabytes."""
+    """Raise ValueError for an alias: a few lines of them can mean gigabytes."""
     waiting: list[Any] = [content]
     seen: set[int] = set()
     while waiting:

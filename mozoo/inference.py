@@ -84,7 +84,9 @@ class Written:
             check_regular(folder / _LIST)
             self._names = set((folder / _LIST).read_text(encoding="utf-8").splitlines())
 
-    def __contains__(self, path: Path) -> bool:
+    def __contains__(self, path: object) -> bool:
+        if not isinstance(path, Path):
+            return False
         inside = path.resolve().is_relative_to(self.folder.resolve())
         return inside and path.resolve().relative_to(self.folder.resolve()).as_posix() in self._names
 

@@ -323,9 +323,9 @@ def extend(run: Run, folder: Path, saved: Mapping[str, Any]) -> None:
 
 
 def complete_folder(run: Run, folder: Path) -> None:
-    """Check or write the files that a resumed run needs besides ``last.pt``, and note what has changed since.
+    """Check or write the files that a resumed run needs besides ``last.pt``. Raises ConfigError.
 
-    Raises ConfigError.
+    Notes what has changed since.
     """
     check_tables(folder)  # before anything is written
     if run.state.best_epoch > 0 and not (folder / "best" / "model.safetensors").is_file():

@@ -25,7 +25,9 @@ _failed: list[list[str]] = []
 
 
 def check_command(words: Sequence[str]) -> None:
-    """Raise ConfigError for words that cannot be read, for code in files, and for any value of a sweep.
+    """Raise ConfigError for words that cannot be read, and for any value of a sweep.
+
+    So it does for code in configuration files from elsewhere, without ``trust=true``.
 
     A sweep with files of the user's own, or with another sweeper than hydra's, is checked run by run instead.
     """
@@ -63,7 +65,7 @@ def check_command(words: Sequence[str]) -> None:
 
 @contextmanager
 def job() -> Iterator[None]:
-    """What :func:`reporting` does, except that a sweep in this process goes on after a run that failed."""
+    """What :func:`reporting` does, but a sweep in this process goes on after a run that failed."""
     hydra = HydraConfig.get()
     sweeps = hydra.mode == RunMode.MULTIRUN and str(hydra.launcher._target_).endswith("BasicLauncher")
     words = list(hydra.overrides.task)

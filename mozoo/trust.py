@@ -14,8 +14,8 @@ from mozoo.arguments import ConfigError, some
 from tasks.file_checks import check_regular
 
 _CODE = ("callbacks", "_target_", "()", "class", "searchpath")
-_FILES = ("config.yaml", "summary.json", "metrics.csv", "balance.csv", "last.pt", "services.json", "report.html")
-_FILES += ("best/config.json", "best/model.safetensors", "best/README.md")
+_FILES = ["config.yaml", "summary.json", "metrics.csv", "balance.csv", "last.pt", "services.json", "report.html"]
+_FILES += ["best/config.json", "best/model.safetensors", "best/README.md"]
 
 
 def check_modules(folder: Path, modules: Any, trust: bool, named: Sequence[str] = ()) -> list[str]:

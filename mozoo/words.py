@@ -118,7 +118,7 @@ def shell_word(key: str, value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` with control characters as escapes, so that no name moves the cursor of a terminal."""
+    """``text`` with control characters as escapes, so that no name moves a cursor."""
     return "".join(c if c.isprintable() or c in "\n\t " else c.encode("unicode_escape").decode() for c in text)
 
 

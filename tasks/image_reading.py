@@ -101,7 +101,7 @@ class ImageFiles(Dataset[Batch]):
 
 
 def check_image(path: str | Path) -> None:
-    """Raise DataError if the file is missing, is no image of 8 bits a pixel, or cannot be decoded whole.
+    """Raise DataError if the file is no image of 8 bits a pixel, or cannot be decoded whole.
 
     The checksums of a PNG are compared; a JPEG is decoded to an eighth of its size, for which all of it is read.
     """

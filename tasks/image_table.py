@@ -119,7 +119,7 @@ class ImageTable(Task):
         self.objectives = self._describe(classes, dict.fromkeys(self.regression, (0.0, 1.0)), {})
 
     def load(self, data_dir: Path) -> Splits:
-        """Read the table, check every image, and split; ``data_dir`` remembers images that are checked."""
+        """Read the table, check every image, and split; ``data_dir`` remembers checked images."""
         table = self._table(self.csv)
         if "table" in self._state:
             check_unchanged(table, self._fingerprinted(table), self._state["table"])

@@ -145,7 +145,7 @@ def test_a_folder_of_images_is_predicted_as_well_as_the_test_split_was(run_of, t
     assert summary(run)["metrics"]["test/weight/mae"] == pytest.approx(error, rel=1e-4)
     assert summary(run)["metrics"]["test/species/accuracy"] == pytest.approx(hits, abs=1e-6)
     assert 900 < float(found["20.png"]["weight"]) < 2300  # in the unit of the column
-    assert {path.name for path in tmp_path.iterdir()} == {"predictions.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {".predictions", "predictions.csv"}
 
 
 @pytest.mark.parametrize("made", [test_celeba, test_office], ids=["celeba", "office"])

@@ -68,7 +68,7 @@ def training_step(name: str, encoder: str | None) -> Callable[[], None]:
     """A step of the model on images that stay the same."""
     torch.manual_seed(0)
     model = create_model(name, **({} if encoder is None else {"encoder": encoder}))
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     images = torch.randn(IMAGES).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 

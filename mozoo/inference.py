@@ -219,7 +219,10 @@ def _write_columns(path: Path, columns: Mapping[str, Sequence[str | float]]) -> 
 
 
 def row_tables(rows: Sequence[Mapping[str, str | float]], width: int) -> list[Table]:
-    """Rows as a table, or as several where its columns would not fit side by side; each begins with the first column."""
+    """Rows as a table, or as several where its columns would not fit side by side.
+
+    Each begins with the first column.
+    """
     cells = [
         [name, *(f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for row in rows)]
         for name in rows[0]

@@ -112,7 +112,10 @@ class Display:
 
 
 def _brief(values: Mapping[str, float]) -> str:
-    """``<objective>/<metric> value`` in one line; of many objectives, the means of metrics that have no unit."""
+    """``<objective>/<metric> value`` in one line.
+
+    Of many objectives, the means of metrics that have no unit.
+    """
     objectives = objectives_of(values)
     if len(objectives) <= _ROWS:
         return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -110,7 +110,7 @@ class TimmMMoE(BaseModel):
             x = self.stem(image)
             return torch.stack([pool(expert(x)) for expert in self.experts], dim=1), pool(x)
         detail, image = self.detail(image)
-        stem = in_turn(cast(nn.Sequential, self.stem), image)
+        stem = in_turn(self.stem, image)
         experts = [in_turn(cast(nn.Sequential, expert), stem[-1]) for expert in self.experts]
         return (detail, *copies(stem), *(torch.stack(stage, dim=1) for stage in zip(*experts, strict=True)))
 

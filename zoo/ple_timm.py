@@ -156,7 +156,7 @@ class TimmPLE(BaseModel):
         return level_shares(self.levels, self.stem(image), len(self.objectives))
 
     def _map_features(self, detail: Tensor, image: Tensor) -> tuple[Tensor, ...]:
-        stem = in_turn(cast(nn.Sequential, self.stem), image)
+        stem = in_turn(self.stem, image)
         common, states = stem[-1], [stem[-1]] * len(self.objectives)
         between: list[Tensor] = []  # apart, as a gate below the last level has one objective
         for level in self.levels[:-1]:

@@ -1,4 +1,4 @@
-"""Heads on the stages of a timm trunk: linear layers on pooled features, decoders for maps.
+"""Heads on the stages of a timm trunk: linear layers, and decoders for maps.
 
     image (B, C, H, W) -> detail (B, 16, H, W) -----------+-> decoder -> segmentation (B, classes, H, W), logits
       |-> padded to whole strides -> stages, which a -----+-> decoder -> depth (B, 1, H, W), positive
@@ -37,7 +37,7 @@ class Detail(nn.Module):
         return self.block(image), self.padded(image)
 
     def padded(self, image: Tensor) -> Tensor:
-        """The image with zeros at the right and at the bottom, up to a multiple of the largest stride."""
+        """The image with zeros at the right and at the bottom, to whole strides."""
         return F.pad(image, (0, -image.shape[-1] % self.multiple, 0, -image.shape[-2] % self.multiple))
 
 
@@ -72,7 +72,7 @@ class Heads(nn.ModuleDict):
         return finish_maps(outputs, self.kinds, True)
 
     def _grids(self, detail: Tensor, stages: Iterable[Tensor]) -> Iterable[Tensor]:
-        """Feature maps; tokens (B, C, N) are laid out in rows, without those that stand for no place."""
+        """Feature maps; tokens (B, C, N) are laid out in rows, without those of no place."""
         for stage, stride in zip(stages, self.strides, strict=True):
             rows, columns = (-(-side // stride) for side in detail.shape[-2:])
             yield stage if stage.dim() == 4 else stage[..., -rows * columns :].unflatten(-1, (rows, columns))
@@ -121,5 +121,8 @@ def in_turn(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
 
 
 def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Tensors as features, none of which may be computed from another: gradients at them would count twice."""
+    """Tensors as features.
+
+    None of these may be computed from another: gradients at them would count twice.
+    """
     return [tensor.view_as(tensor) for tensor in tensors]

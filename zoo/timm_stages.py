@@ -60,7 +60,12 @@ class _Tokens(nn.Module):
 
 
 class Stages(nn.ModuleList):
-    """The stages of a trunk; ``widths``: how many channels each gives; ``strides``: how many pixels a place stands for."""
+    """The stages of a trunk.
+
+    Attributes:
+        widths: Channels that each gives.
+        strides: Pixels, in each direction, that a place of its output stands for.
+    """
 
     def __init__(self, stages: Sequence[Stage], widths: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__(stages)

@@ -120,7 +120,7 @@ def costs() -> dict[str, dict[str, Any]]:
     rows = benchmark_balancers.read("lenet")
     time = {row["variant"]: float(row["to_plain"]) for row in rows if row["objectives"] == "2"}
     outcomes = [method_tables.Results(name) for name in STUDIES if method_tables.runs_file(name).is_file()]
-    groups = [method_tables.against_the_sweep(outcome) for outcome in outcomes]
+    groups = [outcome.groups() for outcome in outcomes]
     found: dict[str, dict[str, Any]] = {}
     for name in mozoo.list_balancers():
         counts = [sum(f"`{name}`" in group[place] for group in groups) for place in range(3)]

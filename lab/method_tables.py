@@ -34,6 +34,7 @@ UNFINISHED = """The sweep has yet to run: `python lab/benchmark_methods.py {name
 plain sum, which no search has improved, at the best of the first learning rates.
 """
 WIDE = 4  # results that a table has columns for
+LINE = 11.0  # points, of values that stand above each other
 
 
 class Results:
@@ -343,6 +344,9 @@ def draw_results(name: str) -> Figure:
     cost.set(xlabel="time of a step, relative to sum", ylabel="delta-m, %" + _arrow(False))
     cost.set_title("cost; bars: 95 % intervals", fontsize=9, weight="normal")
     cost.grid()
+    figure.draw_without_rendering()  # which lays it out
+    for panel in axes[: 1 + len(pairs)]:
+        _part(panel)
     named = {
         f"{SIGNS[each['marker']]} {each['label']}": (point, each["color"])
         for point, each in marks
@@ -375,9 +379,21 @@ def _mark(panel: Any, marks: Sequence[tuple[np.ndarray, Mapping[str, Any]]], amo
         panel.plot(*at, **{**each, "linestyle": "", "markerfacecolor": "none", "clip_on": False, "zorder": 3})
         text = ", ".join(f"{value:.3g}" for value, shown in zip(point, at, strict=True) if value != shown)
         right, top = at > (low + high) / 2
-        away = 5 + 11 * (len(panel.texts) % 3)  # several at one place
         place: Any = {"ha": "right" if right else "left", "va": "top" if top else "bottom", "color": each["color"]}
-        panel.annotate(text, at, (-6 if right else 6, -away if top else away), textcoords="offset points", **place)
+        panel.annotate(text, at, (-6 if right else 6, -5 if top else 5), textcoords="offset points", **place)
+
+
+def _part(panel: Any) -> None:
+    """Move values at the edge that stand on each other, towards the middle; call it when the layout is final."""
+    placed: list[Any] = []
+    for text in panel.texts:
+        x, y = text.get_position()
+        box = text.get_window_extent()
+        while any(box.overlaps(other) for other in placed):
+            y += LINE if y > 0 else -LINE
+            text.set_position((x, y))
+            box = text.get_window_extent()
+        placed.append(box)
 
 
 def _arrow(higher: bool) -> str:

@@ -244,11 +244,21 @@ def image_sharing(runs: Runs) -> Figure:
     for name in names:
         job = _load({name: runs[f"`{name}`"]})
         tables.append(expert_shares(job.trained, job.task, job.splits.test, SHARED, torch.device("cpu")))
-    figure = Figure(figsize=(WIDTH, max(3.4, 0.3 * max(map(len, tables)))), layout="constrained")
-    for axes, name, rows in zip(figure.subplots(1, 3), names, tables, strict=True):
+    return draw_sharing(dict(zip(names, tables, strict=True)))
+
+
+def draw_sharing(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
+    """A panel per model, with a row per reader and a column per expert."""
+    figure = Figure(figsize=(WIDTH, 1.0 + max(2.4, 0.22 * max(map(len, tables.values())))), layout="constrained")
+    panels = figure.subplots(1, len(tables), width_ratios=[2 + _columns(rows) for rows in tables.values()])
+    for axes, (name, rows) in zip(panels, tables.items(), strict=True):
         figures.draw_shares(axes, rows)
         axes.set_title(name)
     return _with_text_on_cells(figure)
+
+
+def _columns(rows: Mapping[str, Mapping[str, float]]) -> int:
+    return len({name for row in rows.values() for name in row})
 
 
 def _shares(job: tools.Run) -> tuple[dict[str, Tensor], float]:

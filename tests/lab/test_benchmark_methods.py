@@ -2,6 +2,7 @@
 
 import csv
 import math
+from itertools import combinations
 
 import pytest
 
@@ -299,3 +300,15 @@ def test_a_run_that_diverges_is_a_result(tiny, monkeypatch):
     assert "not finite" in job.diverged.read_text()
     found = studies.outcome(job.row(), TINY, {"cut accuracy": 0.5, "price error, USD": 1000.0})
     assert found == studies.Outcome(math.inf, math.inf)
+
+
+def test_values_at_one_edge_of_a_figure_do_not_overlap(tiny):
+    """Methods whose results are far out in the same corner."""
+    places = {label: (1.0, (0.5 + i / 1000,) * 2, (1000.0 + i,) * 2) for i, label in enumerate(TINY.settings())}
+    far = {name: (1.0, (0.05 + i / 1000,) * 2, (100.0 + i,) * 2) for i, name in enumerate(METHODS[:4])}
+    write(places | far)
+    figure = method_tables.draw_results("tiny")
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 4
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))

@@ -29,6 +29,7 @@ _STYLE: Any = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titley": 1.0,  # where it is, so that matplotlib need not look for room
+    "axes.formatter.offset_threshold": 6,  # ticks as they are, unless what they share is longer
     "axes.grid": True,
     "grid.color": "#e2e8f0",
     "xtick.color": "#64748b",
@@ -294,6 +295,7 @@ def new_axes(
         figure = Figure(figsize=(width, height), layout=None if grid else "constrained")
         axes = figure.add_subplot()
         axes.set_title(short(title, 64), fontsize=11 if len(title) < 36 else 9 if len(title) < 46 else 7.5)
+        axes.yaxis.get_offset_text().set(ha="right", fontsize=8)  # a factor of all ticks, beside the title
         if grid:
             figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
         else:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from omegaconf import OmegaConf
 
 import mozoo
@@ -406,6 +407,21 @@ def test_best_epoch_is_marked():
     assert [list(each.get_xdata()) for each in axes.lines if each.get_linestyle() == ":"] == [[2, 2]]
     (dot,) = [each for each in axes.lines if each.get_marker() == "o"]
     assert (list(dot.get_xdata()), list(dot.get_ydata())) == ([2], [0.1])
+
+
+@pytest.mark.parametrize("values", [(0.985, 0.98512), (1e-7, 4e-7), (1.2e7, 3e7)])
+def test_what_ticks_share_is_beside_the_title(values):
+    """It stood on the title, as "+9.85e-1"."""
+    figure = figures.curves("cut against price, a long title", {"a": ([0, 1], values)}, "epoch")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    shared = axes.yaxis.get_offset_text()
+    assert bool(shared.get_text()) == (values[0] != 0.985)
+    title = next(text for text in axes.findobj(Text) if text.get_text().startswith("cut against"))
+    box = shared.get_window_extent()
+    assert box.x1 <= title.get_window_extent().x0 + 0.1
+    assert box.x0 >= 0
+    assert min(label.get_window_extent().x0 for label in axes.get_yticklabels()) >= 0
 
 
 def test_errors_of_a_confusion_are_red():

@@ -297,6 +297,7 @@ def new_axes(
         axes.set_title(short(title, 64), fontsize=11 if len(title) < 36 else 9 if len(title) < 46 else 7.5)
         axes.yaxis.get_offset_text().set(ha="right", fontsize=8)  # a factor of all ticks, beside the title
         if grid:
+            axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # quarters have a digit more
             figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
         else:
             axes.grid(False)

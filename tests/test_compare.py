@@ -355,6 +355,15 @@ def test_a_default_baseline_that_could_be_several_sets_is_none(tmp_path):
     assert table(files[".csv"])["sum (optimizer.lr=0.1)", "delta-m, %"] == (0, None)
 
 
+def test_a_model_without_runs_of_the_baseline_is_named(tmp_path):
+    for model, balancer in (("shared_trunk", "sum"), ("mmoe", "mgda"), ("shared_trunk", "mgda")):
+        write_run(tmp_path / f"{model}-{balancer}", [f"model={model}", f"balancer={balancer}"])
+    files = made(tmp_path, tmp_path)
+    assert files[".md"].count("No delta-m for mmoe: no run of that model has sum.") == 1
+    assert "No delta-m for shared_trunk" not in files[".md"]
+    assert table(files[".csv"])["mmoe, mgda", "delta-m, %"] == (None, None)
+
+
 def test_a_result_that_changed_its_sign_is_explained(tmp_path):
     write_run(tmp_path / "sum", ["balancer=sum"], values=(0.7, -0.1))
     write_run(tmp_path / "mgda", ["balancer=mgda"], values=(0.7, 0.5))

@@ -89,6 +89,7 @@ def compare(title: str, sets: list[RunSet], choices: Choices) -> Section:
         part.columns["delta-m, %"] = [_delta(part, *pair) for pair in zip(sets, references, strict=True)]
         note = f"mean relative loss of quality against {against}, over {', '.join(scored)}; negative is better."
         part.notes.append(f"delta-m: {note}")
+        part.notes += _without_baseline(part, references, baseline)
         part.notes += _changed_signs(part, references)
     else:
         part.notes.append("No delta-m without a baseline: choose one with --baseline, or use --single-task.")
@@ -124,6 +125,14 @@ def _reference(part: Section, each: RunSet, baseline: str | None, single_task: b
     other = chosen[0]
     note = f"{each.label}: relative to {other.label}, although other options differ; there is no other {baseline}."
     return Reference(other.means(part.scored), other.seconds, "" if fitting or exact else note)
+
+
+def _without_baseline(part: Section, references: Sequence[Reference | None], baseline: str | None) -> list[str]:
+    """Why models have no delta-m: nothing was trained with the balancer of the baseline."""
+    lacking = dict.fromkeys(each.model for each, found in zip(part.sets, references, strict=True) if found is None)
+    trained = {each.model for each in part.sets if baseline in (each.balancer, each.label)}
+    models = [model for model in lacking if model not in trained]
+    return [f"No delta-m for {', '.join(models)}: no run of that model has {baseline}."] if baseline and models else []
 
 
 def _fitting(candidates: Sequence[RunSet], each: RunSet) -> list[RunSet]:

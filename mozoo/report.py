@@ -88,10 +88,13 @@ def _header(summary: Mapping[str, Any], metrics: Metrics, titles: Titles) -> str
         note = f"Validation split, epoch {summary['epochs']}: {rest}."
     facts = [
         f"seed {summary['seed']}",
-        f"{summary['epochs']} epoch{'' if summary['epochs'] == 1 else 's'}, best {summary['best_epoch']}",
+        f"{summary['epochs']} epoch{'' if summary['epochs'] == 1 else 's'}"
+        + (f", best {summary['best_epoch']}" if summary["epochs"] else ""),
+        f"{summary['steps']:,} steps",
     ]
-    facts += [f"{summary['steps']:,} steps", f"{number(summary['seconds'])} s of training"]
-    facts += [f"{number(summary['samples_per_second'])} samples/s", summary["device"], summary["precision"]]
+    if summary["seconds"]:  # which are known after the first epoch
+        facts += [f"{number(summary['seconds'])} s of training", f"{number(summary['samples_per_second'])} samples/s"]
+    facts += [summary["device"], summary["precision"]]
     facts += [summary["written"]] if "written" in summary else []
     return (
         f"<h1>{escape(summary['model'])} on {escape(summary['task'])}, balanced by {escape(summary['balancer'])}</h1>"

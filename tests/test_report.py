@@ -27,6 +27,7 @@ from balancing import BalanceReport
 from mozoo import figures, svg, tools
 from mozoo.page import page as write_page
 from mozoo.page import reloading
+from mozoo.report import _header
 from mozoo.titles import Titles
 from tasks.metrics import absolute_error, accuracy
 from tasks.results import ResultKey
@@ -549,3 +550,12 @@ def test_browser_draws_the_page(folder, tmp_path):
     assert shown.shape[:2] == (2400, 1200)
     thirds = (shown[:800], shown[800:1600], shown[1600:])
     assert all(part.std() > 0.02 for part in thirds)
+
+
+def test_page_of_a_first_epoch_claims_no_time_and_no_best_epoch():
+    """It said "best 0", "0 s of training" and "2.560e+13 samples/s"."""
+    facts = {"model": "mmoe", "task": "diamonds", "balancer": "sum", "status": "running", "metrics": {}, "seed": 0}
+    facts |= {"epochs": 0, "best_epoch": 0, "steps": 100, "seconds": 0.0, "samples_per_second": 2.56e13}
+    facts |= {"device": "cpu", "precision": "fp32"}
+    shown = _header(facts, {}, Titles(tasks.create_task("diamonds")))
+    assert "running</b> · seed 0 · 0 epochs · 100 steps · cpu · fp32</p>" in shown

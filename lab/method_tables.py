@@ -247,7 +247,9 @@ def unfinished() -> str:
     names = [name for name in STUDIES if not finished(name)]
     if not names:
         return ""
-    return f"\nNot finished, so not in this table: {', '.join(names)} (`python lab/benchmark_methods.py {names[0]}`, ...).\n"
+    if len(names) > 1:
+        return f"\nNot finished, so not in this table: {len(names)} more studies; next `python lab/benchmark_methods.py {names[0]}`.\n"
+    return f"\nNot finished, so not in this table: `python lab/benchmark_methods.py {names[0]}`.\n"
 
 
 def block(name: str) -> str:

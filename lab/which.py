@@ -32,7 +32,7 @@ def advice(outcome: Results) -> str:
     cheap = [label for label in same if time_of(outcome, label) <= CHEAP]
     cheap.sort(key=lambda label: outcome.delta(label).mean)
     nothing = f"nothing beats {rival} here"
-    return f"{nothing}; without a search, no worse: {', '.join(called(outcome, label) for label in cheap) or 'none'}"
+    return f"{nothing}; without a search, not significantly worse: {', '.join(called(outcome, label) for label in cheap) or 'none'}"
 
 
 def gain(outcome: Results, label: str) -> str:
@@ -89,9 +89,9 @@ def tallies() -> dict[str, Tally]:
                 tally.groups[place].append(outcome.name)
                 tally.times.append(time_of(outcome, label))
 
-    def order(name: str) -> tuple[int, int]:
+    def order(name: str) -> tuple[int, int, float]:
         better, _, worse = map(len, found[name].groups)
-        return worse - better, worse
+        return worse - better, worse, max(found[name].times)
 
     return {name: found[name] for name in sorted(found, key=order)}
 
@@ -115,12 +115,12 @@ def by_budget() -> str:
     }.items():
         known = {name: tally for name, tally in tallies().items() if (max(tally.times) > CHEAP) == measures}
         text = ", ".join(f"{name} {tally.kept}" for name, tally in known.items())
-        lines.append([budget, f"not worse than the chosen static weights in so many studies: {text or 'none'}"])
+        lines.append([budget, f"not significantly worse than the chosen static weights: {text or 'none'}"])
     budgets = [outcome.runs(outcome.plan.tuned) for outcome in outcomes() if outcome.plan.tuned]
     if budgets:
         spent = " to ".join(dict.fromkeys((str(min(budgets)), str(max(budgets)))))
         lines.append([f"a search, here of {spent} runs", "the chosen static weights"])
-    return documents.table(("budget", "what it buys"), lines)
+    return documents.table(("budget", "what it buys, in how many studies"), lines)
 
 
 def in_short() -> str:
@@ -135,7 +135,7 @@ def in_short() -> str:
         )
     total = [sum(len(outcome.groups()[place]) for outcome in outcomes()) for place in range(3)]
     lines.append(
-        f"- **Over {len(outcomes())} studies**: {total[0]} of {sum(total)} comparisons better, {total[2]} worse, {total[1]} without "
+        f"- **Over all finished studies**, {len(outcomes())} so far: {total[0]} of {sum(total)} comparisons better, {total[2]} worse, {total[1]} without "
         "a significant difference."
     )
     return "\n".join(_wrapped(line) for line in lines) + "\n" + method_tables.unfinished()

@@ -158,7 +158,7 @@ def test_advice_names_the_best_and_the_cheapest_that_beat_the_sweep(tiny, monkey
 def test_advice_says_that_nothing_beats_the_sweep(tiny):
     found = write({label: BETTER[label] for label in BETTER if label not in ("mgda", "famo")}, cost=[("cagrad", 2.0)])
     said = which.advice(found)
-    assert said.startswith("nothing beats the chosen static weights here; without a search, no worse: ")
+    assert said.startswith("nothing beats the chosen static weights here; without a search, not significantly worse: ")
     assert "`sum`" in said
     assert "`cagrad`" not in said  # as good, but costs more
     assert "`pcgrad`" not in said
@@ -206,7 +206,8 @@ def test_a_study_that_is_not_finished_has_no_table(tiny, monkeypatch):
     assert not method_tables.finished("tiny")
     assert method_tables.block("tiny").startswith("Not run yet: `python lab/benchmark_methods.py tiny`. 2 steps")
     monkeypatch.setattr(method_tables, "STUDIES", {"tiny": TINY})
-    assert "Not finished, so not in this table: tiny (" in method_tables.summary()
+    line = "Not finished, so not in this table: `python lab/benchmark_methods.py tiny`."
+    assert line in method_tables.summary()
     write({})
     assert method_tables.finished("tiny")
     assert "Not finished" not in method_tables.summary()

@@ -25,8 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mozoo
 import zoo
-from lab import benchmark_balancers, command, method_tables, results
-from lab.studies import STUDIES
+from lab import benchmark_balancers, command, results, which
 from mozoo import tools
 from mozoo.commands.recorded import FILE
 from mozoo.data import evaluation_batches
@@ -116,14 +115,13 @@ def means(runs: Runs) -> dict[str, Any]:
 
 
 def costs() -> dict[str, dict[str, Any]]:
-    """Balancer -> time of a step relative to a plain one, and how its studies ended."""
+    """Balancer -> time of a step relative to a plain one, and how its finished studies ended."""
     rows = benchmark_balancers.read("lenet")
     time = {row["variant"]: float(row["to_plain"]) for row in rows if row["objectives"] == "2"}
-    outcomes = [method_tables.Results(name) for name in STUDIES if method_tables.runs_file(name).is_file()]
-    groups = [outcome.groups() for outcome in outcomes]
+    groups = [outcome.groups() for outcome in which.outcomes() if outcome.plan.tuned]
     found: dict[str, dict[str, Any]] = {}
     for name in mozoo.list_balancers():
-        counts = [sum(f"`{name}`" in group[place] for group in groups) for place in range(3)]
+        counts = [sum(name in group[place] for group in groups) for place in range(3)]
         tried = dict(zip(("better", "same", "worse"), counts, strict=True)) if any(counts) else None
         found[name] = {"time": time.get(name), "studies": tried}
     return found

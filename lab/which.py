@@ -114,8 +114,10 @@ def by_budget() -> str:
         "one run per learning rate, and time to measure gradients or losses": True,
     }.items():
         known = {name: tally for name, tally in tallies().items() if (max(tally.times) > CHEAP) == measures}
-        text = ", ".join(f"{name} {tally.kept}" for name, tally in known.items())
-        lines.append([budget, f"not significantly worse than the chosen static weights: {text or 'none'}"])
+        text = "; ".join(f"{name}: {tally.kept}" for name, tally in known.items())
+        lines.append(
+            [budget, f"in how many studies a setting was not worse than the chosen static weights: {text or 'none'}"]
+        )
     budgets = [outcome.runs(outcome.plan.tuned) for outcome in outcomes() if outcome.plan.tuned]
     if budgets:
         spent = " to ".join(dict.fromkeys((str(min(budgets)), str(max(budgets)))))
@@ -135,7 +137,7 @@ def in_short() -> str:
         )
     total = [sum(len(outcome.groups()[place]) for outcome in outcomes()) for place in range(3)]
     lines.append(
-        f"- **Over all finished studies**, {len(outcomes())} so far: {total[0]} of {sum(total)} comparisons better, {total[2]} worse, {total[1]} without "
+        f"- **Finished studies: {len(outcomes())}**. {total[0]} of {sum(total)} comparisons better, {total[2]} worse, {total[1]} without "
         "a significant difference."
     )
     return "\n".join(_wrapped(line) for line in lines) + "\n" + method_tables.unfinished()

@@ -66,7 +66,7 @@ def best_folder(run: Path) -> Path:
             return folder
     if not run.is_dir():
         named = f", or a name of weights of the zoo; {did_you_mean(str(run), list_models(pretrained=True))}"
-        raise ConfigError(f"run: there is no folder {run}; it is the one that a training said it was writing to{named}")
+        raise ConfigError(f"run: there is no folder {run}; give the folder that a training has written{named}")
     if (run / "config.yaml").is_file():
         raise ConfigError(
             f"run: {run} has no weights in best/ yet, as no epoch is finished; "
@@ -195,6 +195,11 @@ def load_predictor(
     folder = best_folder(Path(run))
     with _loading(folder):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if isinstance(config, dict) and "task" not in config:
+            raise ConfigError(
+                f"run: {folder} holds a network without its task, as save_pretrained writes it; mozoo.load reads it, and "
+                "predictions need best/ of a run"
+            )
         task = stored_task(folder, trust)
         if isinstance(task, Table):
             _check_inputs(task.for_model(model_arguments(config["model"])), config)

@@ -34,7 +34,7 @@ def check_modules(folder: Path, modules: Any, trust: bool, named: Sequence[str] 
     foreign = [module for module in modules if module not in named and module not in sys.modules]
     if foreign and not trust:
         raise ConfigError(
-            f"{folder} asks to import {some(foreign)}, which runs their code; if you know them, add trust=true"
+            f"{folder} asks to import {some(foreign)}, which runs code of the run's author; if you trust it, add trust=true"
         )
     return list(modules)
 

@@ -44,6 +44,12 @@ def test_load_takes_a_run_its_best_folder_and_a_name(tmp_path):
     assert same(mozoo.load("shared_trunk.diamonds"), mozoo.create_model("shared_trunk", pretrained="diamonds"))
 
 
+def test_a_predictor_needs_the_task_that_save_pretrained_does_not_write(tmp_path):
+    mozoo.create_model("shared_trunk", **tiny("shared_trunk").arguments).save_pretrained(tmp_path)
+    with pytest.raises(mozoo.ConfigError, match=r"a network without its task.*predictions need best/ of a run"):
+        mozoo.load_predictor(tmp_path)
+
+
 def test_load_takes_what_save_pretrained_wrote(tmp_path):
     """Also of a class that is registered under the names of its variants alone."""
     for name in ("shared_trunk", "dual_sum"):

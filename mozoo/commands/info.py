@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ConfigError(f"mozoo info takes one name, got {' '.join(words)}")
         rows = {(kind.removesuffix("s"), row["name"]): row for kind, entries in KINDS.items() for row in entries()}
         found = {key: row for key, row in rows.items() if key[1] == words[0]}
+        if not found and words[0] in zoo.list_models("*", pretrained=True):
+            model = words[0].partition(".")[0]
+            raise ConfigError(f"{words[0]} are trained weights; mozoo info {model} describes their model")
         if not found:
             raise ConfigError(
                 f"there is nothing named {words[0]!r}; {did_you_mean(words[0], [name for _, name in rows])}"

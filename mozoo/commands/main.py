@@ -1,4 +1,4 @@
-"""The command ``mozoo``, from any folder: the first word names what to do.
+"""The command mozoo, from any folder: the first word names what to do.
 
 mozoo train model=... balancer=...     train, as python train.py does in a clone
 mozoo predict run=... input=...        predictions for your own files, or samples of a GAN
@@ -29,7 +29,7 @@ COMMANDS = ("train", "predict", "evaluate", "compare", "largest_batch", "list", 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Start the command that the first word names; exit code 2 if there is none."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in ("-h", "--help", "help"):
         print((__doc__ or "").strip())
         return
     if words[0] == "--version":

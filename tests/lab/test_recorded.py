@@ -5,7 +5,8 @@ import json
 import pytest
 
 import zoo
-from lab import recorded
+from lab import method_tables, recorded
+from lab.studies import STUDIES
 from mozoo.commands.recorded import FILE
 
 KNOWN = json.loads(FILE.read_text(encoding="utf-8"))
@@ -14,6 +15,12 @@ KNOWN = json.loads(FILE.read_text(encoding="utf-8"))
 def test_collecting_again_changes_nothing():
     """If results/ or the registries have changed: python lab/recorded.py --collect."""
     assert recorded.content(KNOWN["models"]) == KNOWN
+
+
+def test_only_finished_studies_count():
+    """In the others the rival is the plain sum, not tuned static weights."""
+    finished = sum(method_tables.finished(name) for name in STUDIES)
+    assert 0 < finished == max(sum((line["studies"] or {}).values()) for line in KNOWN["balancers"].values())
 
 
 @pytest.mark.parametrize("name", ["shared_trunk", "esmm", "gan_points"])

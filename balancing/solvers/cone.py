@@ -34,9 +34,10 @@ def conic_weights(gramian: Tensor, cosine: float) -> Tensor:
     def shortest(t: float) -> tuple[list[float], float]:
         b = [rate * t - offset for rate, offset in zip(rates, offsets, strict=True)]
         x = problem.solve(b)
-        if sum(x) > 1e3 * max(map(abs, b)):
+        square = sum(map(mul, x, b))
+        if sum(x) > 1e3 * max(map(abs, b)) or square < 0.5:  # no d is shorter than its part along g_0
             raise UnboundedError("d is what rounding leaves of larger terms")
-        return x, max(sum(map(mul, x, b)), 0.0) ** 0.5
+        return x, square**0.5
 
     along = cosines[-1].tolist()
     low = min(v * c for v, c in zip(n, along, strict=False) if v > 0)

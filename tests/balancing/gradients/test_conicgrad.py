@@ -51,6 +51,12 @@ def test_the_mean_and_gradients_that_cancel():
     assert gramian_weights("conicgrad", j[:1]).tolist() == pytest.approx([1])
 
 
+def test_one_parameter_leaves_the_mean_at_any_scale():
+    draw = torch.randn(20, 1, generator=torch.Generator().manual_seed(20), dtype=torch.float64)
+    j = draw * 10 ** torch.linspace(-15, 15, 20, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(gramian_weights("conicgrad", j) @ j, j.mean(0), rtol=1e-9, atol=0)
+
+
 def test_weights_follow_scale_and_order():
     j = rows("random", 5)
     w = gramian_weights("conicgrad", j)

@@ -33,7 +33,7 @@ def test_a_prediction_replaces_no_file_of_the_user(tmp_path):
         Image.new("RGB", (6, 4), "red").save(tmp_path / name)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     files, _ = input_files(tmp_path, Written(tmp_path))
-    with pytest.raises(mozoo.ConfigError, match=r"a-depth\.png is there already, and no prediction"):
+    with pytest.raises(mozoo.ConfigError, match=r"a-depth\.png is there already, and not in the list of predictions, .*remove it, or"):
         write_predictions(tmp_path, tmp_path, [(file, mapped()) for file in files], False, files)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "samples.png").touch()

@@ -30,7 +30,7 @@ from mozoo.arguments import ConfigError, PartialError, some
 from mozoo.checkpoint import write_text
 from mozoo.prediction import load_predictor, written_folder
 from mozoo.preferences import parse_preference
-from mozoo.words import printable
+from mozoo.visible import printable
 from tasks import DataError, Prediction
 from tasks.file_checks import check_regular, is_hidden
 

@@ -16,7 +16,7 @@ from mozoo.data import training_batches
 from mozoo.inference import Written, input_files, write_predictions, write_samples
 from mozoo.progress import Display
 from mozoo.tracking import Table
-from mozoo.words import printable
+from mozoo.visible import printable
 from tasks import Prediction
 from tests.tiny_runs import SHORT
 
@@ -33,7 +33,9 @@ def test_a_prediction_replaces_no_file_of_the_user(tmp_path):
         Image.new("RGB", (6, 4), "red").save(tmp_path / name)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     files, _ = input_files(tmp_path, Written(tmp_path))
-    with pytest.raises(mozoo.ConfigError, match=r"a-depth\.png is there already, and not in the list of predictions, .*remove it, or"):
+    with pytest.raises(
+        mozoo.ConfigError, match=r"a-depth\.png is there already, and not in the list of predictions, .*remove it, or"
+    ):
         write_predictions(tmp_path, tmp_path, [(file, mapped()) for file in files], False, files)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "samples.png").touch()
@@ -71,6 +73,7 @@ def test_names_are_shown_as_they_are(capsys):
 
 def test_control_characters_are_escaped():
     assert printable("a\x1b]0;x\x07\r\u202eb\tc\nä 山") == r"a\x1b]0;x\x07\r\u202eb" + "\tc\nä 山"
+    assert printable("no\u00a0break\x85\udc80") == "no\u00a0break\\x85\\udc80"
 
 
 def test_errors_move_no_cursor(capsys):

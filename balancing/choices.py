@@ -52,7 +52,7 @@ def check_value(owner: str, name: str, value: Any, annotation: Any, infinite: bo
             raise ValueError(f"{owner}: {name} must be finite, got {number}")
         if isinstance(number, int) and not -(2**63) <= number < 2**63:
             raise ValueError(f"{owner}: {name} must be a number of 64 bits, got {_shown(number)}")
-        if _LARGEST < abs(number) < math.inf or 0 < abs(number) < _SMALLEST:
+        if _LARGEST < abs(float(number)) < math.inf or 0 < abs(float(number)) < _SMALLEST:  # float16 cannot be compared
             raise ValueError(f"{owner}: {name} must be a number of float32, 1.2e-38 to 3.4e38, got {number}")
     raise_for_choice(owner, name, value, annotation)
 

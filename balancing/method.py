@@ -87,7 +87,7 @@ class Method(nn.Module):
         ratio = float(priorities.max() / priorities.min())
         self.reject(not ratio <= 1e12, f"priorities must not differ by more than 1e12, got {self.options.preference}")
         self.preference = priorities / priorities.mean()
-        self.generator = torch.Generator().manual_seed(self.options.seed)
+        self.generator = torch.Generator().manual_seed(int(self.options.seed))  # also of numpy
         self.step, self.epoch, self.skips = 0, 0, 0
         self.memory: dict[str, Tensor] = {}
         self.finite = FiniteCheck(self.name, self.objectives, self.options.on_nonfinite == "skip")

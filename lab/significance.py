@@ -18,7 +18,7 @@ class Difference:
 
     Attributes:
         mean: With its 95 % interval, before any correction.
-        p: Probability of so large a mean if there were none. 1 if all differences are 0, 0 if a run diverged.
+        p: Probability of so large a mean if there were none. 1 if all differences are 0.
     """
 
     mean: Estimate
@@ -28,15 +28,19 @@ class Difference:
 def paired(values: Sequence[float], rival: Sequence[float]) -> Difference:
     """``values - rival``, one pair per seed.
 
+    If runs of one side diverged, that side is infinitely larger, with a p of 0; if runs of both did, p is 1.
+
     Raises:
         ValueError: Numbers of seeds differ, or are below two.
     """
     if len(values) != len(rival) or len(values) < 2:
         raise ValueError(f"pairs need the same two or more seeds, got {len(values)} and {len(rival)} values")
+    diverged, reference = (not all(map(math.isfinite, side)) for side in (values, rival))
+    if diverged or reference:
+        both = diverged and reference
+        return Difference(Estimate(math.nan if both else math.inf if diverged else -math.inf, None), float(both))
     differences = [value - other for value, other in zip(values, rival, strict=True)]
     mean = estimate(differences)
-    if not math.isfinite(mean.mean):
-        return Difference(mean, 0.0)
     deviation = statistics.stdev(differences)
     if deviation == 0:
         return Difference(mean, 0.0 if mean.mean else 1.0)
@@ -60,7 +64,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def against(rival: Sequence[float], others: Mapping[str, Sequence[float]]) -> tuple[list[str], list[str], list[str]]:
     """Names with significantly smaller values, without a difference, and with larger ones.
 
-    Those with a diverged run count as larger.
+    Those with a diverged run count as larger, unless the rival has one, too.
     """
     differences = {name: paired(values, rival) for name, values in others.items()}
     adjusted = holm({name: difference.p for name, difference in differences.items()})

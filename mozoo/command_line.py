@@ -27,7 +27,8 @@ from mozoo.config import REGISTRIES, places_of, unknown_key
 from mozoo.data import WorkerError
 from mozoo.program import program
 from mozoo.renames import renamed
-from mozoo.words import printable, quoted, unreadable, values_of_name
+from mozoo.visible import printable
+from mozoo.words import quoted, unreadable, values_of_name
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from mozoo.arguments import ConfigError, PartialError, some
 from mozoo.checkpoint import write_text
 from mozoo.prediction import load_predictor, written_folder
 from mozoo.preferences import parse_preference
-from mozoo.words import printable
+from mozoo.visible import printable
 from tasks import DataError, Prediction
 from tasks.file_checks import check_regular, is_hidden
 
@@ -88,13 +88,14 @@ class Written:
         if not isinstance(path, Path):
             return False
         inside = path.resolve().is_relative_to(self.folder.resolve())
-        return inside and path.resolve().relative_to(self.folder.resolve()).as_posix() in self._names
+        return inside and (self._own or path.resolve().relative_to(self.folder.resolve()).as_posix() in self._names)
 
     def check(self, paths: Iterable[Path]) -> None:
         """Raise ConfigError if one of the paths is a file of somebody else."""
         for path in paths:
-            if not self._own and os.path.lexists(path) and path not in self:
-                raise ConfigError(f"output: {path} is there already, and no prediction; choose another output")
+            if os.path.lexists(path) and not self._own and path not in self:
+                reason = f"is there already, and not in the list of predictions, {self.folder / _LIST}"
+                raise ConfigError(f"output: {path} {reason}; remove it, or choose another output")
 
     def add(self, *paths: Path) -> None:
         """Check the paths, and list them before they are written."""
@@ -282,7 +283,7 @@ def predict(
         raise ConfigError("samples and seed are for a model that generates, without input; leave them out")
     source = Path(input)
     folder = Path(output or place / "predictions" / source.resolve().stem)
-    files, others = input_files(source, Written(folder))
+    files, others = input_files(source, Written(folder, output is None))
     problems: list[DataError] = []
     notes: list[str] = []
 

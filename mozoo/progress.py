@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from balancing import BalanceReport
-from mozoo.words import printable
+from mozoo.visible import printable
 from tasks.results import ResultKey, objectives_of
 
 _ROWS = 8  # objectives that fit below the bar

@@ -1,10 +1,10 @@
-"""Text of a user as it is, on pages and in pictures."""
+"""Text of a user as it is, on pages, in pictures and on a terminal."""
 
 from __future__ import annotations
 
 import re
 
-#: What XML cannot hold, what ends a line, and what changes the direction of other text.
+#: What XML cannot hold, what moves a cursor or ends a line, and what changes the direction of other text.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
@@ -27,3 +27,10 @@ def visible(text: str, lines: bool = False) -> str:
         )
 
     return _HIDDEN.sub(sign, text)
+
+
+def printable(text: str) -> str:
+    r"""The text for a terminal, which may lack the signs: escapes such as ``\x1b``, but line ends and tabs stay."""
+    return _HIDDEN.sub(
+        lambda found: found[0] if found[0] in "\n\t" else found[0].encode("unicode_escape").decode(), text
+    )

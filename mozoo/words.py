@@ -117,11 +117,6 @@ def shell_word(key: str, value: object) -> str:
     return word if re.fullmatch(r"[\w./:@%+=-]+", word, re.ASCII) and word.count("=") == 1 else quoted(word)
 
 
-def printable(text: str) -> str:
-    """``text`` with control characters as escapes, so that no name moves a cursor."""
-    return "".join(c if c.isprintable() or c in "\n\t " else c.encode("unicode_escape").decode() for c in text)
-
-
 def values_of_name(group: str) -> Sequence[str]:
     """Values of ``<group>.name`` that are no files of configs."""
     if group == "scheduler":

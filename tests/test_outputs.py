@@ -16,7 +16,7 @@ from mozoo.data import training_batches
 from mozoo.inference import Written, input_files, write_predictions, write_samples
 from mozoo.progress import Display
 from mozoo.tracking import Table
-from mozoo.words import printable
+from mozoo.visible import printable
 from tasks import Prediction
 from tests.tiny_runs import SHORT
 
@@ -33,7 +33,9 @@ def test_a_prediction_replaces_no_file_of_the_user(tmp_path):
         Image.new("RGB", (6, 4), "red").save(tmp_path / name)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     files, _ = input_files(tmp_path, Written(tmp_path))
-    with pytest.raises(mozoo.ConfigError, match=r"a-depth\.png is there already, and no prediction"):
+    with pytest.raises(
+        mozoo.ConfigError, match=r"a-depth\.png is there already, and not in the list of predictions, .*remove it, or"
+    ):
         write_predictions(tmp_path, tmp_path, [(file, mapped()) for file in files], False, files)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "samples.png").touch()
@@ -71,6 +73,7 @@ def test_names_are_shown_as_they_are(capsys):
 
 def test_control_characters_are_escaped():
     assert printable("a\x1b]0;x\x07\r\u202eb\tc\nä 山") == r"a\x1b]0;x\x07\r\u202eb" + "\tc\nä 山"
+    assert printable("no\u00a0break\x85\udc80") == "no\u00a0break\\x85\\udc80"
 
 
 def test_errors_move_no_cursor(capsys):
@@ -88,11 +91,14 @@ def test_cells_of_a_table_are_what_they_were(tmp_path):
     assert text.splitlines()[4] == "=1+2,=1+2"
 
 
-def test_rows_are_on_the_disk_before_a_checkpoint_counts_on_them(tmp_path, monkeypatch):
+def test_rows_are_on_the_disk_before_a_checkpoint_counts_on_them(stones, tmp_path, monkeypatch):
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
     done, sync = [], Table.sync
     monkeypatch.setattr(Table, "sync", lambda table: (done.append(table.path.name), sync(table)))
     monkeypatch.setattr(tools, "save_checkpoint", lambda path, state: done.append(path.name))
-    train.run(mozoo.compose([*SHORT, "model.width=4", "model.depth=1", f"run_dir={tmp_path / 'run'}"]))
+    train.run(
+        mozoo.compose([*SHORT, f"task.csv={stones}", "model.width=4", "model.depth=1", f"run_dir={tmp_path / 'run'}"])
+    )
     assert done == ["metrics.csv", "balance.csv", "last.pt"]
     done.clear()
     table = Table(tmp_path / "a.csv", ["x"], lambda row: True)
@@ -101,11 +107,16 @@ def test_rows_are_on_the_disk_before_a_checkpoint_counts_on_them(tmp_path, monke
     assert done == ["a.csv", True]
 
 
-def test_all_files_of_a_run_have_the_mode_that_the_user_chose(tmp_path):
-    train.run(mozoo.compose([*SHORT, "model.width=4", "model.depth=1", f"run_dir={tmp_path / 'run'}"]))
+def test_all_files_of_a_run_have_the_mode_that_the_user_chose(stones, tmp_path):
+    train.run(
+        mozoo.compose([*SHORT, f"task.csv={stones}", "model.width=4", "model.depth=1", f"run_dir={tmp_path / 'run'}"])
+    )
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run").rglob("*") if path.is_file()}
     (tmp_path / "plain").touch()
     assert modes == {stat.S_IMODE((tmp_path / "plain").stat().st_mode)}
+
+
+DEAD = "DataLoader worker (pid 123) is killed by signal: Killed."
 
 
 class Broken(torch.utils.data.Dataset):
@@ -124,23 +135,33 @@ class Broken(torch.utils.data.Dataset):
 @pytest.mark.parametrize(
     "message",
     [
-        "DataLoader worker (pid 123) is killed by signal: Killed.",
+        DEAD,
         "unable to write to file </torch_1_2>: No space left on device (28) in shared memory",
     ],
 )
-def test_a_dead_worker_is_one_line_with_the_command_that_goes_on(tmp_path, message, capsys, monkeypatch):
+def test_a_dead_worker_is_one_line(message, capsys):
     batches = training_batches(Broken(message), 2, 0, 0, 0, torch.device("cpu"), 0)
     with pytest.raises(SystemExit) as ended, tools.reporting():
         next(batches)
     error = capsys.readouterr().err
     assert (ended.value.code, error.count("\n")) == (1, 1)
     assert "a loader process ended or found no room" in error
-    words = [*SHORT, "model.width=4", "model.depth=1", "trainer.save_every=2", f"run_dir={tmp_path / 'run'}"]
+
+
+def test_a_run_whose_worker_dies_says_how_to_go_on(stones, tmp_path, monkeypatch):
+    words = [
+        *SHORT,
+        f"task.csv={stones}",
+        "model.width=4",
+        "model.depth=1",
+        "trainer.save_every=2",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     step = train.train_step
 
     def failing(run, batch):
         if run.state.step == 4:
-            next(training_batches(Broken(message), 2, 0, 0, 0, torch.device("cpu"), 0))
+            next(training_batches(Broken(DEAD), 2, 0, 0, 0, torch.device("cpu"), 0))
         return step(run, batch)
 
     monkeypatch.setattr(train, "train_step", failing)
@@ -153,8 +174,16 @@ def test_other_errors_of_data_keep_their_traceback():
         next(training_batches(Broken("something else"), 2, 0, 0, 0, torch.device("cpu"), 0))
 
 
-def test_a_resumed_run_says_what_has_changed(tmp_path, monkeypatch, capsys):
-    words = [*SHORT, "model.width=4", "model.depth=1", "trainer.epochs=1", f"run_dir={tmp_path / 'run'}"]
+def test_a_resumed_run_says_what_has_changed(stones, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tools, "write_report", lambda *arguments: None)
+    words = [
+        *SHORT,
+        f"task.csv={stones}",
+        "model.width=4",
+        "model.depth=1",
+        "trainer.epochs=1",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     before, now = {"versions": {"torch": "1.0"}, "commit": "abc", "threads": 1}, {"versions": {"torch": "2.0"}}
     monkeypatch.setattr("mozoo.run.environment", lambda: before)
     train.run(mozoo.compose(words))

@@ -243,6 +243,26 @@ def test_maps_are_what_the_model_says_of_the_picture(run_of, room, tmp_path):
     assert not (tmp_path / "predictions.csv").exists()
 
 
+@pytest.mark.parametrize("kind", ["table", "maps"])
+def test_predictions_replace_earlier_ones_without_becoming_inputs(run_of, kind, tmp_path, monkeypatch):
+    shutil.copytree(run_of(kind), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    if kind == "maps":
+        Image.new("RGB", (32, 24), "red").save("a.png")
+    else:
+        shutil.copy(run_of(kind).parent / "data/stones.csv", "a.csv")
+    for output in ([], ["output=found"]):
+        seen = []
+        for _ in range(2):
+            predict.main(["run=run", f"input={'.' if kind == 'maps' else 'a.csv'}", *output])
+            folder = tmp_path / ("found" if output else f"run/predictions/{tmp_path.name if kind == 'maps' else 'a'}")
+            seen.append(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name[0] != "."))
+        assert seen[0] == seen[1]
+        if kind == "maps":
+            assert "a-depth.png" in seen[0]
+            shutil.rmtree(folder)
+
+
 def test_a_photograph_of_any_size_is_seen_in_that_of_training_and_predicted_in_its_own(run_of, room, tmp_path):
     pixels = (np.load(room) * 255).round().astype(np.uint8)
     Image.fromarray(np.kron(pixels, np.ones((2, 2, 1), np.uint8))).save(tmp_path / "large.png")

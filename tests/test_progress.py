@@ -13,7 +13,7 @@ from rich.console import Console
 
 import mozoo.progress
 from balancing import BalanceReport
-from mozoo import Display
+from mozoo.progress import Display
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 NAMES = ("cut", "price")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tasks
-from mozoo import load_checkpoint
+from mozoo.checkpoint import load_checkpoint
 from tasks.room_renderer import KINDS
 from tests import forks
 

@@ -11,8 +11,9 @@ from tests import forks
 SHORT = ("trainer.device=cpu", "trainer.max_steps=2", "logger.tensorboard=false", "optimizer=sgd", "scheduler=constant")
 
 
-def test_a_sweep_goes_on_after_a_run_that_diverges(tmp_path):
-    done = forks.run("train.py", "-m", *SHORT, "optimizer.lr=1e30,0.01", cwd=tmp_path)
+def test_a_sweep_goes_on_after_a_run_that_diverges(stones, tmp_path):
+    small = (f"task.csv={stones}", "model.width=8", "model.depth=1")
+    done = forks.run("train.py", "-m", *SHORT, *small, "optimizer.lr=1e30,0.01", cwd=tmp_path)
     first, last = done.stderr.strip().splitlines()
     assert done.returncode == 1, done.stderr
     assert first.startswith("error: step 2, training samples")

@@ -6,7 +6,14 @@ import mozoo
 import train
 from mozoo import tools, watching
 
-SHORT = ("trainer.device=cpu", "trainer.batch_size=64", "trainer.max_steps=30", "trainer.log_every=1")
+SHORT = (
+    "trainer.device=cpu",
+    "model.width=8",
+    "model.depth=1",
+    "trainer.batch_size=64",
+    "trainer.max_steps=30",
+    "trainer.log_every=1",
+)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ class ConicGrad(GramianBalancer):
 
     needs: gramian     scale: mean-like     heads: unit     preference: scales the gradients, and so g_0
     CAGrad's ball bounds angle and length of the update together; here the length is always that of the mean. The paper has a
-    closed form of d for given w; w itself, for which it takes one gradient step per update, is exact here and has no state.
+    closed form of d for given w; w is exact here, too, and has no state.
     Objectives with a zero gradient do not count as the worst. If the gradients cancel, there is no cone and d is zero.
 
     Args:

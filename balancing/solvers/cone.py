@@ -34,21 +34,22 @@ def conic_weights(gramian: Tensor, cosine: float) -> Tensor:
     def shortest(t: float) -> tuple[list[float], float]:
         b = [rate * t - offset for rate, offset in zip(rates, offsets, strict=True)]
         x = problem.solve(b)
-        if sum(x) > 1e3 * max(map(abs, b)):
+        square = sum(map(mul, x, b))
+        if sum(x) > 1e3 * max(map(abs, b)) or square < max(0.5, 1e-7 * sum(x) ** 2):  # at least 1, its part along g_0
             raise UnboundedError("d is what rounding leaves of larger terms")
-        return x, max(sum(map(mul, x, b)), 0.0) ** 0.5
+        return x, square**0.5
 
     along = cosines[-1].tolist()
     low = min(v * c for v, c in zip(n, along, strict=False) if v > 0)
     high = min(v for v in n if v > 0) * limit
-    best, far, t = [0.0] * size + [1.0], 1.0, high
+    best, t = [0.0] * size + [1.0], high
     for _ in range(200):
         try:
             x, length = shortest(t)
         except UnboundedError:  # no d makes so much progress
             x, length = [], float("inf")
         if length <= limit * (1 + 1e-13):
-            best, far, low = x, length, t
+            best, low = x, t
         else:
             high = t
         if abs(length - limit) <= 1e-13 * limit or high - low <= 1e-15 * max(abs(high), abs(low)):
@@ -57,10 +58,10 @@ def conic_weights(gramian: Tensor, cosine: float) -> Tensor:
         t = step if low < step < high else (low + high) / 2
     else:
         raise SolverError("the edge of the cone was not met")
-    weights = torch.tensor(best[:-1], dtype=gramian.dtype) * torch.tensor(rates[:-1], dtype=gramian.dtype)
-    weights += best[-1] / (size * mean)
+    found = torch.tensor(best, dtype=gramian.dtype)
+    weights = found[:-1] * torch.tensor(rates[:-1], dtype=gramian.dtype) + best[-1] / (size * mean)
     square, terms = float(weights @ gramian @ weights), float(weights @ lengths[:-1])
-    return weights * (mean / (square**0.5 if square > 1e-9 * terms**2 else far))
+    return weights * (mean / (square if square > 1e-9 * terms**2 else float(found @ cosines @ found)) ** 0.5)
 
 
 def _where_length_is(limit: float, problem: ActiveSet, rates: list[float], offsets: list[float]) -> float:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,6 +57,14 @@ def test_a_call_that_does_not_fit_is_told_by_python():
 @check_choices()
 def mix(share: float, count: int = 1, names: Sequence[str] = (), values: Mapping[str, float] | None = None) -> None:
     pass
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int8, int])
+def test_numbers_of_numpy_pass_without_a_warning(kind):
+    mix(kind(1), np.int32(2), values={"a": kind(2)})
+    balancer = create_balancer("upgrad", ("a", "b"), seed=np.int64(3), max_norm=kind(1), preference={"a": kind(2)})
+    assert torch.equal(balancer.generator.get_state(), torch.Generator().manual_seed(3).get_state())
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,21 @@ def test_differences_are_paired_by_seed():
     assert paired([10.0, 30.0, 50.0], [11.0, 32.0, 53.0]).p == pytest.approx(found.p)
 
 
-def test_pairs_without_spread_or_with_a_diverged_run():
+def test_pairs_without_spread_and_wrong_ones():
     assert paired([1.0, 2.0], [1.0, 2.0]).p == 1.0
     assert paired([2.0, 3.0], [1.0, 2.0]).p == 0.0
-    assert paired([math.nan, 3.0], [1.0, 2.0]).p == 0.0
     for one, other in (([1.0], [1.0]), ([1.0, 2.0], [1.0, 2.0, 3.0])):
         with pytest.raises(ValueError, match="same two or more seeds"):
             paired(one, other)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_side_with_a_diverged_run_is_the_larger_one(bad):
+    fine, broken, other = [1.0, 2.0], [bad, 1.5], [1.5, bad]
+    assert (paired(broken, fine).mean.mean, paired(broken, fine).p) == (math.inf, 0.0)
+    assert (paired(fine, broken).mean.mean, paired(fine, broken).p) == (-math.inf, 0.0)
+    assert paired(broken, other).p == 1.0
+    assert against(broken, {"fine": fine, "other": other}) == (["fine"], ["other"], [])
 
 
 def test_holm_multiplies_the_smallest_most():

@@ -24,7 +24,8 @@ def test_directions_are_those_of_the_metrics(name):
 def test_a_run_of_diamonds_is_built_without_what_it_does_not_use_yet():
     code = """
 import sys, train
-from mozoo import Selector, compose
+from mozoo import compose
+from mozoo.evaluation import Selector
 config = compose([])
 run = train.build(config)
 Selector(config.trainer.monitor, run.task, run.splits)

@@ -51,6 +51,24 @@ def test_the_mean_and_gradients_that_cancel():
     assert gramian_weights("conicgrad", j[:1]).tolist() == pytest.approx([1])
 
 
+def test_one_parameter_leaves_the_mean_at_any_scale():
+    draw = torch.randn(20, 1, generator=torch.Generator().manual_seed(20), dtype=torch.float64)
+    j = draw * 10 ** torch.linspace(-15, 15, 20, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(gramian_weights("conicgrad", j) @ j, j.mean(0), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7])
+@pytest.mark.parametrize("decades", [3, 8, 15])
+def test_the_length_holds_for_many_gradients_of_low_rank_and_other_scales(columns, decades):
+    for seed in range(3):
+        j = torch.randn(20, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        j *= 10 ** torch.linspace(-decades, decades, 20, dtype=torch.float64)[:, None]
+        for c in (0.01, 0.5, 0.9):
+            d, mean = gramian_weights("conicgrad", j, c=c) @ j, j.mean(0)
+            assert float(d.norm()) == pytest.approx(float(mean.norm()), rel=1e-6)
+            assert d @ mean >= (c - 1e-6) * d.norm() * mean.norm()
+
+
 def test_weights_follow_scale_and_order():
     j = rows("random", 5)
     w = gramian_weights("conicgrad", j)

@@ -69,8 +69,8 @@ class LidCavity(PhysicsTask):
         equations = ("momentum_x", "momentum_y", *(() if self.stream else ("continuity",)))
         super().__init__(equations, ("walls",), conditions == "hard", points)
         if self.stream:
-            self.info["fields"] = ("psi", "p")
-            self.info["trial"] = "lid_cavity_stream" if self.hard else None
+            trial = "lid_cavity_stream" if self.hard else None
+            self.info = {**self.info, "fields": ("psi", "p"), "trial": trial}
 
     def load(self, data_dir: Path) -> Splits:
         """As for other tasks, with a flow that is computed once."""

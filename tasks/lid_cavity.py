@@ -7,6 +7,8 @@ The benchmark of U. Ghia, K. Ghia, C. Shin, J. Comput. Phys. 48, 1982; as a prob
 have to be weighed it stands in S. Wang, Y. Teng, P. Perdikaris (arXiv:2001.04536). The reference is computed once, by
 :mod:`tasks.cavity_flow` on two grids, extrapolated to none, and kept as ``<data_dir>/lid_cavity-v1-re<Re>-<cells>.npy``.
 
+With a stream function psi, u = psi_y and v = -psi_x, so that continuity holds whatever psi is.
+
 The pressure is known up to a constant, and infinite in the two corners of the lid; it is compared from 0.1 on around them.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +27,7 @@ from tasks.cavity_flow import cavity_flow
 from tasks.physics import Conditions, Fields, PhysicsTask, gradient
 from tasks.registry import register_task
 from tasks.room_renderer import replacing
-from tasks.task import DataError, Splits
+from tasks.task import Batch, DataError, Splits
 
 _CORNER = 0.1
 
@@ -35,6 +38,8 @@ class LidCavity(PhysicsTask):
 
     Args:
         reynolds: Re, from 1 to 1000.
+        formulation: ``velocity``: the model's outputs are u, v and p, and continuity is a loss. ``stream``: they are psi and p, from
+            which u and v follow.
         conditions: ``soft``: the velocity at the walls is a loss of its own. ``hard``: the model fulfils it exactly, with a lid
             that comes to rest in its corners.
         points: Points of each kind in an epoch.
@@ -47,7 +52,12 @@ class LidCavity(PhysicsTask):
     free_constant = frozenset({"p"})
 
     def __init__(
-        self, reynolds: float = 100.0, conditions: Conditions = "soft", points: int = 102_400, cells: int = 48
+        self,
+        reynolds: float = 100.0,
+        formulation: Literal["velocity", "stream"] = "velocity",
+        conditions: Conditions = "soft",
+        points: int = 102_400,
+        cells: int = 48,
     ) -> None:
         if not 1 <= reynolds <= 1000:
             raise ValueError(f"lid_cavity: reynolds must be in [1, 1000], where the flow is steady, got {reynolds}")
@@ -55,7 +65,12 @@ class LidCavity(PhysicsTask):
             raise ValueError(f"lid_cavity: cells must be an even number from 16 on, got {cells}")
         self.reynolds, self.cells, self.grid = reynolds, cells, (cells + 1, cells + 1)
         self.flow = np.zeros((0, 0, 0))  # of load
-        super().__init__(("momentum_x", "momentum_y", "continuity"), ("walls",), conditions == "hard", points)
+        self.stream = formulation == "stream"
+        equations = ("momentum_x", "momentum_y", *(() if self.stream else ("continuity",)))
+        super().__init__(equations, ("walls",), conditions == "hard", points)
+        if self.stream:
+            trial = "lid_cavity_stream" if self.hard else None
+            self.info = {**self.info, "fields": ("psi", "p"), "trial": trial}
 
     def load(self, data_dir: Path) -> Splits:
         """As for other tasks, with a flow that is computed once."""
@@ -82,22 +97,43 @@ class LidCavity(PhysicsTask):
         return inside, walls
 
     def residuals(self, fields: Fields, *points: Tensor) -> Iterable[tuple[str, Tensor]]:
-        """Of three equations, and differences from the velocity of the walls."""
+        """Of the equations, and differences from the velocity of the walls."""
         inside, walls = points
-        flow = fields(inside)
+        flow = self._flow(fields, inside)
         u, v = flow["u"], flow["v"]
         u_x, u_y = gradient(u, inside)
         v_x, v_y = gradient(v, inside)
         p_x, p_y = gradient(flow["p"], inside)
-        (u_xx, _), (_, u_yy) = gradient(u_x, inside), gradient(u_y, inside)
-        (v_xx, _), (_, v_yy) = gradient(v_x, inside), gradient(v_y, inside)
+        if self.stream:
+            (u_xy, u_yy), (v_xx, v_xy) = gradient(u_y, inside), gradient(v_x, inside)
+            u_xx, v_yy = -v_xy, -u_xy  # as u_x = -v_y
+        else:
+            (u_xx, _), (_, u_yy) = gradient(u_x, inside), gradient(u_y, inside)
+            (v_xx, _), (_, v_yy) = gradient(v_x, inside), gradient(v_y, inside)
         yield "momentum_x", u * u_x + v * u_y + p_x - (u_xx + u_yy) / self.reynolds
         yield "momentum_y", u * v_x + v * v_y + p_y - (v_xx + v_yy) / self.reynolds
-        yield "continuity", u_x + v_y
+        if not self.stream:
+            yield "continuity", u_x + v_y
         if not self.hard:
-            moving = fields(walls)
+            moving = self._flow(fields, walls.detach().requires_grad_() if self.stream else walls)
             lid = (walls[:, 1:] == self.upper[1]).to(walls)
             yield "walls", torch.cat([moving["u"] - lid, moving["v"]], 1)
+
+    def outputs(self, model: Fields, batch: Batch) -> Mapping[str, Tensor]:
+        """Velocity and pressure at the points inside."""
+        if not self.stream:
+            return super().outputs(model, batch)
+        with torch.enable_grad():
+            flow = self._flow(model, batch.inputs[0].detach().requires_grad_())
+        return {name: values.detach() for name, values in flow.items()}
+
+    def _flow(self, fields: Fields, points: Tensor) -> Mapping[str, Tensor]:
+        """u, v and p; those of a stream function need points that require gradients."""
+        found = fields(points)
+        if not self.stream:
+            return found
+        psi_x, psi_y = gradient(found["psi"], points)
+        return {"u": psi_y, "v": -psi_x, "p": found["p"]}
 
     def reference(self, points: np.ndarray) -> Mapping[str, np.ndarray]:
         """Values between the nodes of the grid, bilinear; no pressure close to the lid's corners."""

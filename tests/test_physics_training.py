@@ -46,6 +46,7 @@ def quick(monkeypatch):
         ("balancer=auto_lambda",),
         ("task=lid_cavity", "task.cells=16", "balancer=conflict_free", "balancer.memory=lean"),
         ("task=lid_cavity", "task.cells=16", "task.conditions=hard", "balancer=pcgrad"),
+        ("task=lid_cavity", "task.cells=16", "task.formulation=stream", "balancer=mgda", "trainer.lbfgs_steps=2"),
         ("task=helmholtz", "task.conditions=hard", "model.fourier=4"),
         ("trainer.overfit=16", "trainer.batch_size=16"),
     ],

@@ -195,6 +195,53 @@ def test_hard_conditions_hold_exactly_and_have_no_losses(name, tmp_path):
     assert losses["equation" if "equation" in kept else "continuity"].item() > 1e-8
 
 
+@pytest.mark.parametrize("conditions", ["soft", "hard"])
+def test_a_stream_function_gives_a_flow_without_sources_and_the_same_momenta(conditions, tmp_path):
+    task = make("lid_cavity", formulation="stream", conditions=conditions)
+    names = ["momentum_x", "momentum_y"] + ["walls"] * (conditions == "soft")
+    assert [o.name for o in task.objectives] == names
+    assert task.fields == ("u", "v", "p")
+    model = network(task).double()
+    batch = first_batch(task, tmp_path)
+    batch = Batch(tuple(points.double() for points in batch.inputs), {})
+
+    def flow(points):
+        """The fields that the other formulation reads."""
+        found = model(points)
+        (slopes,) = torch.autograd.grad(found["psi"].sum(), points, create_graph=True)
+        return {"u": slopes[:, 1:], "v": -slopes[:, :1], "p": found["p"]}
+
+    walls = batch.inputs[1].requires_grad_()
+    expected, _ = make("lid_cavity").losses(flow, Batch((batch.inputs[0], walls), {}), "train")
+    assert expected.pop("continuity").item() < 1e-20
+    losses, _ = task.losses(model, batch, "train")
+    assert [*losses] == names
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-9, atol=1e-12)
+    with torch.no_grad():
+        found = task.outputs(model, batch)
+    points = batch.inputs[0].clone().requires_grad_()
+    torch.testing.assert_close(found, {name: values.detach() for name, values in flow(points).items()})
+    assert not any(values.requires_grad for values in found.values())
+
+
+def test_a_hard_stream_function_rests_at_the_walls_and_moves_with_the_lid():
+    model = network(make("lid_cavity", formulation="stream", conditions="hard")).double()
+    line = torch.linspace(0, 1, 21, dtype=torch.float64)
+    for wall in (
+        torch.stack([line, 0 * line], 1),
+        torch.stack([0 * line, line], 1),
+        torch.stack([1 + 0 * line, line], 1),
+        torch.stack([line, 1 + 0 * line], 1),
+    ):
+        points = wall.requires_grad_()
+        (slopes,) = torch.autograd.grad(model(points)["psi"].sum(), points)
+        assert slopes[:, 0].abs().max() < 1e-12
+        x = wall.detach()[:, 0]
+        lid = x**2 / (x**2 + 4e-4) * (1 - x) ** 2 / ((1 - x) ** 2 + 4e-4) * (wall[:, 1] == 1)
+        torch.testing.assert_close(slopes[:, 1], lid, rtol=0, atol=1e-12)
+
+
 def test_periodic_inputs_are_periodic_with_all_derivatives():
     task = make("advection", conditions="hard")
     model = network(task)
@@ -308,6 +355,7 @@ def test_the_picture_shows_fields_reference_and_difference(name, tmp_path):
         ("advection", {"speed": math.inf}),
         ("lid_cavity", {"reynolds": 5000.0}),
         ("lid_cavity", {"cells": 17}),
+        ("lid_cavity", {"formulation": "vorticity"}),
     ],
 )
 def test_impossible_options_are_refused(name, wrong):

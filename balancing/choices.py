@@ -66,6 +66,10 @@ def raise_for_choice(owner: str, name: str, value: Any, annotation: Any) -> None
     if fits(value, annotation):
         return
     kinds = list(_kinds(annotation))
+    inner = [get_args(kind)[1] for kind in kinds if _is_mapping(kind)]
+    if isinstance(value, Mapping) and len(inner) == 1:
+        for key, each in value.items():
+            raise_for_choice(owner, f"{name}.{key}", each, inner[0])
     words = list(dict.fromkeys(word for kind in kinds for word in _words(kind)))
     chosen = [word for kind in kinds if get_origin(kind) is Literal for word in map(str, get_args(kind))]
     words = [word for word in words if word not in chosen and not (chosen and word == "None")] + chosen
@@ -84,9 +88,8 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, (str, int, float, type(None))) and not isinstance(value, bool) and value in arguments
     if annotation in (int, float):
         return isinstance(value, Integral if annotation is int else Real) and not isinstance(value, bool)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        mapped = isinstance(value, Mapping)
-        return mapped and all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())
+    if _is_mapping(annotation):
+        return isinstance(value, Mapping) and all(fits(each, arguments[1]) for each in value.values())  # any names
     if isinstance(origin, type) and issubclass(origin, Sequence):
         if getattr(value, "ndim", 0) > 0:
             return True  # an array of numbers
@@ -98,11 +101,16 @@ def fits(value: Any, annotation: Any) -> bool:
         return True
 
 
+def _is_mapping(kind: Any) -> bool:
+    origin = get_origin(kind)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
 def _words(kind: Any) -> Iterator[str]:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         yield from map(str, arguments)
-    elif isinstance(origin, type) and issubclass(origin, Mapping):
+    elif _is_mapping(kind):
         yield f"a mapping of {_either(list(_words_of(arguments[0])))} to {_either(list(_words_of(arguments[1])))}"
     elif isinstance(origin, type) and issubclass(origin, Sequence):
         yield f"a list of {_either(list(_words_of(arguments[0])))}"

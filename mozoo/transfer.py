@@ -113,7 +113,7 @@ class _Ends:
         def before(name: str, module: nn.Module, arguments: Any) -> None:
             if not name:
                 inputs.extend(arguments)
-            elif arguments and any(arguments[0] is x for x in inputs) and next(module.parameters(), None) is not None:
+            elif arguments and any(map(partial(_same, arguments[0]), inputs)) and [*module.parameters()]:
                 readers[name] = module
 
         def after(name: str, module: nn.Module, arguments: Any, output: Any) -> None:
@@ -138,6 +138,13 @@ class _Ends:
         last = {key: name for key, output in outputs.items() for tensor, name in returned if tensor is output}
         self._found = list(readers.items()), last
         return self._found
+
+
+def _same(one: Any, other: Tensor) -> bool:
+    """Whether both are a tensor, or views of it that show all of it alike, as features may be."""
+    if not isinstance(one, Tensor) or one.shape != other.shape or one.stride() != other.stride():
+        return False
+    return one is other or one.data_ptr() == other.data_ptr()
 
 
 def _first_samples(splits: Splits) -> TensorData:

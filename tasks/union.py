@@ -103,7 +103,7 @@ class Union(Task):
 
     def __init__(
         self,
-        sources: Mapping[str, Mapping[str, Any]] | None = None,
+        sources: Mapping[str, Any] | None = None,
         turns: Turns = "proportional",
         temperature: float = 2.0,
         per_step: Literal["one", "all"] = "one",

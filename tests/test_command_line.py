@@ -329,9 +329,9 @@ def test_sweep_over_seeds_makes_a_folder_each_and_prints_plain_lines(tmp_path, s
     assert (code, err) == (0, "")
     assert not set("\x1b\r") & set(out)
     assert out.count("epoch 1/1") == 2
-    (heading, _) = [line for line in out.splitlines() if line.startswith("test,")]
+    (heading, _) = [line for line in out.splitlines() if line.startswith("test split,")]
     for page in (ROOT / "README.md", ROOT / "docs" / "adding.md"):
-        (shown,) = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("test,")]
+        (shown,) = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("test split,")]
         assert re.sub(r"\d+", "1", shown) == heading
     folders = sorted((tmp_path / "outputs" / "shared_trunk-diamonds-sum").iterdir(), key=lambda path: path.name[-1])
     assert [folder.name.rpartition("-")[2] for folder in folders] == ["seed0", "seed1"]

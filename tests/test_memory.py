@@ -1,5 +1,6 @@
 """What a dry run says about memory and multiply-adds is what is there."""
 
+import os
 import re
 
 import pytest
@@ -66,4 +67,7 @@ def test_a_dry_run_tells_memory_and_multiply_adds(stones, capfd):
     parts = re.findall(r"(parameters|gradients|optimizer state|data|temporary) ([\d.]+) MiB", said.out)
     assert float(whole[1]) == pytest.approx(sum(float(size) for _, size in parts), abs=0.3)
     assert re.search(r"forward +116 k multiply-adds per sample", said.out)
-    assert said.err == ""
+    assert os.environ[
+        "KINETO_LOG_LEVEL"
+    ]  # torch reads it at the first profile of a process, maybe that of another test
+    assert not [line for line in said.err.splitlines() if "Profiler" not in line]

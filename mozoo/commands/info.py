@@ -87,6 +87,9 @@ def _measured(row: Row) -> list[str]:
 
 
 def _source(code: Any) -> str:
-    file = Path(inspect.getsourcefile(inspect.unwrap(code)) or "")
+    try:
+        file = Path(inspect.getsourcefile(inspect.unwrap(code)) or "")
+    except TypeError:  # registered by code that was never in a file
+        return str(code.__module__)
     root = CONFIG_DIR.parent
     return str(file.relative_to(root)) if root in file.parents else str(file)

@@ -79,7 +79,7 @@ def test_numbers_of_numpy_pass_without_a_warning(kind):
         ({"share": 1, "names": "ab"}, "mix: names must be a list of a string, got 'ab'"),
         (
             {"share": 1, "values": {"a": None}},
-            "mix: values must be a mapping of a string to a number or None, got {'a': None}",
+            "mix: values.a must be a number, got None",
         ),
         ({"share": 1, "values": {"a": {"b": float("nan")}}}, "mix: values must be finite, got nan"),
     ],

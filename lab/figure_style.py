@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from mozoo.figures import COLORS as REPORT_COLORS

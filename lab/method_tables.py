@@ -386,7 +386,10 @@ def _mark(panel: Any, marks: Sequence[tuple[np.ndarray, Mapping[str, Any]]], amo
 
 
 def _part(panel: Any) -> None:
-    """Move values at the edge that stand on each other, towards the middle; call it when the layout is final."""
+    """Move values at the edge that stand on each other towards the middle.
+
+    Call it when the layout is final.
+    """
     placed: list[Any] = []
     for text in panel.texts:
         x, y = text.get_position()

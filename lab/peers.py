@@ -20,12 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from balancing import list_balancers
-from lab import command, documents, results
+from lab import command, documents, ours, results
 from lab.benchmark_balancers import RIVALS, read
 from lab.solvers import AGGREGATORS
 from mozoo.environment import git_commit
-from zoo import list_models
 
 PEERS: Mapping[str, Mapping[str, Any]] = results.read_yaml(Path(__file__).with_suffix(".yaml"))
 FILE = results.RESULTS / "peers.csv"
@@ -72,7 +70,7 @@ def exported(module: str) -> list[str]:
 
 def own() -> dict[str, list[str]]:
     """Names that mozoo registers, without its adapter for torchjd."""
-    return {"methods": [name for name in list_balancers() if name != "torchjd"], "models": list_models()}
+    return {"methods": [name for name in ours.balancers() if name != "torchjd"], "models": ours.models()}
 
 
 def imports(modules: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mozoo
 import zoo
-from lab import benchmark_balancers, command, results, which
+from lab import benchmark_balancers, command, ours, results, which
 from mozoo import tools
 from mozoo.commands.recorded import FILE
 from mozoo.data import evaluation_batches
@@ -55,7 +55,7 @@ def content(sizes: dict[str, Any]) -> dict[str, Any]:
     rows = [(file.name, row) for file in sorted(results.RESULTS.glob("*.csv")) for row in read_rows(file)]
     runs = plain_runs(rows)
     models = {}
-    for name in zoo.list_models():
+    for name in ours.models():
         size = sizes.get(name, {})
         models[name] = {key: size.get(key) for key in ("parameters", "operations")} | means(runs.get(name, {}))
     return {"models": models, "balancers": costs()}
@@ -64,7 +64,7 @@ def content(sizes: dict[str, Any]) -> dict[str, Any]:
 def measured() -> dict[str, dict[str, int]]:
     """Parameters and operations of every model that can be built here."""
     sizes = {}
-    for name in zoo.list_models():
+    for name in ours.models():
         try:
             sizes[name] = size_of(name)
         except (DataError, ValueError) as error:
@@ -120,7 +120,7 @@ def costs() -> dict[str, dict[str, Any]]:
     time = {row["variant"]: float(row["to_plain"]) for row in rows if row["objectives"] == "2"}
     groups = [outcome.groups() for outcome in which.outcomes() if outcome.plan.tuned]
     found: dict[str, dict[str, Any]] = {}
-    for name in mozoo.list_balancers():
+    for name in ours.balancers():
         counts = [sum(name in group[place] for group in groups) for place in range(3)]
         tried = dict(zip(("better", "same", "worse"), counts, strict=True)) if any(counts) else None
         found[name] = {"time": time.get(name), "studies": tried}

@@ -30,7 +30,10 @@ def visible(text: str, lines: bool = False) -> str:
 
 
 def printable(text: str) -> str:
-    r"""The text for a terminal, which may lack the signs: escapes such as ``\x1b``, but line ends and tabs stay."""
+    r"""The text for a terminal, which may lack the signs: with escapes such as ``\x1b``.
+
+    Line ends and tabs stay.
+    """
     return _HIDDEN.sub(
         lambda found: found[0] if found[0] in "\n\t" else found[0].encode("unicode_escape").decode(), text
     )

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -151,6 +152,10 @@ def npy_reader(kind: MapKind | None) -> Read:
     return partial(_read_npy, check=check_normals if kind.kind == "normals" else check_depth)
 
 
+#: numpy reads a header by ``ast.literal_eval``, which fails at times when threads of Python 3.11 call it at once.
+_PARSING = Lock()
+
+
 def _read_npy(path: Path, check: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     return check(load_npy(path))
 
@@ -158,7 +163,8 @@ def _read_npy(path: Path, check: Callable[[np.ndarray], np.ndarray]) -> np.ndarr
 def load_npy(path: Path) -> np.ndarray:
     """The array of an .npy file. Raises ValueError if it holds none."""
     check_regular(path)
-    array = np.load(path, allow_pickle=False)
+    with _PARSING:
+        array = np.load(path, allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise ValueError("it holds no array")
     return array

@@ -76,7 +76,7 @@ def _lid_cavity(points: Tensor, network: Fields) -> Fields:
 
 
 def _lid_cavity_stream(points: Tensor, network: Fields) -> Fields:
-    """psi with psi_x = psi_y = 0 at the walls of the unit square, and psi_y near 1 at the lid, but in its corners.
+    """psi with psi_x = psi_y = 0 at the walls, and psi_y near 1 at the lid, but in its corners.
 
     psi_y of the lid is a(x) a(1 - x), a(x) = x^2 / (x^2 + 0.02^2). Below the lid the change from wall to lid is as wide as the
     lid is far, as in the flow itself; with a width that is the same everywhere, the equations have to undo much more.

@@ -21,7 +21,8 @@ def dual_cone_weights(cosines: Tensor, target: Tensor) -> Tensor:
         cosines: (K, K) Gramian C of the gradients, scaled to unit length.
         target: (K,) weights u of these unit gradients.
     """
-    return target + minimum_of_unit_qp(cosines, -(cosines @ target))
+    # x = v - u; v'Cv >= 0, so there is a minimum, but b may be far smaller than x where unit gradients add up to little
+    return target + minimum_of_unit_qp(cosines, -(cosines @ target), bounded=True)
 
 
 def constrained_weights(cosines: Tensor, progress: Tensor) -> Tensor:

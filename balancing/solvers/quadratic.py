@@ -31,8 +31,11 @@ def nonnegative_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
     return minimum_of_unit_qp(_definite(a / root[:, None] / root, 1e-13), b / root, tolerance) / root
 
 
-def minimum_of_unit_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor:
-    """:func:`nonnegative_qp` for a matrix with a unit diagonal; raises as that."""
+def minimum_of_unit_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13, bounded: bool = False) -> Tensor:
+    """:func:`nonnegative_qp` for a matrix with a unit diagonal.
+
+    Raises as that, but no UnboundedError where the caller knows that there is a minimum (``bounded``).
+    """
     size = float(b.abs().max())
     if float(b.max()) <= 0:
         return torch.zeros_like(b)
@@ -40,7 +43,7 @@ def minimum_of_unit_qp(a: Tensor, b: Tensor, tolerance: float = 1e-13) -> Tensor
         (x,), left = solve_together(a, b[None] / size)
         if not len(left):
             return x * size
-    return torch.tensor(ActiveSet(a.tolist()).solve(b.tolist(), tolerance), dtype=a.dtype)
+    return torch.tensor(ActiveSet(a.tolist()).solve(b.tolist(), tolerance, bounded), dtype=a.dtype)
 
 
 def _definite(a: Tensor, ridge: float) -> Tensor:
@@ -73,9 +76,11 @@ class ActiveSet:
         self.factor: list[list[float]] = []
         self.half: list[float] = []  # factor^-1 b
 
-    def solve(self, b: list[float], tolerance: float = 1e-13) -> list[float]:
+    def solve(self, b: list[float], tolerance: float = 1e-13, bounded: bool = False) -> list[float]:
         """The minimizer for ``b``, to violations of ``tolerance`` times its largest entry."""
         self.b, self.half = b, self.forward(b)
+        # more than 1e-13 on the diagonal allows if there is a minimum
+        self.limit = inf if bounded else 1e7 * max(map(abs, b))
         bound = tolerance * max(map(abs, b))
         # a guess: all that look worth adding join at once, unless they nearly depend on those before
         for i, value in enumerate(self._slope(self._minimum_of_some())):
@@ -145,12 +150,11 @@ class ActiveSet:
 
     def _descend(self, x: list[float]) -> None:
         """Move ``x`` to the minimum over positive variables; those that reach zero leave the set."""
-        limit = 1e7 * max(map(abs, self.b))  # more than 1e-13 on the diagonal allows if there is a minimum
         while self.index:
             target = self._minimum()
             ratios = [x[i] / (x[i] - t) if x[i] > 0 else 0.0 for i, t in zip(self.index, target, strict=True) if t <= 0]
             step = min(ratios, default=1.0)
-            if step * max(target) > limit:
+            if step * max(target) > self.limit:
                 raise UnboundedError("the non-negative QP has no minimum")
             staying = []
             for i, t in zip(self.index, target, strict=True):

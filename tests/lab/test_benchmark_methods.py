@@ -151,8 +151,8 @@ def test_advice_names_the_best_and_the_cheapest_that_beat_the_sweep(tiny, monkey
     assert rows["| `mgda`"] == "| `mgda` | tiny |  |  | 2.50 |"
     assert rows["| `pcgrad`"] == "| `pcgrad` |  |  | tiny | 1.00 |"
     assert list(rows)[-1] == "| `pcgrad`"
-    assert "static weights, v = 1 1 of 1" in which.by_budget()
-    assert "`pcgrad` 0 of 1" in which.by_budget()
+    assert "static weights, v = 1: 1 of 1" in which.by_budget()
+    assert "`pcgrad`: 0 of 1" in which.by_budget()
 
 
 def test_advice_says_that_nothing_beats_the_sweep(tiny):

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 F = TypeVar("F", bound=Callable[..., Any])
-_LARGEST, _SMALLEST = 3.4028235e38, 1.1754944e-38  # of float32
+_LARGEST, _SMALLEST = 3.4028235e38, 2.0**-126  # of float32
 
 
 def check_choices(owner: str | None = None) -> Callable[[F], F]:

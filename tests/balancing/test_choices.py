@@ -62,6 +62,7 @@ def mix(share: float, count: int = 1, names: Sequence[str] = (), values: Mapping
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int8, int])
 def test_numbers_of_numpy_pass_without_a_warning(kind):
+    mix(2.0**-126)  # the smallest of float32 with all its digits
     mix(kind(1), np.int32(2), values={"a": kind(2)})
     balancer = create_balancer("upgrad", ("a", "b"), seed=np.int64(3), max_norm=kind(1), preference={"a": kind(2)})
     assert torch.equal(balancer.generator.get_state(), torch.Generator().manual_seed(3).get_state())
@@ -73,6 +74,7 @@ def test_numbers_of_numpy_pass_without_a_warning(kind):
         ({"share": "x"}, "mix: share must be a number, got 'x'"),
         ({"share": True}, "mix: share must be a number, got True"),
         ({"share": 1e308}, "mix: share must be a number of float32, 1.2e-38 to 3.4e38, got 1e+308"),
+        ({"share": 2.0**-127}, f"mix: share must be a number of float32, 1.2e-38 to 3.4e38, got {2.0**-127}"),
         ({"share": 1e-320}, "mix: share must be a number of float32, 1.2e-38 to 3.4e38, got 1e-320"),
         ({"share": 10**400}, f"mix: share must be a number of 64 bits, got 1{59 * '0'}..."),
         ({"share": 1, "count": 2.5}, "mix: count must be an integer, got 2.5"),

@@ -64,7 +64,7 @@ def dual_cone_weights_of_each(cosines: Tensor, rounds: int = 30) -> Tensor:
     if len(left):
         solver = ActiveSet(cosines.tolist())
         for i in left.tolist():
-            result[i] = unit[i] + unit.new_tensor(solver.solve((-cosines[:, i]).tolist()))
+            result[i] = unit[i] + unit.new_tensor(solver.solve((-cosines[:, i]).tolist(), bounded=True))
     return result
 
 

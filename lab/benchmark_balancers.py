@@ -26,8 +26,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from balancing import balancer_class, create_balancer, list_balancers
-from lab import backward_threads, command, documents, results, solvers
+from balancing import balancer_class, create_balancer
+from lab import backward_threads, command, documents, ours, results, solvers
 from lab.figure_style import INK, SOFT, WIDTH, label_lines, look, plain_ticks
 from lab.solvers import AGGREGATORS
 from lab.timing import medians, peak_bytes, take_turns
@@ -202,7 +202,7 @@ def compare(
 
 def methods() -> list[str]:
     """Balancers that any batch can be given to."""
-    return [name for name in list_balancers() if name != "torchjd" and balancer_class(name).needs != "validation"]
+    return [name for name in ours.balancers() if name != "torchjd" and balancer_class(name).needs != "validation"]
 
 
 def measures_gradients(name: str) -> bool:

@@ -25,7 +25,7 @@ import balancing
 import mozoo
 import tasks
 import zoo
-from lab import method_pages, model_pages, site_links
+from lab import method_pages, model_pages, ours, site_links
 from lab.site_links import ROOT
 
 HEADING = re.compile(r"^##+ `(\w+)`\n", re.MULTILINE)  # of a method, on the page of its family
@@ -37,7 +37,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     families = {
         f"methods/{key}": [f"methods/{name}.md" for name in names] for key, names in method_pages.FAMILIES.items()
     }
-    lists = {**families, "models": [f"models/{name}.md" for name in zoo.list_models()]}
+    lists = {**families, "models": [f"models/{name}.md" for name in ours.models()]}
     named = set(entries(config.nav))
     lists[OTHERS] = sorted(path.name for path in Path(config.docs_dir).glob("*.md") if path.name not in named)
     config.nav = filled(config.nav, lists)
@@ -87,7 +87,7 @@ def pages() -> Iterator[tuple[str, str]]:
     methods = [name for names in method_pages.FAMILIES.values() for name in names]
     classes = frozenset(getattr(balancing.balancer_class(name), "__name__", name) for name in methods)
     yield from ((f"methods/{name}.md", method_pages.page(name)) for name in methods)
-    yield from ((f"models/{name}.md", model_pages.page(name)) for name in zoo.list_models())
+    yield from ((f"models/{name}.md", model_pages.page(name)) for name in ours.models())
     yield "reference/balancing.md", model_pages.reference(balancing, "balancing", without=classes)
     for package in (zoo, tasks, mozoo):
         yield f"reference/{package.__name__}.md", model_pages.reference(package, package.__name__)

@@ -15,8 +15,8 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from balancing import balancer_class, create_balancer, list_balancers
-from lab import documents
+from balancing import balancer_class, create_balancer
+from lab import documents, ours
 from lab.timing import timed
 
 Row = dict[str, Any]
@@ -74,7 +74,7 @@ def measure(rounds: int) -> list[Row]:
     """Processor time of the weights alone, for random Gramians, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    names = [name for name in list_balancers() if name != "torchjd" and balancer_class(name).needs == "gramian"]
+    names = [name for name in ours.balancers() if name != "torchjd" and balancer_class(name).needs == "gramian"]
     cases = itertools.product(names, RANKS, COUNTS)
     rows = [row for case in track(list(cases), description="solvers") for row in measure_case(*case, rounds)]
     torch.set_num_threads(threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 _CLONE = (Path(__file__).resolve().parent.parent / "pyproject.toml").is_file()
@@ -18,6 +19,15 @@ def program(name: str) -> str:
 def started_as() -> list[str]:
     """The words before the options in the command line of this process."""
     return sys.argv[0].split() if sys.argv[0].startswith("mozoo ") else ["python", sys.argv[0]]
+
+
+def words_or_usage(name: str, text: str | None, arguments: Sequence[str] | None) -> list[str]:
+    """The words of a command that needs some; of ``--help`` or without any, none and its usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and not {"-h", "--help"} & {*words}:
+        return words
+    print(usage(name, text))
+    return []
 
 
 def usage(name: str, text: str | None) -> str:

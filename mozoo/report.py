@@ -79,7 +79,7 @@ def _thinned(tables: Mapping[str, ThinTable]) -> str:
 def _header(summary: Mapping[str, Any], metrics: Metrics, titles: Titles) -> str:
     """Title, facts and results: of the test split or, of a stopped run, the last on validation."""
     tested = without_split(summary["metrics"])
-    note = f"Test split, looked at {summary.get('tested')}."
+    note = f"Test split, evaluated {summary.get('tested')}."
     if not tested:
         last = metrics["val"].last if "val" in metrics else {}
         tested = {str(key): last[str(key)] for key in result_keys(metrics) if str(key) in last}

@@ -50,7 +50,8 @@ _METRICS: Mapping[str, tuple[str, str]] = {
     "auc": ("area under the ROC curve", ""),
     "bias": ("relative bias of the mean", ""),
 }
-_ARROWS = {True: " ↑", False: " ↓", None: ""}
+#: Whether higher is better -> an arrow, with a space before.
+ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
 class Titles:
@@ -73,7 +74,7 @@ class Titles:
 
     def arrow(self, key: ResultKey) -> str:
         """Which direction is better, with a space before; empty if nobody said."""
-        return _ARROWS[self.higher.get(key.name)]
+        return ARROWS[self.higher.get(key.name)]
 
     def full(self, key: ResultKey) -> str:
         """Such as ``price: mean absolute error, USD``."""

@@ -33,11 +33,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.checks import check_at_least
-from zoo.maps import MAPS, MapModel, Maps, conv_block, label_heads, map_info, map_sizes
+from zoo.maps import (
+    DETAIL,
+    MAPS,
+    MapModel,
+    Maps,
+    conv_block,
+    label_heads,
+    map_info,
+    map_sizes,
+    to_finest,
+    to_pixels,
+)
 from zoo.registry import register_model
 from zoo.timm_models import check_patch_size, create_timm, fitting_size, timm_name
 
-_DETAIL = 16  # channels at the size of the image
 _STAGES = 4  # of a plain transformer
 _ORIGIN = "Ye and Xu, ECCV 2022 and ICLR 2023"
 
@@ -90,8 +100,8 @@ class _Trunk(nn.Module):
         coarse = [stride for stride in strides if stride >= 8]
         stride = min(coarse) if coarse else max(strides)
         self.fine = sum(s < stride for s in strides)
-        widths, step = [_DETAIL], 1
-        blocks = [conv_block(options["in_chans"], _DETAIL)]
+        widths, step = [DETAIL], 1
+        blocks = [conv_block(options["in_chans"], DETAIL)]
         while step * 2 < min(strides):
             step *= 2
             widths.append(min(2 * widths[-1], 64))
@@ -177,13 +187,8 @@ class _Decoder(nn.Module):
         detail, *finer, tokens = features
         values = self.reduce(self.block(tokens[:, self.place : self.place + 1], tokens)[:, 0])
         lateral = [layer(stage) for layer, stage in zip(self.inputs, finer, strict=True)]
-        for block, stage in zip(self.blocks, reversed(lateral), strict=True):
-            values = block(F.interpolate(values, size=stage.shape[-2:], mode="bilinear") + stage)
-        height, width = detail.shape[-2:]
-        rows, columns = -(-height // self.stride), -(-width // self.stride)
-        if values.shape[-2] < rows or values.shape[-1] < columns:  # an encoder that does not pad its convolutions
-            values = F.interpolate(values, size=(rows, columns), mode="bilinear")
-        return F.pixel_shuffle(self.output(values), self.stride)[..., :height, :width] + self.sharpen(detail)
+        values = to_finest(values, lateral, self.blocks)
+        return to_pixels(values, detail, self.output, self.stride) + self.sharpen(detail)
 
 
 @register_model("dense_vit", map_info("any timm transformer with attention over the tokens of all maps", _ORIGIN))

@@ -137,6 +137,22 @@ def conv_block(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
+def to_finest(values: Tensor, stages: Sequence[Tensor], blocks: nn.ModuleList) -> Tensor:
+    """Up from the coarsest values through ``stages``, fine to coarse: enlarge, add, a block each."""
+    for block, stage in zip(blocks, reversed(stages), strict=True):
+        values = block(F.interpolate(values, size=stage.shape[-2:], mode="bilinear") + stage)
+    return values
+
+
+def to_pixels(values: Tensor, detail: Tensor, output: nn.Module, stride: int) -> Tensor:
+    """``output`` of (B, width, h, w), its channels as pixels, in the size of ``detail``."""
+    height, width = detail.shape[-2:]
+    rows, columns = -(-height // stride), -(-width // stride)
+    if values.shape[-2] < rows or values.shape[-1] < columns:  # an encoder that does not pad its convolutions
+        values = F.interpolate(values, size=(rows, columns), mode="bilinear")
+    return F.pixel_shuffle(output(values), stride)[..., :height, :width]
+
+
 class MapDecoder(nn.Module):
     """From the coarsest stage to the finest, adding each on the way; the detail comes last.
 
@@ -160,13 +176,8 @@ class MapDecoder(nn.Module):
         """Detail (B, DETAIL, H, W) and stages -> (B, outputs, H, W)."""
         detail, *stages = features
         *finer, values = [layer(stage) for layer, stage in zip(self.inputs, stages, strict=True)]
-        for block, stage in zip(self.blocks, reversed(finer), strict=True):
-            values = block(F.interpolate(values, size=stage.shape[-2:], mode="bilinear") + stage)
-        height, width = detail.shape[-2:]
-        rows, columns = -(-height // self.stride), -(-width // self.stride)
-        if values.shape[-2] < rows or values.shape[-1] < columns:  # an encoder that does not pad its convolutions
-            values = F.interpolate(values, size=(rows, columns), mode="bilinear")
-        return F.pixel_shuffle(self.output(values), self.stride)[..., :height, :width] + self.sharpen(detail)
+        values = to_finest(values, finer, self.blocks)
+        return to_pixels(values, detail, self.output, self.stride) + self.sharpen(detail)
 
 
 def finish_maps(maps: Mapping[str, Tensor], kinds: Mapping[str, str], positive_depth: bool) -> dict[str, Tensor]:

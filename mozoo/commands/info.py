@@ -7,7 +7,6 @@ mozoo info dense_vit
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,15 @@ from mozoo.arguments import ConfigError, did_you_mean
 from mozoo.command_line import reporting
 from mozoo.commands.entries import KINDS, Row
 from mozoo.config import CONFIG_DIR
-from mozoo.program import program, usage
+from mozoo.program import program, words_or_usage
 
 _CODE = {"model": zoo.model_entrypoint, "balancer": balancing.balancer_class, "task": tasks.task_class}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and print a description."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or {"-h", "--help"} & {*words}:
-        print(usage("info", __doc__))
+    words = words_or_usage("info", __doc__, arguments)
+    if not words:
         return
     with reporting():
         if len(words) > 1:

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mozoo.arguments import ConfigError
 from mozoo.command_line import reporting
-from mozoo.program import usage
+from mozoo.program import words_or_usage
 
 _PROJECT = Path(__file__).resolve().parent / "project"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and write the project."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or {"-h", "--help"} & {*words}:
-        print(usage("init", __doc__))
+    words = words_or_usage("init", __doc__, arguments)
+    if not words:
         return
     with reporting():
         if len(words) > 1 or words[0].startswith("-") or "=" in words[0]:

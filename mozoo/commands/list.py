@@ -13,7 +13,6 @@ convolutional network with two losses. Results are means over seeds of the comma
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import Any
@@ -24,7 +23,7 @@ from rich.table import Table
 from mozoo.arguments import ConfigError, did_you_mean
 from mozoo.command_line import reporting
 from mozoo.commands.entries import KINDS, Row
-from mozoo.program import usage
+from mozoo.program import words_or_usage
 
 #: Columns that JSON alone shows.
 _JSON_ALONE = {"command", "weights", "models"}
@@ -32,9 +31,8 @@ _JSON_ALONE = {"command", "weights", "models"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and print a table, or JSON."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or {"-h", "--help"} & {*words}:
-        print(usage("list", __doc__))
+    words = words_or_usage("list", __doc__, arguments)
+    if not words:
         return
     with reporting():
         as_json = bool({"json=true", "--json"} & {*words})

@@ -18,10 +18,10 @@ from mozoo.comparison.run_sets import group
 from mozoo.comparison.runs import ComparisonError, find_runs
 from mozoo.comparison.section import Choices, Section, compare
 from mozoo.page import escape, heading, index, page, section, sorting, table
+from mozoo.titles import ARROWS
 from mozoo.visible import visible
 
 _MANY = 12  # results that fit beside each other; of more, the table has the first of each objective
-_ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
 def compare_runs(places: Sequence[str], out: Path, choices: Choices) -> None:
@@ -78,7 +78,7 @@ def _table(part: Section) -> tuple[list[list[str]], list[str], list[tuple[int, i
         means = np.array([part.columns[name][i].mean for i in order])
         if name in part.higher and np.isfinite(means).sum() > 1:
             best.append((int(np.nanargmax(means) if part.higher[name] else np.nanargmin(means)), column))
-    return rows, ["balancer", "seeds", *(name + _ARROWS[part.higher.get(name)] for name in names)], best
+    return rows, ["balancer", "seeds", *(name + ARROWS[part.higher.get(name)] for name in names)], best
 
 
 def _as_markdown(part: Section) -> str:

@@ -18,6 +18,7 @@ from mozoo.arguments import ConfigError
 from mozoo.comparison.estimates import estimate
 from mozoo.comparison.section import Section
 from mozoo.thin_tables import NOTHING, ThinTable, read_thin
+from mozoo.titles import ARROWS
 from tasks.results import ResultKey
 
 _MANY = 12  # results that have a picture
@@ -51,7 +52,7 @@ def pareto(part: Section) -> Iterator[tuple[str, str]]:
             axes.errorbar(x[i].mean, y[i].mean, xerr=x[i].half, yerr=y[i].half, fmt="o", **look)
         _limit(axes, points)
         axes.locator_params(nbins=5)
-        axes.set(xlabel=f"{a}{_arrow(part, a)}", ylabel=f"{b}{_arrow(part, b)}")
+        axes.set(xlabel=f"{a}{ARROWS[part.higher[a]]}", ylabel=f"{b}{ARROWS[part.higher[b]]}")
         first = [label for label in colors if label in {part.sets[i].label for i in shown}]
         order = sorted(range(len(shown)), key=lambda k: (not best[k], part.sets[shown[k]].label not in first))
         left_out = _write_names(figure, axes, [(part.sets[shown[k]].label, points[k]) for k in order])
@@ -68,7 +69,7 @@ def curves(part: Section) -> Iterator[tuple[str, str]]:
         lines = {each.label: _means(name, tables[each.label]) for each in part.sets}
         lines = {label: line for label, line in lines.items() if len(line[0]) > 1}
         if lines:
-            yield svg.data_uri(_drawn(f"{name}{_arrow(part, name)}", lines, colors)), _caption(lines, colors)
+            yield svg.data_uri(_drawn(f"{name}{ARROWS[part.higher[name]]}", lines, colors)), _caption(lines, colors)
 
 
 def named_sets(part: Section) -> dict[str, str]:
@@ -126,10 +127,6 @@ def _validation(folder: Path) -> ThinTable:
         return read_thin(folder / "metrics.csv", "split").get("val", NOTHING)
     except (ConfigError, OSError):
         return NOTHING
-
-
-def _arrow(part: Section, name: str) -> str:
-    return " ↑" if part.higher[name] else " ↓"
 
 
 def _limit(axes: Axes, points: np.ndarray) -> None:

@@ -138,7 +138,7 @@ def conv_block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def to_finest(values: Tensor, stages: Sequence[Tensor], blocks: nn.ModuleList) -> Tensor:
-    """Up from the coarsest values through ``stages``, fine to coarse: enlarge, add, a block each."""
+    """Up from the coarsest values through ``stages``, fine to coarse: enlarge, add, a block."""
     for block, stage in zip(blocks, reversed(stages), strict=True):
         values = block(F.interpolate(values, size=stage.shape[-2:], mode="bilinear") + stage)
     return values

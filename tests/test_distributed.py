@@ -45,6 +45,10 @@ CASES = {
     "observed with gaps": ("balancer=famo", "trainer.balancer_lr=0.5", *GAPS),
 }
 
+#: Cases that others cover for the most part.
+RARE = ("mgda", "upgrad", "clipped", "preferences", "auto_lambda", "forum")
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in RARE else name for name in CASES]
+
 
 def train_in(folder, stones, overrides, processes=None):
     data = (f"task.csv={stones}",) if "model=gan_points" not in overrides else ()
@@ -89,18 +93,19 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory, stones):
-    """Runs of every case in one process, and in two."""
+def folders(tmp_path_factory, stones, request):
+    """Runs of every case that is asked for in one process, and in two."""
+    cases = {name: words for name, words in CASES.items() if request.config.getoption("--slow") or name not in RARE}
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tools, "write_report", lambda *arguments: None)
-        for name, overrides in CASES.items():
+        for name, overrides in cases.items():
             train_in(one / name, stones, overrides)
-    forks.spawn(worker, (free_port(), str(two), stones, CASES), 2)
+    forks.spawn(worker, (free_port(), str(two), stones, cases), 2)
     return one, two
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", NAMES)
 def test_two_processes_end_with_the_weights_of_one(folders, case):
     one, two = (torch.load(folder / case / "last.pt", weights_only=True) for folder in folders)
     torch.testing.assert_close(two["model"], one["model"], rtol=1e-4, atol=1e-6)
@@ -109,7 +114,7 @@ def test_two_processes_end_with_the_weights_of_one(folders, case):
         torch.testing.assert_close(two["ema"], one["ema"], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", NAMES)
 def test_two_processes_report_the_results_of_one(folders, case):
     one, two = (json.loads((folder / case / "summary.json").read_text()) for folder in folders)
     known = [name for name, value in one["metrics"].items() if value is not None]
@@ -120,7 +125,7 @@ def test_two_processes_report_the_results_of_one(folders, case):
     assert (one["world_size"], two["world_size"]) == (1, 2)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", NAMES)
 def test_all_processes_get_the_same_results(folders, case):
     first, second = (torch.load(folders[1] / f"{case} {rank}.pt")["metrics"] for rank in range(2))
     assert first == second

@@ -71,6 +71,7 @@ def shape(text: str) -> str:
     return " ".join(re.sub(r"[\u2500-\u257f]", " ", text).split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CODE)
 def test_cells_print_and_draw_what_is_stored(tour, name):
     assert shape("".join(stored(name, "text"))) == shape(tour["printed"][name])
@@ -127,6 +128,7 @@ def test_every_picture_and_claim_has_its_words():
 # ---- what the text says ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_sum_raises_one_loss_and_methods_that_see_the_angle_do_not(tour):
     values = tour["values"]
     assert values["cosine"] < 0
@@ -138,6 +140,7 @@ def test_the_sum_raises_one_loss_and_methods_that_see_the_angle_do_not(tour):
         assert {bool(raised[name]) for name in values["FAMILIES"][family]} == {True, False}
 
 
+@pytest.mark.slow
 def test_only_the_sum_is_stuck_in_the_valley(tour):
     left = tour["values"]["left"]
     assert [gap > 1 for gap in left["sum"]] == [False, True, False]
@@ -148,10 +151,12 @@ def test_only_the_sum_is_stuck_in_the_valley(tour):
     }
 
 
+@pytest.mark.slow
 def test_objectives_of_the_run_conflict_now_and_then(tour):
     assert 0 < tour["values"]["conflicts"] < 1
 
 
+@pytest.mark.slow
 def test_the_sum_forgets_the_cut_and_the_others_do_not(tour):
     common, results = tour["values"]["common"], tour["values"]["results"]
     accuracy = {method: found[1] for method, found in results.items()}

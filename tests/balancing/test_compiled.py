@@ -59,7 +59,7 @@ def inductor(tmp_path, monkeypatch):
     torch._dynamo.reset()
 
 
-def test_a_backward_that_overwrites_is_refused_and_never_made_once_asked(inductor):
+def test_a_backward_that_overwrites_is_refused(inductor):
     net = ReLUs()
     call = torch.compile(net)
     check("sum", net, call)  # one backward, which may overwrite
@@ -69,6 +69,11 @@ def test_a_backward_that_overwrites_is_refused_and_never_made_once_asked(inducto
         gradients("mgda", net, call)
     check("sum", net, call)
 
+
+@pytest.mark.slow
+def test_a_cached_backward_that_overwrites_is_refused_and_never_made_once_asked(inductor):
+    net = ReLUs()
+    check("sum", net, torch.compile(net))
     torch._dynamo.reset()
     torch._functorch.config.donated_buffer = False  # the cache has the backward all the same
     with pytest.raises(BalancingError, match="mgda: the backward of a compiled function writes over"):

@@ -149,6 +149,7 @@ def test_run_that_is_killed_again_as_soon_as_it_goes_on_keeps_its_rows(words, un
     assert list(differences(undisturbed("table"), folder)) == []
 
 
+@pytest.mark.slow
 def test_run_with_workers_that_is_killed_ends_like_one_without(words, undisturbed, monkeypatch, tmp_path):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:

@@ -147,7 +147,10 @@ def numbers(task, splits):
     return [checksum(inputs), checksum(labels), *losses]
 
 
-@pytest.mark.parametrize("name", CASES)
+# all pictures of compressed_fashion are compressed for its reference losses
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "compressed_fashion" else name for name in CASES]
+)
 def test_data_and_reference_losses_are_those_of_earlier_versions(name, tmp_path):
     if "fashion" in name and not FASHION.is_dir():
         pytest.skip("needs Debian's package dataset-fashion-mnist")

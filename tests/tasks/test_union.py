@@ -103,9 +103,9 @@ def test_batches_hold_one_source_and_resume_where_they_stopped(folder, workers):
 @pytest.mark.parametrize(
     "more",
     [
-        ("balancer=sum",),
+        pytest.param(("balancer=sum",), marks=pytest.mark.slow),
         ("balancer=pcgrad", "task.per_step=all"),
-        ("balancer=uncertainty", "task.turns=temperature"),
+        pytest.param(("balancer=uncertainty", "task.turns=temperature"), marks=pytest.mark.slow),
         ("balancer=mgda", "trainer.grad_accum_steps=2", "task.turns=round_robin", "task.per_step=all"),
     ],
 )

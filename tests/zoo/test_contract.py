@@ -7,7 +7,7 @@ import balancing
 import tasks
 import zoo
 from balancing.measuring.leaves import find_leaves
-from tests.zoo.tiny import MODELS, TINY, build, tiny
+from tests.zoo.tiny import GRAPHS, TINY, build, tiny
 
 
 @pytest.fixture(params=zoo.list_models(), scope="module")
@@ -79,7 +79,7 @@ def test_evaluation_is_deterministic_and_does_not_mix_samples(model, inputs):
         torch.testing.assert_close(one[key], first[key][:1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS, indirect=True, scope="module")
+@pytest.mark.parametrize("name", GRAPHS, indirect=True, scope="module")
 def test_graph_compiles_without_breaks(model, inputs):
     model.eval()
     compiled = torch.compile(model, backend="eager", fullgraph=True)

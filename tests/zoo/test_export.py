@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zoo
-from tests.zoo.tiny import MODELS, build, tiny
+from tests.zoo.tiny import GRAPHS, build, tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -75,6 +75,7 @@ def exported(name):
     return model.eval(), torch.export.export(model, inputs, dynamic_shapes=[{0: batch} for _ in inputs])
 
 
+@pytest.mark.parametrize("name", GRAPHS, indirect=True, scope="module")
 def test_graph_is_exported_for_any_batch(name, exported):
     model, program = exported
     graph = program.module()
@@ -92,7 +93,7 @@ def run_onnx(path, inputs):
     return {name: torch.from_numpy(array) for name, array in zip(names, session.run(None, feed), strict=True)}
 
 
-@pytest.mark.parametrize("name", MODELS, indirect=True, scope="module")
+@pytest.mark.parametrize("name", GRAPHS, indirect=True, scope="module")
 def test_onnx_gives_the_same_outputs_for_any_batch(name, exported, tmp_path):
     pytest.importorskip("onnxscript")
     model, program = exported

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,9 +162,16 @@ TINY = {
 VARIANTS = ("cross_stitch_resnet18", "dense_resnet18", "mmoe_resnet18", "ple_resnet18", "shared_trunk_resnet18")
 #: Classes made of the parts of others, of which those are shown.
 ALIKE = ("dense_mtan_original", "mmoe_timm", "ple_timm")
-MODELS = [
-    pytest.param(name, marks=pytest.mark.slow) if name in (*VARIANTS, *ALIKE) else name for name in zoo.list_models()
-]
+#: Those whose graphs take the longest, of the kinds of operations that others have.
+LONG = ("dense_deeplab", "dense_mtan", "dense_vit", "molecules_nnconv")
+
+
+def _parameters(slow: Sequence[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in zoo.list_models()]
+
+
+MODELS = _parameters((*VARIANTS, *ALIKE))
+GRAPHS = _parameters((*VARIANTS, *ALIKE, *LONG))
 
 
 def tiny(name: str) -> Tiny:

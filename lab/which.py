@@ -115,14 +115,12 @@ def by_budget() -> str:
     }.items():
         known = {name: tally for name, tally in tallies().items() if (max(tally.times) > CHEAP) == measures}
         text = "; ".join(f"{name}: {tally.kept}" for name, tally in known.items())
-        lines.append(
-            [budget, f"in how many studies a setting was not worse than the chosen static weights: {text or 'none'}"]
-        )
+        lines.append([budget, f"not significantly worse than the chosen static weights in: {text or 'no study'}"])
     budgets = [outcome.runs(outcome.plan.tuned) for outcome in outcomes() if outcome.plan.tuned]
     if budgets:
         spent = " to ".join(dict.fromkeys((str(min(budgets)), str(max(budgets)))))
         lines.append([f"a search, here of {spent} runs", "the chosen static weights"])
-    return documents.table(("budget", "what it buys, in how many studies"), lines)
+    return documents.table(("budget", "what it buys, in how many of the finished studies"), lines)
 
 
 def in_short() -> str:

@@ -33,10 +33,6 @@ class Rescaled:
             return gramian
         return gramian * self.rows[:, None] * self.rows
 
-    def undone(self, weights: Tensor) -> Tensor:
-        """Weights of the rescaled gradients, from those of the true gradients."""
-        return torch.where(self.rows == 0, 0.0, weights / self.rows)
-
 
 @dataclass(frozen=True)
 class Rescaling:

@@ -27,9 +27,10 @@ class ObjectiveSampling:
         self._drawn: list[int] = []
 
     def factors(self) -> Tensor:
-        """(K,) inverse chances of the objectives: a gradient times its factor has the true one as its mean.
+        """(K,) inverse chances of the objectives.
 
-        They are K / n, or (K - 1) / (n - 1) beside an objective that is in each draw, whose factor is 1.
+        They are K / n, or (K - 1) / (n - 1) beside an objective that is in each draw, whose factor is 1. The mean of a gradient times
+        its factor is the true one.
         """
         fixed = self._always is not None
         others = (self._size - fixed) / (self._sample - fixed) if self._size > 1 else 1.0

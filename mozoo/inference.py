@@ -69,7 +69,7 @@ def input_files(path: Path, written: Container[Path] = ()) -> tuple[list[Path], 
 
 
 def _folders_of_runs(path: Path, files: Sequence[Path]) -> set[Path]:
-    """Below ``path``, the folders in which predictions go without ``output``: in a run, or for weights of the zoo."""
+    """The folders below ``path`` in which predictions go without ``output``."""
     folders = {folder for file in files for folder in file.parents if folder.name == "predictions"}
     return {folder for folder in folders if path in folder.parents and _is_of_run(folder.parent)}
 

@@ -67,7 +67,6 @@ class GradientBalancer(Balancer):
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self.head_rule = self.options.heads or self.head_convention
-        self._unit_heads = torch.full((len(self.objectives),), self.sampling.factor)
 
     @abstractmethod
     def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
@@ -131,7 +130,7 @@ class GradientBalancer(Balancer):
             weights, direction = self._direction_among(reaching, measured, loss_weights)
         else:
             weights, direction = self._direction(measured, loss_weights)
-        factors = self._unit_heads if loss_weights is None else loss_weights * self.sampling.factor
+        factors = self._shares if loss_weights is None else loss_weights * self._shares
         if self.options.update_every > 1 and not self.alone:
             self.cache.heads.copy_(factors)
         self.head_weights = None if self.head_rule == "weighted" else factors

@@ -43,12 +43,15 @@ def warn_if_unshared(method: Method) -> None:
         )
 
 
-def warn_if_endless(method: Method) -> None:
-    """Warn at step 1000 of a method whose weights change with epochs if none has ended."""
-    if method.step == _LATE and method.epoch == 0:
+def warn_if_endless(method: Method, instead: str) -> None:
+    """Warn at step 1000 of a method whose weights change with epochs if none has ended.
+
+    ``instead`` is how to count steps. A loop that sets ``ends_epochs`` is not warned.
+    """
+    if method.step == _LATE and method.epoch == 0 and not method.ends_epochs:
         _warn(
             f"{method.name}: no epoch has ended in {_LATE:,} steps, and its weights follow epochs; call balancer.next_epoch() at "
-            "the end of each, or give a window in steps"
+            f"the end of each, or give {instead}"
         )
 
 

@@ -184,7 +184,7 @@ class JacobianBalancer(_WholeGradients):
     def _direction(self, measured: Measured, loss_weights: Tensor | None) -> tuple[Tensor | None, Direction]:
         rescaled = self.rescaling.before(measured.losses, loss_weights, measured.gramian)
         update = self._call(self.combine_rows, *self._rows(measured, rescaled))
-        limit, size = self.options.max_norm, self.rescaling.size
+        limit, size = self.options.max_norm, float(self.rescaling.size)
         if limit > 0:
             length = size * measured.gradients.length(update)
             size *= float((limit / length).clamp(max=1.0))

@@ -57,6 +57,8 @@ class Method(nn.Module):
     measures: bool = False
     #: Whether the method learns from :meth:`balancing.Balancer.observe`.
     observes: bool = False
+    #: Set by a loop that is known to call :meth:`next_epoch`, so that a long first epoch causes no warning.
+    ends_epochs: bool = False
     #: What the gradient of a leaf that one loss reaches is multiplied by: 1 (``unit``), or the loss's weight (``weighted``).
     head_rule: Literal["unit", "weighted"] = "weighted"
     #: Attributes that decide what the state means: a state with another value of one of them is refused.

@@ -55,7 +55,7 @@ class Options:
         sample: Draw this many objectives for each step, at least 2, and differentiate these alone. The others are absent from
             it, as with a loss of ``None``: their state and their heads rest. Weights that sum to about K, and gradients of
             heads, are multiplied by K / sample, so that the mean over draws is what all objectives would give where the weights
-            do not depend on the others. ``None``: all.
+            do not depend on the others. A primary objective is in each draw. ``None``: all.
         on_nonfinite: ``raise`` on a non-finite loss, or gradient where the method measures it, or ``skip`` the step and
             count it in the report.
         seed: Seed of the balancer's own random generator.

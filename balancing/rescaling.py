@@ -33,10 +33,6 @@ class Rescaled:
             return gramian
         return gramian * self.rows[:, None] * self.rows
 
-    def undone(self, weights: Tensor) -> Tensor:
-        """Weights of the rescaled gradients, from those of the true gradients."""
-        return torch.where(self.rows == 0, 0.0, weights / self.rows)
-
 
 @dataclass(frozen=True)
 class Rescaling:
@@ -49,7 +45,7 @@ class Rescaling:
         preference: (K,) priorities of mean 1; ``None``: all are 1.
         preference_on: See :class:`balancing.base.Balancer`.
         prefers_losses: Whether ``preference_on="rows"`` multiplies the losses, too.
-        size: Factor of the weights.
+        size: Factor of the weights, or (K,) factors.
         share: The part of it that is due to objectives that were not drawn.
         require_positive: Raises for losses that are not.
     """
@@ -60,19 +56,20 @@ class Rescaling:
     preference: Tensor | None
     preference_on: str
     prefers_losses: bool
-    size: float
-    share: float
+    size: float | Tensor
+    share: float | Tensor
     require_positive: Callable[[Tensor], None]
 
     @classmethod
-    def of(cls, method: Method, factor: float) -> Rescaling:
+    def of(cls, method: Method, factors: Tensor) -> Rescaling:
         """As the options and the class of a method have it.
 
-        ``factor`` is that of objectives that are drawn for a step.
+        ``factors`` (K,) are those of objectives that are drawn for a step.
         """
         options = method.options
         summed = options.scale == "sum" and method.convention == "mean"
-        share = factor if summed or method.convention == "sum" else 1.0
+        drawn = options.sample is not None and (summed or method.convention == "sum")
+        share: float | Tensor = factors if drawn else 1.0
         return cls(
             log_losses=options.log_losses,
             by_length=options.normalize in ("l2", "loss+"),
@@ -121,7 +118,7 @@ class Rescaling:
             # a copy, as they may be a method's state
             alike = raw.dtype is rescaled.rows.dtype
             weights = raw.clone() if alike else raw.to(torch.promote_types(raw.dtype, rescaled.rows.dtype), copy=True)
-            return weights if self.size == 1 else weights * self.size
+            return self._sized(weights)
         weights = raw * rescaled.rows
         if self.by_length or self.by_loss or self.preference_on == "target":
             # the update keeps the scale of the gradients; absolute values, so that its sign cannot change
@@ -129,7 +126,10 @@ class Rescaling:
             weights = weights * torch.where(size > 0, (raw * rescaled.chain).abs().sum() / size, 1.0)
         if self.preference is not None and self.preference_on == "weights":
             weights = weights * self.preference.to(weights)
-        return weights if self.size == 1 else weights * self.size
+        return self._sized(weights)
+
+    def _sized(self, weights: Tensor) -> Tensor:
+        return weights * self.size if isinstance(self.size, Tensor) or self.size != 1 else weights
 
 
 def shorten(weights: Tensor, gramian: Tensor, max_norm: float) -> Tensor:

@@ -53,13 +53,18 @@ class StepMethod(Method):
         super().__init__(objectives, **options)
         size, sample = len(self.objectives), self.options.sample
         self.reject(sample is not None and sample >= size, f"sample must be below the {size} objectives, got {sample}")
-        self.sampling = ObjectiveSampling(size, sample)
-        self.rescaling = Rescaling.of(self, self.sampling.factor)
+        self.draw_always(None)
         self.cache = WeightCache(len(self.objectives), self.options.update_every, self.options.weight_ema)
         self.micro_batches, self.own_gradients = MicroBatches(apart=self.unbiased), OwnGradients()
         self.place, self.sharing = PLACES[self.options.at], Sharing(self.name)
         self._agreement = Agreement(self.name, self.objectives, self.options)
         self._out: Out | None = None
+
+    def draw_always(self, index: int | None) -> None:
+        """Have the objective ``index`` in each draw of ``sample``. Called when a method is made."""
+        self.sampling = ObjectiveSampling(len(self.objectives), self.options.sample, index)
+        self._shares = self.sampling.factors()
+        self.rescaling = Rescaling.of(self, self._shares)
 
     def active(self) -> tuple[int, ...] | None:
         """Indices of the objectives that the coming step differentiates; ``None``: all."""
@@ -145,7 +150,7 @@ class StepMethod(Method):
         return self.finish(losses, weights) if finite else self.skip(losses)
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
-        self.rescaling = Rescaling.of(self, self.sampling.factor)
+        self.rescaling = Rescaling.of(self, self._shares)
         if len(indices) == 1 and self.measures:
             self.alone, self.place = True, PLACES["shared"]
 

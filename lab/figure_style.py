@@ -15,11 +15,11 @@ from matplotlib.axis import Axis
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from mozoo.figures import COLORS as REPORT_COLORS
+from mozoo.svg import PALETTE
 
 WIDTH = 8.6  # inches: what the repository host and the site show without making text smaller
 #: Of lines and points; after the last one they come again with the next style and marker.
-COLORS = (*REPORT_COLORS, "#a16207", "#7c8594")
+COLORS = (*PALETTE, "#a16207", "#7c8594")
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 #: Marker -> the same in a text.
@@ -37,13 +37,7 @@ DARK: Mapping[str, str] = {
     GRID: "#333c4a",
     "#dcfce7": "#14532d",
     "#be123c": "#fb7185",
-    **dict(
-        zip(
-            REPORT_COLORS,
-            ("#60a5fa", "#fbbf24", "#34d399", "#c084fc", "#f87171", "#22d3ee", "#a3e635", "#f472b6"),
-            strict=True,
-        )
-    ),
+    **PALETTE,
     "#a16207": "#eab308",
     "#7c8594": "#a3adba",
 }

@@ -102,7 +102,10 @@ def explain(error: Exception) -> str:
                 return f"this {section} has no option {option!r}; it is one of {', '.join(owners)}"
             if places_of(option):
                 return unknown_key(key)
-            return f"{section} has no option {option!r}; {did_you_mean(option, set().union(*known.values()))}"
+            hint = did_you_mean(option, set().union(*known.values()))
+            if not hint.startswith("did you mean"):  # all options of all are no help
+                hint = f"`mozoo info NAME` lists the options of one {section}"
+            return f"{section} has no option {option!r}; {hint}"
         return unknown_key(key)
     return text.splitlines()[0]
 

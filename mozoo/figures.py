@@ -12,10 +12,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from mozoo.svg import INK, PAPER, plain_ticks
+from mozoo.svg import INK, PALETTE, PAPER, plain_ticks
 from mozoo.visible import visible
 
-COLORS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#be185d")
+COLORS = tuple(PALETTE)
 STYLES = ("-", "-.", ":")  # of lines, once all colors are taken
 _STYLE: Any = {
     "font.family": "sans-serif",

@@ -28,11 +28,12 @@ from torchvision.utils import save_image
 
 from mozoo.arguments import ConfigError, PartialError, some
 from mozoo.checkpoint import write_text
-from mozoo.prediction import load_predictor, written_folder
+from mozoo.prediction import holds_weights, load_predictor, written_folder
 from mozoo.preferences import parse_preference
 from mozoo.visible import printable
 from tasks import DataError, Prediction
 from tasks.file_checks import check_regular, is_hidden
+from zoo import list_models
 
 # fmt: off
 _LIST = ".predictions"
@@ -45,19 +46,37 @@ _PICTURES = {
 def input_files(path: Path, written: Container[Path] = ()) -> tuple[list[Path], list[Path]]:
     """A file, or the pictures in and below a folder, and the files there that are none.
 
-    Hidden files and folders do not count, nor those that earlier predictions have ``written``. Raises ConfigError if there are no pictures.
+    Hidden files and folders do not count, nor those that earlier predictions have ``written``, of this model or another.
+    Raises ConfigError if there are no pictures.
     """
     if path.is_file():
         return [path], []
     if not path.is_dir():
         raise ConfigError(f"input: there is no {path}")
-    found = sorted(file for file in path.rglob("*") if file.is_file() and not is_hidden(file, path))
-    files = [file for file in found if file not in written]
+    found = sorted(file for file in path.rglob("*") if file.is_file())
+    others = [Written(file.parent) for file in found if file.name == _LIST]
+    others += [Written(folder, own=True) for folder in _folders_of_runs(path, found)]
+    files = [
+        file
+        for file in found
+        if not is_hidden(file, path) and file not in written and not any(file in other for other in others)
+    ]
     pictures = [file for file in files if file.suffix.lower() in _PICTURES] or [f for f in files if f.suffix == ".npy"]
     if not pictures:
         raise ConfigError(f"input: there are no pictures in {path} ({', '.join(sorted(_PICTURES))}, or .npy)")
     known = set(pictures)
     return pictures, [file for file in files if file not in known]
+
+
+def _folders_of_runs(path: Path, files: Sequence[Path]) -> set[Path]:
+    """The folders below ``path`` in which predictions go without ``output``."""
+    folders = {folder for file in files for folder in file.parents if folder.name == "predictions"}
+    return {folder for folder in folders if path in folder.parents and _is_of_run(folder.parent)}
+
+
+def _is_of_run(folder: Path) -> bool:
+    """Whether ``folder`` is one that ``written_folder`` may give."""
+    return holds_weights(folder / "best") or holds_weights(folder) or folder.name in list_models(pretrained=True)
 
 
 def _check_names(pictures: Sequence[Path]) -> None:
@@ -79,6 +98,7 @@ class Written:
 
     def __init__(self, folder: Path, own: bool = False) -> None:
         self.folder, self._own = folder, own
+        self._place = folder.resolve()
         self._names: set[str] = set()
         with suppress(OSError, UnicodeDecodeError):
             check_regular(folder / _LIST)
@@ -87,8 +107,10 @@ class Written:
     def __contains__(self, path: object) -> bool:
         if not isinstance(path, Path):
             return False
-        inside = path.resolve().is_relative_to(self.folder.resolve())
-        return inside and (self._own or path.resolve().relative_to(self.folder.resolve()).as_posix() in self._names)
+        actual = path.resolve()
+        return actual.is_relative_to(self._place) and (
+            self._own or actual.relative_to(self._place).as_posix() in self._names
+        )
 
     def check(self, paths: Iterable[Path]) -> None:
         """Raise ConfigError if one of the paths is a file of somebody else."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from balancing import Balancer, BilevelBalancer, Phase, group_parameters
+from balancing import Balancer, BilevelBalancer, Method, Phase, group_parameters
 from mozoo.arguments import ConfigError, did_you_mean
 from mozoo.config import SCHEDULES, Config, OptimizerConfig, SchedulerConfig, TrainerConfig
 from mozoo.distributed import Processes
@@ -101,6 +101,9 @@ def build_phase_optimizer(
         raise ConfigError("optimizer.layer_decay needs a timm trunk that knows its layers; use optimizer.network_lr")
     optimizers = {name: _make_optimizer(module, optimizer, rates[name]) for name, module in groups.items()}
     per: Any = config.trainer.weights_per
+    for part in balancer.modules():
+        if isinstance(part, Method):
+            part.ends_epochs = True
     own, moved = list(balancer.parameters()), dict.fromkeys(_trainable(whole))
     # given, as the graph of a compiled model does not show them
     shared = [parameter for parameter in model.shared_parameters() if parameter in moved]

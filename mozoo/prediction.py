@@ -62,7 +62,7 @@ def best_folder(run: Path) -> Path:
     """
     run = run_folder(run)
     for folder in (run / "best", run):
-        if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file():
+        if holds_weights(folder):
             return folder
     if not run.is_dir():
         named = f", or a name of weights of the zoo; {did_you_mean(str(run), list_models(pretrained=True))}"
@@ -75,6 +75,11 @@ def best_folder(run: Path) -> Path:
     inside = sorted(str(path.parent) for path in run.glob("**/best"))
     hint = f"; did you mean {', '.join(inside[-3:])}?" if inside else ", which has a config.yaml and a folder best/"
     raise ConfigError(f"run: {run} is no run folder{hint}")
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether there are weights in ``folder``, with what describes them."""
+    return (folder / "model.safetensors").is_file() and (folder / "config.json").is_file()
 
 
 def written_folder(run: str) -> Path:

@@ -17,10 +17,8 @@ from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter
 from mozoo.visible import visible
 from tasks.marks import WRONG
 
-#: Color of a figure -> the same in the dark, of lines and areas.
-_DARK = {
-    "#000000": "#cbd5e1",
-    "#e2e8f0": "#334155",
+#: Color of objectives and other lines, in their order -> the same in the dark.
+PALETTE = {
     "#2563eb": "#60a5fa",
     "#d97706": "#fbbf24",
     "#059669": "#34d399",
@@ -30,6 +28,7 @@ _DARK = {
     "#65a30d": "#a3e635",
     "#be185d": "#f472b6",
 }
+_DARK = {"#000000": "#cbd5e1", "#e2e8f0": "#334155", **PALETTE}
 PAPER, INK = "#ffffff", "#1e293b"  # of cells of a table, whose text keeps its color
 _CARD = "#1e293b"  # behind a figure in the dark
 

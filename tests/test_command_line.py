@@ -75,6 +75,7 @@ MISTAKES = {
     "task.traget=price_usd": "did you mean target",
     "balancer.update_evry=2": "did you mean update_every",
     "balancer.c=0.4": "this balancer has no option 'c'; it is one of cagrad",
+    "task.nosuch=1": "task has no option 'nosuch'; `mozoo info NAME` lists the options of one task",
     "+balancer.alpha=1": "balancer 'sum' has no option 'alpha'",
     "seed=abc": "seed",
     "seed=-1": "seed must be at least 0",

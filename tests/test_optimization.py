@@ -1,12 +1,16 @@
 """Optimizers and schedules that train.py makes without timm are the ones that timm makes."""
 
+import warnings
+
 import pytest
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 import mozoo
+import train
 import zoo
+from mozoo import tools
 from mozoo.config import OptimizerConfig, SchedulerConfig
 from mozoo.optimization import _make_optimizer
 from mozoo.schedules import learning_rate
@@ -107,3 +111,13 @@ def test_muon_orthogonalizes_matrices_and_leaves_the_rest_to_adamw():
     assert moved.square().mean().sqrt() == pytest.approx(
         0.01 * 0.2 * 6**0.5, rel=0.3
     )  # entries about 0.2 times the rate
+
+
+def test_a_long_first_epoch_causes_no_warning(stones):
+    words = [f"task.csv={stones}", "model.width=4", "balancer=pcgrad", "balancer.before=dwa", "trainer.device=cpu"]
+    job = train.build(mozoo.compose(words))
+    job.phases[0].balancer.loss_balancer.step = 999
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train.train_step(job, next(iter(tools.epoch_batches(job, 0))))
+    assert job.phases[0].balancer.loss_balancer.step == 1000

@@ -60,6 +60,25 @@ def test_a_folder_of_a_run_needs_no_list(tmp_path):
     assert not (tmp_path / "found" / ".predictions").exists()
 
 
+def test_predictions_of_other_models_are_no_inputs(tmp_path):
+    for name in ("a.png", "predictions/mine.png", "own/predictions/also_mine.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 4), "red").save(tmp_path / name)
+    found, file = tmp_path / "found", tmp_path / "a.png"
+    write_predictions(found, file, [(file, mapped())], False)
+    for place in ("run", "download", "outputs/dense.rooms"):
+        write_predictions(tmp_path / place / "predictions" / "a", file, [(file, mapped())])
+    for place in ("run/best", "download"):
+        for name in ("model.safetensors", "config.json"):
+            (tmp_path / place).mkdir(exist_ok=True)
+            (tmp_path / place / name).touch()
+    pictures, others = input_files(tmp_path, Written(tmp_path / "elsewhere"))
+    names = [path.relative_to(tmp_path).as_posix() for path in pictures]
+    assert names == ["a.png", "own/predictions/also_mine.png", "predictions/mine.png"]
+    assert {path.suffix for path in others} == {".safetensors", ".json"}
+    assert [path.name for path in input_files(tmp_path / "run" / "predictions", ())[0]] == ["a-depth.png"]
+
+
 def test_names_are_shown_as_they_are(capsys):
     with Display(0) as display:
         display.say(" ".join(NAMES))

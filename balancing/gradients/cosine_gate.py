@@ -9,7 +9,7 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..objectives import primary_among, primary_index
-from ..options import BalancerOptions, Refused
+from ..options import BalancerOptions
 
 
 @register_balancer("cosine_gate")
@@ -29,8 +29,6 @@ class CosineGate(GramianBalancer):
         form: ``cosine``: weights between 0 and 1. ``sign``: 0 or 1.
     """
 
-    refused = (Refused("sample", "needs the primary objective in each step, so sample= has no meaning"),)
-
     def __init__(
         self,
         objectives: Sequence[str],
@@ -41,6 +39,7 @@ class CosineGate(GramianBalancer):
     ) -> None:
         super().__init__(objectives, **options)
         self.primary = primary_index(self.name, primary, self.objectives)
+        self.draw_always(self.primary)
         self.form = form
 
     def narrowed_to(self, indices: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..objectives import primary_among, primary_index
-from ..options import BalancerOptions, Refused
+from ..options import BalancerOptions
 
 
 @register_balancer("metabalance")
@@ -33,7 +33,6 @@ class MetaBalance(GramianBalancer):
     """
 
     per_group = False
-    refused = (Refused("sample", "needs the primary objective in each step, so sample= has no meaning"),)
 
     def __init__(
         self,
@@ -48,6 +47,7 @@ class MetaBalance(GramianBalancer):
         self.reject(not 0 <= relax <= 1, f"relax must be in [0, 1], got {relax}")
         self.reject(not 0 <= beta < 1, f"beta must be in [0, 1), got {beta}")
         self.primary = primary_index(self.name, primary, self.objectives)
+        self.draw_always(self.primary)
         self.relax, self.beta = relax, beta
         self.lengths = nn.Buffer(torch.zeros(len(self.objectives)))
         self.mass = nn.Buffer(torch.zeros(len(self.objectives)))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..factory import register_balancer
 from ..gramian_balancer import GramianBalancer
 from ..objectives import primary_among, primary_index
-from ..options import BalancerOptions, Refused
+from ..options import BalancerOptions
 from ..solvers import UnboundedError, constrained_weights, cosine_matrix, min_norm_weights
 
 
@@ -38,7 +38,6 @@ class PCD(GramianBalancer):
     per_group = False
     convention = "own"
     preference_on = "method"
-    refused = (Refused("sample", "needs the primary objective in each step, so sample= has no meaning"),)
 
     def __init__(
         self,
@@ -53,6 +52,7 @@ class PCD(GramianBalancer):
         self.reject(not 0 <= tau <= 1, f"tau must be in [0, 1], got {tau}")
         self.reject(not 0 <= beta < 1, f"beta must be in [0, 1), got {beta}")
         self.primary = primary_index(self.name, primary, self.objectives)
+        self.draw_always(self.primary)
         self.tau, self.beta = tau, beta
         # not buffers, which would follow the model to devices without float64
         self.memory = {

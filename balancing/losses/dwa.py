@@ -56,7 +56,7 @@ class DWA(LossBalancer):
     def advance(self) -> None:
         super().advance()
         if self.window is None:
-            warn_if_endless(self)
+            warn_if_endless(self, "a window in steps")
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         if self.window is None:

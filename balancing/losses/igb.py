@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..factory import register_balancer
+from ..hints import warn_if_endless
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
 
@@ -38,6 +39,11 @@ class IGB(LossBalancer):
         self.window = window
         self.base: Tensor = nn.Buffer(torch.zeros(len(self.objectives)))
         self.count: Tensor = nn.Buffer(torch.zeros(len(self.objectives), dtype=torch.int64))
+
+    def advance(self) -> None:
+        super().advance()
+        if self.window is None:
+            warn_if_endless(self, "a window in steps")
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         self.require_positive(losses)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..factory import register_balancer
+from ..hints import warn_if_endless
 from ..loss_balancer import ScheduleBalancer
 from ..options import BalancerOptions
 
@@ -61,6 +62,11 @@ class Scheduled(ScheduleBalancer):
         if isinstance(given, Mapping):
             return self.vector(given, default=default)
         return torch.full((len(self.objectives),), float(given), dtype=torch.float64)
+
+    def advance(self) -> None:
+        super().advance()
+        if self.unit == "epoch":
+            warn_if_endless(self, "unit='step'")
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         elapsed = (self.epoch if self.unit == "epoch" else self.step) - self.begin

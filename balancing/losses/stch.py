@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..factory import register_balancer
+from ..hints import warn_if_endless
 from ..loss_balancer import LossBalancer
 from ..options import BalancerOptions
 
@@ -65,6 +66,11 @@ class SmoothTchebycheff(LossBalancer):
         if nadir is not None:
             self.reference.copy_(self.vector(nadir, default=None, positive=True))
             self.measured.fill_(1)
+
+    def advance(self) -> None:
+        super().advance()
+        if self.unit == "epoch" and self.form == "log" and self.until > 0:
+            warn_if_endless(self, "unit='step'")
 
     def compute_weights(self, losses: Tensor) -> Tensor:
         if self.form == "log":

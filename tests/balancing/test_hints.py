@@ -38,19 +38,45 @@ def test_nothing_is_said_where_nothing_is_wrong(name, objectives):
             balancer.backward({key: loss for key, loss in net.losses(inputs()).items() if key in objectives})
 
 
-def test_dwa_asks_for_the_end_of_an_epoch():
-    net, balancer = Net(), create_balancer("dwa", ("a", "b", "c"))
+FOLLOW_EPOCHS = [("dwa", {}), ("igb", {}), ("scheduled", {"end": {"a": 2.0}}), ("stch", {"form": "log"})]
+
+
+@pytest.mark.parametrize(("name", "options"), FOLLOW_EPOCHS)
+def test_methods_that_follow_epochs_ask_for_their_end(name, options):
+    net, balancer = Net(), create_balancer(name, ("a", "b", "c"), **options)
     balancer.step = 998
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(balancer, net, 1)
-    with pytest.warns(UserWarning, match=r"dwa: no epoch has ended in 1,000 steps.*next_epoch"):
+    with pytest.warns(
+        UserWarning, match=rf"{name}: no epoch has ended in 1,000 steps.*next_epoch.*(in steps|unit='step')"
+    ):
         run(balancer, net, 1)
-    for options in ({"window": 2}, {}):
-        other = create_balancer("dwa", ("a", "b", "c"), **options)
-        other.step = 999
-        if not options:
-            other.next_epoch()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            run(other, net, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dwa", {"window": 2}),
+        ("igb", {"window": 2}),
+        ("scheduled", {"unit": "step"}),
+        ("stch", {"form": "log", "unit": "step"}),
+        *FOLLOW_EPOCHS,
+    ],
+)
+def test_no_end_is_asked_for_where_epochs_end_or_do_not_count(name, options):
+    net, balancer = Net(), create_balancer(name, ("a", "b", "c"), **options)
+    balancer.step = 999
+    if (name, options) in FOLLOW_EPOCHS:
+        balancer.next_epoch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(balancer, net, 1)
+
+
+def test_a_loop_with_long_epochs_can_say_that_they_end():
+    net, balancer = Net(), create_balancer("dwa", ("a", "b", "c"))
+    balancer.step, balancer.ends_epochs = 999, True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(balancer, net, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -17,6 +19,8 @@ from mozoo.visible import visible
 
 COLORS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#be185d")
 STYLES = ("-", "-.", ":")  # of lines, once all colors are taken
+#: From faint to full: more is stronger on a light page and on a dark one.
+_STRENGTH = LinearSegmentedColormap.from_list("strength", ["#3b82f640", "#3b82f6ff"])
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -37,6 +41,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "text.parse_math": False,
 }
+_TITLE = 46  # letters of a title that fit a phone's width
 Series = tuple[Sequence[float], Sequence[float]]
 
 
@@ -239,7 +244,7 @@ def scatter(title: str, predicted: np.ndarray, actual: np.ndarray, unit: str) ->
     if finite.any():  # a run may have diverged
         table, *edges = np.histogram2d(actual[finite], predicted[finite], bins=60)
         shade = np.ma.masked_equal(np.log1p(table.T), 0)
-        axes.pcolormesh(*edges, shade, cmap="Blues", vmin=-1, rasterized=True)
+        axes.pcolormesh(*edges, shade, cmap=_STRENGTH, vmin=0, rasterized=True)
         ends = [float(actual[finite].min()), float(actual[finite].max())]
         axes.plot(ends, ends, color="#d97706", linewidth=1)
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -294,11 +299,13 @@ def new_axes(
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout=None if grid else "constrained")
         axes = figure.add_subplot()
-        axes.set_title(short(title, 64), fontsize=11 if len(title) < 36 else 9 if len(title) < 46 else 7.5)
+        lines = textwrap.wrap(short(title, 64), round(_TITLE * width / 4.4)) or [""]
+        axes.set_title("\n".join(lines), fontsize=11 if len(title) < 36 else 9)
         axes.yaxis.get_offset_text().set(ha="right", fontsize=8)  # a factor of all ticks, beside the title
         if grid:
             axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # quarters have a digit more
-            figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
+            top = 0.9 if len(lines) == 1 else 1 - 0.5 / height
+            figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=top)
         else:
             axes.grid(False)
     return figure, axes

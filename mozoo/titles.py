@@ -45,7 +45,7 @@ _METRICS: Mapping[str, tuple[str, str]] = {
     "largest_class": ("share of the most frequent class", ""),
     "class_accuracy": ("class accuracy", ""),
     "modes": ("modes found", ""),
-    "high_quality": ("samples near a mode", ""),
+    "high_quality": ("share near a mode", ""),
     "reverse_kl": ("reverse KL divergence", "nats"),
     "auc": ("area under the ROC curve", ""),
     "bias": ("relative bias of the mean", ""),

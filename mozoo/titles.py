@@ -54,6 +54,13 @@ _METRICS: Mapping[str, tuple[str, str]] = {
 ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
+def titled(name: str) -> str:
+    """A result such as ``price/mae_usd`` as ``price: mean absolute error, USD``, without knowing its task."""
+    key = ResultKey.parse(name)
+    title, unit = _METRICS.get(key.metric, (key.metric.replace("_", " "), ""))
+    return f"{key.objective}: {title}" + (f", {unit}" if unit.strip("*") else "")
+
+
 class Titles:
     """Titles of the results of a task: objectives in its order, units that a user knows."""
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 _ROLE = re.compile(r":(?:class|meth|func|attr|mod):`([^`]+)`")
 _CODE = re.compile(r"``(.+?)``", re.DOTALL)
 _SESSION = re.compile(r"^>>> .*(?:\n(?:>>>|\.\.\.).*)*", re.MULTILINE)  # of Python, line by line
+_FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Yields")
 _ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
@@ -59,7 +60,13 @@ def meanings(item: Any) -> dict[str, str]:
 
 def markdown(text: str) -> str:
     """Roles of Sphinx as code, code between single backticks where that is enough, and sessions of Python as blocks."""
-    text = _SESSION.sub(_code_block, text)
+    parts = _FENCED.split(_SESSION.sub(_code_block, text))  # text and blocks of code in turn
+    parts[::2] = map(_inline, parts[::2])
+    parts[1::2] = (re.sub("(?<!`)``(?!`)", "", block) for block in parts[1::2])
+    return "".join(parts)
+
+
+def _inline(text: str) -> str:
     text = _ROLE.sub(lambda match: f"`{match[1].removeprefix('~')}`", text)
     return _CODE.sub(lambda match: match[0] if "`" in match[1] else f"`{match[1]}`", text)
 

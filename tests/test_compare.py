@@ -401,7 +401,7 @@ def test_markdown_has_a_row_for_each_set_best_rank_first(outputs, tmp_path):
 def test_page_has_titles_where_files_have_keys(outputs, tmp_path):
     page = made(tmp_path, outputs)[".html"]
     assert "<button>cut: accuracy ↑</button>" in page
-    assert "over cut: accuracy, price: R²;" in page
+    assert "over “cut: accuracy”, “price: R²”;" in page
     assert "cut/accuracy" not in page
     shown = [{text.strip() for text in texts(picture)} for picture in pictures(page)]
     assert {"cut against price", "cut: accuracy ↑", "price: R² ↑"} <= shown[0]
@@ -441,6 +441,9 @@ def test_a_single_run_has_no_charts(tmp_path):
     page = made(tmp_path, tmp_path / "runs")[".html"]
     assert pictures(page) == []
     assert "A single run: its report.html shows it." in page
+    assert "One setting alone, so there is nothing to compare" in page
+    assert "cost" not in page
+    assert "--baseline" not in page
 
 
 def test_several_tasks_have_an_index(tmp_path):

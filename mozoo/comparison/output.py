@@ -114,9 +114,9 @@ def _as_csv(sections: Sequence[Section]) -> str:
 
 
 def _with_titles(line: str, part: Section) -> str:
-    """A note whose results have titles."""
+    """A note whose results have titles, which may have commas."""
     names = "|".join(map(re.escape, sorted(part.higher, key=len, reverse=True)))
-    return re.sub(rf"(?<![\w/])(?:{names})(?![\w/])", lambda found: titled(found[0]), line)
+    return re.sub(rf"(?<![\w/])(?:{names})(?![\w/])", lambda found: f"\u201c{titled(found[0])}\u201d", line)
 
 
 def _as_html(part: Section) -> str:
@@ -131,7 +131,8 @@ def _as_html(part: Section) -> str:
     note = "Mean over seeds and its 95 % interval (Student's t); bold: the best mean. Press a heading to sort."
     shown = f"<p>{note}</p>" + table(rows, names, best, means)
     if len(runs) == 1:
-        return heading(part.title) + table(rows, names) + "<p>A single run: its report.html shows it.</p>"
+        notes = ["A single run: its report.html shows it.", *part.notes]
+        return heading(part.title) + table(rows, names) + "".join(f"<p>{escape(note)}</p>" for note in notes)
     return (
         heading(part.title)
         + shown

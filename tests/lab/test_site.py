@@ -120,6 +120,16 @@ def test_sessions_of_python_are_blocks_of_code():
     assert docstrings.markdown(text) == "Do it.\n\n```python\nreport = step(\n    model\n)\n```\n\nThen `b`."
 
 
+def test_marks_of_code_in_a_diagram_do_not_end_it():
+    """The page of pinn was a block of code from there on."""
+    text = "A ``b``:\n\n```text\nx -> y (with ``z``)\n```\n\nAnd ``c``."
+    assert docstrings.markdown(text) == "A `b`:\n\n```text\nx -> y (with z)\n```\n\nAnd `c`."
+    for name in list_models():
+        page = model_pages.description(model_pages.model_entrypoint(name))
+        outside = "".join(docstrings._FENCED.split(page)[::2])
+        assert "``" not in outside, name
+
+
 def test_types_are_words():
     assert docstrings.values(Sequence[str] | Mapping[str, int | str] | None) == (
         "list of text, or mapping of text to integer or text, or none"

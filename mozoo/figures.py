@@ -242,11 +242,16 @@ def scatter(title: str, predicted: np.ndarray, actual: np.ndarray, unit: str) ->
     figure, axes = new_axes(title, left=0.2)
     finite = np.isfinite(predicted) & np.isfinite(actual)
     if finite.any():  # a run may have diverged
-        table, *edges = np.histogram2d(actual[finite], predicted[finite], bins=60)
+        x, y = actual[finite], predicted[finite]
+        # the same height as the truth at least: nearly constant predictions would be a line too thin to see
+        places = [[x.min(), x.max()], [min(x.min(), y.min()), max(x.max(), y.max())]]
+        table, *edges = np.histogram2d(x, y, bins=60, range=places)
         shade = np.ma.masked_equal(np.log1p(table.T), 0)
         axes.pcolormesh(*edges, shade, cmap=_STRENGTH, vmin=0, rasterized=True)
-        ends = [float(actual[finite].min()), float(actual[finite].max())]
+        ends = [float(x.min()), float(x.max())]
         axes.plot(ends, ends, color="#d97706", linewidth=1)
+        letters = max(len(f"{end:.0f}") for end in axes.get_ylim())
+        figure.subplots_adjust(left=0.2 + 0.02 * max(letters - 5, 0))  # room for long numbers
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set(xlabel=f"true ({short(unit, 40)})" if unit else "true", ylabel="predicted")
     return figure
@@ -284,8 +289,9 @@ def short(name: str, longest: int = 28) -> str:
 
 
 def _plain(axis: Axis) -> None:
-    """Ticks of a logarithmic axis, at 1 and 3 times powers of ten, as plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+    """Ticks of a logarithmic axis as plain numbers: at 1 and 3 times powers of ten, or at powers of ten where they are many."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < 1e4 * low else (1.0,), numticks=6))
     plain_ticks(axis)
 
 

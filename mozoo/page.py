@@ -23,7 +23,7 @@ nav a { margin-right: 1rem } a { color: inherit }
 .wide-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); gap: 16px; align-items: start }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 150px), 1fr)); gap: 12px; margin: 16px 0 8px }
 .card, figure, pre, .wide { background: var(--card); border: 1px solid var(--line); border-radius: 10px }
-.card { padding: 12px 16px } .card b { display: block; font-size: 1.35rem } .card span { color: var(--faint); font-size: .85rem } .card small { font-size: .85rem; font-weight: 400; color: var(--faint) }
+.card { padding: 12px 16px } .card b { display: block; font-size: 1.35rem; overflow-wrap: normal } .card span { color: var(--faint); font-size: .85rem } .card small { font-size: .85rem; font-weight: 400; color: var(--faint) }
 figure { margin: 0; padding: 12px; min-width: 0 } figure img { width: 100%; display: block } figcaption { color: var(--faint); font-size: .85rem }
 .wide { overflow-x: auto; margin: 8px 0 } table { border-collapse: collapse; width: 100%; font-size: .9rem }
 td, th { padding: 6px 12px; text-align: left; border-top: 1px solid var(--line); overflow-wrap: normal } tr:first-child > * { border-top: 0 } th { color: var(--soft) }
@@ -71,7 +71,7 @@ def number(value: float | None) -> str:
     if abs(value) < 1e7 and value == round(value):
         return f"{value:,.0f}"
     digits = 3 - math.floor(math.log10(abs(value)))
-    return f"{value:,.{max(digits, 0)}f}" if -4 <= digits <= 7 else f"{value:.3e}"
+    return f"{value:,.{max(digits, 0)}f}" if -3 <= digits <= 7 else f"{value:.3e}"
 
 
 def page(title: str, sections: Iterable[str], script: str = "") -> str:

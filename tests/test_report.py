@@ -479,6 +479,27 @@ def test_more_samples_are_stronger_on_light_and_dark_pages():
     assert rare[3] < frequent[3] == 1
 
 
+def test_ten_powers_of_ten_have_ticks():
+    """Their axis had none."""
+    for low in (1e-8, 1e-4, 1e-2):
+        figure = figures.curves("weights", {"a": ([1, 2], [low, 1.0]), "b": ([1, 2], [1.0, 1.0])}, "step")
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        inside = [tick for tick in axes.get_yticks() if low <= tick <= 1]
+        assert 2 <= len(inside) <= 6
+
+
+def test_nearly_constant_predictions_and_long_numbers_are_seen():
+    actual = np.linspace(-100_000.0, -50_000.0, 50)
+    figure = figures.scatter("U", np.full(50, -70_000.0) + np.linspace(0, 1, 50), actual, "meV")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    (mesh,) = axes.collections
+    heights = np.diff(mesh.get_coordinates()[:, 0, 1])
+    assert heights.min() > 500, "a line too thin to see"
+    assert axes.yaxis.label.get_window_extent().x0 >= 0
+
+
 def test_a_mean_of_zero_has_no_sign():
     assert [_two(value) for value in (-0.001, 0.0, -0.006)] == ["0.00", "0.00", "-0.01"]
 

@@ -133,7 +133,7 @@ def balancing(balance: ThinTable, order: Sequence[str], notes: list[str]) -> Pic
     x, y = balance.series("alignment", "step")
     if x and len(norms) > 2:  # of two, it is the cosine
         figure = figures.curves("alignment of gradients", {"alignment": _smooth(x, y)}, "step", limits=(-1.02, 1.02))
-        note = f"Alignment score: 1, all gradients point the same way; -1, they cancel. Mean {_two(np.mean(y))}."
+        note = f"Alignment score: 1, all gradients point the same way; -1, they cancel. Mean {_two(float(np.mean(y)))}."
         yield svg.data_uri(figure), note
     parts = all_of("conflicts")
     if parts and not any(max(y) > 0 for _, y in parts.values()):

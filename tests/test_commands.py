@@ -144,7 +144,9 @@ def test_list_chooses_by_a_glob_and_knows_models_of_a_user(capsys, monkeypatch):
     monkeypatch.setattr(zoo, "list_models", lambda *_, **__: ["esmm"])
     monkeypatch.setattr("mozoo.commands.entries.recorded", lambda group: {})
     listing.main(["models"])
-    assert "esmm" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "esmm" in shown
+    assert "operations: multiply-accumulates for one sample; results: of the test split, means over seeds." in shown
 
 
 @pytest.mark.parametrize(

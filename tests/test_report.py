@@ -457,6 +457,11 @@ def test_what_ticks_share_is_beside_the_title(values):
     assert box.x1 <= title.get_window_extent().x0 + 0.1
     assert box.x0 >= 0
     assert min(label.get_window_extent().x0 for label in axes.get_yticklabels()) >= 0
+    top = axes.get_ylim()[1]
+    axes.set_yticks([top])
+    figure.draw_without_rendering()
+    (highest,) = axes.get_yticklabels()
+    assert not shared.get_text() or not highest.get_window_extent().overlaps(shared.get_window_extent())
 
 
 def test_a_long_title_is_two_lines_of_the_size_of_others():

@@ -28,6 +28,13 @@ from mozoo.program import words_or_usage
 
 #: Columns that JSON alone shows.
 _JSON_ALONE = {"command", "weights", "models"}
+#: Column -> what its numbers are.
+_LEGEND = {
+    "operations": "multiply-accumulates for one sample",
+    "results": "of the test split, means over seeds",
+    "time": "of a step, relative to one of the plain sum",
+    "studies": "against tuned static weights",
+}
 #: Column -> width from which its text can be read, line by line.
 _WRAPPED = {"description": 24, "results": 24, "studies": 20}
 _LESS = ("operations", "results", "parameters")  # columns to leave out of a narrow terminal, the first one first
@@ -70,6 +77,8 @@ def show(kind: str, rows: Sequence[Row]) -> None:
     for row in rows:
         table.add_row(*(_cell(key, row[key]) for key in shown))
     console.print(table)
+    if legend := [f"{key}: {_LEGEND[key]}" for key in shown if key in _LEGEND]:
+        console.print("; ".join(legend) + ".")
     if left_out:
         console.print(f"A wider terminal, or json=true, also shows {', '.join(left_out)}.")
 

@@ -22,7 +22,7 @@ from tasks.results import ResultKey, objectives_of, without_split
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BROAD = 5.5  # inches of a picture that a phone should not shrink
+_BROAD = 7.0  # inches of a picture that a phone should not shrink
 
 
 def write_report(

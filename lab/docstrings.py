@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 
 _ROLE = re.compile(r":(?:class|meth|func|attr|mod):`([^`]+)`")
 _CODE = re.compile(r"``(.+?)``", re.DOTALL)
+_SESSION = re.compile(r"^>>> .*(?:\n(?:>>>|\.\.\.).*)*", re.MULTILINE)  # of Python, line by line
+_FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Yields")
 _ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
@@ -57,9 +59,21 @@ def meanings(item: Any) -> dict[str, str]:
 
 
 def markdown(text: str) -> str:
-    """Roles of Sphinx as code, and code between single backticks where that is enough."""
+    """Roles of Sphinx as code, code between single backticks where that is enough, and sessions of Python as blocks."""
+    parts = _FENCED.split(_SESSION.sub(_code_block, text))  # text and blocks of code in turn
+    parts[::2] = map(_inline, parts[::2])
+    parts[1::2] = (re.sub("(?<!`)``(?!`)", "", block) for block in parts[1::2])
+    return "".join(parts)
+
+
+def _inline(text: str) -> str:
     text = _ROLE.sub(lambda match: f"`{match[1].removeprefix('~')}`", text)
     return _CODE.sub(lambda match: match[0] if "`" in match[1] else f"`{match[1]}`", text)
+
+
+def _code_block(session: re.Match[str]) -> str:
+    """Lines with a prompt of Python as a block of code without the prompts."""
+    return "```python\n" + re.sub(r"^(?:>>>|\.\.\.) ?", "", session[0], flags=re.MULTILINE) + "\n```"
 
 
 def signature_table(build: Callable[..., Any], skip: tuple[str, ...] = (), words: dict[str, str] | None = None) -> str:
@@ -94,11 +108,14 @@ def values(annotation: Any) -> str:
         return "none"
     members = get_args(annotation)
     if members and type(annotation).__name__ in ("UnionType", "Union", "_UnionGenericAlias"):
-        return " or ".join(values(member) for member in members)
+        kinds = [values(member) for member in members]
+        return (", or " if any(" " in kind for kind in kinds[:-1]) else " or ").join(kinds)
     name = getattr(annotation, "__name__", str(annotation))
     inner = [values(member) for member in members if member is not Ellipsis]
     if name == "Mapping" and len(inner) == 2:
-        return f"{inner[0]} to {inner[1]}"
+        return f"mapping of {inner[0]} to {inner[1]}"
     if name in ("Sequence", "list", "tuple") and inner:
         return f"list of {inner[0]}"
-    return {"str": "text", "int": "integer", "float": "number", "bool": "true, false"}.get(name, name)
+    return {"str": "text", "int": "integer", "float": "number", "bool": "true, false", "Any": "any value"}.get(
+        name, name
+    )

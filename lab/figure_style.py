@@ -117,7 +117,15 @@ def label_lines(axes: Axes, ends: Mapping[str, tuple[float, float]], colors: Map
     for name, y in zip(order, heights, strict=True):
         x, at = places[name]
         far = abs(y - at) > 0.01 or x < 0.95
-        arrow = {"arrowstyle": "-", "color": colors[name], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2}
+        # to the middle of the left side, so that it crosses no other name
+        arrow = {
+            "arrowstyle": "-",
+            "color": colors[name],
+            "linewidth": 0.6,
+            "shrinkA": 1,
+            "shrinkB": 2,
+            "relpos": (0.0, 0.5),
+        }
         axes.annotate(
             name,
             (x, min(max(at, 0.0), 1.0)),

@@ -212,7 +212,7 @@ def chooser() -> str:
         for name in methods:
             cls, link = balancer_class(name), f"[`{name}`](balancing_{family}.md#{name})"
             if name == "torchjd":
-                cells = ["gramian or jacobian", "K backwards", "own", "unit", "rows", "as there", "as there"]
+                cells = ["gramian or jacobian", "K backwards", "own", "unit", "rows", "by aggregator", "by aggregator"]
             else:
                 own = (cls.needs, cost(cls), cls.convention)
                 cells = [*own, heads(name), cls.preference_on, invariance(name), harm(name)]

@@ -75,8 +75,20 @@ def facts(name: str) -> str:
     cells = dict(zip(head, (cell.strip() for cell in row.strip("| ").split("|")), strict=True))
     about = KINDS[family(name)]
     rows = [["kind", f"[{about}](balancing_{family(name)}.md#{name})"]]
-    rows += [[f"[{key}](balancing.md#every-method)", value] for key, value in cells.items() if key != "method"]
+    rows += [
+        [f"[{key}](balancing.md#every-method)", spelled(key, value)] for key, value in cells.items() if key != "method"
+    ]
     return documents.table(["property", "value"], rows)
+
+
+def spelled(key: str, value: str) -> str:
+    """A cell of that table with what docs/balancing.md says that it means, if it does."""
+    text = (results.ROOT / "docs/balancing.md").read_text(encoding="utf-8")
+    inputs = re.search(rf"^\| `{value}` \| (.*?) \|", text, re.MULTILINE) if key == "needs" else None
+    legend = re.search(rf"^- \*\*{key}\*\*: (.*?)(?=^- \*\*|^$)", text, re.DOTALL | re.MULTILINE)
+    meaning = re.search(rf"`{re.escape(value)}`: ([^.]*)[.;]", " ".join(legend[1].split())) if legend else None
+    found = inputs or meaning
+    return f"{value}: {found[1]}" if found else value
 
 
 def formula(words: docstrings.Docstring) -> str:
@@ -188,7 +200,7 @@ def cost(name: str) -> str:
     ]
     if not rows:
         return "## Cost\n\nNot measured; the table above has the passes of a step."
-    table = documents.table(["model", "time of a step, to that of the summed losses"], rows)
+    table = documents.table(["model", "time of a step, relative to the summed losses"], rows)
     return f"## Cost\n\n{table}\n[How it was measured](cost.md)."
 
 
@@ -200,7 +212,7 @@ def study_rows(name: str) -> str:
     head = ["study", "learning rate", "delta-m, %", "mean rank", "delta-m of `sum`"]
     return (
         f"## Results\n\n{documents.table(head, rows)}\ndelta-m: mean relative loss of quality against one model per "
-        "objective, negative is better; intervals are 95 % over seeds. [All tables](results.md)."
+        "objective, negative is better; intervals are 95\u00a0% over seeds. [All tables](results.md)."
     )
 
 
@@ -262,5 +274,5 @@ def api(name: str) -> str:
     public = target.__name__ if isinstance(target, type) and issubclass(target, Method) else name
     return (
         f"## API\n\n::: balancing.{public}\n    options:\n      heading_level: 3\n      show_docstring_description: false\n"
-        "      show_docstring_parameters: false\n"
+        "      show_docstring_parameters: false\n      extra: {whole_source: true}\n"
     )

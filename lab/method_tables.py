@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from lab import documents, results, studies
-from lab.figure_style import FAINT, INK, SIGNS, SOFT, WIDTH, label_lines, limits, look
+from lab.figure_style import FAINT, INK, SIGNS, SOFT, WIDTH, label_lines, limits, look, plain_ticks
 from lab.grids import ROUNDS
 from lab.significance import LEVEL, Difference, against, holm, paired
 from lab.studies import AUTOSCALE, STUDIES, Trial, baseline, cost_file, directions, runs_file
@@ -35,6 +36,7 @@ plain sum, which no search has improved, at the best of the first learning rates
 """
 WIDE = 4  # results that a table has columns for
 LINE = 11.0  # points, of values that stand above each other
+_APART = 3.0  # pixels around a value
 
 
 class Results:
@@ -347,8 +349,6 @@ def draw_results(name: str) -> Figure:
     cost.set_title("cost; bars: 95 % intervals", fontsize=9, weight="normal")
     cost.grid()
     figure.draw_without_rendering()  # which lays it out
-    for panel in axes[: 1 + len(pairs)]:
-        _part(panel)
     named = {
         f"{SIGNS[each['marker']]} {each['label']}": (point, each["color"])
         for point, each in marks
@@ -360,6 +360,9 @@ def draw_results(name: str) -> Figure:
         {label: color for label, (_, color) in named.items()},
         height - 0.9,
     )
+    figure.draw_without_rendering()  # the names have made the panels narrower
+    for panel in axes[: 1 + len(pairs)]:
+        _part([text for text in panel.texts if text.get_text() not in named], panel)
     return figure
 
 
@@ -385,19 +388,21 @@ def _mark(panel: Any, marks: Sequence[tuple[np.ndarray, Mapping[str, Any]]], amo
         panel.annotate(text, at, (-6 if right else 6, -5 if top else 5), textcoords="offset points", **place)
 
 
-def _part(panel: Any) -> None:
-    """Move values at the edge that stand on each other towards the middle.
+def _part(texts: Sequence[Any], panel: Any) -> None:
+    """Move values at the edge that stand on each other, or on a point, towards the middle.
 
     Call it when the layout is final.
     """
-    placed: list[Any] = []
-    for text in panel.texts:
+    points = [line.get_xydata() for line in panel.lines]
+    spots = [panel.transData.transform(each[0]) for each in points if len(each) == 1]
+    placed: list[Any] = [Bbox.from_extents(*(spot - _APART), *(spot + _APART)) for spot in spots]
+    for text in texts:
         x, y = text.get_position()
-        box = text.get_window_extent()
+        box = text.get_window_extent().padded(_APART)
         while any(box.overlaps(other) for other in placed):
             y += LINE if y > 0 else -LINE
             text.set_position((x, y))
-            box = text.get_window_extent()
+            box = text.get_window_extent().padded(_APART)
         placed.append(box)
 
 
@@ -418,13 +423,14 @@ def draw_weights(name: str, folders: Mapping[str, Path]) -> Figure:
     rows = max(math.ceil(len(folders) / columns), 1)
     figure = Figure(figsize=(WIDTH, 1.9 * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    smallest = []
+    smallest, positive = [], []
     for panel, (label, folder) in zip(panels, folders.items(), strict=False):
         history = [row for row in read_rows(folder / "balance.csv") if row.get(f"weight/{objectives[0]}", "") != ""]
         steps = [int(row["step"]) for row in history]
         weights = np.array([[float(row[f"weight/{name}"]) for name in objectives] for row in history])
         shares = weights / weights.sum(1, keepdims=True)
         smallest.append(shares.min())
+        positive += shares[shares > 0].tolist()
         for index, (name, share) in enumerate(zip(objectives, shares.T, strict=True)):
             panel.plot(steps, share, **{**look(index), "marker": ""}, label=name, linewidth=1.3)
         panel.set_title(label, fontsize=9)
@@ -434,7 +440,11 @@ def draw_weights(name: str, folders: Mapping[str, Path]) -> Figure:
         panel.set_axis_off()
     if smallest and min(smallest) >= 0 and np.median(smallest) < 1e-3:  # lines at 0 and at 1 would tell nothing
         panels[0].set_yscale("log")
+        low = math.floor(math.log10(np.quantile(positive, 0.01)))
+        panels[0].set_ylim(10.0 ** (low - 0.3), 2.0)
+        plain_ticks(panels[0].yaxis, [10.0**power for power in range(0, low - 1, -math.ceil(-low / 4))])
     figure.supylabel("share of the weights")
     figure.supxlabel("step")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    # at the left, where a browser whose letters are wider cuts no name
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure

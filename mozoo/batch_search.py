@@ -20,6 +20,7 @@ from mozoo.arguments import ConfigError
 from mozoo.config import Config
 from mozoo.data import batch_size, training_batches
 from mozoo.device import describe_device, resolve_device, synchronize
+from mozoo.page import number
 from mozoo.run import Run
 from tasks import Batch
 
@@ -61,7 +62,7 @@ def search(config: Config, limit: int | None, build: Callable[[Config], Run], st
 
     def attempt(size: int) -> bool:
         tried.append(last := take_two_steps(run, step, size, limit, before))
-        speed = f"{last.speed:.4g}" if last.fits else "too large"
+        speed = number(last.speed) if last.fits else "too large"
         console.print(f"{size:>8}  {last.memory / GIB:>11.3f}  {speed:>9}")
         return last.fits
 

@@ -191,13 +191,18 @@ class Config:
     trust: bool = False
 
 
-def compose(overrides: Sequence[str] = ()) -> Config:
-    """The configuration of ``python train.py <overrides>``. Raises as the command does."""
-    return validate(merged_files(overrides))
+def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Config:
+    """The configuration of ``python train.py <overrides>``, with ``--config-dir``. Raises as the command does."""
+    return validate(merged_files(overrides, config_dir))
 
 
-def merged_files(overrides: Sequence[str]) -> DictConfig:
+def merged_files(overrides: Sequence[str], config_dir: Path | None = None) -> DictConfig:
     """The files that overrides choose, merged by hydra, with the options set; not checked."""
+    if config_dir is not None:
+        if not config_dir.is_dir():
+            raise ConfigError(f"--config-dir: there is no folder {config_dir}")
+        place = str(config_dir.resolve()).replace('"', '\\"')
+        overrides = [*overrides, f'hydra.searchpath=["file://{place}"]']
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return hydra.compose("train", overrides=list(overrides))
 
@@ -300,6 +305,19 @@ def _sections() -> dict[str, dict[str, Any]]:
     return {name: vars(group) for name, group in vars(Config()).items() if is_dataclass(group)}
 
 
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules of the user, which may register models, tasks and balancers. Raises ConfigError."""
+    for module in names:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ConfigError(f"imports: {module!r} is no name of a module, such as pumps or pumps.tasks")
+        if module in ("balancing", "configs", "mozoo", "tasks", "train", "zoo"):
+            raise ConfigError(f"imports: {module!r} is the name of a package of mozoo; give your module another name")
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"imports: cannot import {module!r} ({error})") from None
+
+
 def validate(composed: DictConfig) -> Config:
     """Check types, names, arguments and ranges. Raises ConfigError at the first problem."""
     plain: Any = OmegaConf.to_container(composed, resolve=True)
@@ -313,15 +331,7 @@ def validate(composed: DictConfig) -> Config:
         if "is not a ListConfig" in reason:
             raise ConfigError(f"{error.full_key} must be a list, even of one: '{error.full_key}=[...]'") from None
         raise ConfigError(f"{error.full_key}: {reason}") from None
-    for module in config.imports:
-        if not all(part.isidentifier() for part in module.split(".")):
-            raise ConfigError(f"imports: {module!r} is no name of a module, such as pumps or pumps.tasks")
-        if module in ("balancing", "configs", "mozoo", "tasks", "train", "zoo"):
-            raise ConfigError(f"imports: {module!r} is the name of a package of mozoo; give your module another name")
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"imports: cannot import {module!r} ({error})") from None
+    import_modules(config.imports)
     _check_values(config)
     if config.model.get("pretrained") is None:
         config.model.pop("pretrained", None)

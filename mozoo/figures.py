@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -17,6 +19,8 @@ from mozoo.visible import visible
 
 COLORS = tuple(PALETTE)
 STYLES = ("-", "-.", ":")  # of lines, once all colors are taken
+#: From faint to full: more is stronger on a light page and on a dark one.
+_STRENGTH = LinearSegmentedColormap.from_list("strength", ["#3b82f640", "#3b82f6ff"])
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -37,6 +41,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "text.parse_math": False,
 }
+_TITLE = 46  # letters of a title that fit a phone's width
 Series = tuple[Sequence[float], Sequence[float]]
 
 
@@ -237,11 +242,16 @@ def scatter(title: str, predicted: np.ndarray, actual: np.ndarray, unit: str) ->
     figure, axes = new_axes(title, left=0.2)
     finite = np.isfinite(predicted) & np.isfinite(actual)
     if finite.any():  # a run may have diverged
-        table, *edges = np.histogram2d(actual[finite], predicted[finite], bins=60)
+        x, y = actual[finite], predicted[finite]
+        # the same height as the truth at least: nearly constant predictions would be a line too thin to see
+        places = [[x.min(), x.max()], [min(x.min(), y.min()), max(x.max(), y.max())]]
+        table, *edges = np.histogram2d(x, y, bins=60, range=places)
         shade = np.ma.masked_equal(np.log1p(table.T), 0)
-        axes.pcolormesh(*edges, shade, cmap="Blues", vmin=-1, rasterized=True)
-        ends = [float(actual[finite].min()), float(actual[finite].max())]
+        axes.pcolormesh(*edges, shade, cmap=_STRENGTH, vmin=0, rasterized=True)
+        ends = [float(x.min()), float(x.max())]
         axes.plot(ends, ends, color="#d97706", linewidth=1)
+        letters = max(len(f"{end:.0f}") for end in axes.get_ylim())
+        figure.subplots_adjust(left=0.2 + 0.02 * max(letters - 5, 0))  # room for long numbers
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set(xlabel=f"true ({short(unit, 40)})" if unit else "true", ylabel="predicted")
     return figure
@@ -279,8 +289,9 @@ def short(name: str, longest: int = 28) -> str:
 
 
 def _plain(axis: Axis) -> None:
-    """Ticks of a logarithmic axis, at 1 and 3 times powers of ten, as plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+    """Ticks of a logarithmic axis as plain numbers: at 1 and 3 times powers of ten, or at powers of ten where they are many."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < 1e4 * low else (1.0,), numticks=6))
     plain_ticks(axis)
 
 
@@ -294,11 +305,14 @@ def new_axes(
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout=None if grid else "constrained")
         axes = figure.add_subplot()
-        axes.set_title(short(title, 64), fontsize=11 if len(title) < 36 else 9 if len(title) < 46 else 7.5)
+        lines = textwrap.wrap(short(title, 64), round(_TITLE * width / 4.4)) or [""]
+        axes.set_title("\n".join(lines), fontsize=11 if len(title) < 36 else 9, x=0.012)
         axes.yaxis.get_offset_text().set(ha="right", fontsize=8)  # a factor of all ticks, beside the title
+        axes.yaxis.OFFSETTEXTPAD = 6.5  # points above the highest tick, whose number it would stand on
         if grid:
             axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # quarters have a digit more
-            figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
+            top = 0.9 if len(lines) == 1 else 1 - 0.5 / height
+            figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=top)
         else:
             axes.grid(False)
     return figure, axes

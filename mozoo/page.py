@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from mozoo.visible import visible
 
@@ -19,11 +19,11 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem } h2 { font-size: 1.15rem; margin: 2rem 0 .75rem } p, nav { margin: .25rem 0 .5rem; color: var(--soft) }
 nav a { margin-right: 1rem } a { color: inherit }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 16px; align-items: start }
-.stack { display: grid; gap: 16px } .stack img { width: auto; max-width: 100%; margin: auto }
+.stack { display: grid; gap: 16px } .stack img { width: auto; max-width: 100%; margin: auto } .stack figure { overflow-x: auto } .stack img.broad { max-width: max(100%, 640px) }
 .wide-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); gap: 16px; align-items: start }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 150px), 1fr)); gap: 12px; margin: 16px 0 8px }
 .card, figure, pre, .wide { background: var(--card); border: 1px solid var(--line); border-radius: 10px }
-.card { padding: 12px 16px } .card b { display: block; font-size: 1.35rem } .card span { color: var(--faint); font-size: .85rem } .card small { font-size: .85rem; font-weight: 400; color: var(--faint) }
+.card { padding: 12px 16px } .card b { display: block; font-size: 1.35rem; overflow-wrap: normal } .card span { color: var(--faint); font-size: .85rem } .card small { font-size: .85rem; font-weight: 400; color: var(--faint) }
 figure { margin: 0; padding: 12px; min-width: 0 } figure img { width: 100%; display: block } figcaption { color: var(--faint); font-size: .85rem }
 .wide { overflow-x: auto; margin: 8px 0 } table { border-collapse: collapse; width: 100%; font-size: .9rem }
 td, th { padding: 6px 12px; text-align: left; border-top: 1px solid var(--line); overflow-wrap: normal } tr:first-child > * { border-top: 0 } th { color: var(--soft) }
@@ -50,6 +50,7 @@ for (const table of document.querySelectorAll("table.sortable"))
       rows.sort(compare).forEach(row => row.parentNode.append(row));
     };
 </script>"""
+_BROAD = ' class="broad"'
 #: Loads the page again, where the reader was.
 _RELOAD = """<script>
 const place = "mozoo " + location.pathname;
@@ -64,13 +65,13 @@ def escape(text: str, lines: bool = False) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four significant digits: ``0.9881``, ``347.1``, ``12,293``, ``1.184e-05``."""
+    """Four significant digits: ``0.9881``, ``347.1``, ``12,293``, ``1.184e-05``; of a whole number, all: ``7``."""
     if value is None or not math.isfinite(value):
         return "not finite"
-    if value == 0:
-        return "0"
+    if abs(value) < 1e7 and value == round(value):
+        return f"{value:,.0f}"
     digits = 3 - math.floor(math.log10(abs(value)))
-    return f"{value:,.{max(digits, 0)}f}" if -4 <= digits <= 7 else f"{value:.3e}"
+    return f"{value:,.{max(digits, 0)}f}" if -3 <= digits <= 7 else f"{value:.3e}"
 
 
 def page(title: str, sections: Iterable[str], script: str = "") -> str:
@@ -108,22 +109,24 @@ def _place(title: str) -> str:
     return re.sub(r"\W+", "-", title).strip("-").lower() + f"-{sum(map(ord, title)) % 997}"
 
 
-def section(title: str, pictures: Iterable[tuple[str, str]], layout: str = "grid", note: str = "") -> str:
+def section(
+    title: str, pictures: Iterable[tuple[str, str]], layout: str = "grid", note: str = "", broad: Container[str] = ()
+) -> str:
     """Pictures (data URI, caption) under a heading and a note; nothing without both.
 
     ``layout``: ``grid``, as many beside each other as fit, ``wide-grid``, the same of larger ones, or ``stack``, one below the
-    other, none larger than it is.
+    other, none larger than it is. ``broad``: captions of pictures whose text a phone would make too small, which scroll there.
     """
-    shown = figures(pictures, layout)
+    shown = figures(pictures, layout, broad)
     if not shown and not note:
         return ""
     return f"<h2>{escape(title)}</h2>" + (f"<p>{escape(note)}</p>" if note else "") + shown
 
 
-def figures(pictures: Iterable[tuple[str, str]], layout: str = "grid") -> str:
+def figures(pictures: Iterable[tuple[str, str]], layout: str = "grid", broad: Container[str] = ()) -> str:
     """Pictures (data URI, caption) without a heading."""
     shown = "".join(
-        f'<figure><img alt="{escape(caption)}" src="{source}"><figcaption>{escape(caption)}</figcaption></figure>'
+        f'<figure><img{_BROAD * (caption in broad)} alt="{escape(caption)}" src="{source}"><figcaption>{escape(caption)}</figcaption></figure>'
         for source, caption in pictures
     )
     return f'<div class="{layout}">{shown}</div>' if shown else ""

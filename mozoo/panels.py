@@ -26,13 +26,20 @@ def result_keys(metrics: Metrics) -> list[ResultKey]:
     return [ResultKey.parse(name) for table in list(metrics.values())[:1] for name in table.columns if "/" in name]
 
 
+def epochs_of(metrics: Metrics) -> int:
+    """How many epochs the tables have."""
+    return max((len(table.series("epoch", "epoch")[0]) for table in metrics.values()), default=0)
+
+
 def learning(metrics: Metrics, balance: Iterable[ThinTable], titles: Titles, best: int) -> Pictures:
     """Losses and results over epochs, and losses against each other: of many, those in conflict.
 
-    ``best`` is the best epoch, or 0.
+    ``best`` is the best epoch, or 0. Of a single epoch there is nothing.
     """
     from mozoo import figures, svg  # matplotlib takes a second to import
 
+    if epochs_of(metrics) < 2:
+        return
     keys = titles.sorted(result_keys(metrics))
     objectives = objectives_of(map(str, keys))
     val, train = metrics.get("val", NOTHING), metrics.get("train", NOTHING)
@@ -96,6 +103,10 @@ def balancing(balance: ThinTable, order: Sequence[str], notes: list[str]) -> Pic
         lines = {name.removeprefix(kind + "/"): balance.series(name, "step") for name in names}
         return {name: line for name, line in lines.items() if line[0]}
 
+    steps = balance.columns.get("step", np.empty(0))
+    if len(steps) == 1:  # a curve of it would be a dot
+        notes.append(f"Only step {steps[0]:.0f} is in balance.csv; with trainer.log_every=1 every step is.")
+        return
     losses, norms = all_of("loss"), all_of("norm")
     weights = all_of("weight") if len(losses) > 1 else {}  # one loss: nothing to balance
     if _constant(weights):
@@ -106,7 +117,7 @@ def balancing(balance: ThinTable, order: Sequence[str], notes: list[str]) -> Pic
     else:
         weighted = {name: _product(line, losses[name]) for name, line in weights.items()}
         yield from _together("weights", weights, "step", "weight", "Weight of each objective's gradient.", order)
-        note = "Weight times loss: how much each term asks for."
+        note = "Weight times loss: the size of each term in the sum."
         yield from _together("weighted losses", weighted, "step", "weight x loss", note, order)
     note = "Length of each objective's gradient, before weighting."
     yield from _together("gradient lengths", norms, "step", "length", note, order)
@@ -122,10 +133,12 @@ def balancing(balance: ThinTable, order: Sequence[str], notes: list[str]) -> Pic
     x, y = balance.series("alignment", "step")
     if x and len(norms) > 2:  # of two, it is the cosine
         figure = figures.curves("alignment of gradients", {"alignment": _smooth(x, y)}, "step", limits=(-1.02, 1.02))
-        note = f"Alignment score: 1, all gradients point the same way; -1, they cancel. Mean {np.mean(y):.2f}."
+        note = f"Alignment score: 1, all gradients point the same way; -1, they cancel. Mean {_two(float(np.mean(y)))}."
         yield svg.data_uri(figure), note
     parts = all_of("conflicts")
-    if parts:
+    if parts and not any(max(y) > 0 for _, y in parts.values()):
+        notes.append("No part of the shared parameters has gradients in conflict in any step.")
+    elif parts:
         shown = {name: _smooth(*line) for name, line in list(parts.items())[:_PAIRS]}
         shares = {name: float(np.mean(line[1])) for name, line in parts.items()}
         most = max(shares, key=lambda name: shares[name])
@@ -141,6 +154,11 @@ def sharing(rows: Mapping[str, Mapping[str, float]]) -> Pictures:
     if rows:
         note = "Each row: mean shares of towers or experts in what the objective reads, over a batch of the test split."
         yield svg.data_uri(figures.shares("shares of towers and experts", rows), crop=True), note
+
+
+def _two(value: float) -> str:
+    """Two decimals, and no sign of a zero."""
+    return f"{round(float(value), 2) + 0.0:.2f}"
 
 
 def _constant(lines: Mapping[str, Series]) -> bool:
@@ -168,7 +186,7 @@ def _agreement(cosines: Mapping[str, Series], names: Sequence[str]) -> Pictures:
         figure = figures.curves(title, {pair: line}, "step", limits=(-1.02, 1.02))
         yield (
             svg.data_uri(figure),
-            f"{' and '.join(pair.split('/'))}: below 0 the gradients conflict. Mean {means[pair]:.2f}.",
+            f"{' and '.join(pair.split('/'))}: below 0 the gradients conflict. Mean {_two(means[pair])}.",
         )
         return
     chosen = list(cosines)

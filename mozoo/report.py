@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mozoo.checkpoint import write_text
 from mozoo.page import cards, details, escape, number, page, reloading, section, table
-from mozoo.panels import MANY, Metrics, Pictures, balancing, learning, result_keys, sharing
+from mozoo.panels import MANY, Metrics, Pictures, balancing, epochs_of, learning, result_keys, sharing
 from mozoo.thin_tables import ThinTable, read_thin
 from mozoo.titles import Titles
 from tasks import Task
@@ -21,6 +21,8 @@ from tasks.results import ResultKey, objectives_of, without_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_BROAD = 7.0  # inches of a picture that a phone should not shrink
 
 
 def write_report(
@@ -50,9 +52,11 @@ def write_page(
     titles = Titles(task)
     metrics, balance = read_thin(folder / "metrics.csv", "split"), read_thin(folder / "balance.csv", "phase")
     samples = [(svg.data_uri(figure, crop=True), caption) for caption, figure in (pictures or {}).items()]
+    broad = {caption for caption, figure in (pictures or {}).items() if figure.get_figwidth() > _BROAD}
     order = objectives_of(map(str, titles.sorted(result_keys(metrics))))
     learned = learning(metrics, balance.values(), titles, summary["best_epoch"])
     parts = [_header(summary, metrics, titles), section("Learning", learned, note=_thinned(metrics))]
+    parts.append(_only_epoch(metrics, titles))
     for phase, rows in balance.items():
         title = "Balancing" if len(balance) == 1 else f"Balancing: {phase}"
         notes = [_thinned({phase: rows})]
@@ -61,7 +65,7 @@ def write_page(
     parts += [
         section("Predictions on the test split", _predictions(task, predictions, summary["metrics"])),
         section("Sharing", sharing(shares or {})),
-        section("Samples", samples, layout="stack"),
+        section("Samples", samples, layout="stack", broad=broad),
         _repeat(folder, summary),
     ]
     title = f"{summary['model']} on {summary['task']}, {summary['balancer']}"
@@ -74,6 +78,21 @@ def _thinned(tables: Mapping[str, ThinTable]) -> str:
     """What became of a table with more rows than a picture can show."""
     merged = max((each.merged for each in tables.values()), default=1)
     return f"Of a long table: each point is the mean of {merged:,} rows." if merged > 1 else ""
+
+
+def _only_epoch(metrics: Metrics, titles: Titles) -> str:
+    """Results of the first epoch as a table while there is no other: a curve of it would be a dot."""
+    if epochs_of(metrics) != 1:
+        return ""
+    splits = {split: metrics[split].last for split in ("train", "val") if split in metrics}
+    rows = []
+    for key in titles.sorted(result_keys(metrics)):
+        found = [values.get(str(key), math.nan) for values in splits.values()]
+        cells = ["" if math.isnan(value) else f"{number(value)} {titles.unit(key)}".strip() for value in found]
+        rows.append([_name(key, titles), *cells])
+    names = {"train": "training", "val": "validation"}
+    shown = table(rows, ["after the first epoch", *(names[split] for split in splits)])
+    return f"<h2>Learning</h2><p>One epoch, so there are no curves.</p>{shown}"
 
 
 def _header(summary: Mapping[str, Any], metrics: Metrics, titles: Titles) -> str:
@@ -163,7 +182,7 @@ def _predictions(
                 predicted, actual = objective.inverse_transform(predicted), objective.inverse_transform(actual)
             unit = objective.unit or criterion.unit
             figure = figures.scatter(objective.name, predicted.numpy(), actual.numpy(), unit)
-            yield svg.data_uri(figure), "Darker: more samples; the line is a perfect prediction." + rest
+            yield svg.data_uri(figure), "Stronger: more samples; the line is a perfect prediction." + rest
 
 
 def _repeat(folder: Path, summary: Mapping[str, Any]) -> str:

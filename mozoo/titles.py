@@ -45,13 +45,20 @@ _METRICS: Mapping[str, tuple[str, str]] = {
     "largest_class": ("share of the most frequent class", ""),
     "class_accuracy": ("class accuracy", ""),
     "modes": ("modes found", ""),
-    "high_quality": ("samples near a mode", ""),
+    "high_quality": ("share near a mode", ""),
     "reverse_kl": ("reverse KL divergence", "nats"),
     "auc": ("area under the ROC curve", ""),
     "bias": ("relative bias of the mean", ""),
 }
 #: Whether higher is better -> an arrow, with a space before.
 ARROWS = {True: " ↑", False: " ↓", None: ""}
+
+
+def titled(name: str) -> str:
+    """A result such as ``price/mae_usd`` as ``price: mean absolute error, USD``, without knowing its task."""
+    key = ResultKey.parse(name)
+    title, unit = _METRICS.get(key.metric, (key.metric.replace("_", " "), ""))
+    return f"{key.objective}: {title}" + (f", {unit}" if unit.strip("*") else "")
 
 
 class Titles:

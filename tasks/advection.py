@@ -24,7 +24,7 @@ class Advection(PhysicsTask):
     """Wave ``u`` over place ``x`` and time ``t``.
 
     Args:
-        speed: c.
+        speed: Of the wave, c.
         conditions: ``soft``: initial values and periodicity are losses of their own. ``hard``: the model fulfils them exactly.
         points: Points of each kind in an epoch.
     """

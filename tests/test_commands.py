@@ -144,7 +144,9 @@ def test_list_chooses_by_a_glob_and_knows_models_of_a_user(capsys, monkeypatch):
     monkeypatch.setattr(zoo, "list_models", lambda *_, **__: ["esmm"])
     monkeypatch.setattr("mozoo.commands.entries.recorded", lambda group: {})
     listing.main(["models"])
-    assert "esmm" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "esmm" in shown
+    assert "operations: multiply-accumulates for one sample; results: of the test split, means over seeds." in shown
 
 
 @pytest.mark.parametrize(
@@ -190,6 +192,20 @@ def test_info_refuses_in_one_line(capsys):
     weights = "error: shared_trunk.diamonds are trained weights; mozoo info shared_trunk describes their model"
     assert refused(capsys, info, "shared_trunk.diamonds") == weights
     assert refused(capsys, info, "pcgrad", "mgda") == "error: mozoo info takes one name, got pcgrad mgda"
+    far = refused(capsys, info, "zzzz")
+    assert far.startswith("error: there is nothing named 'zzzz'; mozoo list models | balancers")
+    assert len(far) < 200, "hundreds of names"
+    assert "cannot import 'no_such_module'" in refused(capsys, info, "zzzz", "imports=[no_such_module]")
+
+
+def test_a_narrow_terminal_leaves_out_columns_rather_than_breaking_words():
+    for kind, entries in KINDS.items():
+        rows = entries()
+        (shown, left_out), (every, none) = (listing.columns(rows, width) for width in (80, 400))
+        assert none == []
+        assert {*shown, *left_out} == {*every}
+        assert {"name", "description"} <= {*shown}
+        assert bool(left_out) is (kind == "models")
 
 
 # ---- init ------------------------------------------------------------------------------------------------------------
@@ -207,6 +223,9 @@ def test_a_new_project_trains_and_predicts_at_once(tmp_path, capsys):
     assert (done.returncode, done.stderr) == (0, "")
     summary = json.loads((project / "run" / "summary.json").read_text(encoding="utf-8"))
     assert (summary["model"], summary["task"], summary["status"]) == ("own_net", "own", "finished")
+    described = mozoo("info", "own_net", "imports=[own]", cwd=project).stdout
+    assert described.startswith("own_net (model)")
+    assert described.endswith("mozoo train --config-dir <folder of your configs> model=own_net\n")
     (project / "rows.csv").write_text("1,2,3,4\n0,0,1,-5\n")
     done = mozoo("predict", "run=run", "input=rows.csv", "trust=true", "device=cpu", cwd=project)
     assert (done.returncode, done.stderr) == (0, "")

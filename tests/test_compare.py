@@ -9,6 +9,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -17,10 +18,11 @@ import tasks
 import train
 from mozoo import tools
 from mozoo.comparison.estimates import column_texts, estimate, student_t
-from mozoo.comparison.pictures import named_sets, pareto
+from mozoo.comparison.pictures import _drawn, named_sets, pareto
 from mozoo.comparison.run_sets import RunSet, group
 from mozoo.comparison.runs import FORMER_DIRECTIONS, FinishedRun, directions, find_runs
 from mozoo.comparison.section import Section
+from mozoo.titles import titled
 from scripts import compare
 from tasks.results import ResultKey
 from tests.test_report import browse, browser, elements, inspect, pictures
@@ -102,8 +104,8 @@ def test_intervals_are_of_the_mean():
     found = estimate([1.0, 2.0, 3.0])
     assert (found.mean, found.half) == (2.0, pytest.approx(4.3027 / math.sqrt(3), rel=1e-4))
     assert estimate([5.0]).half is None
-    assert (str(estimate([0.7, 0.72, 0.74])), str(estimate([314.0])), str(estimate([math.nan]))) == (
-        *("0.720 ± 0.050", "314.0", "-"),
+    assert (str(estimate([0.7, 0.72, 0.74])), str(estimate([314.5])), str(estimate([math.nan]))) == (
+        *("0.720 ± 0.050", "314.5", "-"),
     )
     assert str(estimate([1e-9, 2e-9, 3e-9])) == "2.000e-09 ± 2.5e-09"
 
@@ -111,6 +113,7 @@ def test_intervals_are_of_the_mean():
 def test_a_column_has_one_number_of_digits():
     column = [estimate(values) for values in ([0.70, 0.72, 0.74], [0.6], [0.8, 0.8], [math.nan, 1.0], [0.71, 0.72])]
     assert column_texts(column) == ["0.720 ± 0.050", "0.600", "0.800 ± 0.000", "-", "0.715 ± 0.064"]
+    assert column_texts([estimate([rank]) for rank in (2.75, 3.0, 4.5)]) == ["2.750", "3.000", "4.500"]
 
 
 def test_command_computes_what_the_formulas_say(outputs, tmp_path):
@@ -395,6 +398,26 @@ def test_markdown_has_a_row_for_each_set_best_rank_first(outputs, tmp_path):
     assert "**0.800 ± 0.000**" in next(row for row in rows if "mgda" in row)
 
 
+def test_page_has_titles_where_files_have_keys(outputs, tmp_path):
+    page = made(tmp_path, outputs)[".html"]
+    assert "<button>cut: accuracy ↑</button>" in page
+    assert "over “cut: accuracy”, “price: R²”;" in page
+    assert "cut/accuracy" not in page
+    shown = [{text.strip() for text in texts(picture)} for picture in pictures(page)]
+    assert {"cut against price", "cut: accuracy ↑", "price: R² ↑"} <= shown[0]
+    assert titled("price/mae_usd") == "price: mean absolute error, USD"
+    assert (titled("depth/rmse"), titled("u/my_own")) == ("depth: root mean square error", "u: my own")
+
+
+def test_a_wide_interval_does_not_set_the_axis():
+    epochs, means = np.arange(1.0, 4.0), np.array([0.5, 0.6, 0.7])
+    lines = {"a": (epochs, means, np.array([50.0, 0.1, 0.1])), "b": (epochs, means + 0.1, np.zeros(3))}
+    (axes,) = _drawn("cut: accuracy", lines, {"a": "#2563eb", "b": "#d97706"}).axes
+    low, high = axes.get_ylim()
+    assert 0.4 < low < 0.5
+    assert 0.8 < high < 0.9
+
+
 def test_every_picture_names_the_sets(outputs, tmp_path):
     for picture in pictures(made(tmp_path, outputs)[".html"]):
         assert {*RESULTS} <= {text.strip() for text in texts(picture)}
@@ -418,6 +441,9 @@ def test_a_single_run_has_no_charts(tmp_path):
     page = made(tmp_path, tmp_path / "runs")[".html"]
     assert pictures(page) == []
     assert "A single run: its report.html shows it." in page
+    assert "One setting alone, so there is nothing to compare" in page
+    assert "cost" not in page
+    assert "--baseline" not in page
 
 
 def test_several_tasks_have_an_index(tmp_path):

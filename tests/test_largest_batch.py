@@ -52,6 +52,21 @@ def test_reserve_is_a_tenth_of_the_batch_where_memory_does_not_grow():
     assert with_reserve(tried, 800, 1000, 8) == 720
 
 
+def test_configuration_files_of_the_user_are_read(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my configs" / "experiment").mkdir(parents=True)
+    file = tmp_path / "my configs" / "experiment" / "mine.yaml"
+    file.write_text("# @package _global_\nseed: 7\n")
+    seen = []
+    monkeypatch.setattr("mozoo.commands.largest_batch.search", lambda config, *_: seen.append(config.seed) or 8)
+    assert largest_batch.main(["--config-dir", str(file.parent.parent), "experiment=mine", "memory=1"]) == 8
+    assert seen == [7]
+    file.write_text("hydra: {callbacks: {a: {_target_: b}}}\n")
+    for words in (["--config-dir", str(file.parent.parent)], ["--config-dir", str(tmp_path / "none")]):
+        with pytest.raises(SystemExit):
+            largest_batch.main([*words, "experiment=mine"])
+        assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_every_sample_fits_into_enough_memory(small, capsys):
     assert largest_batch.main([*small, "memory=64", "balancer=pcgrad", "trainer.grad_accum_steps=2"]) == 1392
     shown = capsys.readouterr().out

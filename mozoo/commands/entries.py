@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import balancing
 import tasks
 import zoo
 from mozoo.commands.recorded import recorded
-from mozoo.config import SCHEDULES
+from mozoo.config import SCHEDULES, import_modules
 
 Row = dict[str, Any]
 _SHAPES = {
@@ -20,6 +20,13 @@ _SHAPES = {
     "poly": "a straight line to the power of scheduler.decay_rate",
     "none": "constant",
 }
+
+
+def with_imports(words: Sequence[str]) -> list[str]:
+    """Import what ``imports=[mine]`` names, and return the other words. Raises ConfigError."""
+    lists = [word.removeprefix("imports=").strip("[]") for word in words if word.startswith("imports=")]
+    import_modules([name.strip() for each in lists for name in each.split(",")])
+    return [word for word in words if not word.startswith("imports=")]
 
 
 def models() -> list[Row]:
@@ -67,8 +74,8 @@ def schedulers() -> list[Row]:
 
 
 def first_line(entry: Any) -> str:
-    """The first line of a docstring."""
-    return (inspect.getdoc(entry) or "").partition("\n")[0]
+    """The first line of a docstring, without marks of code."""
+    return (inspect.getdoc(entry) or "").partition("\n")[0].replace("``", "")
 
 
 #: Word of the command line -> what makes the rows.

@@ -2,6 +2,7 @@
 
 mozoo info pcgrad
 mozoo info dense_vit
+mozoo info own_net 'imports=[own]'     # of a module of yours, own.py in this folder
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tasks
 import zoo
 from mozoo.arguments import ConfigError, did_you_mean
 from mozoo.command_line import reporting
-from mozoo.commands.entries import KINDS, Row
+from mozoo.commands.entries import KINDS, Row, with_imports
 from mozoo.config import CONFIG_DIR
 from mozoo.program import program, words_or_usage
 
@@ -29,17 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words:
         return
     with reporting():
-        if len(words) > 1:
-            raise ConfigError(f"mozoo info takes one name, got {' '.join(words)}")
+        words = with_imports(words)
+        if len(words) != 1:
+            raise ConfigError(f"mozoo info takes one name, got {' '.join(words) or 'none'}")
         rows = {(kind.removesuffix("s"), row["name"]): row for kind, entries in KINDS.items() for row in entries()}
         found = {key: row for key, row in rows.items() if key[1] == words[0]}
         if not found and words[0] in zoo.list_models("*", pretrained=True):
             model = words[0].partition(".")[0]
             raise ConfigError(f"{words[0]} are trained weights; mozoo info {model} describes their model")
         if not found:
-            raise ConfigError(
-                f"there is nothing named {words[0]!r}; {did_you_mean(words[0], [name for _, name in rows])}"
-            )
+            near = did_you_mean(words[0], [name for _, name in rows])
+            if near.startswith("choose"):  # from hundreds
+                near = f"mozoo list {' | '.join(KINDS)} has the names; of a module of yours: 'imports=[module]'"
+            raise ConfigError(f"there is nothing named {words[0]!r}; {near}")
         print("\n\n".join(description(group, row) for (group, _), row in found.items()))
 
 
@@ -58,7 +61,8 @@ def description(group: str, row: Row) -> str:
             f"default task: {about.default_task}"
         )
     parts += [inspect.getdoc(code) or "", *_measured(row), _options(group, name)]
-    parts += [f"source: {_source(code)}", f"example: {program('train')} {group}={name}"]
+    place = "" if (CONFIG_DIR / group / f"{name}.yaml").is_file() else " --config-dir <folder of your configs>"
+    parts += [f"source: {_source(code)}", f"example: {program('train')}{place} {group}={name}"]
     return "\n\n".join(filter(None, parts))
 
 

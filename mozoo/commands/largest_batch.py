@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from mozoo.arguments import ConfigError
 from mozoo.batch_search import GIB, search
@@ -20,6 +21,7 @@ from mozoo.command_line import reporting
 from mozoo.commands.train import build, train_step
 from mozoo.config import compose
 from mozoo.program import program, usage
+from mozoo.trust import check_config_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,10 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="memory=GIB, or as for train.py")
-    words = parser.parse_args(arguments).overrides
+    parser.add_argument(
+        "--config-dir", "-cd", type=Path, metavar="FOLDER", help="more configuration files, as for train.py"
+    )
+    options = parser.parse_args(arguments)
+    words = options.overrides
     with reporting():
+        if options.config_dir is not None and "trust=true" not in words:
+            check_config_folder(options.config_dir)
         limits = [word.removeprefix("memory=") for word in words if word.startswith("memory=")]
-        config = compose([word for word in words if not word.startswith("memory=")])
+        config = compose([word for word in words if not word.startswith("memory=")], options.config_dir)
         return search(config, _as_bytes(limits[-1]) if limits else None, build, train_step)
     raise AssertionError("reporting ends the process")
 

@@ -40,12 +40,17 @@ def meaningful_digits(half: float, own: int = 2) -> int:
 
 
 def column_texts(column: Sequence[Estimate]) -> list[str]:
-    """A column with the same digits: those of a usual interval, or three of a usual mean."""
+    """A column with the same digits: those of a usual interval, or three of a usual mean; four without intervals."""
     halves = [each.half for each in column if each.half]
     means = [abs(each.mean) for each in column if each.mean and math.isfinite(each.mean)]
-    if not halves or not means:
+    if not means:
         return [str(each) for each in column]
-    digits = max(meaningful_digits(statistics.median(halves)), meaningful_digits(statistics.median(means), 3))
+    usual = statistics.median(means)
+    digits = (
+        max(meaningful_digits(statistics.median(halves)), meaningful_digits(usual, 3))
+        if halves
+        else meaningful_digits(usual, 4)
+    )
     if digits > _DIGITS:
         return [str(each) for each in column]
     return [each.text(digits) if math.isfinite(each.mean) else "-" for each in column]

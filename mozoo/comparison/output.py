@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from mozoo.comparison.run_sets import group
 from mozoo.comparison.runs import ComparisonError, find_runs
 from mozoo.comparison.section import Choices, Section, compare
 from mozoo.page import escape, heading, index, page, section, sorting, table
-from mozoo.titles import ARROWS
+from mozoo.titles import ARROWS, titled
 from mozoo.visible import visible
 
 _MANY = 12  # results that fit beside each other; of more, the table has the first of each objective
@@ -65,7 +66,7 @@ def _order(part: Section) -> list[int]:
 
 
 def _table(part: Section) -> tuple[list[list[str]], list[str], list[tuple[int, int]]]:
-    """Rows by mean rank, heading, and (row, column) of the best mean of each result."""
+    """Rows by mean rank, columns, and (row, column) of the best mean of each result."""
     names, order = _columns(part), _order(part)
     texts = [column_texts(part.columns[name]) for name in names]
     rows = []
@@ -78,12 +79,13 @@ def _table(part: Section) -> tuple[list[list[str]], list[str], list[tuple[int, i
         means = np.array([part.columns[name][i].mean for i in order])
         if name in part.higher and np.isfinite(means).sum() > 1:
             best.append((int(np.nanargmax(means) if part.higher[name] else np.nanargmin(means)), column))
-    return rows, ["balancer", "seeds", *(name + ARROWS[part.higher.get(name)] for name in names)], best
+    return rows, ["balancer", "seeds", *names], best
 
 
 def _as_markdown(part: Section) -> str:
     """Heading, table and notes."""
-    rows, heading, best = _table(part)
+    rows, names, best = _table(part)
+    heading = [name + ARROWS[part.higher.get(name)] for name in names]
     lines = ["| " + " | ".join(map(_cell, heading)) + " |", "|" + "---|" * len(heading)]
     for i, row in enumerate(rows):
         marked = [f"**{_cell(cell)}**" if (i, j) in best else _cell(cell) for j, cell in enumerate(row)]
@@ -111,22 +113,30 @@ def _as_csv(sections: Sequence[Section]) -> str:
     return file.getvalue()
 
 
+def _with_titles(line: str, part: Section) -> str:
+    """A note whose results have titles, which may have commas."""
+    names = "|".join(map(re.escape, sorted(part.higher, key=len, reverse=True)))
+    return re.sub(rf"(?<![\w/])(?:{names})(?![\w/])", lambda found: f"\u201c{titled(found[0])}\u201d", line)
+
+
 def _as_html(part: Section) -> str:
     """Table, notes, Pareto view and curves; no pictures of a single run, whose report has them."""
     runs = [run for each in part.sets for run in each.runs]
-    rows, names, best = _table(part)
+    rows, columns, best = _table(part)
+    names = [(titled(name) if name in part.higher else name) + ARROWS[part.higher.get(name)] for name in columns]
     means = [
-        [None, float(len(part.sets[i].runs)), *(part.columns[name][i].mean for name in _columns(part))]
+        [None, float(len(part.sets[i].runs)), *(part.columns[name][i].mean for name in columns[2:])]
         for i in _order(part)
     ]
     note = "Mean over seeds and its 95 % interval (Student's t); bold: the best mean. Press a heading to sort."
     shown = f"<p>{note}</p>" + table(rows, names, best, means)
     if len(runs) == 1:
-        return heading(part.title) + table(rows, names) + "<p>A single run: its report.html shows it.</p>"
+        notes = ["A single run: its report.html shows it.", *part.notes]
+        return heading(part.title) + table(rows, names) + "".join(f"<p>{escape(note)}</p>" for note in notes)
     return (
         heading(part.title)
         + shown
-        + "".join(f"<p>{escape(line)}</p>" for line in part.notes)
+        + "".join(f"<p>{escape(_with_titles(line, part))}</p>" for line in part.notes)
         + section("Pareto view of the test results", pareto(part), "wide-grid")
         + section("Results over the epochs", curves(part))
     )

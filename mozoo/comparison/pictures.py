@@ -18,7 +18,7 @@ from mozoo.arguments import ConfigError
 from mozoo.comparison.estimates import estimate
 from mozoo.comparison.section import Section
 from mozoo.thin_tables import NOTHING, ThinTable, read_thin
-from mozoo.titles import ARROWS
+from mozoo.titles import ARROWS, titled
 from tasks.results import ResultKey
 
 _MANY = 12  # results that have a picture
@@ -39,7 +39,8 @@ def pareto(part: Section) -> Iterator[tuple[str, str]]:
             continue
         few = len(shown) <= _FEW
         height, width, left = (3.4, 4.4, 0.21) if few else (5.2, 8.0, 0.12)
-        figure, axes = figures.new_axes(f"{a} against {b}", height, left, width=width)
+        objectives = [ResultKey.parse(name).objective for name in (a, b)]
+        figure, axes = figures.new_axes(" against ".join(objectives), height, left, width=width)
         if not few:
             figure.subplots_adjust(bottom=0.1, top=0.94)
         signs = np.array([-1.0 if part.higher[name] else 1.0 for name in (a, b)])
@@ -52,7 +53,12 @@ def pareto(part: Section) -> Iterator[tuple[str, str]]:
             axes.errorbar(x[i].mean, y[i].mean, xerr=x[i].half, yerr=y[i].half, fmt="o", **look)
         _limit(axes, points)
         axes.locator_params(nbins=5)
-        axes.set(xlabel=f"{a}{ARROWS[part.higher[a]]}", ylabel=f"{b}{ARROWS[part.higher[b]]}")
+        axes.set(
+            **{
+                f"{axis}label": titled(name) + ARROWS[part.higher[name]]
+                for axis, name in zip("xy", (a, b), strict=True)
+            }
+        )
         first = [label for label in colors if label in {part.sets[i].label for i in shown}]
         order = sorted(range(len(shown)), key=lambda k: (not best[k], part.sets[shown[k]].label not in first))
         left_out = _write_names(figure, axes, [(part.sets[shown[k]].label, points[k]) for k in order])
@@ -69,7 +75,8 @@ def curves(part: Section) -> Iterator[tuple[str, str]]:
         lines = {each.label: _means(name, tables[each.label]) for each in part.sets}
         lines = {label: line for label, line in lines.items() if len(line[0]) > 1}
         if lines:
-            yield svg.data_uri(_drawn(f"{name}{ARROWS[part.higher[name]]}", lines, colors)), _caption(lines, colors)
+            title = titled(name) + ARROWS[part.higher[name]]
+            yield svg.data_uri(_drawn(title, lines, colors)), _caption(lines, colors)
 
 
 def named_sets(part: Section) -> dict[str, str]:
@@ -100,7 +107,8 @@ def _drawn(title: str, lines: Mapping[str, Line], colors: Mapping[str, str]) -> 
     rows = math.ceil(len(known) / columns)
     figure, axes = figures.new_axes(title, height=2.7 + 0.17 * rows)
     bottom = (0.5 + 0.17 * rows) / (2.7 + 0.17 * rows)
-    figure.subplots_adjust(bottom=bottom, top=1 - 0.27 / (2.7 + 0.17 * rows))
+    top = 0.5 if "\n" in axes.get_title("left") else 0.27  # inches
+    figure.subplots_adjust(bottom=bottom, top=1 - top / (2.7 + 0.17 * rows))
     for label, (epochs, means, _) in lines.items():
         if label not in known:
             axes.plot(epochs, means, color=_OTHER, linewidth=0.8, alpha=0.6, zorder=1)
@@ -108,17 +116,29 @@ def _drawn(title: str, lines: Mapping[str, Line], colors: Mapping[str, str]) -> 
         epochs, means, halves = lines[label]
         axes.fill_between(epochs, means - halves, means + halves, color=color, alpha=0.15, linewidth=0)
         axes.plot(epochs, means, color=color, linewidth=1.6, label=figures.short(label, 52 // columns))
-    figures.scale_to(axes, np.concatenate([means for _, means, _ in lines.values()]))
+    means = np.concatenate([means for _, means, _ in lines.values()])
+    figures.scale_to(axes, means)
+    axes.set_ylim(*_range(means, axes.get_yscale() == "log"))
     axes.set_xlabel("epoch")
     look: Any = {"loc": "lower center", "ncols": columns, "frameon": False, "fontsize": 8, "borderaxespad": 0.1}
     figure.legend(*axes.get_legend_handles_labels(), **look)
     return figure
 
 
+def _range(means: np.ndarray, logarithmic: bool) -> tuple[float, float]:
+    """Ends of an axis that the means set: a wide interval does not press the lines together."""
+    low, high = float(np.nanmin(means)), float(np.nanmax(means))
+    if logarithmic:
+        return low / 1.5, high * 1.5
+    room = 0.08 * (high - low) or 0.08 * abs(high) or 1.0
+    return low - room, high + room
+
+
 def _caption(lines: Mapping[str, Line], colors: Mapping[str, str]) -> str:
     others = len([label for label in lines if label not in colors])
     note = "Validation split, mean over seeds; band: 95 % interval."
-    return f"{note} Gray: {others} other sets, with worse ranks." if others else note
+    gray = "another set, with a worse rank" if others == 1 else f"{others} other sets, with worse ranks"
+    return f"{note} Gray: {gray}." if others else note
 
 
 def _validation(folder: Path) -> ThinTable:

@@ -91,6 +91,10 @@ def compare(title: str, sets: list[RunSet], choices: Choices) -> Section:
         part.notes.append(f"delta-m: {note}")
         part.notes += _without_baseline(part, references, baseline)
         part.notes += _changed_signs(part, references)
+    elif len(sets) == 1:
+        part.notes.append(
+            "One setting alone, so there is nothing to compare: train another, such as balancer=pcgrad, and give both."
+        )
     else:
         part.notes.append("No delta-m without a baseline: choose one with --baseline, or use --single-task.")
     _rank(part)
@@ -226,7 +230,11 @@ def _rank(part: Section) -> None:
 
 
 def _cost(part: Section, references: Sequence[Reference | None], against: str) -> None:
-    """Time of a step relative to the baseline, or else the fastest set, and samples per second."""
+    """Time of a step relative to the baseline, or else the fastest of several sets, and samples per second."""
+    speeds = [[run.summary["samples_per_second"] for run in each.runs] for each in part.sets]
+    if len(part.sets) == 1:
+        part.columns["samples/s"] = [estimate(speeds[0])]
+        return
     fastest = min(each.seconds for each in part.sets)
     relative = any(references)
     units = [each.seconds if each else math.nan for each in references] if relative else [fastest] * len(references)
@@ -234,7 +242,6 @@ def _cost(part: Section, references: Sequence[Reference | None], against: str) -
         estimate([run.seconds_per_step / unit for run in each.runs])
         for each, unit in zip(part.sets, units, strict=True)
     ]
-    speeds = [[run.summary["samples_per_second"] for run in each.runs] for each in part.sets]
     part.columns["samples/s"] = [estimate(each) for each in speeds]
     part.notes.append(f"cost: seconds per training step, relative to {against if relative else 'the fastest set'}.")
     devices = sorted({run.summary["device"] for each in part.sets for run in each.runs})

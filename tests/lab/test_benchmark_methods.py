@@ -193,6 +193,13 @@ def test_figure_of_weights_shows_small_shares(tiny, shares, scale):
     assert panel.get_yscale() == scale
     assert [line.get_label() for line in panel.get_lines()] == ["cut", "price"]
     assert not any(other.axison for other in rest)
+    if scale == "log":  # it had powers of ten with small exponents
+        assert [panel.yaxis.get_major_formatter()(tick) for tick in panel.get_yticks()] == [
+            "1",
+            "0.01",
+            "0.0001",
+            "1e-06",
+        ]
 
 
 def test_a_rate_at_an_end_is_reported(tiny):
@@ -309,6 +316,7 @@ def test_values_at_one_edge_of_a_figure_do_not_overlap(tiny):
     far = {name: (1.0, (0.05 + i / 1000,) * 2, (100.0 + i,) * 2) for i, name in enumerate(METHODS[:4])}
     write(places | far)
     figure = method_tables.draw_results("tiny")
+    figure.set_dpi(72)  # as it is saved
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == 4

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from lab import figure_style, results
 from lab.figure_style import COLORS, DARK, INK, SOFT, limits, look, spread
@@ -72,6 +73,19 @@ def test_labels_keep_their_order_and_distance():
     places = spread([0.0, 0.01, 0.02], gap=0.1)
     assert places[0] >= 0.0
     assert np.diff(places).min() >= 0.0999
+
+
+def test_no_line_to_a_name_crosses_another_name():
+    figure = Figure()
+    axes = figure.add_axes((0.1, 0.1, 0.6, 0.8))
+    axes.set(xlim=(0, 1), ylim=(0, 10))
+    names = ["a_long_name", "another_long_name", "the_third", "d"]
+    figure_style.label_lines(axes, dict.fromkeys(names, (1, 5)), dict(zip(names, COLORS, strict=False)), height=3)
+    figure.draw_without_rendering()
+    for text in axes.texts:
+        line = text.arrow_patch.get_window_extent()
+        assert line.width > 0
+        assert all(line.x1 <= Text.get_window_extent(other).x0 + 1 for other in axes.texts)
 
 
 def test_every_line_has_its_name_beside_it():

@@ -1,12 +1,13 @@
 """The documentation site: links, and pages of methods and models that are made at the build."""
 
 import ast
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 import balancing
 from balancing import list_balancers
-from lab import docstrings, method_pages, model_pages, site_links
+from lab import docstrings, method_pages, model_pages, results, site_links
 from tasks import list_tasks
 from zoo import list_models
 
@@ -111,6 +112,43 @@ def test_the_reference_has_public_classes_and_functions():
     assert "\n::: balancing.create_balancer\n" in page
     assert "\n::: balancing.Balancer\n" in page
     assert "balancing.PCGrad" not in page
+
+
+def test_sessions_of_python_are_blocks_of_code():
+    """Their prompts were quotation marks of Markdown, one within the other."""
+    text = "Do it.\n\n>>> report = step(\n...     model\n... )\n\nThen ``b``."
+    assert docstrings.markdown(text) == "Do it.\n\n```python\nreport = step(\n    model\n)\n```\n\nThen `b`."
+
+
+def test_marks_of_code_in_a_diagram_do_not_end_it():
+    """The page of pinn was a block of code from there on."""
+    text = "A ``b``:\n\n```text\nx -> y (with ``z``)\n```\n\nAnd ``c``."
+    assert docstrings.markdown(text) == "A `b`:\n\n```text\nx -> y (with z)\n```\n\nAnd `c`."
+    for name in list_models():
+        page = model_pages.description(model_pages.model_entrypoint(name))
+        outside = "".join(docstrings._FENCED.split(page)[::2])
+        assert "``" not in outside, name
+
+
+def test_types_are_words():
+    assert docstrings.values(Sequence[str] | Mapping[str, int | str] | None) == (
+        "list of text, or mapping of text to integer or text, or none"
+    )
+    assert docstrings.values(int | None) == "integer or none"
+
+
+def test_cells_of_the_table_of_methods_are_spelled_out_on_their_pages():
+    page = method_pages.facts("pcgrad")
+    assert "gramian: lengths and angles of the objectives' gradients" in page
+    assert "sum: the weights sum to about K" in page
+    assert "rows: the gradients (for loss methods: the losses) are multiplied by it before the method" in page
+    text = (results.ROOT / "docs/balancing.md").read_text(encoding="utf-8")
+    for key, values in {
+        "scale": "mean sum own",
+        "heads": "unit weighted",
+        "preference on": "weights rows target method",
+    }.items():
+        assert all(method_pages.spelled(key, value).startswith(f"{value}: ") for value in values.split()), text
 
 
 def test_docstrings_are_taken_apart():

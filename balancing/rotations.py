@@ -15,7 +15,7 @@ class Rotations(nn.Module):
 
     ``R_k = (I - A_k)^-1 (I + A_k)`` with ``A_k`` antisymmetric, so R_k stays orthogonal whatever the optimizer does. The
     parameters are the numbers above the diagonal of A_k, times 2 / ``rate``; all R_k start at I. Heads read R_k as a constant: no
-    loss moves it, and ``rotograd`` alone gives its parameters gradients.
+    loss moves it, and ``rotograd`` alone gives its parameters gradients. Weight decay would turn them back.
 
     Args:
         objectives: Names of the losses, in the order of the balancer.
@@ -24,7 +24,7 @@ class Rotations(nn.Module):
             heads with the same optimizer of Adam's kind, as the method asks.
 
     Raises:
-        ValueError: ``size`` or ``rate`` out of range.
+        ValueError: ``size`` or ``rate`` out of range, or a name that no module can have.
     """
 
     places: Tensor
@@ -32,14 +32,16 @@ class Rotations(nn.Module):
     def __init__(self, objectives: Sequence[str], size: int, *, rate: float = 0.1) -> None:
         super().__init__()
         self.objectives, self.size, self.rate = objective_names("Rotations", objectives), size, rate
-        for wrong, problem in (
+        wrong = next((name for name in self.objectives if "." in name or hasattr(nn.ParameterDict, name)), None)
+        for problem, message in (
+            (wrong is not None, f"an objective cannot be called {wrong!r}; use letters, digits and _"),
             (size < 2, f"size must be at least 2, got {size}"),
             (not rate > 0, f"rate must be above 0, got {rate}"),
         ):
-            if wrong:
-                raise ValueError(f"Rotations: {problem}")
+            if problem:
+                raise ValueError(f"Rotations: {message}")
         angles = {name: nn.Parameter(torch.zeros(size * (size - 1) // 2)) for name in self.objectives}
-        self.angles = nn.ParameterDict(angles)  # vectors, which optimizers do not decay
+        self.angles = nn.ParameterDict(angles)  # vectors, which train.py's optimizers do not decay
         self.register_buffer("places", torch.triu_indices(size, size, 1), persistent=False)
 
     def matrix(self, name: str) -> Tensor:

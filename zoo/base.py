@@ -119,9 +119,7 @@ class TrunkModel(BaseModel):
         rotations: Between the output of the trunk and each head; ``None``: nothing is.
     """
 
-    def __init__(
-        self, trunk: nn.Module, head: Mapping[str, nn.Module], rotations: Rotations | None = None
-    ) -> None:
+    def __init__(self, trunk: nn.Module, head: Mapping[str, nn.Module], rotations: Rotations | None = None) -> None:
         super().__init__()
         self.objectives = tuple(head)
         self.trunk = trunk

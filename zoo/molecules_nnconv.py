@@ -22,6 +22,7 @@ Origin: J. Gilmer et al., "Neural Message Passing for Quantum Chemistry", ICML 2
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F

@@ -92,13 +92,14 @@ class RotoGrad(GramianBalancer):
 
     def _turns(self, measured: Measured) -> dict[Tensor, Tensor]:
         """Rotation -> gradient there of what it descends."""
-        z, *rotations = measured.gradients.inputs
-        size = rotations[0].shape[0]
+        size = len(measured.gradients.inputs[1])
         rows = [None if row[0] is None else row[0][..., :size].reshape(-1, size) for row in measured.gradients.rows]
         lengths = measured.gramian.diagonal().clamp(min=0).sqrt() * (measured.factor * len(rows))
         if several_processes():  # each differentiates the mean over its own samples, and the lengths are of all
             lengths *= dist.get_world_size()
-        units = [row / length for row, length in zip(rows, lengths.tolist(), strict=True) if row is not None and length > 0]
+        units = [
+            row / length for row, length in zip(rows, lengths.tolist(), strict=True) if row is not None and length > 0
+        ]
         turns = {}
         for place, row in zip(self._places.tolist(), rows, strict=True):
             rotation = self._rotations[place]

@@ -68,7 +68,7 @@ class Rotations(nn.Module):
 
 
 def holds_rotations(features: Sequence[Tensor], size: int) -> bool:
-    """Whether these are features and ``size`` rotations, as :meth:`Rotations.forward` gives them."""
+    """Whether these are what :meth:`Rotations.forward` gives for ``size`` objectives."""
     if len(features) != size + 1 or not all(isinstance(tensor, Tensor) for tensor in features):
         return False
     z, *rotations = features

@@ -11,7 +11,10 @@ from zoo import list_models, model_arguments
 
 
 def check_rotations(model: Any, balancer: Any, task: Task) -> None:
-    """Raise ConfigError for ``rotograd`` without rotations, away from the features, or a task that has none in common."""
+    """Raise ConfigError where ``rotograd`` has nothing to turn.
+
+    It needs a model with rotations, the features as the place, and objectives that share samples.
+    """
     if not isinstance(getattr(balancer, "gradient_balancer", balancer), RotoGrad):
         return
     if getattr(model, "rotations", None) is None or balancer.options.at != "features":

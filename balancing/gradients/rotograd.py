@@ -35,7 +35,7 @@ class RotoGrad(GramianBalancer):
     Give ``at="features"``, ``features=rotations(z)`` and ``rotations.parameters()`` to an optimizer. Without rotations the
     lengths alone are balanced, at any place; at the tenth such step it warns. Steps between those of ``update_every`` let
     the rotations rest, and so does an objective that is absent. A zero gradient keeps weight 1.
-    The paper turns by the matrix exponential, here it is Cayley's map, which is as good near I, for a tenth of the time. The
+    The paper turns by the matrix exponential, here it is Cayley's map, which agrees to second order and costs much less. The
     authors' code descends ``sum_n ||R_k v_n - h_nk||^2`` with v times the length m of the mean gradient. Along rotations that has
     2 m times the gradient here, the paper's; Adam takes factors out. Its rotations start where geotorch draws them, here at I.
     Its n_k(0) are those of step 20, the default here, and of the first step until then; the paper's are of the first.

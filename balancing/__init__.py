@@ -35,6 +35,7 @@ from .gradients.nash_mtl import NashMTL
 from .gradients.pareto_mtl import ParetoMTL
 from .gradients.pcd import PCD
 from .gradients.pcgrad import PCGrad
+from .gradients.rotograd import RotoGrad
 from .gradients.sdmgrad import SDMGrad
 from .gradients.torchjd import torchjd
 from .gradients.upgrad import UPGrad
@@ -82,6 +83,7 @@ from .method import Method
 from .options import BalancerOptions, Options
 from .protocol import MultiObjectiveModel, Phase, PreferenceModel
 from .report import BalanceReport
+from .rotations import Rotations
 
 # fmt: off
 __all__ = [
@@ -92,7 +94,7 @@ __all__ = [
     "ImpartialGradient", "ImpartialLoss", "InitialLoss", "InverseMean", "JacobianBalancer", "Krum", "LearningRateAnnealing", "LossBalancer", "LossDiscrepancyControl",
     "MGDA", "MOML", "MetaBalance", "Method", "MoCo", "MoDo", "MultiObjectiveModel", "NashMTL", "NonFiniteError", "Options", "PCD",
     "PCGrad", "ParetoMTL", "PenaltyBoundaryIntersection", "Phase", "PowerMean", "PreferenceModel", "PreferenceSampling", "PriorLoss", "RLW", "ReLoBRaLo",
-    "Realtime", "RowBalancer", "SDMGrad", "Scalarization", "ScheduleBalancer", "Scheduled", "Single",
+    "Realtime", "RotoGrad", "Rotations", "RowBalancer", "SDMGrad", "Scalarization", "ScheduleBalancer", "Scheduled", "Single",
     "SmoothTchebycheff", "SoftAdapt", "SoftOptimalUncertainty", "Sum", "Tchebycheff", "TrimmedMean", "UPGrad", "Uncertainty",
     "allow_several_backwards", "balancer_arguments", "balancer_class", "create_balancer", "group_parameters",
     "list_balancers", "register_balancer", "torchjd",

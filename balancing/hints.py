@@ -43,6 +43,15 @@ def warn_if_unshared(method: Method) -> None:
         )
 
 
+def warn_if_unturned(method: Method) -> None:
+    """Warn at the tenth step in which a method that learns rotations was given none."""
+    if method.step == _SOON - 1:
+        _warn(
+            f"{method.name}: in {_SOON} steps there were no rotations, so only lengths were balanced; give at='features', and "
+            "features=rotations(z) of a balancing.Rotations, whose turned features the heads read"
+        )
+
+
 def warn_if_endless(method: Method, instead: str) -> None:
     """Warn at step 1000 of a method whose weights change with epochs if none has ended.
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from balancing import Method, balancer_class, create_balancer
+from balancing import Method, RotoGrad, balancer_class, create_balancer
 from lab import docstrings, documents, results
 from lab.method_tables import Results, runs_file
 from lab.studies import STUDIES
@@ -135,7 +135,7 @@ def objectives(name: str) -> tuple[str, ...]:
 
 def code_block(name: str) -> str:
     """The example as Markdown, and the command."""
-    command = f"python train.py balancer={name}" + " balancer.aggregator=UPGrad" * (name == "torchjd")
+    command = " ".join(["python train.py", f"balancer={name}", *DATA["words"].get(name, ())])
     two = name not in METHOD_DATA["three"]  # the default task has as many objectives
     shell = f"\n\n```bash\n{command}\n```" if two else ""
     return f"```python\n{example(name)}```{shell}"
@@ -146,35 +146,42 @@ def example(name: str) -> str:
     names, given = objectives(name), DATA["arguments"].get(name, {})
     balancer = create_balancer(name, names, **given)
     learned, bilevel = any(True for _ in balancer.parameters()), family(name) == "bilevel"
+    turns = isinstance(balancer, RotoGrad)
     epochs = ".epoch" in inspect.getsource(inspect.getmodule(type(balancer)) or type(balancer))
     part = "[part]" if bilevel else ""
+    more = ", part" if bilevel else ", features" if turns else ""
     listed = ", ".join(f'"{each}"' for each in names)
     options = "".join(f", {key}={value!r}" for key, value in given.items()).replace("'", '"')
     lines = ["import torch", "from torch import nn", "from torch.nn.functional import cross_entropy, mse_loss", ""]
-    lines += ["from balancing import create_balancer", ""]
+    lines += [f"from balancing import {'Rotations, ' * turns}create_balancer", ""]
     lines += ["x = torch.randn(64, 8)", f"{', '.join(names)} = {', '.join(TARGETS[each] for each in names)}"]
     lines += ["model = nn.ModuleDict({", '    "trunk": nn.Sequential(nn.Linear(8, 32), nn.Tanh()),']
     lines += [f'    "{each}": nn.Linear(32, {3 if each == "kind" else 1}),' for each in names] + ["})"]
     lines += [f"objectives = ({listed})", f'balancer = create_balancer("{name}", objectives{options})']
+    lines += ['model["rotations"] = Rotations(objectives, 32)'] * turns
     lines += ["optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)"]
     lines += ["own = torch.optim.Adam(balancer.parameters(), lr=0.02)  # without weight decay"] * learned
     lines += ["train, other = slice(0, 32), slice(32, 64)  # rows of the batch"] * bilevel
     lines += [
         "",
         "",
-        f"def losses(net{', part' if bilevel else ''}):",
-        f'    z = net["trunk"](x{part})',
+        f"def losses(net{more}):",
+        '    z = net["rotations"].turned(features)' if turns else f'    z = net["trunk"](x{part})',
         "    return {",
     ]
     for each in names:
         criterion = "cross_entropy" if each == "kind" else "mse_loss"
-        lines.append(f'        "{each}": {criterion}(net["{each}"](z), {each}{part}),')
+        read = f'z["{each}"]' if turns else "z"
+        lines.append(f'        "{each}": {criterion}(net["{each}"]({read}), {each}{part}),')
     lines += ["    }", "", ""]
     step = ["optimizer.zero_grad()", *["own.zero_grad()"] * learned]
     if bilevel:
         closures = ("train", "other")
         step += ["report = balancer.meta_backward(", "    model,"]
         step += [*(f"    lambda net: losses(net, {each})," for each in closures), "    lr=1e-3,", ")"]
+    elif turns:
+        step += ['features = model["rotations"](model["trunk"](x))  # z, and a rotation for each head']
+        step += ["report = balancer.backward(losses(model, features), features=features)"]
     else:
         step += ["report = balancer.backward(losses(model))"]
     step += ["optimizer.step()"]

@@ -17,6 +17,7 @@ from mozoo.config import SCHEDULES, Config, OptimizerConfig, SchedulerConfig, Tr
 from mozoo.distributed import Processes
 from mozoo.fine_tuning import layer_scales
 from mozoo.preferences import check_preferences
+from mozoo.rotations import check_rotations
 from mozoo.schedules import learning_rate
 from tasks import Task
 
@@ -126,6 +127,7 @@ def build_phase_optimizer(
 def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Processes, task: Task, model: Any) -> None:
     """Raise ConfigError if the balancer does not fit this loop, the task or the model."""
     check_preferences(model, balancer)
+    check_rotations(model, balancer, task)
     at = balancer.options.at
     if task.derivatives:
         _check_derivatives(at, trainer, task)

@@ -102,6 +102,8 @@ class Office(Task):
         crop: Smallest share of a training image's area that a random crop keeps; 1 for no random crops.
     """
 
+    separate = True
+
     def __init__(
         self,
         data: Literal["office_31", "office_home"] = "office_31",

@@ -184,6 +184,7 @@ class Task:
         objectives: In the order in which they are reported.
         info: Values of ``auto`` for options of models, e.g. ``in_features``; see :meth:`auto_value`.
         derivatives: Whether losses hold derivatives of the model with respect to its inputs.
+        separate: Whether each objective has samples of its own.
         data_source: The public data and their licence, in words for cards of weights; empty for files of a user.
     """
 
@@ -191,6 +192,7 @@ class Task:
     objectives: tuple[Objective, ...] = ()
     info: Mapping[str, Any] = {}
     derivatives: bool = False
+    separate: bool = False
     data_source: str = ""
     _state: Mapping[str, Any] = {}
     _loaded: tuple[Path, Splits] | None = None

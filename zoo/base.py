@@ -12,6 +12,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from balancing.protocol import Phase
+from balancing.rotations import Rotations
 from zoo.pretrained import run_folder
 from zoo.stored import is_storable, plain
 
@@ -115,26 +116,36 @@ class TrunkModel(BaseModel):
     Args:
         trunk: Module from inputs to features.
         head: Objective -> module from features to its output.
+        rotations: Between the output of the trunk and each head; ``None``: nothing is.
     """
 
-    def __init__(self, trunk: nn.Module, head: Mapping[str, nn.Module]) -> None:
+    def __init__(self, trunk: nn.Module, head: Mapping[str, nn.Module], rotations: Rotations | None = None) -> None:
         super().__init__()
         self.objectives = tuple(head)
         self.trunk = trunk
         self.head = nn.ModuleDict(head)
+        self.rotations = rotations
 
     def features(self, x: Tensor) -> Any:
-        """Inputs -> output of the trunk."""
-        return self.trunk(x)
+        """Inputs -> output of the trunk, and the rotations if there are any."""
+        return self.with_rotations(self.trunk(x))
+
+    def with_rotations(self, z: Any) -> Any:
+        """Output of the trunk -> what the heads read."""
+        return z if self.rotations is None else self.rotations(z)
 
     def heads(self, features: Any) -> dict[str, Tensor]:
         """Features -> one output per objective."""
-        return {name: head(features) for name, head in self.head.items()}
+        if self.rotations is None:
+            return {name: head(features) for name, head in self.head.items()}
+        return {name: self.head[name](z) for name, z in self.rotations.turned(features).items()}
 
     def head_parameters(self, name: str) -> list[nn.Parameter]:
-        """The head of ``name``."""
-        return list(self.head[name].parameters())
+        """The head of ``name``, and its rotation if there is one."""
+        own = list(self.head[name].parameters())
+        return own if self.rotations is None else [*own, self.rotations.angles[name]]
 
     def networks(self) -> dict[str, nn.Module]:
-        """The trunk and the heads, for an optimizer each."""
-        return {"trunk": self.trunk, "heads": self.head}
+        """The trunk, the heads and the rotations if there are any, for an optimizer each."""
+        parts = {"trunk": self.trunk, "heads": self.head}
+        return parts if self.rotations is None else {**parts, "rotations": self.rotations}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 
 from torch import nn
 
 from balancing.registry import suggestion
+from balancing.rotations import Rotations
 
 _DEEPEST = 1000  # layers; many more take minutes to make
 
@@ -34,6 +35,18 @@ def check_timm_name(model: str, kind: str, name: str) -> None:
     if not timm.is_model(name):
         hint = suggestion(name, timm.list_models(), "timm.list_models() names them all")
         raise ValueError(f"{model}: timm has no {kind} {name!r}; {hint}")
+
+
+def rotations_of(model: str, objectives: Iterable[str], rotate: int, width: int) -> Rotations | None:
+    """A rotation of the first ``rotate`` of ``width`` features for each objective; 0: none.
+
+    Raises ValueError for another number of features.
+    """
+    if rotate == 0:
+        return None
+    if not 2 <= rotate <= width:
+        raise ValueError(f"{model}: rotate must be from 2 to the {width} features, or 0 for none, got {rotate}")
+    return Rotations(list(objectives), rotate)
 
 
 def head_sizes(model: str, classifiers: Mapping[str, int], regressors: Mapping[str, int]) -> dict[str, int]:

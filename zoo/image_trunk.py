@@ -26,7 +26,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.base import TrunkModel
-from zoo.checks import check_at_least, head_sizes
+from zoo.checks import check_at_least, head_sizes, rotations_of
 from zoo.registry import ModelInfo, register_model, register_variant
 from zoo.timm_models import create_timm, timm_name
 
@@ -115,8 +115,9 @@ def _info(summary: str) -> ModelInfo:
 class _ImageTrunk(TrunkModel):
     """A trunk for images with a linear head per objective."""
 
-    def __init__(self, trunk: nn.Module, width: int, sizes: Mapping[str, int]) -> None:
-        super().__init__(trunk, {name: nn.Linear(width, size) for name, size in sizes.items()})
+    def __init__(self, model: str, trunk: nn.Module, width: int, sizes: Mapping[str, int], rotate: int) -> None:
+        rotations = rotations_of(model, sizes, rotate, width)
+        super().__init__(trunk, {name: nn.Linear(width, size) for name, size in sizes.items()}, rotations)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, in_channels, H, W) -> one output per objective."""
@@ -135,6 +136,7 @@ class LeNetTrunk(_ImageTrunk):
         channels: Of the convolutions, one or more.
         kernels: Side of the kernel of each convolution.
         width: Units of the hidden layer, which are the features.
+        rotate: How many features, the first ones, a rotation per objective turns for the balancer ``rotograd``; 0: none.
     """
 
     def __init__(
@@ -146,13 +148,15 @@ class LeNetTrunk(_ImageTrunk):
         channels: Sequence[int] = (10, 20),
         kernels: Sequence[int] = (9, 5),
         width: int = 50,
+        rotate: int = 0,
     ) -> None:
         sizes = head_sizes("shared_trunk_lenet", classifiers, regressors)
         check_at_least("shared_trunk_lenet", 1, in_channels=in_channels, image_size=image_size, width=width)
         if not channels or len(channels) != len(kernels):
             raise ValueError("shared_trunk_lenet needs at least one channel count, and a kernel for each")
         check_at_least("shared_trunk_lenet", 1, channels=min(channels), kernels=min(kernels))
-        super().__init__(_LeNet(in_channels, image_size, channels, kernels, width), width, sizes)
+        trunk = _LeNet(in_channels, image_size, channels, kernels, width)
+        super().__init__("shared_trunk_lenet", trunk, width, sizes, rotate)
 
 
 @register_model(
@@ -167,6 +171,7 @@ class CNNTrunk(_ImageTrunk):
         regressors: Objective -> number of values; the output is values (B, dims).
         channels: Of the convolutions, one or more; the image is halved before each that is wider.
         width: Units of the two hidden layers.
+        rotate: How many features, the first ones, a rotation per objective turns for the balancer ``rotograd``; 0: none.
     """
 
     def __init__(
@@ -176,12 +181,13 @@ class CNNTrunk(_ImageTrunk):
         regressors: Mapping[str, int],
         channels: Sequence[int] = (64, 128, 128, 256, 256, 512, 512),
         width: int = 512,
+        rotate: int = 0,
     ) -> None:
         sizes = head_sizes("shared_trunk_cnn", classifiers, regressors)
         if not channels:
             raise ValueError("shared_trunk_cnn needs at least one channel count")
         check_at_least("shared_trunk_cnn", 1, in_channels=in_channels, channels=min(channels), width=width)
-        super().__init__(_PlainCNN(in_channels, channels, width), width, sizes)
+        super().__init__("shared_trunk_cnn", _PlainCNN(in_channels, channels, width), width, sizes, rotate)
 
 
 @register_model("shared_trunk_timm", _info("any timm backbone with classifier and regressor heads, for images"))
@@ -197,6 +203,7 @@ class TimmTrunk(_ImageTrunk):
         pretrained: Start the backbone from the weights that timm has for it.
         hidden: Units of one more shared layer on top of the backbone, with dropout; 0 for none.
         pretrained_file: File with such weights, with ``pretrained``; otherwise they are downloaded.
+        rotate: How many features, the first ones, a rotation per objective turns for the balancer ``rotograd``; 0: none.
     """
 
     def __init__(
@@ -209,6 +216,7 @@ class TimmTrunk(_ImageTrunk):
         pretrained: bool = False,
         hidden: int = 0,
         pretrained_file: str | None = None,
+        rotate: int = 0,
     ) -> None:
         sizes = head_sizes("shared_trunk_timm", classifiers, regressors)
         check_at_least("shared_trunk_timm", 1, in_channels=in_channels)
@@ -225,7 +233,7 @@ class TimmTrunk(_ImageTrunk):
             nn.init.normal_(layer.weight, std=0.005)  # as in LibMTL, where Office is trained like this
             top = (layer, nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Dropout(0.5))
             trunk, width = nn.Sequential(inner, *top), hidden
-        super().__init__(trunk, width, sizes)
+        super().__init__("shared_trunk_timm", trunk, width, sizes, rotate)
         if pretrained:
             inner.load_state_dict(_backbone(backbone, in_channels, image_size, True, pretrained_file).state_dict())
 

@@ -24,12 +24,13 @@ Origin: J. Gilmer et al., "Neural Message Passing for Quantum Chemistry", ICML 2
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.base import TrunkModel
-from zoo.checks import check_at_least, head_sizes
+from zoo.checks import check_at_least, head_sizes, rotations_of
 from zoo.registry import ModelInfo, register_model
 
 _SHORTEST = 0.8  # angstrom: center of the first bump
@@ -143,6 +144,7 @@ class Molecules(TrunkModel):
         bumps: Number of bumps of the distance, at least 2.
         cutoff: Center of the last bump in angstrom; atoms that are much farther do not notice each other.
         elements: Largest atomic number.
+        rotate: How many features, the first ones, a rotation per objective turns for the balancer ``rotograd``; 0: none.
     """
 
     def __init__(
@@ -155,6 +157,7 @@ class Molecules(TrunkModel):
         bumps: int = 16,
         cutoff: float = 6.0,
         elements: int = 9,
+        rotate: int = 0,
     ) -> None:
         sizes = head_sizes("molecules", classifiers, regressors)
         check_at_least("molecules", 1, depth=depth, channels=channels, elements=elements)
@@ -162,12 +165,13 @@ class Molecules(TrunkModel):
         if not cutoff > _SHORTEST:
             raise ValueError(f"molecules: cutoff must be above {_SHORTEST} angstrom, got {cutoff}")
         trunk = MessagePassing(width, depth, channels, bumps, cutoff, elements)
-        super().__init__(trunk, {name: PropertyHead(4 * width, width // 2, size) for name, size in sizes.items()})
+        head = {name: PropertyHead(4 * width, width // 2, size) for name, size in sizes.items()}
+        super().__init__(trunk, head, rotations_of("molecules", sizes, rotate, 4 * width))
 
     def forward(self, numbers: Tensor, positions: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """(B, N) and (B, N, 3) -> one output per objective."""
         return self.heads(self.features(numbers, positions))
 
-    def features(self, numbers: Tensor, positions: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, N) and (B, N, 3) -> pooled vector (B, 4 width)."""
-        return self.trunk(numbers, positions)
+    def features(self, numbers: Tensor, positions: Tensor) -> Any:  # type: ignore[override]
+        """(B, N) and (B, N, 3) -> pooled vector (B, 4 width), and the rotations if there are any."""
+        return self.with_rotations(self.trunk(numbers, positions))

@@ -22,13 +22,14 @@ Origin: J. Gilmer et al., "Neural Message Passing for Quantum Chemistry", ICML 2
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.base import TrunkModel
-from zoo.checks import check_at_least, head_sizes
+from zoo.checks import check_at_least, head_sizes, rotations_of
 from zoo.registry import ModelInfo, register_model
 
 _ELEMENTS = (1, 6, 7, 8, 9)
@@ -125,6 +126,7 @@ class MoleculesNNConv(TrunkModel):
         hidden: Units of the network that makes the weights of an edge.
         rounds: Of messages, all with the same weights.
         steps: Of Set2Set.
+        rotate: How many features, the first ones, a rotation per objective turns for the balancer ``rotograd``; 0: none.
     """
 
     def __init__(
@@ -135,16 +137,18 @@ class MoleculesNNConv(TrunkModel):
         hidden: int = 128,
         rounds: int = 3,
         steps: int = 3,
+        rotate: int = 0,
     ) -> None:
         sizes = head_sizes("molecules_nnconv", classifiers, regressors)
         check_at_least("molecules_nnconv", 1, width=width, hidden=hidden, rounds=rounds, steps=steps)
         trunk = NNConvTrunk(width, hidden, rounds, steps)
-        super().__init__(trunk, {name: nn.Linear(width, size) for name, size in sizes.items()})
+        rotations = rotations_of("molecules_nnconv", sizes, rotate, width)
+        super().__init__(trunk, {name: nn.Linear(width, size) for name, size in sizes.items()}, rotations)
 
     def forward(self, numbers: Tensor, positions: Tensor, bonds: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """(B, N), (B, N, 3), (B, N, N) -> one output per objective."""
         return self.heads(self.features(numbers, positions, bonds))
 
-    def features(self, numbers: Tensor, positions: Tensor, bonds: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, N), (B, N, 3), (B, N, N) -> input of the heads (B, width)."""
-        return self.trunk(numbers, positions, bonds)
+    def features(self, numbers: Tensor, positions: Tensor, bonds: Tensor) -> Any:  # type: ignore[override]
+        """(B, N), (B, N, 3), (B, N, N) -> input of the heads (B, width), and the rotations if any."""
+        return self.with_rotations(self.trunk(numbers, positions, bonds))

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from zoo.base import TrunkModel
-from zoo.checks import check_at_least, check_dropout, head_sizes
+from zoo.checks import check_at_least, check_dropout, head_sizes, rotations_of
 from zoo.registry import register_model
 from zoo.tables import category_embedding, embed, embedding_network, table_info
 
@@ -54,6 +54,7 @@ class SharedTrunk(TrunkModel):
         norm: Normalization after each hidden layer.
         dropout: Probability in [0, 1) of dropping a unit after each hidden layer.
         categories: For each column of codes, how many codes it has; empty: the model takes numbers alone.
+        rotate: How many features, the first ones, a rotation per objective turns for the balancer ``rotograd``; 0: none.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class SharedTrunk(TrunkModel):
         norm: Literal["batch", "layer", "none"] = "none",
         dropout: float = 0.0,
         categories: Sequence[int] = (),
+        rotate: int = 0,
     ) -> None:
         sizes = head_sizes("shared_trunk", classifiers, regressors)
         check_at_least("shared_trunk", 1, width=width, depth=depth)
@@ -73,16 +75,17 @@ class SharedTrunk(TrunkModel):
         embedding, inputs = category_embedding("shared_trunk", in_features, categories)
         widths = [inputs] + [width] * depth
         trunk = nn.Sequential(*(_block(a, b, norm, dropout) for a, b in pairwise(widths)))
-        super().__init__(trunk, {name: nn.Linear(width, size) for name, size in sizes.items()})
+        rotations = rotations_of("shared_trunk", sizes, rotate, width)
+        super().__init__(trunk, {name: nn.Linear(width, size) for name, size in sizes.items()}, rotations)
         self.categories, self.embedding = tuple(categories), embedding
 
     def forward(self, x: Tensor, codes: Tensor | None = None) -> dict[str, Tensor]:
         """(B, in_features), and (B, columns) with categories -> one output per objective."""
         return self.heads(self.features(x, codes))
 
-    def features(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
-        """Inputs -> output of the trunk."""
-        return self.trunk(embed(self.embedding, x, codes))
+    def features(self, x: Tensor, codes: Tensor | None = None) -> Any:
+        """Inputs -> output of the trunk, and the rotations if there are any."""
+        return self.with_rotations(self.trunk(embed(self.embedding, x, codes)))
 
     def networks(self) -> dict[str, nn.Module]:
         """The trunk, the heads and the embedding, for an optimizer each."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from balancing import create_balancer
+from balancing import Rotations, create_balancer
 from balancing.measuring import processes
 from tests import forks
 from tests.balancing.bilevel.problems import closure
@@ -65,6 +65,25 @@ def steps_with_an_absent_objective(part):
     return gradients
 
 
+def steps_with_rotations(part):
+    """Gradients of two steps of a net with a rotation before each head, the second without ``b``."""
+    net, balancer = Net(), make("rotograd", at="features")
+    rotations = Rotations(net.objectives, net.features(inputs(2)).shape[-1])
+    for angles in rotations.parameters():
+        torch.nn.init.normal_(angles, std=3.0)
+    gradients = []
+    for seed in range(2):
+        net.zero_grad()
+        rotations.zero_grad()
+        x = part(inputs(8, seed=seed))
+        features = rotations(net.features(x))
+        losses = {name: net.losses(x, z)[name] for name, z in rotations.turned(features).items()}
+        balancer.backward(losses | ({"b": None} if seed else {}), features=features)
+        angles = {name: p.grad for name, p in rotations.named_parameters() if p.grad is not None}
+        gradients.append(net.gradients() | angles)
+    return gradients
+
+
 def worker(rank, port, folder, run):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -100,9 +119,10 @@ def test_two_processes_equal_one(results, case):
                 torch.testing.assert_close(rank[index][key], gradient, msg=lambda m, key=key: f"{key}: {m}")
 
 
-def test_two_processes_without_an_objective_equal_one(tmp_path):
-    whole = steps_with_an_absent_objective(lambda x: x)
-    for rank in two_processes(steps_with_an_absent_objective, tmp_path):
+@pytest.mark.parametrize("run", [steps_with_an_absent_objective, steps_with_rotations])
+def test_two_processes_without_an_objective_equal_one(run, tmp_path):
+    whole = run(lambda x: x)
+    for rank in two_processes(run, tmp_path):
         for mine, wanted in zip(rank, whole, strict=True):
             assert mine.keys() == wanted.keys()
             for key, gradient in wanted.items():

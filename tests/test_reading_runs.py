@@ -40,3 +40,12 @@ def test_runs_that_differ_in_seed_and_learning_rate_share_a_composition(tmp_path
     runs._composed.cache_clear()
     assert [each for each in words if runs.is_training_of(tmp_path, each)] == [words[3]]
     assert composed == [common]
+
+
+def test_an_option_that_a_run_is_older_than_has_its_default_there(tmp_path):
+    saved = asdict(mozoo.compose(["balancer=mgda"]))
+    del saved["model"]["rotate"], saved["balancer"]["min_weight"]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(saved))
+    assert runs.is_training_of(tmp_path, ("balancer=mgda",))
+    for others in (("balancer=sum",), ("balancer=mgda", "model.rotate=8"), ("balancer=mgda", "balancer.min_weight=0.1")):
+        assert not runs.is_training_of(tmp_path, others), others

@@ -159,13 +159,19 @@ def _check(run: FinishedRun) -> None:
 
 
 def is_training_of(run: Path, overrides: Sequence[str]) -> bool:
-    """Whether a run folder has the configuration of these overrides, but for :data:`IGNORED`."""
+    """Whether a run folder has the configuration of these overrides, but for :data:`IGNORED`.
+
+    Options that are newer than the run have their defaults in it.
+    """
     if not (run / "config.yaml").is_file():
         return False
     words = [each.partition("=") for each in overrides]
     plain = {key: _PLAIN[key](value) for key, _, value in words if key in _PLAIN}
     others = tuple(each for each, (key, _, _) in zip(overrides, words, strict=True) if key not in _PLAIN)
-    return _decisive(_saved(run)) == _composed(others) | plain
+    saved, wanted = _decisive(_saved(run)), _composed(others) | plain
+    given = tuple(key.lstrip("+") + "." for key, _, _ in words if "." in key)
+    newer = {key: wanted[key] for key in wanted.keys() - saved.keys() if not f"{key}.".startswith(given)}
+    return saved | newer == wanted
 
 
 def _saved(run: Path) -> dict[str, Any]:

@@ -308,7 +308,7 @@ def new_axes(
         lines = textwrap.wrap(short(title, 64), round(_TITLE * width / 4.4)) or [""]
         axes.set_title("\n".join(lines), fontsize=11 if len(title) < 36 else 9, x=0.012)
         axes.yaxis.get_offset_text().set(ha="right", fontsize=8)  # a factor of all ticks, beside the title
-        axes.yaxis.OFFSETTEXTPAD = 6.5  # points above the highest tick, whose number it would stand on
+        axes.yaxis.OFFSETTEXTPAD = 7  # points above the highest tick, whose number it would stand on
         if grid:
             axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # quarters have a digit more
             top = 0.9 if len(lines) == 1 else 1 - 0.5 / height

@@ -109,11 +109,10 @@ def measure_cost(plan: Plan) -> list[dict[str, Any]]:
     known = (
         {row["setting"]: row for row in read_rows(studies.cost_file(name))} if studies.cost_file(name).is_file() else {}
     )
-    wanted = [*study.methods, *([AUTOSCALE] if study.phase else [])]
-    lacking = [method for method in wanted if method not in known]
+    lacking = [method for method in study.timed if method not in known]
     if lacking:
         known |= {row["setting"]: row for row in _measure(plan, lacking)}
-    return [known[method] for method in wanted]
+    return [known[method] for method in study.timed]
 
 
 def _measure(plan: Plan, methods: Sequence[str], rounds: int = 20) -> list[dict[str, Any]]:

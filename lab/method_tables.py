@@ -145,8 +145,9 @@ def plan_of(name: str) -> Plan:
 
 
 def finished(name: str) -> bool:
-    """Whether results/ hold all runs of a study."""
-    return cost_file(name).is_file() and not plan_of(name).missing
+    """Whether results/ hold all runs of a study, and what a step of each setting costs."""
+    known = {row["setting"] for row in read_rows(cost_file(name))} if cost_file(name).is_file() else set()
+    return known >= set(STUDIES[name].timed) and not plan_of(name).missing
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------

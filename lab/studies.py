@@ -70,7 +70,12 @@ class Study:
     @property
     def compared(self) -> list[str]:
         """Labels of methods, of ``autoscale`` and of the sweep's middle."""
-        return [*self.methods, *([AUTOSCALE] if self.phase else []), *([self.middle] if self.middle else [])]
+        return [*self.timed, *([self.middle] if self.middle else [])]
+
+    @property
+    def timed(self) -> list[str]:
+        """Labels of settings whose steps are timed; static weights cost as much as ``sum``."""
+        return [*self.methods, *([AUTOSCALE] if self.phase else [])]
 
     @property
     def references(self) -> list[str]:
@@ -81,7 +86,7 @@ class Study:
 
     def settings(self) -> dict[str, Sequence[str]]:
         """Label -> overrides, of all but the points that a sweep may grow by."""
-        labels = [*self.methods, *([AUTOSCALE] if self.phase else [])]
+        labels = self.timed
         labels += [static(point) for point in weight_grid(len(self.objectives))] if self.swept else []
         alone = self.objectives if self.alone is None else self.alone
         return {label: self.overrides(label) for label in [*labels, *(f"only {name}" for name in alone)]}

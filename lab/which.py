@@ -43,7 +43,7 @@ def gain(outcome: Results, label: str) -> str:
 
 def time_of(outcome: Results, label: str) -> float:
     """Of a step relative to ``sum``."""
-    return outcome.cost.get(label, (1.0, 1.0))[0]
+    return 1.0 if label.startswith("static ") else outcome.cost[label][0]
 
 
 def situation(outcome: Results) -> list[str]:

@@ -47,5 +47,9 @@ def test_an_option_that_a_run_is_older_than_has_its_default_there(tmp_path):
     del saved["model"]["rotate"], saved["balancer"]["min_weight"]
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(saved))
     assert runs.is_training_of(tmp_path, ("balancer=mgda",))
-    for others in (("balancer=sum",), ("balancer=mgda", "model.rotate=8"), ("balancer=mgda", "balancer.min_weight=0.1")):
+    for others in (
+        ("balancer=sum",),
+        ("balancer=mgda", "model.rotate=8"),
+        ("balancer=mgda", "balancer.min_weight=0.1"),
+    ):
         assert not runs.is_training_of(tmp_path, others), others

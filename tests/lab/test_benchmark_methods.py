@@ -218,6 +218,10 @@ def test_a_study_that_is_not_finished_has_no_table(tiny, monkeypatch):
     write({})
     assert method_tables.finished("tiny")
     assert "Not finished" not in method_tables.summary()
+    costs = results.read_rows(studies.cost_file("tiny"))
+    results.write_rows(studies.cost_file("tiny"), costs[:-1])
+    assert not method_tables.finished("tiny")  # the last method would seem to cost nothing
+    results.write_rows(studies.cost_file("tiny"), costs)
     rows = results.read_rows(studies.runs_file("tiny"))
     results.write_rows(studies.runs_file("tiny"), [row for row in rows if not row["setting"].startswith("static ")])
     studies.recorded.cache_clear()

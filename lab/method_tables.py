@@ -134,7 +134,9 @@ class Results:
 
 
 def beyond(one: Estimate, other: Estimate, higher: bool) -> bool:
-    """Whether ``one`` is better, and the intervals do not meet."""
+    """Whether ``one`` is better, and the intervals do not meet; one that diverged is worse than all others."""
+    if math.isnan(one.mean) or math.isnan(other.mean):
+        return math.isnan(other.mean) and not math.isnan(one.mean)
     distance = (one.mean - other.mean) * (1 if higher else -1)
     return distance > (one.half or 0.0) + (other.half or 0.0)
 
@@ -314,8 +316,8 @@ def draw_results(name: str) -> Figure:
         for index, label in enumerate(outcome.compared)
         if not label.startswith("static ")
     }
-    if outcome.plan.tuned:
-        looks[outcome.plan.tuned] = {"marker": "*", "color": INK, "markersize": 13, "label": "static weights, chosen"}
+    if outcome.rival != "sum":
+        looks[outcome.rival] = {"marker": "*", "color": INK, "markersize": 13, "label": "static weights, chosen"}
     lines = math.ceil((1 + len(pairs)) / 2)
     height = max(3.7, 0.17 * (len(looks) + 2))
     figure = Figure(figsize=(WIDTH, height * lines), layout="constrained")

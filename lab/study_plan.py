@@ -6,6 +6,7 @@
    seeds; the one with the best mean is chosen. Where it lies at an edge of the sweep, points beyond it are added and judged
    alike, up to a limit.
 3. Every other setting is trained with all seeds at its best rate.
+4. A rate at which a run of another seed diverges gives way to the next best of the setting; so it is in the sweep.
 
 "Best" is the lowest delta-m on the validation split; of an objective alone the score by which its epoch is chosen.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,7 @@ class Plan:
     tuned: str | None = None
     inside: bool = True
     reference: dict[str, float] = field(default_factory=dict)
+    _grids: dict[str, list[float]] = field(default_factory=dict)  # setting -> learning rates
 
     def __post_init__(self) -> None:
         self._find_reference()
@@ -68,8 +70,7 @@ class Plan:
             self.points = [static(point) for point in weight_grid(len(self.study.objectives))]
             self._sweep()
         for label in labels:
-            if label in self.rates:
-                self._ask(Trial(self.name, label, self.rates[label], seed) for seed in self.study.seeds)
+            self._settle(label)
 
     def _ask(self, trials: Iterable[Trial]) -> list[Mapping[str, Any]]:
         """Rows of the trials, which are needed; those that are not there are missing."""
@@ -99,18 +100,39 @@ class Plan:
         if len(best) == len(self.study.references):
             self.reference = studies.baseline(self.study, lambda label: studies.validation(best[label], self.study))
 
-    def _tune(self, label: str) -> None:
-        """Choose the learning rate of a setting, or ask for what that takes."""
-        rates = list(self.study.rates)
+    def _settle(self, label: str) -> list[Mapping[str, Any]]:
+        """Rows of all seeds at the best rate without a run that diverges, as far as they are there.
+
+        Where some run diverges at each rate, those of the best at the first seed.
+        """
+        unstable: set[float] = set()
+        while True:
+            self._tune(label, unstable)
+            if label not in self.rates:
+                return []
+            rate = self.rates[label]
+            rows = self._ask(Trial(self.name, label, rate, seed) for seed in self.study.seeds)
+            if rate in unstable or all(math.isfinite(self._worth(label, row)) for row in rows):
+                return rows
+            unstable.add(rate)
+
+    def _worth(self, label: str, row: Mapping[str, Any]) -> float:
+        """What a rate is chosen by; the lower the better."""
+        found = self._outcome(row)
+        return found.score if label.startswith("only ") else found.delta
+
+    def _tune(self, label: str, unstable: Collection[float] = ()) -> None:
+        """Choose the learning rate of a setting, one of the stable ones if there are any, or ask for what that takes."""
+        rates = self._grids.setdefault(label, list(self.study.rates))
         while True:
             trials = [Trial(self.name, label, rate, self.study.seeds[0]) for rate in rates]
             rows = self._ask(trials)
             if len(rows) < len(trials) or not self.reference:
                 return
-            alone = label.startswith("only ")
-            worth = [each.score if alone else each.delta for each in map(self._outcome, rows)]
-            best = rates[worth.index(min(worth))]
-            further = further_rate(rates, best, len(self.study.rates)) if math.isfinite(min(worth)) else None
+            worth = {rate: self._worth(label, row) for rate, row in zip(rates, rows, strict=True)}
+            stable = [rate for rate in rates if rate not in unstable and math.isfinite(worth[rate])]
+            best = min(stable or rates, key=lambda rate: worth[rate])
+            further = further_rate(rates, best if stable else min(rates), len(self.study.rates))
             if further is None:
                 self.rates[label] = best
                 return
@@ -141,10 +163,7 @@ class Plan:
 
     def _mean(self, label: str) -> float | None:
         """Mean delta-m over seeds at the best rate, or None if runs are missing."""
-        self._tune(label)
-        if label not in self.rates:
-            return None
-        rows = self._ask(Trial(self.name, label, self.rates[label], seed) for seed in self.study.seeds)
+        rows = self._settle(label)
         return (
             statistics.fmean(self._outcome(row).delta for row in rows) if len(rows) == len(self.study.seeds) else None
         )

@@ -32,7 +32,8 @@ def advice(outcome: Results) -> str:
     cheap = [label for label in same if time_of(outcome, label) <= CHEAP]
     cheap.sort(key=lambda label: outcome.delta(label).mean)
     nothing = f"nothing beats {rival} here"
-    return f"{nothing}; without a search, not significantly worse: {', '.join(called(outcome, label) for label in cheap) or 'none'}"
+    free = ", ".join(f"{called(outcome, label)} ({outcome.difference(label).mean.text(1)})" for label in cheap)
+    return f"{nothing}; without a search, not significantly worse: {free or 'none'}"
 
 
 def gain(outcome: Results, label: str) -> str:

@@ -238,7 +238,10 @@ def test_intervals_that_touch_are_no_difference():
     assert not method_tables.beyond(other, one, higher=True)
     assert method_tables.beyond(Estimate(2.01, 0.5), one, higher=True)
     assert method_tables.beyond(one, Estimate(2.01, 0.5), higher=False)
-    assert not method_tables.beyond(Estimate(math.nan, None), one, higher=True)
+    diverged = Estimate(math.nan, None)
+    assert not method_tables.beyond(diverged, one, higher=True)
+    assert not method_tables.beyond(diverged, diverged, higher=True)
+    assert method_tables.beyond(one, diverged, higher=False)
 
 
 def test_runs_become_rows_and_are_not_run_again(tiny, monkeypatch):

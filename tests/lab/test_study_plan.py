@@ -108,10 +108,30 @@ def test_runs_are_asked_for_stage_by_stage():
     assert done == set(Plan("tiny", STUDY, errors(3.0)).needed)
 
 
-def test_a_setting_that_diverges_is_not_extended():
+def test_a_setting_that_diverges_gets_slower_rates_up_to_the_limit():
     plan = Plan("tiny", STUDY, errors(0.0, diverged=("mgda",)))
-    assert tried(plan, "mgda") == [0.01, 0.1, 1.0]
     assert not plan.missing
+    assert tried(plan, "mgda") == [0.01, 0.1, 1.0, 0.001, 0.0001, 1e-05]
+
+
+def test_a_rate_at_which_another_seed_diverges_gives_way():
+    stable = errors(0.0)
+    unstable = {("sum", 0.1), ("mgda", 10.0), ("mgda", 1.0), (static((1.0, 1.0)), 0.1)}
+
+    def rows(trial):
+        found = stable(trial)
+        if (trial.label, trial.rate) in unstable and trial.seed == 1:
+            return dict.fromkeys(found, "nan")
+        return found
+
+    plan = Plan("tiny", STUDY, rows)
+    assert not plan.missing
+    assert plan.rates["sum"] == 0.01  # the first of two that are equally far
+    assert tried(plan, "sum") == [0.01, 0.1, 1.0, 0.001]
+    assert plan.rates["mgda"] == 100.0
+    assert plan.rates[static((1.0, 1.0))] == 0.01
+    assert plan.tuned == static((0.4805, 1.519))  # half a decade off is less than a decade of the rate
+    assert plan.budget("sum") == 4 + 2
 
 
 def test_a_study_without_sweep_has_no_points():

@@ -59,7 +59,10 @@ def meanings(item: Any) -> dict[str, str]:
 
 
 def markdown(text: str) -> str:
-    """Roles of Sphinx as code, code between single backticks where that is enough, and sessions of Python as blocks."""
+    """A docstring as Markdown.
+
+    Roles of Sphinx are code, code stands between single backticks where that is enough, and sessions of Python are blocks.
+    """
     parts = _FENCED.split(_SESSION.sub(_code_block, text))  # text and blocks of code in turn
     parts[::2] = map(_inline, parts[::2])
     parts[1::2] = (re.sub("(?<!`)``(?!`)", "", block) for block in parts[1::2])

@@ -134,7 +134,10 @@ class Results:
 
 
 def beyond(one: Estimate, other: Estimate, higher: bool) -> bool:
-    """Whether ``one`` is better, and the intervals do not meet; one that diverged is worse than all others."""
+    """Whether ``one`` is better, and the intervals do not meet.
+
+    One that diverged is worse than all others.
+    """
     if math.isnan(one.mean) or math.isnan(other.mean):
         return math.isnan(other.mean) and not math.isnan(one.mean)
     distance = (one.mean - other.mean) * (1 if higher else -1)

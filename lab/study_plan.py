@@ -122,7 +122,10 @@ class Plan:
         return found.score if label.startswith("only ") else found.delta
 
     def _tune(self, label: str, unstable: Collection[float] = ()) -> None:
-        """Choose the learning rate of a setting, one of the stable ones if there are any, or ask for what that takes."""
+        """Choose the learning rate of a setting, or ask for what that takes.
+
+        It is one of the stable ones if there are any.
+        """
         rates = self._grids.setdefault(label, list(self.study.rates))
         while True:
             trials = [Trial(self.name, label, rate, self.study.seeds[0]) for rate in rates]

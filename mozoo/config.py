@@ -192,7 +192,10 @@ class Config:
 
 
 def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Config:
-    """The configuration of ``python train.py <overrides>``, with ``--config-dir``. Raises as the command does."""
+    """The configuration of ``python train.py --config-dir=<config_dir> <overrides>``.
+
+    Raises as the command does.
+    """
     return validate(merged_files(overrides, config_dir))
 
 

@@ -289,7 +289,10 @@ def short(name: str, longest: int = 28) -> str:
 
 
 def _plain(axis: Axis) -> None:
-    """Ticks of a logarithmic axis as plain numbers: at 1 and 3 times powers of ten, or at powers of ten where they are many."""
+    """Ticks of a logarithmic axis as plain numbers.
+
+    They are at 1 and 3 times powers of ten, or at powers of ten where these are many.
+    """
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < 1e4 * low else (1.0,), numticks=6))
     plain_ticks(axis)

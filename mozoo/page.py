@@ -65,7 +65,10 @@ def escape(text: str, lines: bool = False) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four significant digits: ``0.9881``, ``347.1``, ``12,293``, ``1.184e-05``; of a whole number, all: ``7``."""
+    """Four significant digits, or all of a whole number.
+
+    ``0.9881``, ``347.1``, ``12,293``, ``1.184e-05``, ``7``.
+    """
     if value is None or not math.isfinite(value):
         return "not finite"
     if abs(value) < 1e7 and value == round(value):

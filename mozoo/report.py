@@ -81,7 +81,7 @@ def _thinned(tables: Mapping[str, ThinTable]) -> str:
 
 
 def _only_epoch(metrics: Metrics, titles: Titles) -> str:
-    """Results of the first epoch as a table while there is no other: a curve of it would be a dot."""
+    """Results of the first epoch as a table while there is no other, as a curve would be a dot."""
     if epochs_of(metrics) != 1:
         return ""
     splits = {split: metrics[split].last for split in ("train", "val") if split in metrics}

@@ -55,7 +55,7 @@ ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
 def titled(name: str) -> str:
-    """A result such as ``price/mae_usd`` as ``price: mean absolute error, USD``, without knowing its task."""
+    """``price: mean absolute error, USD`` for ``price/mae_usd``, without knowing its task."""
     key = ResultKey.parse(name)
     title, unit = _METRICS.get(key.metric, (key.metric.replace("_", " "), ""))
     return f"{key.objective}: {title}" + (f", {unit}" if unit.strip("*") else "")

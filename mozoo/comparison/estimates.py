@@ -40,7 +40,10 @@ def meaningful_digits(half: float, own: int = 2) -> int:
 
 
 def column_texts(column: Sequence[Estimate]) -> list[str]:
-    """A column with the same digits: those of a usual interval, or three of a usual mean; four without intervals."""
+    """A column with the same digits.
+
+    They are those of a usual interval, or three of a usual mean; four without intervals.
+    """
     halves = [each.half for each in column if each.half]
     means = [abs(each.mean) for each in column if each.mean and math.isfinite(each.mean)]
     if not means:

@@ -230,7 +230,7 @@ def _rank(part: Section) -> None:
 
 
 def _cost(part: Section, references: Sequence[Reference | None], against: str) -> None:
-    """Time of a step relative to the baseline, or else the fastest of several sets, and samples per second."""
+    """Time of a step relative to the baseline, or else the fastest set, and samples per second."""
     speeds = [[run.summary["samples_per_second"] for run in each.runs] for each in part.sets]
     if len(part.sets) == 1:
         part.columns["samples/s"] = [estimate(speeds[0])]

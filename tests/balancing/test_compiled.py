@@ -59,6 +59,7 @@ def inductor(tmp_path, monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_a_backward_that_overwrites_is_refused(inductor):
     net = ReLUs()
     call = torch.compile(net)

@@ -294,6 +294,7 @@ def merged_steps(part):
     return gradients
 
 
+@pytest.mark.slow
 def test_two_processes_with_merged_outputs_equal_one_with_separate_ones(tmp_path):
     whole, ranks = merged_steps(lambda x: x), two_processes(merged_steps, tmp_path)
     for rank in ranks:

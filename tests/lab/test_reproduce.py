@@ -172,6 +172,7 @@ def test_list_runs_nothing(place, capsys):
     assert not (place / "calls").exists()
 
 
+@pytest.mark.slow
 def test_the_command_runs_in_processes_of_its_own(tmp_path):
     script = (
         "from pathlib import Path\n"

@@ -104,7 +104,7 @@ def test_batches_hold_one_source_and_resume_where_they_stopped(folder, workers):
     "more",
     [
         pytest.param(("balancer=sum",), marks=pytest.mark.slow),
-        ("balancer=pcgrad", "task.per_step=all"),
+        pytest.param(("balancer=pcgrad", "task.per_step=all"), marks=pytest.mark.slow),
         pytest.param(("balancer=uncertainty", "task.turns=temperature"), marks=pytest.mark.slow),
         ("balancer=mgda", "trainer.grad_accum_steps=2", "task.turns=round_robin", "task.per_step=all"),
     ],

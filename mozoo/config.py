@@ -309,7 +309,7 @@ def _sections() -> dict[str, dict[str, Any]]:
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Import modules of the user, which may register models, tasks and balancers. Raises ConfigError."""
+    """Import modules of the user, which may register what they hold. Raises ConfigError."""
     for module in names:
         if not all(part.isidentifier() for part in module.split(".")):
             raise ConfigError(f"imports: {module!r} is no name of a module, such as pumps or pumps.tasks")

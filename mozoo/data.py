@@ -184,6 +184,8 @@ def _batches(split: Split, chunks: list[torch.Tensor], device: torch.device, wor
         split,
         batch_sampler=[chunk.tolist() for chunk in chunks],
         num_workers=workers,
+        # children of this process, as _obey_only_the_parent needs: since Python 3.14 a server would start them by default
+        multiprocessing_context="fork" if workers and _SENDER_IS_KNOWN else None,
         pin_memory=device.type == "cuda",
         # without one of its own, a loader draws from the global generator, and a resumed run would draw once more
         generator=torch.Generator(),

@@ -1,6 +1,8 @@
 """Order of the samples, batches, and losses over a whole split."""
 
 import math
+import multiprocessing
+import os
 
 import pytest
 import torch
@@ -211,3 +213,24 @@ def test_missing_labels_have_no_gradient(model, task):
     losses["size"].backward()
     assert losses["size"] == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+class Parents(torch.utils.data.Dataset):
+    """Samples that tell the parent of the process that loads them."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return Batch((torch.tensor([os.getppid()]),), {"kind": torch.tensor(0)})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork starts workers anew")
+def test_workers_are_children_of_this_process_whatever_the_default():
+    """Python 3.14 takes them from a server by default, which no signal of ours would reach."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        assert numbers(evaluation_batches(Parents(), 2, CPU, 1)) == [os.getpid()] * 4
+    finally:
+        multiprocessing.set_start_method(before, force=True)

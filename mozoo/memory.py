@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from mozoo.device import synchronize
 from mozoo.run import Run
@@ -60,6 +59,8 @@ def peak_bytes(device: torch.device, work: Callable[[], T]) -> tuple[T, int | No
 
 def multiply_adds(forward: Callable[[], object]) -> int:
     """Of a forward pass, in matrix products, convolutions and attention."""
+    from torch.utils.flop_counter import FlopCounterMode  # which imports triton, for trainings without need
+
     with FlopCounterMode(display=False) as counter:
         forward()
     return int(counter.get_total_flops()) // 2

@@ -127,6 +127,7 @@ def test_no_cache_of_an_earlier_process_changes_gradients(tmp_path):
     assert run("allow", "compile", "sum", "mgda") == ["sum right", "mgda right"]
 
 
+@pytest.mark.slow
 def test_the_trunk_is_differentiated_once_in_features_mode(inductor):
     """So its compiled backward may overwrite what it reads."""
     net = ReLUs()

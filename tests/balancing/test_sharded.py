@@ -188,8 +188,13 @@ CASES += [("pcgrad", {"before": "uncertainty"}, "layers", ""), ("sdmgrad", {}, "
 QUICK = [
     case
     for case in CASES
-    if (case[0] in METHODS and not case[1] and (case[2] in ("layers", "root") or case[3]) and case[3] in ("", "parts"))
-    or (case[1].get("at") and case[0] in ("pcgrad", "mgda") and case[2] in ("layers", "root"))
+    if (case[0] in METHODS and not case[1] and (case[2] == "layers" or case[3]) and case[3] in ("", "parts"))
+    or (
+        case[1].get("at")
+        and case[0] in ("pcgrad", "mgda")
+        and case[2] in ("layers", "root")
+        and case[3] in ("", "scaler")
+    )
     or case[2] in ("merged", "tensor parallel")
     or case[3] in ("overflow", "groups", "resumed")
 ]

@@ -82,6 +82,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(method, train):
     assert_equal(dict(again.state_dict()), dict(balancer.state_dict()))
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     (whole,) = by_process("accelerate", DRIVER, tmp_path / "one", 1)
     for rank in by_process("accelerate", DRIVER, tmp_path / "two", 2):

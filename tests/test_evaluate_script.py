@@ -48,6 +48,7 @@ def test_the_numbers_are_those_of_the_summary(copy_of, capsys, kind):
         assert value is None or f"{key.split('/')[2]} {value:.4g}" in printed
 
 
+@pytest.mark.slow
 def test_the_command_evaluates_another_split(copy_of, tmp_path):
     run = copy_of("images")
     with (run / "metrics.csv").open(newline="") as file:

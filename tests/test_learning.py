@@ -6,7 +6,7 @@ import mozoo
 import train
 
 #: The tour in ``notebooks`` shows others with learned weights in a loop of its own, by default.
-REPAIRS = ("realtime", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mgda", "uncertainty", "gradnorm")))
+REPAIRS = [pytest.param(name, marks=pytest.mark.slow) for name in ("realtime", "mgda", "uncertainty", "gradnorm")]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import pytest
 import mozoo
 import train
 
-#: The tour in ``notebooks`` shows others with learned weights in a loop of its own, by default.
 REPAIRS = [pytest.param(name, marks=pytest.mark.slow) for name in ("realtime", "mgda", "uncertainty", "gradnorm")]
 
 

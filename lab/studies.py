@@ -276,6 +276,12 @@ def validation(row: Mapping[str, Any], study: Study) -> dict[str, float]:
     return {} if "" in found.values() else {heading: float(value) for heading, value in found.items()}
 
 
+def diverged(row: Mapping[str, Any], study: Study) -> bool:
+    """Whether a run has no results; one that was recorded without some, such as its score, has others."""
+    names = [name for heading in study.metrics for name in (heading, f"val {heading}")]
+    return any(math.isnan(float(row[name])) for name in names if row.get(name))
+
+
 def outcome(row: Mapping[str, Any], study: Study, reference: Mapping[str, float]) -> Outcome:
     """Of a row; its delta-m is the recorded one where its validation results are not."""
     found = validation(row, study)

@@ -112,7 +112,7 @@ class Plan:
                 return []
             rate = self.rates[label]
             rows = self._ask(Trial(self.name, label, rate, seed) for seed in self.study.seeds)
-            if rate in unstable or all(math.isfinite(self._worth(label, row)) for row in rows):
+            if rate in unstable or not any(studies.diverged(row, self.study) for row in rows):
                 return rows
             unstable.add(rate)
 

@@ -134,6 +134,16 @@ def test_a_rate_at_which_another_seed_diverges_gives_way():
     assert plan.budget("sum") == 4 + 2
 
 
+def test_a_recorded_row_without_a_score_has_not_diverged():
+    complete = errors(0.0)
+
+    def rows(trial):
+        found = complete(trial)
+        return {**found, "val score": ""} if trial.seed == 1 else found
+
+    assert Plan("tiny", STUDY, rows).rates == Plan("tiny", STUDY, complete).rates
+
+
 def test_a_study_without_sweep_has_no_points():
     plan = Plan("tiny", Study(**{**vars(STUDY), "swept": False}), errors(0.0))
     assert plan.tuned is None

@@ -277,7 +277,10 @@ def validation(row: Mapping[str, Any], study: Study) -> dict[str, float]:
 
 
 def diverged(row: Mapping[str, Any], study: Study) -> bool:
-    """Whether a run has no results; one that was recorded without some, such as its score, has others."""
+    """Whether a run has no results.
+
+    One that was recorded without some, such as its score, has others.
+    """
     names = [name for heading in study.metrics for name in (heading, f"val {heading}")]
     return any(math.isnan(float(row[name])) for name in names if row.get(name))
 

@@ -72,7 +72,7 @@ def holds_rotations(features: Sequence[Tensor], size: int) -> bool:
     if len(features) != size + 1 or not all(isinstance(tensor, Tensor) for tensor in features):
         return False
     z, *rotations = features
-    return all(
-        r.dim() == 2 and len(r) == r.shape[1] <= z.shape[-1] and bool(((r.detach().norm(dim=1) - 1).abs() < 1e-3).all())
-        for r in rotations
-    )
+    if not all(r.dim() == 2 and len(r) == r.shape[1] <= z.shape[-1] for r in rotations):
+        return False
+    lengths = torch.cat([r.detach().norm(dim=1) for r in rotations])  # together, as a device waits for each answer
+    return bool(((lengths - 1).abs() < 1e-3).all())

@@ -69,21 +69,23 @@ def section(name: str) -> str:
 
 def facts(name: str) -> str:
     """The method's row of the table in docs/balancing.md, upright."""
-    table = documents.block(results.ROOT / "docs/balancing.md", "figures", "chooser").splitlines()
+    page = results.ROOT / "docs/balancing.md"
+    table, text = documents.block(page, "figures", "chooser").splitlines(), page.read_text(encoding="utf-8")
     head = [cell.strip() for cell in table[0].strip("|").split("|")]
     (row,) = [line for line in table if line.startswith(f"| [`{name}`]")]
     cells = dict(zip(head, (cell.strip() for cell in row.strip("| ").split("|")), strict=True))
     about = KINDS[family(name)]
     rows = [["kind", f"[{about}](balancing_{family(name)}.md#{name})"]]
     rows += [
-        [f"[{key}](balancing.md#every-method)", spelled(key, value)] for key, value in cells.items() if key != "method"
+        [f"[{key}](balancing.md#every-method)", spelled(key, value, text)]
+        for key, value in cells.items()
+        if key != "method"
     ]
     return documents.table(["property", "value"], rows)
 
 
-def spelled(key: str, value: str) -> str:
-    """A cell of that table with what docs/balancing.md says that it means, if it does."""
-    text = (results.ROOT / "docs/balancing.md").read_text(encoding="utf-8")
+def spelled(key: str, value: str, text: str) -> str:
+    """A cell of that table with what the page's ``text`` says that it means, if it does."""
     inputs = re.search(rf"^\| `{value}` \| (.*?) \|", text, re.MULTILINE) if key == "needs" else None
     legend = re.search(rf"^- \*\*{key}\*\*: (.*?)(?=^- \*\*|^$)", text, re.DOTALL | re.MULTILINE)
     meaning = re.search(rf"`{re.escape(value)}`: ([^.]*)[.;]", " ".join(legend[1].split())) if legend else None

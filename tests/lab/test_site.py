@@ -148,7 +148,7 @@ def test_cells_of_the_table_of_methods_are_spelled_out_on_their_pages():
         "heads": "unit weighted",
         "preference on": "weights rows target method",
     }.items():
-        assert all(method_pages.spelled(key, value).startswith(f"{value}: ") for value in values.split()), text
+        assert all(method_pages.spelled(key, value, text).startswith(f"{value}: ") for value in values.split()), text
 
 
 def test_docstrings_are_taken_apart():

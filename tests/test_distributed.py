@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +132,9 @@ def test_all_processes_get_the_same_results(folders, case):
     assert first == second
 
 
-def launch(*overrides, log):
-    """Two processes of train.py, started by torchrun."""
+@contextmanager
+def launched(*overrides, log):
+    """Two processes of train.py, started by torchrun; none of them outlives the block."""
     command = [
         sys.executable,
         "-m",
@@ -143,7 +145,7 @@ def launch(*overrides, log):
         str(free_port()),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
+    running = subprocess.Popen(
         [*command, str(ROOT / "train.py"), "trainer.device=cpu", "logger.tensorboard=false", *overrides],
         cwd=log.parent,
         env=environment,
@@ -151,27 +153,32 @@ def launch(*overrides, log):
         stderr=subprocess.STDOUT,
         text=True,
     )
+    try:
+        yield running
+    finally:
+        running.terminate()  # which torchrun passes on; nothing where all have ended
+        running.wait(timeout=60)
 
 
 def test_torchrun_speaks_once_stops_together_and_resumes(tmp_path, stones):
     """A signal to one of the processes stops both, at the same step; the run goes on in one process."""
     log, folder = tmp_path / "log.txt", tmp_path / "run"
-    running = launch(
+    words = (
         f"task.csv={stones}",
         f"run_dir={folder}",
         "trainer.epochs=100000",
         "balancer=pcgrad",
         "scheduler=constant",
-        log=log,
     )
-    deadline = time.monotonic() + 120
-    while "epoch 1/" not in log.read_text():
-        assert running.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-    children = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True, check=True)
-    os.kill(int(children.stdout.split()[-1]), signal.SIGTERM)
-    assert running.wait(timeout=60) == 0, log.read_text()
+    with launched(*words, log=log) as running:
+        deadline = time.monotonic() + 120
+        while "epoch 1/" not in log.read_text():
+            assert running.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        children = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(children.stdout.split()[-1]), signal.SIGTERM)
+        assert running.wait(timeout=60) == 0, log.read_text()
     shown = log.read_text()
     assert shown.count("writing to") == shown.count("stopped at step") == 1
     saved = torch.load(folder / "last.pt", weights_only=True)

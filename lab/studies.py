@@ -197,13 +197,9 @@ class Trial:
         """Train in a worker process."""
         folder = self.training.folder
         try:
-            for training in filter(None, (self.phase, self.training)):
-                if training.finished:
-                    continue
-                training.run()
-                # the weights of all runs would take tens of gigabytes, and are not needed
-                shutil.rmtree(training.folder / "best")
-                (training.folder / "last.pt").unlink()
+            if self.phase is not None:
+                _train(self.phase)
+            _train(self.training)  # whose weights the first phase has given
         except (FloatingPointError, BalancingError) as error:  # a result, too
             folder.mkdir(parents=True, exist_ok=True)
             self.diverged.write_text(f"{error}\n", encoding="utf-8")
@@ -249,6 +245,14 @@ class Trial:
             "torch": summary.get("versions", {}).get("torch"),
             "command": self.training.command,
         }
+
+
+def _train(training: Training) -> None:
+    """Train, unless that is done; only the weights are deleted, which would take tens of gigabytes for all runs."""
+    if not training.finished:
+        training.run()
+        shutil.rmtree(training.folder / "best")
+        (training.folder / "last.pt").unlink()
 
 
 def _today(command: str) -> str:

@@ -9,7 +9,8 @@ lab/studies.yaml what the settings are. Then steps are timed, each next to a pla
 machine alone meanwhile.
 
 Runs are kept in outputs/methods/, so an interrupted command goes on where it stopped. Rows that results/ hold already are not run
-again if their command is that of today. lab/method_tables.py makes tables and figures of what is written here:
+again if their command is that of today; --collect writes those of a study that is not finished, too, so that it can go on on
+another machine. lab/method_tables.py makes tables and figures of what is written here:
 results/methods_<study>.csv and results/methods_<study>_cost.csv.
 """
 
@@ -48,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = command.parse(parser, arguments, "study", STUDIES)
     for name in options.names:
         plan = run(name, 0 if options.collect else options.processes)
+        write_runs(plan)
         if plan.missing:
             if options.names == list(STUDIES):
                 continue  # of all studies, those that are finished
             first = plan.missing[0].training.folder
             sys.exit(f"error: {len(plan.missing)} runs are missing, such as {first}; run without --collect")
-        write_runs(plan)
         if not options.collect or not studies.cost_file(name).is_file():
             results.write_rows(studies.cost_file(name), measure_cost(plan))
         results.write_figures(method_tables.figures(name) | method_tables.weight_figures(name))
@@ -83,17 +84,24 @@ def run(name: str, processes: int) -> Plan:
 
 
 def write_runs(plan: Plan) -> None:
-    """A row per run."""
+    """A row per run; of a plan that is not finished also those that it may need."""
     written = []
     for trial in plan.needed:
         row = plan.rows(trial)
-        assert row is not None  # the plan is finished
+        if row is None:
+            continue
         delta = studies.outcome(row, plan.study, plan.reference).delta
         found = {**row, "chosen": int(trial in plan.chosen)}
         found["val delta-m"] = "" if trial.label.startswith("only ") or math.isinf(delta) else f"{delta:.6g}"
-        written.append({key: found.get(key, "") for key in [*FIRST, *studies.columns(plan.study)]})
-    results.write_rows(studies.runs_file(plan.name), written)
-    studies.recorded.cache_clear()
+        written.append(found)
+    file = studies.runs_file(plan.name)
+    if plan.missing:
+        later = (trial for key in studies.recorded(file) if (trial := Trial(plan.name, *key)) not in plan.needed)
+        written += [row for trial in later if (row := plan.rows(trial)) is not None]
+    if written:
+        names = [*FIRST, *studies.columns(plan.study)]
+        results.write_rows(file, [{key: row.get(key, "") for key in names} for row in written])
+        studies.recorded.cache_clear()
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------

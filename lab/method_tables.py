@@ -31,25 +31,19 @@ from tasks.results import ResultKey
 from tasks.scores import delta_m
 
 OVER_TIME = ("uncertainty", "realtime", "dwa", "gradnorm", "famo", "mgda", "imtl_g", "nash_mtl")
-UNFINISHED = """The sweep has yet to run: `python lab/benchmark_methods.py {name}`. Until then, the methods that were run are compared with the
-plain sum, which no search has improved, at the best of the first learning rates.
-"""
 WIDE = 4  # results that a table has columns for
 LINE = 11.0  # points, of values that stand above each other
 _APART = 3.0  # pixels around a value
 
 
 class Results:
-    """A study, read from its files.
-
-    One that is not finished has those settings that were trained with all seeds, at the rates that were chosen then, and no sweep.
+    """A study, read from its files; all of its runs must be there.
 
     Args:
         name: Of the study.
 
     Attributes:
         plan: What validation chose.
-        finished: Whether all runs of the plan are there.
         rates: Setting -> its best learning rate.
         higher: Heading -> whether higher is better.
         values: Setting -> heading -> results of its seeds, in the order of seeds, not a number where one diverged. Points of the
@@ -63,17 +57,10 @@ class Results:
         self.study = STUDIES[name]
         self.name, self.higher = name, directions(self.study)
         self.plan = plan_of(name)
-        self.finished = not self.plan.missing
         rows = studies.recorded(runs_file(name))
-        if self.finished:
-            self.rates, self.points, self.rival = self.plan.rates, self.plan.points, self.plan.tuned or "sum"
-        else:
-            chosen = {label: rate for (label, rate, _), row in rows.items() if row["chosen"] == "1"}
-            seeds = [{(label, rate, seed) for seed in self.study.seeds} for label, rate in chosen.items()]
-            self.rates = {label: chosen[label] for label, each in zip(chosen, seeds, strict=True) if each <= set(rows)}
-            self.points, self.rival = [], "sum"
-        self.compared = [label for label in self.study.compared if label != self.rival and label in self.rates]
-        self.alone = [label for label in self.study.settings() if label.startswith("only ") and label in self.rates]
+        self.rates, self.points, self.rival = self.plan.rates, self.plan.points, self.plan.tuned or "sum"
+        self.compared = [label for label in self.study.compared if label != self.rival]
+        self.alone = [label for label in self.study.settings() if label.startswith("only ")]
         self.values = {}
         for label in [*self.compared, self.rival, *self.alone, *self.points]:
             rate = self.rates.get(label, self.study.rates[len(self.study.rates) // 2])
@@ -84,13 +71,11 @@ class Results:
 
     def runs(self, label: str) -> int:
         """Trainings behind a row."""
-        return self.plan.budget(label) if self.finished else len(self.study.rates) + len(self.study.seeds) - 1
+        return self.plan.budget(label)
 
     def is_inside(self, label: str) -> bool:
         """Whether learning rates on both sides of the best were tried."""
-        if self.finished:
-            return self.plan.rate_is_inside(label)
-        return min(self.study.rates) < self.rates[label] < max(self.study.rates)
+        return self.plan.rate_is_inside(label)
 
     def estimate(self, label: str, heading: str) -> Estimate:
         """Mean over seeds, with its interval."""
@@ -210,7 +195,7 @@ def _cell(value: Estimate, digits: int) -> str:
 
 def rival_words(outcome: Results) -> str:
     """What the others are compared with, and whether it lies inside the grid."""
-    if outcome.plan.tuned is None or not outcome.finished:
+    if outcome.plan.tuned is None:
         return "Against `sum`"
     place = (
         "inside the grid"
@@ -262,15 +247,14 @@ def unfinished() -> str:
 
 def block(name: str) -> str:
     """Table and figures of a study."""
-    if not runs_file(name).is_file():
-        return f"Not run yet: `python lab/benchmark_methods.py {name}`. {STUDIES[name].size}.\n"
-    pictures = []
-    if finished(name):
-        pictures = [f"![Results of the sweep and of the methods, and their cost](../results/methods_{name}.svg)\n"]
+    if not finished(name):
+        known = len(studies.recorded(runs_file(name)))
+        begun = f"Not finished, {known} runs so far" if known else "Not run yet"
+        return f"{begun}: `python lab/benchmark_methods.py {name}`. {STUDIES[name].size}.\n"
+    pictures = [f"![Results of the sweep and of the methods, and their cost](../results/methods_{name}.svg)\n"]
     if weights_file(name).is_file():
         pictures.append(f"![Weights over time](../results/{weights_file(name).name})\n")
-    before = "" if finished(name) else f"{UNFINISHED.format(name=name)}\n"
-    return before + "\n".join([table(Results(name)), *pictures])
+    return "\n".join([table(Results(name)), *pictures])
 
 
 def weights_file(name: str) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 
 from balancing import Method, RotoGrad, balancer_class, create_balancer
 from lab import docstrings, documents, results
-from lab.method_tables import Results, runs_file
+from lab.method_tables import Results, finished
 from lab.studies import STUDIES
 
 DATA: Mapping[str, Any] = results.read_yaml(Path(__file__).with_suffix(".yaml"))
@@ -215,19 +215,22 @@ def cost(name: str) -> str:
 
 def study_rows(name: str) -> str:
     """delta-m and rank in each study that has the method."""
-    rows = [study_row(study)[name] for study in STUDIES if runs_file(study).is_file() and name in study_row(study)]
+    rows = [study_row(study)[name] for study in STUDIES if name in study_row(study)]
     if not rows:
         return "## Results\n\nNot part of the [comparison of methods](results.md)."
     head = ["study", "learning rate", "delta-m, %", "mean rank", "delta-m of `sum`"]
     return (
         f"## Results\n\n{documents.table(head, rows)}\ndelta-m: mean relative loss of quality against one model per "
-        "objective, negative is better; intervals are 95\u00a0% over seeds. [All tables](results.md)."
+        "objective, or `sum` where one objective alone has no solution; negative is better; intervals are 95\u00a0% over seeds. "
+        "[All tables](results.md)."
     )
 
 
 @functools.cache
 def study_row(study: str) -> dict[str, list[str]]:
-    """Method -> its row in one study."""
+    """Method -> its row in one study; none before it is finished."""
+    if not finished(study):
+        return {}
     outcome = Results(study)
     ranked = [*outcome.compared, outcome.rival]
     ranks, plain = outcome.ranks(ranked), outcome.delta("sum").text(1)

@@ -248,7 +248,10 @@ class Trial:
 
 
 def _train(training: Training) -> None:
-    """Train, unless that is done; only the weights are deleted, which would take tens of gigabytes for all runs."""
+    """Train, unless that is done, and delete the weights.
+
+    Those of all runs would take tens of gigabytes.
+    """
     if not training.finished:
         training.run()
         shutil.rmtree(training.folder / "best")

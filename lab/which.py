@@ -20,7 +20,8 @@ CHEAP = 1.1  # time of a step relative to `sum` that counts as none
 def advice(outcome: Results) -> str:
     """What to use in a study.
 
-    The best and the cheapest setting that beat the rival; without one, what is as good and takes no search.
+    The best and the cheapest setting that beat the rival; without one, the best and the cheap ones that take no search, of those
+    whose interval of the difference reaches 0.
     """
     better, same, _ = outcome.groups()
     rival = "the chosen static weights" if outcome.plan.tuned else "`sum`"
@@ -29,11 +30,13 @@ def advice(outcome: Results) -> str:
         cheapest = min(better, key=lambda label: time_of(outcome, label))
         chosen = dict.fromkeys((best, cheapest))
         return " or ".join(f"{called(outcome, label)} ({gain(outcome, label)})" for label in chosen)
-    cheap = [label for label in same if time_of(outcome, label) <= CHEAP]
-    cheap.sort(key=lambda label: outcome.delta(label).mean)
-    nothing = f"nothing beats {rival} here"
-    free = ", ".join(f"{called(outcome, label)} ({outcome.difference(label).mean.text(1)})" for label in cheap)
-    return f"{nothing}; without a search, not significantly worse: {free or 'none'}"
+    found = {label: outcome.difference(label).mean for label in same}
+    # a correction for many comparisons makes none of them as good
+    near = [label for label, each in found.items() if each.mean <= (each.half or 0.0)]
+    near.sort(key=lambda label: found[label].mean)
+    named = [label for label in near if label == near[0] or time_of(outcome, label) <= CHEAP]
+    free = ", ".join(f"{called(outcome, label)} ({found[label].text(1)})" for label in named)
+    return f"nothing beats {rival} here; without a search, not significantly worse: {free or 'none'}"
 
 
 def gain(outcome: Results, label: str) -> str:

@@ -164,6 +164,18 @@ def test_advice_says_that_nothing_beats_the_sweep(tiny):
     assert "`pcgrad`" not in said
 
 
+def test_advice_names_the_best_though_it_costs_and_none_that_is_worse_but_for_the_correction(tiny):
+    values = {label: BETTER[label] for label in BETTER if label not in ("mgda", "famo")}
+    values["cagrad"] = (1.0, (0.65, 1.0), (1000.0, 1001.0))
+    values["dwa"] = (1.0, (0.55, 0.645), (1000.0, 1001.0))
+    found = write(values, cost=[("cagrad", 2.0)])
+    assert "dwa" in found.groups()[1]
+    assert found.difference("dwa").mean.mean - found.difference("dwa").mean.half > 0
+    said = which.advice(found)
+    assert "not significantly worse: `cagrad` (-17.5 ± " in said
+    assert "`dwa`" not in said
+
+
 def test_figure_frames_the_many_and_names_the_far(tiny):
     places = {label: (1.0, (0.5 + i / 1000,) * 2, (1000.0 + i,) * 2) for i, label in enumerate(TINY.settings())}
     places[static(weight_grid(2)[3])] = (0.5, (0.5, 0.5), (1000.0, 1000.0))
@@ -291,7 +303,9 @@ def test_rows_of_a_study_that_is_not_finished_are_kept(tiny):
     write_runs(plan)
     kept = results.read_rows(studies.runs_file("tiny"))
     facts = sorted((row["setting"], row["lr"], row["seed"], row["cut accuracy"]) for row in kept)
-    assert facts == sorted((r["setting"], r["lr"], r["seed"], r["cut accuracy"]) for r in some if r["setting"] != "mgda")
+    assert facts == sorted(
+        (r["setting"], r["lr"], r["seed"], r["cut accuracy"]) for r in some if r["setting"] != "mgda"
+    )
     write_runs(benchmark_methods.run("tiny", processes=0))
     assert results.read_rows(studies.runs_file("tiny")) == kept
 

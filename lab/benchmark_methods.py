@@ -20,7 +20,7 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def run(name: str, processes: int) -> Plan:
 
 def write_runs(plan: Plan) -> None:
     """A row per run; of a plan that is not finished also those that it may need."""
-    written = []
+    written: list[Mapping[str, Any]] = []
     for trial in plan.needed:
         row = plan.rows(trial)
         if row is None:

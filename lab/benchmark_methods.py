@@ -20,7 +20,7 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +85,20 @@ def run(name: str, processes: int) -> Plan:
 
 def write_runs(plan: Plan) -> None:
     """A row per run; of a plan that is not finished also those that it may need."""
-    written: list[Mapping[str, Any]] = []
-    for trial in plan.needed:
+    file, trials, written = studies.runs_file(plan.name), dict(plan.needed), []
+    if plan.missing:
+        trials |= dict.fromkeys(Trial(plan.name, *key) for key in studies.recorded(file))
+    chosen = plan.chosen
+    for trial in trials:
         row = plan.rows(trial)
         if row is None:
             continue
         delta = studies.outcome(row, plan.study, plan.reference).delta
-        found = {**row, "chosen": int(trial in plan.chosen)}
+        found = {**row, "chosen": int(trial in chosen)}
         found["val delta-m"] = "" if trial.label.startswith("only ") or math.isinf(delta) else f"{delta:.6g}"
-        written.append(found)
-    file = studies.runs_file(plan.name)
-    if plan.missing:
-        later = (trial for key in studies.recorded(file) if (trial := Trial(plan.name, *key)) not in plan.needed)
-        written += [row for trial in later if (row := plan.rows(trial)) is not None]
+        written.append({key: found.get(key, "") for key in [*FIRST, *studies.columns(plan.study)]})
     if written:
-        names = [*FIRST, *studies.columns(plan.study)]
-        results.write_rows(file, [{key: row.get(key, "") for key in names} for row in written])
+        results.write_rows(file, written)
         studies.recorded.cache_clear()
 
 

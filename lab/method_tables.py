@@ -37,7 +37,7 @@ _APART = 3.0  # pixels around a value
 
 
 class Results:
-    """A study, read from its files; all of its runs must be there.
+    """A study, read from its files; it must be :func:`finished`.
 
     Args:
         name: Of the study.
@@ -66,16 +66,8 @@ class Results:
             rate = self.rates.get(label, self.study.rates[len(self.study.rates) // 2])
             found = [rows[label, rate, seed] for seed in self.study.seeds if (label, rate, seed) in rows]
             self.values[label] = {heading: [float(row[heading]) for row in found] for heading in self.higher}
-        costs = read_rows(cost_file(name)) if cost_file(name).is_file() else []
+        costs = read_rows(cost_file(name))
         self.cost = {row["setting"]: (float(row["time"]), float(row["memory"])) for row in costs}
-
-    def runs(self, label: str) -> int:
-        """Trainings behind a row."""
-        return self.plan.budget(label)
-
-    def is_inside(self, label: str) -> bool:
-        """Whether learning rates on both sides of the best were tried."""
-        return self.plan.rate_is_inside(label)
 
     def estimate(self, label: str, heading: str) -> Estimate:
         """Mean over seeds, with its interval."""
@@ -149,7 +141,7 @@ def table(outcome: Results) -> str:
     shown = study.metrics if len(study.metrics) <= WIDE else {}
     ranks, adjusted, lines = outcome.ranks(ranked), outcome.adjusted(), []
     for label in [*ranked, *outcome.alone]:
-        cells = [called(outcome, label), f"{outcome.rates[label]:g}", str(outcome.runs(label))]
+        cells = [called(outcome, label), f"{outcome.rates[label]:g}", str(outcome.plan.budget(label))]
         cells += [_cell(outcome.estimate(label, heading), digits) for heading, (_, digits) in shown.items()]
         cells += [_cell(outcome.delta(label), 2)] if label in ranks else [""]
         cells += [_cell(outcome.difference(label).mean, 2), f"{adjusted[label]:.2g}"] if label in adjusted else ["", ""]
@@ -163,7 +155,7 @@ def table(outcome: Results) -> str:
         f"delta-m against {against}; negative is better. To the rival: difference of delta-m, paired by seed; p: Holm's, of "
         f"{len(adjusted)} comparisons. Time and memory of a step relative to `sum`. {provenance(outcome)}"
     )
-    ends = [called(outcome, label) for label in [*ranked, *outcome.alone] if not outcome.is_inside(label)]
+    ends = [called(outcome, label) for label in [*ranked, *outcome.alone] if not outcome.plan.rate_is_inside(label)]
     if ends:
         note += f" Best at an end of the rates that were tried, and maybe better beyond it: {', '.join(ends)}."
     return f"{documents.table(head, lines)}\n{note}\n\n{verdict(outcome)}"

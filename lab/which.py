@@ -120,7 +120,7 @@ def by_budget() -> str:
         known = {name: tally for name, tally in tallies().items() if (max(tally.times) > CHEAP) == measures}
         text = "; ".join(f"{name}: {tally.kept}" for name, tally in known.items())
         lines.append([budget, f"not significantly worse than the chosen static weights in: {text or 'no study'}"])
-    budgets = [outcome.runs(outcome.plan.tuned) for outcome in outcomes() if outcome.plan.tuned]
+    budgets = [outcome.plan.budget(outcome.plan.tuned) for outcome in outcomes() if outcome.plan.tuned]
     if budgets:
         spent = " to ".join(dict.fromkeys((str(min(budgets)), str(max(budgets)))))
         lines.append([f"a search, here of {spent} runs", "the chosen static weights"])

@@ -25,14 +25,15 @@ class LearningRateAnnealing(RowBalancer):
     needs: jacobian     scale: own     heads: weighted
     The weights start at 1. The paper's text recommends alpha = 0.9 for its update, while the authors' code keeps 0.9 of the
     old weight, which is alpha = 0.1 here, the default. The code measures every ten steps (``update_every=10``), takes the
-    largest ratio of any weight matrix without the biases, and divides by ``mean|w_i g_i|`` with the current weight, whose
-    fixed point is the square root of this one. The mean here is over the coordinates where any gradient is not zero, so
-    that layers which a step leaves out do not count. A gradient of zeros leaves its weight as it is. In a step from which
-    the primary objective is absent, the first of the others stands in for it.
+    largest ratio of any weight matrix without the biases, and divides by ``mean|w_i g_i|`` with the current weight
+    (``weighted=True``), so that weights come to rest at the square root of the ratio. The mean here is over the coordinates
+    where any gradient is not zero, so that layers which a step leaves out do not count. A gradient of zeros leaves its
+    weight as it is. In a step from which the primary objective is absent, the first of the others stands in for it.
 
     Args:
         primary: The objective of g_0; ``None``: the first named.
         alpha: Step of the running mean, in (0, 1].
+        weighted: Divide by the gradient with its weight, as the authors' code does; needs alpha < 1.
     """
 
     convention = "own"
@@ -45,12 +46,15 @@ class LearningRateAnnealing(RowBalancer):
         *,
         primary: str | None = None,
         alpha: float = 0.1,
+        weighted: bool = False,
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
         self.reject(not 0 < alpha <= 1, f"alpha must be in (0, 1], got {alpha}")
         self.primary = primary_index(self.name, primary, self.objectives)
+        self.reject(weighted and alpha == 1, "weighted needs alpha < 1, as weights would alternate")
         self.alpha = alpha
+        self.weighted = weighted
         self.current = nn.Buffer(torch.ones(len(self.objectives)))
 
     def narrowed_to(self, indices: Sequence[int]) -> None:
@@ -69,8 +73,9 @@ class LearningRateAnnealing(RowBalancer):
             count += int(torch.count_nonzero(sizes.sum(0)))
         factors = torch.tensor(rows.factors, dtype=torch.float64)
         means = torch.stack(totals).double().sum(0).cpu() / max(count, 1) * factors
-        ratio = torch.stack(largest).max().cpu().double() * factors[self.primary] / torch.where(means > 0, means, 1.0)
         old = self.current.cpu().double()
+        divisors = torch.where(means > 0, means * old if self.weighted else means, 1.0)
+        ratio = torch.stack(largest).max().cpu().double() * factors[self.primary] / divisors
         weights = torch.where(means > 0, torch.lerp(old, ratio, self.alpha), old)
         weights[self.primary] = 1
         self.current.copy_(weights)

@@ -17,6 +17,16 @@ def test_lra_equals_its_formula():
         torch.testing.assert_close(next_update(balancer, ones(3), j).double(), w, rtol=1e-5, atol=0)
 
 
+def test_weighted_gradients_bring_weights_to_the_square_root():
+    balancer, j = create_balancer("lra", names(2), alpha=0.5, weighted=True), rows("random", 2)
+    ratio = j[0].abs().max() / j[1].abs().mean()
+    first = next_update(balancer, ones(2), j)
+    assert float(first[1]) == pytest.approx(0.5 + 0.5 * float(ratio), rel=1e-6)  # as without, since it starts at 1
+    for _ in range(60):
+        last = next_update(balancer, ones(2), j)
+    assert float(last[1]) == pytest.approx(float(ratio) ** 0.5, rel=1e-5)
+
+
 def test_a_gradient_of_zeros_leaves_its_weight():
     balancer = create_balancer("lra", names(3), alpha=1.0)
     j = torch.nn.functional.pad(
@@ -30,3 +40,5 @@ def test_a_gradient_of_zeros_leaves_its_weight():
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"lra: alpha must be in \(0, 1\]"):
         create_balancer("lra", ("a", "b"), alpha=0.0)
+    with pytest.raises(ValueError, match="lra: weighted needs alpha < 1"):
+        create_balancer("lra", ("a", "b"), alpha=1.0, weighted=True)

@@ -17,23 +17,25 @@ from ..options import BalancerOptions
 class LearningRateAnnealing(RowBalancer):
     """Learning-rate annealing: boundary terms weighed by statistics of gradients.
 
-    ``w_i <- (1 - alpha) w_i + alpha max|g_0| / mean|g_i|`` over the coordinates; ``w_0 = 1``.
+    ``w_i <- (1 - alpha) w_i + alpha max|g_0| / mean|w_i g_i|`` over the coordinates; ``w_0 = 1``.
     Made for physics-informed networks, g_0 being the gradient of the residual of the equation.
     Wang, Teng and Perdikaris, "Understanding and Mitigating Gradient Flow Pathologies in Physics-Informed Neural
     Networks", SIAM J. Sci. Comput. 2021, arXiv:2001.04536.
 
     needs: jacobian     scale: own     heads: weighted
     The weights start at 1. The paper's text recommends alpha = 0.9 for its update, while the authors' code keeps 0.9 of the
-    old weight, which is alpha = 0.1 here, the default. The code measures every ten steps (``update_every=10``), takes the
-    largest ratio of any weight matrix without the biases, and divides by ``mean|w_i g_i|`` with the current weight
-    (``weighted=True``), so that weights come to rest at the square root of the ratio. The mean here is over the coordinates
-    where any gradient is not zero, so that layers which a step leaves out do not count. A gradient of zeros leaves its
-    weight as it is. In a step from which the primary objective is absent, the first of the others stands in for it.
+    old weight, which is alpha = 0.1 here, the default. The code divides by the gradient with its current weight, which is
+    the formula above: weights come to rest at the square root of ``max|g_0| / mean|g_i|``. The paper prints
+    ``mean|g_i|`` (``weighted=False``), by which the weight of a condition that is nearly met grows without bound. The code
+    measures every ten steps (``update_every=10``), leaves biases out, and averages the means of weight matrices. The mean
+    here is over the coordinates where any gradient is not zero, so that layers which a step leaves out do not count. A
+    gradient of zeros leaves its weight as it is. In a step from which the primary objective is absent, the first of the
+    others stands in for it.
 
     Args:
         primary: The objective of g_0; ``None``: the first named.
-        alpha: Step of the running mean, in (0, 1].
-        weighted: Divide by the gradient with its weight, as the authors' code does; needs alpha < 1.
+        alpha: Step of the running mean, in (0, 1]; below 1 if ``weighted``, as weights would alternate.
+        weighted: Whether the divisor is the mean of ``|w_i g_i|``; of ``|g_i|`` if not.
     """
 
     convention = "own"
@@ -46,13 +48,13 @@ class LearningRateAnnealing(RowBalancer):
         *,
         primary: str | None = None,
         alpha: float = 0.1,
-        weighted: bool = False,
+        weighted: bool = True,
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(objectives, **options)
         self.reject(not 0 < alpha <= 1, f"alpha must be in (0, 1], got {alpha}")
         self.primary = primary_index(self.name, primary, self.objectives)
-        self.reject(weighted and alpha == 1, "weighted needs alpha < 1, as weights would alternate")
+        self.reject(weighted and alpha == 1, "alpha=1 needs weighted=False, as weights would alternate")
         self.alpha = alpha
         self.weighted = weighted
         self.current = nn.Buffer(torch.ones(len(self.objectives)))

@@ -62,8 +62,8 @@ FIGURES: results.Figures = {
     **{
         file: draw
         for name in STUDIES
+        if method_tables.finished(name)
         for file, draw in method_tables.figures(name).items()
-        if (results.RESULTS / file).is_file()  # of a study that is finished
     },
 }
 

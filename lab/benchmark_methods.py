@@ -47,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.parser(__doc__)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one per core")
     options = command.parse(parser, arguments, "study", STUDIES)
-    for name in options.names:
-        plan = run(name, 0 if options.collect else options.processes)
+    # train everything before any tracked file changes, so that each run records the commit it belongs to
+    plans = {name: run(name, 0 if options.collect else options.processes) for name in options.names}
+    for name, plan in plans.items():
         write_runs(plan)
         if plan.missing:
             if options.names == list(STUDIES):

@@ -259,7 +259,7 @@ def _run(config: Config, processes: tools.Processes) -> dict[str, Any]:
                 tools.write_text(folder / "config.yaml", OmegaConf.to_yaml(asdict(config)))
         with tools.Display(job.total_steps, job.state.step) as display:
             display.say(f"{name} on {tools.describe_device(job.device)}: {job.total_steps} steps, writing to {folder}")
-            display.say("".join(f"  {note}\n" for note in (*job.splits.notes, job.origin) if note), end="")
+            display.say("".join(f"  {note}\n" for note in job.notes), end="")
             return fit(job, folder, selector, display, stop, saved is not None)
 
 

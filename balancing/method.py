@@ -45,6 +45,8 @@ class Method(nn.Module):
     needs: str = ""
     #: ``mean``: weights sum to about 1. ``sum``: to about K. ``own``: the method sets the length of the update itself.
     convention: Literal["mean", "sum", "own"] = "sum"
+    #: Whether the update is scaled by coordinate as Adam scales it, which an adaptive optimizer would do once more.
+    adaptive: ClassVar[bool] = False
     #: Whether the method takes reciprocals or logarithms of the losses.
     positive: ClassVar[bool] = False
     #: How a preference p acts: on the ``weights`` (w p); on the ``rows`` beforehand (p g; p L for loss methods); as a

@@ -156,7 +156,8 @@ def one_step(name: str, method: str) -> Callable[[], None]:
 
     Of ``autoscale`` a measured one of its first phase.
     """
-    balancer = ("balancer=sum", "trainer.measure_conflicts=1") if method == AUTOSCALE else (f"balancer={method}",)
+    measured = ("balancer=sum", "trainer.measure_conflicts=1")
+    balancer = measured if method == AUTOSCALE else STUDIES[name].overrides(method)
     run = train.build(mozoo.compose((*STUDIES[name].common, *balancer, "trainer.num_threads=1", "trainer.device=cpu")))
     batch = next(iter(tools.epoch_batches(run, 0, 0)))
     run.model.train()

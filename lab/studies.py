@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Study:
         rates: The first grid of learning rates.
         alone: Overrides that train one objective of several; by default ``balancer=single``. Empty: the reference is ``sum``.
         methods: Names of balancers.
+        options: Further overrides of some of them, such as the optimizer that a method is made for.
         phase: Steps of the first phase of ``autoscale``; None leaves it out.
         swept: Whether static weights are swept; if not, the rival is ``sum``.
     """
@@ -59,6 +60,7 @@ class Study:
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     alone: Mapping[str, Sequence[str]] | None = None
     methods: Sequence[str] = METHODS
+    options: Mapping[str, Sequence[str]] = field(default_factory=dict)
     phase: int | None = None
     swept: bool = True
 
@@ -100,7 +102,7 @@ class Study:
             name = label.removeprefix("only ")
             single = ("balancer=single", f"balancer.objective={name}", f"trainer.monitor=val/{name}/loss")
             return single if self.alone is None else self.alone[name]
-        return ("balancer=fixed",) if label == AUTOSCALE else (f"balancer={label}",)
+        return ("balancer=fixed",) if label == AUTOSCALE else (f"balancer={label}", *self.options.get(label, ()))
 
 
 STUDIES = {name: Study(**study) for name, study in results.read_yaml(Path(__file__).with_suffix(".yaml")).items()}

@@ -31,7 +31,7 @@ def describe_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]]
     splits = run.splits
     parts: tuple[tuple[str, Split], ...] = (("train", splits.train), ("val", splits.val), ("test", splits.test))
     console.print("\ndata        " + "  ".join(f"{name} {len(split):,}" for name, split in parts))  # type: ignore[arg-type]
-    for note in splits.notes:
+    for note in run.notes:
         console.print(f"            {note}", markup=False)
     console.print(f"device      {describe_device(run.device)}, {run.total_steps:,} steps")
 

@@ -21,6 +21,8 @@ from mozoo.rotations import check_rotations
 from mozoo.schedules import learning_rate
 from tasks import Task
 
+# of timm, whose step is a multiple of the gradient, or of its running mean
+_PLAIN = ("sgd", "momentum")
 # torch's own, with a kernel that updates all parameters at once. Not SGD: with momentum it fails if a parameter gets its first
 # gradient later than another, and begins with uninitialized memory after a first step that a GradScaler skips (torch 2.14.1).
 _FUSED = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -159,6 +161,16 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
             f"balancer {balancer.name} takes virtual steps on half of each batch: it needs trainer.grad_accum_steps=1, "
             f"trainer.compile=false, trainer.precision=fp32 or bf16, and trainer.batch_size of at least {2 * processes.size}"
         )
+
+
+def scaled_twice(balancer: Balancer, optimizer: OptimizerConfig) -> str:
+    """A line to show where the optimizer scales coordinates that the method has scaled; else empty."""
+    if optimizer.name in _PLAIN or not any(isinstance(part, Method) and part.adaptive for part in balancer.modules()):
+        return ""
+    return (
+        f"{balancer.name}: its updates are scaled by coordinate, and {optimizer.name} scales them again, which changes their "
+        "direction; train with optimizer.name=momentum optimizer.momentum=0, at the rates of Adam"
+    )
 
 
 def _check_derivatives(at: str, trainer: TrainerConfig, task: Task) -> None:

@@ -26,7 +26,7 @@ from mozoo.device import describe_device
 from mozoo.distributed import Processes, average_buffers
 from mozoo.environment import command, differences, environment, git_commit, versions
 from mozoo.fine_tuning import frozen_modules
-from mozoo.optimization import PhaseOptimizer
+from mozoo.optimization import PhaseOptimizer, scaled_twice
 from mozoo.precision import Precision
 from mozoo.resuming import only_writer, resume_command, sweep
 from mozoo.seeding import load_rng_state, rng_state
@@ -111,6 +111,12 @@ class Run:
     def frozen(self) -> list[nn.Module]:
         """Parts that keep their weights."""
         return frozen_modules(self.model, self.config.freeze)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the start of a run shows: of the data, of weights that are not random, of the optimizer."""
+        scaled = [scaled_twice(each.balancer, self.config.optimizer) for each in self.phases]
+        return [note for note in (*self.splits.notes, self.origin, *scaled) if note]
 
     def train_mode(self) -> None:
         """Switch the model to training, but for frozen parts, which keep their statistics."""

@@ -121,3 +121,18 @@ def test_a_long_first_epoch_causes_no_warning(stones):
         warnings.simplefilter("error")
         train.train_step(job, next(iter(tools.epoch_batches(job, 0))))
     assert job.phases[0].balancer.loss_balancer.step == 1000
+
+
+def test_an_optimizer_that_scales_updates_again_is_said_at_the_start(stones):
+    def notes(*words):
+        common = [f"task.csv={stones}", "model.width=4", "trainer.device=cpu"]
+        return train.build(mozoo.compose([*common, *words])).notes
+
+    usual = notes("balancer=sum")
+    assert notes("balancer=conflict_free_momentum") == [
+        *usual,
+        "conflict_free_momentum: its updates are scaled by coordinate, and adamw scales them again, which changes their direction; "
+        "train with optimizer.name=momentum optimizer.momentum=0, at the rates of Adam",
+    ]
+    assert notes("balancer=conflict_free_momentum", "optimizer.name=momentum", "optimizer.momentum=0") == usual
+    assert notes("balancer=conflict_free") == usual

@@ -38,6 +38,7 @@ class ConflictFreeMomentum(JacobianBalancer):
     """
 
     convention = "own"
+    adaptive = True
     preference_on = "method"
     remembers = True
     per_objective = {"momenta": (0,), "previous": (), "second": ()}

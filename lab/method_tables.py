@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from tasks.scores import delta_m
 
 OVER_TIME = ("uncertainty", "realtime", "dwa", "gradnorm", "famo", "mgda", "imtl_g", "nash_mtl")
 WIDE = 4  # results that a table has columns for
+SOLVED = 0.9  # largest relative error of a field of which something is known
 LINE = 11.0  # points, of values that stand above each other
 _APART = 3.0  # pixels around a value
 
@@ -108,6 +109,17 @@ class Results:
                 better = (beyond(other, estimates[label], higher) for other in estimates.values())
                 places[label].append(1 + sum(better))
         return {label: statistics.fmean(ranks) for label, ranks in places.items()}
+
+    @property
+    def unsolved(self) -> str:
+        """Where no setting does better than a field of zeros, the smallest error, in words; else empty."""
+        for heading, (key, _) in self.study.metrics.items():
+            result = ResultKey.parse(key)
+            errors = [self.estimate(label, heading).mean for label in (*self.compared, self.rival)]
+            smallest = min(math.inf if math.isnan(error) else error for error in errors)
+            if result.metric == "relative_l2" and smallest > SOLVED:
+                return f"the smallest relative error of {result.objective} is {smallest:.2f}, and zero everywhere has 1"
+        return ""
 
 
 def beyond(one: Estimate, other: Estimate, higher: bool) -> bool:
@@ -202,8 +214,13 @@ def verdict(outcome: Results) -> str:
     """Settings better, and worse, than the rival."""
     groups = [[called(outcome, label) for label in group] for group in outcome.groups()]
     better, same, worse = (", ".join(group) or "none" for group in groups)
+    failed = (
+        f"No setting solves the problem: {outcome.unsolved}. So what follows counts nowhere. "
+        if outcome.unsolved
+        else ""
+    )
     return (
-        f"{rival_words(outcome)}, in delta-m: better {better}; no significant difference {same}; worse {worse}. "
+        f"{failed}{rival_words(outcome)}, in delta-m: better {better}; no significant difference {same}; worse {worse}. "
         f"Significant is a corrected p below {LEVEL:g}.\n"
     )
 
@@ -212,29 +229,35 @@ def summary() -> str:
     """A line per study that was run."""
     head = ("study", "`sum`", "`grad_normalize`", "static weights, chosen", "lowest of the methods", "better", "worse")
     lines = []
-    for name in filter(finished, STUDIES):
-        outcome = Results(name)
+    for outcome in counted(map(Results, filter(finished, STUDIES))):
         deltas = {label: outcome.delta(label) for label in outcome.study.methods}
         lowest = min(deltas, key=lambda label: (math.isnan(deltas[label].mean), deltas[label].mean))
         groups = outcome.groups()
         count = sum(label in deltas for group in groups for label in group)
         better, _, worse = ([label for label in group if label in deltas] for group in groups)
         tuned = "" if outcome.plan.tuned is None else _cell(outcome.delta(outcome.plan.tuned), 1)
-        cells = [f"[{name}](docs/results.md#{name})", _cell(deltas["sum"], 1)]
+        cells = [f"[{outcome.name}](docs/results.md#{outcome.name})", _cell(deltas["sum"], 1)]
         cells += [_cell(deltas["grad_normalize"], 1) if "grad_normalize" in deltas else "", tuned]
         cells += [f"{_cell(deltas[lowest], 1)} (`{lowest}`)", f"{len(better)} of {count}", f"{len(worse)}"]
         lines.append(cells)
     return documents.table(head, lines) + unfinished()
 
 
+def counted(outcomes: Iterable[Results]) -> list[Results]:
+    """Those that say something about methods: some setting solves the problem."""
+    return [outcome for outcome in outcomes if not outcome.unsolved]
+
+
 def unfinished() -> str:
-    """A sentence on the studies that have not run."""
+    """Sentences on the studies that do not count, and on those that have not run."""
+    failed = [outcome.name for outcome in map(Results, filter(finished, STUDIES)) if outcome.unsolved]
     names = [name for name in STUDIES if not finished(name)]
+    said = f"\nNo setting solves {', '.join(failed)}, so it is not counted.\n" if failed else ""
     if not names:
-        return ""
+        return said
     if len(names) > 1:
-        return f"\nNot finished, so not in this table: {len(names)} more studies; next `python lab/benchmark_methods.py {names[0]}`.\n"
-    return f"\nNot finished, so not in this table: `python lab/benchmark_methods.py {names[0]}`.\n"
+        return f"{said}\nNot finished, so not in this table: {len(names)} more studies; next `python lab/benchmark_methods.py {names[0]}`.\n"
+    return f"{said}\nNot finished, so not in this table: `python lab/benchmark_methods.py {names[0]}`.\n"
 
 
 def block(name: str) -> str:

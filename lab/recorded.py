@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mozoo
 import zoo
-from lab import benchmark_balancers, command, ours, results, which
+from lab import benchmark_balancers, command, method_tables, ours, results, which
 from mozoo import tools
 from mozoo.commands.recorded import FILE
 from mozoo.data import evaluation_batches
@@ -118,7 +118,7 @@ def costs() -> dict[str, dict[str, Any]]:
     """Balancer -> time of a step relative to a plain one, and how its finished studies ended."""
     rows = benchmark_balancers.read("lenet")
     time = {row["variant"]: float(row["to_plain"]) for row in rows if row["objectives"] == "2"}
-    groups = [outcome.groups() for outcome in which.outcomes() if outcome.plan.tuned]
+    groups = [outcome.groups() for outcome in method_tables.counted(which.outcomes()) if outcome.plan.tuned]
     found: dict[str, dict[str, Any]] = {}
     for name in ours.balancers():
         counts = [sum(name in group[place] for group in groups) for place in range(3)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from lab import documents, method_tables, studies
-from lab.method_tables import Results, called, finished
+from lab.method_tables import Results, called, counted, finished
 from lab.studies import STUDIES, runs_file
 
 MIDDLE = "static weights, v = 1"
@@ -23,6 +23,8 @@ def advice(outcome: Results) -> str:
     The best and the cheapest setting that beat the rival; without one, the best and the cheap ones that take no search, of those
     whose interval of the difference reaches 0.
     """
+    if outcome.unsolved:
+        return f"no setting solves it: {outcome.unsolved}"
     better, same, _ = outcome.groups()
     rival = "the chosen static weights" if outcome.plan.tuned else "`sum`"
     if better:
@@ -85,7 +87,7 @@ class Tally:
 def tallies() -> dict[str, Tally]:
     """Setting -> its tally over the finished studies; those that won most often come first."""
     found: dict[str, Tally] = {}
-    for outcome in outcomes():
+    for outcome in counted(outcomes()):
         for place, group in enumerate(outcome.groups()):
             for label in group:
                 name = MIDDLE if label.startswith("static ") else f"`{label}`"
@@ -120,7 +122,7 @@ def by_budget() -> str:
         known = {name: tally for name, tally in tallies().items() if (max(tally.times) > CHEAP) == measures}
         text = "; ".join(f"{name}: {tally.kept}" for name, tally in known.items())
         lines.append([budget, f"not significantly worse than the chosen static weights in: {text or 'no study'}"])
-    budgets = [outcome.plan.budget(outcome.plan.tuned) for outcome in outcomes() if outcome.plan.tuned]
+    budgets = [outcome.plan.budget(outcome.plan.tuned) for outcome in counted(outcomes()) if outcome.plan.tuned]
     if budgets:
         spent = " to ".join(dict.fromkeys((str(min(budgets)), str(max(budgets)))))
         lines.append([f"a search, here of {spent} runs", "the chosen static weights"])
@@ -131,15 +133,19 @@ def in_short() -> str:
     """The claims of docs/results.md."""
     lines = []
     for outcome in outcomes():
+        if outcome.unsolved:
+            lines.append(f"- **{outcome.name}**: {advice(outcome)}.")
+            continue
         better, same, worse = (len(group) for group in outcome.groups())
         count = better + same + worse
         lines.append(
             f"- **{outcome.name}**: of {count} settings {better} better than the rival, {worse} worse, {same} without a "
             f"significant difference. Use: {advice(outcome)}."
         )
-    total = [sum(len(outcome.groups()[place]) for outcome in outcomes()) for place in range(3)]
+    valid = counted(outcomes())
+    total = [sum(len(outcome.groups()[place]) for outcome in valid) for place in range(3)]
     lines.append(
-        f"- **Finished studies: {len(outcomes())}**. {total[0]} of {sum(total)} comparisons better, {total[2]} worse, {total[1]} without "
+        f"- **Studies that count: {len(valid)}**. {total[0]} of {sum(total)} comparisons better, {total[2]} worse, {total[1]} without "
         "a significant difference."
     )
     return "\n".join(_wrapped(line) for line in lines) + "\n" + method_tables.unfinished()

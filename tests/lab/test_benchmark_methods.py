@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -162,6 +163,27 @@ def test_advice_says_that_nothing_beats_the_sweep(tiny):
     assert "`sum`" in said
     assert "`cagrad`" not in said  # as good, but costs more
     assert "`pcgrad`" not in said
+
+
+def test_a_problem_that_no_setting_solves_is_said_and_does_not_count(tiny, monkeypatch):
+    equation = replace(TINY, metrics={**TINY.metrics, "cut accuracy": ("test/cut/relative_l2", 4)})
+    for module in (which, method_tables):
+        monkeypatch.setattr(module, "STUDIES", {"tiny": equation})
+    monkeypatch.setattr(method_tables, "SOLVED", 0.4)
+    found = write(
+        {"mgda": (1.0, (0.41, 0.43), (1000.0, 1010.0)), "dwa": (1.0, (math.nan, math.nan), (math.nan, math.nan))}
+    )
+    assert which.advice(found) == (
+        "no setting solves it: the smallest relative error of cut is 0.42, and zero everywhere has 1"
+    )
+    assert method_tables.table(found).count("No setting solves the problem") == 1
+    assert "- **tiny**: no setting solves it" in which.in_short()
+    assert "**Studies that count: 0**" in which.in_short()
+    assert "No setting solves tiny, so it is not counted." in method_tables.summary()
+    assert "tiny" in which.by_study()
+    assert "tiny" not in which.by_method()
+    monkeypatch.setattr(method_tables, "SOLVED", 0.43)
+    assert not found.unsolved
 
 
 def test_advice_names_the_best_though_it_costs_and_none_that_is_worse_but_for_the_correction(tiny):

@@ -47,8 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.parser(__doc__)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one per core")
     options = command.parse(parser, arguments, "study", STUDIES)
-    # train everything before any tracked file changes, so that each run records the commit it belongs to
+    # train and time everything before any tracked file changes, so that each row names the commit it belongs to
     plans = {name: run(name, 0 if options.collect else options.processes) for name in options.names}
+    costs = {
+        name: measure_cost(plan)
+        for name, plan in plans.items()
+        if not plan.missing and not (options.collect and studies.cost_file(name).is_file())
+    }
     for name, plan in plans.items():
         write_runs(plan)
         if plan.missing:
@@ -56,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue  # of all studies, those that are finished
             first = plan.missing[0].training.folder
             sys.exit(f"error: {len(plan.missing)} runs are missing, such as {first}; run without --collect")
-        if not options.collect or not studies.cost_file(name).is_file():
-            results.write_rows(studies.cost_file(name), measure_cost(plan))
+        if name in costs:
+            results.write_rows(studies.cost_file(name), costs[name])
         results.write_figures(method_tables.figures(name) | method_tables.weight_figures(name))
     documents.write("benchmark_methods", method_tables.BLOCKS)
     documents.write("which", which.BLOCKS)

@@ -93,6 +93,8 @@ def block_names() -> list[str]:
 
 def is_current(name: str) -> bool:
     """Whether a block, or a figure in results/, is byte for byte what its script writes now."""
+    if name in FIGURES and not (results.RESULTS / name).is_file():
+        return False
     if name in FIGURES:
         with tempfile.TemporaryDirectory() as folder:
             FIGURES[name](Path(folder, name))

@@ -112,12 +112,19 @@ class Results:
 
     @property
     def unsolved(self) -> str:
-        """Where no setting does better than a field of zeros, the smallest error, in words; else empty."""
+        """Where errors of all settings are near that of zeros, the smallest, in words; empty where the problem is solved.
+
+        Means over the seeds that did not diverge.
+        """
         for heading, (key, _) in self.study.metrics.items():
             result = ResultKey.parse(key)
-            errors = [self.estimate(label, heading).mean for label in (*self.compared, self.rival)]
-            smallest = min(math.inf if math.isnan(error) else error for error in errors)
-            if result.metric == "relative_l2" and smallest > SOLVED:
+            if result.metric != "relative_l2":
+                continue
+            kept = [
+                [x for x in self.values[label][heading] if math.isfinite(x)] for label in (*self.compared, self.rival)
+            ]
+            smallest = min((statistics.fmean(errors) for errors in kept if errors), default=math.inf)
+            if smallest > SOLVED:
                 return f"the smallest relative error of {result.objective} is {smallest:.2f}, and zero everywhere has 1"
         return ""
 
@@ -226,7 +233,7 @@ def verdict(outcome: Results) -> str:
 
 
 def summary() -> str:
-    """A line per study that was run."""
+    """A line per study that counts."""
     head = ("study", "`sum`", "`grad_normalize`", "static weights, chosen", "lowest of the methods", "better", "worse")
     lines = []
     for outcome in counted(map(Results, filter(finished, STUDIES))):
@@ -252,7 +259,7 @@ def unfinished() -> str:
     """Sentences on the studies that do not count, and on those that have not run."""
     failed = [outcome.name for outcome in map(Results, filter(finished, STUDIES)) if outcome.unsolved]
     names = [name for name in STUDIES if not finished(name)]
-    said = f"\nNo setting solves {', '.join(failed)}, so it is not counted.\n" if failed else ""
+    said = f"\nNot counted, as no setting solves it: {', '.join(failed)}.\n" if failed else ""
     if not names:
         return said
     if len(names) > 1:

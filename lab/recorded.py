@@ -115,7 +115,7 @@ def means(runs: Runs) -> dict[str, Any]:
 
 
 def costs() -> dict[str, dict[str, Any]]:
-    """Balancer -> time of a step relative to a plain one, and how its finished studies ended."""
+    """Balancer -> time of a step relative to a plain one, and how the studies that count ended."""
     rows = benchmark_balancers.read("lenet")
     time = {row["variant"]: float(row["to_plain"]) for row in rows if row["objectives"] == "2"}
     groups = [outcome.groups() for outcome in method_tables.counted(which.outcomes()) if outcome.plan.tuned]

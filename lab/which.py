@@ -85,7 +85,7 @@ class Tally:
 
 
 def tallies() -> dict[str, Tally]:
-    """Setting -> its tally over the finished studies; those that won most often come first."""
+    """Setting -> its tally over the studies that count; those that won most often come first."""
     found: dict[str, Tally] = {}
     for outcome in counted(outcomes()):
         for place, group in enumerate(outcome.groups()):
@@ -113,7 +113,7 @@ def by_method() -> str:
 
 
 def by_budget() -> str:
-    """What each budget buys, over the finished studies."""
+    """What each budget buys, over the studies that count."""
     lines = []
     for budget, measures in {
         "one run per learning rate, and one backward pass per step": False,
@@ -126,7 +126,7 @@ def by_budget() -> str:
     if budgets:
         spent = " to ".join(dict.fromkeys((str(min(budgets)), str(max(budgets)))))
         lines.append([f"a search, here of {spent} runs", "the chosen static weights"])
-    return documents.table(("budget", "what it buys, in how many of the finished studies"), lines)
+    return documents.table(("budget", "what it buys, in how many of the studies that count"), lines)
 
 
 def in_short() -> str:

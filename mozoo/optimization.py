@@ -21,8 +21,8 @@ from mozoo.rotations import check_rotations
 from mozoo.schedules import learning_rate
 from tasks import Task
 
-# of timm, whose step is a multiple of the gradient, or of its running mean
-_PLAIN = ("sgd", "momentum")
+# of timm, whose step is a multiple of the gradient without momentum
+_PLAIN = ("sgd", "momentum", "sgdw")
 # torch's own, with a kernel that updates all parameters at once. Not SGD: with momentum it fails if a parameter gets its first
 # gradient later than another, and begins with uninitialized memory after a first step that a GradScaler skips (torch 2.14.1).
 _FUSED = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -164,12 +164,14 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
 
 
 def scaled_twice(balancer: Balancer, optimizer: OptimizerConfig) -> str:
-    """A line to show where the optimizer scales coordinates that the method has scaled; else empty."""
-    if optimizer.name in _PLAIN or not any(isinstance(part, Method) and part.adaptive for part in balancer.modules()):
+    """A line to show where the optimizer does again what the method has done as Adam does; else empty."""
+    plain = optimizer.name in _PLAIN and optimizer.momentum == 0
+    if plain or not any(isinstance(part, Method) and part.adaptive for part in balancer.modules()):
         return ""
+    betas = "" if optimizer.betas is None else " optimizer.betas=null"
     return (
-        f"{balancer.name}: its updates are scaled by coordinate, and {optimizer.name} scales them again, which changes their "
-        "direction; train with optimizer.name=momentum optimizer.momentum=0, at the rates of Adam"
+        f"{balancer.name}: its updates have momentum and are scaled by coordinate, and {optimizer.name} changes them once more; "
+        f"train with optimizer.name=momentum optimizer.momentum=0{betas}, at the rates of Adam"
     )
 
 

@@ -116,7 +116,7 @@ class Run:
     def notes(self) -> list[str]:
         """What the start of a run shows: of the data, of weights that are not random, of the optimizer."""
         scaled = [scaled_twice(each.balancer, self.config.optimizer) for each in self.phases]
-        return [note for note in (*self.splits.notes, self.origin, *scaled) if note]
+        return [note for note in (*self.splits.notes, self.origin, *dict.fromkeys(scaled)) if note]
 
     def train_mode(self) -> None:
         """Switch the model to training, but for frozen parts, which keep their statistics."""

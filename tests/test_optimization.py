@@ -129,10 +129,18 @@ def test_an_optimizer_that_scales_updates_again_is_said_at_the_start(stones):
         return train.build(mozoo.compose([*common, *words])).notes
 
     usual = notes("balancer=sum")
-    assert notes("balancer=conflict_free_momentum") == [
-        *usual,
-        "conflict_free_momentum: its updates are scaled by coordinate, and adamw scales them again, which changes their direction; "
-        "train with optimizer.name=momentum optimizer.momentum=0, at the rates of Adam",
-    ]
-    assert notes("balancer=conflict_free_momentum", "optimizer.name=momentum", "optimizer.momentum=0") == usual
+    said = (
+        "conflict_free_momentum: its updates have momentum and are scaled by coordinate, and {} changes them once more; "
+        "train with optimizer.name=momentum optimizer.momentum=0{}, at the rates of Adam"
+    )
+    m_config = "balancer=conflict_free_momentum"
+    assert notes(m_config) == [*usual, said.format("adamw", "")]
+    assert notes(m_config, "optimizer.betas=[0.5,0.9]") == [*usual, said.format("adamw", " optimizer.betas=null")]
+    assert notes(m_config, "optimizer=sgd") == [*usual, said.format("sgd", "")]
+    assert notes(m_config, "optimizer.name=momentum", "optimizer.momentum=0") == usual
     assert notes("balancer=conflict_free") == usual
+
+
+def test_what_is_said_of_the_optimizer_is_said_once_for_two_phases():
+    words = ["model=gan_points", "task=ring_of_gaussians", "balancer=conflict_free_momentum", "trainer.device=cpu"]
+    assert sum("once more" in note for note in train.build(mozoo.compose(words)).notes) == 1

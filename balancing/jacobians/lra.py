@@ -26,10 +26,10 @@ class LearningRateAnnealing(RowBalancer):
     The weights start at 1. The paper's text recommends alpha = 0.9 for its update, while the authors' code keeps 0.9 of the
     old weight, which is alpha = 0.1 here, the default. The code divides by the gradient with its current weight, which is
     the formula above: weights come to rest at the square root of ``max|g_0| / mean|g_i|``. The paper prints
-    ``mean|g_i|`` (``weighted=False``), by which the weight of a condition that is nearly met grows without bound. The code
-    measures every ten steps (``update_every=10``), leaves biases out, and averages the means of weight matrices. The mean
+    ``mean|g_i|`` (``weighted=False``), by which a condition that is nearly met keeps as much of the update as ever, and the
+    equation may no longer count. The code measures every ten steps (``update_every=10``), leaves biases out, and averages the means of weight matrices. The mean
     here is over the coordinates where any gradient is not zero, so that layers which a step leaves out do not count. A
-    gradient of zeros leaves its weight as it is. In a step from which the primary objective is absent, the first of the
+    gradient of zeros leaves its weight as it is, and that of the primary objective all of them. In a step from which the primary objective is absent, the first of the
     others stands in for it.
 
     Args:
@@ -76,9 +76,10 @@ class LearningRateAnnealing(RowBalancer):
         factors = torch.tensor(rows.factors, dtype=torch.float64)
         means = torch.stack(totals).double().sum(0).cpu() / max(count, 1) * factors
         old = self.current.cpu().double()
-        divisors = torch.where(means > 0, means * old if self.weighted else means, 1.0)
-        ratio = torch.stack(largest).max().cpu().double() * factors[self.primary] / divisors
-        weights = torch.where(means > 0, torch.lerp(old, ratio, self.alpha), old)
+        top = torch.stack(largest).max().cpu().double() * factors[self.primary]
+        known = (means > 0) & (top > 0)
+        divisors = torch.where(known, means * old if self.weighted else means, 1.0)
+        weights = torch.where(known, torch.lerp(old, top / divisors, self.alpha), old)
         weights[self.primary] = 1
         self.current.copy_(weights)
         return weights.to(losses)

@@ -89,6 +89,13 @@ def write(values, cost=(), rates=()):
     return method_tables.Results("tiny")
 
 
+def test_options_of_a_method_reach_its_runs_and_no_others():
+    plain = ("balancer=conflict_free_momentum", "optimizer.name=momentum", "optimizer.momentum=0")
+    assert STUDIES["pinn_burgers"].overrides("conflict_free_momentum") == plain
+    assert STUDIES["pinn_burgers"].overrides("conflict_free") == ("balancer=conflict_free",)
+    assert all(set(study.options) <= set(study.methods) for study in STUDIES.values())
+
+
 def test_validation_chooses_the_point_of_the_sweep(tiny):
     chosen, better = static(weight_grid(2)[3]), static(weight_grid(2)[4])
     found = write({chosen: (0.1, (0.1, 0.1), (9.0, 9.0)), better: (0.2, (0.9, 0.9), (1.0, 1.0))})
@@ -179,9 +186,10 @@ def test_a_problem_that_no_setting_solves_is_said_and_does_not_count(tiny, monke
     assert method_tables.table(found).count("No setting solves the problem") == 1
     assert "- **tiny**: no setting solves it" in which.in_short()
     assert "**Studies that count: 0**" in which.in_short()
-    assert "No setting solves tiny, so it is not counted." in method_tables.summary()
-    assert "tiny" in which.by_study()
+    assert "Not counted, as no setting solves it: tiny." in method_tables.summary()
+    assert "| [tiny](results.md#tiny) | 2 | 1.4 | AdamW | " in which.by_study()
     assert "tiny" not in which.by_method()
+    assert "no study" in which.by_budget()
     monkeypatch.setattr(method_tables, "SOLVED", 0.43)
     assert not found.unsolved
 

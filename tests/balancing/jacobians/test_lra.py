@@ -36,6 +36,15 @@ def test_a_gradient_of_zeros_leaves_its_weight():
     assert float(w[2]) == pytest.approx(float(j[0].abs().max() / j[2, :9].abs().mean()), rel=1e-6)
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_gradient_of_zeros_of_the_primary_objective_leaves_all_weights(weighted):
+    balancer, j = create_balancer("lra", names(2), alpha=0.9, weighted=weighted), rows("random", 2)
+    before = next_update(balancer, ones(2), j)
+    for _ in range(60):
+        torch.testing.assert_close(next_update(balancer, ones(2), j * torch.tensor([[0.0], [1.0]])), before)
+    assert torch.isfinite(next_update(balancer, ones(2), j)).all()
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"lra: alpha must be in \(0, 1\]"):
         create_balancer("lra", ("a", "b"), alpha=0.0)

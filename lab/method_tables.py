@@ -112,9 +112,9 @@ class Results:
 
     @property
     def unsolved(self) -> str:
-        """Where errors of all settings are near that of zeros, the smallest, in words; empty where the problem is solved.
+        """The smallest error, in words, where no setting is far from that of zeros; else empty.
 
-        Means over the seeds that did not diverge.
+        By means over the seeds that did not diverge.
         """
         for heading, (key, _) in self.study.metrics.items():
             result = ResultKey.parse(key)

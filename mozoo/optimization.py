@@ -164,7 +164,7 @@ def check_balancer(balancer: Balancer, trainer: TrainerConfig, processes: Proces
 
 
 def scaled_twice(balancer: Balancer, optimizer: OptimizerConfig) -> str:
-    """A line to show where the optimizer does again what the method has done as Adam does; else empty."""
+    """A line for updates that are Adam's already if the optimizer is not plain; else empty."""
     plain = optimizer.name in _PLAIN and optimizer.momentum == 0
     if plain or not any(isinstance(part, Method) and part.adaptive for part in balancer.modules()):
         return ""

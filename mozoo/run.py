@@ -114,7 +114,7 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """What the start of a run shows: of the data, of weights that are not random, of the optimizer."""
+        """What the start of a run shows of data, first weights and optimizer."""
         scaled = [scaled_twice(each.balancer, self.config.optimizer) for each in self.phases]
         return [note for note in (*self.splits.notes, self.origin, *dict.fromkeys(scaled)) if note]
 

@@ -93,12 +93,11 @@ def block_names() -> list[str]:
 
 def is_current(name: str) -> bool:
     """Whether a block, or a figure in results/, is byte for byte what its script writes now."""
-    if name in FIGURES and not (results.RESULTS / name).is_file():
-        return False
     if name in FIGURES:
+        kept = results.RESULTS / name
         with tempfile.TemporaryDirectory() as folder:
             FIGURES[name](Path(folder, name))
-            return Path(folder, name).read_bytes() == (results.RESULTS / name).read_bytes()
+            return kept.is_file() and Path(folder, name).read_bytes() == kept.read_bytes()
     page, script, block = name.split(": ")
     return documents.block(results.ROOT / page, script, block) == BLOCKS[script][page][block]()
 

@@ -257,8 +257,9 @@ def counted(outcomes: Iterable[Results]) -> list[Results]:
 
 def unfinished() -> str:
     """Sentences on the studies that do not count, and on those that have not run."""
-    failed = [outcome.name for outcome in map(Results, filter(finished, STUDIES)) if outcome.unsolved]
-    names = [name for name in STUDIES if not finished(name)]
+    done = list(filter(finished, STUDIES))
+    failed = [name for name in done if Results(name).unsolved]
+    names = [name for name in STUDIES if name not in done]
     said = f"\nNot counted, as no setting solves it: {', '.join(failed)}.\n" if failed else ""
     if not names:
         return said

@@ -27,10 +27,10 @@ class LearningRateAnnealing(RowBalancer):
     old weight, which is alpha = 0.1 here, the default. The code divides by the gradient with its current weight, which is
     the formula above: weights come to rest at the square root of ``max|g_0| / mean|g_i|``. The paper prints
     ``mean|g_i|`` (``weighted=False``), by which a condition that is nearly met keeps as much of the update as ever, and the
-    equation may no longer count. The code measures every ten steps (``update_every=10``), leaves biases out, and averages the means of weight matrices. The mean
-    here is over the coordinates where any gradient is not zero, so that layers which a step leaves out do not count. A
-    gradient of zeros leaves its weight as it is, and that of the primary objective all of them. In a step from which the primary objective is absent, the first of the
-    others stands in for it.
+    equation may no longer count. The code measures every ten steps (``update_every=10``), leaves biases out, and averages
+    the means of weight matrices. The mean here is over the coordinates where any gradient is not zero, so that layers which
+    a step leaves out do not count. A gradient of zeros leaves its weight as it is, and that of the primary objective all of
+    them. In a step from which the primary objective is absent, the first of the others stands in for it.
 
     Args:
         primary: The objective of g_0; ``None``: the first named.

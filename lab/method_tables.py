@@ -21,7 +21,7 @@ from matplotlib.transforms import Bbox
 from lab import documents, results, studies
 from lab.figure_style import FAINT, INK, SIGNS, SOFT, WIDTH, label_lines, limits, look, plain_ticks
 from lab.grids import ROUNDS
-from lab.significance import LEVEL, Difference, against, holm, paired
+from lab.significance import LEVEL, Difference, against, holm, paired, threshold
 from lab.studies import AUTOSCALE, STUDIES, Trial, baseline, cost_file, directions, runs_file
 from lab.study_plan import Plan
 from mozoo.comparison.estimates import Estimate, estimate
@@ -226,9 +226,11 @@ def verdict(outcome: Results) -> str:
         if outcome.unsolved
         else ""
     )
+    seeds, comparisons = len(outcome.study.seeds), len(outcome.compared)
     return (
         f"{failed}{rival_words(outcome)}, in delta-m: better {better}; no significant difference {same}; worse {worse}. "
-        f"Significant is a corrected p below {LEVEL:g}.\n"
+        f"Significant is a corrected p below {LEVEL:g}. With {seeds} seeds and {comparisons} comparisons, the clearest difference "
+        f"must be {threshold(seeds, comparisons):.1f} times its standard error for that.\n"
     )
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mozoo.comparison.estimates import Estimate, estimate, student_share
+from mozoo.comparison.estimates import Estimate, estimate, student_share, student_t
 
 LEVEL = 0.05  # probability of a false claim among all of a study
 
@@ -59,6 +59,16 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - place) * p))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
+
+
+def threshold(pairs: int, comparisons: int) -> float:
+    """Standard errors that the clearest of several mean differences needs to be significant.
+
+    Args:
+        pairs: Behind each mean.
+        comparisons: Number of means, which Holm's correction allows for.
+    """
+    return student_t(pairs - 1, 1 - LEVEL / comparisons)
 
 
 def against(rival: Sequence[float], others: Mapping[str, Sequence[float]]) -> tuple[list[str], list[str], list[str]]:

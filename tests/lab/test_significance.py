@@ -1,10 +1,11 @@
 """Pairs, their p-values, and Holm's correction, against values by hand and from tables."""
 
 import math
+import statistics
 
 import pytest
 
-from lab.significance import against, holm, paired
+from lab.significance import against, holm, paired, threshold
 from mozoo.comparison.estimates import student_share, student_t
 
 
@@ -68,3 +69,19 @@ def test_groups_follow_from_corrected_differences():
     close = {"one": [9.0, 18.9, 28.7]}  # mean -1.13, p = 0.006: significant alone, not among twenty
     assert against(rival, close)[0] == ["one"]
     assert against(rival, close | {f"same {i}": list(rival) for i in range(19)})[0] == []
+
+
+@pytest.mark.parametrize(("seeds", "comparisons"), [(3, 16), (5, 16), (5, 1)])
+def test_the_clearest_difference_is_significant_just_above_the_threshold(seeds, comparisons):
+    deviations = [float(k) for k in range(seeds)]
+    center, error = statistics.fmean(deviations), statistics.stdev(deviations) / math.sqrt(seeds)
+
+    def groups(errors):
+        clearest = [value - center + errors * error for value in deviations]
+        unclear = {f"unclear {k}": [value - center for value in deviations] for k in range(comparisons - 1)}
+        return against([0.0] * seeds, {"clearest": clearest, **unclear})
+
+    needed = threshold(seeds, comparisons)
+    assert groups(1.001 * needed)[2] == ["clearest"]
+    assert groups(-1.001 * needed)[0] == ["clearest"]
+    assert groups(0.999 * needed) == ([], ["clearest", *(f"unclear {k}" for k in range(comparisons - 1))], [])

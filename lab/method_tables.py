@@ -2,7 +2,6 @@
 
 What a table says of a setting is the mean over seeds at its best learning rate, with Student's 95 % interval. Whether a setting is
 better than the rival follows from differences paired by seed, corrected for all comparisons of a study (lab/significance.py).
-Ranks count only those that are better beyond the intervals.
 """
 
 from __future__ import annotations
@@ -28,13 +27,17 @@ from mozoo.comparison.estimates import Estimate, estimate
 from mozoo.figures import front
 from mozoo.tracking import read_rows
 from tasks.results import ResultKey
-from tasks.scores import delta_m
+from tasks.scores import delta_m, mean_rank
 
 OVER_TIME = ("uncertainty", "realtime", "dwa", "gradnorm", "famo", "mgda", "imtl_g", "nash_mtl")
-WIDE = 4  # results that a table has columns for
+WIDE = 4  # results that a table has columns for, and objectives whose pairs a figure has panels for
 SOLVED = 0.9  # largest relative error of a field of which something is known
+FULL = 100.0  # percent, of the fullest color in a map of changes
 LINE = 11.0  # points, of values that stand above each other
 _APART = 3.0  # pixels around a value
+
+#: Setting -> how it is drawn and called.
+Looks = Mapping[str, Mapping[str, Any]]
 
 
 class Results:
@@ -101,14 +104,13 @@ class Results:
         return against(self.deltas(self.rival), {label: self.deltas(label) for label in self.compared})
 
     def ranks(self, labels: list[str]) -> dict[str, float]:
-        """Mean over results of 1 + how many others are better beyond the intervals."""
-        places: dict[str, list[int]] = {label: [] for label in labels}
-        for heading, higher in self.higher.items():
-            estimates = {label: self.estimate(label, heading) for label in labels}
-            for label in labels:
-                better = (beyond(other, estimates[label], higher) for other in estimates.values())
-                places[label].append(1 + sum(better))
-        return {label: statistics.fmean(ranks) for label, ranks in places.items()}
+        """Mean rank of the means; a setting that diverged comes last."""
+        last = {heading: -math.inf if higher else math.inf for heading, higher in self.higher.items()}
+        means = {label: self.means(label) for label in labels}
+        return mean_rank(
+            {label: {h: last[h] if math.isnan(x) else x for h, x in row.items()} for label, row in means.items()},
+            self.higher,
+        )
 
     @property
     def unsolved(self) -> str:
@@ -127,17 +129,6 @@ class Results:
             if smallest > SOLVED:
                 return f"the smallest relative error of {result.objective} is {smallest:.2f}, and zero everywhere has 1"
         return ""
-
-
-def beyond(one: Estimate, other: Estimate, higher: bool) -> bool:
-    """Whether ``one`` is better, and the intervals do not meet.
-
-    One that diverged is worse than all others.
-    """
-    if math.isnan(one.mean) or math.isnan(other.mean):
-        return math.isnan(other.mean) and not math.isnan(one.mean)
-    distance = (one.mean - other.mean) * (1 if higher else -1)
-    return distance > (one.half or 0.0) + (other.half or 0.0)
 
 
 def plan_of(name: str) -> Plan:
@@ -315,14 +306,16 @@ def weight_figures(name: str) -> dict[str, Callable[[Path], None]]:
 
 
 def draw_results(name: str) -> Figure:
-    """A panel per pair of objectives, and one of cost, where the points have names."""
+    """Results of the settings, and delta-m against cost, where the points have names.
+
+    A panel per pair of objectives; of more than ``WIDE`` objectives, whose pairs would fill pages, a map of changes.
+    """
     outcome = Results(name)
     objective = {heading: ResultKey.parse(key).objective for heading, (key, _) in outcome.study.metrics.items()}
     first = {objective[heading]: heading for heading in reversed(outcome.higher)}
     headings = [heading for heading in outcome.higher if heading in first.values()]
     if len(headings) == 1:
         headings = list(outcome.higher)[:2]
-    pairs = [(a, b) for i, a in enumerate(headings) for b in headings[i + 1 :]]
     looks: dict[str, dict[str, Any]] = {
         label: {**look(index), "markersize": 7, "label": label}
         for index, label in enumerate(outcome.compared)
@@ -330,24 +323,77 @@ def draw_results(name: str) -> Figure:
     }
     if outcome.rival != "sum":
         looks[outcome.rival] = {"marker": "*", "color": INK, "markersize": 13, "label": "static weights, chosen"}
-    lines = math.ceil((1 + len(pairs)) / 2)
     height = max(3.7, 0.17 * (len(looks) + 2))
-    figure = Figure(figsize=(WIDTH, height * lines), layout="constrained")
-    axes = figure.subplots(lines, 2, squeeze=False).ravel()
-    for panel in axes[1 + len(pairs) :]:
-        panel.set_axis_off()
+    if len(headings) > WIDE:
+        figure = Figure(figsize=(WIDTH, 2 * height), layout="constrained")
+        changes, cost = figure.subplots(2, 1)
+        _draw_changes(changes, outcome, {heading: objective[heading] for heading in headings}, looks)
+        pairs = []
+    else:
+        pairs = [(a, b) for i, a in enumerate(headings) for b in headings[i + 1 :]]
+        lines = math.ceil((1 + len(pairs)) / 2)
+        figure = Figure(figsize=(WIDTH, height * lines), layout="constrained")
+        axes = figure.subplots(lines, 2, squeeze=False).ravel()
+        for panel in axes[1 + len(pairs) :]:
+            panel.set_axis_off()
+        for panel, pair in zip(axes, pairs, strict=False):
+            _draw_pair(panel, outcome, pair, looks)
+        cost = axes[len(pairs)]
+    named = _draw_cost(cost, outcome, looks, height)
+    figure.draw_without_rendering()  # the names have made the panels narrower
+    for panel in [*axes[: len(pairs)], cost] if pairs else [cost]:
+        _part([text for text in panel.texts if text.get_text() not in named], panel)
+    return figure
+
+
+def _draw_pair(panel: Any, outcome: Results, pair: tuple[str, str], looks: Looks) -> None:
+    """Two results of each setting, and those of the sweep with the line of its best."""
+    x, y = pair
+    places = {label: [outcome.estimate(label, heading).mean for heading in pair] for label in (*outcome.points, *looks)}
+    sweep = np.array([places[label] for label in outcome.points])
+    if outcome.points:
+        panel.plot(*_edge(sweep, outcome.higher[x], outcome.higher[y]).T, color=FAINT, linestyle="-", zorder=0)
     cross = {"marker": "x", "color": SOFT}
-    for panel, (x, y) in zip(axes, pairs, strict=False):
-        places = {label: [outcome.estimate(label, h).mean for h in (x, y)] for label in (*outcome.points, *looks)}
-        sweep = np.array([places[label] for label in outcome.points])
-        if outcome.points:
-            panel.plot(*_edge(sweep, outcome.higher[x], outcome.higher[y]).T, color=FAINT, linestyle="-", zorder=0)
-        marks = [(point, cross) for point in sweep] + [(np.array(places[label]), each) for label, each in looks.items()]
-        _mark(panel, marks, among=np.array([point for point, _ in marks]))
-        panel.set(xlabel=x + _arrow(outcome.higher[x]), ylabel=y + _arrow(outcome.higher[y]))
-        panel.set_title("results; x: static weights of the sweep", fontsize=9, weight="normal")
-        panel.grid()
-    cost = axes[len(pairs)]
+    marks = [(point, cross) for point in sweep] + [(np.array(places[label]), each) for label, each in looks.items()]
+    _mark(panel, marks, among=np.array([point for point, _ in marks]))
+    panel.set(xlabel=x + _arrow(outcome.higher[x]), ylabel=y + _arrow(outcome.higher[y]))
+    panel.set_title("results; x: static weights of the sweep", fontsize=9, weight="normal")
+    panel.grid()
+
+
+def _draw_changes(panel: Any, outcome: Results, names: Mapping[str, str], looks: Looks) -> None:
+    """Change of each result of each setting in percent of the baseline, the best setting above.
+
+    Args:
+        names: Heading -> what its column is called.
+    """
+    reference = baseline(outcome.study, outcome.means)
+    by_delta = sorted(looks, key=lambda label: (math.isnan(mean := outcome.delta(label).mean), mean))
+    changes = np.array(
+        [
+            [
+                delta_m({h: value}, {h: reference[h]}, outcome.higher)
+                for h, value in outcome.means(label).items()
+                if h in names
+            ]
+            for label in by_delta
+        ]
+    )
+    panel.pcolormesh(np.clip(changes, -FULL, FULL), cmap="RdBu_r", vmin=-FULL, vmax=FULL, edgecolor="none")
+    for (row, column), change in np.ndenumerate(changes):
+        color = "#ffffff" if abs(change) > 0.6 * FULL else "#1e293b"  # on a cell, whose color no page changes
+        text = f"{change:.0f}" if math.isfinite(change) else "diverged"
+        panel.text(column + 0.5, row + 0.5, text, color=color, ha="center", va="center")
+    panel.set_xticks(np.arange(len(names)) + 0.5, list(names.values()))
+    panel.set_yticks(np.arange(len(by_delta)) + 0.5, [looks[label]["label"] for label in by_delta])
+    panel.tick_params(length=0)
+    panel.invert_yaxis()
+    what = "one model per objective" if outcome.study.alone is None else "sum"
+    panel.set_title(f"change against {what}, %" + _arrow(False), fontsize=9, weight="normal")
+
+
+def _draw_cost(cost: Any, outcome: Results, looks: Looks, height: float) -> set[str]:
+    """delta-m against the time of a step; the names it has written at the side."""
     marks, ends, bars = [], [], []
     for label, each in looks.items():
         seconds, delta = outcome.cost.get(label, (1.0, 1.0))[0], outcome.delta(label)
@@ -363,7 +409,7 @@ def draw_results(name: str) -> Figure:
     cost.set(xlabel="time of a step, relative to sum", ylabel="delta-m, %" + _arrow(False))
     cost.set_title("cost; bars: 95 % intervals", fontsize=9, weight="normal")
     cost.grid()
-    figure.draw_without_rendering()  # which lays it out
+    cost.figure.draw_without_rendering()  # which lays it out
     named = {
         f"{SIGNS[each['marker']]} {each['label']}": (point, each["color"])
         for point, each in marks
@@ -375,10 +421,7 @@ def draw_results(name: str) -> Figure:
         {label: color for label, (_, color) in named.items()},
         height - 0.9,
     )
-    figure.draw_without_rendering()  # the names have made the panels narrower
-    for panel in axes[: 1 + len(pairs)]:
-        _part([text for text in panel.texts if text.get_text() not in named], panel)
-    return figure
+    return set(named)
 
 
 def _mark(panel: Any, marks: Sequence[tuple[np.ndarray, Mapping[str, Any]]], among: np.ndarray) -> None:

@@ -31,6 +31,7 @@ from lab import backward_threads, command, documents, ours, results, solvers
 from lab.figure_style import INK, SOFT, WIDTH, label_lines, look, plain_ticks
 from lab.solvers import AGGREGATORS
 from lab.timing import medians, peak_bytes, take_turns
+from mozoo.device import describe_device, own_threads
 from zoo import create_model
 
 FILE = "balancer_cost.csv"
@@ -38,6 +39,7 @@ FIELDS = ("variant", "objectives", "parameters", "milliseconds", "to_plain", "to
 COUNTS = (2, 3, 5, 10, 20, 40)
 TRUNKS = ("mobilenet_v3_small", "resnet18", "resnet34", "resnet50")
 BATCH, SIZE = 16, 64
+CPU = torch.device("cpu")
 #: Trunk -> batch and size of the images with which ``memory="lean"`` is measured.
 LARGE = {"vit_small_patch16_224": (2, 224), "resnet50": (BATCH, SIZE)}
 #: Mode of torchjd -> size of a chunk of gradients, and `optimize_gramian_computation`.
@@ -171,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = command.parse(parser, arguments, "part", PARTS)
     if not options.collect:
         parts = {part: partial(PARTS[part], options.rounds) for part in options.names}
-        facts = results.environment(f"cpu, {torch.get_num_threads()} threads")
+        facts = results.environment(describe_device(CPU))
         results.record(results.RESULTS / FILE, FIELDS, parts, facts)
     results.write_figures(FIGURES)
     documents.write("benchmark_balancers", BLOCKS)
@@ -195,6 +197,7 @@ def compare(
             "milliseconds": f"{1000 * value / steps:.4g}",
             "to_plain": f"{value / times['plain']:.4g}",
             "to_bare": f"{value / times['bare']:.4g}" if "bare" in times else "",
+            "device": describe_device(CPU),
         }
         for name, value in times.items()
     ]
@@ -269,9 +272,9 @@ def measure_sizes(rounds: int) -> list[Row]:
     return [row for trunk in TRUNKS for row in measure_curve(rounds // 2, Problem(3, trunk), trunk)]
 
 
+@own_threads()
 def measure_small(rounds: int, network: str = "mlp") -> list[Row]:
     """Every method on a small model, on one thread; those of torchjd in the best of its modes."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     rows = []
     for count in (2, 10, 40):
@@ -298,7 +301,6 @@ def measure_small(rounds: int, network: str = "mlp") -> list[Row]:
         rows += compare(
             problem, variants, max(rounds * (6 if network == "mlp" else 2) // count, 5), f"{network}, K = {count}"
         )
-    torch.set_num_threads(threads)
     return rows
 
 
@@ -325,9 +327,9 @@ def buffers_beyond_plain(problem: Problem, variants: Mapping[str, Callable[[], N
     return {name: (peak - peaks["plain"]) / (4 * problem.size) for name, peak in peaks.items()}
 
 
+@own_threads()
 def measure_lean(rounds: int, trunk: str) -> list[Row]:
     """Time of the processor, on one thread, and memory: ten gradients at once, or segments."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     problem = Problem(10, trunk, *LARGE[trunk])
     variants = {"plain": problem.plain, "bare": problem.bare}
@@ -335,7 +337,6 @@ def measure_lean(rounds: int, trunk: str) -> list[Row]:
     variants["torchjd MGDA, looped, summed Gramians"] = problem.torchjd("MGDA", *MODES["looped, summed Gramians"])
     buffers = buffers_beyond_plain(problem, variants)
     rows = compare(problem, variants, max(rounds // 5, 3), trunk, processor=True)
-    torch.set_num_threads(threads)
     return [row | {"buffers": f"{buffers[row['variant']]:.2f}"} for row in rows]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from balancing import balancer_class, create_balancer
 from lab import documents, ours
 from lab.timing import timed
+from mozoo.device import describe_device, own_threads
 
 Row = dict[str, Any]
 
@@ -70,15 +71,14 @@ class Problem(NamedTuple):
 Solver = Callable[[Problem], Tensor]
 
 
+@own_threads()
 def measure(rounds: int) -> list[Row]:
     """Processor time of the weights alone, for random Gramians, on one thread."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     names = [name for name in ours.balancers() if name != "torchjd" and balancer_class(name).needs == "gramian"]
     cases = itertools.product(names, RANKS, COUNTS)
     rows = [row for case in track(list(cases), description="solvers") for row in measure_case(*case, rounds)]
-    torch.set_num_threads(threads)
-    return rows
+    return [row | {"device": describe_device(torch.device("cpu"))} for row in rows]
 
 
 def measure_case(name: str, rank: str, count: int, rounds: int) -> list[Row]:

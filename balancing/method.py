@@ -72,6 +72,8 @@ class Method(nn.Module):
     proportions: ClassVar[Mapping[str, Literal["one", "size", "log"]]] = {}
     #: Entries of ``memory`` that belong to one step, which loading by name leaves out.
     momentary: ClassVar[tuple[str, ...]] = ()
+    #: Index of the objective that the others serve, in a method with one; a state with another is refused.
+    primary: int | None = None
     #: Whether the state depends on the positions of the objectives, so that it cannot be loaded by name.
     positional: ClassVar[bool] = False
 
@@ -83,8 +85,6 @@ class Method(nn.Module):
                     f"{self.name}: {type(self).__name__} must define {attribute}(), the formula of its kind"
                 )
         self.objectives = objective_names(self.name, objectives)
-        if not self.objectives or len(set(self.objectives)) != len(self.objectives):
-            raise ValueError(f"{self.name} needs one or more objectives with different names, got {self.objectives}")
         own = [name for name in inspect.signature(type(self)).parameters if name not in ("objectives", "options")]
         self.options = read_options(self.name, options, self._refused(), own)
         priorities = self.vector(self.options.preference or {}, default=1.0, positive=True)
@@ -182,6 +182,8 @@ class Method(nn.Module):
         """What a state belongs to: method, objectives, and the options that decide what it means."""
         options = {name: getattr(self.options, name) for name in ("at", "normalize", "log_losses")}
         options |= {name: getattr(self, name) for name in self.state_options}
+        if self.primary is not None:
+            options["primary"] = self.objectives[self.primary]
         return {"method": self.name, "objectives": self.objectives, "options": options}
 
     def get_extra_state(self) -> Tensor:

@@ -24,6 +24,7 @@ class Narrowed(Generic[N]):
 
     Tensors with a number per objective are cut to these objectives; all else, such as the random generator, is shared.
     A tensor of K numbers has one per objective; other axes are named in :attr:`balancing.method.Method.per_objective`.
+    Priorities get the mean 1 again, unless objectives are drawn: there the mean over draws has to be as they ask for.
 
     Args:
         original: The method, or a module that is a part of it.
@@ -57,7 +58,8 @@ class Narrowed(Generic[N]):
         if isinstance(original, Method) and isinstance(clone, Method):
             names = tuple(original.objectives[k] for k in indices)
             clone.objectives, clone.finite = names, original.finite.among(names)
-            clone.preference = clone.preference / clone.preference.mean()
+            if original.options.sample is None or original.preference_on in ("target", "method"):
+                clone.preference = clone.preference / clone.preference.mean()
             clone.memory = {key: self._cut(key, value) for key, value in original.memory.items()}
             clone._unmoved, clone._versions = 0, -1
         sliced = dict(vars(clone))

@@ -14,12 +14,15 @@ from .errors import BalancingError
 def objective_names(owner: str, given: Iterable[str]) -> tuple[str, ...]:
     """The names of the objectives, in order.
 
-    Raises ValueError, which begins with ``owner``, for what has no order or is no list of names.
+    Raises ValueError, which begins with ``owner``, for what has no order or is no list of names, for none, and for equal ones.
     """
     if isinstance(given, (str, bytes, set, frozenset)) or not isinstance(given, Iterable):
         kind = "has no order" if isinstance(given, (set, frozenset)) else "is no list of names"
         raise ValueError(f"{owner}: objectives must be a list or tuple of names; {given!r} {kind}")
-    return tuple(given)
+    names = tuple(given)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"{owner} needs one or more objectives with different names, got {names}")
+    return names
 
 
 def ordered_losses(

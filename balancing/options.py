@@ -130,7 +130,7 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused],
         (0 <= options.seed < 2**63, f"seed must be at least 0 and below 2**63, got {options.seed}"),
         (
             sample is None or (sample >= 2 and sample % 1 == 0),
-            f"sample must be a whole number of at least 2, got {sample}",
+            f"sample must be a whole number of at least 2 and below the number of objectives, got {sample}",
         ),
         (sample is None or (every == 1 and ema == 0), kept),
         (limit >= 0, f"max_norm must not be negative, got {limit}"),
@@ -138,11 +138,11 @@ def read_options(owner: str, given: BalancerOptions, refused: Sequence[Refused],
         (limit == 0 or every == 1, unmeasured),
         (options.memory != "lean" or options.at == "shared", "memory='lean' needs a Gramian method with at='shared'"),
     ]
-    for holds, problem in rules:
-        if not holds:
-            raise ValueError(f"{owner}: {problem}")
     for option, reason, value in refused:
         actual = getattr(options, option)
         if actual == value if value is not None else actual != defaults[option]:
             raise ValueError(f"{owner}: {reason.format(value=repr(actual))}")
+    for holds, problem in rules:
+        if not holds:
+            raise ValueError(f"{owner}: {problem}")
     return options

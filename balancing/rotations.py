@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .choices import check_value
 from .objectives import objective_names
 
 
@@ -24,13 +25,16 @@ class Rotations(nn.Module):
             heads with the same optimizer of Adam's kind, as the method asks.
 
     Raises:
-        ValueError: ``size`` or ``rate`` out of range, or a name that no module can have.
+        TypeError: ``size`` or ``rate`` of another type.
+        ValueError: ``size`` or ``rate`` out of range or not finite, no objectives, equal ones, or a name that no module can have.
     """
 
     places: Tensor
 
     def __init__(self, objectives: Sequence[str], size: int, *, rate: float = 0.1) -> None:
         super().__init__()
+        check_value("Rotations", "size", size, int)
+        check_value("Rotations", "rate", rate, float)
         self.objectives, self.size, self.rate = objective_names("Rotations", objectives), size, rate
         wrong = next((name for name in self.objectives if "." in name or hasattr(nn.ParameterDict, name)), None)
         for problem, message in (

@@ -52,7 +52,8 @@ class StepMethod(Method):
     def __init__(self, objectives: Sequence[str], **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         size, sample = len(self.objectives), self.options.sample
-        self.reject(sample is not None and sample >= size, f"sample must be below the {size} objectives, got {sample}")
+        problem = f"sample must be at least 2 and below the number of objectives, {size}, got {sample}"
+        self.reject(sample is not None and sample >= size, f"{problem}; it needs three objectives or more")
         self.draw_always(None)
         self.cache = WeightCache(len(self.objectives), self.options.update_every, self.options.weight_ema)
         self.micro_batches, self.own_gradients = MicroBatches(apart=self.unbiased), OwnGradients()

@@ -47,7 +47,7 @@ class AutoLambda(BilevelBalancer):
         super().__init__(objectives, **options)
         self.reject(not radius > 0, f"radius must be positive, got {radius}")
         self.radius = radius
-        self.primary = self.vector(dict.fromkeys(primary or self.objectives, 1.0), default=0.0)
+        self.counted = self.vector(dict.fromkeys(primary or self.objectives, 1.0), default=0.0)
         self.alpha = nn.Parameter(torch.full((len(self.objectives),), float(init)))
 
     def look_ahead(self, ahead: Lookahead) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -55,7 +55,7 @@ class AutoLambda(BilevelBalancer):
         gradients = ahead.gradient(torch.dot(weights, ahead.losses), ahead.parameters)
         trial = ahead.moved(gradients, -ahead.lr)
         losses = ahead.validation_losses(trial)
-        outer = ahead.gradient(torch.dot(self.primary.to(losses), losses), trial)
+        outer = ahead.gradient(torch.dot(self.counted.to(losses), losses), trial)
         length = torch.stack([gradient.norm().to(losses) for gradient in outer]).norm()
         if not bool(length > 0):
             return weights, gradients, torch.zeros_like(weights)

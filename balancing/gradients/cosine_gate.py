@@ -29,6 +29,8 @@ class CosineGate(GramianBalancer):
         form: ``cosine``: weights between 0 and 1. ``sign``: 0 or 1.
     """
 
+    primary: int
+
     def __init__(
         self,
         objectives: Sequence[str],

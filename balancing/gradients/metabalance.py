@@ -33,6 +33,7 @@ class MetaBalance(GramianBalancer):
     """
 
     per_group = False
+    primary: int
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class PCD(GramianBalancer):
     per_group = False
     convention = "own"
     preference_on = "method"
+    primary: int
 
     def __init__(
         self,

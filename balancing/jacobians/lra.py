@@ -41,6 +41,7 @@ class LearningRateAnnealing(RowBalancer):
     convention = "own"
     head_convention = "weighted"
     piecewise = True
+    primary: int
 
     def __init__(
         self,

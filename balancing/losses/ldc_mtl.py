@@ -31,6 +31,8 @@ class LossDiscrepancyControl(Scalarization):
         lam: Weight of the differences. The authors' code has 0.1 for two objectives and 0.01 for forty.
     """
 
+    positional = True  # which objectives are neighbors
+
     def __init__(self, objectives: Sequence[str], *, lam: float = 0.1, **options: Unpack[BalancerOptions]) -> None:
         super().__init__(objectives, **options)
         self.reject(not lam >= 0, f"lam must not be negative, got {lam}")

@@ -22,7 +22,8 @@ class SoftOptimalUncertainty(LossBalancer):
     Kirchdorfer et al., "Analytical Uncertainty-Based Loss Weighting in Multi-Task Learning", GCPR 2024, arXiv:2408.07985.
 
     needs: losses     scale: mean-like     heads: weighted
-    T is in units of 1 / loss, so it has to be tuned, and again if a loss changes its unit.
+    T is in units of 1 / loss, so it has to be tuned, and again if a loss changes its unit. With T = 1 / (the smallest loss) no
+    weight is more than e times another; with a T far below that, the objective of that loss is all that is trained.
 
     Args:
         temperature: T; the larger, the more equal the weights.

@@ -63,26 +63,29 @@ def test_the_mean_over_draws_of_equal_weights_is_the_step_of_all(options, share)
     assert_close(mean, wanted, rtol=1e-10, atol=1e-14)
 
 
-def test_the_mean_over_draws_of_a_sum_is_the_sum():
+@pytest.mark.parametrize(("preference", "wanted"), [(None, [5.0, 6, 7, 8]), ({"a": 5.0}, [6.5, 5, 5.5, 6])])
+def test_the_mean_over_draws_of_a_sum_is_the_sum(preference, wanted):
     x, seen = torch.zeros(4, requires_grad=True), {}
-    balancer = create_balancer("pcgrad", NAMES, sample=3)  # the plain sum, as nothing conflicts
+    balancer = create_balancer("pcgrad", NAMES, sample=3, preference=preference)  # the sum, as nothing conflicts
     for _ in range(40):
         x.grad = None
         report = balancer.backward({name: (k + 1) * x[k] + x.sum() for k, name in enumerate(NAMES)}, shared=[x])
         seen[report.present] = x.grad
     assert len(seen) == 4
-    torch.testing.assert_close(torch.stack(list(seen.values())).mean(0), torch.tensor([5.0, 6, 7, 8]))
+    torch.testing.assert_close(torch.stack(list(seen.values())).mean(0), torch.tensor(wanted))
 
 
 @pytest.mark.parametrize("heads", ["unit", "weighted"])
 @pytest.mark.parametrize("name", ["cosine_gate", "metabalance"])
+@pytest.mark.parametrize("preference", [None, {"b": 4.0, "c": 0.5}])
 @pytest.mark.parametrize(("count", "draws"), [(2, 3), (3, 3)])
-def test_with_a_primary_objective_the_mean_over_draws_is_the_step_of_all(name, heads, count, draws):
+def test_with_a_primary_objective_the_mean_over_draws_is_the_step_of_all(name, heads, preference, count, draws):
     net, x = Net(NAMES), inputs()
-    wanted, _ = gradients(create_balancer(name, NAMES, primary="c", heads=heads), net, x)
+    options = {"primary": "c", "heads": heads, "preference": preference}
+    wanted, _ = gradients(create_balancer(name, NAMES, **options), net, x)
     found = {}
     for seed in range(30):  # metabalance weighs by means of earlier steps, so each draw is a first one
-        balancer = create_balancer(name, NAMES, primary="c", heads=heads, sample=count, seed=seed)
+        balancer = create_balancer(name, NAMES, **options, sample=count, seed=seed)
         step, report = gradients(balancer, net, x)
         found[report.present] = {key: step.get(key, torch.zeros_like(p)) for key, p in net.named_parameters()}
     assert len(found) == draws
@@ -178,6 +181,7 @@ def test_an_objective_that_is_drawn_may_be_absent():
     ("name", "options", "message"),
     [
         ("sum", {}, "sum: measures no gradients"),
+        ("sum", {"sample": 1}, "sum: measures no gradients"),
         ("uncertainty", {}, "uncertainty: measures no gradients"),
         ("moml", {}, "moml: measures no gradients"),
         ("graddrop", {}, "graddrop: needs the gradients of all objectives"),
@@ -186,9 +190,17 @@ def test_an_objective_that_is_drawn_may_be_absent():
         ("pareto_mtl", {}, "pareto_mtl: has rays of all losses"),
         ("mgda", {"update_every": 2}, "mgda: sample= draws other objectives"),
         ("mgda", {"weight_ema": 0.5}, "mgda: sample= draws other objectives"),
-        ("mgda", {"sample": 1}, "mgda: sample must be a whole number of at least 2, got 1"),
+        (
+            "mgda",
+            {"sample": 1},
+            "mgda: sample must be a whole number of at least 2 and below the number of objectives, got 1",
+        ),
         ("mgda", {"sample": 2.5}, "mgda: sample must be an integer or None, got 2.5"),
-        ("mgda", {"sample": 4}, "mgda: sample must be below the 4 objectives, got 4"),
+        (
+            "mgda",
+            {"sample": 4},
+            "mgda: sample must be at least 2 and below the number of objectives, 4, got 4; it needs three",
+        ),
     ],
 )
 def test_a_combination_without_meaning_is_named(name, options, message):

@@ -195,30 +195,18 @@ def test_a_state_of_something_else_is_one_message():
 
 
 BY_NAME = [name for name in ALL if not balancer_class(name).positional]
-#: Methods whose steps depend on the order of the objectives, on chance or on a first one.
-ORDERED = (
-    *(
-        "alternating",
-        "single",
-        "rlw",
-        "preference_sampling",
-        "ldc_mtl",
-        "pcd",
-        "cosine_gate",
-        "metabalance",
-        "pcgrad",
-        "gradvac",
-    ),
-    *("graddrop", "lra"),
-)
+#: Methods whose steps depend on the order of the objectives or on chance.
+ORDERED = ("alternating", "single", "rlw", "preference_sampling", "pcgrad", "gradvac", "graddrop")
+PRIMARY = ("pcd", "cosine_gate", "metabalance", "lra")
 
 
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name not in ORDERED])
 def test_a_state_is_loaded_into_another_order_by_name(name):
     """The next step is that of the balancer whose state it is."""
-    net, balancer = Net(), make(name)
-    train(net, balancer, steps=5)
     given = {"prior_losses": {"a": 1.0, "b": 2.0, "c": 3.0}} if name == "prior_loss" else {}
+    given |= {"primary": "a"} if name in PRIMARY else {}
+    net, balancer = Net(), make(name, **given)
+    train(net, balancer, steps=5)
     turned = make(name, ("c", "a", "b"), **given)
     assert turned.load_objectives(balancer.state_dict()) == ()
     found = []
@@ -236,7 +224,8 @@ def test_a_state_is_loaded_into_another_order_by_name(name):
 @pytest.mark.parametrize("name", BY_NAME)
 def test_states_by_name_are_those_of_the_same_objectives(name):
     """Tensors by objective move with it; those of a new one are as in a fresh balancer; one that left is forgotten."""
-    balancer, fresh = make(name), make(name, ("n", "c", "a"))
+    given = {"primary": "a"} if name in PRIMARY else {}
+    balancer, fresh = make(name, **given), make(name, ("n", "c", "a"), **given)
     train(Net(), balancer, steps=5)
     before = {key: value.clone() for key, value in fresh.state_dict().items()}
     assert fresh.load_objectives(balancer.state_dict()) == ("n",)
@@ -252,3 +241,18 @@ def test_states_by_name_are_those_of_the_same_objectives(name):
         elif value.dim() == 0:
             assert torch.equal(fresh.state_dict()[key], value)
     assert vectors > 0
+
+
+@pytest.mark.parametrize("name", PRIMARY)
+def test_a_state_of_another_primary_objective_is_refused(name):
+    state, message = make(name).state_dict(), f"{name}: the state is of primary='a', but this balancer has primary="
+    with pytest.raises(ValueError, match=f"{message}'b'"):
+        make(name, primary="b").load_state_dict(state)
+    with pytest.raises(ValueError, match=f"{message}'c'"):
+        make(name, ("c", "a", "b")).load_objectives(state)  # whose first objective is another
+    make(name, ("c", "a", "b"), primary="a").load_objectives(state)
+
+
+def test_neighbors_are_not_loaded_by_name():
+    with pytest.raises(ValueError, match="ldc_mtl: its state depends on the order of the objectives"):
+        make("ldc_mtl", ("c", "a", "b")).load_objectives(make("ldc_mtl").state_dict())

@@ -1,5 +1,7 @@
 """RotoGrad equals the paper: the update of the trunk, and the gradients of the rotations."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -192,3 +194,10 @@ def test_wrong_arguments_are_named():
         Rotations(("a", "copy"), 4)
     with pytest.raises(ValueError, match="Rotations: rate must be above 0"):
         Rotations(("a", "b"), 4, rate=0.0)
+    with pytest.raises(ValueError, match="Rotations: rate must be finite, got inf"):
+        Rotations(("a", "b"), 4, rate=math.inf)
+    with pytest.raises(TypeError, match=r"Rotations: size must be an integer, got 2\.5"):
+        Rotations(("a", "b"), 2.5)
+    for given in ((), ("a", "a")):
+        with pytest.raises(ValueError, match="Rotations needs one or more objectives with different names"):
+            Rotations(given, 4)

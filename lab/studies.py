@@ -67,7 +67,8 @@ class Study:
     @property
     def middle(self) -> str | None:
         """Label of the sweep's middle, the inverse prior losses; None where that is ``sum``."""
-        return static((1.0,) * len(self.objectives)) if self.swept and self.prior else None
+        differ = any(loss != 1 for loss in (self.prior or {}).values())
+        return static((1.0,) * len(self.objectives)) if self.swept and differ else None
 
     @property
     def compared(self) -> list[str]:
@@ -209,12 +210,15 @@ class Trial:
     def recorded_row(self) -> dict[str, Any] | None:
         """The row in results/, unless it lacks a score that is needed.
 
-        The reference of delta-m needs one, and so does an objective alone, for the first seed.
+        The reference of delta-m needs one, and so does an objective alone, for the first seed. ``sum`` needs all validation
+        results, as it is judged next to the chosen point of the sweep.
         """
         study = STUDIES[self.study]
         row = recorded(runs_file(self.study)).get((self.label, self.rate, self.seed))
         scored = self.seed == study.seeds[0] and (self.label.startswith("only ") or self.label in study.references)
-        return None if row is None or (scored and not row.get("val score")) else dict(row)
+        if row is None or (scored and not row.get("val score")):
+            return None
+        return None if self.label == "sum" and study.swept and not validation(row, study) else dict(row)
 
     def row(self) -> dict[str, Any] | None:
         """What results/ keep of it, but for the choices; ``None`` if it has yet to be run.

@@ -7,6 +7,7 @@
    alike, up to a limit.
 3. Every other setting is trained with all seeds at its best rate.
 4. A rate at which a run of another seed diverges gives way to the next best of the setting; so it is in the sweep.
+5. The rival of all others is the chosen point, or ``sum`` if its mean is lower: equal weights are static, too.
 
 "Best" is the lowest delta-m on the validation split; of an objective alone the score by which its epoch is chosen.
 """
@@ -43,6 +44,7 @@ class Plan:
         points: Labels of the sweep.
         finalists: Labels of points with all seeds.
         tuned: The chosen one; None before it is known, or without a sweep.
+        rival: What the others are compared with: the chosen one or ``sum``; None before it is known.
         inside: Whether it has no edge next to it.
         reference: Heading -> validation result that delta-m is relative to.
     """
@@ -56,6 +58,7 @@ class Plan:
     points: list[str] = field(default_factory=list)
     finalists: dict[str, None] = field(default_factory=dict)
     tuned: str | None = None
+    rival: str | None = None
     inside: bool = True
     reference: dict[str, float] = field(default_factory=dict)
     _grids: dict[str, list[float]] = field(default_factory=dict)  # setting -> learning rates
@@ -71,6 +74,7 @@ class Plan:
             self._sweep()
         for label in labels:
             self._settle(label)
+        self.rival = self._rival()
 
     def _ask(self, trials: Iterable[Trial]) -> list[Mapping[str, Any]]:
         """Rows of the trials, which are needed; those that are not there are missing."""
@@ -90,7 +94,8 @@ class Plan:
     def _find_reference(self) -> None:
         """Validation results of the objectives alone, or of ``sum``, with the first seed.
 
-        They have the best rate of the first grid. Rates that are added play no part, so that earlier rows stay comparable.
+        They have the best rate of the first grid, the first of equal ones, as of runs that keep their last weights. Rates
+        that are added play no part, so that earlier rows stay comparable.
         """
         best = {}
         for label in self.study.references:
@@ -163,6 +168,14 @@ class Plan:
             if extension < ROUNDS:
                 self.points += added
                 self.finalists |= dict.fromkeys(added)  # to be judged as the chosen one is
+
+    def _rival(self) -> str | None:
+        if not self.study.swept:
+            return "sum"
+        chosen, plain = None if self.tuned is None else self._mean(self.tuned), self._mean("sum")
+        if chosen is None or plain is None:
+            return None
+        return "sum" if plain < chosen else self.tuned
 
     def _mean(self, label: str) -> float | None:
         """Mean delta-m over seeds at the best rate, or None if runs are missing."""

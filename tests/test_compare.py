@@ -151,6 +151,50 @@ def test_single_task_runs_are_the_baseline_of_their_objective(tmp_path):
     assert found["single (balancer.objective=cut)", "delta-m, %"] == (None, None)
 
 
+def test_a_task_without_runs_of_one_objective_does_not_stop_the_others(tmp_path, capsys):
+    dollars = "experiment=diamonds_usd"
+    write_run(tmp_path / "usd", [dollars, "balancer=sum"], 0, (0.6, 0.8))
+    write_run(tmp_path / "usd2", [dollars, "balancer=mgda"], 0, (0.6, 0.8))
+    refused = "no finished run of shared_trunk trains cut, price alone; make one with: "
+    assert refused in refusal(capsys, tmp_path, "--single-task")
+    for objective, values in (("cut", (0.5, 0.1)), ("price", (0.1, 0.8))):
+        write_run(tmp_path / objective, ["balancer=single", f"balancer.objective={objective}"], 0, values)
+    write_run(tmp_path / "sum", ["balancer=sum"], 0, (0.6, 0.8))
+    page = made(tmp_path, tmp_path, "--single-task")[".md"]
+    assert refused in page
+    assert "delta-m: mean relative loss of quality against one model per objective" in page
+    assert "delta-m: mean relative loss of quality against sum" in page  # of the other task
+
+
+def test_results_that_no_objective_trains_are_named(tmp_path, capsys):
+    run = write_run(tmp_path / "sum", ["balancer=sum"], 0, (0.6, 0.8))
+    summary = json.loads((run / "summary.json").read_text())
+    summary["metrics"]["test/u/relative_l2"], summary["higher_is_better"]["test/u/relative_l2"] = 0.1, False
+    (run / "summary.json").write_text(json.dumps(summary))
+    said = refusal(capsys, run, "--single-task")
+    assert "has results of u, which no objective alone trains; compare with --baseline instead" in said
+
+
+def test_an_entry_of_a_mapping_parts_sets(tmp_path):
+    """A run without it has the mapping by default, so it is another setting, of whatever seed."""
+    balancer = "balancer=pcgrad"
+    write_run(tmp_path / "a", [balancer], 0, (0.6, 0.8))
+    write_run(tmp_path / "b", [balancer, "balancer.preference={cut: 20}"], 1, (0.7, 0.8))
+    write_run(tmp_path / "c", [balancer, "balancer.preference={price: 5}"], 0, (0.5, 0.9))
+    found = table(made(tmp_path, tmp_path)[".csv"])
+    labels = {"pcgrad", "pcgrad (balancer.preference.cut=20)", "pcgrad (balancer.preference.price=5)"}
+    assert {label for label, _ in found} == labels
+    assert [found[label, "cut/accuracy"][0] for label in sorted(labels)] == [0.6, 0.7, 0.5]
+
+
+def test_an_automatic_baseline_of_other_options_is_named(tmp_path):
+    write_run(tmp_path / "sum", ["balancer=sum"], 0, (0.5, 0.8))
+    write_run(tmp_path / "mgda", ["balancer=mgda", "trainer.epochs=1"], 0, (0.6, 0.8))
+    note = "mgda (trainer.epochs=1): relative to sum, although other options differ; there is no other sum."
+    assert note in made(tmp_path, tmp_path)[".md"]
+    assert note not in made(tmp_path, tmp_path, "--baseline", "sum")[".md"]
+
+
 def test_an_objective_that_was_trained_alone_twice_counts_once(tmp_path, capsys):
     faster = "optimizer.lr=0.03"
     for objective, values in (("cut", (0.5, 0.1)), ("price", (0.1, 0.8))):

@@ -7,7 +7,8 @@ import io
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from mozoo.checkpoint import write_text
 from mozoo.comparison.estimates import column_texts
 from mozoo.comparison.pictures import curves, pareto
-from mozoo.comparison.run_sets import group
+from mozoo.comparison.run_sets import RunSet, group
 from mozoo.comparison.runs import ComparisonError, find_runs
 from mozoo.comparison.section import Choices, Section, compare
 from mozoo.page import escape, heading, index, page, section, sorting, table
@@ -31,7 +32,7 @@ def compare_runs(places: Sequence[str], out: Path, choices: Choices) -> None:
     Raises ComparisonError for runs that cannot be compared, or a folder that cannot be made.
     """
     finished, others = find_runs(places)
-    sections = [compare(title, sets, choices) for title, sets in group(finished).items()]
+    sections = _sections(group(finished), choices)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -47,6 +48,21 @@ def compare_runs(places: Sequence[str], out: Path, choices: Choices) -> None:
     write_text(out / "comparison.csv", _as_csv(sections))
     print(text)
     print(f"open {out / 'comparison.html'}")
+
+
+def _sections(groups: Mapping[str, list[RunSet]], choices: Choices) -> list[Section]:
+    """Of each task; one of several without runs of one objective alone says so, and is as by default."""
+    sections, problems = [], []
+    for title, sets in groups.items():
+        try:
+            sections.append(compare(title, sets, choices))
+        except ComparisonError as problem:
+            problems.append(problem)
+            if not choices.single_task or len(problems) == len(groups):
+                raise problems[0] from None
+            sections.append(compare(title, sets, replace(choices, single_task=False)))
+            sections[-1].notes.insert(0, str(problem))
+    return sections
 
 
 def _columns(part: Section) -> list[str]:

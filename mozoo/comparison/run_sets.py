@@ -70,7 +70,7 @@ def _sets(runs: Sequence[FinishedRun]) -> list[RunSet]:
         options = {key: run.config.get(key) for key in [*general[model], *own_keys]}
         # what is not the balancer's has the same defaults with all of them
         usual = _defaults(model, run.summary["task"], balancer if own_keys else "sum") if options else {}
-        special = {key: value for key, value in options.items() if key not in usual or usual[key] != value}
+        special = {key: value for key, value in options.items() if usual.get(key) != value}
         key = (model, balancer, _named(name, special))
         members.setdefault(key, (options, []))[1].append(run)
     sets = []
@@ -86,7 +86,15 @@ def _sets(runs: Sequence[FinishedRun]) -> list[RunSet]:
 def _differing(runs: Sequence[FinishedRun], wanted: Callable[[str], bool]) -> list[str]:
     """Keys with several values; a run without the key, as of an earlier version, does not count."""
     keys = dict.fromkeys(key for run in runs for key in run.config if wanted(key) and not key.startswith(IGNORED))
-    return [key for key in keys if len({repr(run.config[key]) for run in runs if key in run.config}) > 1]
+    return [key for key in keys if len({repr(run.config.get(key)) for run in runs if _knows(run.config, key)}) > 1]
+
+
+def _knows(config: Mapping[str, Any], key: str) -> bool:
+    """Whether a run has an option; an entry of a mapping, such as a priority, if it has the mapping, with or without it."""
+    mapping = key.rpartition(".")[0]
+    return key in config or (
+        "." in mapping and any(name == mapping or name.startswith(f"{mapping}.") for name in config)
+    )
 
 
 @cache

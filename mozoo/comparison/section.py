@@ -128,7 +128,7 @@ def _reference(part: Section, each: RunSet, baseline: str | None, single_task: b
         return None
     other = chosen[0]
     note = f"{each.label}: relative to {other.label}, although other options differ; there is no other {baseline}."
-    return Reference(other.means(part.scored), other.seconds, "" if fitting or exact else note)
+    return Reference(other.means(part.scored), other.seconds, "" if fitting or (exact and asked) else note)
 
 
 def _without_baseline(part: Section, references: Sequence[Reference | None], baseline: str | None) -> list[str]:
@@ -164,6 +164,12 @@ def _one_by_one(part: Section, each: RunSet) -> Reference:
         results |= chosen[0].means([name for name in part.scored if ResultKey.parse(name).objective == alone])
         seconds += chosen[0].seconds
     missing = objectives_of(name for name in part.scored if name not in results)
+    trained = {key.objective for key in map(ResultKey.parse, part.higher) if key.is_loss}
+    if untrained := [name for name in missing if name not in trained]:
+        raise ComparisonError(
+            f"--single-task: {part.title} has results of {', '.join(untrained)}, which no objective alone trains; "
+            "compare with --baseline instead"
+        )
     if missing:
         raise ComparisonError(
             f"--single-task: no finished run of {each.model} trains {', '.join(missing)} alone; make one with: "

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Results:
         values: Setting -> heading -> results of its seeds, in the order of seeds, not a number where one diverged. Points of the
             sweep that were not among the best have the first seed alone.
         rival: What the others are compared with: the chosen point of the sweep, or ``sum``.
-        compared: Labels of the others.
+        compared: Labels of the others, the chosen point among them where ``sum`` is the rival.
         cost: Method -> time and memory relative to ``sum``.
     """
 
@@ -62,8 +63,9 @@ class Results:
         self.name, self.higher = name, directions(self.study)
         self.plan = plan_of(name)
         rows = studies.recorded(runs_file(name))
-        self.rates, self.points, self.rival = self.plan.rates, self.plan.points, self.plan.tuned or "sum"
-        self.compared = [label for label in self.study.compared if label != self.rival]
+        self.rates, self.points, self.rival = self.plan.rates, self.plan.points, self.plan.rival or "sum"
+        chosen = [self.plan.tuned] if self.plan.tuned else []
+        self.compared = [label for label in dict.fromkeys([*self.study.compared, *chosen]) if label != self.rival]
         self.alone = [label for label in self.study.settings() if label.startswith("only ")]
         self.values = {}
         for label in [*self.compared, self.rival, *self.alone, *self.points]:
@@ -81,9 +83,16 @@ class Results:
         """Heading -> mean over seeds."""
         return {heading: statistics.fmean(found) for heading, found in self.values[label].items()}
 
+    @cached_property
+    def reference(self) -> dict[str, float]:
+        """Heading -> median over seeds of the baseline, which one bad run of five does not move."""
+        return baseline(
+            self.study, lambda label: {heading: statistics.median(x) for heading, x in self.values[label].items()}
+        )
+
     def deltas(self, label: str) -> list[float]:
         """delta-m in percent, one per seed; negative is better."""
-        reference, found = baseline(self.study, self.means), self.values[label]
+        reference, found = self.reference, self.values[label]
         runs = zip(*found.values(), strict=True)
         return [delta_m(dict(zip(found, run, strict=True)), reference, self.higher) for run in runs]
 
@@ -150,7 +159,7 @@ def table(outcome: Results) -> str:
     study, ranked = outcome.study, [*outcome.compared, outcome.rival]
     shown = study.metrics if len(study.metrics) <= WIDE else {}
     ranks, adjusted, lines = outcome.ranks(ranked), outcome.adjusted(), []
-    for label in [*ranked, *outcome.alone]:
+    for label in [*ranked, *(outcome.alone if shown else [])]:
         cells = [called(outcome, label), f"{outcome.rates[label]:g}", str(outcome.plan.budget(label))]
         cells += [_cell(outcome.estimate(label, heading), digits) for heading, (_, digits) in shown.items()]
         cells += [_cell(outcome.delta(label), 2)] if label in ranks else [""]
@@ -160,35 +169,42 @@ def table(outcome: Results) -> str:
         lines.append(cells)
     head = ["setting", "lr", "runs", *shown, "delta-m, %", "to the rival", "p", "mean rank", "time", "memory"]
     against = "one model per objective" if study.alone is None else "`sum`"
+    alone = "" if shown else f"\n\nOne model per objective, median (all seeds): {references(outcome)}."
     note = (
         f"{study.size}; {len(study.seeds)} seeds, learning rates from {', '.join(f'{r:g}' for r in study.rates)}. "
-        f"delta-m against {against}; negative is better. To the rival: difference of delta-m, paired by seed; p: Holm's, of "
+        f"delta-m against {against}, the median of its seeds; negative is better. To the rival: difference of delta-m, paired by seed; p: Holm's, of "
         f"{len(adjusted)} comparisons. Time and memory of a step relative to `sum`. {provenance(outcome)}"
     )
     ends = [called(outcome, label) for label in [*ranked, *outcome.alone] if not outcome.plan.rate_is_inside(label)]
     if ends:
         note += f" Best at an end of the rates that were tried, and maybe better beyond it: {', '.join(ends)}."
-    return f"{documents.table(head, lines)}\n{note}\n\n{verdict(outcome)}"
+    return f"{documents.table(head, lines)}\n{note}{alone}\n\n{verdict(outcome)}"
+
+
+def references(outcome: Results) -> str:
+    """What delta-m is relative to, with the results of all seeds."""
+    parts = []
+    for heading, (key, digits) in outcome.study.metrics.items():
+        seeds = sorted(outcome.values[f"only {ResultKey.parse(key).objective}"][heading])
+        parts.append(
+            f"{heading} {outcome.reference[heading]:.{digits}f} ({', '.join(f'{x:.{digits}f}' for x in seeds)})"
+        )
+    return "; ".join(parts)
 
 
 def called(outcome: Results, label: str) -> str:
     """How tables and sentences name a setting."""
     if label in outcome.study.methods or label == AUTOSCALE:
         return f"`{label}`"
-    if not label.startswith("static "):
-        return label
-    point = label.removeprefix("static ")
-    return f"static {point}, chosen" if label == outcome.plan.tuned else f"static {point}"
+    return f"{label}, chosen" if label == outcome.plan.tuned else label
 
 
 def provenance(outcome: Results) -> str:
     """The commits that rows were trained at."""
     rows = studies.recorded(runs_file(outcome.name))
     shown = [row for (label, _, _), row in rows.items() if label in outcome.values]
-    commits: dict[str, int] = {}
-    for row in shown:
-        commits[row["git"] or "unknown"] = commits.get(row["git"] or "unknown", 0) + 1
-    return "Runs by commit: " + ", ".join(f"{commit} {count}" for commit, count in commits.items()) + "."
+    known = Counter(row["git"] or ("diverged" if studies.diverged(row, outcome.study) else "unknown") for row in shown)
+    return "Runs by commit: " + ", ".join(f"{commit} {count}" for commit, count in known.items()) + "."
 
 
 def _cell(value: Estimate, digits: int) -> str:
@@ -199,13 +215,15 @@ def rival_words(outcome: Results) -> str:
     """What the others are compared with, and whether it lies inside the grid."""
     if outcome.plan.tuned is None:
         return "Against `sum`"
+    point, count = outcome.plan.tuned.removeprefix("static "), len(outcome.points)
+    if outcome.rival == "sum":
+        return f"Against `sum`, which validation finds better than the best of {count} static weights (v = {point})"
     place = (
         "inside the grid"
         if outcome.plan.inside
         else f"at an edge after {ROUNDS} extensions, so a wider one may do better"
     )
-    point = outcome.plan.tuned.removeprefix("static ")
-    return f"Against the static weights that validation chose of {len(outcome.points)} (v = {point}, {place})"
+    return f"Against the static weights that validation chose of {count} (v = {point}, {place})"
 
 
 def verdict(outcome: Results) -> str:
@@ -318,11 +336,11 @@ def draw_results(name: str) -> Figure:
         headings = list(outcome.higher)[:2]
     looks: dict[str, dict[str, Any]] = {
         label: {**look(index), "markersize": 7, "label": label}
-        for index, label in enumerate(outcome.compared)
-        if not label.startswith("static ")
+        for index, label in enumerate(outcome.study.timed)
+        if label in outcome.values
     }
-    if outcome.rival != "sum":
-        looks[outcome.rival] = {"marker": "*", "color": INK, "markersize": 13, "label": "static weights, chosen"}
+    if outcome.plan.tuned:
+        looks[outcome.plan.tuned] = {"marker": "*", "color": INK, "markersize": 13, "label": "static weights, chosen"}
     height = max(3.7, 0.17 * (len(looks) + 2))
     if len(headings) > WIDE:
         figure = Figure(figsize=(WIDTH, 2 * height), layout="constrained")
@@ -367,7 +385,7 @@ def _draw_changes(panel: Any, outcome: Results, names: Mapping[str, str], looks:
     Args:
         names: Heading -> what its column is called.
     """
-    reference = baseline(outcome.study, outcome.means)
+    reference = outcome.reference
     by_delta = sorted(looks, key=lambda label: (math.isnan(mean := outcome.delta(label).mean), mean))
     changes = np.array(
         [
@@ -382,7 +400,7 @@ def _draw_changes(panel: Any, outcome: Results, names: Mapping[str, str], looks:
     panel.pcolormesh(np.clip(changes, -FULL, FULL), cmap="RdBu_r", vmin=-FULL, vmax=FULL, edgecolor="none")
     for (row, column), change in np.ndenumerate(changes):
         color = "#ffffff" if abs(change) > 0.6 * FULL else "#1e293b"  # on a cell, whose color no page changes
-        text = f"{change:.0f}" if math.isfinite(change) else "diverged"
+        text = str(round(change)) if math.isfinite(change) else "diverged"
         panel.text(column + 0.5, row + 0.5, text, color=color, ha="center", va="center")
     panel.set_xticks(np.arange(len(names)) + 0.5, list(names.values()))
     panel.set_yticks(np.arange(len(by_delta)) + 0.5, [looks[label]["label"] for label in by_delta])

@@ -161,7 +161,8 @@ def test_advice_names_the_best_and_the_cheapest_that_beat_the_sweep(tiny, monkey
     assert "`pcgrad`: 0 of 1" in which.by_budget()
 
 
-def test_advice_says_that_nothing_beats_the_sweep(tiny):
+def test_advice_says_that_nothing_beats_the_sweep(tiny, monkeypatch):
+    monkeypatch.setattr(which, "WIDE", math.inf)  # two seeds
     found = write({label: BETTER[label] for label in BETTER if label not in ("mgda", "famo")}, cost=[("cagrad", 2.0)])
     said = which.advice(found)
     assert said.startswith("nothing beats the chosen static weights here; without a search, not significantly worse: ")
@@ -192,16 +193,51 @@ def test_a_problem_that_no_setting_solves_is_said_and_does_not_count(tiny, monke
     assert not found.unsolved
 
 
-def test_advice_names_the_best_though_it_costs_and_none_that_is_worse_but_for_the_correction(tiny):
+def test_advice_names_the_best_though_it_costs_and_none_that_is_worse_but_for_the_correction(tiny, monkeypatch):
     values = {label: BETTER[label] for label in BETTER if label not in ("mgda", "famo")}
     values["cagrad"] = (1.0, (0.65, 1.0), (1000.0, 1001.0))
     values["dwa"] = (1.0, (0.55, 0.645), (1000.0, 1001.0))
     found = write(values, cost=[("cagrad", 2.0)])
     assert "dwa" in found.groups()[1]
     assert found.difference("dwa").mean.mean - found.difference("dwa").mean.half > 0
+    assert "`cagrad`" not in which.advice(found), "its interval is too wide to know anything"
+    monkeypatch.setattr(which, "WIDE", math.inf)
     said = which.advice(found)
     assert "not significantly worse: `cagrad` (-17.5 ± " in said
     assert "`dwa`" not in said
+
+
+def test_where_the_plain_sum_is_the_rival_the_chosen_point_is_compared_with_it(tiny, monkeypatch):
+    for module in (which, method_tables):
+        monkeypatch.setattr(module, "STUDIES", {"tiny": TINY})
+    point = static(weight_grid(2)[3])
+    values = {label: BETTER[label] for label in BETTER if label not in ("mgda", "famo")}
+    found = write(values | {"sum": (0.05, (0.75, 0.85), (1000.0, 1001.0)), point: (0.1, (0.6, 0.7), (1000.0, 1001.0))})
+    assert (found.rival, found.plan.tuned) == ("sum", point)
+    assert point in found.compared
+    assert "sum" not in found.compared
+    assert point in found.groups()[2]
+    table = method_tables.table(found)
+    assert f"Against `sum`, which validation finds better than the best of 9 static weights (v = {point[7:]})" in table
+    assert f"| {point}, chosen |" in table
+    assert which.advice(found).startswith("nothing beats `sum` here; ")
+    assert "worse than `sum` in 1 of 1 studies" in which.by_budget()
+    assert "`sum`" not in which.by_method()
+    assert "| static weights, chosen |  |  | tiny | 1.00 |" in which.by_method()
+    assert {"● mgda", "★ static weights, chosen"} <= {
+        t.get_text() for t in method_tables.draw_results("tiny").axes[1].texts
+    }
+
+
+def test_one_bad_run_of_an_objective_alone_does_not_move_delta_m(tiny):
+    found = write({})
+    alone = {"cut accuracy": [0.5, 0.5, 0.01], "price error, USD": [1000.0, 1000.0, 90000.0]}
+    found.values = {
+        "only cut": alone,
+        "only price": alone,
+        "sum": {"cut accuracy": [0.5], "price error, USD": [1000.0]},
+    }
+    assert found.deltas("sum") == [0.0]
 
 
 def test_figure_frames_the_many_and_names_the_far(tiny):
@@ -360,7 +396,7 @@ def test_rows_without_validation_count_where_it_is_not_needed(tiny):
     results.write_rows(studies.runs_file("tiny"), [{key: row[key] for key in old} for row in rows])
     studies.recorded.cache_clear()
     missing = Plan("tiny", TINY, Trial.row).missing
-    assert {trial.label for trial in missing} == {"only cut", "only price"}
+    assert {trial.label for trial in missing} == {"only cut", "only price", "sum"}  # which may be the rival
     assert {trial.seed for trial in missing} == {0}
     assert "trainer.monitor=" in Trial("tiny", "only cut", 0.016, 1).row()["command"]
 

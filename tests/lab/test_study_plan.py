@@ -20,8 +20,11 @@ STUDY = Study(
 BEST_RATE = {"sum": 0.1, "mgda": 10.0, "only cut": 0.1, "only price": 0.001}
 
 
-def errors(best_ratio, absent=lambda trial: False, diverged=()):
-    """Rows whose error grows with the distances from the best ratio of weights and from the best rate, in decades."""
+def errors(best_ratio, absent=lambda trial: False, diverged=(), plain=0.1):
+    """Rows whose error grows with the distances from the best ratio of weights and from the best rate, in decades.
+
+    That of ``sum`` is larger by ``plain``.
+    """
 
     def row(trial):
         if absent(trial):
@@ -29,6 +32,7 @@ def errors(best_ratio, absent=lambda trial: False, diverged=()):
         if trial.label in diverged:
             return {"val cut accuracy": "nan", "val price error, USD": "nan", "val score": "nan"}
         error = 100 + abs(math.log10(trial.rate / BEST_RATE.get(trial.label, 0.1))) + 0.01 * trial.seed
+        error += plain * (trial.label == "sum")
         if trial.label.startswith("static "):
             one, other = values(trial.label)
             error += abs(math.log10(one / other) - best_ratio)
@@ -66,6 +70,14 @@ def test_a_best_point_inside_needs_no_extension():
     assert len(plan.finalists) == FINALISTS
     assert tried(plan, static((0.0198, 1.98))) == [0.1]  # not among the best
     assert plan.budget(plan.tuned) == 9 + FINALISTS * (2 + 1)  # of which the middle is one
+
+
+def test_the_plain_sum_is_the_rival_where_validation_finds_it_better():
+    worse, better = (Plan("tiny", STUDY, errors(0.5, plain=plain)) for plain in (0.1, -0.1))
+    assert worse.tuned == better.tuned == worse.rival
+    assert better.rival == "sum"
+    assert Plan("tiny", STUDY, errors(0.5, absent=lambda trial: trial.label == "sum" and trial.seed)).rival is None
+    assert Plan("tiny", Study(**{**vars(STUDY), "swept": False}), errors(0.0)).rival == "sum"
 
 
 def test_a_best_point_at_an_end_extends_the_grid():

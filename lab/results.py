@@ -47,7 +47,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[s
 def record(
     path: Path, fields: Sequence[str], parts: Mapping[str, Callable[[], list[dict[str, Any]]]], facts: Mapping[str, str]
 ) -> None:
-    """Measure ``parts``; new rows, with those of ``facts`` that they lack, replace the old ones in the CSV file."""
+    """Measure ``parts``; new rows, with the ``facts`` that they lack, replace the old ones."""
     for part, measure in parts.items():
         rows: list[dict[str, Any]] = [row for row in read_rows(path) if row["part"] != part]
         rows += [{"part": part, **facts, **row} for row in measure()]

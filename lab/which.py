@@ -119,7 +119,7 @@ def by_method() -> str:
 
 
 def takes_one_backward(label: str) -> bool:
-    """Whether a step takes one backward pass at most; ``autoscale`` takes more in its first phase."""
+    """Whether a step takes one backward pass; ``autoscale`` takes more in its first phase."""
     return label == MIDDLE or (label != AUTOSCALE and cost(balancer_class(label)).startswith("1 backward"))
 
 

@@ -51,7 +51,10 @@ def compare_runs(places: Sequence[str], out: Path, choices: Choices) -> None:
 
 
 def _sections(groups: Mapping[str, list[RunSet]], choices: Choices) -> list[Section]:
-    """Of each task; one of several without runs of one objective alone says so, and is as by default."""
+    """Of each task.
+
+    One of several that lacks the runs of ``--single-task`` says so, and is as by default.
+    """
     sections, problems = [], []
     for title, sets in groups.items():
         try:

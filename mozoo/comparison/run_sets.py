@@ -90,7 +90,7 @@ def _differing(runs: Sequence[FinishedRun], wanted: Callable[[str], bool]) -> li
 
 
 def _knows(config: Mapping[str, Any], key: str) -> bool:
-    """Whether a run has an option; an entry of a mapping, such as a priority, if it has the mapping, with or without it."""
+    """Whether a run has an option; of an entry of a mapping, such as a priority, the mapping."""
     mapping = key.rpartition(".")[0]
     return key in config or (
         "." in mapping and any(name == mapping or name.startswith(f"{mapping}.") for name in config)

@@ -6,8 +6,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import torch
 from rich.progress import track
-from torch.profiler import ProfilerActivity, profile
+
+from mozoo import memory
 
 #: Wall and processor time.
 Seconds = tuple[float, float]
@@ -54,13 +56,7 @@ def medians(seconds: Mapping[str, list[Seconds]], processor: bool = False) -> di
 
 
 def peak_bytes(step: Callable[[], object]) -> int:
-    """Peak of the bytes that ``step`` allocates beyond those allocated before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        step()
-    assert recorded.profiler is not None
-    allocated = peak = 0
-    for event in recorded.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            allocated += event.nbytes()
-            peak = max(peak, allocated)
-    return peak
+    """Peak of the bytes that ``step`` allocates beyond those allocated before, on the CPU."""
+    _, most = memory.peak_bytes(torch.device("cpu"), step)
+    assert most is not None  # as on the CPU torch tells
+    return most

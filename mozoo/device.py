@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,6 +51,14 @@ def own_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def silence_profiler() -> None:
+    """Keep torch's profiler from writing to the error output, to which a missing GPU is an error.
+
+    It reads the variable at the first profile of a process.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def describe_device(device: torch.device) -> str:

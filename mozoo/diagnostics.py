@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from balancing import BalanceReport
 from balancing.spans import span
 from mozoo.data import Split
-from mozoo.device import describe_device, synchronize
+from mozoo.device import describe_device, silence_profiler, synchronize
 from mozoo.memory import held_bytes, multiply_adds, peak_bytes
 from mozoo.run import Run, epoch_batches
 from tasks import Batch
@@ -118,6 +118,7 @@ def profile_run(run: Run, step: Callable[[Run, Batch], Sequence[BalanceReport]],
     for batch in itertools.islice(batches, _WARM_UP):
         step(run, batch)
     synchronize(run.device)
+    silence_profiler()
     with profile(activities=[ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])) as profiler:
         for _ in range(count):
             with span("whole step"):

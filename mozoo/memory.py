@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
-from mozoo.device import synchronize
+from mozoo.device import silence_profiler, synchronize
 from mozoo.run import Run
 from tasks import TensorData
 
@@ -49,7 +48,7 @@ def peak_bytes(device: torch.device, work: Callable[[], T]) -> tuple[T, int | No
         return result, torch.cuda.max_memory_allocated(device) - before
     if device.type != "cpu":
         return work(), None
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes to the error output otherwise
+    silence_profiler()
     with profile(profile_memory=True) as profiler:
         result = work()
     events: Any = profiler.kineto_results

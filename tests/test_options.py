@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,6 +164,14 @@ def test_profile_of_a_loss_method_has_one_backward(stones, tmp_path, capsys):
     parts = profiled(stones, tmp_path / "run", capsys, "sum")
     assert "backward of the weighted sum" in parts
     assert not {"Gramian", "backward of cut"} & set(parts)
+
+
+def test_profile_writes_no_lines_of_the_profiler_itself(stones, tmp_path):
+    """In a process of its own, as torch reads the variable once."""
+    words = ["debug=profile", f"task.csv={stones}", f"run_dir={tmp_path}", "trainer.profile=2", "trainer.device=cpu"]
+    shown = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "2 steps, " in shown.stdout
+    assert shown.stderr == ""
 
 
 # ---- sweeps ----------------------------------------------------------------------------------------------------------

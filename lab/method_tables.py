@@ -172,8 +172,8 @@ def table(outcome: Results) -> str:
     alone = "" if shown else f"\n\nOne model per objective, median (all seeds): {references(outcome)}."
     note = (
         f"{study.size}; {len(study.seeds)} seeds, learning rates from {', '.join(f'{r:g}' for r in study.rates)}. "
-        f"delta-m against {against}, the median of its seeds; negative is better. To the rival: difference of delta-m, paired by seed; p: Holm's, of "
-        f"{len(adjusted)} comparisons. Time and memory of a step relative to `sum`. {provenance(outcome)}"
+        f"delta-m against {against}, the median of its seeds; negative is better. To the rival: difference of delta-m, "
+        f"paired by seed; p: Holm's, of {len(adjusted)} comparisons. Time and memory of a step relative to `sum`. {provenance(outcome)}"
     )
     ends = [called(outcome, label) for label in [*ranked, *outcome.alone] if not outcome.plan.rate_is_inside(label)]
     if ends:
@@ -346,7 +346,7 @@ def draw_results(name: str) -> Figure:
         figure = Figure(figsize=(WIDTH, 2 * height), layout="constrained")
         changes, cost = figure.subplots(2, 1)
         _draw_changes(changes, outcome, {heading: objective[heading] for heading in headings}, looks)
-        pairs = []
+        panels = [cost]
     else:
         pairs = [(a, b) for i, a in enumerate(headings) for b in headings[i + 1 :]]
         lines = math.ceil((1 + len(pairs)) / 2)
@@ -356,10 +356,11 @@ def draw_results(name: str) -> Figure:
             panel.set_axis_off()
         for panel, pair in zip(axes, pairs, strict=False):
             _draw_pair(panel, outcome, pair, looks)
-        cost = axes[len(pairs)]
+        panels = list(axes[: len(pairs) + 1])
+        cost = panels[-1]
     named = _draw_cost(cost, outcome, looks, height)
     figure.draw_without_rendering()  # the names have made the panels narrower
-    for panel in [*axes[: len(pairs)], cost] if pairs else [cost]:
+    for panel in panels:
         _part([text for text in panel.texts if text.get_text() not in named], panel)
     return figure
 
@@ -389,12 +390,8 @@ def _draw_changes(panel: Any, outcome: Results, names: Mapping[str, str], looks:
     by_delta = sorted(looks, key=lambda label: (math.isnan(mean := outcome.delta(label).mean), mean))
     changes = np.array(
         [
-            [
-                delta_m({h: value}, {h: reference[h]}, outcome.higher)
-                for h, value in outcome.means(label).items()
-                if h in names
-            ]
-            for label in by_delta
+            [delta_m({name: means[name]}, {name: reference[name]}, outcome.higher) for name in names]
+            for means in map(outcome.means, by_delta)
         ]
     )
     panel.pcolormesh(np.clip(changes, -FULL, FULL), cmap="RdBu_r", vmin=-FULL, vmax=FULL, edgecolor="none")

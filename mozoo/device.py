@@ -54,9 +54,9 @@ def own_threads() -> Iterator[None]:
 
 
 def silence_profiler() -> None:
-    """Keep torch's profiler from writing to the error output, to which a missing GPU is an error.
+    """Keep torch's profiler from writing to the error output.
 
-    It reads the variable at the first profile of a process.
+    It reports a missing GPU as an error there, and reads the variable at the first profile of a process.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 

@@ -24,12 +24,14 @@ class Narrowed(Generic[N]):
 
     Tensors with a number per objective are cut to these objectives; all else, such as the random generator, is shared.
     A tensor of K numbers has one per objective; other axes are named in :attr:`balancing.method.Method.per_objective`.
-    Priorities get the mean 1 again, unless objectives are drawn: there the mean over draws has to be as they ask for.
+    Priorities get the mean 1 again, unless they multiply weights or gradients and objectives are drawn: there the mean over
+    draws has to be as they ask for.
 
     Args:
         original: The method, or a module that is a part of it.
         indices: The objectives that stay.
         size: K of the original.
+        drawn: Whether the others are absent as they were not drawn.
 
     Attributes:
         module: The copy.
@@ -38,7 +40,7 @@ class Narrowed(Generic[N]):
         BalancingError: A tensor with an axis as long as the objectives are many, of which nothing is declared.
     """
 
-    def __init__(self, original: N, indices: Sequence[int], size: int) -> None:
+    def __init__(self, original: N, indices: Sequence[int], size: int, drawn: bool) -> None:
         self._original, self._size, self._kept = original, size, len(indices)
         self._index = torch.tensor(indices)
         self._axes_by_name: Mapping[str, tuple[int, ...]] = getattr(original, "per_objective", {})
@@ -46,7 +48,9 @@ class Narrowed(Generic[N]):
         self._given: dict[str, Tensor] = {}
         clone = self.module = object.__new__(type(original))
         vars(clone).update(vars(original))
-        parts = {key: Narrowed(part, indices, size) for key, part in original._modules.items() if part is not None}
+        parts = {
+            key: Narrowed(part, indices, size, drawn) for key, part in original._modules.items() if part is not None
+        }
         self._parts = list(parts.values())
         own: dict[str, Any] = {
             "_modules": {key: part.module for key, part in parts.items()},
@@ -58,7 +62,7 @@ class Narrowed(Generic[N]):
         if isinstance(original, Method) and isinstance(clone, Method):
             names = tuple(original.objectives[k] for k in indices)
             clone.objectives, clone.finite = names, original.finite.among(names)
-            if original.options.sample is None or original.preference_on in ("target", "method"):
+            if not drawn or original.preference_on in ("target", "method"):
                 clone.preference = clone.preference / clone.preference.mean()
             clone.memory = {key: self._cut(key, value) for key, value in original.memory.items()}
             clone._unmoved, clone._versions = 0, -1
@@ -177,7 +181,7 @@ def for_some(method: M, indices: Sequence[int], step: Callable[[M], R]) -> R:
     """``step`` of the objectives with these indices; by a copy of the method if some are absent."""
     if len(indices) == len(method.objectives):
         return step(method)
-    narrowed = Narrowed(method, indices, len(method.objectives))
+    narrowed = Narrowed(method, indices, len(method.objectives), method.options.sample is not None)
     result = step(narrowed.module)
     narrowed.write_back()
     return result

@@ -63,10 +63,14 @@ def test_the_mean_over_draws_of_equal_weights_is_the_step_of_all(options, share)
     assert_close(mean, wanted, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize(("preference", "wanted"), [(None, [5.0, 6, 7, 8]), ({"a": 5.0}, [6.5, 5, 5.5, 6])])
-def test_the_mean_over_draws_of_a_sum_is_the_sum(preference, wanted):
+PRIORITY = {"preference": {"a": 5.0}}
+
+
+@pytest.mark.parametrize("options", [{}, PRIORITY, {"before": {"name": "sum", **PRIORITY}}])
+def test_the_mean_over_draws_of_a_sum_is_the_sum(options):
+    wanted = [6.5, 5, 5.5, 6] if options else [5.0, 6, 7, 8]
     x, seen = torch.zeros(4, requires_grad=True), {}
-    balancer = create_balancer("pcgrad", NAMES, sample=3, preference=preference)  # the sum, as nothing conflicts
+    balancer = create_balancer("pcgrad", NAMES, sample=3, **options)  # the sum, as nothing conflicts
     for _ in range(40):
         x.grad = None
         report = balancer.backward({name: (k + 1) * x[k] + x.sum() for k, name in enumerate(NAMES)}, shared=[x])

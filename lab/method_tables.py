@@ -87,7 +87,7 @@ class Results:
     def reference(self) -> dict[str, float]:
         """Heading -> median over seeds of the baseline, which one bad run of five does not move."""
         return baseline(
-            self.study, lambda label: {heading: statistics.median(x) for heading, x in self.values[label].items()}
+            self.study, lambda label: {heading: float(np.median(x)) for heading, x in self.values[label].items()}
         )
 
     def deltas(self, label: str) -> list[float]:
@@ -169,7 +169,11 @@ def table(outcome: Results) -> str:
         lines.append(cells)
     head = ["setting", "lr", "runs", *shown, "delta-m, %", "to the rival", "p", "mean rank", "time", "memory"]
     against = "one model per objective" if study.alone is None else "`sum`"
-    alone = "" if shown else f"\n\nOne model per objective, median (all seeds): {references(outcome)}."
+    alone = (
+        ""
+        if shown or study.alone is not None
+        else f"\n\nOne model per objective, median (all seeds): {references(outcome)}."
+    )
     note = (
         f"{study.size}; {len(study.seeds)} seeds, learning rates from {', '.join(f'{r:g}' for r in study.rates)}. "
         f"delta-m against {against}, the median of its seeds; negative is better. To the rival: difference of delta-m, "

@@ -134,11 +134,12 @@ def by_budget() -> str:
         known = {name: tally for name, tally in found.items() if takes_one_backward(name.strip("`")) == one}
         text = "; ".join(f"{name}: {tally.kept}" for name, tally in known.items())
         lines.append([budget, f"not significantly worse than the rival in: {text or 'no study'}"])
-    budgets = [outcome.plan.budget(outcome.plan.tuned) for outcome in counted(outcomes()) if outcome.plan.tuned]
-    if budgets:
+    plans = [(outcome.plan.tuned, outcome) for outcome in counted(outcomes())]
+    swept = [(outcome.plan.budget(tuned), outcome.rival == "sum") for tuned, outcome in plans if tuned]
+    if swept:
+        budgets, beaten = [runs for runs, _ in swept], sum(plain for _, plain in swept)
         spent = " to ".join(dict.fromkeys((str(min(budgets)), str(max(budgets)))))
-        beaten = sum(outcome.rival == "sum" for outcome in counted(outcomes()) if outcome.plan.tuned)
-        note = f", which validation finds worse than `sum` in {beaten} of {len(budgets)} studies" if beaten else ""
+        note = f", which validation finds worse than `sum` in {beaten} of {len(swept)} studies" if beaten else ""
         lines.append([f"a search, here of {spent} runs", f"the chosen static weights{note}"])
     return documents.table(("budget", "what it buys, in how many of the studies that count"), lines)
 
